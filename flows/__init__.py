@@ -1,0 +1,1 @@
+"""Prefect and MLflow: thin tasks over the core, and the command line."""

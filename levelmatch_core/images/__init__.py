@@ -1,0 +1,1 @@
+"""What comes in: exposures, instruments, and how files become tiles and fields."""

@@ -1,0 +1,68 @@
+"""One detector image, as a record of where it lies and what it is; reading its pixels is in :mod:`.reading`."""
+
+from pathlib import Path
+
+from pydantic import Field as Described
+
+from levelmatch_core.records import Record
+
+
+class Window(Record):
+    """A rectangle of detector pixels, counted from 0, half open, and whether the exposure is its inside or the rest."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    inside: bool
+
+
+class Exposure(Record):
+    """One detector image (one SCI extension, or one window of it). Members of all stages are made of these."""
+
+    name: str = Described(description="unique in a run: the file, `#n` for a further chip, `@lyot` / `@main` for a half")
+    path: Path = Described(description="absolute path of the file; never part of a cache key or of an output")
+    file: str = Described(description="path relative to the INPUT that it came from, posix; what tables show")
+    digest: str = Described(description="sha256 (hex) of the file's bytes")
+    sci: int = Described(description="index of the HDU that holds the image")
+    err: int | None = Described(default=None, description="index of the HDU with 1-sigma errors, if any")
+    dq: int | None = Described(default=None, description="index of the HDU with data-quality bits, if any")
+    shape: tuple[int, int] = Described(description="rows, columns of the whole image")
+    window: Window | None = Described(default=None, description="the part of the image that this exposure is")
+    instrument: str = Described(description="name of the entry in levelmatch_core.images.instruments")
+    detector: str
+    tile: str
+    band: str = Described(description="FILTER, or FILTER-PUPIL, lower case; '' where the header has none")
+    unit: str = Described(description="BUNIT as written in the SCI header, '' where there is none")
+    groups: dict[str, str] = Described(description="stage name -> group in that stage; a stage not named is passed over")
+    anchors: tuple[str, ...] = Described(default=(), description="stages in which this exposure keeps correction 0")
+    footprint: tuple[tuple[float, float], ...] = Described(description="(RA, Dec) of the outline, degrees, in order")
+    scale: float = Described(description="pixel scale, arcsec: root of the pixel's area at the image's centre")
+    angle: float = Described(description="position angle of the image's +y axis, degrees east of north")
+    background_time: float | None = Described(default=None, description="DT_BGR of the primary header (a difference)")
+
+
+class Failure(Record):
+    """Something that was left out: named, counted and shown, never silent."""
+
+    name: str = Described(description="the file, exposure or tile that was left out")
+    step: str = Described(description="the step in which it happened: inventory, cutout, ...")
+    error: str = Described(description="class of the error, such as 'NotFitsError'")
+    reason: str = Described(description="the message, with what to do")
+    exposures: tuple[str, ...] = Described(default=(), description="names of the exposures that are lost by it")
+
+
+class Field(Record):
+    """Exposures of one instrument, band and unit whose footprints touch; they share one grid."""
+
+    name: str = Described(description="band, and a number where a band has several fields: safe in a file name")
+    instrument: str
+    band: str
+    unit: str
+    exposures: tuple[Exposure, ...] = Described(description="sorted by name")
+
+
+class Inventory(Record):
+    """All that came in: the fields, and what was left out."""
+
+    fields: tuple[Field, ...]
+    failures: tuple[Failure, ...] = ()
+    notes: tuple[str, ...] = Described(default=(), description="what the user should know: mixed bands, units, ...")

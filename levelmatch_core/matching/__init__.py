@@ -1,0 +1,1 @@
+"""The one operation: match(members, fit type, gauge) -> one correction a member."""

@@ -1,0 +1,115 @@
+"""What matching hands on: the measured pairs, the verdict on each, and the solution of one group."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field as Described
+
+from levelmatch_core.records import Record
+from levelmatch_core.sky.cutouts import CutoutRecord
+from levelmatch_core.sky.plane import Plane
+
+FitType = Literal["level", "level+slope"]
+
+
+class Member(Record):
+    """One participant of a match: an exposure, or the stack of the exposures that earlier stages tied together."""
+
+    name: str
+    exposures: tuple[str, ...] = Described(description="names of the exposures in it, sorted")
+    cutout: CutoutRecord
+    tile: str = Described(description="the tile (or tiles, joined by '+') of its exposures")
+    groups: dict[str, str] = Described(description="stage name -> group, as the exposures have it")
+    anchors: tuple[str, ...] = Described(default=(), description="stages in which it keeps correction 0")
+    background_time: float | None = Described(default=None, description="smallest |DT_BGR| of its exposures")
+
+
+class Rejection(StrEnum):
+    """The closed list of reasons for which a pair is not used."""
+
+    TOO_FEW_PIXELS = "too few pixels"
+    TOO_SHORT = "overlap too short"
+    TOO_NOISY = "rms too high"
+    OUTLIER = "outlier of the solve"
+    FORBIDDEN = "forbidden by the user"
+
+
+class PairFit(Record):
+    """The robust difference of two members over their overlap: the plane of data_second - data_first."""
+
+    first: str
+    second: str
+    npix: int = Described(description="pixels valid in both")
+    n_used: int = Described(description="pixels left after clipping")
+    plane: Plane = Described(description="about the centroid of the pixels used; slopes 0 for fit type 'level'")
+    moments: tuple[float, ...] = Described(
+        description="the 3x3 matrix sum of [1, x - x0, y - y0] outer itself over the pixels used, row by row"
+    )
+    rms: float = Described(description="scatter about the fit of the pixels used, data unit")
+    stderr: float = Described(description="1 sigma of the level at the centroid, resampled pixels' correlation allowed for")
+    correlation: float = Described(description="pixels a statistically independent pixel: 1 / mean noise gain, >= 1")
+    extent: tuple[float, float] = Described(description="size along the first member's detector axes, grid pixels")
+    linear: tuple[float, float] = Described(description="that, as the larger fraction of either member's own extent")
+    converged: bool = Described(description="whether clipping (and the plane fit) settled within its iterations")
+
+
+class PairResult(Record):
+    """A pair after the solve."""
+
+    fit: PairFit
+    weight: float = Described(description="weight in the solve; 0 where rejected")
+    rejected: Rejection | None = None
+    bridge: bool = Described(default=False, description="whether the component hangs on this pair alone")
+    residual: float = Described(description="level of the difference left at the centroid, data unit")
+    residual_rms: float = Described(description="rms of the plane of the difference left, over the overlap, data unit")
+
+
+class MemberResult(Record):
+    """A member's correction in one stage, relative to the gauge of its component."""
+
+    name: str
+    component: int = Described(description="index into Solution.components")
+    plane: Plane = Described(description="to be subtracted; about the centre of the member's cutout")
+    sigma: tuple[float, float, float] = Described(description="1 sigma of level, slope_x, slope_y")
+
+
+class Component(Record):
+    """Members joined by usable pairs: their relative levels are known, and nothing relates them to others."""
+
+    members: tuple[str, ...]
+    reference: str | None = Described(default=None, description="the member held at 0, if the gauge has one")
+    reference_reason: str = ""
+
+
+class Convergence(Record):
+    """The story of an iterative solve."""
+
+    coefficient: str = Described(description="level, plane, ...")
+    steps: tuple[float, ...] = Described(description="largest change a sweep, data unit")
+
+
+class SolveStatus(Record):
+    """How the solve ended."""
+
+    converged: bool
+    solver: str
+    iterations: int
+    residual_before: float = Described(description="rms of the used pairs' differences before, data unit")
+    residual_after: float = Described(description="rms of the used pairs' differences after, data unit")
+    rank: int
+    unknowns: int
+    condition: float | None = None
+    history: tuple[Convergence, ...] = ()
+    notes: tuple[str, ...] = Described(default=(), description="what the user should know of this solve")
+
+
+class Solution(Record):
+    """The match of one group in one stage."""
+
+    stage: str
+    group: str
+    fit_type: FitType
+    members: tuple[MemberResult, ...] = Described(description="sorted by name, one for each member that came in")
+    components: tuple[Component, ...] = Described(description="largest first, then by name")
+    pairs: tuple[PairResult, ...] = Described(description="sorted by (first, second)")
+    status: SolveStatus

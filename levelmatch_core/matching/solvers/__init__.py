@@ -1,0 +1,1 @@
+"""Solvers of the level problem, and the uncertainties of what they give."""

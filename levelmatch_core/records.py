@@ -1,0 +1,45 @@
+"""The base of all small records: frozen, validated, and the same JSON for the same content.
+
+Arrays never live in records. A record travels between tasks and into run.json; arrays lie in the cutout store.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """A frozen value object that survives a round trip through JSON unchanged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types (floats keep all their digits)."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild the record that `to_json` gave."""
+        return cls.model_validate(data)
+
+
+def content_key(*parts: object) -> str:
+    """Return the sha256 (hex) of the canonical JSON of `parts`: the key under which a result is cached.
+
+    Parameters
+    ----------
+    *parts
+        Anything JSON can hold, and records.
+    """
+
+    def plain(value: object) -> object:
+        if isinstance(value, BaseModel):
+            return value.model_dump(mode="json")
+        message = f"cannot make a cache key from {type(value).__name__}"
+        raise TypeError(message)
+
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=plain, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,225 @@
+"""Every setting: its name, type, default, unit and source, checked in one place.
+
+Names and defaults are those of the step that levelmatch succeeds (pjpipe's LevelMatchStep, as its documentation has
+them); where its text is unsure the signature wins, and the field says so. Each field's `role` tells what it can
+change: a cache key and the refusal of another setting on a finished output both read it.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from levelmatch_core.errors import SettingsError
+
+FitType = Literal["level", "level+slope"]
+Role = Literal["input", "mask", "resample", "measure", "solve", "sky", "draw", "run"]
+
+
+def _setting(default: object, role: Role, description: str, **checks: Any) -> Any:  # noqa: ANN401 - as pydantic's Field
+    return Field(default, description=description, json_schema_extra={"role": role}, **checks)
+
+
+class MatchSettings(BaseModel):
+    """All that a user may choose. Frozen; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    # -- which input ---------------------------------------------------------------------------------------------------
+    band: str | None = _setting(
+        None,
+        "input",
+        "Only exposures of this FILTER (or FILTER-PUPIL), case ignored; refused if none match. It also decides whether "
+        "the Lyot (MIRI) and chip (NIRCam short) stages apply. None takes every band, each matched by itself.",
+    )
+    step_ext: str | None = _setting(
+        None, "input", "Of folders take only *_<step_ext>.fits (and .gz, .fz), such as 'cal' or 'crf'. None takes all."
+    )
+    recombine_lyot: bool = _setting(
+        False,
+        "input",
+        "MIRI: match the Lyot window to the main chip and put both into one image. The main chip keeps correction 0.",
+    )
+    combine_nircam_short: bool = _setting(
+        False, "input", "NIRCam: match the four short-wavelength chips of a module, then treat them as one tile."
+    )
+
+    # -- fit types -----------------------------------------------------------------------------------------------------
+    fit_type_dithers: FitType = _setting(
+        "level",
+        "measure",
+        "What to fit between the dithers of a tile: a constant, or a plane. (The spec's prose says 'level+match' for "
+        "the plane; its signature 'level+slope' holds.)",
+    )
+    fit_type_recombine_lyot: FitType = _setting("level", "measure", "The same between Lyot window and main chip.")
+    fit_type_combine_nircam_short: FitType = _setting("level", "measure", "The same between the four chips.")
+    fit_type_mosaic_tiles: FitType = _setting("level", "measure", "The same between the tiles of the mosaic.")
+
+    # -- masks ---------------------------------------------------------------------------------------------------------
+    do_sigma_clip: bool = _setting(False, "mask", "Mask sources (segmentation, dilated) before resampling.")
+    sigma: float = _setting(
+        3.0, "mask", "Threshold of source masks and limit of all sigma-clipping, in standard deviations.", gt=0
+    )
+    npixels: int = _setting(
+        3,
+        "mask",
+        "Connected pixels that make a source. (The spec's prose says 5, its signature 3, which holds.)",
+        ge=1,
+    )
+    dilate_size: int = _setting(7, "mask", "Side of the square by which source masks are dilated, pixels.", ge=1)
+    max_iters: int = _setting(20, "mask", "Most iterations of sigma-clipping for masks and the local sky.", ge=1)
+
+    # -- resampling ----------------------------------------------------------------------------------------------------
+    reproject_func: Literal["interp", "adaptive", "exact"] = _setting(
+        "interp", "resample", "Resampling: bilinear, or reproject's adaptive or exact (flux-conserving) method."
+    )
+
+    # -- pair fits -----------------------------------------------------------------------------------------------------
+    maxiters: int = _setting(10, "measure", "Most iterations of sigma-clipping a pair's differences.", ge=1)
+    plane_fit_maxiters: int = _setting(20, "measure", "Most iterations of a pair's clipped plane fit.", ge=1)
+    plane_fit_abs_tol: float = _setting(
+        1e-8, "measure", "A plane fit has settled when no coefficient moves by more (data unit over the overlap).", ge=0
+    )
+    plane_fit_rel_tol: float = _setting(1e-5, "measure", "The same relative to the coefficient.", ge=0)
+
+    # -- rejection and solve -------------------------------------------------------------------------------------------
+    weight_method: Literal["equal", "npix", "rms", "error"] = _setting(
+        "equal",
+        "solve",
+        "Weight of a pair: every pair the same, its pixels, 1/rms^2, or (ours) the inverse variance of its fit, "
+        "npix/rms^2 with the correlation of resampled pixels allowed for.",
+    )
+    min_area_percent: float = _setting(
+        0.002,
+        "solve",
+        "A pair with fewer pixels than this fraction of the average pair is rejected. A fraction in spite of its "
+        "name: 0.002 = 0.2 %.",
+        ge=0,
+        le=1,
+    )
+    min_linear_frac: float = _setting(
+        0.2,
+        "solve",
+        "A pair is kept if its overlap is at least this fraction of either member's extent along either detector axis.",
+        ge=0,
+        le=1,
+    )
+    rms_sig_limit: float = _setting(
+        2.0, "solve", "A pair whose rms exceeds the mean rms by this many standard deviations is rejected.", ge=0
+    )
+    solver: Literal["least_squares", "iterative"] = _setting(
+        "least_squares", "solve", "Sparse joint least squares, or the spec's Montage-like half steps."
+    )
+    n_draws: int = _setting(25, "solve", "Iterative solver: points drawn from each pair's plane.", ge=3)
+    n_iter: int = _setting(10_000, "solve", "Iterative solver: most sweeps.", ge=1)
+    convergence_abs_tol: float = _setting(1e-8, "solve", "Iterative solver: absolute tolerance, data unit.", ge=0)
+    convergence_rel_tol: float = _setting(1e-5, "solve", "Iterative solver: relative tolerance.", ge=0)
+    seed: int = _setting(0, "solve", "Seed of the iterative solver's draws.", ge=0)
+    reference: str | None = _setting(
+        None,
+        "solve",
+        "The tile whose correction is 0 in its component. None chooses: closest in time to the dedicated backgrounds "
+        "(DT_BGR), else the most usable pairs, then pixels, then name.",
+    )
+
+    # -- zero ----------------------------------------------------------------------------------------------------------
+    do_local_subtraction: bool = _setting(
+        True,
+        "sky",
+        "Take one constant a component from all its exposures: the source-masked, sigma-clipped median of the "
+        "reference tile's first exposure. Off, with a warning, where fit_type_dithers is a plane.",
+    )
+
+    # -- figures, and how to run ---------------------------------------------------------------------------------------
+    max_points: int = _setting(
+        10_000, "draw", "Most points in a histogram or scatter plot; the numbers always use all pixels.", ge=10
+    )
+    procs: int = _setting(1, "run", "Workers. The result does not depend on it.", ge=1)
+    overwrite: bool = _setting(
+        False, "run", "Replace an output that was made with other settings (only files that levelmatch wrote)."
+    )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Validate `values`, with the nearest valid names in the error.
+
+        Raises
+        ------
+        SettingsError
+            If a name is unknown or a value has the wrong type or range.
+        """
+        unknown = [name for name in values if name not in cls.model_fields]
+        if unknown:
+            raise SettingsError("; ".join(cls._no_such(name) for name in unknown))
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            lines = [f"setting {'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
+            raise SettingsError("; ".join(lines)) from error
+
+    @classmethod
+    def _no_such(cls, name: str) -> str:
+        near = difflib.get_close_matches(name, cls.model_fields, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else f"valid names: {', '.join(cls.model_fields)}"
+        return f"unknown setting {name!r}: {hint}"
+
+    @classmethod
+    def load(cls, config: Path | None = None, assignments: Iterable[str] = (), **named: object) -> Self:
+        """Read a TOML file, then `NAME=VALUE` assignments, then named values; the later wins.
+
+        Parameters
+        ----------
+        config
+            TOML file with settings at its top level.
+        assignments
+            `NAME=VALUE`; the value is read as TOML, and as a bare string where it is none.
+        **named
+            Settings by name; None is passed over.
+
+        Raises
+        ------
+        SettingsError
+            If the file cannot be read, or as in :meth:`from_mapping`.
+        """
+        values: dict[str, Any] = {}
+        if config is not None:
+            try:
+                values.update(tomllib.loads(config.read_text(encoding="utf-8")))
+            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+                message = f"settings file {config}: {error}"
+                raise SettingsError(message) from error
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            if not equals:
+                message = f"--set {assignment!r}: expected NAME=VALUE"
+                raise SettingsError(message)
+            values[name.strip()] = _toml_value(text.strip())
+        values.update({name: value for name, value in named.items() if value is not None})
+        return cls.from_mapping(values)
+
+    def of_role(self, *roles: Role) -> dict[str, Any]:
+        """Return the settings with one of these roles: what a step's cache key must hold."""
+        return {name: getattr(self, name) for name, role in roles_by_name().items() if role in roles}
+
+    def fit_type(self, stage: str) -> FitType:
+        """Return the fit type of a stage, by the stage's name."""
+        value: FitType = getattr(self, f"fit_type_{stage}")
+        return value
+
+
+def roles_by_name() -> dict[str, Role]:
+    """Return each setting's role."""
+    return {name: field.json_schema_extra["role"] for name, field in MatchSettings.model_fields.items()}  # type: ignore[index,misc]
+
+
+def _toml_value(text: str) -> object:
+    if text.lower() in {"none", "null"}:
+        return None
+    lowered = text.lower() if text.lower() in {"true", "false"} else text
+    try:
+        return tomllib.loads(f"value = {lowered}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

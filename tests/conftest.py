@@ -1,0 +1,23 @@
+"""Fixtures that every room's tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def real_data(name: str) -> Path:
+    """Return the folder of a real data set, or skip the test and say why."""
+    root = Path(os.environ.get("LEVELMATCH_REAL_DATA", REPOSITORY.parent / "shared" / "real"))
+    folder = root / name
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}: set LEVELMATCH_REAL_DATA to the folder that holds {name}/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def m17() -> Path:
+    """Eight raw 2MASS images of M17."""
+    return real_data("m17_2mass")
