@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from levelmatch_core.errors import SettingsError
 
 FitType = Literal["level", "level+slope"]
-Role = Literal["input", "mask", "resample", "measure", "solve", "sky", "draw", "run"]
+Role = Literal["input", "fit", "mask", "resample", "measure", "solve", "sky", "draw", "run"]
 
 
 def _setting(default: object, role: Role, description: str, **checks: Any) -> Any:  # noqa: ANN401 - as pydantic's Field
@@ -50,13 +50,13 @@ class MatchSettings(BaseModel):
     # -- fit types -----------------------------------------------------------------------------------------------------
     fit_type_dithers: FitType = _setting(
         "level",
-        "measure",
+        "fit",
         "What to fit between the dithers of a tile: a constant, or a plane. (The spec's prose says 'level+match' for "
         "the plane; its signature 'level+slope' holds.)",
     )
-    fit_type_recombine_lyot: FitType = _setting("level", "measure", "The same between Lyot window and main chip.")
-    fit_type_combine_nircam_short: FitType = _setting("level", "measure", "The same between the four chips.")
-    fit_type_mosaic_tiles: FitType = _setting("level", "measure", "The same between the tiles of the mosaic.")
+    fit_type_recombine_lyot: FitType = _setting("level", "fit", "The same between Lyot window and main chip.")
+    fit_type_combine_nircam_short: FitType = _setting("level", "fit", "The same between the four chips.")
+    fit_type_mosaic_tiles: FitType = _setting("level", "fit", "The same between the tiles of the mosaic.")
 
     # -- masks ---------------------------------------------------------------------------------------------------------
     do_sigma_clip: bool = _setting(False, "mask", "Mask sources (segmentation, dilated) before resampling.")

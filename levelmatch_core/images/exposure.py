@@ -18,9 +18,15 @@ class Window(Record):
 class Exposure(Record):
     """One detector image (one SCI extension, or one window of it). Members of all stages are made of these."""
 
-    name: str = Described(description="unique in a run: the file, `#n` for a further chip, `@lyot` / `@main` for a half")
+    name: str = Described(
+        description="unique in a run: the file, `#n` for a further chip, `@lyot` / `@main` for a half"
+    )
     path: Path = Described(description="absolute path of the file; never part of a cache key or of an output")
     file: str = Described(description="path relative to the INPUT that it came from, posix; what tables show")
+    product: str = Described(
+        default="",
+        description="name of its output below tiles/ where that is not `file`: Lyot and main file become one",
+    )
     digest: str = Described(description="sha256 (hex) of the file's bytes")
     sci: int = Described(description="index of the HDU that holds the image")
     err: int | None = Described(default=None, description="index of the HDU with 1-sigma errors, if any")
@@ -32,7 +38,9 @@ class Exposure(Record):
     tile: str
     band: str = Described(description="FILTER, or FILTER-PUPIL, lower case; '' where the header has none")
     unit: str = Described(description="BUNIT as written in the SCI header, '' where there is none")
-    groups: dict[str, str] = Described(description="stage name -> group in that stage; a stage not named is passed over")
+    groups: dict[str, str] = Described(
+        description="stage name -> group in that stage; a stage not named is passed over"
+    )
     anchors: tuple[str, ...] = Described(default=(), description="stages in which this exposure keeps correction 0")
     footprint: tuple[tuple[float, float], ...] = Described(description="(RA, Dec) of the outline, degrees, in order")
     scale: float = Described(description="pixel scale, arcsec: root of the pixel's area at the image's centre")

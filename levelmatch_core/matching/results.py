@@ -1,15 +1,13 @@
 """What matching hands on: the measured pairs, the verdict on each, and the solution of one group."""
 
 from enum import StrEnum
-from typing import Literal
 
 from pydantic import Field as Described
 
 from levelmatch_core.records import Record
+from levelmatch_core.settings import FitType
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.plane import Plane
-
-FitType = Literal["level", "level+slope"]
 
 
 class Member(Record):
@@ -46,7 +44,9 @@ class PairFit(Record):
         description="the 3x3 matrix sum of [1, x - x0, y - y0] outer itself over the pixels used, row by row"
     )
     rms: float = Described(description="scatter about the fit of the pixels used, data unit")
-    stderr: float = Described(description="1 sigma of the level at the centroid, resampled pixels' correlation allowed for")
+    stderr: float = Described(
+        description="1 sigma of the level at the centroid, resampled pixels' correlation allowed for"
+    )
     correlation: float = Described(description="pixels a statistically independent pixel: 1 / mean noise gain, >= 1")
     extent: tuple[float, float] = Described(description="size along the first member's detector axes, grid pixels")
     linear: tuple[float, float] = Described(description="that, as the larger fraction of either member's own extent")

@@ -1,19 +1,38 @@
 """A cutout: an exposure, or a stack of exposures, resampled to its field's grid within its own bounding box."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field as Described
 
-from levelmatch_core.records import Record
+from levelmatch_core.errors import DataError, NoUsablePixelsError
+from levelmatch_core.images.exposure import Exposure
+from levelmatch_core.images.reading import Pixels, read_pixels, read_wcs
+from levelmatch_core.records import Record, content_key
+from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky import kernels
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.masks import source_mask
+from levelmatch_core.sky.pixelmap import Placement, grid_to_image, place
+from levelmatch_core.sky.resample import Resampled, bilinear, by_reproject
+from levelmatch_core.sky.store import CutoutStore, StoredArray
 
+__all__ = [
+    "Cutout",
+    "CutoutRecord",
+    "CutoutStore",
+    "StoredArray",
+    "cutout_key",
+    "extent_of",
+    "make_cutout",
+    "open_cutout",
+]
 
-class StoredArray(Record):
-    """Where an array lies in the store, and the digest by which a reader knows that it is the one that was written."""
-
-    file: str = Described(description="path relative to the store's root")
-    sha256: str
+ALGORITHM = "cutout 1"
+"""Goes into every key: raise it whenever the same input and settings would give other numbers."""
 
 
 class CutoutRecord(Record):
@@ -28,7 +47,9 @@ class CutoutRecord(Record):
     n_valid: int = Described(description="number of finite SCI pixels")
     noise_gain: float = Described(description="mean of the summed squared resampling weights: 1 where noise is white")
     axis_angle: float = Described(description="angle of the (first) exposure's +x axis from the grid's +x, radians")
-    extent: tuple[float, float] = Described(description="size of the valid area along that axis and across, grid pixels")
+    extent: tuple[float, float] = Described(
+        description="size of the valid area along that axis and across, grid pixels"
+    )
     outline: tuple[tuple[float, float], ...] = Described(description="(x, y) grid corners of the footprint, in order")
 
     @property
@@ -46,3 +67,143 @@ class Cutout:
     """(ny, nx), the data's unit, NaN where nothing valid was seen."""
     variance: NDArray[np.floating] | None = None
     """(ny, nx), the data's unit squared; None where the input has no errors."""
+
+
+def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings) -> str:
+    """Return the key of a cutout: its content, and nothing of where the file lies or what it is called."""
+    relevant = settings.of_role("resample", "mask") if settings.do_sigma_clip else settings.of_role("resample")
+    return content_key(
+        ALGORITHM,
+        exposure.digest,
+        [exposure.sci, exposure.err, exposure.dq],
+        exposure.window,
+        exposure.instrument,
+        grid,
+        relevant,
+    )
+
+
+def make_cutout(exposure: Exposure, grid: Grid, settings: MatchSettings, store: CutoutStore) -> CutoutRecord:
+    """Read, mask and resample an exposure, or recall the cutout where it is in the store already.
+
+    Parameters
+    ----------
+    exposure
+        What to read.
+    grid
+        Its field's grid.
+    settings
+        `reproject_func`, and with `do_sigma_clip` those of the source mask.
+    store
+        Where the pixels go.
+
+    Raises
+    ------
+    DataError
+        A subclass, as reading and the pixel map raise them; NoUsablePixelsError where nothing is left on the grid.
+    StoreError
+        If the store cannot be written.
+    """
+    key = cutout_key(exposure, grid, settings)
+    known = store.recall(key)
+    if known is not None:
+        return CutoutRecord.from_json({**known, "name": exposure.name})
+    pixels = _masked(read_pixels(exposure), settings)
+    wcs = read_wcs(exposure)
+    rectangle = _valid_rectangle(pixels, exposure)
+    try:
+        placement = place(grid, wcs, *rectangle)
+        to_image = grid_to_image(grid, wcs, pixels.data.shape, placement.box)
+        if settings.reproject_func == "interp":
+            image = bilinear(pixels.data, pixels.variance, to_image, placement.box)
+        else:
+            method = settings.reproject_func
+            image = by_reproject(method, pixels.data, pixels.variance, wcs, to_image, grid, placement.box)
+    except DataError as error:
+        message = f"{exposure.name}: {error}"
+        raise type(error)(message) from error
+    del pixels
+    if image.n_valid == 0:
+        message = f"{exposure.name}: no usable pixel is left on the grid: too few neighbours are valid to interpolate"
+        raise NoUsablePixelsError(message)
+    record = _record(exposure.name, image, placement, store.put(key, image.planes))
+    store.remember(key, record.to_json())
+    return record
+
+
+def open_cutout(record: CutoutRecord, store: CutoutStore, *, verify: bool = False) -> Cutout:
+    """Map a cutout's pixels into memory.
+
+    Parameters
+    ----------
+    record
+        The cutout.
+    store
+        Where it lies.
+    verify
+        Whether to compare the digest first.
+
+    Raises
+    ------
+    StoreError
+        If the array is missing, altered (where `verify`) or not of the record's shape.
+    """
+    planes = store.open(record.array, verify=verify, shape=(2 if record.has_variance else 1, *record.shape))
+    return Cutout(record, planes[0], planes[1] if record.has_variance else None)
+
+
+def extent_of(ends: NDArray[np.int64], angle: float) -> tuple[float, float]:
+    """Return the size of a valid area along an axis and across it, grid pixels.
+
+    All valid pixels lie in the convex hull of the rows' ends, so that their extremes in any direction are exact; one is
+    added for the width of a pixel.
+
+    Parameters
+    ----------
+    ends
+        (ny, 3): first and last valid column and number of valid ones of each row.
+    angle
+        Of the axis from +x, radians.
+    """
+    rows = np.flatnonzero(ends[:, 2])
+    x = np.concatenate([ends[rows, 0], ends[rows, 1]])
+    y = np.concatenate([rows, rows])
+    along = x * math.cos(angle) + y * math.sin(angle)
+    across = y * math.cos(angle) - x * math.sin(angle)
+    return float(np.ptp(along)) + 1.0, float(np.ptp(across)) + 1.0
+
+
+def _masked(pixels: Pixels, settings: MatchSettings) -> Pixels:
+    """Blank the sources, if that is wanted: before resampling, so that none leaks into its neighbours."""
+    if not settings.do_sigma_clip:
+        return pixels
+    options: dict[str, Any] = {
+        name: getattr(settings, name) for name in ("sigma", "npixels", "dilate_size", "max_iters")
+    }
+    data = pixels.data.copy()
+    data[source_mask(data, **options)] = np.nan
+    return Pixels(data, pixels.variance)
+
+
+def _valid_rectangle(pixels: Pixels, exposure: Exposure) -> tuple[tuple[int, int], tuple[int, int]]:
+    bottom, top, left, right = kernels.valid_rectangle(pixels.data)
+    if top <= bottom:
+        message = f"{exposure.name}: no usable pixel: all are masked, blank or not finite"
+        raise NoUsablePixelsError(message)
+    return (bottom, top), (left, right)
+
+
+def _record(name: str, image: Resampled, placement: Placement, array: StoredArray) -> CutoutRecord:
+    return CutoutRecord(
+        name=name,
+        array=array,
+        x0=placement.box.x0,
+        y0=placement.box.y0,
+        shape=placement.box.shape,
+        has_variance=image.variance is not None,
+        n_valid=image.n_valid,
+        noise_gain=image.noise_gain,
+        axis_angle=placement.axis_angle,
+        extent=extent_of(image.ends, placement.axis_angle),
+        outline=placement.outline,
+    )

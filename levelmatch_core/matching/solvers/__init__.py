@@ -1,1 +1,12 @@
 """Solvers of the level problem, and the uncertainties of what they give."""
+
+from levelmatch_core.matching.solvers import iterative, least_squares
+from levelmatch_core.matching.solvers.problem import Answer, Problem
+from levelmatch_core.settings import MatchSettings
+
+
+def solve(problem: Problem, settings: MatchSettings) -> Answer:
+    """Solve one component with the solver that the settings name."""
+    if settings.solver == "iterative":
+        return iterative.solve(problem, settings)
+    return least_squares.solve(problem)

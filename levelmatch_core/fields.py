@@ -1,0 +1,254 @@
+"""One field, solved stage by stage: the science in one screen, and the parts that it is made of."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from levelmatch_core.images.exposure import Exposure, Failure, Field
+from levelmatch_core.jobs import CutoutJob, Each, MeasureJob, PairFits, SkyJob, SolveJob, StackJob, parted
+from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status, corrections_of
+from levelmatch_core.matching.pairs import candidate_pairs
+from levelmatch_core.matching.results import Member, Solution
+from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of, mergers
+from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.cutouts import CutoutRecord
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.plane import Plane
+
+logger = logging.getLogger(__name__)
+
+PAIRS_A_JOB = 200
+"""Pairs of one group are measured in jobs of about so many: large enough to be worth a task, small enough to share."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every part of the work on one field needs."""
+
+    field: str
+    settings: MatchSettings
+    each: Each
+    preferred: tuple[str, ...] = ()
+
+
+def match_field(
+    field: Field, grid: Grid, settings: MatchSettings, each: Each, *, preferred: tuple[str, ...] = ()
+) -> FieldMatch:
+    """Solve one field, stage by stage.
+
+    Parameters
+    ----------
+    field, grid
+        The exposures, and the grid that they share.
+    settings
+        All settings.
+    each
+        Runner of jobs.
+    preferred
+        Tiles that an earlier run took as references: kept where they still exist.
+
+    Raises
+    ------
+    NoInputError
+        If no exposure of the field could be resampled.
+    """
+    work = _Work(field.name, settings, each, preferred)
+    jobs = [
+        CutoutJob(label=exposure.name, exposures=(exposure.name,), settings=settings, exposure=exposure, grid=grid)
+        for exposure in field.exposures
+    ]
+    done, failures = parted(each(jobs, f"{field.name}: cutouts"))
+    cutouts: dict[str, CutoutRecord] = {cutout.name: cutout for cutout in done}
+    members = [_single(exposure, cutouts[exposure.name]) for exposure in field.exposures if exposure.name in cutouts]
+    stages = []
+    for stage in STAGES:
+        groups = groups_of(stage, members)
+        if not groups:
+            continue
+        solutions, lost = _match_groups(stage, groups, work)
+        failures += lost
+        taking_part = [member for group in groups.values() for member in group]
+        stages.append(StageMatch(stage=stage.name, members=tuple(taking_part), solutions=tuple(solutions)))
+        if stage is STAGES[-1]:
+            break
+        passed_over = [member for member in members if stage.name not in member.groups]
+        merged, lost = _merge(stage, groups, solutions, work)
+        failures += lost
+        members = sorted(passed_over + merged, key=lambda member: member.name)
+    corrections = corrections_of(field, cutouts, tuple(stages), tuple(failures))
+    corrections, lost, notes = _with_local_sky(corrections, cutouts, work)
+    for note in notes:
+        logger.warning("%s: %s", field.name, note)
+    return FieldMatch(
+        field=field,
+        grid=grid,
+        cutouts=cutouts,
+        stages=tuple(stages),
+        corrections=corrections,
+        failures=(*failures, *lost),
+        notes=notes,
+    )
+
+
+def _single(exposure: Exposure, cutout: CutoutRecord) -> Member:
+    return Member(
+        name=exposure.name,
+        exposures=(exposure.name,),
+        cutout=cutout,
+        tile=exposure.tile,
+        groups=exposure.groups,
+        anchors=exposure.anchors,
+        background_time=exposure.background_time,
+    )
+
+
+def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) -> tuple[list[Solution], list[Failure]]:
+    """Measure and solve every group that has something to match; a group of one needs neither."""
+    measures = [
+        job
+        for group, members in groups.items()
+        if len(members) > 1
+        for job in _measures(stage, group, members, work.settings)
+    ]
+    measured = work.each(measures, f"{work.field}: {stage.title}, pairs")
+    failures: list[Failure] = []
+    fits: dict[str, list[Any]] = {}
+    broken: set[str] = set()
+    for job, result in zip(measures, measured, strict=True):
+        if isinstance(result, Failure):
+            failures.append(result)
+            broken.add(job.group)
+        else:
+            found: PairFits = result
+            fits.setdefault(job.group, []).extend(found.fits)
+    solves = [
+        SolveJob(
+            label=group,
+            exposures=tuple(name for member in members for name in member.exposures),
+            settings=work.settings,
+            stage=stage.name,
+            group=group,
+            fit_type=work.settings.fit_type(stage.name),
+            members=tuple(members),
+            fits=tuple(sorted(fits.get(group, []), key=lambda fit: (fit.first, fit.second))),
+            gauge=stage.gauge,
+            preferred=work.preferred,
+        )
+        for group, members in groups.items()
+        if len(members) > 1 and group not in broken
+    ]
+    solutions, lost = parted(work.each(solves, f"{work.field}: {stage.title}, solve"))
+    for solution in solutions:
+        for note in solution.status.notes:
+            logger.warning("%s, %s %s: %s", work.field, stage.title, solution.group, note)
+    return solutions, failures + lost
+
+
+def _measures(stage: Stage, group: str, members: list[Member], settings: MatchSettings) -> list[MeasureJob]:
+    """Return the measuring jobs of one group, cut along its sorted pairs."""
+    pairs = sorted(candidate_pairs(members))
+    by_name = {member.name: member for member in members}
+    jobs = []
+    for start in range(0, len(pairs), PAIRS_A_JOB):
+        batch = pairs[start : start + PAIRS_A_JOB]
+        names = sorted({name for pair in batch for name in pair})
+        label = group if len(pairs) <= PAIRS_A_JOB else f"{group} pairs {start + 1}-{start + len(batch)}"
+        jobs.append(
+            MeasureJob(
+                label=label,
+                exposures=tuple(name for member in members for name in member.exposures),
+                settings=settings,
+                stage=stage.name,
+                group=group,
+                fit_type=settings.fit_type(stage.name),
+                members=tuple(by_name[name] for name in names),
+                pairs=tuple(batch),
+            )
+        )
+    return jobs
+
+
+def _merge(
+    stage: Stage, groups: dict[str, list[Member]], solutions: Sequence[Solution], work: _Work
+) -> tuple[list[Member], list[Failure]]:
+    """Make the members of the next stage: what was tied becomes one, and nothing else does."""
+    ready = [merger for solution in solutions for merger in mergers(stage, groups[solution.group], solution)]
+    ready += [
+        Merger(name=group, members=tuple(members), planes=(Plane(),))
+        for group, members in groups.items()
+        if len(members) == 1
+    ]
+    stacks = [
+        StackJob(
+            label=merger.name,
+            exposures=tuple(name for member in merger.members for name in member.exposures),
+            settings=work.settings,
+            name=merger.name,
+            parts=tuple((member.cutout, plane) for member, plane in zip(merger.members, merger.planes, strict=True)),
+        )
+        for merger in ready
+        if len(merger.members) > 1
+    ]
+    results = work.each(stacks, f"{work.field}: {stage.title}, stacks")
+    cutouts = {job.name: result for job, result in zip(stacks, results, strict=True)}
+    failures = [result for result in results if isinstance(result, Failure)]
+    members = []
+    for merger in ready:
+        cutout = cutouts.get(merger.name, merger.members[0].cutout)
+        if not isinstance(cutout, Failure):
+            members.append(merger.member(cutout))
+    return members, failures
+
+
+def _with_local_sky(
+    corrections: tuple[Correction, ...], cutouts: dict[str, CutoutRecord], work: _Work
+) -> tuple[tuple[Correction, ...], list[Failure], tuple[str, ...]]:
+    """Take one constant a component: the local sky of its reference tile's first exposure (main chip only)."""
+    if not work.settings.do_local_subtraction:
+        return corrections, [], ()
+    if work.settings.fit_type_dithers == "level+slope":
+        return corrections, [], ("local subtraction is off: fit_type_dithers is a plane",)
+    components: dict[int, list[Correction]] = {}
+    for correction in corrections:
+        if correction.component is not None and correction.status is not Status.ALONE:
+            components.setdefault(correction.component, []).append(correction)
+    notes = []
+    if len(components) > 1:
+        notes.append(f"local subtraction gives each of its {len(components)} components a zero of its own")
+    if any(correction.exposure.background_time is not None for correction in corrections) and components:
+        notes.append(
+            "local subtraction replaces the zero of the dedicated backgrounds (DT_BGR): consider turning it off"
+        )
+    standing = {number: _stands_for(parts) for number, parts in components.items()}
+    jobs = [
+        SkyJob(
+            label=chosen.exposure.name,
+            exposures=(),
+            settings=work.settings,
+            correction=chosen,
+            cutout=cutouts[chosen.exposure.name],
+        )
+        for chosen in standing.values()
+    ]
+    results = work.each(jobs, f"{work.field}: local sky")
+    failures = [result for result in results if isinstance(result, Failure)]
+    levels = {
+        number: result.level
+        for number, result in zip(standing, results, strict=True)
+        if not isinstance(result, Failure)
+    }
+    corrected = tuple(
+        correction.model_copy(update={"local_sky": levels[correction.component]})
+        if correction.component in levels and correction.status is not Status.ALONE
+        else correction
+        for correction in corrections
+    )
+    return corrected, failures, tuple(notes)
+
+
+def _stands_for(parts: Sequence[Correction]) -> Correction:
+    """Return the first exposure, by name, of the component's reference (else of all), main chip before Lyot window."""
+    chosen = [part for part in parts if part.status is Status.REFERENCE] or list(parts)
+    anchored = [part for part in chosen if part.exposure.anchors] or chosen
+    return min(anchored, key=lambda part: part.exposure.name)

@@ -1,0 +1,121 @@
+"""Which files come in, and what each is called: a name that is the same on every machine and unique in a run."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from levelmatch_core.errors import NoInputError, UsageError
+
+_FITS = re.compile(r"\.fits(?:\.gz|\.fz)?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: Path
+    folder: Path
+    """The INPUT folder that it was found in, or the folder of a file that was named itself."""
+
+    @property
+    def relative(self) -> str:
+        return self.path.relative_to(self.folder).as_posix()
+
+
+def find_files(
+    inputs: Iterable[str | Path], *, step_ext: str | None, recursive: bool, exclude: Iterable[str | Path] = ()
+) -> list[tuple[Path, str]]:
+    """Return the files of all inputs, each with the name by which it is shown, sorted by that name.
+
+    A name is the path relative to the INPUT folder; where two files share it, the folder's own name (and, if need be, a
+    number) comes before it. A file that is reached in several ways is returned once.
+
+    Parameters
+    ----------
+    inputs
+        Files, which are taken whatever they are called, and folders, which are searched for `*.fits`, `*.fits.gz` and
+        `*.fits.fz` (in any case; hidden files and folders are passed over).
+    step_ext
+        Of folders take only `*_<step_ext>.fits` (and .gz, .fz); None takes all.
+    recursive
+        Whether to search folders within folders. Links to folders are not followed.
+    exclude
+        Folders (the output) of which nothing is ever taken.
+
+    Raises
+    ------
+    UsageError
+        If an input does not exist, or lies in an excluded folder.
+    NoInputError
+        If there is no file.
+    """
+    given = [Path(os.path.abspath(entry)) for entry in inputs]  # noqa: PTH100 - links keep the names that users gave
+    excluded = [Path(folder).resolve() for folder in exclude]
+    _check_inputs(given, excluded)
+    found = _search(given, step_ext, recursive, excluded)
+    if not found:
+        wanted = f"*_{step_ext}.fits" if step_ext else "*.fits"
+        places = ", ".join(map(str, given)) or "no input was given"
+        message = f"no {wanted} (or .gz, .fz) found: {places}{'' if recursive else '; folders within are not searched'}"
+        raise NoInputError(message)
+    return sorted(((file.path, name) for file, name in _named(found)), key=lambda entry: entry[1])
+
+
+def _check_inputs(given: Sequence[Path], excluded: Sequence[Path]) -> None:
+    for path in given:
+        if not path.exists():
+            message = f"input {path}: no such file or folder"
+            raise UsageError(message)
+        if _within(path, excluded):
+            message = f"input {path}: lies in the output folder, of which nothing is taken; give the original files"
+            raise UsageError(message)
+
+
+def _within(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path.resolve().is_relative_to(folder) for folder in folders)
+
+
+def _search(given: Sequence[Path], step_ext: str | None, recursive: bool, excluded: Sequence[Path]) -> list[_Found]:
+    """Return each file once, under the deepest folder by which it was reached."""
+    ending = f"_{step_ext}" if step_ext else ""
+    by_file: dict[Path, _Found] = {}
+    for entry in sorted(set(given), key=lambda path: (-len(path.parts), str(path))):
+        for path in _files_of(entry, ending, recursive):
+            if not _within(path.parent, excluded):
+                by_file.setdefault(path.resolve(), _Found(path, path.parent if path == entry else entry))
+    return list(by_file.values())
+
+
+def _files_of(entry: Path, ending: str, recursive: bool) -> Iterator[Path]:
+    if not entry.is_dir():
+        yield entry
+        return
+    for folder, folders, files in os.walk(entry):
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        for name in sorted(files):
+            match = _FITS.search(name)
+            if match and name[: match.start()].endswith(ending) and not name.startswith("."):
+                path = Path(folder, name)
+                if path.is_file():  # neither a pipe nor a link to nowhere
+                    yield path
+
+
+def _named(found: Sequence[_Found]) -> Iterator[tuple[_Found, str]]:
+    """Yield each file with a name that no other has."""
+    by_name: dict[str, list[_Found]] = defaultdict(list)
+    for file in found:
+        by_name[file.relative].append(file)
+    taken = {name for name, files in by_name.items() if len(files) == 1}
+    for name, files in sorted(by_name.items()):
+        if len(files) == 1:
+            yield files[0], name
+            continue
+        for file in sorted(files, key=lambda one: str(one.path)):
+            prefix, number = file.folder.name or "root", 1
+            shown = f"{prefix}/{name}"
+            while shown in taken:
+                number += 1
+                shown = f"{prefix}-{number}/{name}"
+            taken.add(shown)
+            yield file, shown

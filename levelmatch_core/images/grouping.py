@@ -1,0 +1,91 @@
+"""Tiles that the user names: by a regular expression on the file's name, or by a table."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from astropy.io import ascii as text_tables
+from astropy.table import Table
+
+from levelmatch_core.errors import DataError, UsageError
+
+GroupBy = Callable[[str], str]
+"""Gives the tile of a file, by its shown name; raises DataError where the user named none."""
+
+_COLUMNS = ("file", "tile")
+
+
+def grouping(group_by: str | Path) -> GroupBy:
+    """Return the function that gives each file's tile.
+
+    Parameters
+    ----------
+    group_by
+        An existing file: a table of two columns, file and tile (ECSV, CSV or separated by blanks), the file by its
+        shown name or by its name alone. Anything else: a regular expression, searched in the shown name, whose first
+        group, or whole match, is the tile.
+
+    Raises
+    ------
+    UsageError
+        If the table or the expression cannot be used.
+    """
+    if Path(group_by).is_file():
+        return _by_table(Path(group_by))
+    try:
+        pattern = re.compile(str(group_by))
+    except re.error as error:
+        message = f"group_by {str(group_by)!r}: neither an existing file nor a regular expression ({error})"
+        raise UsageError(message) from error
+    return _by_pattern(pattern)
+
+
+def _by_pattern(pattern: re.Pattern[str]) -> GroupBy:
+    def tile(shown: str) -> str:
+        match = pattern.search(shown)
+        name = (match[1] if pattern.groups else match[0]) if match else None
+        if not name:
+            message = (
+                f"{shown}: group_by {pattern.pattern!r} names no tile for it (no file of that name exists either); "
+                f"make the expression match every file"
+            )
+            raise DataError(message)
+        return name
+
+    return tile
+
+
+def _by_table(path: Path) -> GroupBy:
+    tiles: dict[str, str] = {}
+    for file, tile in _rows(path):
+        if tiles.setdefault(file, tile) != tile:
+            message = f"group_by table {path}: names two tiles for {file}: {tiles[file]!r} and {tile!r}"
+            raise UsageError(message)
+
+    def tile_of(shown: str) -> str:
+        name = tiles.get(shown) or tiles.get(PurePosixPath(shown).name)
+        if not name:
+            message = f"{shown}: group_by table {path.name} names no tile for it; add a row"
+            raise DataError(message)
+        return name
+
+    return tile_of
+
+
+def _rows(path: Path) -> list[tuple[str, str]]:
+    as_text = {"*": [text_tables.convert_numpy(str)]}
+    try:
+        table: Table = text_tables.read(path, converters=as_text)
+        if {name.lower() for name in table.colnames} != set(_COLUMNS):  # the first row is no header
+            table = text_tables.read(path, format=_bare_format(path), names=_COLUMNS, converters=as_text)
+    except (text_tables.InconsistentTableError, ValueError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        message = f"group_by table {path}: cannot be read as two columns, file and tile ({reason})"
+        raise UsageError(message) from error
+    columns = {name.lower(): [str(value).strip() for value in table[name]] for name in table.colnames}
+    return list(zip(columns["file"], columns["tile"], strict=True))
+
+
+def _bare_format(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return "fast_no_header" if "," not in first else "no_header"

@@ -1,0 +1,209 @@
+"""The headers of a FITS file, with every HDU's claim about its size held against the file before anything is read.
+
+astropy opens a truncated file with a warning at most, and believes whatever size a header claims; here a file that is
+cut short, damaged or absurd is refused while only its headers are in memory.
+"""
+
+import gzip
+import math
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
+
+from levelmatch_core.errors import NoImageError, NotFitsError
+
+BLOCK = 2880
+"""Bytes of a FITS block (FITS standard 4.0, section 3.1)."""
+
+MAX_PIXELS = 2**30
+"""Most pixels of an image: twice the largest mosaic cameras, and 4 GB in float32. What claims more is damaged."""
+
+_MAX_HEADER_BLOCKS = 20_000
+"""Most blocks of one header (720,000 cards): what goes on longer has lost its END card."""
+
+_CHUNK = 1 << 20
+_CARD = 80
+
+
+@dataclass(frozen=True)
+class Hdu:
+    """One HDU, without its data."""
+
+    index: int
+    header: fits.Header
+    name: str
+    """EXTNAME, upper case; '' where there is none."""
+    version: int
+    """EXTVER, 1 where there is none."""
+    shape: tuple[int, ...] | None
+    """Shape of its image in numpy's order, uncompressed; None for tables and HDUs without data."""
+
+
+class _Quiet:
+    """Ignores warnings in a block of code, in any number of threads at once.
+
+    `warnings.catch_warnings` restores what it found: two threads that overlap would leave the filters of the first in
+    place for ever. Here the first thread in sets the filters and the last one out restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._catcher = warnings.catch_warnings()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if self._inside == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.simplefilter("ignore", AstropyWarning)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._catcher.__exit__(None, None, None)
+
+
+quiet = _Quiet()
+"""Ignore what astropy has to say on cards that are slightly off the standard: levelmatch checks what it uses."""
+
+
+def read_headers(path: Path, shown: str | None = None) -> tuple[Hdu, ...]:
+    """Return all HDUs of a file, gzipped or not, after a check that the file holds all that they claim.
+
+    Parameters
+    ----------
+    path
+        The file; it is read only, and of its data nothing is kept.
+    shown
+        What to call it in messages; its name if None.
+
+    Raises
+    ------
+    NotFitsError
+        If it is not FITS, truncated or damaged.
+    NoImageError
+        If an HDU claims more than `MAX_PIXELS` pixels.
+    """
+    shown = shown or path.name
+    try:
+        with path.open("rb") as file:
+            zipped = is_gzip(file)
+            if not zipped:
+                return scan(file, shown, size=path.stat().st_size)
+            with gzip.GzipFile(fileobj=file) as stream:
+                return scan(stream, shown, size=None)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        message = f"{shown}: truncated or damaged gzip file ({error}); fetch it again"
+        raise NotFitsError(message) from error
+
+
+def is_gzip(file: BinaryIO) -> bool:
+    """Return whether a file, whatever its name, begins as gzip does; its position is set to the start."""
+    magic = file.read(2)
+    file.seek(0)
+    return magic == b"\x1f\x8b"
+
+
+def scan(stream: BinaryIO | gzip.GzipFile, shown: str, size: int | None) -> tuple[Hdu, ...]:
+    """Return all HDUs of an open stream; `size` is its length in bytes, or None where that is not known.
+
+    Raises
+    ------
+    NotFitsError, NoImageError
+        As :func:`read_headers`.
+    """
+    found: list[Hdu] = []
+    position = 0
+    with quiet():
+        while True:
+            raw = _header_bytes(stream, shown, first=not found)
+            if raw is None:
+                return tuple(found)
+            hdu, span = _describe(raw, len(found), shown)
+            position += len(raw) + span
+            if not _skip(stream, span, position, size):
+                message = (
+                    f"{shown}: truncated: HDU {hdu.index} ({hdu.name or 'primary'}) claims {span} bytes of data, of "
+                    f"which the file holds fewer; fetch it again"
+                )
+                raise NotFitsError(message)
+            found.append(hdu)
+
+
+def _header_bytes(stream: BinaryIO | gzip.GzipFile, shown: str, *, first: bool) -> bytes | None:
+    """Read one header, whole blocks up to the one with END; None where the file has no further HDU."""
+    start = b"SIMPLE  =" if first else b"XTENSION"
+    block = stream.read(BLOCK)
+    if not block.startswith(start):
+        if first:
+            message = f"{shown}: not a FITS file: it begins with {block[:16]!r}, expected 'SIMPLE  ='"
+            raise NotFitsError(message)
+        # The standard lets other records follow the last HDU; only the stump of a header tells of a lost one.
+        if not block or not start.startswith(block[: len(start)]):
+            return None
+    blocks: list[bytes] = []
+    while len(block) == BLOCK and len(blocks) < _MAX_HEADER_BLOCKS:
+        blocks.append(block)
+        if any(block[at : at + 8] == b"END     " for at in range(0, BLOCK, _CARD)):
+            return b"".join(blocks)
+        block = stream.read(BLOCK)
+    message = f"{shown}: truncated or damaged: a header has no END card; fetch it again"
+    raise NotFitsError(message)
+
+
+def _describe(raw: bytes, index: int, shown: str) -> tuple[Hdu, int]:
+    """Return the HDU of a raw header, and the bytes that its data take with padding."""
+    try:
+        header = fits.Header.fromstring(raw)
+        axes = _axes(header, "NAXIS")
+        groups = bool(header.get("GROUPS", False)) and bool(axes) and axes[0] == 0
+        count = math.prod(axes[1:] if groups else axes) if axes else 0
+        bits = abs(int(header["BITPIX"])) * int(header.get("GCOUNT", 1)) * (int(header.get("PCOUNT", 0)) + count)
+        compressed = header.get("ZIMAGE", False) is True
+        is_image = index == 0 or str(header.get("XTENSION", "")).strip() == "IMAGE"
+        image_axes = _axes(header, "ZNAXIS") if compressed else axes
+        name, version = str(header.get("EXTNAME", "")).strip().upper(), int(header.get("EXTVER", 1))
+    except (KeyError, ValueError, TypeError, fits.VerifyError) as error:
+        message = f"{shown}: damaged header of HDU {index}: {error}"
+        raise NotFitsError(message) from error
+    if bits < 0 or any(axis < 0 for axis in (*axes, *image_axes)):
+        message = f"{shown}: damaged header of HDU {index}: negative size"
+        raise NotFitsError(message)
+    shape = tuple(reversed(image_axes)) if (is_image or compressed) and image_axes and not groups else None
+    if shape is not None and math.prod(shape) > MAX_PIXELS:
+        message = (
+            f"{shown}: HDU {index} claims {' x '.join(map(str, image_axes))} pixels, more than the {MAX_PIXELS} that "
+            f"an image may have; the header is damaged"
+        )
+        raise NoImageError(message)
+    return Hdu(index, header, name, version, shape), -(-(bits // 8) // BLOCK) * BLOCK
+
+
+def _axes(header: fits.Header, stem: str) -> tuple[int, ...]:
+    return tuple(int(header[f"{stem}{axis}"]) for axis in range(1, int(header[stem]) + 1))
+
+
+def _skip(stream: BinaryIO | gzip.GzipFile, span: int, end: int, size: int | None) -> bool:
+    """Pass over `span` bytes, up to the position `end`; return whether they are all there."""
+    if size is not None:
+        stream.seek(end)
+        return end <= size
+    while span > 0:
+        got = len(stream.read(min(span, _CHUNK)))
+        if got == 0:
+            return False
+        span -= got
+    return True

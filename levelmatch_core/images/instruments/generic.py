@@ -1,0 +1,19 @@
+"""Any FITS image: one exposure a tile, no masks but NaN and BLANK, and 0 is a value."""
+
+from astropy.io import fits
+
+from levelmatch_core.images.instruments.base import Instrument, Part, Source, plain_groups
+from levelmatch_core.settings import MatchSettings
+
+
+def _recognises(_file_name: str, _primary: fits.Header) -> bool:
+    return True
+
+
+def _split(source: Source, _settings: MatchSettings) -> tuple[Part, ...]:
+    tile = source.tile or source.name
+    detector = str(source.primary.get("DETECTOR", "")).strip().lower()
+    return (Part(detector=detector, tile=tile, groups=plain_groups(tile)),)
+
+
+INSTRUMENT = Instrument(name="generic", recognises=_recognises, split=_split, rank=2)

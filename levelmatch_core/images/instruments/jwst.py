@@ -1,0 +1,113 @@
+"""What all of JWST's cameras share: file names, data-quality bits, blank zeros; and the cameras without a module."""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from astropy.io import fits
+
+from levelmatch_core.images.instruments.base import Instrument, Part, Source, plain_groups
+from levelmatch_core.settings import MatchSettings
+
+DO_NOT_USE = 1 << 0
+NON_SCIENCE = 1 << 9
+BAD_BITS = DO_NOT_USE | NON_SCIENCE
+"""Bits of the JWST data-quality array (jwst-pipeline documentation, "Data Quality Flags") that mask a pixel."""
+
+VARIANCES = ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
+BAND_CARDS = ("FILTER", "PUPIL")
+NO_BAND = frozenset({"clear", "clearp", "n/a", "none"})
+
+# jw<program><observation><visit>_<group><parallel sequence><activity>_<exposure>[-seg<nnn>]_<detector>[_<ext>].fits
+_NAME = re.compile(
+    r"(?P<pointing>jw\d{11}_\d{2}[0-9a-z]{3})_(?P<exposure>\d{5}(?:-seg\d{3})?)_(?P<detector>[a-z0-9]+)"
+    r"(?:_[a-z0-9_-]+)?\.fits(?:\.gz|\.fz)?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class JwstName:
+    """The fields of an exposure's file name that say what it is."""
+
+    pointing: str
+    """Program, observation, visit and activity: `jwPPPPPOOOVVV_GGSAA`."""
+    exposure: str
+    """The number of the exposure, by which dithers differ."""
+    detector: str
+
+    @property
+    def tile(self) -> str:
+        """The dithers of one pointing on one detector."""
+        return f"{self.pointing}_{self.detector}"
+
+    @property
+    def identity(self) -> str:
+        """What the exposure is called in whatever stage of processing."""
+        return f"{self.pointing}_{self.exposure}_{self.detector}"
+
+
+def parse_name(file: str) -> JwstName | None:
+    """Return the fields of a JWST exposure's file name (folders are passed over), or None if it is no such name."""
+    match = _NAME.fullmatch(PurePosixPath(file).name)
+    if match is None:
+        return None
+    return JwstName(match["pointing"].lower(), match["exposure"].lower(), match["detector"].lower())
+
+
+def of_instrument(primary: fits.Header, instrument: str) -> bool:
+    """Return whether the primary header names this JWST instrument."""
+    telescope = str(primary.get("TELESCOP", "")).strip().upper()
+    return telescope == "JWST" and str(primary.get("INSTRUME", "")).strip().upper() == instrument
+
+
+def detector_of(source: Source) -> str:
+    """Return the detector, lower case, by the file's name, else by DETECTOR."""
+    named = parse_name(source.file)
+    return named.detector if named else str(source.primary.get("DETECTOR", "")).strip().lower()
+
+
+def tile_base(source: Source, detector: str) -> str:
+    """Return the tile's name without its detector, for images whose chips or halves have tiles of their own.
+
+    That is the user's tile, where one was given, or the pointing, or the file where its name does not follow JWST's
+    form.
+    """
+    if source.tile is not None:
+        return source.tile.removesuffix(f"_{detector}")
+    named = parse_name(source.file)
+    return named.pointing if named else source.name
+
+
+def whole(source: Source) -> Part:
+    """Label an image that is one exposure, in the stages that all images have."""
+    named = parse_name(source.file)
+    tile = source.tile or (named.tile if named else source.name)
+    return Part(detector=detector_of(source), tile=tile, groups=plain_groups(tile), identity=identity_of(source))
+
+
+def identity_of(source: Source) -> str:
+    """Return what tells the image from all others, '' where its name does not follow JWST's form."""
+    named = parse_name(source.file)
+    return named.identity + source.chip if named else ""
+
+
+def _recognises(file_name: str, primary: fits.Header) -> bool:
+    return parse_name(file_name) is not None or str(primary.get("TELESCOP", "")).strip().upper() == "JWST"
+
+
+def _split(source: Source, _settings: MatchSettings) -> tuple[Part, ...]:
+    return (whole(source),)
+
+
+INSTRUMENT = Instrument(
+    name="jwst",
+    recognises=_recognises,
+    split=_split,
+    rank=1,
+    variances=VARIANCES,
+    bad_bits=BAD_BITS,
+    blank_zero=True,
+    band_cards=BAND_CARDS,
+    no_band=NO_BAND,
+)

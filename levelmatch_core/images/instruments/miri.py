@@ -1,0 +1,80 @@
+"""JWST MIRI imaging: the main chip, and the window of the Lyot coronagraph in its corner."""
+
+import re
+from dataclasses import replace
+
+from astropy.io import fits
+
+from levelmatch_core.images.exposure import Window
+from levelmatch_core.images.instruments import jwst
+from levelmatch_core.images.instruments.base import Instrument, Part, Source
+from levelmatch_core.settings import MatchSettings
+
+WHOLE, LYOT, MAIN = "mirimage", "mirimagel", "mirimages"
+"""Detectors: the whole chip, and the two halves of a chip that was separated (`l` Lyot, `s` science)."""
+
+LYOT_FIRST_ROW, LYOT_END_COLUMN = 735, 290
+"""The window of a full frame: rows from 735 on, columns below 290, counted from 0."""
+
+STAGE = "recombine_lyot"
+
+
+def _recognises(file_name: str, primary: fits.Header) -> bool:
+    named = jwst.parse_name(file_name)
+    if named is not None:
+        return named.detector in {WHOLE, LYOT, MAIN}
+    return jwst.of_instrument(primary, "MIRI")
+
+
+def _split(source: Source, settings: MatchSettings) -> tuple[Part, ...]:
+    detector = jwst.detector_of(source)
+    if not settings.recombine_lyot:
+        return (jwst.whole(source),)
+    if detector in {LYOT, MAIN}:
+        return (_half(source, detector),)
+    if detector != WHOLE or not _shows_window(source):
+        return (jwst.whole(source),)
+    rows, columns = (LYOT_FIRST_ROW, source.shape[0]), (0, LYOT_END_COLUMN)
+    return (
+        replace(_half(source, LYOT), suffix="@lyot", window=Window(rows=rows, columns=columns, inside=True)),
+        replace(_half(source, MAIN), suffix="@main", window=Window(rows=rows, columns=columns, inside=False)),
+    )
+
+
+def _half(source: Source, detector: str) -> Part:
+    base = jwst.tile_base(source, jwst.detector_of(source))
+    tile = f"{base}_{detector}"
+    named = jwst.parse_name(source.file)
+    identity = replace(named, detector=detector).identity + source.chip if named else ""
+    return Part(
+        detector=detector,
+        tile=tile,
+        groups={"dithers": tile, STAGE: f"{base}_{WHOLE}", "mosaic_tiles": ""},
+        anchors=(STAGE,) if detector == MAIN else (),
+        product=_recombined_name(source.file) if named and named.detector != WHOLE else "",
+        identity=identity,
+    )
+
+
+def _recombined_name(file: str) -> str:
+    """Return the name of the image that the halves of a separated chip make together."""
+    folder, slash, name = file.rpartition("/")
+    return folder + slash + re.sub(rf"_{WHOLE}[ls](?=[_.])", f"_{WHOLE}", name, count=1, flags=re.IGNORECASE)
+
+
+def _shows_window(source: Source) -> bool:
+    """Return whether the image is a full frame: a subarray's pixels are counted from another corner."""
+    subarray = str(source.primary.get("SUBARRAY", "FULL")).strip().upper()
+    return subarray == "FULL" and source.shape[0] > LYOT_FIRST_ROW and source.shape[1] > LYOT_END_COLUMN
+
+
+INSTRUMENT = Instrument(
+    name="miri",
+    recognises=_recognises,
+    split=_split,
+    variances=jwst.VARIANCES,
+    bad_bits=jwst.BAD_BITS,
+    blank_zero=True,
+    band_cards=jwst.BAND_CARDS,
+    no_band=jwst.NO_BAND,
+)

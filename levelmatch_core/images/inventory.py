@@ -1,0 +1,427 @@
+"""Files in; exposures, tiles and fields out. What cannot be used is left out by name, with its reason."""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from astropy.io import fits
+
+from levelmatch_core.errors import (
+    DataError,
+    DuplicateExposureError,
+    NoImageError,
+    NoInputError,
+    NotFitsError,
+    SettingsError,
+)
+from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory
+from levelmatch_core.images.finding import find_files
+from levelmatch_core.images.footprint import connected_sets, footprint_of, touching_pairs
+from levelmatch_core.images.grouping import GroupBy, grouping
+from levelmatch_core.images.headers import Hdu, read_headers
+from levelmatch_core.images.instruments import Instrument, Source, recognise
+from levelmatch_core.images.reading import digest_of, refuse_matched, refuse_shapes, wcs_of
+from levelmatch_core.settings import MatchSettings
+
+__all__ = ["find_files", "take_inventory"]
+
+STEP = "inventory"
+BACKGROUND_CARD = "DT_BGR"
+MOSAIC = "mosaic_tiles"
+
+T = TypeVar("T")
+_REASONS_SHOWN = 10
+_LONGEST_BAND = 40
+
+MAX_SCALE_RATIO = 2.0
+"""Images whose pixels differ by more than this factor in size share no grid."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file whose headers were read."""
+
+    path: Path
+    shown: str
+    digest: str
+    hdus: tuple[Hdu, ...]
+    instrument: Instrument
+
+    @property
+    def primary(self) -> fits.Header:
+        return self.hdus[0].header
+
+    def card(self, name: str) -> str:
+        """Return a card of the primary header, else of the image's own, as lower-case text; '' if there is none."""
+        for hdu in (self.hdus[0], *(hdu for hdu in self.hdus if hdu.shape is not None)):
+            value = hdu.header.get(name)
+            if value is not None and str(value).strip():
+                return str(value).strip().lower()
+        return ""
+
+    @property
+    def band(self) -> str:
+        """FILTER, or FILTER-PUPIL, lower case."""
+        first, *further = (self.card(name) for name in self.instrument.band_cards)
+        return "-".join([first, *(value for value in further if value and value not in self.instrument.no_band)])
+
+    @property
+    def bands(self) -> set[str]:
+        """All that a user may call its band."""
+        cards = [self.card(name) for name in self.instrument.band_cards]
+        return {self.band, cards[0], "-".join(cards)}
+
+    @property
+    def camera(self) -> str:
+        """Telescope and instrument as the header names them."""
+        return " ".join(filter(None, (self.card("TELESCOP"), self.card("INSTRUME"))))
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What all exposures of a field share, besides their place; fields of different keys never meet."""
+
+    instrument: str
+    camera: str
+    band: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """An exposure, with what is needed to sort it in."""
+
+    key: _Key
+    exposure: Exposure
+    identity: str
+
+
+def take_inventory(
+    inputs: Iterable[str | Path],
+    settings: MatchSettings,
+    *,
+    recursive: bool = False,
+    group_by: str | Path | None = None,
+    exclude: Iterable[str | Path] = (),
+) -> Inventory:
+    """Read the headers of all inputs and put them in order.
+
+    The result does not depend on the order of the inputs, nor on `settings.procs`.
+
+    Parameters
+    ----------
+    inputs
+        Files and folders, as in :func:`find_files`.
+    settings
+        Of which those of role `input` matter, and `procs`.
+    recursive
+        Whether to search folders within folders.
+    group_by
+        How files become tiles, as in :func:`levelmatch_core.images.grouping.grouping`; None leaves it to the
+        instrument.
+    exclude
+        Folders of which nothing is taken.
+
+    Raises
+    ------
+    UsageError
+        If an input does not exist or `group_by` cannot be used; SettingsError if no file is of `settings.band`.
+    NoInputError
+        If no usable exposure is left.
+    """
+    tile_of = None if group_by is None else grouping(group_by)
+    paths = find_files(inputs, step_ext=settings.step_ext, recursive=recursive, exclude=exclude)
+    failures: list[Failure] = []
+    notes: list[str] = []
+    files = _of_band(_sound(_read_all(paths, settings.procs), failures), settings.band, notes)
+    files = _sound(_copies_marked(files), failures)
+    found = [labelled for file in files for labelled in _sound(_exposures_of(file, settings, tile_of), failures)]
+    found = _sound(_repeats_marked(found), failures)
+    if not found:
+        raise NoInputError(_nothing_left(len(paths), failures))
+    notes += _quality_notes(files)
+    fields = _fields(found, notes)
+    return Inventory(fields=fields, failures=tuple(sorted(failures, key=lambda one: one.name)), notes=tuple(notes))
+
+
+def _sound(results: Iterable[T | Failure], failures: list[Failure]) -> list[T]:
+    """Return what came out well; failures go to their list."""
+    sound: list[T] = []
+    for result in results:
+        if isinstance(result, Failure):
+            failures.append(result)
+        else:
+            sound.append(result)
+    return sound
+
+
+def _failure(name: str, error: DataError) -> Failure:
+    return Failure(name=name, step=STEP, error=type(error).__name__, reason=str(error), exposures=(name,))
+
+
+def _nothing_left(n_files: int, failures: Sequence[Failure]) -> str:
+    shown = "".join(f"\n  {one.error}: {one.reason}" for one in failures[:_REASONS_SHOWN])
+    more = len(failures) - _REASONS_SHOWN
+    return f"none of {n_files} files can be used:{shown}" + (f"\n  and {more} more" if more > 0 else "")
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+def _read_all(paths: Sequence[tuple[Path, str]], procs: int) -> list[_File | Failure]:
+    """Read digests and headers of all files, in their order."""
+    if procs == 1:
+        return [_read(path, shown) for path, shown in paths]
+    with ThreadPoolExecutor(procs) as pool:
+        return list(pool.map(_read, *zip(*paths, strict=True)))
+
+
+def _read(path: Path, shown: str) -> _File | Failure:
+    try:
+        hdus = read_headers(path, shown)
+        return _File(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0].header))
+    except DataError as error:
+        return _failure(shown, error)
+    except OSError as error:
+        return _failure(shown, NotFitsError(f"{shown}: cannot be read: {error.strerror or error}"))
+
+
+def _of_band(files: list[_File], band: str | None, notes: list[str]) -> list[_File]:
+    """Return the files of a band.
+
+    Raises
+    ------
+    SettingsError
+        If there are files, but none of this band.
+    """
+    if band is None or not files:
+        return files
+    chosen = [file for file in files if band.strip().lower() in file.bands]
+    others = Counter(file.band or "(none)" for file in files if file not in chosen)
+    listed = ", ".join(f"{name} ({count})" for name, count in sorted(others.items()))
+    if not chosen:
+        message = f"band {band!r}: no file has this FILTER (or FILTER-PUPIL); present are {listed}"
+        raise SettingsError(message)
+    if others:
+        notes.append(f"left out, for they are not of band {band}: {listed} files")
+    return chosen
+
+
+def _copies_marked(files: Sequence[_File]) -> Iterator[_File | Failure]:
+    """Put a failure in place of each file whose bytes came before."""
+    first: dict[str, str] = {}
+    for file in files:
+        if file.digest in first:
+            message = f"{file.shown}: the same bytes as {first[file.digest]}, which is used; remove one of them"
+            yield _failure(file.shown, DuplicateExposureError(message))
+        else:
+            first[file.digest] = file.shown
+            yield file
+
+
+def _quality_notes(files: Sequence[_File]) -> list[str]:
+    unread = [file.shown for file in files if not file.instrument.bad_bits and _named(file, file.instrument.dq)]
+    if not unread:
+        return []
+    return [f"the data-quality bits of {len(unread)} files are of unknown meaning and mask nothing: {unread[0]}, ..."]
+
+
+# -- exposures ---------------------------------------------------------------------------------------------------------
+def _exposures_of(file: _File, settings: MatchSettings, tile_of: GroupBy | None) -> Iterator[_Labelled | Failure]:
+    """Yield the exposures of a file, or why one, or the whole file, cannot be used."""
+    try:
+        refuse_matched(file.hdus, file.shown)
+        tile = None if tile_of is None else tile_of(file.shown)
+        images = _images(file)
+    except DataError as error:
+        yield _failure(file.shown, error)
+        return
+    for number, sci in enumerate(images, start=1):
+        chip = f"#{number}" if len(images) > 1 else ""
+        try:
+            yield from _exposures_in(file, sci, chip, tile, settings)
+        except DataError as error:
+            yield _failure(file.shown + chip, error)
+
+
+def _named(file: _File, name: str) -> list[Hdu]:
+    return [hdu for hdu in file.hdus if hdu.name == name]
+
+
+def _images(file: _File) -> list[Hdu]:
+    """Return the SCI extensions, or the first two-dimensional image.
+
+    Raises
+    ------
+    NoImageError
+        If there is neither.
+    """
+    science = _named(file, file.instrument.sci)
+    if science:
+        return science
+    flat = [hdu for hdu in file.hdus if _is_image(hdu)]
+    if not flat:
+        shapes = [hdu.shape for hdu in file.hdus if hdu.shape is not None]
+        message = f"{file.shown}: no two-dimensional image in {len(file.hdus)} HDUs (images of shape {shapes})"
+        raise NoImageError(message)
+    return flat[:1]
+
+
+def _is_image(hdu: Hdu) -> bool:
+    return hdu.shape is not None and len(hdu.shape) == 2 and 0 not in hdu.shape
+
+
+def _exposures_in(
+    file: _File, sci: Hdu, chip: str, tile: str | None, settings: MatchSettings
+) -> list[_Labelled | Failure]:
+    """Return the exposures that one image holds.
+
+    Raises
+    ------
+    DataError
+        If the image cannot be used.
+    """
+    shown = file.shown + chip
+    if sci.shape is None or not _is_image(sci):
+        message = f"{shown}: HDU {sci.index} ({sci.name}) has shape {sci.shape}, expected a two-dimensional image"
+        raise NoImageError(message)
+    shape = (sci.shape[0], sci.shape[1])
+    err, dq = (
+        next((hdu for hdu in _named(file, name) if hdu.version == sci.version), None)
+        for name in (file.instrument.err, file.instrument.dq)
+    )
+    refuse_shapes(sci, tuple(hdu for hdu in (err, dq) if hdu is not None), shown)
+    wcs = wcs_of(sci, file.path, shown)
+    parts = file.instrument.split(Source(file.shown, chip, shape, file.primary, tile), settings)
+    key = _Key(file.instrument.name, file.camera, file.band, _text(sci.header.get("BUNIT")))
+    made: list[_Labelled | Failure] = []
+    for part in parts:
+        where = footprint_of(wcs, shape, part.window, shown)
+        exposure = Exposure(
+            name=shown + part.suffix,
+            path=file.path,
+            file=file.shown,
+            product=part.product,
+            digest=file.digest,
+            sci=sci.index,
+            err=err.index if err else None,
+            dq=dq.index if dq else None,
+            shape=shape,
+            window=part.window,
+            instrument=file.instrument.name,
+            detector=part.detector,
+            tile=part.tile,
+            band=file.band,
+            unit=key.unit,
+            groups=part.groups,
+            anchors=part.anchors,
+            footprint=where.outline,
+            scale=where.scale,
+            angle=where.angle,
+            background_time=_number(file.primary.get(BACKGROUND_CARD)),
+        )
+        made.append(_Labelled(key, exposure, part.identity))
+    return made
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _repeats_marked(found: Sequence[_Labelled]) -> Iterator[_Labelled | Failure]:
+    """Put a failure in place of each exposure that came before in another file, such as another processing stage."""
+    first: dict[str, str] = {}
+    for labelled in found:
+        name = labelled.exposure.name
+        if labelled.identity and labelled.identity in first:
+            message = (
+                f"{name}: the same exposure as {first[labelled.identity]}, which is used; remove one of them, or "
+                f"choose by step_ext"
+            )
+            yield _failure(name, DuplicateExposureError(message))
+        else:
+            first[labelled.identity] = name
+            yield labelled
+
+
+# -- fields ------------------------------------------------------------------------------------------------------------
+def _fields(found: Sequence[_Labelled], notes: list[str]) -> tuple[Field, ...]:
+    """Put exposures of one kind that hang together into fields, and name these."""
+    by_key: dict[_Key, list[Exposure]] = defaultdict(list)
+    for labelled in found:
+        by_key[labelled.key].append(labelled.exposure)
+    sets = [
+        members
+        for _, exposures in sorted(by_key.items(), key=lambda item: astuple(item[0]))
+        for similar in _by_scale(exposures)
+        for members in _touching(similar)
+    ]
+    sets.sort(key=lambda members: (_safe(members[0].band), members[0].name))
+    names = _names([_safe(members[0].band) for members in sets])
+    fields = tuple(_field(name, members) for name, members in zip(names, sets, strict=True))
+    if len(fields) > 1:
+        cameras = {labelled.exposure.name: labelled.key.camera for labelled in found}
+        notes.append(f"{len(fields)} fields, which are matched each by itself:")
+        notes += [_described(field, cameras[field.exposures[0].name]) for field in fields]
+    return fields
+
+
+def _by_scale(exposures: Sequence[Exposure]) -> Iterator[list[Exposure]]:
+    """Yield exposures whose pixel scales are within MAX_SCALE_RATIO of the finest among them."""
+    group: list[Exposure] = []
+    for exposure in sorted(exposures, key=lambda one: (one.scale, one.name)):
+        if group and exposure.scale > MAX_SCALE_RATIO * group[0].scale:
+            yield group
+            group = []
+        group.append(exposure)
+    yield group
+
+
+def _touching(exposures: Sequence[Exposure]) -> Iterator[list[Exposure]]:
+    """Yield the connected sets of footprints, each sorted by name."""
+    ordered = sorted(exposures, key=lambda exposure: exposure.name)
+    pairs = touching_pairs([exposure.footprint for exposure in ordered])
+    for members in connected_sets(len(ordered), pairs):
+        yield [ordered[index] for index in members]
+
+
+def _safe(band: str) -> str:
+    """Return a band as it may stand in a file name."""
+    return re.sub(r"[^a-z0-9]+", "_", band.lower()).strip("_")[:_LONGEST_BAND] or "field"
+
+
+def _names(bases: Sequence[str]) -> list[str]:
+    """Return the bases, those that occur several times numbered from 1 on."""
+    count = Counter(bases)
+    number: Counter[str] = Counter()
+    names = []
+    for base in bases:
+        number[base] += 1
+        names.append(base if count[base] == 1 else f"{base}-{number[base]}")
+    return names
+
+
+def _field(name: str, members: Sequence[Exposure]) -> Field:
+    first = members[0]
+    exposures = tuple(member.model_copy(update={"groups": {**member.groups, MOSAIC: name}}) for member in members)
+    return Field(name=name, instrument=first.instrument, band=first.band, unit=first.unit, exposures=exposures)
+
+
+def _described(field: Field, camera: str) -> str:
+    scales = [exposure.scale for exposure in field.exposures]
+    return (
+        f"field {field.name}: {len(field.exposures)} exposures from {field.exposures[0].name} on, instrument "
+        f"{camera or field.instrument}, band {field.band or '(none)'}, unit {field.unit or '(none)'}, pixels of "
+        f"{min(scales):.4g} to {max(scales):.4g} arcsec"
+    )

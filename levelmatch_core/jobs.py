@@ -1,0 +1,312 @@
+"""The pieces of work that the pipeline is made of: a job is a record that can be done, cached and done again.
+
+Each job carries all that its result depends on; `key()` is that content's digest, so that a runner may look a result
+up instead of doing the job. Results are records; arrays go to the cutout store, files to the output folder.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from levelmatch_core.images.exposure import Exposure, Failure
+from levelmatch_core.matching.corrections import Correction, FieldMatch
+from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.overlap import difference, fit_pair
+from levelmatch_core.matching.results import Member, PairFit, Solution
+from levelmatch_core.products.apply import write_corrected
+from levelmatch_core.products.figures import choose_pairs, draw_figures
+from levelmatch_core.products.folder import OutputFile, OutputFolder
+from levelmatch_core.products.mosaic import write_mosaic
+from levelmatch_core.records import Record, content_key
+from levelmatch_core.settings import FitType, MatchSettings, Role
+from levelmatch_core.sky.cutouts import CutoutRecord, make_cutout, open_cutout
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.masks import local_sky
+from levelmatch_core.sky.plane import Plane
+from levelmatch_core.sky.stack import stack
+from levelmatch_core.sky.store import CutoutStore, StoredArray
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where jobs may touch the disk."""
+
+    store: CutoutStore
+    folder: OutputFolder | None = None
+
+    def output(self) -> OutputFolder:
+        """Return the output folder of a run that has one."""
+        if self.folder is None:
+            message = "this workspace has no output folder"
+            raise RuntimeError(message)
+        return self.folder
+
+    def intact(self, result: object) -> bool:
+        """Return whether every array and file that a result names is there, with the bytes that were written."""
+        if isinstance(result, StoredArray):
+            return self.store.check(result)
+        if isinstance(result, OutputFile):
+            return self.output().check(result)
+        if isinstance(result, Record):
+            return all(self.intact(getattr(result, name)) for name in type(result).model_fields)
+        if isinstance(result, Mapping):
+            return all(self.intact(value) for value in result.values())
+        if isinstance(result, list | tuple):
+            return all(self.intact(value) for value in result)
+        return True
+
+
+class Job(Record):
+    """One piece of work."""
+
+    step: ClassVar[str]
+    """What it does, in a word: the task's name."""
+    version: ClassVar[int] = 1
+    """Raised whenever the same content gives another result: old cached results are then passed over."""
+    roles: ClassVar[tuple[Role, ...]] = ()
+    """Roles of the settings that it reads."""
+    gives: ClassVar[type[Record]]
+    """The type of its result."""
+
+    label: str
+    """On what it works, as a person reads it: an exposure, a tile, a field."""
+    exposures: tuple[str, ...]
+    """Names of the exposures that are lost if it fails."""
+    settings: MatchSettings
+
+    def key(self) -> str:
+        """Return the digest of all that the result depends on."""
+        content = _without_paths(self.model_dump(mode="json", exclude={"settings", "label", "exposures"}))
+        return content_key(self.step, self.version, content, self.settings.of_role(*self.roles))
+
+    def run(self, workspace: Workspace) -> Record:
+        """Do the work."""
+        raise NotImplementedError
+
+
+class Each(Protocol):
+    """A runner: does jobs, in any order and on any worker, and gives results in the order of the jobs.
+
+    A job that fails becomes a :class:`Failure`; it never stops the others.
+    """
+
+    def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:
+        """Do all jobs; `title` names them for a person."""
+        ...
+
+
+class CutoutJob(Job):
+    """Resample one exposure to its field's grid."""
+
+    step = "cutout"
+    roles = ("mask", "resample")
+    gives = CutoutRecord
+
+    exposure: Exposure
+    grid: Grid
+
+    def run(self, workspace: Workspace) -> CutoutRecord:
+        """Return the cutout, from the store where it lies there already."""
+        return make_cutout(self.exposure, self.grid, self.settings, workspace.store)
+
+
+class PairFits(Record):
+    """The measured pairs of a group, or of a part of one."""
+
+    fits: tuple[PairFit, ...]
+
+
+class MeasureJob(Job):
+    """Fit the differences of some pairs of one group."""
+
+    step = "measure"
+    roles = ("mask", "measure")
+    gives = PairFits
+
+    stage: str
+    fit_type: FitType
+    members: tuple[Member, ...]
+    pairs: tuple[tuple[str, str], ...]
+
+    def run(self, workspace: Workspace) -> PairFits:
+        """Return the fits of those pairs that have a pixel in common."""
+        cutouts = {member.name: open_cutout(member.cutout, workspace.store) for member in self.members}
+        fits = (fit_pair(cutouts[first], cutouts[second], self.fit_type, self.settings) for first, second in self.pairs)
+        return PairFits(fits=tuple(fit for fit in fits if fit is not None))
+
+
+class SolveJob(Job):
+    """Solve one group for its members' corrections."""
+
+    step = "solve"
+    roles = ("solve",)
+    gives = Solution
+
+    stage: str
+    group: str
+    fit_type: FitType
+    members: tuple[Member, ...]
+    fits: tuple[PairFit, ...]
+    gauge: Gauge
+    preferred: tuple[str, ...] = ()
+
+    def run(self, workspace: Workspace) -> Solution:  # noqa: ARG002 - all jobs have the same call
+        """Return the solution, every component by itself."""
+        return match(self.stage, self.group, self.members, self.fits, self.gauge, self.settings, self.preferred)
+
+
+class StackJob(Job):
+    """Average the members that a stage tied together, corrected, into one."""
+
+    step = "stack"
+    gives = CutoutRecord
+
+    name: str
+    parts: tuple[tuple[CutoutRecord, Plane], ...]
+
+    def run(self, workspace: Workspace) -> CutoutRecord:
+        """Return the stack's cutout."""
+        return stack(self.name, self.parts, workspace.store)
+
+
+class SkyLevel(Record):
+    """The constant that makes a component's zero its reference's local sky."""
+
+    level: float
+
+
+class SkyJob(Job):
+    """Measure the local sky of the exposure that stands for a component."""
+
+    step = "local sky"
+    roles = ("mask",)
+    gives = SkyLevel
+
+    correction: Correction
+    cutout: CutoutRecord
+
+    def run(self, workspace: Workspace) -> SkyLevel:
+        """Return the source-masked, clipped median of the corrected exposure, on the grid."""
+        cutout = open_cutout(self.cutout, workspace.store)
+        settings = self.settings
+        rows, columns = np.indices(cutout.data.shape, sparse=True)
+        level = local_sky(
+            cutout.data - self.correction.plane(columns + self.cutout.x0, rows + self.cutout.y0),
+            sigma=settings.sigma,
+            npixels=settings.npixels,
+            dilate_size=settings.dilate_size,
+            max_iters=settings.max_iters,
+        )
+        return SkyLevel(level=level)
+
+
+class Written(Record):
+    """Files that a job wrote, and what the user should know of them."""
+
+    files: tuple[OutputFile, ...]
+    notes: tuple[str, ...] = ()
+
+
+class WriteJob(Job):
+    """Write one corrected file."""
+
+    step = "write"
+    gives = Written
+
+    product: str
+    corrections: tuple[Correction, ...]
+    grid: Grid
+
+    def run(self, workspace: Workspace) -> Written:
+        """Write it whole."""
+        notes: list[str] = []
+
+        def writer(path: Path) -> None:
+            notes.extend(write_corrected(path, self.corrections, self.grid, self.settings))
+
+        return Written(files=(workspace.output().write(f"tiles/{self.product}", writer),), notes=tuple(notes))
+
+
+class MosaicJob(Job):
+    """Write the mosaic of one field, with and without the corrections."""
+
+    step = "mosaic"
+    gives = Written
+
+    field: str
+    unit: str
+    grid: Grid
+    parts: tuple[tuple[CutoutRecord, Plane, float], ...]
+
+    def run(self, workspace: Workspace) -> Written:
+        """Write it whole."""
+
+        def writer(path: Path) -> None:
+            write_mosaic(path, self.grid, self.parts, workspace.store, unit=self.unit)
+
+        return Written(files=(workspace.output().write(mosaic_name(self.field), writer),))
+
+
+class FiguresJob(Job):
+    """Draw the figures of one field."""
+
+    step = "figures"
+    roles = ("mask", "draw")
+    gives = Written
+
+    match: FieldMatch
+    mosaic: OutputFile
+
+    def run(self, workspace: Workspace) -> Written:
+        """Draw them, with the difference images of the pairs that deserve a look."""
+        folder = workspace.output()
+        images = []
+        for stage, pair in choose_pairs(self.match):
+            members = {member.name: member for member in stage.members}
+            first, second = (
+                open_cutout(members[name].cutout, workspace.store) for name in (pair.fit.first, pair.fit.second)
+            )
+            image = difference(first, second)
+            if image is not None:
+                images.append((stage.stage, pair, image))
+        files = draw_figures(self.match, folder.path / self.mosaic.name, images, self.settings, folder.write)
+        return Written(files=tuple(files))
+
+
+def mosaic_name(field: str) -> str:
+    """Return the name of a field's mosaic in the output folder."""
+    return f"mosaic_{field}.fits"
+
+
+def failure_of(job: Job, error: BaseException) -> Failure:
+    """Return the record of a job that failed."""
+    return Failure(
+        name=job.label,
+        step=job.step,
+        error=type(error).__name__,
+        reason=str(error) or type(error).__name__,
+        exposures=job.exposures,
+    )
+
+
+def parted(results: Sequence[Any]) -> tuple[list[Any], list[Failure]]:
+    """Part what was done from what failed; failures are logged here, once."""
+    failures = [result for result in results if isinstance(result, Failure)]
+    for failure in failures:
+        logger.error("%s, %s: %s: %s", failure.name, failure.step, failure.error, failure.reason)
+    return [result for result in results if not isinstance(result, Failure)], failures
+
+
+def _without_paths(value: Any) -> Any:  # noqa: ANN401 - walks JSON
+    """Drop every `path`: where a file lies is no part of what it holds."""
+    if isinstance(value, dict):
+        return {name: _without_paths(item) for name, item in value.items() if name != "path"}
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    return value

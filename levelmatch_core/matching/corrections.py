@@ -1,0 +1,196 @@
+"""From the solutions of all stages to one correction an exposure, with its status."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import hypot
+from typing import Self
+
+from pydantic import Field as Described
+
+from levelmatch_core.images.exposure import Exposure, Failure, Field
+from levelmatch_core.matching.results import Component, Member, MemberResult, Solution
+from levelmatch_core.records import Record
+from levelmatch_core.sky.cutouts import CutoutRecord
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.plane import Plane
+
+
+class Status(StrEnum):
+    """What became of an exposure."""
+
+    MATCHED = "matched"
+    """Tied to another exposure in some stage; its component says to which."""
+    REFERENCE = "reference"
+    """In the tile that its component's zero is taken from."""
+    ALONE = "alone"
+    """Nothing to match with: copied through."""
+    UNTIED = "untied"
+    """It overlaps others, but every pair was rejected."""
+    FAILED = "failed"
+    """No output file; the failures say why."""
+
+
+class StageMatch(Record):
+    """One stage of one field: who took part, and what came out."""
+
+    stage: str
+    members: tuple[Member, ...]
+    solutions: tuple[Solution, ...]
+
+
+class Correction(Record):
+    """What is subtracted from one exposure."""
+
+    exposure: Exposure
+    field: str
+    status: Status
+    component: int | None = Described(default=None, description="number of the component in its field, from 1")
+    reference: str = Described(default="", description="tile that holds the component's zero, '' where none does")
+    provisional: bool = Described(default=False, description="whether the reference stands in for one that is missing")
+    stages: dict[str, Plane] = Described(default={}, description="stage -> plane subtracted, about the cutout's centre")
+    plane: Plane = Described(default=Plane(), description="sum of the stages, about the same point, without local_sky")
+    sigma: tuple[float, float, float] = Described(default=(0.0, 0.0, 0.0), description="1 sigma of level and slopes")
+    local_sky: float = Described(default=0.0, description="constant that is subtracted beside the plane")
+    partial: bool = Described(default=False, description="whether its tile or field lacks members")
+
+    @property
+    def total(self) -> Plane:
+        """All that is subtracted: the plane and the local sky."""
+        return self.plane.model_copy(update={"level": self.plane.level + self.local_sky})
+
+
+class FieldMatch(Record):
+    """All that is known of one field once it is solved."""
+
+    field: Field
+    grid: Grid
+    cutouts: dict[str, CutoutRecord] = Described(description="by exposure name, of those that did not fail")
+    stages: tuple[StageMatch, ...]
+    corrections: tuple[Correction, ...] = Described(description="sorted by exposure name, failed ones too")
+    failures: tuple[Failure, ...] = ()
+    notes: tuple[str, ...] = Described(default=(), description="what the user should know of this field")
+
+    def with_failures(self, failures: Sequence[Failure]) -> Self:
+        """Return the match with more failures, whose exposures are failed from now on."""
+        if not failures:
+            return self
+        lost = {name for failure in failures for name in failure.exposures}
+        corrections = tuple(
+            correction.model_copy(update={"status": Status.FAILED}) if correction.exposure.name in lost else correction
+            for correction in self.corrections
+        )
+        return self.model_copy(update={"corrections": corrections, "failures": (*self.failures, *failures)})
+
+
+def corrections_of(
+    field: Field, cutouts: dict[str, CutoutRecord], stages: tuple[StageMatch, ...], failures: tuple[Failure, ...]
+) -> tuple[Correction, ...]:
+    """Return the correction of every exposure of `field`: the sum of its members' planes over the stages.
+
+    The last stage's component is the exposure's component: whatever an earlier stage tied stays together.
+    """
+    lost = {name for failure in failures for name in failure.exposures}
+    partial_tiles = {exposure.tile for exposure in field.exposures if exposure.name in lost}
+    paths = _paths((name for name in cutouts if name not in lost), stages)
+    numbers = _component_numbers(paths)
+    population = Counter(numbers.values())
+    overlapping = _overlapping(stages)
+
+    def correct(exposure: Exposure) -> Correction:
+        name = exposure.name
+        if name not in paths:
+            return Correction(exposure=exposure, field=field.name, status=Status.FAILED, partial=True)
+        x0, y0 = cutouts[name].centre
+        planes = {step.stage: step.result.plane.about(x0, y0) for step in paths[name]}
+        last = paths[name][-1] if paths[name] else None
+        reference = last.component.reference if last else None
+        return Correction(
+            exposure=exposure,
+            field=field.name,
+            status=_status(
+                shared=population[numbers[name]] > 1,
+                reference=last is not None and last.member.name == reference and len(last.component.members) > 1,
+                overlapping=name in overlapping,
+            ),
+            component=numbers[name],
+            reference=reference or "",
+            stages=planes,
+            plane=sum(planes.values(), start=Plane(x0=x0, y0=y0)),
+            sigma=_sigma(paths[name], x0, y0),
+            partial=bool(lost) and (exposure.tile in partial_tiles or bool(failures)),
+        )
+
+    return tuple(correct(exposure) for exposure in field.exposures)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An exposure's part in one stage."""
+
+    stage: str
+    group: str
+    member: Member
+    result: MemberResult
+    component: Component
+
+
+def _paths(names: Iterable[str], stages: tuple[StageMatch, ...]) -> dict[str, list[_Step]]:
+    """Return each exposure's steps through the stages; a stage that had nothing to solve for it is no step."""
+    paths: dict[str, list[_Step]] = {name: [] for name in names}
+    for stage in stages:
+        members = {member.name: member for member in stage.members}
+        for solution in stage.solutions:
+            for result in solution.members:
+                step = _Step(
+                    stage=stage.stage,
+                    group=solution.group,
+                    member=members[result.name],
+                    result=result,
+                    component=solution.components[result.component],
+                )
+                for name in step.member.exposures:
+                    if name in paths:
+                        paths[name].append(step)
+    return paths
+
+
+def _component_numbers(paths: dict[str, list[_Step]]) -> dict[str, int]:
+    """Return the numbers of the components of the last stage, largest first (by exposures), then by first name."""
+    parts: dict[tuple[str, ...], list[str]] = {}
+    for name, steps in paths.items():
+        label = (steps[-1].stage, steps[-1].group, *steps[-1].component.members) if steps else ("", name)
+        parts.setdefault(label, []).append(name)
+    ordered = sorted(parts.values(), key=lambda names: (-len(names), min(names)))
+    return {name: number for number, names in enumerate(ordered, start=1) for name in names}
+
+
+def _overlapping(stages: tuple[StageMatch, ...]) -> set[str]:
+    """Return the exposures of members that have any measured pair, used or not."""
+    names: set[str] = set()
+    for stage in stages:
+        exposures = {member.name: member.exposures for member in stage.members}
+        for solution in stage.solutions:
+            for pair in solution.pairs:
+                names.update(exposures[pair.fit.first], exposures[pair.fit.second])
+    return names
+
+
+def _status(*, shared: bool, reference: bool, overlapping: bool) -> Status:
+    if reference:
+        return Status.REFERENCE
+    if shared:
+        return Status.MATCHED
+    return Status.UNTIED if overlapping else Status.ALONE
+
+
+def _sigma(steps: list[_Step], x0: float, y0: float) -> tuple[float, float, float]:
+    """Return the stages' uncertainties in quadrature, each stage's level quoted at (x0, y0)."""
+    levels, across, along = [], [], []
+    for step in steps:
+        level, slope_x, slope_y = step.result.sigma
+        levels += [level, slope_x * (x0 - step.result.plane.x0), slope_y * (y0 - step.result.plane.y0)]
+        across.append(slope_x)
+        along.append(slope_y)
+    return hypot(*levels), hypot(*across), hypot(*along)

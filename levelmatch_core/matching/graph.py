@@ -1,0 +1,159 @@
+"""The graph of members and used pairs: what hangs together, on what it hangs, and which member holds the zero."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from levelmatch_core.matching.results import Member
+
+Pair = tuple[str, str]
+
+
+def components(names: Collection[str], pairs: Iterable[Pair]) -> list[tuple[str, ...]]:
+    """Return the sets of names that pairs join, each sorted; the largest first, then by first name.
+
+    Parameters
+    ----------
+    names
+        All members; one without a pair is a component of its own.
+    pairs
+        The used pairs.
+    """
+    ordered = sorted(names)
+    if not ordered:
+        return []
+    index = {name: i for i, name in enumerate(ordered)}
+    ends = np.array([(index[a], index[b]) for a, b in pairs], dtype=np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(ends), dtype=np.int8), (ends[:, 0], ends[:, 1])), shape=(len(ordered),) * 2)
+    count, labels = connected_components(graph, directed=False)
+    found: list[list[str]] = [[] for _ in range(count)]
+    for name, label in zip(ordered, labels.tolist(), strict=True):
+        found[label].append(name)
+    return sorted((tuple(part) for part in found), key=lambda part: (-len(part), part))
+
+
+def bridges(pairs: Iterable[Pair]) -> set[Pair]:
+    """Return the pairs on which alone two parts hang together (Tarjan's low links, iterative, linear time).
+
+    Parameters
+    ----------
+    pairs
+        Each pair once.
+    """
+    edges = list(pairs)
+    near: dict[str, list[tuple[str, int]]] = {}
+    for number, (a, b) in enumerate(edges):
+        near.setdefault(a, []).append((b, number))
+        near.setdefault(b, []).append((a, number))
+    entered: dict[str, int] = {}
+    low: dict[str, int] = {}
+    found: set[Pair] = set()
+    for root, beside in near.items():
+        if root in entered:
+            continue
+        entered[root] = low[root] = len(entered)
+        stack = [(root, -1, iter(beside))]
+        while stack:
+            node, came_by, rest = stack[-1]
+            for other, number in rest:
+                if number == came_by:
+                    continue
+                if other in entered:
+                    low[node] = min(low[node], entered[other])
+                    continue
+                entered[other] = low[other] = len(entered)
+                stack.append((other, number, iter(near[other])))
+                break
+            else:
+                stack.pop()
+                if stack:
+                    parent = stack[-1][0]
+                    low[parent] = min(low[parent], low[node])
+                    if low[node] > entered[parent]:
+                        found.add(edges[came_by])
+    return found
+
+
+def cut_by(parts: Sequence[tuple[str, ...]], rejected: Iterable[Pair]) -> list[Pair]:
+    """Return the rejected pairs whose members now lie in different components: the rejection cut them apart."""
+    where = {name: number for number, part in enumerate(parts) for name in part}
+    return sorted(pair for pair in rejected if where[pair[0]] != where[pair[1]])
+
+
+def choose_reference(
+    members: Sequence[Member], pairs: Iterable[Pair], named: str | None = None, preferred: Collection[str] = ()
+) -> tuple[str, str]:
+    """Return the member that holds the zero of one component, and why.
+
+    A tile that the user names; else one that an earlier run took (the reason then says what the automatic choice would
+    be, where that differs); else the member closest in time to the dedicated backgrounds (smallest absolute
+    DT_BGR; members without one are passed over), or the twin that an earlier stage holds at 0 if that is only the
+    other half of a tile; else the one with the most usable pairs, then the most pixels, then the first name.
+
+    Parameters
+    ----------
+    members
+        The members of one component, at least one.
+    pairs
+        The used pairs (those with other members are ignored).
+    named
+        A tile's (or member's) name, or None.
+    preferred
+        Names of tiles (or members) that an earlier run took as references.
+
+    Returns
+    -------
+    name, reason
+    """
+    count = {member.name: 0 for member in members}
+    for pair in pairs:
+        if pair[0] in count and pair[1] in count:
+            count[pair[0]] += 1
+            count[pair[1]] += 1
+
+    def best(candidates: Iterable[Member]) -> Member:
+        return min(candidates, key=lambda member: (-count[member.name], -member.cutout.n_valid, member.name))
+
+    chosen = [member for member in members if named is not None and _is(member, {named})]
+    if chosen:
+        return best(chosen).name, "named by the user"
+    automatic, reason = _automatic(members, best, count)
+    kept = [member for member in members if _is(member, preferred)]
+    if not kept:
+        return automatic, reason
+    name = best(kept).name
+    differs = f"; the automatic choice would be {automatic}, {reason}" if name != automatic else ""
+    return name, f"kept from the earlier run{differs}"
+
+
+def _automatic(
+    members: Sequence[Member], best: Callable[[Iterable[Member]], Member], count: Mapping[str, int]
+) -> tuple[str, str]:
+    timed = [(abs(member.background_time), member) for member in members if member.background_time is not None]
+    if timed:
+        nearest = min(time for time, _ in timed)
+        closest = best(member for time, member in timed if time == nearest)
+        reason = f"closest in time to the dedicated backgrounds (|DT_BGR| = {nearest:g})"
+        twins = _twins(closest, members)
+        if twins:
+            return best(twins).name, f"twin of {closest.name}, which is {reason}"
+        return closest.name, reason
+    name = best(members).name
+    return name, f"most usable pairs ({count[name]}), then pixels, then name"
+
+
+def _is(member: Member, named: Collection[str]) -> bool:
+    return not {member.name, member.tile, *member.tile.split("+")}.isdisjoint(named)
+
+
+def _twins(member: Member, members: Sequence[Member]) -> list[Member]:
+    """Return the anchors of a group in which `member` is the half that is not an anchor."""
+    return [
+        other
+        for stage, group in sorted(member.groups.items())
+        if stage not in member.anchors
+        for other in members
+        if stage in other.anchors and other.groups.get(stage) == group
+    ]

@@ -1,0 +1,304 @@
+"""match(members, fit type, gauge) -> one correction a member, with its uncertainty and the story of the solve."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from levelmatch_core.errors import SolveError
+from levelmatch_core.matching import graph
+from levelmatch_core.matching.pairs import Pair, reject
+from levelmatch_core.matching.results import (
+    Component,
+    Member,
+    MemberResult,
+    PairFit,
+    PairResult,
+    Rejection,
+    Solution,
+    SolveStatus,
+)
+from levelmatch_core.matching.solvers import solve
+from levelmatch_core.matching.solvers.problem import Answer, Problem, build
+from levelmatch_core.matching.solvers.uncertainty import sigmas
+from levelmatch_core.settings import FitType, MatchSettings
+from levelmatch_core.sky.plane import Plane
+
+NAMED = 5
+"""Most pairs that a note names."""
+
+
+class Gauge(StrEnum):
+    """What fixes the plane that differences leave free in each component."""
+
+    MEAN = "mean"
+    """The mean correction is the zero plane."""
+    ANCHOR = "anchor"
+    """Members whose `anchors` hold the stage have correction 0."""
+    REFERENCE = "reference"
+    """One member of each component, its reference, has correction 0."""
+
+
+@dataclass(frozen=True)
+class _Zero:
+    """What holds the zero of a component; nothing held: the mean."""
+
+    held: frozenset[str] = frozenset()
+    reference: str | None = None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A component and what the solver said of it (no answer where there was nothing to solve)."""
+
+    component: Component
+    results: Mapping[str, tuple[Plane, tuple[float, float, float]]]
+    weights: Mapping[Pair, float]
+    answer: Answer | None
+    unknowns: int
+    notes: tuple[str, ...]
+
+
+def match(  # noqa: PLR0917 - a whole problem, in the order in which one would tell it
+    stage: str,
+    group: str,
+    members: Sequence[Member],
+    fits: Sequence[PairFit],
+    gauge: Gauge,
+    settings: MatchSettings,
+    preferred: Sequence[str] = (),
+) -> Solution:
+    """Find the corrections that make the differences of all pairs vanish together.
+
+    The result does not depend on the order of `members` or `fits`, to the last bit.
+
+    Parameters
+    ----------
+    stage
+        Name of the stage; it selects the fit type, and the anchors of `Gauge.ANCHOR`.
+    group
+        Name of the group within the stage: it goes into the solution.
+    members
+        The participants. One without a usable pair is a component of its own, with correction 0.
+    fits
+        Their measured pairs, each once, fitted with the stage's fit type.
+    gauge
+        What holds the zero.
+    settings
+        Fit types, rejection, weights and solver are read.
+    preferred
+        Tiles that an earlier run took as references (`Gauge.REFERENCE`): kept where they are still there.
+
+    Raises
+    ------
+    SolveError
+        If names are not unique, a pair names a stranger, or no finite answer exists.
+    """
+    ordered = sorted(members, key=lambda member: member.name)
+    pairs = sorted(fits, key=lambda fit: (fit.first, fit.second))
+    _check(group, ordered, pairs)
+    fit_type = settings.fit_type(stage)
+    rejected = reject(pairs, settings)
+    used = [fit for fit in pairs if _key(fit) not in rejected]
+    used_keys = [_key(fit) for fit in used]
+    by_name = {member.name: member for member in ordered}
+    found = graph.components(by_name, used_keys)
+    where = {name: number for number, part in enumerate(found) for name in part}
+    shares: list[list[PairFit]] = [[] for _ in found]
+    for fit in used:
+        shares[where[fit.first]].append(fit)
+    parts = []
+    for names, share in zip(found, shares, strict=True):
+        inside = [by_name[name] for name in names]
+        zero = _zero(inside, share, stage, gauge, settings.reference, preferred)
+        parts.append(_solve_part(inside, share, zero, fit_type, settings))
+    planes = {name: plane for part in parts for name, (plane, _) in part.results.items()}
+    hung = graph.bridges(used_keys)
+    # Two members hang together by one pair as a matter of course: no news.
+    news = {pair for pair in hung if len(found[where[pair[0]]]) > 2}
+    weights = {key: weight for part in parts for key, weight in part.weights.items()}
+    results = tuple(
+        _pair_result(fit, planes, weights.get(_key(fit), 0.0), rejected.get(_key(fit)), bridge=_key(fit) in hung)
+        for fit in pairs
+    )
+    return Solution(
+        stage=stage,
+        group=group,
+        fit_type=fit_type,
+        members=tuple(
+            MemberResult(
+                name=name, component=where[name], plane=planes[name], sigma=parts[where[name]].results[name][1]
+            )
+            for name in by_name
+        ),
+        components=tuple(part.component for part in parts),
+        pairs=results,
+        status=_status(parts, results, _graph_notes(found, rejected, used, news), settings),
+    )
+
+
+def _key(fit: PairFit) -> Pair:
+    return fit.first, fit.second
+
+
+def _check(group: str, members: Sequence[Member], fits: Sequence[PairFit]) -> None:
+    names = Counter(member.name for member in members)
+    twice = [name for name, count in names.items() if count > 1]
+    twice += [f"{a} - {b}" for (a, b), count in Counter(map(_key, fits)).items() if count > 1]
+    strange = [f"{fit.first} - {fit.second}" for fit in fits if fit.first not in names or fit.second not in names]
+    turned = [f"{fit.first} - {fit.second}" for fit in fits if fit.first >= fit.second]
+    for what, found in (
+        ("given twice", twice),
+        ("a pair of members that were not given", strange),
+        ("not ordered by name", turned),
+    ):
+        if found:
+            message = f"match of {group}: {', '.join(found[:NAMED])}: {what}"
+            raise SolveError(message)
+
+
+# -- one component ----------------------------------------------------------------------------------------------------
+def _solve_part(
+    members: Sequence[Member], fits: Sequence[PairFit], zero: _Zero, fit_type: FitType, settings: MatchSettings
+) -> _Part:
+    component = Component(
+        members=tuple(member.name for member in members), reference=zero.reference, reference_reason=zero.reason
+    )
+    if not fits:
+        nothing = {member.name: (_plane_at(member, np.zeros(3)), (0.0, 0.0, 0.0)) for member in members}
+        return _Part(component, nothing, {}, None, 0, zero.notes)
+    problem = build(members, fits, fit_type, zero.held, settings)
+    answer = solve(problem, settings)
+    errors = sigmas(problem, median=fit_type == "level", seed=settings.seed)
+    lengths = np.array([1.0, 1 / problem.scale, 1 / problem.scale])
+    results = {}
+    for member, correction, error in zip(members, answer.corrections, errors, strict=True):
+        full = np.zeros((2, 3))
+        full[:, : problem.k] = correction, error
+        full *= lengths
+        results[member.name] = (_plane_at(member, full[0]), (float(full[1, 0]), float(full[1, 1]), float(full[1, 2])))
+    weights = {_key(fit): weight for fit, weight in zip(fits, _stated_weights(problem, settings), strict=True)}
+    return _Part(component, results, weights, answer, problem.unknowns, zero.notes)
+
+
+def _zero(  # noqa: PLR0917 - private, called once
+    members: Sequence[Member],
+    fits: Sequence[PairFit],
+    stage: str,
+    gauge: Gauge,
+    named: str | None,
+    preferred: Sequence[str],
+) -> _Zero:
+    if gauge is Gauge.MEAN:
+        return _Zero()
+    if gauge is Gauge.REFERENCE:
+        name, reason = graph.choose_reference(members, map(_key, fits), named, preferred)
+        return _Zero(frozenset({name}), name, reason)
+    held = frozenset(member.name for member in members if stage in member.anchors)
+    if held:
+        return _Zero(held, min(held), f"keeps correction 0 in {stage}")
+    note = f"no member that keeps correction 0 in {stage} is tied to {_some([member.name for member in members])}"
+    return _Zero(notes=(note + ("" if len(members) == 1 else ": their mean correction is 0 instead"),))
+
+
+def _plane_at(member: Member, coefficients: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Plane:
+    level, slope_x, slope_y = coefficients.tolist()
+    x0, y0 = member.cutout.centre
+    return Plane(level=level, slope_x=slope_x, slope_y=slope_y, x0=x0, y0=y0)
+
+
+def _stated_weights(problem: Problem, settings: MatchSettings) -> list[float]:
+    """Return the weights as the weight method defines them: 1, the pixels, 1/rms^2, or the inverse variance."""
+    if settings.weight_method == "equal":
+        return [1.0] * len(problem.weights)
+    if settings.weight_method == "npix":
+        return problem.n_used.tolist()
+    if settings.weight_method == "rms":
+        return (problem.rms**-2.0).tolist()
+    return problem.weights.tolist()
+
+
+# -- the story --------------------------------------------------------------------------------------------------------
+def _pair_result(
+    fit: PairFit, planes: Mapping[str, Plane], weight: float, rejected: Rejection | None, *, bridge: bool
+) -> PairResult:
+    left = fit.plane + -(planes[fit.second] + -planes[fit.first])
+    return PairResult(
+        fit=fit,
+        weight=weight,
+        rejected=rejected,
+        bridge=bridge,
+        residual=left.level,
+        residual_rms=_plane_rms(fit, left),
+    )
+
+
+def _plane_rms(fit: PairFit, plane: Plane) -> float:
+    """Return the rms of a plane about the pair's centroid over the pixels that the fit used."""
+    coefficients = np.array([plane.level, plane.slope_x, plane.slope_y])
+    moments = np.array(fit.moments).reshape(3, 3) / fit.n_used
+    return float(np.sqrt(max(0.0, coefficients @ moments @ coefficients)))
+
+
+def _graph_notes(
+    parts: Sequence[tuple[str, ...]],
+    rejected: Mapping[Pair, Rejection],
+    used: Sequence[PairFit],
+    hung: set[Pair],
+) -> list[str]:
+    notes = []
+    cut = graph.cut_by(parts, rejected)
+    if cut:
+        named = [f"{a} - {b} ({rejected[a, b]})" for a, b in cut]
+        notes.append(f"rejected pairs that would have joined components: {_some(named)}")
+    if hung:
+        named = [f"{a} - {b}" for a, b in sorted(hung)]
+        notes.append(f"bridges, whose levels no other pair can test: {_some(named)}")
+    restless = [f"{fit.first} - {fit.second}" for fit in used if not fit.converged]
+    if restless:
+        notes.append(f"pair fits that did not settle within their iterations: {_some(restless)}")
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _status(
+    parts: Sequence[_Part], pairs: Sequence[PairResult], notes: Sequence[str], settings: MatchSettings
+) -> SolveStatus:
+    answers = [(number, part.answer) for number, part in enumerate(parts) if part.answer is not None]
+    several = len(answers) > 1
+    history = [
+        story.model_copy(update={"coefficient": f"{story.coefficient} {number}"}) if several else story
+        for number, answer in answers
+        for story in answer.history
+    ]
+    own = [
+        f"component {number}: {note}" if several else note
+        for number, part in enumerate(parts)
+        for note in (*part.notes, *(part.answer.notes if part.answer else ()))
+    ]
+    conditions = [answer.condition for _, answer in answers if answer.condition is not None]
+    used = [pair for pair in pairs if pair.rejected is None]
+    return SolveStatus(
+        converged=all(answer.converged for _, answer in answers),
+        solver=settings.solver,
+        iterations=max((answer.iterations for _, answer in answers), default=0),
+        residual_before=_rms([_plane_rms(pair.fit, pair.fit.plane) for pair in used]),
+        residual_after=_rms([pair.residual_rms for pair in used]),
+        rank=sum(answer.rank for _, answer in answers),
+        unknowns=sum(part.unknowns for part in parts),
+        condition=max(conditions, default=None),
+        history=tuple(history),
+        notes=(*notes, *own),
+    )
+
+
+def _rms(values: Sequence[float]) -> float:
+    return float(np.sqrt(np.mean(np.square(values)))) if values else 0.0

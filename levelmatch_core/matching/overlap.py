@@ -1,0 +1,293 @@
+"""The robust difference of two cutouts over their common pixels: a level, or a plane, and how well it is known.
+
+Efficiency of the level: the median of n independent normal values of standard deviation s has the standard error
+sqrt(pi/2) s / sqrt(n), 1.25 times that of the mean, which is the price of its robustness. Resampled pixels are not
+independent: with autocorrelation rho the variance of the median is s^2 / n times the sum of arcsin(rho) over all lags
+(the covariance of two normal variables' signs is (2/pi) arcsin rho), that is pi/2 from lag 0 and nearly rho from the
+rest, so that s^2 (pi/2 + correlation - 1) / n is used, `correlation` being the sum of rho.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from levelmatch_core.matching.results import PairFit
+from levelmatch_core.settings import FitType, MatchSettings
+from levelmatch_core.sky.cutouts import Cutout, CutoutRecord
+from levelmatch_core.sky.plane import Plane
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+MAD_TO_SIGMA = 1.482602218505602
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+ROUNDING = 64 * np.finfo(float).eps
+"""Residuals below this fraction of the largest difference are rounding, and are never clipped."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """second - first over the box that both cutouts cover."""
+
+    data: Array
+    """(ny, nx), data unit, NaN where either is invalid."""
+    valid: Mask
+    """(ny, nx), where both are finite."""
+    x0: int
+    """Grid column of the first pixel."""
+    y0: int
+    """Grid row of the first pixel."""
+
+    def __post_init__(self) -> None:
+        self.data.flags.writeable = False
+        self.valid.flags.writeable = False
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A fit about the middle of the difference's box; slopes are over half the box, so that all is in data units."""
+
+    keep: Mask
+    coefficients: Array
+    rms: float
+    converged: bool
+
+
+def difference(first: Cutout, second: Cutout) -> Difference | None:
+    """Subtract `first` from `second` where both are valid.
+
+    Parameters
+    ----------
+    first, second
+        Cutouts on the same grid.
+
+    Returns
+    -------
+    Difference or None
+        None where no pixel is common.
+    """
+    a, b = first.record, second.record
+    x0, y0 = max(a.x0, b.x0), max(a.y0, b.y0)
+    x1 = min(a.x0 + a.shape[1], b.x0 + b.shape[1])
+    y1 = min(a.y0 + a.shape[0], b.y0 + b.shape[0])
+    if x1 <= x0 or y1 <= y0:
+        return None
+    box_a = first.data[y0 - a.y0 : y1 - a.y0, x0 - a.x0 : x1 - a.x0]
+    box_b = second.data[y0 - b.y0 : y1 - b.y0, x0 - b.x0 : x1 - b.x0]
+    with np.errstate(invalid="ignore"):  # inf - inf: not valid, as the mask says
+        data = np.subtract(box_b, box_a, dtype=np.float64)
+    valid = np.isfinite(data)
+    if not valid.any():
+        return None
+    data[~valid] = np.nan
+    return Difference(data, valid, x0, y0)
+
+
+def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSettings) -> PairFit | None:
+    """Measure the robust difference second - first.
+
+    Parameters
+    ----------
+    first, second
+        Cutouts on the same grid; the pair is named after their records.
+    fit_type
+        "level": sigma-clipped median. "level+slope": iterated, clipped least squares of a plane.
+    settings
+        `sigma`, `maxiters`, `plane_fit_maxiters`, `plane_fit_abs_tol`, `plane_fit_rel_tol` are read.
+
+    Returns
+    -------
+    PairFit or None
+        None where no pixel is common.
+    """
+    both = difference(first, second)
+    if both is None:
+        return None
+    correlation = max(1.0, 2.0 / (first.record.noise_gain + second.record.noise_gain))
+    if fit_type == "level":
+        fit = _fit_level(both, settings)
+        inefficiency = np.pi / 2 + correlation - 1  # of the median: see the module's docstring
+    else:
+        fit = _fit_plane(both, settings)
+        inefficiency = correlation
+    extent = _extent(both.valid, first.record.axis_angle)
+    n_used, (x, y), moments = _moments(fit.keep)
+    return PairFit(
+        first=first.record.name,
+        second=second.record.name,
+        npix=int(np.count_nonzero(both.valid)),
+        n_used=n_used,
+        plane=_grid_plane(fit.coefficients, both, x, y),
+        moments=tuple(moments.ravel().tolist()),
+        rms=fit.rms,
+        stderr=float(fit.rms * np.sqrt(inefficiency / n_used)),
+        correlation=correlation,
+        extent=extent,
+        linear=_fractions(extent, first.record, second.record),
+        converged=fit.converged,
+    )
+
+
+# -- level -----------------------------------------------------------------------------------------------------------
+def clipped_median(values: Array, sigma: float, maxiters: int) -> tuple[float, float, float, bool]:
+    """Return the sigma-clipped median (centre: median, width: standard deviation), as astropy's SigmaClip would.
+
+    The values are sorted once; what is left after each clip is a run of the sorted array.
+
+    Parameters
+    ----------
+    values
+        Finite values, any order, at least one.
+    sigma
+        Limit in standard deviations.
+    maxiters
+        Most iterations.
+
+    Returns
+    -------
+    median, low, high, converged
+        The median and the extremes of what is left, and whether the last clip removed nothing.
+    """
+    ordered = np.sort(values, axis=None)
+    low, high = 0, ordered.size
+    converged = False
+    for _ in range(maxiters):
+        centre = _sorted_median(ordered[low:high])
+        limit = sigma * float(np.std(ordered[low:high]))
+        start = low + int(np.searchsorted(ordered[low:high], centre - limit, side="left"))
+        stop = low + int(np.searchsorted(ordered[low:high], centre + limit, side="right"))
+        if start >= stop:  # sigma so small that nothing would be left: keep what there was
+            break
+        converged = start == low and stop == high
+        low, high = start, stop
+        if converged:
+            break
+    return _sorted_median(ordered[low:high]), float(ordered[low]), float(ordered[high - 1]), converged
+
+
+def _sorted_median(ordered: Array) -> float:
+    middle = ordered.size // 2
+    if ordered.size % 2:
+        return float(ordered[middle])
+    return float(0.5 * (ordered[middle - 1] + ordered[middle]))
+
+
+def _fit_level(both: Difference, settings: MatchSettings) -> _Fit:
+    values = both.data if both.valid.all() else both.data[both.valid]
+    level, low, high, converged = clipped_median(values, settings.sigma, settings.maxiters)
+    keep = (both.data >= low) & (both.data <= high)  # NaN is never kept
+    residuals = both.data[keep] - level
+    rms = float(np.sqrt(np.dot(residuals, residuals) / residuals.size))
+    return _Fit(keep, np.array([level, 0.0, 0.0]), rms, converged)
+
+
+# -- plane -----------------------------------------------------------------------------------------------------------
+def _fit_plane(both: Difference, settings: MatchSettings) -> _Fit:
+    """Fit a plane: clip about the last plane, solve the normal equations of what is left, until the plane settles."""
+    ny, nx = both.data.shape
+    x, y = _unit(nx), _unit(ny)
+    values = np.where(both.valid, both.data, 0.0)
+    measured = both.data[both.valid]
+    rounding = ROUNDING * float(np.max(np.abs(measured)))
+    # Robust start: about the median, width from the median absolute deviation, which wild pixels do not move.
+    start = float(np.median(measured))
+    width = MAD_TO_SIGMA * float(np.median(np.abs(measured - start)))
+    keep = both.valid & (np.abs(values - start) <= settings.sigma * max(width, rounding))
+    coefficients = _solve_plane(values, keep, x, y)
+    converged = False
+    for _ in range(settings.plane_fit_maxiters):
+        residuals = np.abs(values - (coefficients[0] + coefficients[1] * x + coefficients[2] * y[:, None]))
+        inside = residuals[keep]
+        width = float(np.sqrt(np.dot(inside, inside) / inside.size))
+        keep = both.valid & (residuals <= settings.sigma * width + rounding)
+        if not keep.any():  # sigma so small that nothing would be left
+            keep = both.valid
+        before, coefficients = coefficients, _solve_plane(values, keep, x, y)
+        change = np.abs(coefficients - before)
+        allowed = np.maximum(settings.plane_fit_abs_tol, settings.plane_fit_rel_tol * np.abs(coefficients))
+        converged = bool(np.all(change <= allowed))
+        if converged:
+            break
+    residuals = (values - (coefficients[0] + coefficients[1] * x + coefficients[2] * y[:, None]))[keep]
+    rms = float(np.sqrt(np.dot(residuals, residuals) / residuals.size))
+    return _Fit(keep, coefficients, rms, converged)
+
+
+def _unit(n: int) -> Array:
+    """Return pixel positions about the middle, in units of half the box."""
+    return (np.arange(n, dtype=np.float64) - (n - 1) / 2) / (n / 2)
+
+
+def _solve_plane(values: Array, keep: Mask, x: Array, y: Array) -> Array:
+    """Return the least-squares plane [level, slopes] of the kept pixels; a slope that they do not see is 0."""
+    weight = keep.astype(np.float64)
+    kept = values * weight
+    columns, rows = kept.sum(axis=0), kept.sum(axis=1)
+    right = np.array([rows.sum(), columns @ x, rows @ y])
+    return np.linalg.pinv(_moment_matrix(weight, x, y), rcond=1e-12, hermitian=True) @ right
+
+
+def _moment_matrix(weight: Array, x: Array, y: Array) -> Array:
+    """Return the sum of [1, x, y] outer itself, by sums over rows and columns."""
+    columns, rows = weight.sum(axis=0), weight.sum(axis=1)
+    n, sx, sy = rows.sum(), columns @ x, rows @ y
+    sxx, syy, sxy = columns @ (x * x), rows @ (y * y), y @ (weight @ x)
+    return np.array([[n, sx, sy], [sx, sxx, sxy], [sy, sxy, syy]])
+
+
+def _moments(keep: Mask) -> tuple[int, tuple[float, float], Array]:
+    """Return the number, the centroid (within the box) and the 3x3 moments about it of the kept pixels."""
+    ny, nx = keep.shape
+    weight = keep.astype(np.float64)
+    columns, rows = weight.sum(axis=0), weight.sum(axis=1)
+    n = rows.sum()
+    cx, cy = float(columns @ np.arange(nx) / n), float(rows @ np.arange(ny) / n)
+    moments = _moment_matrix(weight, np.arange(nx, dtype=np.float64) - cx, np.arange(ny, dtype=np.float64) - cy)
+    moments[0, 1:] = moments[1:, 0] = 0.0  # about the centroid: 0 but for rounding
+    return int(n), (cx, cy), moments
+
+
+def _grid_plane(coefficients: Array, both: Difference, x: float, y: float) -> Plane:
+    """Return the fit as a plane on the grid, about the centroid (x, y) within the box."""
+    ny, nx = both.data.shape
+    slope_x, slope_y = coefficients[1] / (nx / 2), coefficients[2] / (ny / 2)
+    middle = Plane(
+        level=float(coefficients[0]),
+        slope_x=float(slope_x),
+        slope_y=float(slope_y),
+        x0=both.x0 + (nx - 1) / 2,
+        y0=both.y0 + (ny - 1) / 2,
+    )
+    return middle.about(both.x0 + x, both.y0 + y)
+
+
+# -- extents -----------------------------------------------------------------------------------------------------------
+def _extent(valid: Mask, angle: float) -> tuple[float, float]:
+    """Return the size of the valid area along an axis at `angle` and across it, from the ends of the rows only.
+
+    All valid pixels lie in the convex hull of the row ends, so their extremes in any direction are exact.
+    """
+    rows = np.flatnonzero(valid.any(axis=1))
+    left = valid[rows].argmax(axis=1)
+    right = valid.shape[1] - 1 - valid[rows, ::-1].argmax(axis=1)
+    x, y = np.concatenate([left, right]), np.concatenate([rows, rows])
+    along = x * np.cos(angle) + y * np.sin(angle)
+    across = y * np.cos(angle) - x * np.sin(angle)
+    return float(np.ptp(along)) + 1.0, float(np.ptp(across)) + 1.0  # pixels have a width
+
+
+def _fractions(extent: tuple[float, float], first: CutoutRecord, second: CutoutRecord) -> tuple[float, float]:
+    """Return `extent` as the larger fraction of either member's own extent, on the first member's two axes.
+
+    The second member's rectangle is projected onto the first's axes, as the overlap itself is measured.
+    """
+    turn = second.axis_angle - first.axis_angle
+    cosine, sine = abs(np.cos(turn)), abs(np.sin(turn))
+    along, across = second.extent
+    projected = (along * cosine + across * sine, along * sine + across * cosine)
+    one, other = (
+        float(min(1.0, size / max(1.0, min(own, theirs))))
+        for size, own, theirs in zip(extent, first.extent, projected, strict=True)
+    )
+    return one, other

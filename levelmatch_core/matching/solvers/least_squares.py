@@ -1,0 +1,59 @@
+"""Weighted sparse joint least squares over all pairs of a component: the default solver, exact in one step."""
+
+import numpy as np
+
+from levelmatch_core.errors import SolveError
+from levelmatch_core.matching.solvers.normal import NormalEquations, scores
+from levelmatch_core.matching.solvers.problem import Answer, Problem
+
+REFINEMENTS = 2
+"""Corrections of the solution by its own residuals: normal equations lose half of the digits, these win them back."""
+ILL_CONDITIONED = 1e13
+"""Above this condition the weakest mode is rounding."""
+
+
+def solve(problem: Problem, slope_sd: float | None = None) -> Answer:
+    """Solve for all corrections of a component together.
+
+    Planes are solved jointly with each pair's moment matrix: a thin overlap fixes the level and the slope along it,
+    and says nothing about the slope across it.
+
+    Parameters
+    ----------
+    problem
+        The component.
+    slope_sd
+        Standard deviation of a Gaussian prior on every slope, data unit over `problem.scale` grid pixels; None for
+        none.
+
+    Raises
+    ------
+    SolveError
+        If the answer is not finite.
+    """
+    equations = NormalEquations(problem, slope_sd)
+    shape = (len(problem.names), problem.k)
+    corrections = np.zeros(shape)
+    for _ in range(1 + REFINEMENTS):
+        downhill = scores(problem, problem.residuals(corrections), problem.moments)
+        downhill = downhill - equations.prior * corrections.ravel()
+        corrections = corrections + equations.apply_inverse(downhill).reshape(shape)
+    if not np.all(np.isfinite(corrections)):
+        message = f"the solve of {problem.names[0]} and {shape[0] - 1} more members gave no finite answer"
+        raise SolveError(message)
+    notes = []
+    if equations.rank < problem.unknowns:
+        missing = problem.unknowns - equations.rank
+        notes.append(f"{missing} of {problem.unknowns} unknowns are not measured by any overlap; they were left at 0")
+    condition = equations.condition
+    well = condition is None or condition < ILL_CONDITIONED
+    if not well:
+        notes.append(f"the normal matrix is nearly singular (condition {condition:.1e}): its weakest mode is rounding")
+    return Answer(
+        corrections=problem.to_gauge(corrections),
+        converged=well,
+        iterations=1,
+        rank=equations.rank,
+        condition=condition,
+        notes=tuple(notes),
+    )

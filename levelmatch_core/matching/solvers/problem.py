@@ -1,0 +1,197 @@
+"""The level problem of one component as arrays: what every solver is given, and what it gives back.
+
+Inside the solvers a slope is the change over `scale` grid pixels (half a member), so that every coefficient is in data
+units, and each member's coefficients are about its own centre: the normal matrix is then as well conditioned as the
+overlaps allow, wherever the mosaic lies on its grid.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from levelmatch_core.matching.pairs import outline
+from levelmatch_core.matching.results import Convergence, Member, PairFit
+from levelmatch_core.settings import FitType, MatchSettings
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+RMS_FLOOR = 1e-3
+"""A pair's rms counts in its weight as at least this fraction of the median rms (1 where that is 0): a noise-free pair
+among noisy ones then weighs a million times more and not infinitely."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One component with N members, K used pairs and k coefficients a member (1: levels, 3: planes)."""
+
+    names: tuple[str, ...]
+    """Members, sorted."""
+    centres: Array
+    """(N, 2) x, y about which each member's coefficients are, grid pixels."""
+    outlines: tuple[object, ...]
+    """N polygons (shapely), grid pixels."""
+    scale: float
+    """Grid pixels over which a slope is counted."""
+    held: NDArray[np.bool_]
+    """(N,) members whose correction is 0. None held: the mean correction is the zero plane."""
+    first: Index
+    """(K,) index of the first member."""
+    second: Index
+    """(K,) index of the second member."""
+    centroids: Array
+    """(K, 2) x, y about which each pair's delta is, grid pixels."""
+    delta: Array
+    """(K, k) second - first, data unit."""
+    moments: Array
+    """(K, k, k) mean over the pixels used of [1, x, y] outer itself, about the centroid, lengths in `scale`."""
+    weights: Array
+    """(K,) weight of a pair's level; its matrix in the solve is weight times moments. Their mean is that of the inverse
+    variances for every weight method, so that a prior in data units keeps its meaning."""
+    n_used: Array
+    """(K,) pixels used."""
+    rms: Array
+    """(K,) scatter about the fit, data unit, floored."""
+    correlation: Array
+    """(K,) pixels a statistically independent pixel."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+
+    @property
+    def k(self) -> int:
+        """Coefficients a member."""
+        return int(self.delta.shape[1])
+
+    @property
+    def mean_gauge(self) -> bool:
+        """Whether the mean correction is the zero plane, because no member is held."""
+        return not bool(self.held.any())
+
+    @property
+    def unknowns(self) -> int:
+        """Coefficients that the differences should determine: all but those of the held members, or of the mean."""
+        return (len(self.names) - max(1, int(self.held.sum()))) * self.k
+
+    def shifts(self, of: Index) -> Array:
+        """Return (K, k, k) matrices that take the coefficients of members `of` to each pair's centroid."""
+        return shift(self.centres[of], self.centroids, self.scale, self.k)
+
+    def residuals(self, corrections: Array) -> Array:
+        """Return (K, k) what is left of each delta after `corrections` (N, k) are subtracted."""
+        there = np.einsum("kab,kb->ka", self.shifts(self.second), corrections[self.second])
+        here = np.einsum("kab,kb->ka", self.shifts(self.first), corrections[self.first])
+        return self.delta - (there - here)
+
+    def mean_plane(self, corrections: Array) -> Array:
+        """Return (N, k) the mean of all members' planes, about each member's centre."""
+        common = np.broadcast_to(self.centres.mean(axis=0), self.centres.shape)
+        mean = np.einsum("nab,nb->a", shift(self.centres, common, self.scale, self.k), corrections) / len(self.names)
+        return np.einsum("nab,b->na", shift(common, self.centres, self.scale, self.k), mean)
+
+    def to_gauge(self, corrections: Array) -> Array:
+        """Return the corrections less their mean plane; with held members they are in their gauge already."""
+        return corrections - self.mean_plane(corrections) if self.mean_gauge else corrections
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a solver found for a component."""
+
+    corrections: Array
+    """(N, k) to be subtracted, about each member's centre, slopes over `scale` pixels, data unit."""
+    converged: bool
+    iterations: int
+    rank: int
+    """Coefficients that the differences determine, of `Problem.unknowns`."""
+    condition: float | None
+    """Estimated 2-norm (dense) or 1-norm (sparse) condition of the diagonally scaled normal matrix."""
+    history: tuple[Convergence, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def shift(start: Array, end: Array, scale: float, k: int) -> Array:
+    """Return (M, k, k) matrices that turn coefficients about `start` (M, 2) into those about `end`."""
+    matrices = np.broadcast_to(np.eye(k), (len(start), k, k)).copy()
+    if k == 3:
+        matrices[:, 0, 1:] = (end - start) / scale
+    return matrices
+
+
+def member_scale(members: Sequence[Member]) -> float:
+    """Return half the median size of the members' boxes: the length over which slopes are counted, grid pixels."""
+    return float(np.median([max(member.cutout.shape) for member in members])) / 2
+
+
+def build(
+    members: Sequence[Member],
+    fits: Sequence[PairFit],
+    fit_type: FitType,
+    held: Collection[str],
+    settings: MatchSettings,
+) -> Problem:
+    """Arrange one component for the solvers.
+
+    Parameters
+    ----------
+    members
+        The members of one component, sorted by name.
+    fits
+        Its used pairs, sorted.
+    fit_type
+        "level" or "level+slope".
+    held
+        Names of members whose correction is 0; empty for mean zero.
+    settings
+        `weight_method` is read.
+    """
+    k = 1 if fit_type == "level" else 3
+    index: Mapping[str, int] = {member.name: i for i, member in enumerate(members)}
+    scale = member_scale(members)
+    n_used = np.array([fit.n_used for fit in fits], dtype=float)
+    lengths = np.array([1.0, 1 / scale, 1 / scale])
+    moments = np.array([fit.moments for fit in fits]).reshape(-1, 3, 3) / n_used[:, None, None]
+    moments = (moments * lengths[:, None] * lengths)[:, :k, :k]
+    delta = np.array([(fit.plane.level, fit.plane.slope_x * scale, fit.plane.slope_y * scale) for fit in fits])
+    rms = _floored(np.array([fit.rms for fit in fits]))
+    # stderr / rms holds the statistic's efficiency and the pixels' correlation, also where the rms is floored
+    relative = np.array(
+        [fit.stderr / fit.rms if fit.rms > 0 else (fit.correlation / fit.n_used) ** 0.5 for fit in fits]
+    )
+    return Problem(
+        names=tuple(index),
+        centres=np.array([member.cutout.centre for member in members]),
+        outlines=tuple(outline(member.cutout) for member in members),
+        scale=scale,
+        held=np.array([member.name in held for member in members]),
+        first=np.array([index[fit.first] for fit in fits], dtype=np.int64),
+        second=np.array([index[fit.second] for fit in fits], dtype=np.int64),
+        centroids=np.array([(fit.plane.x0, fit.plane.y0) for fit in fits]),
+        delta=np.ascontiguousarray(delta[:, :k]),
+        moments=np.ascontiguousarray(moments),
+        weights=_weights(settings.weight_method, n_used, rms, (rms * relative) ** -2.0),
+        n_used=n_used,
+        rms=rms,
+        correlation=np.array([fit.correlation for fit in fits]),
+    )
+
+
+def _floored(rms: Array) -> Array:
+    floor = RMS_FLOOR * float(np.median(rms))
+    return np.maximum(rms, floor) if floor > 0 else np.where(rms > 0, rms, 1.0)
+
+
+def _weights(method: str, n_used: Array, rms: Array, inverse_variance: Array) -> Array:
+    """Return each pair's weight, scaled to the mean inverse variance."""
+    weights = {
+        "equal": np.ones_like(rms),
+        "npix": n_used,
+        "rms": rms**-2.0,
+        "error": inverse_variance,
+    }[method]
+    return weights * (inverse_variance.mean() / weights.mean())

@@ -1,0 +1,85 @@
+"""The stages, as data: which members each matches with one another, and what fixes the zero.
+
+A new stage is one entry of `STAGES`, and a group of that name in the exposures that it concerns (an instrument's work).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from levelmatch_core.matching.match import Gauge
+from levelmatch_core.matching.results import Component, Member, Solution
+from levelmatch_core.sky.cutouts import CutoutRecord
+from levelmatch_core.sky.plane import Plane
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One round of matching."""
+
+    name: str
+    """As in `Exposure.groups` and in the setting `fit_type_<name>`."""
+    gauge: Gauge
+    title: str
+    """What a person reads."""
+
+
+STAGES = (
+    Stage("dithers", Gauge.MEAN, "dithers of a tile"),
+    Stage("recombine_lyot", Gauge.ANCHOR, "Lyot window to main chip"),
+    Stage("combine_nircam_short", Gauge.MEAN, "short-wavelength chips of a module"),
+    Stage("mosaic_tiles", Gauge.REFERENCE, "tiles of the mosaic"),
+)
+
+
+@dataclass(frozen=True)
+class Merger:
+    """Members that a stage tied together, on their way to become one member of the next stage."""
+
+    name: str
+    members: tuple[Member, ...]
+    planes: tuple[Plane, ...]
+    """The correction that the stage gave to each member."""
+
+    def member(self, cutout: CutoutRecord) -> Member:
+        """Return the member of the next stage, whose pixels are `cutout`."""
+        times = [member.background_time for member in self.members if member.background_time is not None]
+        return Member(
+            name=self.name,
+            exposures=tuple(sorted(name for member in self.members for name in member.exposures)),
+            cutout=cutout.model_copy(update={"name": self.name}),
+            tile="+".join(sorted({tile for member in self.members for tile in member.tile.split("+")})),
+            groups={stage: group for member in self.members for stage, group in member.groups.items()},
+            anchors=tuple(sorted({stage for member in self.members for stage in member.anchors})),
+            background_time=min(times, key=abs, default=None),
+        )
+
+
+def groups_of(stage: Stage, members: Iterable[Member]) -> dict[str, list[Member]]:
+    """Return the stage's groups by name, each with its members, all sorted; members that it passes over are absent."""
+    groups: dict[str, list[Member]] = {}
+    for member in sorted(members, key=lambda m: m.name):
+        if stage.name in member.groups:
+            groups.setdefault(member.groups[stage.name], []).append(member)
+    return dict(sorted(groups.items()))
+
+
+def mergers(stage: Stage, members: Sequence[Member], solution: Solution) -> list[Merger]:
+    """Return what goes on to the next stage: a merger for each component of the solution, never more than is tied.
+
+    The component that holds the stage's anchor, else the first, takes the group's name; a further one has `~2`, `~3`.
+    """
+    by_name = {member.name: member for member in members}
+    planes = {result.name: result.plane for result in solution.members}
+
+    def anchored(component: Component) -> bool:
+        return any(stage.name in by_name[name].anchors for name in component.members)
+
+    ordered = sorted(solution.components, key=lambda component: not anchored(component))
+    return [
+        Merger(
+            name=solution.group if number == 1 else f"{solution.group}~{number}",
+            members=tuple(by_name[name] for name in component.members),
+            planes=tuple(planes[name] for name in component.members),
+        )
+        for number, component in enumerate(ordered, start=1)
+    ]

@@ -1,0 +1,198 @@
+"""The whole way of the data: files in, corrections, files out. How jobs are run is the caller's choice.
+
+:func:`run` is what the command does; :func:`levelmatch_core.fields.match_field` is the science. Both hand their work to
+an :class:`~levelmatch_core.jobs.Each`, so that a plain loop, threads, or a workflow engine do the same work.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from levelmatch_core.fields import match_field
+from levelmatch_core.images.exposure import Failure, Field, Inventory
+from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.jobs import Each, FiguresJob, MosaicJob, Workspace, WriteJob, Written, parted
+from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
+from levelmatch_core.products.apply import products_of
+from levelmatch_core.products.folder import OutputFile, OutputFolder
+from levelmatch_core.products.runrecord import RunRecord, record_of
+from levelmatch_core.products.tables import write_corrections, write_pairs
+from levelmatch_core.records import Record
+from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.grid import Grid, choose_grid, serves
+from levelmatch_core.sky.store import CutoutStore
+
+logger = logging.getLogger(__name__)
+
+
+class Request(Record):
+    """What the user asked for."""
+
+    inputs: tuple[Path, ...]
+    output: Path
+    settings: MatchSettings = MatchSettings()
+    program: str = "levelmatch"
+    recursive: bool = False
+    group_by: str | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a request."""
+
+    request: Request
+    inventory: Inventory
+    matches: tuple[FieldMatch, ...]
+    record: RunRecord
+    changed: bool
+    """Whether any file of the output was written, replaced or removed."""
+    seconds: float
+
+    @property
+    def corrections(self) -> tuple[Correction, ...]:
+        """Every exposure's correction, field by field."""
+        return tuple(correction for match in self.matches for correction in match.corrections)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """All that was left out."""
+        return self.inventory.failures + tuple(failure for match in self.matches for failure in match.failures)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every exposure is matched, reference or alone."""
+        left_over = {Status.UNTIED, Status.FAILED}
+        return not self.failures and not any(correction.status in left_over for correction in self.corrections)
+
+
+def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Each]) -> RunResult:
+    """Do what was asked: match, and write the output folder.
+
+    Parameters
+    ----------
+    request
+        Inputs, output folder and settings.
+    store
+        Where cutouts lie.
+    each_of
+        Makes the runner of jobs for a workspace.
+
+    Raises
+    ------
+    UsageError
+        If the output folder or an input cannot be used; nothing was written.
+    NoInputError
+        If no exposure is usable.
+    """
+    started = time.monotonic()
+    with OutputFolder.open(request.output, request.settings, request.inputs) as folder:
+        inventory = take_inventory(
+            request.inputs,
+            request.settings,
+            recursive=request.recursive,
+            group_by=request.group_by,
+            exclude=(request.output,),
+        )
+        for note in inventory.notes:
+            logger.warning(note)
+        for failure in inventory.failures:
+            logger.error("%s is left out: %s", failure.name, failure.reason)
+        each = each_of(Workspace(store, folder))
+        matches = tuple(
+            match_field(
+                field,
+                _grid_for(field, folder.previous),
+                request.settings,
+                each,
+                preferred=_kept(field, folder.previous),
+            )
+            for field in inventory.fields
+        )
+        matches, files = write_products(matches, request.settings, each, folder)
+        record = record_of(matches, request.settings, request.program, inventory, files)
+        seconds = time.monotonic() - started
+        changed = folder.finish(record, {"seconds": seconds})
+    return RunResult(request, inventory, matches, record, changed, seconds)
+
+
+def write_products(
+    matches: Sequence[FieldMatch], settings: MatchSettings, each: Each, folder: OutputFolder
+) -> tuple[tuple[FieldMatch, ...], list[OutputFile]]:
+    """Write corrected exposures, mosaics, figures and tables; return the fields (with what failed) and the files."""
+    files: list[OutputFile] = []
+    finished = []
+    for match in matches:
+        jobs = [
+            WriteJob(
+                label=product,
+                exposures=tuple(part.exposure.name for part in parts),
+                settings=settings,
+                product=product,
+                corrections=tuple(parts),
+                grid=match.grid,
+            )
+            for product, parts in products_of(match.corrections).items()
+        ]
+        written, failures = parted(each(jobs, f"{match.field.name}: corrected exposures"))
+        match = match.with_failures(failures)  # noqa: PLW2901 - the field goes on as what is known of it now
+        mosaics, failures = parted(each(_mosaic_jobs(match, settings), f"{match.field.name}: mosaic"))
+        drawings = [
+            FiguresJob(label=match.field.name, exposures=(), settings=settings, match=match, mosaic=done.files[0])
+            for done in mosaics
+        ]
+        figures, more = parted(each(drawings, f"{match.field.name}: figures"))
+        finished.append(match.with_failures(failures + more))
+        results: list[Written] = [*written, *mosaics, *figures]
+        for result in results:
+            files += result.files
+            for note in result.notes:
+                logger.warning("%s: %s", match.field.name, note)
+    files.append(folder.write("corrections.ecsv", lambda path: write_corrections(path, finished)))
+    files.append(folder.write("pairs.ecsv", lambda path: write_pairs(path, finished)))
+    return tuple(finished), sorted(files, key=lambda file: file.name)
+
+
+def _mosaic_jobs(match: FieldMatch, settings: MatchSettings) -> list[MosaicJob]:
+    parts = tuple(
+        (match.cutouts[correction.exposure.name], correction.plane, correction.local_sky)
+        for correction in match.corrections
+        if correction.status is not Status.FAILED
+    )
+    if not parts:
+        return []
+    field = match.field
+    return [
+        MosaicJob(
+            label=field.name,
+            exposures=(),
+            settings=settings,
+            field=field.name,
+            unit=field.unit,
+            grid=match.grid,
+            parts=parts,
+        )
+    ]
+
+
+# -- what an earlier run of the same output decided ------------------------------------------------------------------
+def _grid_for(field: Field, previous: RunRecord | None) -> Grid:
+    """Return the grid of the finished output while it serves, so that nothing is resampled again; else a new one."""
+    for known in previous.fields if previous else ():
+        if (known.instrument, known.band, known.unit) == (field.instrument, field.band, field.unit) and serves(
+            known.grid, field
+        ):
+            return known.grid
+    return choose_grid(field)
+
+
+def _kept(field: Field, previous: RunRecord | None) -> tuple[str, ...]:
+    """Return the reference tiles of the finished output."""
+    return tuple(
+        component.reference
+        for known in (previous.fields if previous else ())
+        if (known.instrument, known.band, known.unit) == (field.instrument, field.band, field.unit)
+        for component in known.components
+        if component.reference
+    )

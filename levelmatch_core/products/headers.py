@@ -1,0 +1,76 @@
+"""The cards by which a corrected image says what was done to it: a rounded summary, of which the tables are exact."""
+
+from dataclasses import dataclass
+
+from levelmatch_core.matching.corrections import Correction
+from levelmatch_core.products.rawfits import CardValue, RawHeader
+from levelmatch_core.products.runrecord import levelmatch_version
+from levelmatch_core.settings import MatchSettings
+
+_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class LocalPlane:
+    """A correction as its image sees it."""
+
+    level: float
+    """Value at the centre, data unit, all told."""
+    slope_x: float
+    """Change a column there, data unit."""
+    slope_y: float
+    """Change a row there."""
+
+
+def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, settings: MatchSettings) -> None:
+    """Put the cards of an image's correction into its SCI header.
+
+    Parameters
+    ----------
+    header
+        Is changed.
+    correction
+        Of the image, or of the main part of it.
+    local
+        The correction about the image's centre.
+    settings
+        Of the run.
+    """
+    unit = _unit(correction)
+    header.set("LVLSTAT", correction.status.value, "levelmatch: what became of this exposure")
+    header.set("LVLFIT", _fits(correction, settings), "fit type of each stage")
+    _put_numbers(header, correction, local, unit, "image centre", ("LVLLEVEL", "LVLSLPX", "LVLSLPY", "LVLSKY", "LVLERR"))
+    reference = correction.reference + ("?" if correction.provisional else "")
+    header.set("LVLREF", reference, "tile that holds the zero; ? provisional")
+    header.set("LVLPART", correction.partial, "whether its tile or field lacks members")
+    header.set("LVLVERS", levelmatch_version(), "version of levelmatch")
+
+
+def put_window_cards(header: RawHeader, correction: Correction, local: LocalPlane) -> None:
+    """Put the cards of a recombined window: what was subtracted there in place of the image's own correction."""
+    names = ("LVLLEV2", "LVLSLX2", "LVLSLY2", "LVLSKY2", "LVLERR2")
+    _put_numbers(header, correction, local, _unit(correction), "window centre", names)
+
+
+def _put_numbers(
+    header: RawHeader, correction: Correction, local: LocalPlane, unit: str, where: str, names: tuple[str, ...]
+) -> None:
+    level, slope_x, slope_y, sky, error = names
+    cards: tuple[tuple[str, CardValue, str], ...] = (
+        (level, local.level, f"[{unit}] subtracted at {where}"),
+        (slope_x, local.slope_x, f"[{unit}/pixel] its slope there along x"),
+        (slope_y, local.slope_y, f"[{unit}/pixel] its slope there along y"),
+        (sky, correction.local_sky, f"[{unit}] local sky, part of {level}"),
+        (error, correction.sigma[0], f"[{unit}] 1 sigma of {level}"),
+    )
+    for keyword, value, comment in cards:
+        header.set(keyword, float(f"{value:.{_DIGITS}g}"), comment)
+
+
+def _fits(correction: Correction, settings: MatchSettings) -> str:
+    """Return such as `dithers:level tiles:level+slope`: each stage by the last word of its name."""
+    return " ".join(f"{stage.rpartition('_')[2]}:{settings.fit_type(stage)}" for stage in correction.stages)
+
+
+def _unit(correction: Correction) -> str:
+    return correction.exposure.unit or "data unit"

@@ -1,0 +1,160 @@
+"""The mosaic of a field: corrected, its error, its coverage, and the same without correction, in one FITS file.
+
+The file's layout is known beforehand, so that the co-added bands go straight to their places: memory is bounded, and
+the same parts give the same bytes.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from levelmatch_core.errors import NoUsablePixelsError
+from levelmatch_core.sky.cutouts import CutoutRecord
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.pixelmap import Box
+from levelmatch_core.sky.plane import Plane
+from levelmatch_core.sky.stack import box_of, mosaic_bands
+from levelmatch_core.sky.store import CutoutStore
+
+BLOCK = 2880
+"""FITS files are made of blocks of this many bytes."""
+
+MosaicPart = tuple[CutoutRecord, Plane, float]
+"""A cutout, the correction of all stages together, and the local sky: both are subtracted."""
+
+
+def write_mosaic(
+    path: Path,
+    grid: Grid,
+    parts: Sequence[MosaicPart],
+    store: CutoutStore,
+    *,
+    unit: str = "",
+    cards: Mapping[str, Any] | None = None,
+    band_rows: int | None = None,
+) -> None:
+    """Write the unweighted mean of cutouts as a FITS file that appears whole.
+
+    HDUs: primary (no data); SCI, the mean of the corrected cutouts; ERR, the root of their summed variances over their
+    number (only if all have one); COVERAGE, their number; BEFORE, the mean without correction and with the local sky.
+    Images are float32 (NaN where nothing was seen), coverage int16 or int32; each has the celestial WCS.
+
+    Parameters
+    ----------
+    path
+        The file; replaced if it exists. Its folder must exist.
+    grid
+        Of the cutouts.
+    parts
+        At least one; their order does not matter (they are taken by name).
+    store
+        Where the cutouts lie.
+    unit
+        Of the data (BUNIT); '' for none.
+    cards
+        Further cards of the primary header; a value may be a tuple of value and comment.
+    band_rows
+        Rows co-added at a time; None chooses.
+
+    Raises
+    ------
+    NoUsablePixelsError
+        If there are no parts.
+    StoreError
+        If a cutout is missing.
+    OSError
+        If the file cannot be written.
+    """
+    if not parts:
+        message = f"{path.name}: there is nothing to make a mosaic of"
+        raise NoUsablePixelsError(message)
+    ordered = sorted(parts, key=lambda part: part[0].name)
+    corrected = [(record, plane + Plane(level=sky)) for record, plane, sky in ordered]
+    records = [record for record, _ in corrected]
+    layout = _Layout(grid, box_of(records), records, unit, cards or {})
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            layout.start(file)
+            for band in mosaic_bands(corrected, store, layout.box, band_rows=band_rows, before=True):
+                layout.put(file, "SCI", band.row0, band.mean)
+                layout.put(file, "ERR", band.row0, band.error)
+                layout.put(file, "COVERAGE", band.row0, band.coverage)
+                layout.put(file, "BEFORE", band.row0, band.before)
+        _usual_mode(Path(temporary))
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class _Layout:
+    """The headers of the file, and where the pixels of each HDU go."""
+
+    def __init__(
+        self, grid: Grid, box: Box, records: Sequence[CutoutRecord], unit: str, cards: Mapping[str, Any]
+    ) -> None:
+        self.box = box
+        counts = np.dtype(">i2" if len(records) <= np.iinfo(np.int16).max else ">i4")
+        self._types = {"SCI": np.dtype(">f4"), "COVERAGE": counts, "BEFORE": np.dtype(">f4")}
+        if all(record.has_variance for record in records):
+            self._types = {"SCI": np.dtype(">f4"), "ERR": np.dtype(">f4"), **self._types}
+        primary = fits.PrimaryHDU().header
+        primary["EXTEND"] = True
+        for name, value in cards.items():
+            primary[name] = value
+        self._headers = {"": primary.tostring().encode("ascii")}
+        self._starts: dict[str, int] = {}
+        self.length = len(self._headers[""])
+        for name, kind in self._types.items():
+            text = _image_header(name, kind, grid, box, unit).tostring().encode("ascii")
+            self._headers[name] = text
+            self._starts[name] = self.length + len(text)
+            size = box.shape[0] * box.shape[1] * kind.itemsize
+            self.length = self._starts[name] + -(-size // BLOCK) * BLOCK
+
+    def start(self, file: BinaryIO) -> None:
+        """Write the headers and make the file as long as it will be."""
+        file.truncate(self.length)
+        file.write(self._headers[""])
+        for name, start in self._starts.items():
+            file.seek(start - len(self._headers[name]))
+            file.write(self._headers[name])
+
+    def put(self, file: BinaryIO, name: str, row0: int, rows: NDArray[Any] | None) -> None:
+        """Write some rows of an HDU, if the file has it."""
+        if rows is None or name not in self._types:
+            return
+        kind = self._types[name]
+        file.seek(self._starts[name] + row0 * self.box.shape[1] * kind.itemsize)
+        file.write(rows.astype(kind).data)
+
+
+def _image_header(name: str, kind: np.dtype[Any], grid: Grid, box: Box, unit: str) -> fits.Header:
+    header = fits.Header()
+    header["XTENSION"] = ("IMAGE", "Image extension")
+    header["BITPIX"] = (-8 * kind.itemsize if kind.kind == "f" else 8 * kind.itemsize, "array data type")
+    header["NAXIS"] = 2
+    header["NAXIS1"] = box.shape[1]
+    header["NAXIS2"] = box.shape[0]
+    header["PCOUNT"] = 0
+    header["GCOUNT"] = 1
+    header["EXTNAME"] = name
+    if unit and name != "COVERAGE":
+        header["BUNIT"] = unit
+    for card, value in grid.header_cards(box.x0, box.y0).items():
+        header[card] = value
+    return header
+
+
+def _usual_mode(path: Path) -> None:
+    """Give the file the permissions that the user's other files get."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)

@@ -1,0 +1,234 @@
+"""FITS at the level of bytes: where the HDUs of a file lie, headers changed card by card, checksums.
+
+astropy rewrites what it parses; here every card and every byte that is not meant to change stays as it came.
+"""
+
+import gzip
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from levelmatch_core.errors import NotFitsError
+from levelmatch_core.images.headers import BLOCK, is_gzip, quiet
+
+_CARD = 80
+_END = b"END".ljust(_CARD)
+_CHUNK = 1 << 22
+
+CardValue = str | int | float | bool
+
+
+class RawHeader:
+    """A header as its 80-byte cards; those that are not touched stay as they are."""
+
+    def __init__(self, raw: bytes) -> None:
+        cards = [raw[at : at + _CARD] for at in range(0, len(raw), _CARD)]
+        self._cards = cards[: cards.index(_END)]
+
+    def __contains__(self, keyword: str) -> bool:
+        return self._find(keyword) is not None
+
+    def parsed(self) -> fits.Header:
+        """Return the header as astropy reads it."""
+        with quiet():
+            return fits.Header.fromstring(self.to_bytes())
+
+    def set(self, keyword: str, value: CardValue, comment: str = "") -> None:
+        """Put a card where the keyword stands, or at the end."""
+        new = _format(keyword, value, comment)
+        at = self._find(keyword)
+        if at is None:
+            self._cards += new
+        else:
+            self._cards[at : self._after(at)] = new
+
+    def remove(self, keyword: str) -> None:
+        """Remove the card of a keyword, where there is one."""
+        at = self._find(keyword)
+        if at is not None:
+            del self._cards[at : self._after(at)]
+
+    def add_history(self, text: str) -> None:
+        """Add a HISTORY record, of as many cards as it takes, at the end."""
+        with quiet():
+            lines = fits.Header([("HISTORY", _ascii(text))]).tostring(endcard=False, padding=False)
+        self._cards += _cut(lines.encode("ascii"))
+
+    def to_bytes(self) -> bytes:
+        """Return the header with END, padded to whole blocks."""
+        raw = b"".join([*self._cards, _END])
+        return raw.ljust(_padded(len(raw)))
+
+    def _find(self, keyword: str) -> int | None:
+        start = keyword.encode("ascii").ljust(8) + b"="
+        return next((at for at, card in enumerate(self._cards) if card.startswith(start)), None)
+
+    def _after(self, at: int) -> int:
+        """Return the index after a card and the CONTINUE cards that belong to it."""
+        at += 1
+        while at < len(self._cards) and self._cards[at].startswith(b"CONTINUE"):
+            at += 1
+        return at
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where an HDU lies in its file, in bytes."""
+
+    header: int
+    data: int
+    end: int
+
+
+class RawFile:
+    """A FITS file, decompressed where it is gzipped, that gives out the bytes of its HDUs. Made by :func:`open_raw`."""
+
+    def __init__(self, file: BinaryIO, spans: tuple[Span, ...], *, gzipped: bool) -> None:
+        self._file = file
+        self.spans = spans
+        self.gzipped = gzipped
+
+    def header(self, index: int) -> RawHeader:
+        """Return the header of an HDU."""
+        span = self.spans[index]
+        return RawHeader(self._read(span.header, span.data))
+
+    def data(self, index: int) -> bytes:
+        """Return the data of an HDU with its padding."""
+        span = self.spans[index]
+        return self._read(span.data, span.end)
+
+    def image(self, index: int) -> NDArray[np.generic]:
+        """Return a copy of the stored values, big-endian, of an image that is not compressed."""
+        header = self.header(index).parsed()
+        axes = [int(header[f"NAXIS{axis}"]) for axis in range(int(header["NAXIS"]), 0, -1)]
+        dtype = np.dtype(STORED[int(header["BITPIX"])])
+        return np.frombuffer(self.data(index), dtype, int(np.prod(axes))).reshape(axes).copy()
+
+    def copy(self, out: BinaryIO, start: int, end: int | None) -> None:
+        """Copy bytes from `start` to `end` (or the file's end) to `out`."""
+        self._file.seek(start)
+        left = end - start if end is not None else None
+        while left is None or left > 0:
+            chunk = self._file.read(_CHUNK if left is None else min(_CHUNK, left))
+            if not chunk:
+                return
+            out.write(chunk)
+            left = None if left is None else left - len(chunk)
+
+    def _read(self, start: int, end: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(end - start)
+
+
+STORED = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+"""BITPIX -> numpy's name of the stored type (FITS standard 4.0, table 8)."""
+
+
+@contextmanager
+def open_raw(path: Path, shown: str) -> Iterator[RawFile]:
+    """Open a file for reading.
+
+    Raises
+    ------
+    NotFitsError
+        If it cannot be read as FITS.
+    """
+    with path.open("rb") as file:
+        gzipped = is_gzip(file)
+        try:
+            stream: BinaryIO = io.BytesIO(gzip.decompress(file.read())) if gzipped else file
+            spans = _spans(stream)
+        except (EOFError, ValueError, gzip.BadGzipFile, fits.VerifyError) as error:
+            message = f"{shown}: damaged since it was read ({error}); fetch it again"
+            raise NotFitsError(message) from error
+        yield RawFile(stream, spans, gzipped=gzipped)
+
+
+def _spans(stream: BinaryIO) -> tuple[Span, ...]:
+    # compressed images are taken as the tables that they are stored as
+    with (
+        quiet(),
+        fits.open(stream, mode="readonly", memmap=False, lazy_load_hdus=False, disable_image_compression=True) as hdus,
+    ):
+        infos = [hdu.fileinfo() for hdu in hdus]
+    return tuple(Span(info["hdrLoc"], info["datLoc"], info["datLoc"] + info["datSpan"]) for info in infos)
+
+
+def padded(data: bytes) -> bytes:
+    """Return an image's bytes, filled up with zeros to whole blocks."""
+    return data.ljust(_padded(len(data)), b"\0")
+
+
+def renew_checksums(header: RawHeader, data: bytes) -> None:
+    """Renew DATASUM and CHECKSUM, where the header has them (FITS standard 4.0, section 4.4.2.7 and appendix J).
+
+    Parameters
+    ----------
+    header
+        Is changed.
+    data
+        Padded to whole blocks.
+    """
+    datasum = _sum(data)
+    if "DATASUM" in header:
+        header.set("DATASUM", str(datasum), "data unit checksum")
+    if "CHECKSUM" in header:
+        header.set("CHECKSUM", "0" * 16, "HDU checksum")
+        header.set("CHECKSUM", _encoded(_sum(header.to_bytes(), datasum)), "HDU checksum")
+
+
+def _sum(data: bytes, start: int = 0) -> int:
+    """Return the 32-bit ones' complement sum of bytes."""
+    total = start + int(np.frombuffer(data, ">u4").sum(dtype=np.uint64))
+    while total >> 32:
+        total = (total & 0xFFFFFFFF) + (total >> 32)
+    return total
+
+
+def _encoded(checksum: int) -> str:
+    """Return the ASCII form of a checksum's complement (FITS standard 4.0, appendix J.2)."""
+    complement = 0xFFFFFFFF - checksum
+    columns = []
+    for shift in (24, 16, 8, 0):
+        byte = (complement >> shift) & 0xFF
+        four = [byte // 4 + 48] * 4
+        four[0] += byte % 4
+        # no character may be punctuation: pairs are moved apart until none is
+        while any(58 <= c <= 64 or 91 <= c <= 96 for c in four):
+            for first in (0, 2):
+                if any(58 <= c <= 64 or 91 <= c <= 96 for c in four[first : first + 2]):
+                    four[first] += 1
+                    four[first + 1] -= 1
+        columns.append(four)
+    text = "".join(chr(columns[byte][repeat]) for repeat in range(4) for byte in range(4))
+    return text[-1] + text[:-1]
+
+
+def _format(keyword: str, value: CardValue, comment: str) -> list[bytes]:
+    plain = _ascii(value) if isinstance(value, str) else value
+    with quiet():
+        image = str(fits.Card(keyword, plain, _ascii(comment)))
+    return _cut(image.encode("ascii"))
+
+
+def _cut(raw: bytes) -> list[bytes]:
+    raw = raw.ljust(-(-len(raw) // _CARD) * _CARD)
+    return [raw[at : at + _CARD] for at in range(0, len(raw), _CARD)]
+
+
+def _ascii(text: str) -> str:
+    """Return text as FITS allows it in a header: printable ASCII, the rest escaped."""
+    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return printable.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK

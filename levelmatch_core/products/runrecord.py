@@ -1,0 +1,281 @@
+"""run.json: what a run did, as a record that depends on nothing but input, settings and versions."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field as Described
+from pydantic import ValidationError
+
+from levelmatch_core.errors import OutputFolderError
+from levelmatch_core.images.exposure import Failure, Inventory
+from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
+from levelmatch_core.matching.results import Component, Solution
+from levelmatch_core.records import Record
+from levelmatch_core.settings import MatchSettings, roles_by_name
+from levelmatch_core.sky.grid import Grid
+
+SCHEMA = 1
+"""Version of run.json's layout."""
+
+LIBRARIES = ("numpy", "scipy", "astropy", "reproject", "photutils")
+"""Libraries whose versions can change a digit."""
+
+
+class OutputFile(Record):
+    """One file of the output folder."""
+
+    name: str = Described(description="path relative to the folder, posix")
+    sha256: str
+
+
+class InputFile(Record):
+    """One file that came in."""
+
+    file: str = Described(description="as tables show it")
+    sha256: str
+
+
+class ComponentSummary(Record):
+    """One component of a field: exposures whose relative levels are known."""
+
+    number: int = Described(description="from 1, the largest first")
+    exposures: int
+    reference: str = Described(description="tile that holds the zero, '' where none does")
+    reference_reason: str
+    provisional: bool = Described(description="whether the reference stands in for one that is missing")
+    local_sky: float = Described(description="constant subtracted from all its exposures, data unit")
+
+
+class StageSummary(Record):
+    """One stage of a field, all its groups together."""
+
+    stage: str
+    fit_type: str
+    groups: int
+    members: int
+    components: int
+    solver: str
+    converged: bool = Described(description="whether every group's solve did")
+    unconverged: tuple[str, ...] = Described(description="groups whose solve did not")
+    iterations: int = Described(description="most of any group")
+    residual_before: float = Described(description="rms of the used pairs' differences before, data unit")
+    residual_after: float = Described(description="the same after")
+    pairs: int
+    used: int
+    rejected: dict[str, int] = Described(description="pairs by reason")
+    notes: tuple[str, ...]
+
+
+class FieldSummary(Record):
+    """One field."""
+
+    name: str
+    instrument: str
+    band: str
+    unit: str
+    grid: Grid
+    tiles: tuple[str, ...]
+    components: tuple[ComponentSummary, ...]
+    stages: tuple[StageSummary, ...]
+    counts: dict[str, int] = Described(description="exposures by status")
+
+
+class RunRecord(Record):
+    """The whole run."""
+
+    schema_version: int = SCHEMA
+    levelmatch: str = Described(description="version")
+    libraries: dict[str, str] = Described(description="versions")
+    program: str
+    band: str | None
+    settings: dict[str, Any] = Described(description="all but those that say how to run")
+    inputs: tuple[InputFile, ...] = Described(description="sorted")
+    fields: tuple[FieldSummary, ...] = Described(description="sorted by name")
+    counts: dict[str, int] = Described(description="exposures by status, those that never became one not among them")
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+    partial: bool = Described(description="whether anything was left out")
+    files: tuple[OutputFile, ...] = Described(description="the manifest: all files but run.json and log.json; sorted")
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of run.json: the same for the same record."""
+        return json_bytes(self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> "RunRecord":
+        """Read a run.json.
+
+        Raises
+        ------
+        OutputFolderError
+            If the file is not a run.json that this version can read.
+        """
+        try:
+            data = json.loads(path.read_bytes())
+            found = data["schema_version"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            message = f"{path}: not a run.json of levelmatch ({type(error).__name__}: {error}); choose another folder"
+            raise OutputFolderError(message) from error
+        if found != SCHEMA:
+            message = (
+                f"{path}: schema version {found}, this levelmatch reads {SCHEMA}; choose another folder, or use the "
+                f"version of levelmatch that made it ({data.get('levelmatch', 'unknown')})"
+            )
+            raise OutputFolderError(message)
+        try:
+            return cls.from_json(data)
+        except ValidationError as error:
+            message = f"{path}: not a run.json of levelmatch: {error}; choose another folder"
+            raise OutputFolderError(message) from error
+
+
+def json_bytes(data: object) -> bytes:
+    """Return JSON with sorted keys, indented by one, with a newline at its end."""
+    text = json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    # a file name that is not valid Unicode travels as lone surrogates, which utf-8 alone refuses
+    return (text + "\n").encode("utf-8", "backslashreplace")
+
+
+def levelmatch_version() -> str:
+    """Return levelmatch's version; 'unknown' where it is used without being installed."""
+    try:
+        return version("levelmatch")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def record_of(
+    field_matches: Iterable[FieldMatch],
+    settings: MatchSettings,
+    program: str,
+    inventory: Inventory,
+    files: Iterable[OutputFile],
+    notes: Sequence[str] = (),
+) -> RunRecord:
+    """Return the record of a run.
+
+    Parameters
+    ----------
+    field_matches
+        All fields, solved; in any order.
+    settings
+        The settings of the run.
+    program
+        The program's name.
+    inventory
+        All that came in.
+    files
+        The output's files without run.json and log.json.
+    notes
+        What the user should know, beside the inventory's notes; in order, doubles dropped.
+    """
+    matches = sorted(field_matches, key=lambda match: match.field.name)
+    corrections = [correction for match in matches for correction in match.corrections]
+    failures = {*inventory.failures, *(failure for match in matches for failure in match.failures)}
+    inputs = {(e.file, e.digest) for field in inventory.fields for e in field.exposures}
+    roles = roles_by_name()
+    return RunRecord(
+        levelmatch=levelmatch_version(),
+        libraries={name: version(name) for name in LIBRARIES},
+        program=program,
+        band=settings.band,
+        settings={name: value for name, value in settings.model_dump(mode="json").items() if roles[name] != "run"},
+        inputs=tuple(InputFile(file=file, sha256=digest) for file, digest in sorted(inputs)),
+        fields=tuple(_field(match) for match in matches),
+        counts=_counts(corrections),
+        failures=tuple(sorted(failures, key=lambda failure: (failure.name, failure.step, failure.reason))),
+        notes=tuple(dict.fromkeys([*inventory.notes, *notes])),
+        partial=bool(failures) or any(correction.partial for correction in corrections),
+        files=tuple(sorted(files, key=lambda file: file.name)),
+    )
+
+
+def _counts(corrections: Iterable[Correction]) -> dict[str, int]:
+    found = Counter(correction.status for correction in corrections)
+    return {status.value: found[status] for status in Status}
+
+
+def _field(match: FieldMatch) -> FieldSummary:
+    return FieldSummary(
+        name=match.field.name,
+        instrument=match.field.instrument,
+        band=match.field.band,
+        unit=match.field.unit,
+        grid=match.grid,
+        tiles=tuple(sorted({exposure.tile for exposure in match.field.exposures})),
+        components=_components(match),
+        stages=tuple(_stage(stage) for stage in match.stages),
+        counts=_counts(match.corrections),
+    )
+
+
+def _components(match: FieldMatch) -> tuple[ComponentSummary, ...]:
+    parts: dict[int, list[Correction]] = {}
+    for correction in match.corrections:
+        if correction.component is not None:
+            parts.setdefault(correction.component, []).append(correction)
+    return tuple(
+        ComponentSummary(
+            number=number,
+            exposures=len(part),
+            reference=part[0].reference,
+            reference_reason=_reason(match, part[0].exposure.name),
+            provisional=any(correction.provisional for correction in part),
+            local_sky=part[0].local_sky,
+        )
+        for number, part in sorted(parts.items())
+    )
+
+
+def _reason(match: FieldMatch, exposure: str) -> str:
+    """Return why the reference was chosen, as the last stage that the exposure took part in has it."""
+    for stage in reversed(match.stages):
+        component = component_of(stage, exposure)
+        if component is not None:
+            return component.reference_reason
+    return ""
+
+
+def component_of(stage: StageMatch, exposure: str) -> Component | None:
+    """Return the component of a stage that an exposure is in, None if it takes no part."""
+    member = next((member.name for member in stage.members if exposure in member.exposures), None)
+    components = (component for solution in stage.solutions for component in solution.components)
+    return next((component for component in components if member in component.members), None)
+
+
+def _stage(stage: StageMatch) -> StageSummary:
+    solutions = stage.solutions
+    pairs = [pair for solution in solutions for pair in solution.pairs]
+    rejected = Counter(pair.rejected.value for pair in pairs if pair.rejected is not None)
+    return StageSummary(
+        stage=stage.stage,
+        fit_type="/".join(sorted({solution.fit_type for solution in solutions})),
+        groups=len(solutions),
+        members=sum(len(solution.members) for solution in solutions),
+        components=sum(len(solution.components) for solution in solutions),
+        solver="/".join(sorted({solution.status.solver for solution in solutions})),
+        converged=all(solution.status.converged for solution in solutions),
+        unconverged=tuple(solution.group for solution in solutions if not solution.status.converged),
+        iterations=max((solution.status.iterations for solution in solutions), default=0),
+        residual_before=_pooled((s, s.status.residual_before) for s in solutions),
+        residual_after=_pooled((s, s.status.residual_after) for s in solutions),
+        pairs=len(pairs),
+        used=len(pairs) - rejected.total(),
+        rejected=dict(sorted(rejected.items())),
+        notes=tuple(f"{solution.group}: {note}" for solution in solutions for note in solution.status.notes),
+    )
+
+
+def _pooled(rms_of: Iterable[tuple[Solution, float]]) -> float:
+    """Return the rms over the used pairs of all groups, from each group's rms."""
+    squares, count = 0.0, 0
+    for solution, rms in rms_of:
+        used = sum(pair.rejected is None for pair in solution.pairs)
+        squares += used * rms**2
+        count += used
+    return math.sqrt(squares / count) if count else 0.0

@@ -1,0 +1,35 @@
+"""The plain runner: jobs in a loop or in threads, no engine, nothing remembered but what the cutout store holds."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from levelmatch_core.errors import LevelMatchError
+from levelmatch_core.images.exposure import Failure
+from levelmatch_core.jobs import Job, Workspace, failure_of
+from levelmatch_core.records import Record
+
+
+@dataclass(frozen=True)
+class PlainEach:
+    """Do jobs in this process.
+
+    Threads serve, as the kernels that cost time (resampling, sorting, digests) let go of the interpreter's lock.
+    """
+
+    workspace: Workspace
+    workers: int = 1
+
+    def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:  # noqa: ARG002 - nothing is shown here
+        """Do all jobs, in their order of results."""
+        if self.workers == 1 or len(jobs) < 2:
+            return [self._outcome(job) for job in jobs]
+        with ThreadPoolExecutor(self.workers) as pool:
+            return list(pool.map(self._outcome, jobs))
+
+    def _outcome(self, job: Job) -> Record | Failure:
+        try:
+            return job.run(self.workspace)
+        except (LevelMatchError, OSError) as error:
+            return failure_of(job, error)

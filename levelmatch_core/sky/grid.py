@@ -1,0 +1,228 @@
+"""The field's grid: one tangent plane, unbounded, on which every cutout lies at an integer offset.
+
+The grid is chosen so that no single exposure moves it: position angle and scale are rounded medians, and the tangent
+point is snapped to a fixed lattice on the sky. A field that grows keeps its grid while :func:`serves` holds.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import numpy as np
+import shapely
+from astropy.wcs import WCS
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field as Described
+
+from levelmatch_core.errors import FieldTooWideError
+from levelmatch_core.images.exposure import Exposure, Field
+from levelmatch_core.records import Record
+
+MAX_WIDTH = 10.0
+"""A field wider than this (degrees) does not fit on one tangent plane: pixels at its edge would be stretched by more
+than a percent."""
+
+MAX_DISTANCE = 6.0
+"""An existing grid serves while nothing lies farther from its tangent point than this (degrees)."""
+
+MAX_SCALE_RATIO = 1.2
+"""An existing grid serves while the median pixel scale differs from its own by less than this factor."""
+
+LATTICE = 0.5
+"""Spacing of the lattice of tangent points (degrees)."""
+
+ANGLE_STEP = 5.0
+"""Position angles are rounded to multiples of this (degrees)."""
+
+
+class Grid(Record):
+    """An unbounded TAN grid of square pixels; pixel (0, 0) is centred on the tangent point."""
+
+    ra: float = Described(description="right ascension of the tangent point, ICRS, degrees")
+    dec: float = Described(description="declination of the tangent point, ICRS, degrees")
+    angle: float = Described(description="position angle of the +y axis at the tangent point, degrees east of north")
+    scale: float = Described(description="pixel size at the tangent point, arcsec", gt=0)
+
+    def wcs(self, x0: int = 0, y0: int = 0) -> WCS:
+        """Return the WCS of the cutout whose first pixel is grid pixel (x0, y0).
+
+        A new object each time: wcslib's structures are not to be shared by threads.
+        """
+        wcs = WCS(naxis=2)
+        cosine, sine = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+        wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+        wcs.wcs.cunit = ["deg", "deg"]
+        wcs.wcs.radesys = "ICRS"
+        wcs.wcs.crval = [self.ra, self.dec]
+        wcs.wcs.crpix = [1.0 - x0, 1.0 - y0]
+        wcs.wcs.cdelt = [-self.scale / 3600.0, self.scale / 3600.0]
+        wcs.wcs.pc = [[cosine, -sine], [sine, cosine]]
+        wcs.wcs.set()
+        return wcs
+
+    def header_cards(self, x0: int = 0, y0: int = 0) -> dict[str, Any]:
+        """Return the full WCS as FITS cards, with the four numbers that :meth:`from_header_cards` reads."""
+        cosine, sine = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+        return {
+            "WCSAXES": 2,
+            "CTYPE1": "RA---TAN",
+            "CTYPE2": "DEC--TAN",
+            "CUNIT1": "deg",
+            "CUNIT2": "deg",
+            "RADESYS": "ICRS",
+            "CRVAL1": self.ra,
+            "CRVAL2": self.dec,
+            "CRPIX1": 1.0 - x0,
+            "CRPIX2": 1.0 - y0,
+            "CDELT1": -self.scale / 3600.0,
+            "CDELT2": self.scale / 3600.0,
+            "PC1_1": cosine,
+            "PC1_2": -sine,
+            "PC2_1": sine,
+            "PC2_2": cosine,
+            "LVLANGLE": self.angle,
+            "LVLSCALE": self.scale,
+        }
+
+    @classmethod
+    def from_header_cards(cls, cards: Mapping[str, Any]) -> Self:
+        """Rebuild the grid, to the last digit, from the cards that :meth:`header_cards` gave."""
+        return cls(
+            ra=float(cards["CRVAL1"]),
+            dec=float(cards["CRVAL2"]),
+            angle=float(cards["LVLANGLE"]),
+            scale=float(cards["LVLSCALE"]),
+        )
+
+
+def choose_grid(field: Field) -> Grid:
+    """Choose the grid of a field.
+
+    Parameters
+    ----------
+    field
+        At least one exposure, with footprint, scale and angle.
+
+    Returns
+    -------
+    Grid
+        Angle: the median of the exposures' position angles, brought to the tangent point along great circles, modulo
+        90 and rounded to 5 degrees, in [-45, 45). Scale: the median pixel scale, 3 significant digits. Tangent point:
+        the median of the exposures' directions, snapped to the lattice. The exposures' order does not matter.
+
+    Raises
+    ------
+    FieldTooWideError
+        If two points of the field are more than 10 degrees apart.
+    """
+    corners = np.concatenate([unit_vectors(exposure.footprint) for exposure in field.exposures])
+    centre = _median_direction([_centre(exposure) for exposure in field.exposures])
+    width = _width(corners, centre)
+    if not width <= MAX_WIDTH:
+        found = f"{width:.1f} degrees wide" if math.isfinite(width) else "spread over more than a hemisphere"
+        message = (
+            f"field {field.name}: {len(field.exposures)} exposures are {found}, more than the {MAX_WIDTH:.0f} degrees "
+            "that one tangent plane may hold: match it in parts, with fewer files at a time"
+        )
+        raise FieldTooWideError(message)
+    ra, dec = _snap(centre)
+    basis = _tangent_basis(unit_vectors([(ra, dec)])[0])
+    angles = [_angle_at(basis, _centre(exposure), exposure.angle) for exposure in field.exposures]
+    return Grid(ra=ra, dec=dec, angle=_rounded_angle(angles), scale=_rounded_scale(field))
+
+
+def serves(grid: Grid, field: Field) -> bool:
+    """Say whether an existing grid may be kept for this field.
+
+    It may while all footprints lie within 6 degrees of its tangent point and the median pixel scale is within 20 %.
+    """
+    corners = np.concatenate([unit_vectors(exposure.footprint) for exposure in field.exposures])
+    tangent = unit_vectors([(grid.ra, grid.dec)])[0]
+    near = bool(np.all(_separation(corners, tangent) <= MAX_DISTANCE))
+    ratio = _rounded_scale(field) / grid.scale
+    return near and 1.0 / MAX_SCALE_RATIO < ratio < MAX_SCALE_RATIO
+
+
+def unit_vectors(points: ArrayLike) -> NDArray[np.float64]:
+    """Return the unit vectors, (n, 3), of (n, 2) right ascensions and declinations in degrees."""
+    ra, dec = np.radians(np.asarray(points, dtype=float).reshape(-1, 2)).T
+    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+
+
+def _separation(vectors: NDArray[np.float64], centre: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the angles (degrees) between unit vectors and one of them, good at any size."""
+    chord = np.linalg.norm(vectors - centre, axis=1)
+    return np.degrees(2.0 * np.arcsin(np.minimum(chord / 2.0, 1.0)))
+
+
+def _normalised(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    length = float(np.linalg.norm(vector))
+    return vector / length if length > 0 else np.array([0.0, 0.0, 1.0])
+
+
+def _centre(exposure: Exposure) -> NDArray[np.float64]:
+    return _normalised(unit_vectors(exposure.footprint).mean(axis=0))
+
+
+def _median_direction(directions: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return _normalised(np.median(np.stack(list(directions)), axis=0))
+
+
+def _tangent_basis(tangent: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rows east, north, outward at a point; at a pole as its right ascension 0 would have them."""
+    x, y, z = tangent
+    horizontal = math.hypot(x, y)
+    # below 1e-12 the point is the pole (cos 90 degrees is 6e-17 in doubles)
+    east = np.array([-y, x, 0.0]) / horizontal if horizontal > 1e-12 else np.array([0.0, 1.0, 0.0])
+    north = np.cross([x, y, z], east)
+    return np.stack([east, north, tangent])
+
+
+def _width(corners: NDArray[np.float64], centre: NDArray[np.float64]) -> float:
+    """Return the largest distance (degrees) between two points; infinite where they fill more than a hemisphere."""
+    radius = float(_separation(corners, centre).max())
+    if 2.0 * radius <= MAX_WIDTH:
+        return 2.0 * radius
+    if radius >= 80.0:
+        return math.inf
+    plane = corners @ _tangent_basis(centre).T
+    hull = shapely.convex_hull(shapely.multipoints(plane[:, :2] / plane[:, 2:]))
+    edge = shapely.get_coordinates(hull)
+    directions = np.column_stack([edge, np.ones(len(edge))]) @ _tangent_basis(centre)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    return max(float(_separation(directions, one).max()) for one in directions)
+
+
+def _snap(direction: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the lattice point nearest in its row: rows of declination, each divided evenly in right ascension."""
+    dec = LATTICE * round(math.degrees(math.atan2(direction[2], math.hypot(direction[0], direction[1]))) / LATTICE)
+    points = max(1, round(360.0 * math.cos(math.radians(dec)) / LATTICE))
+    ra = math.degrees(math.atan2(direction[1], direction[0])) % 360.0
+    return (round(ra * points / 360.0) % points) * 360.0 / points, dec
+
+
+def _angle_at(basis: NDArray[np.float64], centre: NDArray[np.float64], angle: float) -> float:
+    """Return the angle (degrees, east of north at the tangent point) of a direction elsewhere, on the tangent plane.
+
+    The derivative of the gnomonic projection (xi, eta) = (v.east, v.north) / v.outward along the direction. Near a
+    pole position angles themselves turn with right ascension; on the plane they do not.
+    """
+    east, north, _ = _tangent_basis(centre)
+    along = math.cos(math.radians(angle)) * north + math.sin(math.radians(angle)) * east
+    xi, eta, depth = basis @ centre
+    dxi, deta, ddepth = basis @ along
+    return math.degrees(math.atan2(dxi * depth - xi * ddepth, deta * depth - eta * ddepth))
+
+
+def _rounded_angle(angles: Iterable[float]) -> float:
+    """Return the circular median modulo 90, rounded to 5 degrees, in [-45, 45)."""
+    turned = [math.radians(4.0 * angle) for angle in angles]
+    mean = math.degrees(math.atan2(math.fsum(map(math.sin, turned)), math.fsum(map(math.cos, turned)))) / 4.0
+    deviations = [(math.degrees(angle) / 4.0 - mean + 45.0) % 90.0 - 45.0 for angle in turned]
+    # nine digits, so that rounding noise decides no tie
+    median = round(mean + float(np.median(deviations)), 9)
+    return float((ANGLE_STEP * round(median / ANGLE_STEP) + 45.0) % 90.0 - 45.0)
+
+
+def _rounded_scale(field: Field) -> float:
+    return float(f"{np.median([exposure.scale for exposure in field.exposures]):.3g}")

@@ -1,0 +1,75 @@
+"""Masks of sources, and the sky level that is left between them."""
+
+import math
+
+import numpy as np
+from astropy.stats import sigma_clipped_stats
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from levelmatch_core.errors import NoUsablePixelsError
+
+Image = NDArray[np.floating]
+
+
+def source_mask(
+    data: Image, *, sigma: float = 3.0, npixels: int = 3, dilate_size: int = 7, max_iters: int = 20
+) -> NDArray[np.bool_]:
+    """Return True on sources: connected pixels above a sigma-clipped background, dilated.
+
+    The same as photutils' `detect_threshold`, `detect_sources` (eight neighbours connect) and `make_source_mask`, which
+    a test holds; done here because photutils warns where there is no source, and warnings cannot be caught in threads.
+
+    Parameters
+    ----------
+    data
+        (rows, columns), NaN where invalid.
+    sigma
+        Threshold above the background and limit of the clipping, standard deviations.
+    npixels
+        Connected pixels that make a source.
+    dilate_size
+        Side of the square by which sources grow, pixels; 1 leaves them.
+    max_iters
+        Most clipping iterations.
+    """
+    good = data[np.isfinite(data)]
+    if good.size == 0:
+        return np.zeros(data.shape, dtype=bool)
+    mean, _, scatter = sigma_clipped_stats(good, sigma=sigma, maxiters=max_iters)
+    # NaN compares false: invalid pixels are in no source
+    labels, _ = ndimage.label(data > mean + sigma * scatter, structure=np.ones((3, 3), dtype=bool))
+    sources = np.bincount(labels.ravel()) >= npixels
+    sources[0] = False
+    # of a square, dilation is the running maximum, which is separable
+    grown: NDArray[np.bool_] = ndimage.maximum_filter(sources[labels], size=dilate_size, mode="constant", cval=0)
+    return grown
+
+
+def local_sky(data: Image, *, sigma: float = 3.0, npixels: int = 3, dilate_size: int = 7, max_iters: int = 20) -> float:
+    """Return the sigma-clipped median of what lies between the sources.
+
+    Parameters
+    ----------
+    data, sigma, npixels, dilate_size, max_iters
+        As in :func:`source_mask`.
+
+    Raises
+    ------
+    NoUsablePixelsError
+        If no pixel is left.
+    """
+    sources = source_mask(data, sigma=sigma, npixels=npixels, dilate_size=dilate_size, max_iters=max_iters)
+    sky = data[~sources & np.isfinite(data)]
+    if sky.size == 0:
+        message = (
+            f"no pixel of {data.shape[0]} x {data.shape[1]} is left for the local sky: {int(sources.sum())} are masked "
+            f"as sources, {int((~np.isfinite(data)).sum())} are invalid; switch do_local_subtraction off"
+        )
+        raise NoUsablePixelsError(message)
+    _, median, _ = sigma_clipped_stats(sky, sigma=sigma, maxiters=max_iters)
+    median = float(median)
+    if not math.isfinite(median):
+        message = f"the local sky of {sky.size} pixels came out as {median}: the pixels' values are out of range"
+        raise NoUsablePixelsError(message)
+    return median

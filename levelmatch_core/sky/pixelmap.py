@@ -1,0 +1,356 @@
+"""The map between a grid's pixels and an exposure's, fast and with a measured error.
+
+The exact map is sampled on a coarse lattice, joined by cubic splines, and compared with the exact map between the
+nodes; the lattice is refined until the largest error is below :data:`MAX_ERROR`, and where that does not help the
+exact map is used. Any APE-14 WCS will do: FITS with or without distortions, or gwcs.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.coordinates import ICRS, SkyCoord
+from astropy.wcs import WCS
+from astropy.wcs.utils import wcs_to_celestial_frame
+from astropy.wcs.wcsapi import BaseHighLevelWCS, HighLevelWCSWrapper
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import CubicSpline
+
+from levelmatch_core.errors import NoWcsError, PixelMapError
+from levelmatch_core.sky import kernels
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.plane import Plane
+
+MAX_ERROR = 1e-3
+"""Largest error of a map (pixels of what it maps to)."""
+
+STEPS = (64.0, 32.0, 16.0)
+"""Spacings of the lattice that are tried in turn (pixels); below the last the exact map costs no more."""
+
+MAX_RETURN_ERROR = 1.0
+"""A position counts only if the way back ends within this distance (pixels), as in reproject."""
+
+INVERSE_TOLERANCE = 1e-6
+"""To this the inverse of a FITS distortion is iterated (pixels)."""
+
+BAND_PIXELS = 1 << 18
+"""Pixels for which the exact map is computed at a time: bounds the memory."""
+
+SIDE_POINTS = 32
+"""Points along each side of an outline."""
+
+Floats = NDArray[np.float64]
+Transform = Callable[[Floats, Floats], Floats]
+"""From x, y of any one shape to a (2, ...) array; NaN where there is no counterpart."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of grid pixels."""
+
+    x0: int
+    """First column."""
+    y0: int
+    """First row."""
+    shape: tuple[int, int]
+    """Rows, columns."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where on the grid a rectangle of image pixels lies."""
+
+    box: Box
+    """All grid pixels that it can reach."""
+    outline: tuple[tuple[float, float], ...]
+    """(x, y) of its corners and of the middles of its sides, grid pixels, in order."""
+    axis_angle: float
+    """Angle of the image's +x axis, at the middle of the rectangle, from the grid's +x, radians."""
+
+
+@dataclass(frozen=True)
+class PixelMap:
+    """A map from one image's pixels to another's."""
+
+    exact: Transform
+    """The map by the WCSs themselves."""
+    pieces: Floats | None
+    """The splines in power form, (cells in y, cells in x, 4, 4, 2); None where only the exact map is good enough."""
+    lattice: Floats
+    """First node and spacing in x, then in y."""
+    error: float
+    """Largest distance from the exact map that was measured, pixels; 0 for the exact map."""
+
+    def at(self, x: ArrayLike, y: ArrayLike) -> Floats:
+        """Return the (2, ...) positions to which x, y map."""
+        x, y = np.broadcast_arrays(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
+        if self.pieces is None:
+            return self.exact(x, y)
+        out = np.empty((self.pieces.shape[-1], x.size))
+        kernels.spline_points(self.pieces, self.lattice, x.ravel(), y.ravel(), out)
+        return out.reshape(-1, *x.shape)
+
+    def on(self, box: Box) -> Floats:
+        """Return the (2, rows, columns) positions to which the pixels of a box map."""
+        if self.pieces is None:
+            y, x = np.mgrid[box.y0 : box.y0 + box.shape[0], box.x0 : box.x0 + box.shape[1]].astype(float)
+            return self.exact(x, y)
+        out = np.empty((self.pieces.shape[-1], *box.shape))
+        kernels.spline_box(self.pieces, self.lattice, float(box.x0), float(box.y0), out)
+        return out
+
+    def bands(self, box: Box) -> list[Box]:
+        """Cut a box into bands of rows for which the exact map fits into modest memory."""
+        rows = max(1, BAND_PIXELS // max(box.shape[1], 1))
+        return [
+            Box(box.x0, box.y0 + row, (min(rows, box.shape[0] - row), box.shape[1]))
+            for row in range(0, box.shape[0], rows)
+        ]
+
+
+def grid_to_image(grid: Grid, wcs: WCS | BaseHighLevelWCS, shape: tuple[int, int], box: Box) -> PixelMap:
+    """Map grid pixels within a box to the pixels of an image.
+
+    Parameters
+    ----------
+    grid
+        The grid.
+    wcs
+        The image's celestial WCS (two pixel axes), APE 14.
+    shape
+        Rows, columns of the image.
+    box
+        Where on the grid the map is wanted.
+
+    Raises
+    ------
+    NoWcsError
+        If the WCS is not celestial with two axes.
+    PixelMapError
+        If no pixel of the box has a counterpart.
+    """
+    to_sky, to_pixel = sky_transforms(wcs)
+    grid_to_sky, sky_to_grid = sky_transforms(grid.wcs())
+
+    def exact(x: Floats, y: Floats) -> Floats:
+        with np.errstate(all="ignore"):
+            positions = to_pixel(*grid_to_sky(x, y))
+            back = sky_to_grid(*to_sky(*positions))
+            lost = ~(np.hypot(back[0] - x, back[1] - y) <= MAX_RETURN_ERROR)
+        positions[:, lost] = np.nan
+        return positions
+
+    return _fit(exact, box, seen_within=shape)
+
+
+def image_to_grid(grid: Grid, wcs: WCS | BaseHighLevelWCS, shape: tuple[int, int]) -> PixelMap:
+    """Map the pixels of an image (rows, columns in `shape`) to grid pixels; parameters as in :func:`grid_to_image`."""
+    return _fit(_to_grid(grid, wcs), Box(0, 0, shape))
+
+
+def plane_on_image(
+    plane: Plane, grid: Grid, wcs: WCS | BaseHighLevelWCS | None, shape: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Return a plane's values, (rows, columns), on the pixels of an image; a level needs no WCS.
+
+    Raises
+    ------
+    NoWcsError
+        If the plane has slopes and there is no WCS, or as in :func:`image_to_grid`.
+    PixelMapError
+        If a pixel of the image has no counterpart on the grid.
+    """
+    if plane.is_level:
+        return np.full(shape, plane.level)
+    if wcs is None:
+        message = "a plane with slopes cannot be put on an image that has no WCS"
+        raise NoWcsError(message)
+    to_grid = image_to_grid(grid, wcs, shape)
+    if to_grid.pieces is None:
+        box = Box(0, 0, shape)
+        values = np.concatenate([plane(*to_grid.on(band)) for band in to_grid.bands(box)])
+        if not np.all(np.isfinite(values)):
+            message = "pixels of the image have no counterpart on the grid: check the WCS of the image"
+            raise PixelMapError(message)
+        return values
+    # a plane of splines is a spline: one evaluation instead of two
+    pieces = plane.slope_x * to_grid.pieces[..., :1] + plane.slope_y * to_grid.pieces[..., 1:]
+    pieces[:, :, 3, 3, 0] += plane.level - plane.slope_x * plane.x0 - plane.slope_y * plane.y0
+    out = np.empty((1, *shape))
+    kernels.spline_box(pieces, to_grid.lattice, 0.0, 0.0, out)
+    return out[0]
+
+
+def place(
+    grid: Grid,
+    wcs: WCS | BaseHighLevelWCS,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+) -> Placement:
+    """Say where on the grid a rectangle of image pixels lies.
+
+    Parameters
+    ----------
+    grid, wcs
+        The grid and the image's WCS.
+    rows, columns
+        The rectangle, half open, counted from 0; its outline runs along pixel edges.
+
+    Raises
+    ------
+    NoWcsError
+        If the WCS is not celestial with two axes.
+    PixelMapError
+        If the outline has no place on the grid.
+    """
+    outline = _outline(rows, columns)
+    x, y = (columns[0] + columns[1] - 1) / 2, (rows[0] + rows[1] - 1) / 2
+    axis = np.array([[x - 0.5, x + 0.5], [y, y]])
+    with np.errstate(all="ignore"):
+        xx, yy = _to_grid(grid, wcs)(*np.concatenate([outline, axis], axis=1))
+    if not (np.all(np.isfinite(xx)) and np.all(np.isfinite(yy))):
+        message = (
+            f"the outline of rows {rows}, columns {columns} has no place on the grid about RA {grid.ra:.4f}, "
+            f"Dec {grid.dec:.4f}: check the image's WCS"
+        )
+        raise PixelMapError(message)
+    # half a pixel for what the outline bends between the points
+    left, right = math.floor(xx.min() - 0.5), math.ceil(xx.max() + 0.5)
+    bottom, top = math.floor(yy.min() - 0.5), math.ceil(yy.max() + 0.5)
+    every = SIDE_POINTS // 2  # corners and middles of the sides
+    return Placement(
+        box=Box(left, bottom, (top - bottom + 1, right - left + 1)),
+        outline=tuple(zip(xx[:-2:every].tolist(), yy[:-2:every].tolist(), strict=True)),
+        axis_angle=math.atan2(yy[-1] - yy[-2], xx[-1] - xx[-2]),
+    )
+
+
+def _outline(rows: tuple[int, int], columns: tuple[int, int]) -> Floats:
+    """Return (2, n) x, y along the pixel edges about a rectangle, in order, from its first corner."""
+    bottom, top = rows[0] - 0.5, rows[1] - 0.5
+    left, right = columns[0] - 0.5, columns[1] - 0.5
+    step = np.arange(SIDE_POINTS) / SIDE_POINTS
+    none, all_ = np.zeros(SIDE_POINTS), np.ones(SIDE_POINTS)
+    x = left + (right - left) * np.concatenate([step, all_, 1 - step, none])
+    y = bottom + (top - bottom) * np.concatenate([none, step, all_, 1 - step])
+    return np.stack([x, y])
+
+
+def sky_transforms(wcs: WCS | BaseHighLevelWCS) -> tuple[Transform, Transform]:
+    """Return pixel -> (RA, Dec) and back, in ICRS degrees.
+
+    Raises
+    ------
+    NoWcsError
+        If the WCS is not celestial with two axes.
+    """
+    if isinstance(wcs, WCS):
+        if wcs.naxis != 2 or not wcs.has_celestial:
+            message = f"expected a celestial WCS of two axes, found {wcs.naxis} axes of types {list(wcs.wcs.ctype)}"
+            raise NoWcsError(message)
+        return _fits_transforms(wcs)
+    return _general_transforms(wcs)
+
+
+def _fits_transforms(wcs: WCS) -> tuple[Transform, Transform]:
+    frame = wcs_to_celestial_frame(wcs)
+    turned = not isinstance(frame, ICRS)
+    lon, lat = wcs.wcs.lng, wcs.wcs.lat
+
+    def to_sky(x: Floats, y: Floats) -> Floats:
+        world = wcs.all_pix2world(x, y, 0)
+        sky = np.stack([world[lon], world[lat]])
+        return _turn(sky, frame, ICRS()) if turned else sky
+
+    def to_pixel(ra: Floats, dec: Floats) -> Floats:
+        sky = _turn(np.stack([ra, dec]), ICRS(), frame) if turned else (ra, dec)
+        world = sky if lon < lat else sky[::-1]
+        # quiet: what did not converge is found by the way back
+        pixel = wcs.all_world2pix(*world, 0, tolerance=INVERSE_TOLERANCE, maxiter=40, quiet=True)
+        return np.stack(pixel)
+
+    return to_sky, to_pixel
+
+
+def _general_transforms(wcs: BaseHighLevelWCS) -> tuple[Transform, Transform]:
+    high = wcs if isinstance(wcs, BaseHighLevelWCS) else HighLevelWCSWrapper(wcs)
+    probe = high.low_level_wcs
+    kinds = {entry[0] for entry in probe.world_axis_object_classes.values()}
+    if probe.pixel_n_dim != 2 or probe.world_n_dim != 2 or kinds != {SkyCoord}:
+        message = f"expected a celestial WCS of two axes, found {list(probe.world_axis_physical_types)}"
+        raise NoWcsError(message)
+
+    def to_sky(x: Floats, y: Floats) -> Floats:
+        sky = high.pixel_to_world(x, y).icrs
+        return np.stack([sky.ra.deg, sky.dec.deg])
+
+    def to_pixel(ra: Floats, dec: Floats) -> Floats:
+        good = np.isfinite(ra) & np.isfinite(dec)
+        pixel = np.full((2, *np.shape(ra)), np.nan)
+        pixel[:, good] = high.world_to_pixel(SkyCoord(ra[good], dec[good], unit="deg", frame="icrs"))
+        return pixel
+
+    return to_sky, to_pixel
+
+
+def _turn(sky: Floats, source: object, target: object) -> Floats:
+    # a latitude that is not finite would be refused; its longitude stays NaN and marks it
+    latitude = np.where(np.isfinite(sky[1]), sky[1], 0.0)
+    turned = SkyCoord(sky[0], latitude, unit="deg", frame=source).transform_to(target).spherical
+    return np.stack([turned.lon.deg, np.where(np.isfinite(sky[1]), turned.lat.deg, np.nan)])
+
+
+def _to_grid(grid: Grid, wcs: WCS | BaseHighLevelWCS) -> Transform:
+    to_sky, _ = sky_transforms(wcs)
+    _, sky_to_grid = sky_transforms(grid.wcs())
+
+    def exact(x: Floats, y: Floats) -> Floats:
+        return sky_to_grid(*to_sky(x, y))
+
+    return exact
+
+
+def _fit(exact: Transform, box: Box, seen_within: tuple[int, int] | None = None) -> PixelMap:
+    """Sample, join and check; only positions on the image (rows, columns in `seen_within`) count in the check."""
+    found = False
+    for step in STEPS:
+        x, y = _nodes(box.x0, box.shape[1], step), _nodes(box.y0, box.shape[0], step)
+        nodes = np.stack(np.meshgrid(x, y)).reshape(2, -1)
+        middles = np.stack(np.meshgrid((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2)).reshape(2, -1)
+        positions = exact(*np.concatenate([nodes, middles], axis=1))
+        samples, truth = positions[:, : nodes.shape[1]], positions[:, nodes.shape[1] :]
+        lattice = np.array([x[0], x[1] - x[0], y[0], y[1] - y[0]])
+        found = found or bool(np.isfinite(samples).any())
+        if not np.isfinite(samples).all():
+            break  # somewhere the map does not exist: no spline crosses that
+        fitted = PixelMap(exact, _pieces(x, y, samples.reshape(2, len(y), len(x))), lattice, math.inf)
+        error = np.hypot(*(fitted.at(*middles) - truth))
+        if seen_within is not None:
+            margin = 2 * step
+            limits = np.array(seen_within[::-1])[:, None] - 0.5 + margin
+            seen = np.all((truth >= -0.5 - margin) & (truth <= limits), axis=0)
+            error = error[seen] if seen.any() else error
+        worst = float(error.max())
+        if worst < MAX_ERROR:
+            return PixelMap(exact, fitted.pieces, lattice, worst)
+    if not found:
+        message = (
+            f"no pixel of {box} has a counterpart by the image's WCS: the WCS cannot be inverted there, check its "
+            "distortion terms"
+        )
+        raise PixelMapError(message)
+    return PixelMap(exact, None, lattice, 0.0)
+
+
+def _nodes(first: int, size: int, step: float) -> Floats:
+    """Return nodes, evenly spaced, from the first pixel's outer edge to the last's."""
+    cells = max(3, math.ceil(size / step))
+    return np.linspace(first - 0.5, first + size - 0.5, cells + 1)
+
+
+def _pieces(x: Floats, y: Floats, samples: Floats) -> Floats:
+    """Return the power form of the tensor-product not-a-knot spline through samples (axes, y, x)."""
+    along_y = CubicSpline(y, samples, axis=1).c  # (4, cells in y, axes, x)
+    both = CubicSpline(x, along_y, axis=3).c  # (4, cells in x, 4, cells in y, axes)
+    return np.ascontiguousarray(both.transpose(3, 1, 2, 0, 4))

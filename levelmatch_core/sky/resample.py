@@ -1,0 +1,182 @@
+"""Resampling an image to a box of the grid: bilinear in one compiled pass, adaptive and exact by reproject.
+
+Variances are resampled with the squares of the weights. The noise gain is the mean over the output of the summed
+squared weights: the variance of a resampled pixel where the input's is 1 and white.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from astropy import units
+from astropy.wcs import WCS
+from astropy.wcs.wcsapi import BaseHighLevelWCS, BaseLowLevelWCS
+from numpy.typing import NDArray
+
+from levelmatch_core.sky import kernels
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.pixelmap import Box, PixelMap
+
+NOISE_SEED = 20_240_101
+"""Seed of the white noise by which the gain of reproject's kernels is measured."""
+
+Image = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """An image on a box of the grid."""
+
+    planes: Image
+    """(1 or 2, ny, nx): the data, NaN where not seen, and its variance, if any."""
+    noise_gain: float
+    """Mean of the summed squared weights over the valid pixels; NaN where there are none."""
+    ends: NDArray[np.int64]
+    """(ny, 3): first and last valid column of each row and the number of valid ones; -1, -1, 0 where there are none."""
+
+    @property
+    def data(self) -> Image:
+        """(ny, nx), the data."""
+        return self.planes[0]
+
+    @property
+    def variance(self) -> Image | None:
+        """(ny, nx), the variance, or None."""
+        return self.planes[1] if len(self.planes) > 1 else None
+
+    @property
+    def n_valid(self) -> int:
+        """Number of valid pixels."""
+        return int(self.ends[:, 2].sum())
+
+
+def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box) -> Resampled:
+    """Interpolate bilinearly, as `reproject.reproject_interp` does, edges and NaN included.
+
+    Positions in the outer half of an edge pixel take the value on its centre line; a NaN among the four neighbours
+    makes NaN. The sums are formed in double precision and stored in the type of `data`.
+
+    Parameters
+    ----------
+    data
+        (rows, columns), float32 or float64, NaN where invalid.
+    variance
+        The same shape, or None.
+    pixel_map
+        From the grid to the image.
+    box
+        Where on the grid.
+    """
+    data, variance = _prepared(data, variance)
+    planes = np.empty((1 if variance is None else 2, *box.shape), data.dtype)
+    ends = np.empty((box.shape[0], 3), np.int64)
+    empty = np.empty((0, 0), data.dtype)
+    source = empty if variance is None else variance
+    target = empty if variance is None else planes[1]
+    if pixel_map.pieces is not None:
+        origin = np.array([box.x0, box.y0], float)
+        squares = kernels.bilinear_spline(
+            data, source, pixel_map.pieces, pixel_map.lattice, origin, planes[0], target, ends
+        )
+    else:
+        squares = 0.0
+        for band in pixel_map.bands(box):
+            rows = slice(band.y0 - box.y0, band.y0 - box.y0 + band.shape[0])
+            x, y = pixel_map.on(band)
+            squares += kernels.bilinear_points(data, source, x, y, planes[0, rows], target[rows], ends[rows])
+    count = int(ends[:, 2].sum())
+    return Resampled(planes, squares / count if count else float("nan"), ends)
+
+
+def by_reproject(
+    method: Literal["adaptive", "exact"],
+    data: Image,
+    variance: Image | None,
+    wcs: WCS | BaseHighLevelWCS,
+    pixel_map: PixelMap,
+    grid: Grid,
+    box: Box,
+) -> Resampled:
+    """Resample with `reproject_adaptive` (on the fast map) or `reproject_exact` (on the WCSs themselves).
+
+    Their weights cannot be had, so that white noise of unit variance, seeded and masked as the data is, is resampled
+    beside the data: its mean square is the noise gain. The variance is resampled with the weights themselves and
+    multiplied by the gain, which is right where the variance changes little within the kernel, and on average
+    elsewhere. Surface brightness is kept, not flux.
+
+    Parameters
+    ----------
+    method
+        Which of the two.
+    data, variance, pixel_map, box
+        As in :func:`bilinear`.
+    wcs, grid
+        The image's WCS and the grid (used by 'exact').
+    """
+    data, variance = _prepared(data, variance)
+    signs = np.random.default_rng(NOISE_SEED).integers(0, 2, data.shape, dtype=np.int8)
+    noise = np.where(np.isfinite(data), (2 * signs - 1).astype(data.dtype), np.nan)
+    inputs = [data, noise] if variance is None else [data, noise, variance]
+    function: Callable[..., Any]
+    if method == "adaptive":
+        from reproject import reproject_adaptive as function  # noqa: PLC0415 - slow to import, rarely used
+
+        source, target = _MapWcs(None, box), _MapWcs(pixel_map, box)
+        options = {"roundtrip_coords": False, "boundary_mode": "ignore_threshold", "bad_value_mode": "strict"}
+    else:
+        from reproject import reproject_exact as function  # noqa: PLC0415 - slow to import, rarely used
+
+        source, target, options = wcs, grid.wcs(box.x0, box.y0), {}
+    stack = np.empty((len(inputs), *box.shape), data.dtype)
+    for image, out in zip(inputs, stack, strict=True):
+        function((image, source), target, shape_out=box.shape, output_array=out, return_footprint=False, **options)
+    bad = ~np.isfinite(stack[0])
+    stack[:, bad] = np.nan
+    ends = np.empty((box.shape[0], 3), np.int64)
+    kernels.row_ends(stack[0], ends)
+    gain = float(np.mean(np.square(stack[1][~bad], dtype=float))) if not bad.all() else float("nan")
+    planes = stack[:1] if variance is None else stack[::2] * np.array([1.0, gain], data.dtype)[:, None, None]
+    return Resampled(np.ascontiguousarray(planes), gain, ends)
+
+
+def _prepared(data: Image, variance: Image | None) -> tuple[Image, Image | None]:
+    """Return both in one native float type, as the kernels want them."""
+    kind = np.float32 if data.dtype.itemsize <= 4 and data.dtype.kind == "f" else np.float64
+    return _read_only(data, kind), None if variance is None else _read_only(variance, kind)
+
+
+def _read_only(image: Image, kind: type[np.floating]) -> Image:
+    """Return a view that cannot be written: one compiled variant for what was read and what was made."""
+    view = np.ascontiguousarray(image, dtype=kind).view()
+    view.flags.writeable = False
+    return view
+
+
+class _MapWcs(BaseLowLevelWCS):
+    """A WCS whose "world" is an image's pixels: the pixel map of the grid, or the identity of the image."""
+
+    pixel_n_dim = 2
+    world_n_dim = 2
+    world_axis_physical_types = ("custom:pixel.x", "custom:pixel.y")
+    world_axis_units = ("pix", "pix")
+    world_axis_object_components = (("x", 0, "value"), ("y", 0, "value"))
+
+    def __init__(self, pixel_map: PixelMap | None, box: Box) -> None:
+        self._map = pixel_map
+        self._box = box
+
+    @property
+    def world_axis_object_classes(self) -> dict[str, Any]:
+        return {name: (units.Quantity, (), {"unit": units.pix}) for name in ("x", "y")}
+
+    def pixel_to_world_values(self, *pixel_arrays: Any) -> Any:  # noqa: ANN401 - as APE 14 has it
+        if self._map is None:
+            return pixel_arrays
+        return tuple(self._map.at(pixel_arrays[0] + self._box.x0, pixel_arrays[1] + self._box.y0))
+
+    def world_to_pixel_values(self, *world_arrays: Any) -> Any:  # noqa: ANN401 - as APE 14 has it
+        if self._map is None:
+            return world_arrays
+        message = "the way from the image to the grid is not needed"
+        raise NotImplementedError(message)

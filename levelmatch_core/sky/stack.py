@@ -1,0 +1,210 @@
+"""Co-adding cutouts: the unweighted mean of what is left after their corrections, in bands of rows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from levelmatch_core.errors import NoUsablePixelsError
+from levelmatch_core.records import content_key
+from levelmatch_core.sky import kernels
+from levelmatch_core.sky.cutouts import CutoutRecord, extent_of, open_cutout
+from levelmatch_core.sky.pixelmap import Box
+from levelmatch_core.sky.plane import Plane
+from levelmatch_core.sky.store import CutoutStore
+
+ALGORITHM = "stack 1"
+"""Goes into every key: raise it whenever the same parts would give other numbers."""
+
+BAND_PIXELS = 1 << 19
+"""Pixels that are summed at a time: 15 MB of sums."""
+
+Part = tuple[CutoutRecord, Plane]
+"""A cutout and what is subtracted from it."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Some rows of a co-added image."""
+
+    row0: int
+    """First row, counted from the first of the box."""
+    mean: NDArray[np.float64]
+    """(rows, columns) mean of the corrected parts, NaN where there is none."""
+    error: NDArray[np.float64] | None
+    """Root of the summed variances over the number of parts; None where a part has no variance."""
+    coverage: NDArray[np.int32]
+    """Number of parts."""
+    before: NDArray[np.float64] | None
+    """The mean without corrections, where that was asked for."""
+    shares: NDArray[np.float64] | None
+    """For each part the sum over its pixels of 1 / coverage**2, where that was asked for."""
+
+
+def stack(name: str, parts: Sequence[Part], store: CutoutStore) -> CutoutRecord:
+    """Return the unweighted mean of cutouts minus their planes, as a cutout; made, or recalled from the store.
+
+    Parameters
+    ----------
+    name
+        Of the new cutout.
+    parts
+        At least one; their order does not matter (they are taken by name).
+    store
+        Where the pixels lie and go.
+
+    Returns
+    -------
+    CutoutRecord
+        Variance: the sum over N squared, if all parts have one. Noise gain: the mean of the parts', each weighted by its
+        share of the mean's variance. Angle: the first part's. Outline: the convex hull of all. One part from which
+        nothing is subtracted is returned as it is, under the new name.
+
+    Raises
+    ------
+    NoUsablePixelsError
+        If there are no parts.
+    StoreError
+        If a part is missing or the store cannot be written.
+    """
+    if not parts:
+        message = f"stack {name}: there is nothing to stack"
+        raise NoUsablePixelsError(message)
+    ordered = sorted(parts, key=lambda part: part[0].name)
+    first, plane = ordered[0]
+    if len(ordered) == 1 and plane.is_level and plane.level == 0:
+        return first.model_copy(update={"name": name})
+    key = content_key(ALGORITHM, [[record.model_copy(update={"name": ""}), plane] for record, plane in ordered])
+    known = store.recall(key)
+    if known is not None:
+        return CutoutRecord.from_json({**known, "name": name})
+    return _made(name, key, ordered, store)
+
+
+def mosaic_bands(
+    parts: Sequence[Part],
+    store: CutoutStore,
+    box: Box,
+    *,
+    band_rows: int | None = None,
+    before: bool = False,
+    shares: bool = False,
+) -> Iterator[Band]:
+    """Co-add cutouts band by band: the memory does not grow with the number of parts or rows.
+
+    Parameters
+    ----------
+    parts
+        Cutouts and the planes to be subtracted; summed in this order.
+    store
+        Where they lie.
+    box
+        The grid pixels wanted.
+    band_rows
+        Rows of a band; None takes what fits into some megabytes.
+    before, shares
+        Whether to form these too.
+
+    Raises
+    ------
+    StoreError
+        If a cutout is missing.
+    """
+    rows = band_rows or max(1, BAND_PIXELS // max(box.shape[1], 1))
+    with_variance = all(record.has_variance for record, _ in parts)
+    for row0 in range(0, box.shape[0], rows):
+        shape = (min(rows, box.shape[0] - row0), box.shape[1])
+        seen = [
+            (number, *_rows_in(record, store, Box(box.x0, box.y0 + row0, shape)), record, plane)
+            for number, (record, plane) in enumerate(parts)
+            if record.y0 < box.y0 + row0 + shape[0] and record.y0 + record.shape[0] > box.y0 + row0
+        ]
+        total, coverage = np.zeros(shape), np.zeros(shape, np.int32)
+        none = np.zeros((0, 0))
+        variances = np.zeros(shape) if with_variance else none
+        raw = np.zeros(shape) if before else none
+        for _, planes, (row, column), (x, y), _, plane in seen:
+            value = np.array([float(plane(x, y)), plane.slope_x, plane.slope_y])
+            kernels.add_part(planes[0], planes[-1], (row, column), value, total, raw, variances, coverage)
+        part_shares = np.zeros(len(parts)) if shares else None
+        if part_shares is not None:
+            for number, planes, at, *_ in seen:
+                part_shares[number] = kernels.share(planes[0], at, coverage)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            yield Band(
+                row0=row0,
+                mean=total / coverage,
+                error=np.sqrt(variances) / coverage if with_variance else None,
+                coverage=coverage,
+                before=raw / coverage if before else None,
+                shares=part_shares,
+            )
+
+
+def box_of(records: Sequence[CutoutRecord]) -> Box:
+    """Return the smallest box that holds all cutouts (at least one)."""
+    x0, y0 = min(record.x0 for record in records), min(record.y0 for record in records)
+    x1 = max(record.x0 + record.shape[1] for record in records)
+    y1 = max(record.y0 + record.shape[0] for record in records)
+    return Box(x0, y0, (y1 - y0, x1 - x0))
+
+
+def _rows_in(
+    record: CutoutRecord, store: CutoutStore, box: Box
+) -> tuple[list[NDArray[np.floating]], tuple[int, int], tuple[int, int]]:
+    """Return a cutout's planes within a box, the row and column in the box and the (x, y) on the grid of their first."""
+    cutout = open_cutout(record, store)
+    x0, y0 = max(record.x0, box.x0), max(record.y0, box.y0)
+    rows = slice(y0 - record.y0, max(0, box.y0 + box.shape[0] - record.y0))
+    columns = slice(x0 - record.x0, max(0, box.x0 + box.shape[1] - record.x0))
+    planes = [cutout.data] if cutout.variance is None else [cutout.data, cutout.variance]
+    return [_contiguous(plane[rows, columns]) for plane in planes], (y0 - box.y0, x0 - box.x0), (x0, y0)
+
+
+def _contiguous(image: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return it as the kernels are compiled for: whole rows of a cutout are so already."""
+    view = np.ascontiguousarray(image).view()
+    view.flags.writeable = False
+    return view
+
+
+def _made(name: str, key: str, parts: Sequence[Part], store: CutoutStore) -> CutoutRecord:
+    records = [record for record, _ in parts]
+    box = box_of(records)
+    has_variance = all(record.has_variance for record in records)
+    dtype = np.result_type(*(open_cutout(record, store).data.dtype for record in records))
+    planes = np.empty((2 if has_variance else 1, *box.shape), dtype)
+    weights = np.zeros(len(parts))
+    for band in mosaic_bands(parts, store, box, shares=True):
+        rows = slice(band.row0, band.row0 + band.mean.shape[0])
+        planes[0, rows] = band.mean
+        if band.error is not None:
+            planes[1, rows] = np.square(band.error)
+            planes[1, rows][band.coverage == 0] = np.nan
+        if band.shares is not None:
+            weights += band.shares
+    ends = np.empty((box.shape[0], 3), np.int64)
+    kernels.row_ends(planes[0], ends)
+    n_valid = int(ends[:, 2].sum())
+    if n_valid == 0:
+        message = f"stack {name}: none of its {len(parts)} parts has a valid pixel"
+        raise NoUsablePixelsError(message)
+    hull = shapely.convex_hull(shapely.multipoints([point for record in records for point in record.outline]))
+    corners = shapely.get_coordinates(hull)[:-1]
+    record = CutoutRecord(
+        name=name,
+        array=store.put(key, planes),
+        x0=box.x0,
+        y0=box.y0,
+        shape=box.shape,
+        has_variance=has_variance,
+        n_valid=n_valid,
+        noise_gain=float(weights @ [record.noise_gain for record in records] / weights.sum()),
+        axis_angle=records[0].axis_angle,
+        extent=extent_of(ends, records[0].axis_angle),
+        outline=tuple((float(x), float(y)) for x, y in corners),
+    )
+    store.remember(key, record.to_json())
+    return record

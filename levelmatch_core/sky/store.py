@@ -1,0 +1,226 @@
+"""The store of cutouts: arrays as plain .npy files and records as JSON, both under their key.
+
+A file appears whole, by rename, readable by its owner only. Nothing in it is ever unpickled. Whoever reads an array
+knows its sha256, so that a file that was altered or swapped is noticed; paths that lead out of the store, through
+links or otherwise, are refused.
+"""
+
+import hashlib
+import json
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field as Described
+
+from levelmatch_core.errors import StoreError
+from levelmatch_core.records import Record
+
+CHUNK = 1 << 20
+"""Bytes that are hashed and written at a time: what fits into the processor's cache is read from memory once."""
+
+KEY = re.compile(r"[0-9a-f]{16,64}")
+
+
+class StoredArray(Record):
+    """Where an array lies in the store, and the digest by which a reader knows that it is the one that was written."""
+
+    file: str = Described(description="path relative to the store's root")
+    sha256: str
+
+
+class CutoutStore:
+    """A folder of arrays and records under content keys; any number of workers may write to it at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        # (inode, size, time of change) of files whose digest this object has seen
+        self._seen: dict[StoredArray, tuple[int, int, int]] = {}
+
+    def put(self, key: str, array: NDArray[Any]) -> StoredArray:
+        """Write an array and return where it lies.
+
+        Parameters
+        ----------
+        key
+            Lower-case hexadecimal, as :func:`levelmatch_core.records.content_key` makes it.
+        array
+            Of plain numbers.
+
+        Raises
+        ------
+        StoreError
+            If the key or the array's type will not do.
+        """
+        if array.dtype.hasobject:
+            message = f"an array of type {array.dtype} cannot be stored: only plain numbers can"
+            raise StoreError(message)
+        path = self._path(key, ".npy")
+        array = np.ascontiguousarray(array)
+        digest = hashlib.sha256()
+        with self._replacing(path) as file:
+            header = _HashedHeader(file, digest)
+            np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+            data = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+            for start in range(0, len(data), CHUNK):
+                chunk = data[start : start + CHUNK]
+                digest.update(chunk)
+                file.write(chunk)
+        stored = StoredArray(file=path.relative_to(self.root).as_posix(), sha256=digest.hexdigest())
+        self._seen[stored] = _identity(path.lstat())
+        return stored
+
+    def open(self, stored: StoredArray, *, verify: bool = False, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+        """Map an array into memory, read-only.
+
+        Parameters
+        ----------
+        stored
+            What :meth:`put` returned.
+        verify
+            Whether to compare the digest of the file first.
+        shape
+            What is expected, if that is known.
+
+        Raises
+        ------
+        StoreError
+            If the file is missing, altered (where `verify`), no plain array of the shape, or lies outside the store.
+        """
+        path = self._existing(stored)
+        if verify and not self.check(stored):
+            message = f"stored array {stored.file} was altered: its sha256 is not {stored.sha256}; run again"
+            raise StoreError(message)
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            message = f"stored array {stored.file} cannot be read ({error}); run again, it will be made anew"
+            raise StoreError(message) from error
+        if shape is not None and array.shape != shape:
+            message = f"stored array {stored.file} has shape {array.shape}, expected {shape}; run again"
+            raise StoreError(message)
+        return np.asarray(array)
+
+    def check(self, stored: StoredArray) -> bool:
+        """Say whether the file is there, inside the store, not through a link, and has the digest.
+
+        A file whose digest this object has seen, and that has not been touched since, is not read again.
+        """
+        try:
+            path = self._existing(stored)
+        except StoreError:
+            return False
+        with path.open("rb", buffering=0) as file:
+            identity = _identity(os.fstat(file.fileno()))
+            if self._seen.get(stored) == identity:
+                return True
+            if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
+                return False
+        self._seen[stored] = identity
+        return True
+
+    def remember(self, key: str, record: Mapping[str, Any]) -> None:
+        """Keep a record (plain JSON) under a key."""
+        path = self._path(key, ".json")
+        text = json.dumps(record, sort_keys=True, allow_nan=False)
+        with self._replacing(path) as file:
+            file.write(text.encode())
+
+    def recall(self, key: str) -> dict[str, Any] | None:
+        """Return the record of a key; None if there is none, or if an array that it names is not whole."""
+        path = self._path(key, ".json")
+        if not self._is_plain(path):
+            return None
+        try:
+            record = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            return None  # damaged: what it describes is made anew
+        if not isinstance(record, dict) or not all(self.check(stored) for stored in _arrays_in(record)):
+            return None
+        return record
+
+    def size(self) -> int:
+        """Return the bytes of all files in the store."""
+        total = 0
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                with suppress(FileNotFoundError):  # another worker has just renamed it
+                    total += Path(folder, name).lstat().st_size
+        return total
+
+    def _path(self, key: str, suffix: str) -> Path:
+        if not KEY.fullmatch(key):
+            message = f"{key!r} is no key: expected 16 to 64 lower-case hexadecimal digits"
+            raise StoreError(message)
+        return self.root / key[:2] / f"{key}{suffix}"
+
+    def _existing(self, stored: StoredArray) -> Path:
+        folder, slash, name = stored.file.partition("/")
+        stem = name.removesuffix(".npy")
+        if not slash or not KEY.fullmatch(stem) or stem[:2] != folder or not name.endswith(".npy"):
+            message = f"stored array {stored.file!r} does not lie in the store: expected ab/abcdef....npy"
+            raise StoreError(message)
+        path = self.root / folder / name
+        if not self._is_plain(path):
+            message = f"stored array {stored.file} is missing, or is reached through a link; run again"
+            raise StoreError(message)
+        return path
+
+    def _is_plain(self, path: Path) -> bool:
+        """Say whether a file is regular and its folder is a real one."""
+        try:
+            return stat.S_ISREG(path.lstat().st_mode) and stat.S_ISDIR(path.parent.lstat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    @contextmanager
+    def _replacing(self, path: Path) -> Iterator[BinaryIO]:
+        """Open a temporary file that becomes `path` by rename."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.parent.is_symlink():
+            message = f"{path.parent} is a link: the store writes into its own folders only; remove the link"
+            raise StoreError(message)
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)  # 0600
+        try:
+            with os.fdopen(handle, "wb", buffering=0) as file:
+                yield file
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+class _HashedHeader:
+    """A file to which the header goes, and by the way the digest."""
+
+    def __init__(self, file: BinaryIO, digest: Any) -> None:  # noqa: ANN401 - hashlib names no public type
+        self._file = file
+        self._digest = digest
+
+    def write(self, data: bytes) -> int:
+        self._digest.update(data)
+        return self._file.write(data)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _arrays_in(value: object) -> Iterator[StoredArray]:
+    """Yield the stored arrays that a record names, at any depth."""
+    if isinstance(value, dict):
+        if value.keys() == StoredArray.model_fields.keys():
+            yield StoredArray.model_validate(value)
+        else:
+            for inner in value.values():
+                yield from _arrays_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _arrays_in(inner)
