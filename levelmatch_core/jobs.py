@@ -23,12 +23,12 @@ from levelmatch_core.products.folder import OutputFile, OutputFolder
 from levelmatch_core.products.mosaic import write_mosaic
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.settings import FitType, MatchSettings, Role
-from levelmatch_core.sky.cutouts import CutoutRecord, make_cutout, open_cutout
+from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray, make_cutout, open_cutout
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.masks import local_sky
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import stack
-from levelmatch_core.sky.store import CutoutStore, StoredArray
+from levelmatch_core.sky.store import CutoutStore
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +130,7 @@ class MeasureJob(Job):
     gives = PairFits
 
     stage: str
+    group: str
     fit_type: FitType
     members: tuple[Member, ...]
     pairs: tuple[tuple[str, str], ...]
@@ -158,7 +159,7 @@ class SolveJob(Job):
 
     def run(self, workspace: Workspace) -> Solution:  # noqa: ARG002 - all jobs have the same call
         """Return the solution, every component by itself."""
-        return match(self.stage, self.group, self.members, self.fits, self.gauge, self.settings, self.preferred)
+        return match(self.stage, self.group, self.members, self.fits, self.gauge, self.settings)
 
 
 class StackJob(Job):
@@ -195,7 +196,8 @@ class SkyJob(Job):
         """Return the source-masked, clipped median of the corrected exposure, on the grid."""
         cutout = open_cutout(self.cutout, workspace.store)
         settings = self.settings
-        rows, columns = np.indices(cutout.data.shape, sparse=True)
+        ny, nx = cutout.data.shape
+        rows, columns = np.ogrid[:ny, :nx]
         level = local_sky(
             cutout.data - self.correction.plane(columns + self.cutout.x0, rows + self.cutout.y0),
             sigma=settings.sigma,
@@ -217,18 +219,19 @@ class WriteJob(Job):
     """Write one corrected file."""
 
     step = "write"
+    roles = ("fit",)
     gives = Written
 
     product: str
     corrections: tuple[Correction, ...]
-    grid: Grid
+    grids: dict[str, Grid]
 
     def run(self, workspace: Workspace) -> Written:
         """Write it whole."""
         notes: list[str] = []
 
         def writer(path: Path) -> None:
-            notes.extend(write_corrected(path, self.corrections, self.grid, self.settings))
+            notes.extend(write_corrected(path, self.corrections, self.grids, self.settings))
 
         return Written(files=(workspace.output().write(f"tiles/{self.product}", writer),), notes=tuple(notes))
 

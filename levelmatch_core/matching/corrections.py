@@ -73,9 +73,9 @@ class FieldMatch(Record):
     notes: tuple[str, ...] = Described(default=(), description="what the user should know of this field")
 
     def with_failures(self, failures: Sequence[Failure]) -> Self:
-        """Return the match with more failures, whose exposures are failed from now on."""
-        if not failures:
-            return self
+        """Return the match with more failures (those that concern it), whose exposures are failed from now on."""
+        mine = {exposure.name for exposure in self.field.exposures}
+        failures = [failure for failure in failures if not failure.exposures or mine.intersection(failure.exposures)]
         lost = {name for failure in failures for name in failure.exposures}
         corrections = tuple(
             correction.model_copy(update={"status": Status.FAILED}) if correction.exposure.name in lost else correction

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it carries no types
 
 from levelmatch_core.errors import SolveError
 from levelmatch_core.matching import graph
@@ -115,7 +116,8 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     for names, share in zip(found, shares, strict=True):
         inside = [by_name[name] for name in names]
         zero = _zero(inside, share, stage, gauge, settings.reference, preferred)
-        parts.append(_solve_part(inside, share, zero, fit_type, settings))
+        with threadpool_limits(limits=1, user_api="blas"):  # threads of BLAS round as their number goes
+            parts.append(_solve_part(inside, share, zero, fit_type, settings))
     planes = {name: plane for part in parts for name, (plane, _) in part.results.items()}
     hung = graph.bridges(used_keys)
     # Two members hang together by one pair as a matter of course: no news.
@@ -173,7 +175,7 @@ def _solve_part(
         return _Part(component, nothing, {}, None, 0, zero.notes)
     problem = build(members, fits, fit_type, zero.held, settings)
     answer = solve(problem, settings)
-    errors = sigmas(problem, median=fit_type == "level", seed=settings.seed)
+    errors = sigmas(problem, seed=settings.seed)
     lengths = np.array([1.0, 1 / problem.scale, 1 / problem.scale])
     results = {}
     for member, correction, error in zip(members, answer.corrections, errors, strict=True):

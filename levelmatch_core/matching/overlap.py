@@ -5,8 +5,14 @@ sqrt(pi/2) s / sqrt(n), 1.25 times that of the mean, which is the price of its r
 independent: with autocorrelation rho the variance of the median is s^2 / n times the sum of arcsin(rho) over all lags
 (the covariance of two normal variables' signs is (2/pi) arcsin rho), that is pi/2 from lag 0 and nearly rho from the
 rest, so that s^2 (pi/2 + correlation - 1) / n is used, `correlation` being the sum of rho.
+
+Clipping at c standard deviations cuts the wings of the noise too: what is left of a normal distribution has kappa times
+its standard deviation (0.987 at 3 sigma), so that s = rms / kappa; and a clipped mean (or plane) has the variance
+rms^2 / kappa^4 over the pixels left, because those near the limit go in and out with the fit (the asymptotic variance
+of the skipped mean; Huber 1981, Robust Statistics, chapter 4).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +20,8 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
-from levelmatch_core.sky.cutouts import Cutout, CutoutRecord
+from levelmatch_core.sky.cutouts import Cutout, CutoutRecord, extent_of
+from levelmatch_core.sky.kernels import row_ends
 from levelmatch_core.sky.plane import Plane
 
 Array = NDArray[np.float64]
@@ -107,11 +114,11 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     correlation = max(1.0, 2.0 / (first.record.noise_gain + second.record.noise_gain))
     if fit_type == "level":
         fit = _fit_level(both, settings)
-        inefficiency = np.pi / 2 + correlation - 1  # of the median: see the module's docstring
+        inefficiency = (np.pi / 2 + correlation - 1) / _kappa(settings.sigma, settings.maxiters) ** 2
     else:
         fit = _fit_plane(both, settings)
-        inefficiency = correlation
-    extent = _extent(both.valid, first.record.axis_angle)
+        inefficiency = correlation / _kappa(settings.sigma, settings.plane_fit_maxiters) ** 4
+    extent = _extent(both, first.record.axis_angle)
     n_used, (x, y), moments = _moments(fit.keep)
     return PairFit(
         first=first.record.name,
@@ -127,6 +134,21 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         linear=_fractions(extent, first.record, second.record),
         converged=fit.converged,
     )
+
+
+def _kappa(sigma: float, iterations: int) -> float:
+    """Return the standard deviation of unit normal noise after `iterations` clips at `sigma` of its own deviations.
+
+    Below sqrt(3) sigma, clipping goes on for ever, and nothing can be known of the noise: no less than 0.5 is returned.
+    """
+    kappa = 1.0
+    for _ in range(iterations):
+        limit = sigma * kappa
+        inside = math.erf(limit / math.sqrt(2))
+        kappa = math.sqrt(1 - limit * math.sqrt(2 / math.pi) * math.exp(-(limit**2) / 2) / inside)
+        if kappa < 0.5:
+            return 0.5
+    return kappa
 
 
 # -- level -----------------------------------------------------------------------------------------------------------
@@ -173,12 +195,21 @@ def _sorted_median(ordered: Array) -> float:
     return float(0.5 * (ordered[middle - 1] + ordered[middle]))
 
 
+def _dot(a: Array, b: Array) -> float:
+    """Return the scalar product without BLAS, whose threads cost much and round as their number goes."""
+    return float(np.einsum("i,i->", a, b))
+
+
+def _rms(values: Array) -> float:
+    return math.sqrt(_dot(values, values) / values.size)
+
+
 def _fit_level(both: Difference, settings: MatchSettings) -> _Fit:
     values = both.data if both.valid.all() else both.data[both.valid]
     level, low, high, converged = clipped_median(values, settings.sigma, settings.maxiters)
     keep = (both.data >= low) & (both.data <= high)  # NaN is never kept
     residuals = both.data[keep] - level
-    rms = float(np.sqrt(np.dot(residuals, residuals) / residuals.size))
+    rms = _rms(residuals)
     return _Fit(keep, np.array([level, 0.0, 0.0]), rms, converged)
 
 
@@ -198,8 +229,7 @@ def _fit_plane(both: Difference, settings: MatchSettings) -> _Fit:
     converged = False
     for _ in range(settings.plane_fit_maxiters):
         residuals = np.abs(values - (coefficients[0] + coefficients[1] * x + coefficients[2] * y[:, None]))
-        inside = residuals[keep]
-        width = float(np.sqrt(np.dot(inside, inside) / inside.size))
+        width = _rms(residuals[keep])
         keep = both.valid & (residuals <= settings.sigma * width + rounding)
         if not keep.any():  # sigma so small that nothing would be left
             keep = both.valid
@@ -210,7 +240,7 @@ def _fit_plane(both: Difference, settings: MatchSettings) -> _Fit:
         if converged:
             break
     residuals = (values - (coefficients[0] + coefficients[1] * x + coefficients[2] * y[:, None]))[keep]
-    rms = float(np.sqrt(np.dot(residuals, residuals) / residuals.size))
+    rms = _rms(residuals)
     return _Fit(keep, coefficients, rms, converged)
 
 
@@ -224,15 +254,15 @@ def _solve_plane(values: Array, keep: Mask, x: Array, y: Array) -> Array:
     weight = keep.astype(np.float64)
     kept = values * weight
     columns, rows = kept.sum(axis=0), kept.sum(axis=1)
-    right = np.array([rows.sum(), columns @ x, rows @ y])
+    right = np.array([rows.sum(), _dot(columns, x), _dot(rows, y)])
     return np.linalg.pinv(_moment_matrix(weight, x, y), rcond=1e-12, hermitian=True) @ right
 
 
 def _moment_matrix(weight: Array, x: Array, y: Array) -> Array:
     """Return the sum of [1, x, y] outer itself, by sums over rows and columns."""
     columns, rows = weight.sum(axis=0), weight.sum(axis=1)
-    n, sx, sy = rows.sum(), columns @ x, rows @ y
-    sxx, syy, sxy = columns @ (x * x), rows @ (y * y), y @ (weight @ x)
+    n, sx, sy = rows.sum(), _dot(columns, x), _dot(rows, y)
+    sxx, syy, sxy = _dot(columns, x * x), _dot(rows, y * y), _dot(y, np.einsum("ij,j->i", weight, x))
     return np.array([[n, sx, sy], [sx, sxx, sxy], [sy, sxy, syy]])
 
 
@@ -242,7 +272,7 @@ def _moments(keep: Mask) -> tuple[int, tuple[float, float], Array]:
     weight = keep.astype(np.float64)
     columns, rows = weight.sum(axis=0), weight.sum(axis=1)
     n = rows.sum()
-    cx, cy = float(columns @ np.arange(nx) / n), float(rows @ np.arange(ny) / n)
+    cx, cy = _dot(columns, np.arange(nx, dtype=np.float64)) / n, _dot(rows, np.arange(ny, dtype=np.float64)) / n
     moments = _moment_matrix(weight, np.arange(nx, dtype=np.float64) - cx, np.arange(ny, dtype=np.float64) - cy)
     moments[0, 1:] = moments[1:, 0] = 0.0  # about the centroid: 0 but for rounding
     return int(n), (cx, cy), moments
@@ -263,18 +293,11 @@ def _grid_plane(coefficients: Array, both: Difference, x: float, y: float) -> Pl
 
 
 # -- extents -----------------------------------------------------------------------------------------------------------
-def _extent(valid: Mask, angle: float) -> tuple[float, float]:
-    """Return the size of the valid area along an axis at `angle` and across it, from the ends of the rows only.
-
-    All valid pixels lie in the convex hull of the row ends, so their extremes in any direction are exact.
-    """
-    rows = np.flatnonzero(valid.any(axis=1))
-    left = valid[rows].argmax(axis=1)
-    right = valid.shape[1] - 1 - valid[rows, ::-1].argmax(axis=1)
-    x, y = np.concatenate([left, right]), np.concatenate([rows, rows])
-    along = x * np.cos(angle) + y * np.sin(angle)
-    across = y * np.cos(angle) - x * np.sin(angle)
-    return float(np.ptp(along)) + 1.0, float(np.ptp(across)) + 1.0  # pixels have a width
+def _extent(both: Difference, angle: float) -> tuple[float, float]:
+    """Return the size of the valid area along an axis at `angle` and across it, as the members' own was measured."""
+    ends = np.empty((both.data.shape[0], 3), dtype=np.int64)
+    row_ends(both.data, ends)
+    return extent_of(ends, angle)
 
 
 def _fractions(extent: tuple[float, float], first: CutoutRecord, second: CutoutRecord) -> tuple[float, float]:

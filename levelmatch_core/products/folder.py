@@ -40,21 +40,23 @@ class OutputFolder:
     def __init__(
         self,
         path: Path,
-        lock: FolderLock,
         settings: Mapping[str, Any],
+        *,
+        lock: FolderLock,
         previous: RunRecord | None,
-        journal: Mapping[str, Any] | None,
         made: Iterable[str],
+        in_journal: bool,
+        created: Sequence[Path],
     ) -> None:
         self.path = path
         """The folder, absolute."""
         self.previous = previous
         """The record of the finished run of the same settings whose files lie here, if there is one."""
-        self._lock = lock
         self._settings = dict(settings)
+        self._lock = lock
         self._claimed = set(made)
-        self._journal_is_there = journal is not None and journal["settings"] == self._settings
-        self._folders: tuple[Path, ...] = ()
+        self._in_journal = in_journal
+        self._created = created
         self._changed = False
         self._guard = threading.Lock()
 
@@ -82,27 +84,25 @@ class OutputFolder:
         if path.exists() and not path.is_dir():
             message = f"output folder {shown}: is a file; choose a folder"
             raise OutputFolderError(message)
-        new = tuple(folder for folder in (path, *path.parents) if not folder.exists())
+        created = tuple(folder for folder in (path, *path.parents) if not folder.exists())
         lock: FolderLock | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if not os.access(path, os.W_OK | os.X_OK):
-                message = f"output folder {shown}: no permission to write; choose another folder"
-                raise OutputFolderError(message)
+            _refuse_unwritable(shown, path)
             lock = FolderLock(path)
-            opened = cls._opened(shown, path, settings, lock)
+            return cls._opened(shown, path, settings, lock, created)
         except OSError as error:
-            _let_go(lock, new)
+            _let_go(lock, created)
             message = f"output folder {shown}: {error.strerror or error}; choose another folder"
             raise OutputFolderError(message) from error
         except OutputFolderError:
-            _let_go(lock, new)
+            _let_go(lock, created)
             raise
-        opened._folders = new
-        return opened
 
     @classmethod
-    def _opened(cls, shown: Path, path: Path, settings: MatchSettings, lock: FolderLock) -> Self:
+    def _opened(
+        cls, shown: Path, path: Path, settings: MatchSettings, lock: FolderLock, created: Sequence[Path]
+    ) -> Self:
         previous = RunRecord.load(path / RUN) if (path / RUN).exists() else None
         journal = _load_journal(path / JOURNAL) if (path / JOURNAL).exists() else None
         made = _made(previous, journal)
@@ -114,7 +114,8 @@ class OutputFolder:
             _refuse_other_settings(shown, theirs, ours, unfinished=journal is not None)
         if previous is not None and _differences(numbers_settings(previous.settings), ours):
             previous = None
-        return cls(path, lock, ours, previous, journal, made)
+        in_journal = journal is not None and journal["settings"] == ours
+        return cls(path, ours, lock=lock, previous=previous, made=made, in_journal=in_journal, created=created)
 
     def __enter__(self) -> Self:
         return self
@@ -127,7 +128,7 @@ class OutputFolder:
 
     def close(self) -> None:
         """Let the folder go; if the run made it and wrote nothing, it is not left behind."""
-        _let_go(self._lock, self._folders)
+        _let_go(self._lock, self._created)
 
     def claim(self, names: Iterable[str]) -> None:
         """Put names into the journal, so that after a crash their files are known as levelmatch's.
@@ -139,12 +140,12 @@ class OutputFolder:
         """
         checked = {_checked_name(name) for name in names}
         with self._guard:
-            if self._journal_is_there and checked <= self._claimed:
+            if self._in_journal and checked <= self._claimed:
                 return
             self._claimed |= checked
             content = {"schema": JOURNAL_SCHEMA, "settings": self._settings, "files": sorted(self._claimed)}
             _replace(self.path / JOURNAL, json_bytes(content))
-            self._journal_is_there = True
+            self._in_journal = True
 
     def write(self, name: str, writer: Writer) -> OutputFile:
         """Let `writer` make a file, and put it in its place.
@@ -216,7 +217,7 @@ class OutputFolder:
             if not same:
                 _replace(run, content)
         (self.path / JOURNAL).unlink(missing_ok=True)
-        self._journal_is_there, self._changed, self._claimed = False, False, wanted
+        self._in_journal, self._changed, self._claimed = False, False, wanted
         return changed
 
 
@@ -275,6 +276,12 @@ def _refuse_inputs(shown: Path, path: Path, inputs: Iterable[Path]) -> None:
                 raise OutputFolderError(message)
 
 
+def _refuse_unwritable(shown: Path, path: Path) -> None:
+    if not os.access(path, os.W_OK | os.X_OK):
+        message = f"output folder {shown}: no permission to write; choose another folder"
+        raise OutputFolderError(message)
+
+
 def _refuse_foreign(shown: Path, path: Path, made: set[str]) -> None:
     foreign = sorted(
         found.relative_to(path).as_posix()
@@ -286,7 +293,9 @@ def _refuse_foreign(shown: Path, path: Path, made: set[str]) -> None:
         raise OutputFolderError(message)
 
 
-def _refuse_other_settings(shown: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], *, unfinished: bool) -> None:
+def _refuse_other_settings(
+    shown: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], *, unfinished: bool
+) -> None:
     differing = _differences(theirs, ours)
     if differing:
         kind = "an unfinished run" if unfinished else "a run"

@@ -36,10 +36,10 @@ def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, sett
     settings
         Of the run.
     """
-    unit = _unit(correction)
     header.set("LVLSTAT", correction.status.value, "levelmatch: what became of this exposure")
     header.set("LVLFIT", _fits(correction, settings), "fit type of each stage")
-    _put_numbers(header, correction, local, unit, "image centre", ("LVLLEVEL", "LVLSLPX", "LVLSLPY", "LVLSKY", "LVLERR"))
+    names = ("LVLLEVEL", "LVLSLPX", "LVLSLPY", "LVLSKY", "LVLERR")
+    _put_numbers(header, correction, local, "image centre", names)
     reference = correction.reference + ("?" if correction.provisional else "")
     header.set("LVLREF", reference, "tile that holds the zero; ? provisional")
     header.set("LVLPART", correction.partial, "whether its tile or field lacks members")
@@ -49,12 +49,13 @@ def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, sett
 def put_window_cards(header: RawHeader, correction: Correction, local: LocalPlane) -> None:
     """Put the cards of a recombined window: what was subtracted there in place of the image's own correction."""
     names = ("LVLLEV2", "LVLSLX2", "LVLSLY2", "LVLSKY2", "LVLERR2")
-    _put_numbers(header, correction, local, _unit(correction), "window centre", names)
+    _put_numbers(header, correction, local, "window centre", names)
 
 
 def _put_numbers(
-    header: RawHeader, correction: Correction, local: LocalPlane, unit: str, where: str, names: tuple[str, ...]
+    header: RawHeader, correction: Correction, local: LocalPlane, where: str, names: tuple[str, ...]
 ) -> None:
+    unit = correction.exposure.unit or "data unit"
     level, slope_x, slope_y, sky, error = names
     cards: tuple[tuple[str, CardValue, str], ...] = (
         (level, local.level, f"[{unit}] subtracted at {where}"),
@@ -70,7 +71,3 @@ def _put_numbers(
 def _fits(correction: Correction, settings: MatchSettings) -> str:
     """Return such as `dithers:level tiles:level+slope`: each stage by the last word of its name."""
     return " ".join(f"{stage.rpartition('_')[2]}:{settings.fit_type(stage)}" for stage in correction.stages)
-
-
-def _unit(correction: Correction) -> str:
-    return correction.exposure.unit or "data unit"

@@ -4,8 +4,7 @@ The file's layout is known beforehand, so that the co-added bands go straight to
 the same parts give the same bytes.
 """
 
-import os
-import tempfile
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,20 +77,18 @@ def write_mosaic(
     corrected = [(record, plane + Plane(level=sky)) for record, plane, sky in ordered]
     records = [record for record, _ in corrected]
     layout = _Layout(grid, box_of(records), records, unit, cards or {})
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    temporary = path.parent / f".levelmatch-{secrets.token_hex(8)}.tmp"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             layout.start(file)
             for band in mosaic_bands(corrected, store, layout.box, band_rows=band_rows, before=True):
                 layout.put(file, "SCI", band.row0, band.mean)
                 layout.put(file, "ERR", band.row0, band.error)
                 layout.put(file, "COVERAGE", band.row0, band.coverage)
                 layout.put(file, "BEFORE", band.row0, band.before)
-        _usual_mode(Path(temporary))
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class _Layout:
@@ -151,10 +148,3 @@ def _image_header(name: str, kind: np.dtype[Any], grid: Grid, box: Box, unit: st
     for card, value in grid.header_cards(box.x0, box.y0).items():
         header[card] = value
     return header
-
-
-def _usual_mode(path: Path) -> None:
-    """Give the file the permissions that the user's other files get."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)

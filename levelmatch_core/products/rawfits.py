@@ -5,6 +5,7 @@ astropy rewrites what it parses; here every card and every byte that is not mean
 
 import gzip
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,13 @@ from levelmatch_core.images.headers import BLOCK, is_gzip, quiet
 _CARD = 80
 _END = b"END".ljust(_CARD)
 _CHUNK = 1 << 22
+
+# Of a compressed image (FITS standard 4.0, section 10.1). What the image was before, ZTENSION or ZSIMPLE and the like,
+# is not among them; ZHECKSUM and ZDATASUM, which hold for its former pixels, are, so that they go.
+_STRUCTURE = re.compile(
+    r"XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|(TTYPE|TFORM|TUNIT|TDIM)\d+|THEAP|ZIMAGE|ZBITPIX|ZNAXIS\d*|"
+    r"ZTILE\d+|ZCMPTYPE|ZNAME\d+|ZVAL\d+|ZSCALE|ZZERO|ZBLANK|ZQUANTIZ|ZDITHER0|ZMASKCMP|ZHECKSUM|ZDATASUM"
+)
 
 CardValue = str | int | float | bool
 
@@ -48,6 +56,14 @@ class RawHeader:
             self._cards += new
         else:
             self._cards[at : self._after(at)] = new
+
+    def structure(self) -> list[bytes]:
+        """Return the cards of a compressed image that say how its pixels are stored."""
+        return [card for card in self._cards if _STRUCTURE.fullmatch(_keyword(card))]
+
+    def replace_structure(self, structure: list[bytes]) -> None:
+        """Put other cards for those that say how a compressed image's pixels are stored."""
+        self._cards = structure + [card for card in self._cards if not _STRUCTURE.fullmatch(_keyword(card))]
 
     def remove(self, keyword: str) -> None:
         """Remove the card of a keyword, where there is one."""
@@ -106,11 +122,14 @@ class RawFile:
         return self._read(span.data, span.end)
 
     def image(self, index: int) -> NDArray[np.generic]:
-        """Return a copy of the stored values, big-endian, of an image that is not compressed."""
-        header = self.header(index).parsed()
-        axes = [int(header[f"NAXIS{axis}"]) for axis in range(int(header["NAXIS"]), 0, -1)]
-        dtype = np.dtype(STORED[int(header["BITPIX"])])
-        return np.frombuffer(self.data(index), dtype, int(np.prod(axes))).reshape(axes).copy()
+        """Return a copy of an image's values as they are stored: not scaled, but decompressed."""
+        header = self.header(index)
+        if "ZIMAGE" in header:
+            return _decompressed(header, self.data(index))
+        cards = header.parsed()
+        axes = [int(cards[f"NAXIS{axis}"]) for axis in range(int(cards["NAXIS"]), 0, -1)]
+        stored = np.frombuffer(self.data(index), STORED[int(cards["BITPIX"])], int(np.prod(axes)))
+        return stored.reshape(axes).copy()
 
     def copy(self, out: BinaryIO, start: int, end: int | None) -> None:
         """Copy bytes from `start` to `end` (or the file's end) to `out`."""
@@ -153,18 +172,51 @@ def open_raw(path: Path, shown: str) -> Iterator[RawFile]:
 
 
 def _spans(stream: BinaryIO) -> tuple[Span, ...]:
-    # compressed images are taken as the tables that they are stored as
-    with (
-        quiet(),
-        fits.open(stream, mode="readonly", memmap=False, lazy_load_hdus=False, disable_image_compression=True) as hdus,
-    ):
+    with quiet():
+        # compressed images are taken as the tables that they are stored as
+        hdus = fits.open(stream, mode="readonly", memmap=False, lazy_load_hdus=False, disable_image_compression=True)
         infos = [hdu.fileinfo() for hdu in hdus]
+        hdus.close(closed=False)  # the stream is read on
     return tuple(Span(info["hdrLoc"], info["datLoc"], info["datLoc"] + info["datSpan"]) for info in infos)
 
 
-def padded(data: bytes) -> bytes:
-    """Return an image's bytes, filled up with zeros to whole blocks."""
+def stored_image(header: RawHeader, values: NDArray[np.generic]) -> bytes:
+    """Return the bytes of an image's data, whole blocks; the header is changed to what they are.
+
+    An image that was compressed is compressed again, floats without loss (GZIP_2), integers as they were.
+    """
+    bitpix = next(bits for bits, name in STORED.items() if np.dtype(name) == values.dtype.newbyteorder(">"))
+    if "ZIMAGE" in header:
+        return _compressed(header, values)
+    if int(header.parsed()["BITPIX"]) != bitpix:
+        header.set("BITPIX", bitpix, "array data type")
+    data = values.astype(values.dtype.newbyteorder(">"), copy=False).tobytes()
     return data.ljust(_padded(len(data)), b"\0")
+
+
+def _decompressed(header: RawHeader, data: bytes) -> NDArray[np.generic]:
+    primary = fits.PrimaryHDU().header.tostring().encode("ascii")
+    with (
+        quiet(),
+        fits.open(io.BytesIO(primary + header.to_bytes() + data), memmap=False, do_not_scale_image_data=True) as hdus,
+    ):
+        return np.array(hdus[1].data)
+
+
+def _compressed(header: RawHeader, values: NDArray[np.generic]) -> bytes:
+    cards = header.parsed()
+    axes = range(int(cards["ZNAXIS"]), 0, -1)
+    tile = tuple(int(cards[f"ZTILE{axis}"]) for axis in axes) if "ZTILE1" in cards else None
+    method = "GZIP_2" if values.dtype.kind == "f" else str(cards["ZCMPTYPE"])
+    native = values.astype(values.dtype.newbyteorder("="))
+    buffer = io.BytesIO()
+    with quiet():
+        # quantize_level 0: floats are stored as they are
+        hdu = fits.CompImageHDU(native, compression_type=method, tile_shape=tile, quantize_level=0)
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
+    made = RawFile(buffer, _spans(buffer), gzipped=False)
+    header.replace_structure(made.header(1).structure())
+    return made.data(1)
 
 
 def renew_checksums(header: RawHeader, data: bytes) -> None:
@@ -210,6 +262,10 @@ def _encoded(checksum: int) -> str:
         columns.append(four)
     text = "".join(chr(columns[byte][repeat]) for repeat in range(4) for byte in range(4))
     return text[-1] + text[:-1]
+
+
+def _keyword(card: bytes) -> str:
+    return card[:8].rstrip().decode("latin-1")
 
 
 def _format(keyword: str, value: CardValue, comment: str) -> list[bytes]:

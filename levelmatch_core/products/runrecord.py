@@ -155,6 +155,7 @@ def record_of(
     program: str,
     inventory: Inventory,
     files: Iterable[OutputFile],
+    *,
     notes: Sequence[str] = (),
 ) -> RunRecord:
     """Return the record of a run.
@@ -172,7 +173,7 @@ def record_of(
     files
         The output's files without run.json and log.json.
     notes
-        What the user should know, beside the inventory's notes; in order, doubles dropped.
+        What the user should know, beside the notes of inventory and fields; in order, doubles dropped.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     corrections = [correction for match in matches for correction in match.corrections]
@@ -189,7 +190,7 @@ def record_of(
         fields=tuple(_field(match) for match in matches),
         counts=_counts(corrections),
         failures=tuple(sorted(failures, key=lambda failure: (failure.name, failure.step, failure.reason))),
-        notes=tuple(dict.fromkeys([*inventory.notes, *notes])),
+        notes=tuple(dict.fromkeys([*inventory.notes, *(note for match in matches for note in match.notes), *notes])),
         partial=bool(failures) or any(correction.partial for correction in corrections),
         files=tuple(sorted(files, key=lambda file: file.name)),
     )

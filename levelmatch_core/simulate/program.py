@@ -36,6 +36,7 @@ class SimulatedProgram(Record):
     tiles: tuple[int, int] = Described(default=(3, 3), description="tiles along x and y")
     dithers: int = Described(default=4, ge=1, le=99, description="exposures a tile; a generic program has one")
     size: int = Described(default=512, ge=32, description="rows of a detector image")
+    columns: int | None = Described(default=None, ge=32, description="its columns; None: as the instrument has them")
     lyot: bool = Described(default=False, description="MIRI: give the Lyot window a level (and plane) of its own")
     planes: bool = Described(default=False, description="add planes, not levels only")
     seed: int = Described(default=0, ge=0)
@@ -174,7 +175,7 @@ _LAYOUTS: dict[str, dict[str, Any]] = {
     "generic": {
         "scale": 1.0,
         "unit": "DN",
-        "aspect": 0.5,
+        "aspect": 1.0,
         "chips": {"": (0.0, 0.0)},
         "dither_radius": 0.0,
         "cards": {"FILTER": "k"},
@@ -190,6 +191,8 @@ def layout_of(program: SimulatedProgram) -> Layout:
     values = dict(_LAYOUTS[program.instrument])
     if program.both_modules and "NRCA1" in values["chips"]:
         values["chips"] = {**_MODULE_A, **_MODULE_B}
+    if program.columns is not None:
+        values["aspect"] = program.columns / program.size
     return Layout(**values)
 
 

@@ -47,9 +47,7 @@ class CutoutRecord(Record):
     n_valid: int = Described(description="number of finite SCI pixels")
     noise_gain: float = Described(description="mean of the summed squared resampling weights: 1 where noise is white")
     axis_angle: float = Described(description="angle of the (first) exposure's +x axis from the grid's +x, radians")
-    extent: tuple[float, float] = Described(
-        description="size of the valid area along that axis and across, grid pixels"
-    )
+    extent: tuple[float, float] = Described(description="size of the valid area along it and across, grid pixels")
     outline: tuple[tuple[float, float], ...] = Described(description="(x, y) grid corners of the footprint, in order")
 
     @property
@@ -118,7 +116,15 @@ def make_cutout(exposure: Exposure, grid: Grid, settings: MatchSettings, store: 
             image = bilinear(pixels.data, pixels.variance, to_image, placement.box)
         else:
             method = settings.reproject_func
-            image = by_reproject(method, pixels.data, pixels.variance, wcs, to_image, grid, placement.box)
+            image = by_reproject(
+                method,
+                data=pixels.data,
+                variance=pixels.variance,
+                wcs=wcs,
+                pixel_map=to_image,
+                grid=grid,
+                box=placement.box,
+            )
     except DataError as error:
         message = f"{exposure.name}: {error}"
         raise type(error)(message) from error

@@ -42,10 +42,7 @@ def spline_row(pieces: Floats, lattice: Floats, y: float, x0: float, out: Floats
     first = 0
     for j in range(nx):
         # the columns of this cell; the first and last cells also serve what lies before and after the lattice
-        if j == nx - 1:
-            last = n
-        else:
-            last = min(max(int(np.ceil(start + (j + 1) * step - x0)), first), n)
+        last = n if j == nx - 1 else min(max(int(np.ceil(start + (j + 1) * step - x0)), first), n)
         if last > first:
             node = start + j * step - x0
             for axis in range(out.shape[0]):
@@ -89,7 +86,63 @@ def spline_points(pieces: Floats, lattice: Floats, x: Floats, y: Floats, out: Fl
 
 
 @njit(nogil=True, cache=True)
-def bilinear_row(  # pragma: no cover - compiled
+def inner_run(px: Floats, py: Floats, nx: int, ny: int) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Return a run of positions, half open, all with four neighbours in an image of nx times ny; 0, 0 for none.
+
+    It is the longest there can be where the positions enter and leave the image once, as along a row they do.
+    """
+    first, last = 0, px.size
+    while first < last and not (px[first] >= 0 and py[first] >= 0 and px[first] < nx - 1 and py[first] < ny - 1):
+        first += 1
+    while last > first and not (px[last - 1] >= 0 and py[last - 1] >= 0 and px[last - 1] < nx - 1 and py[last - 1] < ny - 1):
+        last -= 1
+    outside = 0
+    for k in range(first, last):
+        outside += not ((px[k] >= 0) & (py[k] >= 0) & (px[k] < nx - 1) & (py[k] < ny - 1))
+    return (0, 0) if outside else (first, last)
+
+
+@njit(nogil=True, cache=True)
+def _edge_pixel(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    data: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    x: float,
+    y: float,
+    out: NDArray[np.floating],
+    out_variance: NDArray[np.floating],
+    k: int,
+) -> float:
+    """Interpolate at any position, and return the summed squared weights; 0 where there is no value."""
+    ny, nx = data.shape
+    with_variance = variance.size > 0
+    out[k] = np.nan
+    if with_variance:
+        out_variance[k] = np.nan
+    # the outer half of the edge pixels takes the value on their centre line; a NaN position fails the comparison
+    if not (x >= -0.5 and y >= -0.5 and x < nx - 0.5 and y < ny - 0.5):
+        return 0.0
+    x = min(max(x, 0.0), nx - 1.0)
+    y = min(max(y, 0.0), ny - 1.0)
+    i, j = int(y), int(x)
+    fx, fy = x - j, y - i
+    # on the last line the further neighbour has weight 0; scipy looks at the one before (a NaN there counts)
+    jj = j + 1 if j + 1 < nx else max(nx - 2, 0)
+    ii = i + 1 if i + 1 < ny else max(ny - 2, 0)
+    ax, ay = 1.0 - fx, 1.0 - fy
+    value = ay * (ax * data[i, j] + fx * data[i, jj]) + fy * (ax * data[ii, j] + fx * data[ii, jj])
+    if not np.isfinite(value):
+        return 0.0
+    out[k] = value
+    ax, ay, fx, fy = ax * ax, ay * ay, fx * fx, fy * fy
+    if with_variance:
+        out_variance[k] = ay * (ax * variance[i, j] + fx * variance[i, jj]) + fy * (
+            ax * variance[ii, j] + fx * variance[ii, jj]
+        )
+    return (ax + fx) * (ay + fy)
+
+
+@njit(nogil=True, cache=True)
+def bilinear_row(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     data: NDArray[np.floating],
     variance: NDArray[np.floating],
     px: Floats,
@@ -112,48 +165,52 @@ def bilinear_row(  # pragma: no cover - compiled
         Filled with the first and last valid column and the number of valid ones; -1, -1, 0 where there are none.
     """
     ny, nx = data.shape
-    with_variance = variance.size > 0
-    first, last, count = -1, -1, 0
     squares = 0.0
-    for k in range(px.size):
-        x, y = px[k], py[k]
-        # the outer half of the edge pixels takes the value on their centre line; a NaN position fails the comparison
-        if not (x >= -0.5 and y >= -0.5 and x < nx - 0.5 and y < ny - 0.5):
-            out[k] = np.nan
-            if with_variance:
-                out_variance[k] = np.nan
-            continue
-        x = min(max(x, 0.0), nx - 1.0)
-        y = min(max(y, 0.0), ny - 1.0)
-        i, j = int(y), int(x)
-        fx, fy = x - j, y - i
-        # on the last line the further neighbour has weight 0; scipy looks at the one before (a NaN there counts)
-        jj = j + 1 if j + 1 < nx else max(nx - 2, 0)
-        ii = i + 1 if i + 1 < ny else max(ny - 2, 0)
-        w00, w01, w10, w11 = (1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx
-        value = w00 * data[i, j] + w01 * data[i, jj] + w10 * data[ii, j] + w11 * data[ii, jj]
-        if not np.isfinite(value):
-            out[k] = np.nan
-            if with_variance:
-                out_variance[k] = np.nan
-            continue
-        out[k] = value
-        if first < 0:
-            first = k
-        last = k
-        count += 1
-        w00, w01, w10, w11 = w00 * w00, w01 * w01, w10 * w10, w11 * w11
-        squares += w00 + w01 + w10 + w11
-        if with_variance:
-            out_variance[k] = (
-                w00 * variance[i, j] + w01 * variance[i, jj] + w10 * variance[ii, j] + w11 * variance[ii, jj]
+    start, stop = inner_run(px, py, nx, ny)
+    for k in range(start):
+        squares += _edge_pixel(data, variance, px[k], py[k], out, out_variance, k)
+    one = np.uintp(1)
+    for k in range(start, stop):
+        # unsigned: numba then leaves out the test for negative indices
+        i, j = np.uintp(np.int64(py[k])), np.uintp(np.int64(px[k]))
+        fx, fy = px[k] - np.float64(j), py[k] - np.float64(i)
+        ax, ay = 1.0 - fx, 1.0 - fy
+        value = ay * (ax * data[i, j] + fx * data[i, j + one]) + fy * (
+            ax * data[i + one, j] + fx * data[i + one, j + one]
+        )
+        good = np.isfinite(value)
+        out[k] = value if good else np.nan
+        ax, ay, fx, fy = ax * ax, ay * ay, fx * fx, fy * fy
+        squares += (ax + fx) * (ay + fy) if good else 0.0
+        if variance.size > 0:
+            spread = ay * (ax * variance[i, j] + fx * variance[i, j + one]) + fy * (
+                ax * variance[i + one, j] + fx * variance[i + one, j + one]
             )
-    ends[0], ends[1], ends[2] = first, last, count
+            out_variance[k] = spread if good else np.nan
+    for k in range(stop, px.size):
+        squares += _edge_pixel(data, variance, px[k], py[k], out, out_variance, k)
+    _ends_of(out, ends)
     return squares
 
 
 @njit(nogil=True, cache=True)
-def bilinear_spline(  # pragma: no cover - compiled
+def _ends_of(row: NDArray[np.floating], ends: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
+    count = 0
+    for k in range(row.size):
+        count += not np.isnan(row[k])
+    first, last = 0, row.size - 1
+    if count == 0:
+        first, last = -1, -1
+    else:
+        while np.isnan(row[first]):
+            first += 1
+        while np.isnan(row[last]):
+            last -= 1
+    ends[0], ends[1], ends[2] = first, last, count
+
+
+@njit(nogil=True, cache=True)
+def bilinear_spline(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     data: NDArray[np.floating],
     variance: NDArray[np.floating],
     pieces: Floats,
@@ -169,16 +226,15 @@ def bilinear_spline(  # pragma: no cover - compiled
     """
     squares = 0.0
     position = np.empty((2, out.shape[1]))
-    nothing = out_variance[:0, :0].reshape(-1)
     for r in range(out.shape[0]):
         spline_row(pieces, lattice, origin[1] + r, origin[0], position)
-        row_variance = out_variance[r] if variance.size > 0 else nothing
+        row_variance = out_variance[r] if variance.size > 0 else out[r]  # the latter is not touched
         squares += bilinear_row(data, variance, position[0], position[1], out[r], row_variance, ends[r])
     return squares
 
 
 @njit(nogil=True, cache=True)
-def bilinear_points(  # pragma: no cover - compiled
+def bilinear_points(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     data: NDArray[np.floating],
     variance: NDArray[np.floating],
     px: Floats,
@@ -189,9 +245,8 @@ def bilinear_points(  # pragma: no cover - compiled
 ) -> float:
     """Interpolate rows whose positions are given, (ny, nx) each; see :func:`bilinear_row`."""
     squares = 0.0
-    nothing = out_variance[:0, :0].reshape(-1)
     for r in range(out.shape[0]):
-        row_variance = out_variance[r] if variance.size > 0 else nothing
+        row_variance = out_variance[r] if variance.size > 0 else out[r]  # the latter is not touched
         squares += bilinear_row(data, variance, px[r], py[r], out[r], row_variance, ends[r])
     return squares
 
@@ -200,14 +255,7 @@ def bilinear_points(  # pragma: no cover - compiled
 def row_ends(data: NDArray[np.floating], ends: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
     """Fill `ends` (ny, 3) with each row's first and last column that is not NaN and the number of those."""
     for r in range(data.shape[0]):
-        first, last, count = -1, -1, 0
-        for k in range(data.shape[1]):
-            if not np.isnan(data[r, k]):
-                if first < 0:
-                    first = k
-                last = k
-                count += 1
-        ends[r, 0], ends[r, 1], ends[r, 2] = first, last, count
+        _ends_of(data[r], ends[r])
 
 
 @njit(nogil=True, cache=True)
@@ -232,7 +280,7 @@ def valid_rectangle(data: NDArray[np.floating]) -> tuple[int, int, int, int]:  #
 
 
 @njit(nogil=True, cache=True)
-def add_part(  # pragma: no cover - compiled
+def add_part(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     data: NDArray[np.floating],
     variance: NDArray[np.floating],
     at: tuple[int, int],

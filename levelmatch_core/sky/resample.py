@@ -4,7 +4,6 @@ Variances are resampled with the squares of the weights. The noise gain is the m
 squared weights: the variance of a resampled pixel where the input's is 1 and white.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,6 +90,7 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box)
 
 def by_reproject(
     method: Literal["adaptive", "exact"],
+    *,
     data: Image,
     variance: Image | None,
     wcs: WCS | BaseHighLevelWCS,
@@ -114,23 +114,27 @@ def by_reproject(
     wcs, grid
         The image's WCS and the grid (used by 'exact').
     """
+    from reproject import reproject_adaptive, reproject_exact  # noqa: PLC0415 - costs 0.3 s, and is seldom used
+
     data, variance = _prepared(data, variance)
     signs = np.random.default_rng(NOISE_SEED).integers(0, 2, data.shape, dtype=np.int8)
     noise = np.where(np.isfinite(data), (2 * signs - 1).astype(data.dtype), np.nan)
     inputs = [data, noise] if variance is None else [data, noise, variance]
-    function: Callable[..., Any]
-    if method == "adaptive":
-        from reproject import reproject_adaptive as function  # noqa: PLC0415 - slow to import, rarely used
-
-        source, target = _MapWcs(None, box), _MapWcs(pixel_map, box)
-        options = {"roundtrip_coords": False, "boundary_mode": "ignore_threshold", "bad_value_mode": "strict"}
-    else:
-        from reproject import reproject_exact as function  # noqa: PLC0415 - slow to import, rarely used
-
-        source, target, options = wcs, grid.wcs(box.x0, box.y0), {}
     stack = np.empty((len(inputs), *box.shape), data.dtype)
     for image, out in zip(inputs, stack, strict=True):
-        function((image, source), target, shape_out=box.shape, output_array=out, return_footprint=False, **options)
+        if method == "adaptive":
+            reproject_adaptive(
+                (image, _MapWcs(None, box)),
+                _MapWcs(pixel_map, box),
+                shape_out=box.shape,
+                output_array=out,
+                return_footprint=False,
+                roundtrip_coords=False,
+                boundary_mode="ignore_threshold",
+            )
+        else:
+            target = grid.wcs(box.x0, box.y0)
+            reproject_exact((image, wcs), target, shape_out=box.shape, output_array=out, return_footprint=False)
     bad = ~np.isfinite(stack[0])
     stack[:, bad] = np.nan
     ends = np.empty((box.shape[0], 3), np.int64)

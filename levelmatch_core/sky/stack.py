@@ -58,9 +58,9 @@ def stack(name: str, parts: Sequence[Part], store: CutoutStore) -> CutoutRecord:
     Returns
     -------
     CutoutRecord
-        Variance: the sum over N squared, if all parts have one. Noise gain: the mean of the parts', each weighted by its
-        share of the mean's variance. Angle: the first part's. Outline: the convex hull of all. One part from which
-        nothing is subtracted is returned as it is, under the new name.
+        Variance: the sum over N squared, if all parts have one. Noise gain: the mean of the parts', each weighted by
+        its share of the mean's variance. Angle: the first part's. Outline: the convex hull of all. One part from
+        which nothing is subtracted is returned as it is, under the new name.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def box_of(records: Sequence[CutoutRecord]) -> Box:
 def _rows_in(
     record: CutoutRecord, store: CutoutStore, box: Box
 ) -> tuple[list[NDArray[np.floating]], tuple[int, int], tuple[int, int]]:
-    """Return a cutout's planes within a box, the row and column in the box and the (x, y) on the grid of their first."""
+    """Return a cutout's planes within a box, and row and column there and (x, y) on the grid of their first pixel."""
     cutout = open_cutout(record, store)
     x0, y0 = max(record.x0, box.x0), max(record.y0, box.y0)
     rows = slice(y0 - record.y0, max(0, box.y0 + box.shape[0] - record.y0))

@@ -68,7 +68,7 @@ class CutoutStore:
         with self._replacing(path) as file:
             header = _HashedHeader(file, digest)
             np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-            data = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+            data = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
             for start in range(0, len(data), CHUNK):
                 chunk = data[start : start + CHUNK]
                 digest.update(chunk)

@@ -58,12 +58,15 @@ def test_names_and_number_of_files(options: dict[str, object], first: str, last:
 
 def test_the_shape_of_a_full_miri_detector() -> None:
     assert next(shots(SimulatedProgram(size=1024))).shape == (1024, 1032)
+    assert next(shots(SimulatedProgram(size=64, columns=48))).shape == (64, 48)
 
 
 def test_neighbouring_tiles_overlap_by_the_fraction_asked_for() -> None:
-    program = SimulatedProgram(instrument="generic", tiles=(2, 1), overlap=0.2, turn=0.0, distortion=0.0, size=500)
+    program = SimulatedProgram(
+        instrument="generic", tiles=(2, 1), overlap=0.2, turn=0.0, distortion=0.0, size=500, columns=250
+    )
     one, two = (outline(shot) for shot in shots(program))
-    # The pointings scatter by 1 % of the size, and a generic image is half as wide as high.
+    # The pointings scatter by 1 % of the size, and these images are half as wide as high.
     assert one.intersection(two).area / one.area == pytest.approx(0.2, abs=0.045)
 
 
@@ -95,8 +98,8 @@ def test_dithers_carry_the_lyot_window_over_the_main_chip(seed: int) -> None:
 
 
 def test_the_sky_map_covers_every_exposure() -> None:
-    for instrument in ("miri", "nircam_short", "generic"):
-        program = SimulatedProgram(instrument=instrument, tiles=(3, 2), size=128)
+    for instrument, columns in (("miri", None), ("nircam_short", None), ("generic", 60), ("generic", 250)):
+        program = SimulatedProgram(instrument=instrument, tiles=(3, 2), size=128, columns=columns)
         width, height = field_extent(program)
         field = plain_wcs(program.centre, (1, 1), layout_of(program).scale, program.angle)
         for shot in shots(program):

@@ -49,7 +49,7 @@ def test_an_exposure_does_not_depend_on_those_made_before_it(tmp_path: Path) -> 
         {"planes": False},
         {"planes": True},
         {"planes": True, "instrument": "nircam_short"},
-        {"planes": True, "instrument": "generic"},
+        {"planes": True, "instrument": "generic", "columns": 70},
         {"planes": True, "lyot": True, "size": 800, "tiles": (1, 1), "dithers": 1},
     ],
 )

@@ -24,6 +24,8 @@ HISTORY = 500
 """Most steps that are kept: every one up to this many, else evenly spaced ones, the first and the last among them."""
 CHECK = 20
 """Sweeps between two looks at the convergence."""
+ROUNDING = 4 * np.finfo(float).eps
+"""Steps below this fraction of the corrections are rounding, and go on for ever."""
 DENSE_SIZE = 256
 """Below this size a dense product is faster than a sparse one."""
 
@@ -99,7 +101,7 @@ def _sweep(problem: Problem, moments: Array, start: Array, settings: MatchSettin
         if done % CHECK == 0 or done == settings.n_iter:
             size = float(np.sqrt(step @ step))
             allowed = max(settings.convergence_abs_tol, settings.convergence_rel_tol * float(np.ptp(here)))
-            left = _distance_left(size, before)
+            left = _distance_left(size, before, float(np.sqrt(here @ here)))
             before = size
             if left <= allowed:
                 converged = True
@@ -110,10 +112,10 @@ def _sweep(problem: Problem, moments: Array, start: Array, settings: MatchSettin
     return _Sweeps(result, steps[:done].copy(), converged, left)
 
 
-def _distance_left(size: float, before: float | None) -> float:
+def _distance_left(size: float, before: float | None, whole: float) -> float:
     """Estimate how far the answer is: the sum of the steps to come, if they go on shrinking as they do."""
-    if size == 0.0:
-        return 0.0
+    if size <= ROUNDING * whole:
+        return size
     if before is None:
         return np.inf
     rate = (size / before) ** (1 / CHECK)
@@ -149,7 +151,8 @@ def _level_part(problem: Problem) -> Problem:
         weights=problem.weights,
         n_used=problem.n_used,
         rms=problem.rms,
-        correlation=problem.correlation,
+        variance=problem.variance,
+        shared=problem.shared,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.pairs import outline
+from levelmatch_core.matching.pairs import outline, rounding_floor
 from levelmatch_core.matching.results import Convergence, Member, PairFit
 from levelmatch_core.settings import FitType, MatchSettings
 
@@ -19,8 +19,8 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 RMS_FLOOR = 1e-3
-"""A pair's rms counts in its weight as at least this fraction of the median rms (1 where that is 0): a noise-free pair
-among noisy ones then weighs a million times more and not infinitely."""
+"""A pair's rms counts in its weight as at least this fraction of the median rms, and no less than rounding (1 where both
+are 0): a noise-free pair among noisy ones then weighs a million times more, and not infinitely."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,10 @@ class Problem:
     """(K,) pixels used."""
     rms: Array
     """(K,) scatter about the fit, data unit, floored."""
-    correlation: Array
-    """(K,) pixels a statistically independent pixel."""
+    variance: Array
+    """(K,) 1-sigma error of each pair's level, squared; that of its plane is this times the inverse of `moments`."""
+    shared: Array
+    """(K,) part of the variance that is the mean of the two members' noise, and so is shared with their other pairs."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -158,11 +160,12 @@ def build(
     moments = np.array([fit.moments for fit in fits]).reshape(-1, 3, 3) / n_used[:, None, None]
     moments = (moments * lengths[:, None] * lengths)[:, :k, :k]
     delta = np.array([(fit.plane.level, fit.plane.slope_x * scale, fit.plane.slope_y * scale) for fit in fits])
-    rms = _floored(np.array([fit.rms for fit in fits]))
-    # stderr / rms holds the statistic's efficiency and the pixels' correlation, also where the rms is floored
-    relative = np.array(
-        [fit.stderr / fit.rms if fit.rms > 0 else (fit.correlation / fit.n_used) ** 0.5 for fit in fits]
-    )
+    rms = _floored(np.array([fit.rms for fit in fits]), rounding_floor(fits))
+    correlation = np.array([fit.correlation for fit in fits])
+    # stderr / rms holds the statistic's efficiency and the pixels' correlation; it serves where the rms is floored, too
+    noisy = np.array([fit.rms > 0 for fit in fits])
+    relative = np.where(noisy, [fit.stderr / (fit.rms or 1.0) for fit in fits], np.sqrt(correlation / n_used))
+    variance = (rms * relative) ** 2
     return Problem(
         names=tuple(index),
         centres=np.array([member.cutout.centre for member in members]),
@@ -174,15 +177,17 @@ def build(
         centroids=np.array([(fit.plane.x0, fit.plane.y0) for fit in fits]),
         delta=np.ascontiguousarray(delta[:, :k]),
         moments=np.ascontiguousarray(moments),
-        weights=_weights(settings.weight_method, n_used, rms, (rms * relative) ** -2.0),
+        weights=_weights(settings.weight_method, n_used, rms, 1 / variance),
         n_used=n_used,
         rms=rms,
-        correlation=np.array([fit.correlation for fit in fits]),
+        variance=variance,
+        # of a median's pi/2 + correlation - 1 (see .overlap) only the correlation is the mean's
+        shared=correlation / (np.pi / 2 + correlation - 1) if k == 1 else np.ones(len(fits)),
     )
 
 
-def _floored(rms: Array) -> Array:
-    floor = RMS_FLOOR * float(np.median(rms))
+def _floored(rms: Array, rounding: float) -> Array:
+    floor = max(rounding, RMS_FLOOR * float(np.median(rms)))
     return np.maximum(rms, floor) if floor > 0 else np.where(rms > 0, rms, 1.0)
 
 

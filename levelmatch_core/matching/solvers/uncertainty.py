@@ -2,14 +2,14 @@
 
 S is the covariance of the scores, and pairs that share an exposure share its noise: N exposures on top of each other
 are far from N(N-1)/2 independent pairs (taking them so gives a variance N/2 too small). Each member i is given a pixel
-variance s_i^2 (rms_ij^2 = s_i^2 + s_j^2 over its pairs) and a few hundred evenly spread sample points. At each point the
-noise of the member enters the score of every pair whose overlap holds it, so that coverage by three and more members
-counts as it is. S is the sum over members and points of these scores' outer squares: positive by construction. Each
-pair's own variance is made exact: its points are moment-matched to the overlap's true moments, and scaled to its rms,
-pixel count and correlation.
+variance s_i^2 (rms_ij^2 = s_i^2 + s_j^2 over its pairs) and a few hundred evenly spread sample points. At each point
+the noise of the member enters the score of every pair whose overlap holds it, so that coverage by three and more
+members counts as it is. S is the sum over members and points of these scores' outer squares: positive by construction.
+Each pair's own variance is made exact: its points are moment-matched to the overlap's true moments, and scaled to its
+standard error.
 
-The part of a median's variance that exceeds the mean's, (pi/2 - 1) rms^2 / n, is taken as independent between pairs:
-signs of differences that share an exposure (rho = 1/2) correlate by arcsin(rho) = 0.52.
+The part of a median's variance that exceeds the mean's, about (pi/2 - 1) rms^2 / n, is taken as independent between
+pairs: signs of differences that share an exposure (rho = 1/2) correlate by arcsin(rho) = 0.52.
 """
 
 from dataclasses import dataclass
@@ -60,15 +60,13 @@ def pixel_variances(problem: Problem) -> Array:
     return typical * np.maximum(solved, 1e-6)
 
 
-def score_factor(problem: Problem, *, median: bool) -> csr_array:
+def score_factor(problem: Problem) -> csr_array:
     """Return H (R, N k): the covariance of the scores is H'H.
 
     Parameters
     ----------
     problem
         The component.
-    median
-        Whether the deltas are medians (levels) and not means.
     """
     k = problem.k
     points = np.stack([_sample(polygon) for polygon in problem.outlines])
@@ -81,21 +79,18 @@ def score_factor(problem: Problem, *, median: bool) -> csr_array:
     for pair in range(len(problem.rms)):
         i, j = int(problem.first[pair]), int(problem.second[pair])
         weight, root = problem.weights[pair], np.linalg.cholesky(problem.moments[pair] + 1e-12 * np.eye(k))
-        variance = problem.rms[pair] ** 2 / problem.n_used[pair]
-        share = problem.rms[pair] ** 2 / (variances[i] + variances[j])
         inside = [
             np.flatnonzero(shapely.contains_xy(polygons[other], points[mine])) for mine, other in ((i, j), (j, i))
         ]
         sampled = min(len(found) for found in inside) >= FEWEST
+        shared = problem.variance[pair] * problem.shared[pair] if sampled else 0.0
         sources: list[tuple[Index, Array]] = []
         if sampled:
             for mine, sign, found in ((i, -1.0, inside[0]), (j, 1.0, inside[1])):
-                sigma = np.sqrt(variances[mine] * share * problem.correlation[pair] / problem.n_used[pair])
+                sigma = np.sqrt(shared * variances[mine] / (variances[i] + variances[j]))
                 basis = _matched(points[mine][found], problem.centroids[pair], problem.scale, root)
                 sources.append((mine * POINTS + found, sign * sigma / np.sqrt(len(found)) * basis))
-        own = 0.0 if sampled else variance * problem.correlation[pair]
-        if median:
-            own += (np.pi / 2 - 1) * variance
+        own = problem.variance[pair] - shared
         if own > 0:
             sources.append((extra + np.arange(k), np.sqrt(own) * root.T))
             extra += k
@@ -109,7 +104,7 @@ def score_factor(problem: Problem, *, median: bool) -> csr_array:
     return csr_array(coo_array(entries, shape=(extra, len(problem.names) * k)))
 
 
-def sigmas(problem: Problem, *, median: bool, slope_sd: float | None = None, seed: int = 0) -> Array:
+def sigmas(problem: Problem, *, slope_sd: float | None = None, seed: int = 0) -> Array:
     """Return (N, k) the 1-sigma errors of the corrections, relative to the gauge, about each member's centre.
 
     Held members have 0. Small problems are propagated exactly, large ones (more unknowns than are solved densely) by
@@ -119,15 +114,13 @@ def sigmas(problem: Problem, *, median: bool, slope_sd: float | None = None, see
     ----------
     problem
         The component, with at least one pair.
-    median
-        Whether the deltas are medians and not means.
     slope_sd
         The slope prior of the solve, if any.
     seed
         Seed of the draws.
     """
     equations = NormalEquations(problem, slope_sd)
-    factor = score_factor(problem, median=median)
+    factor = score_factor(problem)
     shape = (len(problem.names), problem.k)
     if equations.dense:
         # A^-1 S A^-1 = (A^-1 R)(A^-1 R)' with S = R R': no difference of large numbers

@@ -1,0 +1,119 @@
+"""Where state lies, and the environment that Prefect and MLflow find when they are imported.
+
+Nothing here imports either: :func:`prepare_environment` has to come before.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from levelmatch_core.errors import UsageError
+
+VARIABLE = "LEVELMATCH_HOME"
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of all state. Its folders are readable by their owner only."""
+
+    root: Path
+    """Absolute."""
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Return the home that the environment names, `~/.levelmatch` where it names none."""
+        chosen = environ.get(VARIABLE) or "~/.levelmatch"
+        return cls(Path(chosen).expanduser().absolute())
+
+    @property
+    def cutouts(self) -> Path:
+        """Store of cutouts."""
+        return self.root / "cutouts"
+
+    @property
+    def results(self) -> Path:
+        """Stored results of tasks: what makes a second run Cached."""
+        return self.root / "results"
+
+    @property
+    def prefect(self) -> Path:
+        """Prefect's own home: the database of its embedded server."""
+        return self.root / "prefect"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's artifacts, where no tracking server keeps them."""
+        return self.root / "mlflow" / "artifacts"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's store: `MLFLOW_TRACKING_URI` where it is set, else a file here."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow' / 'mlflow.db'}"
+
+    def make(self) -> Self:
+        """Make the folders that are not there.
+
+        Raises
+        ------
+        UsageError
+            If they cannot be made.
+        """
+        try:
+            for folder in (self.root, self.cutouts, self.results, self.prefect, self.artifacts.parent, self.artifacts):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"{VARIABLE} {self.root}: {error.strerror or error}; name a folder that you may write to"
+            raise UsageError(message) from error
+        return self
+
+    @contextmanager
+    def alone(self, purpose: str) -> Iterator[None]:
+        """Wait until no other process does the same thing here: what must be done by one at a time."""
+        descriptor = os.open(self.root / f".{purpose}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bool = False) -> Home:
+    """Make the home and set what Prefect and MLflow read at their import. What the user has set stays.
+
+    Parameters
+    ----------
+    environ
+        The environment to fill in.
+    quiet
+        Whether Prefect is to leave the terminal to us. Its run logs go to its server as ever.
+    """
+    home = Home.of(environ).make()
+    defaults = {
+        "PREFECT_HOME": str(home.prefect),
+        "PREFECT_LOCAL_STORAGE_PATH": str(home.results),
+        # never pickles: what is read back must not be able to run
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        # a new database is migrated first: over ten seconds on a busy machine, and 20 is Prefect's patience
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # the library's log lines belong to the run's log
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "levelmatch_core,flows",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        # a tracking server that is out of reach costs seconds, not minutes
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    }
+    if quiet:
+        defaults["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    if "PREFECT_RESULTS_LOCAL_STORAGE_PATH" in environ:  # the other name of the same setting
+        del defaults["PREFECT_LOCAL_STORAGE_PATH"]
+    for name, value in defaults.items():
+        environ.setdefault(name, value)
+    return home

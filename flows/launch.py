@@ -1,0 +1,90 @@
+"""Starting the flow from a command: the terminal is ours, Prefect and MLflow stay in the background."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from flows.home import prepare_environment
+from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
+from flows.summary import Summary
+from levelmatch_core.images.finding import find_files
+from levelmatch_core.pipeline import Request
+from levelmatch_core.products.folder import OutputFolder
+
+LOGGERS = ("levelmatch_core", "flows")
+
+
+def check(request: Request) -> None:
+    """Find out what can be told without any work, before the engine's slow start.
+
+    Raises
+    ------
+    UsageError
+        If the output folder or an input cannot be used.
+    NoInputError
+        If there is no file.
+    """
+    with OutputFolder.open(request.output, request.settings, request.inputs):
+        find_files(
+            request.inputs, step_ext=request.settings.step_ext, recursive=request.recursive, exclude=[request.output]
+        )
+
+
+def launch(request: Request, log_level: str | None = None) -> Summary:
+    """Run the flow in this process and return its summary.
+
+    Parameters
+    ----------
+    request
+        What to do.
+    log_level
+        Lowest level of the lines shown on stderr; None shows warnings beside a progress bar on a terminal, and
+        everything from `info` on elsewhere.
+
+    Raises
+    ------
+    LevelMatchError
+        As :func:`levelmatch_core.pipeline.run` raises it.
+    """
+    check(request)
+    prepare_environment(quiet=True)
+    # here and no earlier: Prefect and MLflow take seconds to import
+    from flows.level_match import level_match  # noqa: PLC0415
+
+    with _terminal(log_level):
+        state = level_match(
+            inputs=[str(path) for path in request.inputs],
+            output=str(request.output),
+            program=request.program,
+            settings=request.settings,
+            recursive=request.recursive,
+            group_by=request.group_by,
+            return_state=True,
+        )
+        outcome: Any = state.result(raise_on_failure=False)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return Summary.from_json(outcome)
+
+
+@contextmanager
+def _terminal(log_level: str | None) -> Iterator[None]:
+    """Show log lines and progress on stderr while the flow runs."""
+    console = Console(stderr=True)
+    level = (log_level or ("warning" if console.is_terminal else "info")).upper()
+    handler = ConsoleHandler(console)
+    handler.setLevel(level)
+    before = {name: logging.getLogger(name).level for name in LOGGERS}
+    for name in LOGGERS:
+        logging.getLogger(name).addHandler(handler)
+    shown = REPORTER.set(BarReporter(console) if console.is_terminal else LineReporter())
+    try:
+        yield
+    finally:
+        REPORTER.reset(shown)
+        for name, level_before in before.items():
+            logging.getLogger(name).removeHandler(handler)
+            logging.getLogger(name).setLevel(level_before)

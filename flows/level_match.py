@@ -1,0 +1,137 @@
+"""The flow `level_match`: the whole way of the data under Prefect, with its record in MLflow."""
+
+import flows.environment  # noqa: F401 - before Prefect and MLflow
+
+# isort: split
+import resource
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, runtime
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.artifacts import publish
+from flows.home import Home
+from flows.progress import REPORTER
+from flows.runner import PrefectEach
+from flows.summary import Summary, summarize
+from flows.tracking import FlowFacts, Tracker
+from levelmatch_core.jobs import Workspace
+from levelmatch_core.pipeline import Request, run
+from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.store import CutoutStore
+
+QUARANTINED = "Quarantined"
+"""Name of the failed state of a flow run that finished without some tiles."""
+
+INCOMPLETE = "Incomplete"
+"""Name of the completed state of a flow run that could not tie every exposure."""
+
+
+def _run_name() -> str:
+    parameters: dict[str, Any] = runtime.flow_run.parameters
+    band = parameters.get("band") or dict(parameters.get("settings") or {}).get("band")
+    return " ".join(part for part in (parameters["program"], band) if part)
+
+
+@flow(name="level_match", flow_run_name=_run_name, persist_result=True, result_serializer="json")
+def level_match(  # noqa: PLR0917 - the order in which Prefect's form shows them
+    inputs: list[str],
+    output: str,
+    program: str = "levelmatch",
+    band: str | None = None,
+    settings: MatchSettings = MatchSettings(),  # noqa: B008 - frozen; the form in Prefect's UI shows its defaults
+    recursive: bool = False,
+    group_by: str | None = None,
+) -> State[dict[str, Any]]:
+    """Match the sky levels of overlapping exposures and write them to an output folder.
+
+    Parameters
+    ----------
+    inputs
+        Files, and folders that are searched for FITS files.
+    output
+        The folder that takes the results.
+    program
+        The observing program: the name of the MLflow experiment.
+    band
+        Only exposures of this filter; wins over the band of `settings`.
+    settings
+        All settings of the match.
+    recursive
+        Whether to search folders within folders.
+    group_by
+        A regular expression or a table that says which files make a tile.
+
+    Returns
+    -------
+    A state with the summary of the run, JSON: completed; completed and named Incomplete if an exposure is untied;
+    failed and named Quarantined if something failed and the rest was done without it.
+    """
+    started = time.time()
+    home = Home.of().make()
+    chosen = settings.model_copy(update={"band": band}) if band is not None else settings
+    request = Request(
+        inputs=tuple(Path(entry) for entry in inputs),
+        output=Path(output),
+        settings=chosen,
+        program=program,
+        recursive=recursive,
+        group_by=group_by,
+    )
+    runners: list[PrefectEach] = []
+    task_runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=chosen.procs)
+    with task_runner:
+
+        def each_of(workspace: Workspace) -> PrefectEach:
+            runners.append(PrefectEach(workspace, task_runner, REPORTER.get()))
+            return runners[-1]
+
+        result = run(request, CutoutStore(home.cutouts), each_of)
+    summary = summarize(result, peak_memory=peak_memory())
+    summary = summary.model_copy(
+        update={
+            "executed": dict(sum((runner.executed for runner in runners), start=Counter[str]())),
+            "cached": dict(sum((runner.cached for runner in runners), start=Counter[str]())),
+            "tracking": Tracker(home).log(result, summary, _facts(started)),
+        }
+    )
+    publish(result, summary)
+    return _ending(summary)
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has used, megabytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _facts(started: float) -> FlowFacts:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        message = "level_match runs as a flow"
+        raise RuntimeError(message)
+    flow_run = context.flow_run
+    return FlowFacts(
+        flow_run_id=str(runtime.flow_run.root_flow_run_id or flow_run.id),
+        name=flow_run.name,
+        started=started,
+        attempt=max(1, flow_run.run_count),
+    )
+
+
+def _ending(summary: Summary) -> State[dict[str, Any]]:
+    """Return the state in which the flow run ends: what a person sees first."""
+    data = summary.to_json()
+    if summary.quarantined:
+        named = "; ".join(f"{problem.name}: {problem.reason}" for problem in summary.quarantined)
+        return Failed(name=QUARANTINED, message=f"{summary.verdict} Left out: {named}", data=data)
+    if not summary.complete:
+        return Completed(name=INCOMPLETE, message=summary.verdict, data=data)
+    return Completed(message=summary.verdict, data=data)

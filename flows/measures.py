@@ -1,0 +1,155 @@
+"""What MLflow is told of a run: parameters, metrics, series, tables and matrices, as plain values."""
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from flows.summary import Summary, residual_of
+from levelmatch_core.matching.corrections import FieldMatch, StageMatch, Status
+from levelmatch_core.matching.pairs import PairMatrices, matrices, triplets
+from levelmatch_core.matching.results import Rejection, Solution
+from levelmatch_core.pipeline import RunResult
+from levelmatch_core.products.runrecord import StageSummary
+from levelmatch_core.products.tables import pairs_table
+from levelmatch_core.settings import MatchSettings
+
+_FORBIDDEN = re.compile(r"[^0-9A-Za-z_\-. /]")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Numbers of a run, without any that is not finite."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    series: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Metrics with steps: the largest change of each sweep of an iterative solve."""
+    left_out: int = 0
+    """Numbers that were not finite."""
+
+
+def parameters(settings: MatchSettings) -> dict[str, str]:
+    """Return every setting as text."""
+    return {name: str(value) for name, value in settings.model_dump(mode="json").items()}
+
+
+def measures(result: RunResult, summary: Summary) -> Measures:
+    """Return the metrics and series of a run.
+
+    Numbers of a single field have its name before theirs only where there are several fields, so that runs of the same
+    program can be compared.
+    """
+    found: dict[str, float] = {
+        "seconds": result.seconds,
+        "peak_memory_megabytes": summary.peak_memory,
+        "exposures": sum(summary.counts.values()),
+        "fields": len(result.matches),
+        **{f"exposures_{status}": count for status, count in summary.counts.items()},
+        "exposures_unmatched": sum(summary.counts.get(status, 0) for status in (Status.UNTIED, Status.FAILED)),
+        "failures": len(result.failures),
+        "components": sum(each.components for each in summary.residuals),
+        "pairs": sum(each.used + sum(each.rejected.values()) for each in summary.residuals),
+        "pairs_used": sum(each.used for each in summary.residuals),
+        "pairs_rejected": sum(sum(each.rejected.values()) for each in summary.residuals),
+    }
+    for reason in Rejection:
+        found[f"pairs_rejected.{name_of(reason)}"] = sum(each.rejected.get(reason, 0) for each in summary.residuals)
+    series: dict[str, tuple[float, ...]] = {}
+    stages = {each.name: each.stages for each in result.record.fields}
+    for match in result.matches:
+        prefix = f"{match.field.name}/" if len(result.matches) > 1 else ""
+        residual = residual_of(match)
+        found[f"{prefix}residual_rms_before"] = residual.before
+        found[f"{prefix}residual_rms_after"] = residual.after
+        for stage in stages[match.field.name]:
+            found |= {f"{prefix}{stage.stage}.{name}": value for name, value in _of_stage(stage)}
+        for stage_match in match.stages:
+            series |= {f"{prefix}{name}": steps for name, steps in _convergence(stage_match)}
+    finite = {name_of(name): value for name, value in found.items() if math.isfinite(value)}
+    kept = {name_of(name): tuple(step for step in steps if math.isfinite(step)) for name, steps in series.items()}
+    left_out = len(found) - len(finite) + sum(len(series[name]) - len(kept[name_of(name)]) for name in series)
+    return Measures(finite, {name: steps for name, steps in kept.items() if steps}, left_out)
+
+
+def name_of(text: str) -> str:
+    """Return a name that MLflow takes: what it forbids becomes an underscore."""
+    return _FORBIDDEN.sub("_", text).replace(" ", "_")
+
+
+def _of_stage(stage: StageSummary) -> Iterator[tuple[str, float]]:
+    yield "residual_rms_before", stage.residual_before
+    yield "residual_rms_after", stage.residual_after
+    yield "pairs_used", stage.used
+    yield "iterations", stage.iterations
+    yield "groups_unconverged", len(stage.unconverged)
+
+
+def _convergence(stage: StageMatch) -> Iterator[tuple[str, tuple[float, ...]]]:
+    """Yield the convergence of a stage's groups; the group's name is needed only where there are several."""
+    for solution in stage.solutions:
+        group = f".{solution.group}" if len(stage.solutions) > 1 else ""
+        for story in solution.status.history:
+            yield f"{stage.stage}{group}.convergence_{story.coefficient}", story.steps
+
+
+# -- tables and matrices -----------------------------------------------------------------------------------------------
+def pair_columns(result: RunResult) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Return the pairs, and those that were rejected, as columns of plain values."""
+    table = pairs_table(result.matches)
+    columns = {name: table[name].tolist() for name in table.colnames}
+    rejected = [place for place, used in enumerate(columns["used"]) if not used]
+    return columns, {name: [values[place] for place in rejected] for name, values in columns.items()}
+
+
+def matrix_files(match: FieldMatch) -> Iterator[tuple[str, bytes]]:
+    """Yield a field's pairs as one .npz a stage: `<group>|delta`, npix, rms, linear, valid and names, N x N.
+
+    Above 2,000 members of a group the same come as columns, with `first` and `second`, the members' places.
+    """
+    for stage in match.stages:
+        arrays: dict[str, Any] = {}
+        for solution in stage.solutions:
+            content = matrices(solution) or triplets(solution)
+            for name, value in vars(content).items():
+                arrays[f"{solution.group}|{name}"] = np.array(value, dtype=str) if name == "names" else value
+        if arrays:
+            file = io.BytesIO()
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+            yield f"{match.field.name}.{stage.stage}.npz", file.getvalue()
+
+
+def matrix_pictures(match: FieldMatch) -> Iterator[tuple[str, Figure]]:
+    """Yield a picture of the matrices of each stage's largest group."""
+    for stage in match.stages:
+        solution = max(stage.solutions, key=lambda each: len(each.members), default=None)
+        content = matrices(solution) if solution is not None else None
+        if solution is not None and content is not None:
+            yield f"{match.field.name}.{stage.stage}.png", _picture(solution, content, match.field.unit)
+
+
+def _picture(solution: Solution, content: PairMatrices, unit: str) -> Figure:
+    figure = Figure(figsize=(11, 9), layout="constrained")
+    figure.suptitle(f"{solution.stage} of {solution.group}: row minus column")
+    there = content.npix > 0
+    panels: Mapping[str, tuple[Any, str, str]] = {
+        "level difference": (content.delta[..., 0], unit or "data unit", "RdBu_r"),
+        "pixels in common": (content.npix, "pixels", "viridis"),
+        "scatter about the fit": (content.rms, unit or "data unit", "viridis"),
+        "used (1) or rejected (0)": (content.valid.astype(float), "", "cividis"),
+    }
+    for axes, (title, (values, label, colours)) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+        shown = np.where(there, values, np.nan).astype(float)
+        limit = float(np.nanmax(np.abs(shown))) if there.any() else 1.0
+        low = -limit if colours == "RdBu_r" else 0.0
+        image = axes.imshow(shown, cmap=colours, vmin=low, vmax=limit or 1.0, interpolation="nearest")
+        figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+        axes.set_title(title)
+        if len(content.names) <= 30:
+            axes.set_xticks(range(len(content.names)), content.names, rotation=90, fontsize=6)
+            axes.set_yticks(range(len(content.names)), content.names, fontsize=6)
+    return figure

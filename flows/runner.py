@@ -1,0 +1,224 @@
+"""The runner that makes each job a task run of Prefect: cached by the job's key, retried, quarantined when it fails."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
+from typing import Any
+
+from prefect import Task, task
+from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.futures import PrefectConcurrentFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import quote
+from pydantic import ValidationError
+
+from flows.progress import LineReporter, Reporter
+from levelmatch_core.errors import LevelMatchError
+from levelmatch_core.jobs import Job, Workspace, failure_of
+from levelmatch_core.records import Record, content_key
+
+logger = logging.getLogger(__name__)
+
+MOST_SINGLE = 200
+"""So many jobs of one step are a task run each; more are done in batches."""
+
+BATCHES = 128
+"""Number of batches. It is fixed, so that a job's batch follows from its label alone."""
+
+RETRY_DELAYS = (1.0, 5.0)
+"""Seconds before each retry of an operation that failed by the file system or the network."""
+
+_LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors of the operating system that waiting does not mend."""
+
+
+@dataclass
+class Work:
+    """What one task run does: one job, or a batch of them."""
+
+    jobs: tuple[Job, ...]
+    places: tuple[int, ...]
+    """Where the jobs' results belong."""
+    label: str
+    refresh: bool = False
+    """Whether to do it even where a result is stored."""
+    begun: bool = field(default=False, init=False)
+    """Whether a job was begun, and not only looked up."""
+
+    @property
+    def step(self) -> str:
+        """The task's name."""
+        return self.jobs[0].step
+
+    def key(self) -> str:
+        """Return the cache key: the job's, or the digest of all jobs' keys."""
+        keys = [job.key() for job in self.jobs]
+        return keys[0] if len(keys) == 1 else content_key("batch", keys)
+
+    def do(self, workspace: Workspace) -> list[dict[str, Any]]:
+        """Do the jobs and return their results as JSON."""
+        self.begun = True
+        return [job.run(workspace).to_json() for job in self.jobs]
+
+    def afresh(self) -> "Work":
+        """Return the same work, to be done whatever is stored."""
+        return Work(self.jobs, self.places, self.label, refresh=True)
+
+    def singly(self) -> Iterator["Work"]:
+        """Yield the jobs of a batch, each by itself."""
+        for job, place in zip(self.jobs, self.places, strict=True):
+            yield Work((job,), (place,), job.label)
+
+
+class PrefectEach:
+    """Do jobs as task runs of the flow run that we are in.
+
+    Parameters
+    ----------
+    workspace
+        Where the jobs may touch the disk.
+    task_runner
+        Where task runs are executed: a started runner whose workers share this process's memory.
+    reporter
+        Shows how far the work is.
+    retry_delays
+        Seconds before each retry after a transient error.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        task_runner: ThreadPoolTaskRunner[Any],
+        reporter: Reporter | None = None,
+        retry_delays: Sequence[float] = RETRY_DELAYS,
+    ) -> None:
+        self.workspace = workspace
+        self.executed: Counter[str] = Counter()
+        """Jobs done, by step."""
+        self.cached: Counter[str] = Counter()
+        """Jobs whose stored result was used, by step."""
+        self.failed: Counter[str] = Counter()
+        """Jobs that failed, by step."""
+        self._task_runner = task_runner
+        self._reporter = reporter or LineReporter()
+        self._retry_delays = list(retry_delays)
+
+    def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:
+        """Do all jobs; results and failures come in the order of the jobs."""
+        results: list[Any] = [None] * len(jobs)
+        if not jobs:
+            return results
+        with self._reporter.step(title, len(jobs)) as advance:
+            works = works_of(jobs)
+            while works:
+                works = self._round(works, results, advance)
+        return results
+
+    def _round(self, works: Sequence[Work], results: list[Any], advance: Callable[[int], None]) -> list[Work]:
+        """Do works, put what came out in its places, and return what must be done again."""
+        futures = [self._submit(work) for work in works]
+        again: list[Work] = []
+        for work, future in zip(works, futures, strict=True):
+            future.wait()
+            state = future.state
+            if state.is_completed():
+                outcomes: Sequence[Any] | None = self._results(work, state)
+            elif len(work.jobs) == 1 and (work.begun or work.refresh):
+                outcomes = [self._failure(work, state)]
+            else:
+                outcomes = None
+            if outcomes is None:
+                again += work.singly() if work.begun else [work.afresh()]
+                continue
+            for place, outcome in zip(work.places, outcomes, strict=True):
+                results[place] = outcome
+            advance(len(work.jobs))
+        return again
+
+    def _submit(self, work: Work) -> PrefectConcurrentFuture[list[dict[str, Any]]]:
+        delays = self._retry_delays
+        options = _task_of(work.step).with_options(
+            refresh_cache=work.refresh,
+            retries=len(delays),
+            retry_delay_seconds=delays or 0,
+            retry_condition_fn=is_transient,
+        )
+        # quoted: Prefect would otherwise walk through every record in search of futures
+        parameters = {"work": quote(work), "workspace": quote(self.workspace), "key": work.key(), "label": work.label}
+        return self._task_runner.submit(options, parameters)
+
+    def _results(self, work: Work, state: State[Any]) -> list[Record] | None:
+        """Return the results of a work that is done; None if they were stored and what they name is not there."""
+        content: Any = state.result(raise_on_failure=False)
+        if work.begun:
+            self.executed[work.step] += len(work.jobs)
+            return [job.gives.from_json(item) for job, item in zip(work.jobs, content, strict=True)]
+        try:
+            records = [job.gives.from_json(item) for job, item in zip(work.jobs, content, strict=True)]
+        except (ValidationError, TypeError, ValueError):
+            logger.warning("%s, %s: the stored result cannot be read; it is made anew", work.label, work.step)
+            return None
+        if not self.workspace.intact(records):
+            logger.info("%s, %s: a stored file is gone or was altered; it is made anew", work.label, work.step)
+            return None
+        self.cached[work.step] += len(work.jobs)
+        return records
+
+    def _failure(self, work: Work, state: State[Any]) -> Any:  # noqa: ANN401 - a Failure, as the protocol has it
+        error = state.result(raise_on_failure=False)
+        if not isinstance(error, BaseException):
+            error = RuntimeError(state.message or f"the task run ended {state.name}")
+        if not isinstance(error, LevelMatchError | OSError):
+            logger.error("%s, %s: unexpected %s", work.label, work.step, type(error).__name__, exc_info=error)
+        self.failed[work.step] += 1
+        return failure_of(work.jobs[0], error)
+
+
+def works_of(jobs: Sequence[Job]) -> list[Work]:
+    """Return what the task runs do: a job each or, above 200 jobs, batches that follow from the jobs' labels."""
+    if len(jobs) <= MOST_SINGLE:
+        return [Work((job,), (place,), job.label) for place, job in enumerate(jobs)]
+    batches: dict[int, list[int]] = {}
+    for place, job in enumerate(jobs):
+        batches.setdefault(_batch_of(job.label), []).append(place)
+    return [
+        Work(tuple(jobs[place] for place in places), tuple(places), f"batch {number} of {BATCHES}: {len(places)}")
+        for number, places in sorted(batches.items())
+    ]
+
+
+def _batch_of(label: str) -> int:
+    return int.from_bytes(sha256(label.encode("utf-8", "surrogateescape")).digest()[:4], "big") % BATCHES
+
+
+def is_transient(_task: object, _task_run: TaskRun, state: State[Any]) -> bool:
+    """Return whether an operation failed for a reason that may pass: of the file system, and never of the data."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, OSError) and not isinstance(error, _LASTING)
+
+
+def _key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    key: str = parameters["key"]
+    return key
+
+
+@cache
+def _task_of(step: str) -> Task[..., list[dict[str, Any]]]:
+    """Return the task of one step, under the name that a person sees."""
+
+    def do(work: Work, workspace: Workspace, key: str, label: str) -> list[dict[str, Any]]:  # noqa: ARG001 - see below
+        # key and label are parameters, so that cache policy and run name find them
+        return work.do(workspace)
+
+    return task(
+        name=step,
+        task_run_name="{label}",
+        cache_policy=CacheKeyFnPolicy(cache_key_fn=_key),
+        persist_result=True,
+        result_serializer="json",
+    )(do)

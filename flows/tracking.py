@@ -1,0 +1,226 @@
+"""The MLflow record of a run: one MLflow run a flow run, written once the science is done, through explicit run ids."""
+
+import hashlib
+import logging
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from flows.home import Home
+from flows.measures import Measures, matrix_files, matrix_pictures, measures, pair_columns, parameters
+from flows.summary import Summary, Tracking
+from levelmatch_core.pipeline import RunResult
+from levelmatch_core.products.runrecord import levelmatch_version
+
+logger = logging.getLogger(__name__)
+
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` shows a local store."""
+
+_BATCH = 1000  # the most metrics that a server takes at once
+_PARAMETERS = 100
+
+
+@dataclass(frozen=True)
+class FlowFacts:
+    """What is known of the flow run: its tags in MLflow."""
+
+    flow_run_id: str
+    """The id under which a retried flow run goes on."""
+    name: str
+    started: float
+    """Unix time, seconds."""
+    attempt: int = 1
+
+
+class Tracker:
+    """Writes to one tracking store.
+
+    Parameters
+    ----------
+    home
+        Says where the store is, and where artifacts go that no server keeps.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._uri = home.tracking_uri
+        self._local = urlsplit(self._uri).scheme not in {"http", "https"}
+
+    def log(self, result: RunResult, summary: Summary, facts: FlowFacts) -> Tracking:
+        """Record a run, or tag the last one of this output as checked if nothing changed.
+
+        A store that is out of reach costs the record and nothing else: what was lost is said in the answer.
+        """
+        run: Run | None = None
+        try:
+            client = self._client()
+            experiment = self._experiment(client, result.request.program)
+            if not result.changed:
+                run = _last_of(client, experiment, result.request.output)
+                if run is not None:
+                    client.set_tag(run.info.run_id, "levelmatch.checked", f"{_now()} by flow run {facts.flow_run_id}")
+                    return self._tracking(run, new=False)
+            run = self._open(client, experiment, result, facts)
+            self._write(client, run, result, summary, facts)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            what = f"the MLflow record of this run{f' {run.info.run_id}, in part,' if run else ''} is lost"
+            lost = f"{what}: {_first_line(error)} (store {_without_secrets(self._uri)})"
+            logger.warning("%s; the outputs are complete", lost)
+            return Tracking(store=_without_secrets(self._uri), lost=lost)
+        return self._tracking(run, new=True)
+
+    def _client(self) -> MlflowClient:
+        """Return a client whose store exists: a local one is made (its schema, too) by one process at a time."""
+        if not self._local:
+            return MlflowClient(tracking_uri=self._uri)
+        with self._home.alone("mlflow"):
+            client = MlflowClient(tracking_uri=self._uri)
+            client.search_experiments(max_results=1)
+        return client
+
+    def _experiment(self, client: MlflowClient, program: str) -> str:
+        """Return the id of the program's experiment, made if need be; one that was deleted is taken up again."""
+        known = client.get_experiment_by_name(program)
+        if known is None:
+            place = (self._home.artifacts / hashlib.sha256(program.encode()).hexdigest()[:16]).as_uri()
+            try:
+                return str(client.create_experiment(program, artifact_location=place if self._local else None))
+            except MlflowException:  # another run of the program was faster
+                known = client.get_experiment_by_name(program)
+                if known is None:
+                    raise
+        if known.lifecycle_stage == "deleted":
+            client.restore_experiment(known.experiment_id)
+        return str(known.experiment_id)
+
+    def _open(self, client: MlflowClient, experiment: str, result: RunResult, facts: FlowFacts) -> Run:
+        """Return the run of this flow run: the one that an earlier try began, else a new one."""
+        found = client.search_runs(
+            [experiment], f"tags.`prefect.flow_run_id` = '{facts.flow_run_id}'", max_results=1, order_by=["start_time"]
+        )
+        if found:
+            client.set_terminated(found[0].info.run_id, "RUNNING")
+            return found[0]
+        request = result.request
+        tags = {
+            "levelmatch.program": request.program,
+            "levelmatch.band": request.settings.band or "all",
+            "levelmatch.output": str(request.output),
+            "levelmatch.output_id": output_id(request.output),
+            "levelmatch.version": levelmatch_version(),
+            "levelmatch.instruments": ", ".join(sorted({match.field.instrument for match in result.matches})),
+            "prefect.flow_run_id": facts.flow_run_id,
+            "prefect.flow_run_name": facts.name,
+        }
+        return client.create_run(experiment, start_time=round(facts.started * 1000), tags=tags, run_name=facts.name)
+
+    def _write(self, client: MlflowClient, run: Run, result: RunResult, summary: Summary, facts: FlowFacts) -> None:
+        run_id = run.info.run_id
+        settings = parameters(result.request.settings)
+        listed = [Param(name, value) for name, value in settings.items() if name not in run.data.params]
+        for start in range(0, len(listed), _PARAMETERS):
+            client.log_batch(run_id, params=listed[start : start + _PARAMETERS])
+        found = measures(result, summary)
+        self._write_metrics(client, run_id, found, facts)
+        tags = {
+            "mlflow.note.content": description(summary),
+            "levelmatch.partial": str(bool(summary.problems)).lower(),
+            "levelmatch.numbers_left_out": str(found.left_out),
+            "levelmatch.tries": str(facts.attempt),
+        }
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        self._write_files(client, run_id, result, facts)
+        client.set_terminated(run_id, "FAILED" if summary.quarantined else "FINISHED")
+
+    def _write_metrics(self, client: MlflowClient, run_id: str, found: Measures, facts: FlowFacts) -> None:
+        """Write numbers at the step of this try, and series once: a rerun never writes the same steps twice."""
+        now = round(time.time() * 1000)
+        metrics = [Metric(name, value, now, facts.attempt - 1) for name, value in found.metrics.items()]
+        for name, steps in found.series.items():
+            key = name
+            if facts.attempt > 1:
+                before = [metric.value for metric in client.get_metric_history(run_id, name)]
+                if before == list(steps):
+                    continue
+                key = f"{name}.try_{facts.attempt}" if before else name
+            metrics += [Metric(key, value, now, step) for step, value in enumerate(steps)]
+        for start in range(0, len(metrics), _BATCH):
+            client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+
+    def _write_files(self, client: MlflowClient, run_id: str, result: RunResult, facts: FlowFacts) -> None:
+        again = f"_try_{facts.attempt}" if facts.attempt > 1 else ""  # log_table would append
+        for name, columns in zip(("pairs", "rejected_pairs"), pair_columns(result), strict=True):
+            client.log_table(run_id, columns, f"tables/{name}{again}.json")
+        folder = result.request.output
+        for name in ("run.json", "pairs.ecsv", "corrections.ecsv"):
+            client.log_artifact(run_id, str(folder / name))
+        for file in result.record.files:
+            if file.name.startswith("figures/"):
+                client.log_artifact(run_id, str(folder / file.name), Path(file.name).parent.as_posix())
+        for match in result.matches:
+            with tempfile.TemporaryDirectory() as scratch:
+                for name, content in matrix_files(match):
+                    Path(scratch, name).write_bytes(content)
+                client.log_artifacts(run_id, scratch, "matrices")
+            for name, figure in matrix_pictures(match):
+                client.log_figure(run_id, figure, f"matrices/{name}")
+
+    def _tracking(self, run: Run, *, new: bool) -> Tracking:
+        run_id, experiment = run.info.run_id, run.info.experiment_id
+        server = LOCAL_UI if self._local else _without_secrets(self._uri).rstrip("/")
+        return Tracking(
+            store=_without_secrets(self._uri),
+            run_id=run_id,
+            experiment_id=experiment,
+            url=f"{server}/#/experiments/{experiment}/runs/{run_id}",
+            new=new,
+        )
+
+
+def output_id(output: Path) -> str:
+    """Return the digest by which the runs of one output folder are found: a path may hold any sign, a filter not."""
+    return hashlib.sha256(str(output.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def description(summary: Summary) -> str:
+    """Return the run's description, Markdown: the verdict, and what went wrong."""
+    lines = [f"**{summary.verdict}**"]
+    lines += [f"- {problem.name}: {problem.status}: {problem.reason}" for problem in summary.problems[:50]]
+    if len(summary.problems) > 50:
+        lines.append(f"- and {len(summary.problems) - 50} more, in run.json")
+    return "\n\n".join([lines[0], "\n".join(lines[1:])]).strip()
+
+
+def _last_of(client: MlflowClient, experiment: str, output: Path) -> Run | None:
+    found = client.search_runs(
+        [experiment],
+        f"tags.`levelmatch.output_id` = '{output_id(output)}'",
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    return found[0] if found else None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _without_secrets(uri: str) -> str:
+    """Return an address without the user and password that it may hold."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+
+
+__all__ = ["FlowFacts", "Tracker", "description", "output_id"]

@@ -1,0 +1,86 @@
+"""The mosaic before and after, side by side on the sky."""
+
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+from matplotlib.colors import AsinhNorm
+from numpy.typing import NDArray
+
+from levelmatch_core.products.figures import style
+
+MAX_SIDE = 1200
+"""Longest side of the images that are drawn, pixels: larger ones are averaged in blocks."""
+
+
+def draw_mosaic(path: Path, mosaic: Path, title: str) -> None:
+    """Draw a mosaic before and after correction with one stretch, each minus its median.
+
+    Parameters
+    ----------
+    path
+        The PNG to write.
+    mosaic
+        A mosaic's FITS file, with the images SCI and BEFORE.
+    title
+        What it is.
+    """
+    with fits.open(mosaic, mode="readonly", memmap=True) as hdus:
+        header = hdus["SCI"].header
+        step = max(1, -(-max(hdus["SCI"].shape) // MAX_SIDE))
+        after, before = (block_mean(hdus[name].data, step) for name in ("SCI", "BEFORE"))
+    wcs = WCS(header, naxis=2)[::step, ::step]
+    images = {"before": before - np.nanmedian(before), "after": after - np.nanmedian(after)}
+    norm = _stretch(images["after"])
+    tall = after.shape[0] / after.shape[1] > 1.6
+    height, width = (7.0, 5.0) if tall else (1.0 + 6.2 * after.shape[0] / after.shape[1], 6.2)
+    fig = style.figure(2 * width + 1.0, max(height, 3.2))
+    panels = []
+    for number, (name, image) in enumerate(images.items(), start=1):
+        axes = fig.add_subplot(1, 2, number, projection=wcs)
+        shown = axes.imshow(
+            image, origin="lower", cmap=style.colour_map(style.IMAGE), norm=norm, interpolation="nearest"
+        )
+        axes.set_title(name)
+        sky_axes(axes, labelled=number == 1)
+        panels.append(axes)
+    bar = fig.colorbar(shown, ax=panels, extend="both", fraction=0.03, pad=0.01)
+    bar.set_label(f"{style.shown_unit(header.get('BUNIT', ''))}, minus the median")
+    fig.suptitle(style.short(title, 90))
+    style.save(fig, path)
+
+
+def block_mean(image: NDArray[np.floating], step: int) -> NDArray[np.float64]:
+    """Return the mean of the finite pixels of each block of step x step pixels, NaN where there are none."""
+    rows, columns = (-(-size // step) for size in image.shape)
+    out = np.full((rows, columns), np.nan)
+    for row in range(rows):  # a row of blocks at a time: the image may be larger than memory
+        band = np.full((step, columns * step), np.nan)
+        part = image[row * step : (row + 1) * step]
+        band[: part.shape[0], : part.shape[1]] = part
+        blocks = band.reshape(step, columns, step)
+        seen = np.isfinite(blocks)
+        count = seen.sum(axis=(0, 2))
+        total = np.where(seen, blocks, 0).sum(axis=(0, 2))
+        np.divide(total, count, out=out[row], where=count > 0)
+    return out
+
+
+def _stretch(image: NDArray[np.float64]) -> AsinhNorm:
+    """Return a stretch that is linear about the sky and compresses what is bright."""
+    values = image[np.isfinite(image)]
+    low, quarter, half, high = np.percentile(values, [0.5, 16, 50, 99.5])
+    width = max(float(half - quarter), 1e-6 * float(high - low), np.finfo(float).tiny)
+    return AsinhNorm(linear_width=3 * width, vmin=low, vmax=high if high > low else low + 1)
+
+
+def sky_axes(axes: object, *, labelled: bool) -> None:
+    """Label the axes of a panel on the sky; the declination of an unlabelled one is read from its neighbour."""
+    ra, dec = axes.coords  # type: ignore[attr-defined]
+    for coordinate, label in ((ra, "RA (ICRS)"), (dec, "Dec (ICRS)")):
+        coordinate.set_axislabel(label)
+        coordinate.set_ticks(number=5)
+        coordinate.set_ticklabel(size=8, exclude_overlapping=True)
+    if not labelled:
+        dec.set_axislabel("")

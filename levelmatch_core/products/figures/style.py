@@ -1,0 +1,78 @@
+"""What all figures share: a canvas without global state, colours that all eyes can tell apart, fixed bytes."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+
+DPI = 100
+IMAGE, DIFFERENCE, SEQUENCE = "cividis", "RdBu_r", "viridis"
+"""Colour maps for images of the sky, for differences about 0, and for sizes."""
+BEFORE, AFTER, REJECTED, FAINT = "#d55e00", "#0072b2", "#8c8c8c", "#c8c8c8"
+"""Colours (Okabe and Ito's vermilion and blue, and greys)."""
+MISSING = "#e9e9e9"
+"""Where there are no data."""
+MANY = 60
+"""More members than this, and only some are named."""
+_LONGEST = 44
+
+
+def figure(width: float, height: float) -> Figure:
+    """Return an empty figure, sizes in inches, on a canvas of its own."""
+    fig = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(fig)
+    return fig
+
+
+def save(fig: Figure, path: Path) -> None:
+    """Write a PNG that names neither time nor software."""
+    fig.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def colour_map(name: str) -> Colormap:
+    """Return a colour map that shows missing data in light grey."""
+    return mpl.colormaps[name].with_extremes(bad=MISSING)
+
+
+def shown_unit(unit: str) -> str:
+    """Return the unit as labels show it."""
+    return unit or "data unit"
+
+
+def short(name: str, longest: int = _LONGEST) -> str:
+    """Return a name, its middle left out where it is long, with nothing that would be set as a formula."""
+    plain = name if len(name) <= longest else f"{name[: longest // 2 - 1]}…{name[-(longest // 2) :]}"
+    return plain.replace("$", r"\$")
+
+
+def distinct(names: list[str]) -> list[str]:
+    """Return the names without what they all begin and end with, cut at separators: short labels that still differ."""
+    if len(names) < 2:
+        return [short(name, 24) for name in names]
+    head = _common(names)
+    tail = _common([name[len(head) :][::-1] for name in names])
+    return [short(name[len(head) : len(name) - len(tail)] or name, 24) for name in names]
+
+
+def _common(names: list[str]) -> str:
+    """Return the longest beginning that all share, ending with a separator."""
+    first, last = min(names), max(names)
+    length = next(
+        (at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
+    )
+    cut = max(first.rfind(separator, 0, length) for separator in "_./+ ") + 1
+    return first[:cut]
+
+
+def number(value: float) -> str:
+    """Return a number with three digits."""
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def grid_lines(axes: Axes) -> None:
+    """Draw faint lines behind the data."""
+    axes.grid(color=FAINT, linewidth=0.5)
+    axes.set_axisbelow(True)

@@ -1,0 +1,275 @@
+"""The exact record of what was subtracted and of every pair, as tables that astropy reads (ECSV)."""
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.table import MaskedColumn, Table
+
+from levelmatch_core.errors import UsageError
+from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
+from levelmatch_core.matching.results import PairResult, Solution
+from levelmatch_core.matching.stages import STAGES
+from levelmatch_core.sky.plane import Plane
+
+SCHEMA = 1
+"""Version of the tables' layout."""
+
+CONVENTION = (
+    "corrections are subtracted: corrected = input - correction; "
+    "correction(x, y) = level + slope_x (x - x0) + slope_y (y - y0), with x the grid's column and y its row, counted "
+    "from 0 at the tangent point of the field's grid (its WCS is below, under grids); slopes are per grid pixel; the "
+    "total's level holds the stages' levels and local_sky"
+)
+
+_PLANE = ("level", "slope_x", "slope_y")
+
+
+def write_corrections(path: Path, field_matches: Iterable[FieldMatch]) -> None:
+    """Write corrections.ecsv: see :func:`corrections_table`. The same corrections give the same bytes."""
+    _write(path, corrections_table(field_matches))
+
+
+def write_pairs(path: Path, field_matches: Iterable[FieldMatch]) -> None:
+    """Write pairs.ecsv: see :func:`pairs_table`. The same pairs give the same bytes."""
+    _write(path, pairs_table(field_matches))
+
+
+def read_corrections(path: Path) -> Table:
+    """Read a corrections.ecsv.
+
+    Returns
+    -------
+    As :func:`corrections_table` has it; `meta["grids"]` holds each field's grid.
+
+    Raises
+    ------
+    UsageError
+        If the file is not such a table, or of another version.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", u.UnitsWarning)  # BUNIT may be anything
+            table = Table.read(path, format="ascii.ecsv")
+    except (OSError, ValueError) as error:
+        message = f"{path}: not a corrections table: {error}; expected the corrections.ecsv of an output folder"
+        raise UsageError(message) from error
+    found = table.meta.get("table"), table.meta.get("schema_version")
+    if found != ("levelmatch corrections", SCHEMA):
+        message = f"{path}: {found[0]}, version {found[1]}; expected levelmatch corrections, version {SCHEMA}"
+        raise UsageError(message)
+    return table
+
+
+def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
+    """Return a row an exposure, sorted by field and name.
+
+    Levels are in the data's unit, slopes in that per grid pixel, x0 and y0 in grid pixels. A stage that does not
+    concern an exposure has 0 and no fit type; a failed exposure has NaN and no component.
+    """
+    matches = sorted(field_matches, key=lambda match: match.field.name)
+    rows = [_correction_row(match, correction) for match in matches for correction in match.corrections]
+    table = _table(list(_CORRECTION_TYPES), rows)
+    component = [row["component"] for row in rows]
+    table.replace_column(
+        "component",
+        MaskedColumn([number or 0 for number in component], mask=[not number for number in component], dtype=np.int64),
+    )
+    _describe(table, _unit_of(matches))
+    table.meta.update(
+        table="levelmatch corrections",
+        schema_version=SCHEMA,
+        convention=CONVENTION,
+        grids={
+            match.field.name: {
+                "record": match.grid.to_json(),
+                "wcs": match.grid.header_cards(),
+                "unit": match.field.unit,
+            }
+            for match in matches
+        },
+    )
+    return table
+
+
+def pairs_table(field_matches: Iterable[FieldMatch]) -> Table:
+    """Return a row a pair and stage, in the order of field, stage, group and members.
+
+    level and slopes describe second minus first before the solve, about x0, y0; residual is what is left of the level
+    there after it.
+    """
+    matches = sorted(field_matches, key=lambda match: match.field.name)
+    rows = [
+        _pair_row(match, solution, pair)
+        for match in matches
+        for stage in match.stages
+        for solution in stage.solutions
+        for pair in solution.pairs
+    ]
+    table = _table(list(_PAIR_TYPES), rows)
+    _describe(table, _unit_of(matches))
+    table.meta.update(
+        table="levelmatch pairs",
+        schema_version=SCHEMA,
+        convention="level and slopes are those of second - first, before the solve; slopes are per grid pixel",
+    )
+    return table
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+_Types = dict[str, type[Any]]
+
+
+def _planes(prefix: str) -> _Types:
+    return {prefix + term: float for term in _PLANE}
+
+
+_CORRECTION_TYPES: _Types = {
+    **dict.fromkeys(("file", "exposure", "field"), str),
+    "component": int,
+    **dict.fromkeys(("tile", "detector", "band", "unit", "status", "reference"), str),
+    **dict.fromkeys(("provisional", "partial"), bool),
+    **dict.fromkeys(("x0", "y0"), float),
+    **{name: kind for s in STAGES for name, kind in ({f"{s.name}_fit": str} | _planes(f"{s.name}_")).items()},
+    **_planes(""),
+    **_planes("sigma_"),
+    "local_sky": float,
+    "product": str,
+}
+
+_PAIR_TYPES: _Types = {
+    **dict.fromkeys(("field", "stage", "group", "first", "second", "fit_type", "unit"), str),
+    **dict.fromkeys(("npix", "n_used"), int),
+    **_planes(""),
+    **dict.fromkeys(("x0", "y0", "rms", "stderr", "extent_x", "extent_y", "linear_x", "linear_y", "weight"), float),
+    "used": bool,
+    "reason": str,
+    "bridge": bool,
+    "residual": float,
+    "residual_rms": float,
+}
+
+
+def _correction_row(match: FieldMatch, correction: Correction) -> dict[str, Any]:
+    exposure, total = correction.exposure, correction.total
+    failed = correction.status is Status.FAILED
+    row: dict[str, Any] = {
+        "file": exposure.file,
+        "exposure": exposure.name,
+        "field": correction.field,
+        "component": correction.component,
+        "tile": exposure.tile,
+        "detector": exposure.detector,
+        "band": exposure.band,
+        "unit": exposure.unit,
+        "status": correction.status.value,
+        "reference": correction.reference,
+        "provisional": correction.provisional,
+        "partial": correction.partial,
+        "x0": math.nan if failed else total.x0,
+        "y0": math.nan if failed else total.y0,
+    }
+    fits = {stage.stage: next((solution.fit_type for solution in stage.solutions), "") for stage in match.stages}
+    for stage in STAGES:
+        plane = correction.stages.get(stage.name, Plane())
+        row[f"{stage.name}_fit"] = fits.get(stage.name, "") if stage.name in correction.stages else ""
+        # every plane of a row is quoted about the row's point
+        row |= _terms(f"{stage.name}_", plane.about(total.x0, total.y0), failed=failed)
+    row |= _terms("", total, failed=failed)
+    row |= {f"sigma_{t}": math.nan if failed else s for t, s in zip(_PLANE, correction.sigma, strict=True)}
+    row["local_sky"] = math.nan if failed else correction.local_sky
+    row["product"] = "" if failed else f"tiles/{exposure.product or exposure.file}"
+    return row
+
+
+def _terms(prefix: str, plane: Plane, *, failed: bool) -> dict[str, float]:
+    return {prefix + term: math.nan if failed else getattr(plane, term) for term in _PLANE}
+
+
+def _pair_row(match: FieldMatch, solution: Solution, pair: PairResult) -> dict[str, Any]:
+    fit = pair.fit
+    return {
+        "field": match.field.name,
+        "stage": solution.stage,
+        "group": solution.group,
+        "first": fit.first,
+        "second": fit.second,
+        "fit_type": solution.fit_type,
+        "unit": match.field.unit,
+        "npix": fit.npix,
+        "n_used": fit.n_used,
+        **_terms("", fit.plane, failed=False),
+        "x0": fit.plane.x0,
+        "y0": fit.plane.y0,
+        "rms": fit.rms,
+        "stderr": fit.stderr,
+        "extent_x": fit.extent[0],
+        "extent_y": fit.extent[1],
+        "linear_x": fit.linear[0],
+        "linear_y": fit.linear[1],
+        "weight": pair.weight,
+        "used": pair.rejected is None,
+        "reason": pair.rejected.value if pair.rejected is not None else "",
+        "bridge": pair.bridge,
+        "residual": pair.residual,
+        "residual_rms": pair.residual_rms,
+    }
+
+
+# -- columns -----------------------------------------------------------------------------------------------------------
+_DTYPES: dict[type[Any], str] = {int: "i8", float: "f8", bool: "?"}
+_TYPES = _CORRECTION_TYPES | _PAIR_TYPES
+_DATA_UNIT = {
+    *_PLANE[:1],
+    *(f"{stage.name}_level" for stage in STAGES),
+    *("sigma_level", "local_sky", "rms", "stderr", "residual", "residual_rms"),
+}
+_SLOPES = {
+    f"{prefix}{term}"
+    for prefix in ("", "sigma_", *(f"{stage.name}_" for stage in STAGES))
+    for term in ("slope_x", "slope_y")
+}
+_PIXELS = {"x0", "y0", "extent_x", "extent_y", "npix", "n_used"}
+
+
+def _table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table()
+    for name in names:
+        kind = _TYPES[name]
+        values = [row[name] for row in rows]
+        if kind is str:
+            table[name] = np.array(values, dtype=str) if rows else np.array([], dtype="U1")
+        else:
+            table[name] = np.array([value or 0 for value in values], dtype=_DTYPES[kind])
+    return table
+
+
+def _describe(table: Table, unit: u.UnitBase | None) -> None:
+    """Give columns their units; the data's own only where all fields share one that astropy knows."""
+    for name in table.colnames:
+        if name in _PIXELS:
+            table[name].unit = u.pixel
+        elif unit is not None and name in _DATA_UNIT:
+            table[name].unit = unit
+        elif unit is not None and name in _SLOPES:
+            table[name].unit = unit / u.pixel
+
+
+def _unit_of(matches: Iterable[FieldMatch]) -> u.UnitBase | None:
+    names = {match.field.unit for match in matches}
+    if len(names) != 1:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", u.UnitsWarning)
+            return u.Unit(names.pop())
+    except (ValueError, TypeError):
+        return None
+
+
+def _write(path: Path, table: Table) -> None:
+    table.write(path, format="ascii.ecsv", overwrite=True)

@@ -1,0 +1,61 @@
+"""One embedded Prefect server a session, and a home of its own for every test."""
+
+import atexit
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# before Prefect is imported: it reads its environment then, and never the user's own home
+_HOME = tempfile.mkdtemp(prefix="levelmatch-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ["LEVELMATCH_HOME"] = _HOME
+for _name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_LOCAL_STORAGE_PATH", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(_name, None)
+os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+
+import flows.environment
+
+from flows.home import Home
+from levelmatch_core.simulate import SimulatedProgram, simulate
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[None]:
+    """Prefect's embedded server with a database of its own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+@pytest.fixture
+def home(server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A home with nothing in it: no cutouts, no stored results, no MLflow store."""
+    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+    monkeypatch.setenv("LEVELMATCH_HOME", str(tmp_path / "home"))
+    made = Home.of().make()
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: made.results}):
+        yield made
+
+
+@pytest.fixture(scope="session")
+def small_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four small MIRI exposures of two tiles. To be read only."""
+    folder = tmp_path_factory.mktemp("program") / "input"
+    simulate(folder, SimulatedProgram(instrument="miri", tiles=(2, 1), dithers=2, size=128))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were() -> Iterator[None]:
+    """Give the loggers back as they were."""
+    levels = {name: logging.getLogger(name).level for name in ("levelmatch_core", "flows")}
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)

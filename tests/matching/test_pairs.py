@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.pairs import candidate_pairs, matrices, reject, triplets
+from levelmatch_core.matching.results import Rejection
+from levelmatch_core.sky.plane import Plane
+from tests.matching.fakes import fit_all, grid_positions, made_up_fit, make_cutout, member, scene, settings_for
+
+BOX = (0.0, 0.0, 10.0, 10.0)
+
+
+def some_fits(rms: list[float], npix: list[int] | None = None) -> list:
+    cutouts = [make_cutout(f"m{i:02d}", np.zeros((20, 20))) for i in range(len(rms) + 1)]
+    members = [member(cutout) for cutout in cutouts]
+    return [
+        made_up_fit(members[i], members[i + 1], Plane(level=1.0), BOX, rms=value, npix=npix[i] if npix else 100)
+        for i, value in enumerate(rms)
+    ]
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(-60, 60), st.integers(-60, 60)), min_size=0, max_size=25))
+def test_candidates_are_the_boxes_that_meet(positions: list[tuple[int, int]]) -> None:
+    cutouts = [make_cutout(f"m{i:02d}", np.zeros((20, 30)), *position) for i, position in enumerate(positions)]
+    expected = [
+        (f"m{i:02d}", f"m{j:02d}")
+        for i, (x, y) in enumerate(positions)
+        for j, (u, v) in enumerate(positions)
+        if i < j and abs(x - u) <= 30 and abs(y - v) <= 20
+    ]
+    assert candidate_pairs([member(cutout) for cutout in reversed(cutouts)]) == expected
+
+
+def test_turned_outlines_are_used_and_not_boxes() -> None:
+    diamond = ((0.0, 10.0), (10.0, 0.0), (0.0, -10.0), (-10.0, 0.0))
+    records = [
+        make_cutout(name, np.zeros((20, 20))).record.model_copy(
+            update={"outline": tuple((x + shift, y + shift) for x, y in diamond)}
+        )
+        for name, shift in (("a", 0.0), ("b", 9.0), ("c", 11.0))
+    ]
+    assert candidate_pairs([member(record) for record in records]) == [("a", "b"), ("b", "c")]
+
+
+def test_a_member_without_outline_is_known_by_its_box() -> None:
+    a = make_cutout("a", np.zeros((5, 5))).record.model_copy(update={"outline": ()})
+    b = make_cutout("b", np.zeros((5, 5)), 3, 3).record
+    assert candidate_pairs([member(a), member(b)]) == [("a", "b")]
+
+
+def test_candidates_of_a_large_mosaic_are_close_to_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed: the index is asked once, and no pair is tested in Python."""
+    cutout = make_cutout("x", np.zeros((10, 10))).record
+    members = [
+        member(
+            cutout.model_copy(
+                update={"name": f"m{i:04d}", "outline": tuple(shapely.box(8 * (i % 60), 8 * (i // 60), 8 * (i % 60) + 10, 8 * (i // 60) + 10).exterior.coords)}  # noqa: E501 - one cutout
+            )
+        )
+        for i in range(3600)
+    ]
+    calls = []
+    plain = shapely.STRtree.query
+    monkeypatch.setattr(shapely.STRtree, "query", lambda *a, **k: calls.append(1) or plain(*a, **k))
+    assert len(candidate_pairs(members)) == 2 * 60 * 59 + 2 * 59 * 59
+    assert len(calls) == 1
+
+
+def test_too_few_pixels_and_too_short() -> None:
+    fits = some_fits([1.0] * 4, npix=[1000, 1000, 1, 1000])
+    fits[3] = fits[3].model_copy(update={"linear": (0.19, 0.1)})
+    fits[1] = fits[1].model_copy(update={"linear": (0.01, 0.2)})  # one axis is enough
+    assert reject(fits, settings_for()) == {
+        ("m02", "m03"): Rejection.TOO_FEW_PIXELS,
+        ("m03", "m04"): Rejection.TOO_SHORT,
+    }
+    assert reject([], settings_for()) == {}
+
+
+def test_too_noisy_is_judged_among_the_survivors() -> None:
+    noisy = some_fits([1.0, 1.1, 0.9, 1.0, 1.1, 0.9, 1.0, 3.0])
+    assert reject(noisy, settings_for()) == {("m07", "m08"): Rejection.TOO_NOISY}
+    # a sliver with a huge rms would widen the limit, were it not gone before
+    sliver = some_fits([1.0, 1.1, 0.9, 1.0, 1.1, 0.9, 1.0, 3.0, 100.0], npix=[100] * 8 + [0])
+    sliver[8] = sliver[8].model_copy(update={"npix": 0})
+    assert set(reject(sliver, settings_for())) == {("m07", "m08"), ("m08", "m09")}
+
+
+def test_noise_of_two_pairs_or_of_equal_ones_rejects_nothing() -> None:
+    limit = settings_for(rms_sig_limit=0.0)
+    assert reject(some_fits([1.0, 50.0]), limit) == {}
+    assert reject(some_fits([0.3] * 7), limit) == {}
+    assert reject(some_fits([0.0, 1e-16, 2e-16, 1e-15]), limit) == {}  # noise-free: rounding is no noise
+    assert reject(some_fits([1.0, 1.0, 2.0]), limit) != {}
+
+
+def test_matrices_are_antisymmetric_and_name_the_used_pairs() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(4, 3)) * [5, 0.01, 0.01]
+    options = settings_for("mosaic_tiles", "level+slope")
+    members, fits = fit_all(scene(grid_positions(2, 2, 40, 0.3), (40, 40), truth, 0.1, rng), "level+slope", options)
+    fits[0] = fits[0].model_copy(update={"linear": (0.0, 0.0)})
+    solution = match("mosaic_tiles", "f", members, fits, Gauge.MEAN, options)
+    dense = matrices(solution)
+    assert dense is not None
+    assert dense.delta.shape == (4, 4, 3)
+    np.testing.assert_array_equal(dense.delta, -dense.delta.transpose(1, 0, 2))
+    i, j = dense.names.index(fits[1].first), dense.names.index(fits[1].second)
+    assert dense.delta[j, i, 0] == fits[1].plane.level
+    assert dense.delta[j, i, 0] == pytest.approx(truth[j, 0] - truth[i, 0], abs=1.0)
+    for square in (dense.npix, dense.rms, dense.valid):
+        np.testing.assert_array_equal(square, square.T)
+    assert dense.valid.sum() == 2 * sum(pair.rejected is None for pair in solution.pairs) == 10
+    assert dense.linear.shape == (4, 4, 2)
+    with pytest.raises(ValueError, match="read-only"):
+        dense.delta[0, 0, 0] = 1
+    flat = triplets(solution)
+    np.testing.assert_array_equal(flat.delta, dense.delta[flat.second, flat.first])
+
+
+def test_no_dense_matrices_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("levelmatch_core.matching.pairs.DENSE_MEMBERS", 1)
+    solution = match("mosaic_tiles", "f", [member(make_cutout(n, np.ones((2, 2)))) for n in "ab"], [], Gauge.MEAN, settings_for())
+    assert matrices(solution) is None
+    assert triplets(solution).delta.shape == (0, 1)
