@@ -7,14 +7,13 @@ from typing import Any
 
 from rich.console import Console
 
+from flows.environment import LOGGERS
 from flows.home import prepare_environment
 from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
 from flows.summary import Summary
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.pipeline import Request
 from levelmatch_core.products.folder import OutputFolder
-
-LOGGERS = ("levelmatch_core", "flows")
 
 
 def check(request: Request) -> None:
@@ -51,10 +50,10 @@ def launch(request: Request, log_level: str | None = None) -> Summary:
     """
     check(request)
     prepare_environment(quiet=True)
-    # here and no earlier: Prefect and MLflow take seconds to import
-    from flows.level_match import level_match  # noqa: PLC0415
-
     with _terminal(log_level):
+        # here and no earlier: Prefect and MLflow take seconds to import
+        from flows.level_match import level_match  # noqa: PLC0415
+
         state = level_match(
             inputs=[str(path) for path in request.inputs],
             output=str(request.output),
@@ -74,17 +73,16 @@ def launch(request: Request, log_level: str | None = None) -> Summary:
 def _terminal(log_level: str | None) -> Iterator[None]:
     """Show log lines and progress on stderr while the flow runs."""
     console = Console(stderr=True)
-    level = (log_level or ("warning" if console.is_terminal else "info")).upper()
+    level = logging.getLevelNamesMapping()[(log_level or ("warning" if console.is_terminal else "info")).upper()]
     handler = ConsoleHandler(console)
     handler.setLevel(level)
-    before = {name: logging.getLogger(name).level for name in LOGGERS}
     for name in LOGGERS:
         logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(min(level, logging.INFO))  # Prefect's run log keeps what is not shown here
     shown = REPORTER.set(BarReporter(console) if console.is_terminal else LineReporter())
     try:
         yield
     finally:
         REPORTER.reset(shown)
-        for name, level_before in before.items():
+        for name in LOGGERS:
             logging.getLogger(name).removeHandler(handler)
-            logging.getLogger(name).setLevel(level_before)

@@ -15,9 +15,13 @@ from levelmatch_core.matching.corrections import FieldMatch, StageMatch, Status
 from levelmatch_core.matching.pairs import PairMatrices, matrices, triplets
 from levelmatch_core.matching.results import Rejection, Solution
 from levelmatch_core.pipeline import RunResult
+from levelmatch_core.products.figures import style
 from levelmatch_core.products.runrecord import StageSummary
 from levelmatch_core.products.tables import pairs_table
 from levelmatch_core.settings import MatchSettings
+
+_MOST_LABELS = 30
+"""So many members of a matrix are named on its axes at most."""
 
 _FORBIDDEN = re.compile(r"[^0-9A-Za-z_\-. /]")
 
@@ -133,23 +137,26 @@ def matrix_pictures(match: FieldMatch) -> Iterator[tuple[str, Figure]]:
 
 
 def _picture(solution: Solution, content: PairMatrices, unit: str) -> Figure:
-    figure = Figure(figsize=(11, 9), layout="constrained")
-    figure.suptitle(f"{solution.stage} of {solution.group}: row minus column")
+    figure = style.figure(11, 9)
+    figure.suptitle(f"{style.short(solution.group)}: {solution.stage}, row minus column")
     there = content.npix > 0
+    unit = style.shown_unit(unit)
     panels: Mapping[str, tuple[Any, str, str]] = {
-        "level difference": (content.delta[..., 0], unit or "data unit", "RdBu_r"),
-        "pixels in common": (content.npix, "pixels", "viridis"),
-        "scatter about the fit": (content.rms, unit or "data unit", "viridis"),
-        "used (1) or rejected (0)": (content.valid.astype(float), "", "cividis"),
+        "level difference": (content.delta[..., 0], unit, style.DIFFERENCE),
+        "pixels in common": (content.npix, "pixels", style.SEQUENCE),
+        "scatter about the fit": (content.rms, unit, style.SEQUENCE),
+        "used": (content.valid, "1 used, 0 rejected", style.SEQUENCE),
     }
+    step = max(1, -(-len(content.names) // _MOST_LABELS))
+    labels = style.distinct(list(content.names))[::step]
     for axes, (title, (values, label, colours)) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        shown = np.where(there, values, np.nan).astype(float)
-        limit = float(np.nanmax(np.abs(shown))) if there.any() else 1.0
-        low = -limit if colours == "RdBu_r" else 0.0
-        image = axes.imshow(shown, cmap=colours, vmin=low, vmax=limit or 1.0, interpolation="nearest")
+        shown = np.where(there, values, np.nan)
+        limit = float(np.nanmax(np.abs(shown), initial=0.0)) or 1.0
+        low = -limit if colours == style.DIFFERENCE else 0.0
+        image = axes.imshow(shown, cmap=style.colour_map(colours), vmin=low, vmax=limit, interpolation="nearest")
         figure.colorbar(image, ax=axes, label=label, shrink=0.8)
         axes.set_title(title)
-        if len(content.names) <= 30:
-            axes.set_xticks(range(len(content.names)), content.names, rotation=90, fontsize=6)
-            axes.set_yticks(range(len(content.names)), content.names, fontsize=6)
+        ticks = range(0, len(content.names), step)
+        axes.set_xticks(ticks, labels, rotation=90, fontsize=6)
+        axes.set_yticks(ticks, labels, fontsize=6)
     return figure

@@ -72,10 +72,16 @@ class Tracker:
             self._write(client, run, result, summary, facts)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             what = f"the MLflow record of this run{f' {run.info.run_id}, in part,' if run else ''} is lost"
-            lost = f"{what}: {_first_line(error)} (store {_without_secrets(self._uri)})"
+            lost = f"{what}: {self._plain(error)} (store {_without_secrets(self._uri)})"
             logger.warning("%s; the outputs are complete", lost)
             return Tracking(store=_without_secrets(self._uri), lost=lost)
         return self._tracking(run, new=True)
+
+    def _plain(self, error: BaseException) -> str:
+        """Return an error's message in one line, without the user and password of the store's address."""
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        user = urlsplit(self._uri).netloc.rpartition("@")[0]
+        return (text.replace(f"{user}@", "") if user else text)[:400]
 
     def _client(self) -> MlflowClient:
         """Return a client whose store exists: a local one is made (its schema, too) by one process at a time."""
@@ -211,10 +217,6 @@ def _last_of(client: MlflowClient, experiment: str, output: Path) -> Run | None:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _without_secrets(uri: str) -> str:

@@ -159,7 +159,7 @@ class SolveJob(Job):
 
     def run(self, workspace: Workspace) -> Solution:  # noqa: ARG002 - all jobs have the same call
         """Return the solution, every component by itself."""
-        return match(self.stage, self.group, self.members, self.fits, self.gauge, self.settings)
+        return match(self.stage, self.group, self.members, self.fits, self.gauge, self.settings, self.preferred)
 
 
 class StackJob(Job):
@@ -270,7 +270,7 @@ class FiguresJob(Job):
         """Draw them, with the difference images of the pairs that deserve a look."""
         folder = workspace.output()
         images = []
-        for stage, pair in choose_pairs(self.match):
+        for stage, pair in choose_pairs(self.match) if self.settings.figures == "all" else ():
             members = {member.name: member for member in stage.members}
             first, second = (
                 open_cutout(members[name].cutout, workspace.store) for name in (pair.fit.first, pair.fit.second)

@@ -141,7 +141,7 @@ def write_products(
         mosaics, failures = parted(each(_mosaic_jobs(match, settings), f"{match.field.name}: mosaic"))
         drawings = [
             FiguresJob(label=match.field.name, exposures=(), settings=settings, match=match, mosaic=done.files[0])
-            for done in mosaics
+            for done in (mosaics if settings.figures != "none" else ())
         ]
         figures, more = parted(each(drawings, f"{match.field.name}: figures"))
         finished.append(match.with_failures(failures + more))

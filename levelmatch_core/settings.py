@@ -134,6 +134,9 @@ class MatchSettings(BaseModel):
     )
 
     # -- figures, and how to run ---------------------------------------------------------------------------------------
+    figures: Literal["none", "summary", "all"] = _setting(
+        "all", "draw", "Figures: none, those of the whole field, or those and the worst and rejected pairs'."
+    )
     max_points: int = _setting(
         10_000, "draw", "Most points in a histogram or scatter plot; the numbers always use all pixels.", ge=10
     )

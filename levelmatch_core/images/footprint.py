@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from astropy.coordinates import SkyCoord
-from astropy.wcs import WCS, NoConvergence, WcsError
+from astropy.wcs import WCS
 from astropy.wcs.utils import wcs_to_celestial_frame
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field as Described
@@ -14,6 +14,7 @@ from scipy.spatial import KDTree
 
 from levelmatch_core.errors import NoWcsError
 from levelmatch_core.images.exposure import Window
+from levelmatch_core.images.headers import FAULTS, quiet
 from levelmatch_core.records import Record
 
 Outline = tuple[tuple[float, float], ...]
@@ -84,13 +85,15 @@ def _to_icrs(
     wcs: WCS, x: NDArray[np.float64], y: NDArray[np.float64], shown: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return RA and Dec (ICRS, degrees) of pixel coordinates, checked against the way back."""
+    good = False
     try:
-        with np.errstate(all="ignore"):
+        with quiet(), np.errstate(all="ignore"):
             world = wcs.all_pix2world(x, y, 0)
-            back = wcs.all_world2pix(*world, 0)
-        good = np.isfinite(world).all() and np.hypot(back[0] - x, back[1] - y).max() < _ROUND_TRIP
+            if np.isfinite(world).all():
+                back = wcs.all_world2pix(*world, 0)
+                good = bool(np.hypot(back[0] - x, back[1] - y).max() < _ROUND_TRIP)
         frame = wcs_to_celestial_frame(wcs)
-    except (WcsError, NoConvergence, ValueError) as error:
+    except FAULTS as error:
         reason = " ".join(str(error).split())[:200]
         message = f"{shown}: its WCS cannot be inverted ({reason}); solve its astrometry again"
         raise NoWcsError(message) from error

@@ -5,6 +5,7 @@ cut short, damaged or absurd is refused while only its headers are in memory.
 """
 
 import gzip
+import logging
 import math
 import re
 import threading
@@ -17,8 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
+from astropy import log
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
+from astropy.wcs import NoConvergence, WcsError
 
 from levelmatch_core.errors import NoImageError, NotFitsError
 
@@ -44,6 +47,29 @@ _STRUCTURE = re.compile(
 )
 
 
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    NoConvergence,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    WcsError,
+    fits.VerifyError,
+    zlib.error,
+)
+"""What astropy raises on cards of the wrong type, out of range or at odds with each other; only ever caught around
+calls of astropy alone, where they mean a damaged file."""
+
+
+def _no_sip_note(record: logging.LogRecord) -> bool:
+    """Return False for the fifteen lines that astropy logs of each SIP header whose CTYPE lacks -SIP."""
+    return "Inconsistent SIP distortion" not in record.getMessage()
+
+
 class _Quiet:
     """Ignores warnings in a block of code, in any number of threads at once.
 
@@ -62,7 +88,9 @@ class _Quiet:
             if self._inside == 0:
                 self._catcher = warnings.catch_warnings()
                 self._catcher.__enter__()
-                warnings.simplefilter("ignore", AstropyWarning)
+                for category in (AstropyWarning, RuntimeWarning):
+                    warnings.simplefilter("ignore", category)
+                log.addFilter(_no_sip_note)
             self._inside += 1
         try:
             yield
@@ -70,6 +98,7 @@ class _Quiet:
             with self._lock:
                 self._inside -= 1
                 if self._inside == 0:
+                    log.removeFilter(_no_sip_note)
                     self._catcher.__exit__(None, None, None)
 
 
@@ -98,6 +127,11 @@ class Hdu:
         """The header, taken apart when it is first asked for: most HDUs' never are."""
         with quiet():
             return fits.Header.fromstring(self.raw)
+
+    def has(self, card: str) -> bool:
+        """Return whether the header has a card, without taking it apart."""
+        start = f"{card:8}=".encode()
+        return any(self.raw.startswith(start, at) for at in range(0, len(self.raw), _CARD))
 
 
 def read_headers(path: Path, shown: str | None = None) -> tuple[Hdu, ...]:
@@ -197,7 +231,7 @@ def _describe(raw: bytes, index: int, shown: str) -> tuple[Hdu, int]:
         image_axes = _axes(header, "ZNAXIS") if compressed else axes
         matched = str(header[MATCHED_CARD]) if MATCHED_CARD in header else None
         name, version = str(header.get("EXTNAME", "")).strip().upper(), int(header.get("EXTVER", 1))
-    except (KeyError, ValueError, TypeError, fits.VerifyError) as error:
+    except FAULTS as error:
         message = f"{shown}: damaged header of HDU {index}: {error}"
         raise NotFitsError(message) from error
     if bits < 0 or any(axis < 0 for axis in (*axes, *image_axes)):
@@ -226,8 +260,10 @@ def _axes(header: fits.Header, stem: str) -> tuple[int, ...]:
 def _skip(stream: BinaryIO | gzip.GzipFile, span: int, end: int, size: int | None) -> bool:
     """Pass over `span` bytes, up to the position `end`; return whether they are all there."""
     if size is not None:
+        if end > size:
+            return False
         stream.seek(end)
-        return end <= size
+        return True
     while span > 0:
         got = len(stream.read(min(span, _CHUNK)))
         if got == 0:

@@ -236,9 +236,18 @@ def _quality_notes(files: Sequence[_File]) -> list[str]:
         notes.append(
             f"data-quality bits of unknown meaning mask nothing in {len(unknown)} files, {unknown[0]} the first"
         )
+    loose = [file.shown for file in files if any(_has_loose_sip(hdu) for hdu in file.hdus if _is_image(hdu))]
+    if loose:
+        notes.append(
+            f"SIP coefficients are used although CTYPE does not end in -SIP in {len(loose)} files, {loose[0]} the first"
+        )
     if missing:
         notes.append(f"no data-quality extension, so no flag masks, in {len(missing)} files, {missing[0]} the first")
     return notes
+
+
+def _has_loose_sip(hdu: Hdu) -> bool:
+    return hdu.has("A_ORDER") and not str(hdu.header.get("CTYPE1", "")).endswith("-SIP")
 
 
 # -- exposures ---------------------------------------------------------------------------------------------------------

@@ -4,15 +4,14 @@ import gzip
 import hashlib
 import io
 import re
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS, WcsError
+from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from levelmatch_core.errors import (
@@ -25,7 +24,7 @@ from levelmatch_core.errors import (
     ShapeMismatchError,
 )
 from levelmatch_core.images.exposure import Exposure, Window
-from levelmatch_core.images.headers import MATCHED_CARD, Hdu, is_gzip, quiet, read_headers, scan
+from levelmatch_core.images.headers import FAULTS, MATCHED_CARD, Hdu, is_gzip, quiet, read_headers, scan
 from levelmatch_core.images.instruments import Instrument, by_name
 
 _NARROW = frozenset({"f4", "i1", "u1", "i2", "u2"})
@@ -96,7 +95,7 @@ def wcs_of(hdu: Hdu, path: Path, shown: str) -> WCS:
                 cards = [card for card in hdu.header.cards if _WCS_CARD.fullmatch(card.keyword)]
                 wcs = WCS(fits.Header(cards), naxis=2)
             celestial = bool(wcs.has_celestial)
-    except (WcsError, ValueError, KeyError, TypeError, IndexError, fits.VerifyError) as error:
+    except FAULTS as error:
         reason = " ".join(str(error).split())
         message = f"{shown}: its WCS cannot be used ({reason}); solve its astrometry again"
         raise NoWcsError(message) from error
@@ -183,19 +182,24 @@ def read_pixels(exposure: Exposure) -> Pixels:
         If the file cannot be read; another try may succeed.
     """
     instrument = by_name(exposure.instrument)
-    with _open_checked(exposure) as hdus:
-        data = _floats(hdus[exposure.sci].data)
-        _blank(data, exposure, instrument, hdus)
-        variance = None if exposure.err is None else _variance(hdus[exposure.err].data, data.dtype)
+    wanted = [exposure.sci, exposure.err, exposure.dq if instrument.bad_bits else None]
+    arrays = _stored_arrays(exposure, wanted)
+    if any(array is not None and array.shape != exposure.shape for array in arrays):
+        message = (
+            f"{exposure.file}: damaged: its images are not of the shape {exposure.shape} that they were listed with"
+        )
+        raise NotFitsError(message)
+    stored, error, quality = arrays
+    data = _floats(stored)
+    data[_invalid(data, quality, exposure, instrument)] = np.nan
     if not np.isfinite(data).any():
         message = f"{exposure.name}: no usable pixel: all are masked, blank or not finite"
         raise NoUsablePixelsError(message)
-    return Pixels(data, variance)
+    return Pixels(data, None if error is None else _variance(error, data.dtype))
 
 
-@contextmanager
-def _open_checked(exposure: Exposure) -> Iterator[fits.HDUList]:
-    """Open a file whose headers have been checked; what is wrong with its bytes becomes a NotFitsError."""
+def _stored_arrays(exposure: Exposure, wanted: Sequence[int | None]) -> list[Any]:
+    """Return the arrays of HDUs, scaled by BSCALE and BZERO; None where None is wanted."""
     try:
         with exposure.path.open("rb") as file:
             zipped = is_gzip(file)
@@ -203,9 +207,9 @@ def _open_checked(exposure: Exposure) -> Iterator[fits.HDUList]:
             size = len(raw.getbuffer()) if isinstance(raw, io.BytesIO) else exposure.path.stat().st_size
             _check(scan(raw, exposure.file, size), exposure)
             raw.seek(0)
-            with quiet(), fits.open(raw, mode="readonly", memmap=False) as hdus:
-                yield hdus
-    except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, TypeError, KeyError, fits.VerifyError) as error:
+            with quiet(), np.errstate(all="ignore"), fits.open(raw, mode="readonly", memmap=False) as hdus:
+                return [None if index is None else np.asarray(hdus[index].data) for index in wanted]
+    except FAULTS as error:
         message = f"{exposure.file}: damaged: {error}; fetch it again"
         raise NotFitsError(message) from error
     except OSError as error:
@@ -238,16 +242,18 @@ def _floats(stored: NDArray[np.generic]) -> NDArray[np.floating]:
     return stored.astype(np.float32 if narrow else np.float64)
 
 
-def _blank(data: NDArray[np.floating], exposure: Exposure, instrument: Instrument, hdus: fits.HDUList) -> None:
-    """Put NaN, in place, where a pixel may not be used."""
+def _invalid(
+    data: NDArray[np.floating], quality: NDArray[np.generic] | None, exposure: Exposure, instrument: Instrument
+) -> NDArray[np.bool_]:
+    """Return where a pixel may not be used."""
     invalid = ~np.isfinite(data)
     if instrument.blank_zero:
         invalid |= data == 0
-    if exposure.dq is not None and instrument.bad_bits:
-        invalid |= _flagged(hdus[exposure.dq].data, instrument.bad_bits, exposure.name)
+    if quality is not None:
+        invalid |= _flagged(quality, instrument.bad_bits, exposure.name)
     if exposure.window is not None:
         invalid |= _outside(exposure.window, exposure.shape)
-    data[invalid] = np.nan
+    return invalid
 
 
 def _flagged(quality: NDArray[np.generic], bad_bits: int, shown: str) -> NDArray[np.bool_]:

@@ -6,9 +6,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Member
-
-Pair = tuple[str, str]
 
 
 def components(names: Collection[str], pairs: Iterable[Pair]) -> list[tuple[str, ...]]:

@@ -41,7 +41,7 @@ def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, sett
     names = ("LVLLEVEL", "LVLSLPX", "LVLSLPY", "LVLSKY", "LVLERR")
     _put_numbers(header, correction, local, "image centre", names)
     reference = correction.reference + ("?" if correction.provisional else "")
-    header.set("LVLREF", reference, "tile that holds the zero; ? provisional")
+    header.set("LVLREF", reference, "its zero; ? provisional")
     header.set("LVLPART", correction.partial, "whether its tile or field lacks members")
     header.set("LVLVERS", levelmatch_version(), "version of levelmatch")
 

@@ -6,6 +6,7 @@ astropy rewrites what it parses; here every card and every byte that is not mean
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,13 +166,16 @@ def open_raw(path: Path, shown: str) -> Iterator[RawFile]:
         try:
             stream: BinaryIO = io.BytesIO(gzip.decompress(file.read())) if gzipped else file
             spans = _spans(stream)
-        except (EOFError, ValueError, gzip.BadGzipFile, fits.VerifyError) as error:
+        except (EOFError, ValueError, zlib.error, OSError, fits.VerifyError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
+                raise
             message = f"{shown}: damaged since it was read ({error}); fetch it again"
             raise NotFitsError(message) from error
         yield RawFile(stream, spans, gzipped=gzipped)
 
 
 def _spans(stream: BinaryIO) -> tuple[Span, ...]:
+    stream.seek(0)
     with quiet():
         # compressed images are taken as the tables that they are stored as
         hdus = fits.open(stream, mode="readonly", memmap=False, lazy_load_hdus=False, disable_image_compression=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from astropy import units as u
-from astropy.table import MaskedColumn, Table
+from astropy.table import Column, MaskedColumn, Table
 
 from levelmatch_core.errors import UsageError
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
@@ -62,6 +62,9 @@ def read_corrections(path: Path) -> Table:
     if found != ("levelmatch corrections", SCHEMA):
         message = f"{path}: {found[0]}, version {found[1]}; expected levelmatch corrections, version {SCHEMA}"
         raise UsageError(message)
+    for name in table.colnames:  # astropy takes an empty text for a missing one
+        if table[name].dtype.kind == "U" and isinstance(table[name], MaskedColumn):
+            table.replace_column(name, Column(table[name].filled(""), name=name))
     return table
 
 
@@ -261,7 +264,7 @@ def _describe(table: Table, unit: u.UnitBase | None) -> None:
 
 def _unit_of(matches: Iterable[FieldMatch]) -> u.UnitBase | None:
     names = {match.field.unit for match in matches}
-    if len(names) != 1:
+    if len(names) != 1 or names == {""}:
         return None
     try:
         with warnings.catch_warnings():

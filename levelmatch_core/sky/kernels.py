@@ -94,7 +94,9 @@ def inner_run(px: Floats, py: Floats, nx: int, ny: int) -> tuple[int, int]:  # p
     first, last = 0, px.size
     while first < last and not (px[first] >= 0 and py[first] >= 0 and px[first] < nx - 1 and py[first] < ny - 1):
         first += 1
-    while last > first and not (px[last - 1] >= 0 and py[last - 1] >= 0 and px[last - 1] < nx - 1 and py[last - 1] < ny - 1):
+    while last > first and not (
+        px[last - 1] >= 0 and py[last - 1] >= 0 and px[last - 1] < nx - 1 and py[last - 1] < ny - 1
+    ):
         last -= 1
     outside = 0
     for k in range(first, last):

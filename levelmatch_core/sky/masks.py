@@ -42,7 +42,10 @@ def source_mask(
     sources = np.bincount(labels.ravel()) >= npixels
     sources[0] = False
     # of a square, dilation is the running maximum, which is separable
-    grown: NDArray[np.bool_] = ndimage.maximum_filter(sources[labels], size=dilate_size, mode="constant", cval=0)
+    # (an even square has no middle pixel: dilation takes the other one of the two)
+    grown: NDArray[np.bool_] = ndimage.maximum_filter(
+        sources[labels], size=dilate_size, mode="constant", cval=0, origin=-1 if dilate_size % 2 == 0 else 0
+    )
     return grown
 
 

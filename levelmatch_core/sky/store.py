@@ -63,7 +63,7 @@ class CutoutStore:
             message = f"an array of type {array.dtype} cannot be stored: only plain numbers can"
             raise StoreError(message)
         path = self._path(key, ".npy")
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         digest = hashlib.sha256()
         with self._replacing(path) as file:
             header = _HashedHeader(file, digest)

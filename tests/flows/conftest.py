@@ -18,26 +18,27 @@ for _name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_LOCAL_STORAGE_PATH", "
     os.environ.pop(_name, None)
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
 
-import flows.environment
+import flows.environment  # noqa: E402, F401 - after the variables, before Prefect
 
-from flows.home import Home
-from levelmatch_core.simulate import SimulatedProgram, simulate
+# isort: split
+
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings  # noqa: E402 - as above
+from prefect.testing.utilities import prefect_test_harness  # noqa: E402 - as above
+
+from flows.home import Home  # noqa: E402 - as above
+from levelmatch_core.simulate import SimulatedProgram, simulate  # noqa: E402 - as above
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[None]:
     """Prefect's embedded server with a database of its own."""
-    from prefect.testing.utilities import prefect_test_harness
-
     with prefect_test_harness(server_startup_timeout=180):
         yield
 
 
 @pytest.fixture
-def home(server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+def home(server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:  # noqa: ARG001 - it runs
     """A home with nothing in it: no cutouts, no stored results, no MLflow store."""
-    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
-
     monkeypatch.setenv("LEVELMATCH_HOME", str(tmp_path / "home"))
     made = Home.of().make()
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: made.results}):

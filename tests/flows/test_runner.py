@@ -2,13 +2,15 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
+from uuid import UUID
 
 import pytest
-from prefect import flow
+from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -81,8 +83,6 @@ def in_flow(workspace, jobs):
 
     @flow(name="trial")
     def trial() -> None:
-        from prefect import runtime
-
         with ThreadPoolTaskRunner(max_workers=2) as task_runner:
             each = PrefectEach(workspace, task_runner, retry_delays=(0.01, 0.02))
             found.extend((each(jobs, "trial"), each, runtime.flow_run.id))
@@ -93,9 +93,6 @@ def in_flow(workspace, jobs):
 
 def task_states(flow_run_id, expected):
     """Return the states of a flow run's task runs by name, once the server shows so many (it shows them late)."""
-    import time
-    from uuid import UUID
-
     deadline = time.monotonic() + 30
     with get_client(sync_client=True) as client:
         while True:

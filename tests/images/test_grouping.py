@@ -7,7 +7,6 @@ import pytest
 from levelmatch_core.errors import DataError, UsageError
 from levelmatch_core.images.grouping import grouping
 
-
 ECSV = """# %ECSV 1.0
 # ---
 # datatype:

@@ -29,7 +29,12 @@ def make_cutout(
     extent: tuple[float, float] | None = None,
 ) -> Cutout:
     ny, nx = data.shape
-    corners = ((x0 - 0.5, y0 - 0.5), (x0 + nx - 0.5, y0 - 0.5), (x0 + nx - 0.5, y0 + ny - 0.5), (x0 - 0.5, y0 + ny - 0.5))
+    corners = (
+        (x0 - 0.5, y0 - 0.5),
+        (x0 + nx - 0.5, y0 - 0.5),
+        (x0 + nx - 0.5, y0 + ny - 0.5),
+        (x0 - 0.5, y0 + ny - 0.5),
+    )
     record = CutoutRecord(
         name=name,
         array=StoredArray(file=name, sha256="0" * 64),
@@ -89,7 +94,13 @@ def grid_positions(columns: int, rows: int, size: int, overlap: float) -> list[t
 
 
 def made_up_fit(
-    first: Member, second: Member, plane: Plane, box: tuple[float, float, float, float], rms: float = 1.0, npix: int = 0
+    first: Member,
+    second: Member,
+    plane: Plane,
+    box: tuple[float, float, float, float],
+    *,
+    rms: float = 1.0,
+    npix: int = 0,
 ) -> PairFit:
     """A pair fit over the box (x0, y0, x1, y1), with the moments of its full area."""
     x0, y0, x1, y1 = box

@@ -27,9 +27,7 @@ def test_components_and_bridges_are_what_their_definitions_say(pairs: list[tuple
     found = components(NAMES, pairs)
     assert {frozenset(part) for part in found} == plain_components(NAMES, pairs)
     assert found == sorted(found, key=lambda part: (-len(part), part))
-    expected = {
-        pair for pair in pairs if len(plain_components(NAMES, [p for p in pairs if p != pair])) > len(found)
-    }
+    expected = {pair for pair in pairs if len(plain_components(NAMES, [p for p in pairs if p != pair])) > len(found)}
     assert bridges(pairs) == expected
 
 

@@ -58,7 +58,12 @@ def test_candidates_of_a_large_mosaic_are_close_to_linear(monkeypatch: pytest.Mo
     members = [
         member(
             cutout.model_copy(
-                update={"name": f"m{i:04d}", "outline": tuple(shapely.box(8 * (i % 60), 8 * (i // 60), 8 * (i % 60) + 10, 8 * (i // 60) + 10).exterior.coords)}  # noqa: E501 - one cutout
+                update={
+                    "name": f"m{i:04d}",
+                    "outline": tuple(
+                        shapely.box(8 * (i % 60), 8 * (i // 60), 8 * (i % 60) + 10, 8 * (i // 60) + 10).exterior.coords
+                    ),
+                }
             )
         )
         for i in range(3600)
@@ -124,6 +129,8 @@ def test_matrices_are_antisymmetric_and_name_the_used_pairs() -> None:
 
 def test_no_dense_matrices_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("levelmatch_core.matching.pairs.DENSE_MEMBERS", 1)
-    solution = match("mosaic_tiles", "f", [member(make_cutout(n, np.ones((2, 2)))) for n in "ab"], [], Gauge.MEAN, settings_for())
+    solution = match(
+        "mosaic_tiles", "f", [member(make_cutout(n, np.ones((2, 2)))) for n in "ab"], [], Gauge.MEAN, settings_for()
+    )
     assert matrices(solution) is None
     assert triplets(solution).delta.shape == (0, 1)

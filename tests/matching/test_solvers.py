@@ -115,7 +115,9 @@ def test_weighted_by_pixels_it_is_least_squares_over_all_pixels(fit_type: str) -
     members, fits = fit_all(cutouts, "level+slope", options)
     k = 1 if fit_type == "level" else 3
     if fit_type == "level":  # the level solve takes any level: here the mean, which least squares over pixels gives
-        fits = [fit.model_copy(update={"plane": fit.plane.model_copy(update={"slope_x": 0, "slope_y": 0})}) for fit in fits]
+        fits = [
+            fit.model_copy(update={"plane": fit.plane.model_copy(update={"slope_x": 0, "slope_y": 0})}) for fit in fits
+        ]
     problem = build(members, fits, fit_type, (), options)  # type: ignore[arg-type]
     rows, right = [], []
     for fit in fits:
@@ -294,9 +296,7 @@ def test_the_draws_are_seeded() -> None:
             build(members, fits, "level+slope", (), options),
             options,
         )
-        for options in (
-            settings_for("dithers", "level+slope", solver="iterative", seed=seed) for seed in (1, 1, 2)
-        )
+        for options in (settings_for("dithers", "level+slope", solver="iterative", seed=seed) for seed in (1, 1, 2))
     )
     np.testing.assert_array_equal(one.corrections, again.corrections)
     assert not np.array_equal(one.corrections, other.corrections)

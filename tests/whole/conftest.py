@@ -1,4 +1,4 @@
-"""The whole way on simulated programs, without the workflow engine: fast enough to be run by every test that needs it."""
+"""The whole way without the workflow engine, for every test that needs it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ def level_match(tmp_path: Path) -> Match:
     store = CutoutStore(tmp_path / "store")
 
     def call(*inputs: Path, output: Path | None = None, **settings: object) -> RunResult:
-        chosen = MatchSettings.from_mapping(settings)
+        chosen = MatchSettings.from_mapping({"figures": "none", **settings})
         request = Request(inputs=inputs, output=output or tmp_path / "out", settings=chosen)
         return run(request, store, lambda workspace: PlainEach(workspace, chosen.procs))
 

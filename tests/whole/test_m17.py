@@ -11,25 +11,49 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 from reproject import reproject_interp
-from reproject.mosaicking import find_optimal_celestial_wcs
+
+from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.grid import Grid, choose_grid
 
 SAME_SCAN = (0.595, 1.347, 1.444, 2.029)
 """|median difference| of the four pairs that lie in one scan, DN: near-pure constants."""
 
 
-def seams(folder: Path) -> dict[tuple[str, str], float]:
-    """Return the median difference of each overlapping pair, resampled by reproject to one grid, nothing masked."""
-    images: dict[str, NDArray[np.float64]] = {}
-    hdus = [(path.name, fits.getdata(path), fits.getheader(path)) for path in sorted(folder.glob("*.fits.gz"))]
-    target, shape = find_optimal_celestial_wcs([(data, WCS(header)) for _, data, header in hdus])
-    for name, data, header in hdus:
-        images[name] = reproject_interp((data, WCS(header)), target, shape_out=shape, return_footprint=False)
+def seams(folder: Path, grid: Grid) -> dict[tuple[str, str], float]:
+    """Return the median difference of each overlapping pair, resampled by reproject to one grid, nothing masked.
+
+    The grid is the match's own. The median of a difference in a crowded field depends on where the pixels fall: on
+    grids shifted by fractions of a pixel the medians of the corrected pairs differ by 0.04 to 0.11 DN (rms over pairs),
+    whatever statistic the planes were fitted with.
+    """
+    images = [(path.name, *_on_grid(path, grid)) for path in sorted(folder.glob("*.fits.gz"))]
     differences = {}
-    for first, second in itertools.combinations(images, 2):
-        difference = images[second] - images[first]
-        if np.isfinite(difference).any():
-            differences[first, second] = float(np.nanmedian(difference))
+    for (first, one, x1, y1), (second, other, x2, y2) in itertools.combinations(images, 2):
+        x, y = max(x1, x2), max(y1, y2)
+        difference = other[y - y2 :, x - x2 :]
+        base = one[y - y1 :, x - x1 :]
+        ny, nx = (min(a, b) for a, b in zip(base.shape, difference.shape, strict=True))
+        if ny > 0 and nx > 0:
+            apart = difference[:ny, :nx] - base[:ny, :nx]
+            if np.isfinite(apart).any():
+                differences[first, second] = float(np.nanmedian(apart))
     return differences
+
+
+def _on_grid(path: Path, grid: Grid) -> tuple[NDArray[np.float64], int, int]:
+    """Return an image on the grid within its bounding box, and the box's first column and row."""
+    data, wcs = fits.getdata(path), WCS(fits.getheader(path))
+    x, y = grid.wcs().world_to_pixel(wcs.pixel_to_world(*zip(*_corners(data.shape), strict=True)))
+    x0, y0 = int(x.min()) - 2, int(y.min()) - 2
+    shape = int(y.max()) - y0 + 3, int(x.max()) - x0 + 3
+    image = reproject_interp((data.astype(float), wcs), grid.wcs(x0, y0), shape_out=shape, return_footprint=False)
+    return image, x0, y0
+
+
+def _corners(shape: tuple[int, int]) -> list[tuple[int, int]]:
+    ny, nx = shape
+    return [(0, 0), (nx, 0), (nx, ny), (0, ny)]
 
 
 def rms(values: object) -> float:
@@ -37,8 +61,13 @@ def rms(values: object) -> float:
 
 
 @pytest.fixture(scope="session")
-def raw_seams(m17: Path) -> dict[tuple[str, str], float]:
-    return seams(m17)
+def grid(m17: Path) -> Grid:
+    return choose_grid(take_inventory([m17], MatchSettings()).fields[0])
+
+
+@pytest.fixture(scope="session")
+def raw_seams(m17: Path, grid: Grid) -> dict[tuple[str, str], float]:
+    return seams(m17, grid)
 
 
 @pytest.mark.slow
@@ -52,7 +81,7 @@ def test_raw_seams_are_what_the_data_are_known_for(raw_seams):
 def test_seams_vanish(m17, level_match, tmp_path, fit_type, bound):
     result = level_match(m17, fit_type_mosaic_tiles=fit_type)
     assert result.complete
-    after = seams(tmp_path / "out" / "tiles")
+    after = seams(tmp_path / "out" / "tiles", result.matches[0].grid)
     assert len(after) == 13
     assert rms(after.values()) <= bound
 
@@ -61,7 +90,7 @@ def test_seams_vanish(m17, level_match, tmp_path, fit_type, bound):
 def test_same_scan_pairs_are_measured(m17, level_match, tmp_path):
     level_match(m17)
     pairs = Table.read(tmp_path / "out" / "pairs.ecsv")
-    scan = [name.split("s")[-1][:3] for name in pairs["first"]], [name.split("s")[-1][:3] for name in pairs["second"]]
+    scan = ([name.split("990502s")[1][:3] for name in pairs[side]] for side in ("first", "second"))
     levels = sorted(abs(level) for level, one, other in zip(pairs["level"], *scan, strict=True) if one == other)
     assert levels == pytest.approx(SAME_SCAN, abs=1e-3)
 
@@ -70,7 +99,7 @@ def test_same_scan_pairs_are_measured(m17, level_match, tmp_path):
 def test_known_levels_come_back(m17, level_match, tmp_path):
     """Adding a constant to an image moves its correction by that constant, relative to the reference."""
     added = dict(zip(sorted(path.name for path in m17.glob("*.fits.gz")), np.linspace(-40, 30, 8), strict=True))
-    shifted = tmp_path / "shifted"
+    shifted = tmp_path / "input"
     shifted.mkdir()
     for name, level in added.items():
         with fits.open(m17 / name) as hdus:

@@ -79,6 +79,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
+def times(folder: Path) -> dict[Path, int]:
+    """Return when each file was last written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 def test_workers_and_a_second_run_change_no_byte(tmp_path, level_match):
     folder = tmp_path / "in"
     simulate(folder, small())
@@ -87,14 +92,14 @@ def test_workers_and_a_second_run_change_no_byte(tmp_path, level_match):
     one = contents(tmp_path / "one")
     assert one == contents(tmp_path / "two")
     assert first.changed
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "one").rglob("*")}
+    stamps = times(tmp_path / "one")
     again = level_match(folder, output=tmp_path / "one", procs=1)
     assert not again.changed
-    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "one").rglob("*")}
+    assert stamps == times(tmp_path / "one")
 
 
 def test_a_new_exposure_resamples_only_itself(tmp_path, level_match, monkeypatch):
-    import levelmatch_core.jobs as jobs  # noqa: PLC0415 - patched here
+    from levelmatch_core import jobs  # noqa: PLC0415 - patched here
 
     folder = tmp_path / "in"
     simulate(folder, small(tiles=(3, 1)))

@@ -19,8 +19,8 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 RMS_FLOOR = 1e-3
-"""A pair's rms counts in its weight as at least this fraction of the median rms, and no less than rounding (1 where both
-are 0): a noise-free pair among noisy ones then weighs a million times more, and not infinitely."""
+"""A pair's rms counts in its weight as at least this fraction of the median rms, and no less than rounding (1 where
+both are 0): a noise-free pair among noisy ones then weighs a million times more, and not infinitely."""
 
 
 @dataclass(frozen=True)

@@ -29,17 +29,29 @@ FEWEST = 12
 """A pair with fewer sample points in its overlap is taken as independent of the others."""
 DRAWS = 200
 """Seeded draws by which the sigmas of large problems are estimated: to 5 %."""
+TINY = 1e-12
+"""Added to moments, whose members' half size is 1, so that an overlap that is a line has a root."""
 SPLIT_PRIOR = 1e-3
 """Weight of the wish that members are equally noisy, where the pairs do not tell (a single pair, a chain)."""
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Rows of the score factor H (S = H'H): each row is the score that one unit of one noise source makes."""
+class _Score:
+    """What the noise at some of a member's points does to the scores of a pair's two members."""
 
-    row: list[Index]
-    column: list[Index]
-    value: list[Array]
+    ends: tuple[int, int]
+    points: Index
+    values: Array
+    """(points, 2 k)"""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows of the score factor that are not 0 in the columns of some members only."""
+
+    members: tuple[int, ...]
+    values: Array
+    """(rows, k members)"""
 
 
 def pixel_variances(problem: Problem) -> Array:
@@ -61,7 +73,7 @@ def pixel_variances(problem: Problem) -> Array:
 
 
 def score_factor(problem: Problem) -> csr_array:
-    """Return H (R, N k): the covariance of the scores is H'H.
+    """Return H (R, N k): the covariance of the scores is H'H; each row is what one unit of one noise source makes.
 
     Parameters
     ----------
@@ -69,39 +81,57 @@ def score_factor(problem: Problem) -> csr_array:
         The component.
     """
     k = problem.k
-    points = np.stack([_sample(polygon) for polygon in problem.outlines])
-    variances = pixel_variances(problem)
-    rows = _Rows([], [], [])
-    extra = len(problem.names) * POINTS  # rows of the points first, then rows of the pairs' own noise
-    shifts = {True: problem.shifts(problem.second), False: problem.shifts(problem.first)}
+    points = [_sample(polygon) for polygon in problem.outlines]
     polygons = np.array(problem.outlines, dtype=object)
     shapely.prepare(polygons)
+    variances = pixel_variances(problem)
+    shifts = problem.shifts(problem.first), problem.shifts(problem.second)
+    scores: list[list[_Score]] = [[] for _ in points]
+    blocks: list[_Block] = []
     for pair in range(len(problem.rms)):
-        i, j = int(problem.first[pair]), int(problem.second[pair])
-        weight, root = problem.weights[pair], np.linalg.cholesky(problem.moments[pair] + 1e-12 * np.eye(k))
+        ends = int(problem.first[pair]), int(problem.second[pair])
+        root = np.linalg.cholesky(problem.moments[pair] + TINY * np.eye(k))
+        # what a unit of the pair's plane at its centroid does to the scores of its two members
+        reach = problem.weights[pair] * np.concatenate([-shifts[0][pair], shifts[1][pair]], axis=1)
         inside = [
-            np.flatnonzero(shapely.contains_xy(polygons[other], points[mine])) for mine, other in ((i, j), (j, i))
+            np.flatnonzero(shapely.contains_xy(polygons[other], points[mine])) for mine, other in (ends, ends[::-1])
         ]
         sampled = min(len(found) for found in inside) >= FEWEST
         shared = problem.variance[pair] * problem.shared[pair] if sampled else 0.0
-        sources: list[tuple[Index, Array]] = []
         if sampled:
-            for mine, sign, found in ((i, -1.0, inside[0]), (j, 1.0, inside[1])):
-                sigma = np.sqrt(shared * variances[mine] / (variances[i] + variances[j]))
+            for mine, sign, found in zip(ends, (-1.0, 1.0), inside, strict=True):
+                sigma = sign * np.sqrt(shared * variances[mine] / variances[list(ends)].sum() / len(found))
                 basis = _matched(points[mine][found], problem.centroids[pair], problem.scale, root)
-                sources.append((mine * POINTS + found, sign * sigma / np.sqrt(len(found)) * basis))
+                scores[mine].append(_Score(ends, found, sigma * basis @ reach))
         own = problem.variance[pair] - shared
         if own > 0:
-            sources.append((extra + np.arange(k), np.sqrt(own) * root.T))
-            extra += k
-        for row, basis in sources:
-            for member, sign, second in ((i, -1.0, False), (j, 1.0, True)):
-                value = sign * weight * basis @ shifts[second][pair]
-                rows.row.append(np.repeat(row, k))
-                rows.column.append(np.tile(member * k + np.arange(k), len(row)))
-                rows.value.append(value.ravel())
-    entries = (np.concatenate(rows.value), (np.concatenate(rows.row), np.concatenate(rows.column)))
-    return csr_array(coo_array(entries, shape=(extra, len(problem.names) * k)))
+            blocks.append(_Block(ends, np.sqrt(own) * root.T @ reach))
+    blocks += [_compressed(found, k) for found in scores if found]
+    return _stacked(blocks, len(problem.names), k)
+
+
+def _compressed(scores: list[_Score], k: int) -> _Block:
+    """Gather what the noise at one member's points does, and keep no more rows than there are unknowns (by QR)."""
+    members = sorted({end for score in scores for end in score.ends})
+    place = {member: slice(k * n, k * (n + 1)) for n, member in enumerate(members)}
+    rows = np.zeros((POINTS, k * len(members)))
+    for score in scores:
+        for end, value in zip(score.ends, (score.values[:, :k], score.values[:, k:]), strict=True):
+            rows[score.points, place[end]] += value
+    return _Block(tuple(members), np.asarray(np.linalg.qr(rows, mode="r")))
+
+
+def _stacked(blocks: list[_Block], members: int, k: int) -> csr_array:
+    """Set the blocks below one another, each in its members' columns."""
+    row, column, start = [], [], 0
+    for block in blocks:
+        columns = (np.array(block.members)[:, None] * k + np.arange(k)).ravel()
+        rows = start + np.arange(len(block.values))
+        row.append(np.repeat(rows, len(columns)))
+        column.append(np.tile(columns, len(rows)))
+        start += len(rows)
+    values = np.concatenate([block.values.ravel() for block in blocks])
+    return csr_array(coo_array((values, (np.concatenate(row), np.concatenate(column))), shape=(start, members * k)))
 
 
 def sigmas(problem: Problem, *, slope_sd: float | None = None, seed: int = 0) -> Array:
@@ -123,16 +153,13 @@ def sigmas(problem: Problem, *, slope_sd: float | None = None, seed: int = 0) ->
     factor = score_factor(problem)
     shape = (len(problem.names), problem.k)
     if equations.dense:
-        # A^-1 S A^-1 = (A^-1 R)(A^-1 R)' with S = R R': no difference of large numbers
-        values, vectors = np.linalg.eigh((factor.T @ factor).toarray())
-        spread = equations.apply_inverse(vectors * np.sqrt(np.maximum(values, 0.0)))
-        divide = 1.0
+        # A^-1 H'H A^-1 = (A^-1 H')(A^-1 H')': squares are summed, and never subtracted
+        spread, draws = equations.apply_inverse(factor.T.toarray()), 1
     else:
         noise = np.random.default_rng(seed).standard_normal((factor.shape[0], DRAWS))
-        spread = equations.apply_inverse(factor.T @ noise)
-        divide = np.sqrt(DRAWS)
+        spread, draws = equations.apply_inverse(factor.T @ noise), DRAWS
     spread = _to_gauge(problem, spread)
-    return np.asarray(np.sqrt(np.sum(spread**2, axis=1)) / divide).reshape(shape)
+    return np.asarray(np.sqrt(np.sum(spread**2, axis=1) / draws)).reshape(shape)
 
 
 def _to_gauge(problem: Problem, columns: Array) -> Array:
@@ -165,5 +192,5 @@ def _matched(points: Array, centroid: Array, scale: float, root: Array) -> NDArr
     basis = np.ones((len(points), k))
     if k == 3:
         basis[:, 1:] = (points - centroid) / scale
-    own = np.linalg.cholesky(basis.T @ basis / len(points) + 1e-12 * np.eye(k))
+    own = np.linalg.cholesky(basis.T @ basis / len(points) + TINY * np.eye(k))
     return np.asarray(np.linalg.solve(own, basis.T).T @ root.T)

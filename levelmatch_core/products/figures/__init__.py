@@ -59,14 +59,18 @@ def draw_figures(
         last = stages[-1]
         title = f"{field.name}: {_words(last)}"
         figures.append(("overlaps", partial(draw_overlaps, stage=last, grid=field_match.grid, unit=unit, title=title)))
-        figures.append(("residuals", partial(draw_residuals, stages=stages, unit=unit, title=field.name)))
+        figures.append(
+            ("residuals", partial(draw_residuals, stages=stages, unit=unit, title=f"{field.name}: pair differences"))
+        )
     for stage in stages:
         if len(stage.members) <= MAX_MEMBERS:
             title = f"{field.name}: {_words(stage)}"
             figures.append((f"{stage.stage}_delta", partial(draw_matrix, stage=stage, unit=unit, title=title)))
     told = with_history(stages)
     if told:
-        figures.append(("convergence", partial(draw_convergence, stages=told, unit=unit, title=field.name)))
+        figures.append(
+            ("convergence", partial(draw_convergence, stages=told, unit=unit, title=f"{field.name}: convergence"))
+        )
     for number, (stage_name, pair, image) in enumerate(pair_images, start=1):
         solution = _solution_of(field_match, stage_name, pair)
         draw = partial(draw_pair, solution=solution, pair=pair, image=image, unit=unit, max_points=settings.max_points)

@@ -1,11 +1,13 @@
 """The mosaic before and after, side by side on the sky."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 from matplotlib.colors import AsinhNorm
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from levelmatch_core.products.figures import style
@@ -34,7 +36,7 @@ def draw_mosaic(path: Path, mosaic: Path, title: str) -> None:
     images = {"before": before - np.nanmedian(before), "after": after - np.nanmedian(after)}
     norm = _stretch(images["after"])
     tall = after.shape[0] / after.shape[1] > 1.6
-    height, width = (7.0, 5.0) if tall else (1.0 + 6.2 * after.shape[0] / after.shape[1], 6.2)
+    height, width = (7.5, 4.5) if tall else (1.0 + 5.4 * after.shape[0] / after.shape[1], 6.2)
     fig = style.figure(2 * width + 1.0, max(height, 3.2))
     panels = []
     for number, (name, image) in enumerate(images.items(), start=1):
@@ -42,12 +44,13 @@ def draw_mosaic(path: Path, mosaic: Path, title: str) -> None:
         shown = axes.imshow(
             image, origin="lower", cmap=style.colour_map(style.IMAGE), norm=norm, interpolation="nearest"
         )
-        axes.set_title(name)
+        axes.set_title(f"{style.short(title)}: {name}", fontsize=11)
         sky_axes(axes, labelled=number == 1)
         panels.append(axes)
-    bar = fig.colorbar(shown, ax=panels, extend="both", fraction=0.03, pad=0.01)
+    bar = fig.colorbar(shown, ax=panels, extend="both", fraction=0.03, pad=0.01, ticks=_ticks(norm))
+    bar.ax.minorticks_off()
+    bar.ax.yaxis.set_major_formatter("{x:g}")
     bar.set_label(f"{style.shown_unit(header.get('BUNIT', ''))}, minus the median")
-    fig.suptitle(style.short(title, 90))
     style.save(fig, path)
 
 
@@ -73,6 +76,17 @@ def _stretch(image: NDArray[np.float64]) -> AsinhNorm:
     low, quarter, half, high = np.percentile(values, [0.5, 16, 50, 99.5])
     width = max(float(half - quarter), 1e-6 * float(high - low), np.finfo(float).tiny)
     return AsinhNorm(linear_width=3 * width, vmin=low, vmax=high if high > low else low + 1)
+
+
+def _ticks(norm: AsinhNorm) -> list[float]:
+    """Return 0 and the decades on both sides that a stretch keeps apart, or even steps where those are too few."""
+    low, high = float(norm.vmin or 0), float(norm.vmax or 0)
+    first = math.ceil(math.log10(norm.linear_width))
+    last = math.floor(math.log10(max(abs(low), abs(high), norm.linear_width)))
+    decades = [10.0**power for power in range(first, last + 1)]
+    ticks = [tick for tick in [0.0, *decades, *(-decade for decade in decades)] if low <= tick <= high]
+    even = MaxNLocator(6).tick_values(low, high)
+    return ticks if len(ticks) >= 4 else [float(tick) for tick in even if low <= tick <= high]
 
 
 def sky_axes(axes: object, *, labelled: bool) -> None:

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
+from numpy.typing import NDArray
 
 from levelmatch_core.matching.corrections import StageMatch
-from levelmatch_core.matching.results import Member, PairResult
+from levelmatch_core.matching.results import PairResult
 from levelmatch_core.products.figures import style
 from levelmatch_core.products.figures.mosaic import sky_axes
 from levelmatch_core.sky.grid import Grid
@@ -15,19 +17,22 @@ from levelmatch_core.sky.grid import Grid
 
 def draw_overlaps(path: Path, stage: StageMatch, grid: Grid, unit: str, title: str) -> None:
     """Draw the members' outlines, and a line for each pair: coloured by what is left after the solve, or rejected."""
-    outlines = [np.array([*member.cutout.outline, member.cutout.outline[0]]) for member in stage.members]
-    corners = np.concatenate(outlines)
+    corners = np.concatenate([member.cutout.outline for member in stage.members])
+    # counted from a near pixel: axes that are far from their origin spoil the layout
+    origin = np.floor(corners.min(axis=0)).astype(int)
+    outlines = [np.array([*member.cutout.outline, member.cutout.outline[0]]) - origin for member in stage.members]
+    corners = corners - origin
     low, high = corners.min(axis=0), corners.max(axis=0)
     margin = 0.03 * (high - low).max() + 1
     wide, tall = high - low + 2 * margin
     height = float(np.clip(6.5 * tall / wide, 3.5, 8.0))
     fig = style.figure(8.0, height + 0.8)
-    axes = fig.add_subplot(projection=grid.wcs())
+    axes = fig.add_subplot(projection=grid.wcs(int(origin[0]), int(origin[1])))
     axes.set_xlim(low[0] - margin, high[0] + margin)
     axes.set_ylim(low[1] - margin, high[1] + margin)
     axes.set_aspect("equal")
     axes.add_collection(LineCollection(outlines, colors=style.REJECTED, linewidths=0.7))
-    centres = {member.name: _centre(member) for member in stage.members}
+    centres = {member.name: _centre(outline) for member, outline in zip(stage.members, outlines, strict=True)}
     pairs = [pair for solution in stage.solutions for pair in solution.pairs]
     used = [pair for pair in pairs if pair.rejected is None]
     lines = LineCollection(
@@ -42,13 +47,14 @@ def draw_overlaps(path: Path, stage: StageMatch, grid: Grid, unit: str, title: s
     if used:
         bar = fig.colorbar(lines, ax=axes, fraction=0.04, pad=0.02)
         bar.set_label(f"rms of the difference left [{style.shown_unit(unit)}]")
-    note = f"{len(used)} pairs used, {len(rejected)} rejected (dashed)"
+    note = f"pairs: {len(used)} used, {len(rejected)} rejected (dashed)"
     axes.set_title(f"{style.short(title, 80)}\n{note}", fontsize=10)
     style.save(fig, path)
 
 
-def _centre(member: Member) -> tuple[float, float]:
-    x, y = np.mean(member.cutout.outline, axis=0)
+def _centre(outline: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the middle of a closed outline's corners."""
+    x, y = np.mean(outline[:-1], axis=0)
     return float(x), float(y)
 
 
@@ -59,23 +65,25 @@ def _segments(
 
 
 def _norm(used: list[PairResult]) -> Normalize:
-    values = [pair.residual_rms for pair in used if pair.residual_rms > 0]
+    # what is left of a tree of pairs is rounding, which is not worth a colour
+    floor = style.ROUNDING * max((abs(pair.fit.plane.level) for pair in used), default=0.0)
+    values = [pair.residual_rms for pair in used if pair.residual_rms > floor]
     if not values:
-        return Normalize(0, 1)
+        return Normalize(0, floor or 1)
     low, high = min(values), max(values)
     return LogNorm(max(low, 1e-4 * high), high) if high > 10 * low else Normalize(0, high)
 
 
-def _mark_members(axes: object, stage: StageMatch, centres: dict[str, tuple[float, float]]) -> None:
+def _mark_members(axes: Axes, stage: StageMatch, centres: dict[str, tuple[float, float]]) -> None:
     references = {component.reference for solution in stage.solutions for component in solution.components}
     names = sorted(centres)
     labels = dict(zip(names, style.distinct(names), strict=True))
     size = 7 if len(names) <= 20 else 5
+    others = [centres[name] for name in names if name not in references]
+    held = [centres[name] for name in names if name in references]
+    for points, marker, marker_size in ((others, "o", 4 if len(names) <= style.MANY else 2), (held, "*", 12)):
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=marker, ms=marker_size, color="k", ls="")
     for name in names:
-        x, y = centres[name]
-        reference = name in references
-        axes.plot(x, y, marker="*" if reference else "o", ms=12 if reference else 4, color="k", ls="")  # type: ignore[attr-defined]
-        if len(names) <= style.MANY or reference:
-            axes.annotate(  # type: ignore[attr-defined]
-                labels[name], (x, y), (0, 5), textcoords="offset points", ha="center", fontsize=size
-            )
+        if len(names) <= style.MANY or name in references:
+            axes.annotate(labels[name], centres[name], (0, 5), textcoords="offset points", ha="center", fontsize=size)

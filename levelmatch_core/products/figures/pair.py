@@ -1,10 +1,12 @@
 """One pair: its difference image, and what was fitted to it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.overlap import Difference
@@ -33,72 +35,107 @@ def draw_pair(
         Most pixels in a histogram.
     """
     difference = np.asarray(image.data, dtype=float)
-    ny, nx = difference.shape
-    planes = solution.fit_type == "level+slope"
-    panels = 3 if planes else 2
-    height = float(np.clip(3.8 * ny / nx, 2.6, 6.0))
-    fig = style.figure(4.4 * panels, height + 1.0)
-    axes = fig.subplots(1, panels)
-    extent = (image.x0 - 0.5, image.x0 + nx - 0.5, image.y0 - 0.5, image.y0 + ny - 0.5)
-    spread = 4 * pair.fit.rms or 1.0
-    if planes:
+    fit, spread = pair.fit, 4 * (pair.fit.rms or 1.0)
+    level = fit.plane.level
+    first = "second \N{MINUS SIGN} first"
+    if solution.fit_type == "level+slope":
+        ny, nx = difference.shape
         y, x = np.mgrid[image.y0 : image.y0 + ny, image.x0 : image.x0 + nx]
-        plane = np.where(np.isfinite(difference), pair.fit.plane(x, y), np.nan)
-        reach = spread + float(np.nanmax(np.abs(plane - pair.fit.plane.level))) if np.isfinite(plane).any() else spread
-        about = (pair.fit.plane.level - reach, pair.fit.plane.level + reach)
-        _image(fig, axes[0], difference, about, extent=extent, title="second \N{MINUS SIGN} first", unit=unit)
-        _image(fig, axes[1], plane, about, extent=extent, title="fitted plane", unit=unit)
-        _image(fig, axes[2], difference - plane, (-spread, spread), extent=extent, title="what it leaves", unit=unit)
+        plane = np.where(np.isfinite(difference), fit.plane(x, y), np.nan)
+        reach = spread + float(np.nanmax(np.abs(plane - level), initial=0.0))
+        images = [
+            _Image(first, difference, level - reach, level + reach),
+            _Image("fitted plane", plane, level - reach, level + reach),
+            _Image("what it leaves", difference - plane, -spread, spread),
+        ]
     else:
-        about = (pair.fit.plane.level - spread, pair.fit.plane.level + spread)
-        _image(fig, axes[0], difference, about, extent=extent, title="second \N{MINUS SIGN} first", unit=unit)
-        _histogram(axes[1], difference, pair, unit, max_points)
-    fig.suptitle(_title(solution, pair, unit), fontsize=9)
+        images = [_Image(first, difference, level - spread, level + spread)]
+    histogram = len(images) == 1
+    fig, slots = _arranged(difference.shape, len(images), histogram=histogram)
+    for panel, slot in zip(images, slots, strict=False):
+        _draw_image(fig, slot, panel, image, unit)
+    if histogram:
+        _histogram(style.axes_at(fig, *slots[-1]), difference, pair, unit, max_points)
+    fig.suptitle(_title(solution, pair, unit), fontsize=9, y=1 - 0.08 / fig.get_figheight(), va="top")
     style.save(fig, path)
 
 
-def _image(
-    fig: Figure,
-    axes: Axes,
-    values: NDArray[np.float64],
-    limits: tuple[float, float],
-    *,
-    extent: tuple[float, float, float, float],
-    title: str,
-    unit: str,
-) -> None:
+@dataclass(frozen=True)
+class _Image:
+    """An image and its colours' limits."""
+
+    title: str
+    values: NDArray[np.float64]
+    low: float
+    high: float
+
+
+_Slot = tuple[float, float, float, float]
+"""Left, bottom, width, height, inches."""
+
+_LEFT, _RIGHT, _BOTTOM, _GAP, _TOP = 0.75, 1.15, 0.5, 0.3, 0.85
+"""Room for labels at the left, the colour bar at the right, labels below, a panel's title, and the figure's."""
+
+
+def _arranged(shape: tuple[int, ...], images: int, *, histogram: bool) -> tuple[Figure, list[_Slot]]:
+    """Return a figure with room for panels of about the image's shape: below each other if it is wide, else abreast."""
+    ny, nx = shape
+    if nx > 1.5 * ny:
+        width = 6.0
+        heights = [float(np.clip(width * ny / nx, 1.0, 3.5))] * images + [2.4] * histogram
+        fig = style.figure(
+            _LEFT + width + _RIGHT, sum(heights) + (_BOTTOM + _GAP) * len(heights) + _TOP, arranged=False
+        )
+        ends = np.cumsum([height + _BOTTOM + _GAP for height in heights])
+        top = fig.get_figheight() - _TOP
+        return fig, [
+            (_LEFT, float(top - end + _BOTTOM), width, height) for end, height in zip(ends, heights, strict=True)
+        ]
+    height = 4.5
+    widths = [float(np.clip(height * nx / ny, 1.0, 4.5))] * images + [3.6] * histogram
+    fig = style.figure(sum(widths) + (_LEFT + _RIGHT) * len(widths), height + _BOTTOM + _GAP + _TOP, arranged=False)
+    starts = np.cumsum([_LEFT, *(width + _LEFT + _RIGHT for width in widths[:-1])])
+    return fig, [(float(start), _BOTTOM, width, height) for start, width in zip(starts, widths, strict=True)]
+
+
+def _draw_image(fig: Figure, slot: _Slot, panel: _Image, image: Difference, unit: str) -> None:
+    axes = style.axes_at(fig, *slot)
+    ny, nx = panel.values.shape
     shown = axes.imshow(
-        values,
+        panel.values,
         origin="lower",
-        extent=extent,
+        extent=(image.x0 - 0.5, image.x0 + nx - 0.5, image.y0 - 0.5, image.y0 + ny - 0.5),
+        aspect="auto",
         cmap=style.colour_map(style.DIFFERENCE),
-        vmin=limits[0],
-        vmax=limits[1],
+        vmin=panel.low,
+        vmax=panel.high,
         interpolation="nearest",
     )
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel("grid x [pixel]")
-    axes.set_ylabel("grid y [pixel]")
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_xlabel("grid x [pixel]", fontsize=9)
+    axes.set_ylabel("grid y [pixel]", fontsize=9)
     axes.tick_params(labelsize=8)
-    axes.locator_params(nbins=5)
-    fig.colorbar(shown, ax=axes, extend="both", fraction=0.05, pad=0.02).set_label(style.shown_unit(unit))
+    left, bottom, width, height = slot
+    axes.locator_params(axis="x", nbins=6 if width > 3 else 2)
+    axes.locator_params(axis="y", nbins=6 if height > 2 else 3)
+    bar = fig.colorbar(shown, cax=style.axes_at(fig, left + width + 0.1, bottom, 0.14, height), extend="both")
+    bar.set_label(style.shown_unit(unit), fontsize=9)
+    bar.locator = MaxNLocator(6 if height > 2 else 3)
+    bar.ax.tick_params(labelsize=8)
 
 
 def _histogram(axes: Axes, difference: NDArray[np.float64], pair: PairResult, unit: str, max_points: int) -> None:
     values = difference[np.isfinite(difference)]
     every = max(1, -(-values.size // max_points))
-    level, spread = pair.fit.plane.level, 6 * pair.fit.rms or 1.0
-    axes.hist(
-        np.clip(values[::every], level - spread, level + spread),
-        bins=60,
-        range=(level - spread, level + spread),
-        color=style.AFTER,
-    )
-    axes.axvline(level, color=style.BEFORE, label=f"level {style.number(level)}")
-    axes.axvline(0, color="k", ls=":", lw=1)
+    level, spread = pair.fit.plane.level, 6 * (pair.fit.rms or 1.0)
+    axes.hist(values[::every], bins=60, range=(level - spread, level + spread), color=style.AFTER)
+    outside = np.count_nonzero(np.abs(values - level) > spread) / max(values.size, 1)
+    axes.axvline(level, color=style.BEFORE, label=f"level {style.number(level)}\n{100 * outside:.2g} % lie outside")
     axes.set_xlim(level - spread, level + spread)
+    axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(f"second \N{MINUS SIGN} first [{style.shown_unit(unit)}]")
     axes.set_ylabel("pixels" if every == 1 else f"pixels (one in {every})")
+    axes.tick_params(labelsize=8)
     axes.legend(fontsize=8)
     style.grid_lines(axes)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from levelmatch_core.matching.corrections import StageMatch
 from levelmatch_core.products.figures import style
@@ -15,7 +16,7 @@ _LOWEST = 1e-6
 
 def draw_residuals(path: Path, stages: list[StageMatch], unit: str, title: str) -> None:
     """Draw, for each stage, every pair's difference before and after, with its expected error."""
-    fig = style.figure(8.0, 0.8 + 2.7 * len(stages))
+    fig = style.figure(9.5, 0.8 + 2.7 * len(stages))
     for axes, stage in zip(fig.subplots(len(stages), 1, squeeze=False).flat, stages, strict=True):
         _panel(axes, stage, unit)
     fig.suptitle(style.short(title, 90))
@@ -47,11 +48,12 @@ def _panel(axes: Axes, stage: StageMatch, unit: str) -> None:
     axes.set_yscale("log")
     axes.set_ylim(floor / 1.5, None)
     axes.set_xlim(0, len(pairs) + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(f"|difference| [{style.shown_unit(unit)}]")
     axes.set_xlabel("pair, by its difference before")
     axes.set_title(stage.stage.replace("_", " "), fontsize=10, loc="left")
     style.grid_lines(axes)
-    axes.legend(fontsize=8, ncols=2, loc="upper right", framealpha=0.9)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
 
 
 def _rms(name: str, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:

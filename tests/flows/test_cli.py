@@ -1,0 +1,221 @@
+"""The command, as a user starts it: exit codes, messages, files."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.cli import _request
+
+COMMAND = [sys.executable, "-c", "from flows.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One home for all commands of this file: making Prefect's database takes longer than the work."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    return kept | {"LEVELMATCH_HOME": str(tmp_path_factory.mktemp("home")), "COLUMNS": "100"}
+
+
+@pytest.fixture
+def levelmatch(environment):
+    def call(*arguments, **variables):
+        return subprocess.run(
+            [*COMMAND, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            cwd=Path(__file__).resolve().parents[2],
+            env=environment | variables,
+        )
+
+    return call
+
+
+# -- before any engine starts ------------------------------------------------------------------------------------------
+def test_help_comes_at_once(levelmatch):
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        answer = levelmatch("--help")
+        best = min(best, time.perf_counter() - started)
+        assert answer.returncode == 0
+        assert {"run", "simulate", "demo"} <= set(answer.stdout.split())
+    assert best < 0.5
+
+
+def test_help_imports_nothing_heavy(environment):
+    code = (
+        "import sys\nfrom flows.cli import main\ntry: main(['run', '--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'numpy', 'astropy', 'prefect', 'mlflow', 'pydantic'} & set(sys.modules)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert answer.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_shown(levelmatch):
+    assert "0." in levelmatch("--version").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "rms_sig_limt=3"], "did you mean rms_sig_limit"),
+        (["--set", "sigma=-1"], "sigma"),
+        (["--set", "sigma"], "NAME=VALUE"),
+        (["--config", "nowhere.toml"], "nowhere.toml"),
+        (["--workers", "0"], "--workers"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(levelmatch, small_program, tmp_path, arguments, said):
+    answer = levelmatch("run", small_program, "--output", tmp_path / "out", *arguments)
+    assert answer.returncode == 2
+    assert said in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_set_wins_over_the_settings_file(tmp_path):
+    config = tmp_path / "settings.toml"
+    config.write_text("sigma = 4.0\nnpixels = 9\n")
+    options = {"config": config, "assignments": ("sigma=5",), "workers": 2, "band": "F770W"}
+    request = _request((tmp_path,), tmp_path / "out", options | {"program": "p", "recursive": False, "group_by": None})
+    assert (request.settings.sigma, request.settings.npixels, request.settings.procs) == (5.0, 9, 2)
+    assert request.settings.band == "F770W"
+
+
+def test_an_input_that_is_not_there_is_bad_usage(levelmatch, tmp_path):
+    answer = levelmatch("run", tmp_path / "nowhere", "--output", tmp_path / "out")
+    assert answer.returncode == 2
+    assert "nowhere" in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_files_is_no_input(levelmatch, tmp_path):
+    (tmp_path / "in").mkdir()
+    answer = levelmatch("run", tmp_path / "in", "--output", tmp_path / "out")
+    assert answer.returncode == 1
+    assert "*.fits" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_output_folder_is_refused(levelmatch, small_program, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    answer = levelmatch("run", small_program, "--output", tmp_path / "out")
+    assert answer.returncode == 2
+    assert "thesis.tex" in answer.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_simulate_writes_a_program(levelmatch, tmp_path):
+    answer = levelmatch(
+        "simulate", tmp_path / "in", "--instrument", "generic", "--tiles", "2x1", "--size", 64, "--seed", 3
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert len(list((tmp_path / "in").glob("*.fits"))) == 2
+    assert (tmp_path / "in" / "truth.json").exists()
+    again = levelmatch("simulate", tmp_path / "in", "--instrument", "generic")
+    assert again.returncode == 2
+    assert "empty" in again.stderr
+
+
+@pytest.mark.parametrize("tiles", ["3", "axb", "0x2", "3x"])
+def test_simulate_refuses_tiles_that_are_none(levelmatch, tmp_path, tiles):
+    answer = levelmatch("simulate", tmp_path / "in", "--tiles", tiles)
+    assert answer.returncode == 2
+    assert "tiles" in answer.stderr
+    assert not (tmp_path / "in").exists()
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_run_ends_well_and_again_with_nothing_to_do(levelmatch, small_program, tmp_path):
+    out = tmp_path / "out"
+    answer = levelmatch("run", small_program, "--output", out, "--program", "orion", "--workers", 2)
+    assert answer.returncode == 0, answer.stderr
+    assert "4 of 4 exposures are matched" in answer.stdout
+    assert "MJy/sr" in answer.stdout
+    assert str(out) in answer.stdout
+    assert "MLflow" in answer.stdout
+    assert "cutouts: 4 done" in answer.stderr  # plain lines where there is no terminal
+    assert "Traceback" not in answer.stderr
+    assert len(list((out / "tiles").iterdir())) == 4
+    again = levelmatch("run", small_program, "--output", out, "--program", "orion")
+    assert again.returncode == 0, again.stderr
+    assert "nothing changed" in again.stdout
+    assert "checked again" in again.stdout
+    quiet = levelmatch("run", small_program, "--output", out, "--log-level", "error")
+    assert quiet.returncode == 0
+    assert not quiet.stderr
+    refused = levelmatch("run", small_program, "--output", out, "--set", "sigma=4")
+    assert refused.returncode == 2
+    assert "sigma was 3.0, now 4.0" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_broken_file_is_named_and_the_rest_is_done(levelmatch, small_program, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(small_program, folder)
+    broken = max(folder.glob("*.fits"))
+    broken.write_bytes(b"SIMPLE  = this is not FITS")
+    answer = levelmatch("run", folder, "--output", tmp_path / "out")
+    assert answer.returncode == 3, answer.stderr
+    named = [line for line in answer.stderr.splitlines() if line.startswith(f"{broken.name}: failed: ")]
+    assert len(named) == 1
+    assert len(named[0]) > len(f"{broken.name}: failed: ")
+    assert "Traceback" not in answer.stderr
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["partial"]
+
+
+@pytest.mark.slow
+def test_no_usable_exposure_is_no_input(levelmatch, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.fits").write_bytes(b"no FITS at all")
+    answer = levelmatch("run", tmp_path / "in", "--output", tmp_path / "out")
+    assert answer.returncode == 1, answer.stderr
+    assert "a.fits" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.slow
+def test_a_band_that_none_has_is_bad_usage(levelmatch, small_program, tmp_path):
+    answer = levelmatch("run", small_program, "--output", tmp_path / "out", "--band", "F1130W")
+    assert answer.returncode == 2, answer.stderr
+    assert "F1130W".lower() in answer.stderr.lower()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_tracking_server_out_of_reach_costs_the_record_only(levelmatch, small_program, tmp_path):
+    answer = levelmatch("run", small_program, "--output", tmp_path / "out", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert answer.returncode == 0, answer.stderr
+    assert "lost" in answer.stderr
+    assert (tmp_path / "out" / "run.json").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_recovers_the_truth(levelmatch, tmp_path):
+    answer = levelmatch("demo", "--output", tmp_path / "demo")
+    assert answer.returncode == 0, answer.stderr
+    (line,) = [line for line in answer.stdout.splitlines() if line.startswith("truth:")]
+    rms = float(line.split("came back to ")[1].split()[0])
+    assert 0 < rms < 0.005
+    for named in ("figures", "corrections.ecsv", "mlflow ui"):
+        assert named in answer.stdout
+    assert levelmatch("demo", "--output", tmp_path / "demo").returncode == 0  # once more, on the same folder
