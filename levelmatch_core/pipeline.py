@@ -4,12 +4,14 @@
 an :class:`~levelmatch_core.jobs.Each`, so that a plain loop, threads, or a workflow engine do the same work.
 """
 
+import difflib
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from levelmatch_core.errors import SettingsError
 from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure, Field, Inventory
 from levelmatch_core.images.inventory import take_inventory
@@ -95,6 +97,7 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
             group_by=request.group_by,
             exclude=(request.output,),
         )
+        _check_reference(request.settings.reference, inventory)
         for note in inventory.notes:
             logger.warning(note)
         for failure in inventory.failures:
@@ -153,6 +156,16 @@ def write_products(
     files.append(folder.write("corrections.ecsv", lambda path: write_corrections(path, finished)))
     files.append(folder.write("pairs.ecsv", lambda path: write_pairs(path, finished)))
     return tuple(finished), sorted(files, key=lambda file: file.name)
+
+
+def _check_reference(named: str | None, inventory: Inventory) -> None:
+    """Refuse a reference that no field has: a typing error must not become another zero."""
+    tiles = sorted({exposure.tile for field in inventory.fields for exposure in field.exposures})
+    groups = {group for field in inventory.fields for exposure in field.exposures for group in exposure.groups.values()}
+    if named is not None and named not in groups.union(tiles):
+        near = difflib.get_close_matches(named, tiles, n=3) or tiles[:10]
+        message = f"reference {named!r} is no tile of the input; tiles: {', '.join(near)}"
+        raise SettingsError(message)
 
 
 def _mosaic_jobs(match: FieldMatch, settings: MatchSettings) -> list[MosaicJob]:

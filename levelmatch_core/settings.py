@@ -78,6 +78,13 @@ class MatchSettings(BaseModel):
     )
 
     # -- pair fits -----------------------------------------------------------------------------------------------------
+    statistic: Literal["median", "clipped_mean", "huber"] = _setting(
+        "median",
+        "measure",
+        "What a pair's difference is, of the pixels that clipping leaves: their median (for planes, which have none, "
+        "least squares), their mean (planes: the same least squares), or Huber's estimate. The median needs 1.25 times "
+        "the noise of the mean and fears faint sources least.",
+    )
     maxiters: int = _setting(10, "measure", "Most iterations of sigma-clipping a pair's differences.", ge=1)
     plane_fit_maxiters: int = _setting(20, "measure", "Most iterations of a pair's clipped plane fit.", ge=1)
     plane_fit_abs_tol: float = _setting(

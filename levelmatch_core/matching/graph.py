@@ -123,8 +123,9 @@ def choose_reference(
     if not kept:
         return automatic, reason
     name = best(kept).name
-    differs = f"; the automatic choice would be {automatic}, {reason}" if name != automatic else ""
-    return name, f"kept from the earlier run{differs}"
+    if name == automatic:
+        return name, reason
+    return name, f"kept from the earlier run; the automatic choice would be {automatic}, {reason}"
 
 
 def _automatic(

@@ -48,6 +48,10 @@ class PairFit(Record):
         description="1 sigma of the level at the centroid, resampled pixels' correlation allowed for"
     )
     correlation: float = Described(description="pixels a statistically independent pixel: 1 / mean noise gain, >= 1")
+    shared: float = Described(
+        default=1.0,
+        description="part of the variance that is the pixels' mean's, and so is shared with pairs over the same pixels",
+    )
     extent: tuple[float, float] = Described(description="size along the first member's detector axes, grid pixels")
     linear: tuple[float, float] = Described(description="that, as the larger fraction of either member's own extent")
     converged: bool = Described(description="whether clipping (and the plane fit) settled within its iterations")

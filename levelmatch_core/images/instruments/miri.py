@@ -30,15 +30,20 @@ def _split(source: Source, settings: MatchSettings) -> tuple[Part, ...]:
     detector = jwst.detector_of(source)
     if not settings.recombine_lyot:
         return (jwst.whole(source),)
-    if detector in {LYOT, MAIN}:
-        return (_half(source, detector),)
+    halves = {half: _windowed(_half(source, half), source) for half in (LYOT, MAIN)}
+    if detector in halves:
+        return (halves[detector],)
     if detector != WHOLE or not _shows_window(source):
         return (jwst.whole(source),)
-    rows, columns = (LYOT_FIRST_ROW, source.shape[0]), (0, LYOT_END_COLUMN)
-    return (
-        replace(_half(source, LYOT), suffix="@lyot", window=Window(rows=rows, columns=columns, inside=True)),
-        replace(_half(source, MAIN), suffix="@main", window=Window(rows=rows, columns=columns, inside=False)),
-    )
+    return replace(halves[LYOT], suffix="@lyot"), replace(halves[MAIN], suffix="@main")
+
+
+def _windowed(part: Part, source: Source) -> Part:
+    """Say which pixels of a full frame are the half's: the separated files, too, hold the whole frame each."""
+    if not _shows_window(source):
+        return part
+    window = Window(rows=(LYOT_FIRST_ROW, source.shape[0]), columns=(0, LYOT_END_COLUMN), inside=part.detector == LYOT)
+    return replace(part, window=window)
 
 
 def _half(source: Source, detector: str) -> Part:

@@ -181,8 +181,7 @@ def build(
         n_used=n_used,
         rms=rms,
         variance=variance,
-        # of a median's pi/2 + correlation - 1 (see .overlap) only the correlation is the mean's
-        shared=correlation / (np.pi / 2 + correlation - 1) if k == 1 else np.ones(len(fits)),
+        shared=np.array([fit.shared for fit in fits]),
     )
 
 
