@@ -3,8 +3,6 @@
 import flows.environment  # noqa: F401 - before Prefect and MLflow
 
 # isort: split
-import resource
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,7 +21,8 @@ from flows.runner import PrefectEach
 from flows.summary import Summary, summarize
 from flows.tracking import FlowFacts, Tracker
 from levelmatch_core.jobs import Workspace
-from levelmatch_core.pipeline import Request, run
+from levelmatch_core.pipeline import Request, peak_memory, run
+from levelmatch_core.products.folder import note_in_log
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
 
@@ -102,14 +101,16 @@ def level_match(  # noqa: PLR0917 - the order in which Prefect's form shows them
             "tracking": Tracker(home).log(result, summary, _facts(started)),
         }
     )
+    if result.changed:
+        note_in_log(request.output, _run_ids(summary))
     publish(result, summary)
     return _ending(summary)
 
 
-def peak_memory() -> float:
-    """Return the most memory that this process has used, megabytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+def _run_ids(summary: Summary) -> dict[str, Any]:
+    """Return where the run is recorded, for log.json."""
+    mlflow_run = summary.tracking.run_id if summary.tracking else None
+    return {"prefect_flow_run": str(runtime.flow_run.id), "mlflow_run": mlflow_run}
 
 
 def _facts(started: float) -> FlowFacts:

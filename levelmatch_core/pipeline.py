@@ -6,9 +6,12 @@ an :class:`~levelmatch_core.jobs.Each`, so that a plain loop, threads, or a work
 
 import difflib
 import logging
+import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from levelmatch_core.errors import SettingsError
@@ -88,7 +91,7 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
     NoInputError
         If no exposure is usable.
     """
-    started = time.monotonic()
+    started, cpu_started = time.monotonic(), time.process_time()
     with OutputFolder.open(request.output, request.settings, request.inputs) as folder:
         inventory = take_inventory(
             request.inputs,
@@ -116,8 +119,22 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
         matches, files = write_products(matches, request.settings, each, folder)
         record = record_of(matches, request.settings, request.program, inventory, files)
         seconds = time.monotonic() - started
-        changed = folder.finish(record, {"seconds": seconds})
+        changed = folder.finish(
+            record,
+            {
+                "seconds": round(seconds, 3),
+                "cpu_seconds": round(time.process_time() - cpu_started, 3),
+                "peak_memory_mb": round(peak_memory(), 1),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )
     return RunResult(request, inventory, matches, record, changed, seconds)
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has used, megabytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def write_products(

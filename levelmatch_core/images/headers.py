@@ -34,6 +34,10 @@ MAX_PIXELS = 2**30
 _MAX_HEADER_BLOCKS = 20_000
 """Most blocks of one header (720,000 cards): what goes on longer has lost its END card."""
 
+_BITPIX = frozenset({8, 16, 32, 64, -32, -64})
+_MAX_FIELDS = 999
+"""Most columns of a table (FITS standard, section 7.3.1); astropy counts up to whatever is claimed."""
+
 _CHUNK = 1 << 20
 _CARD = 80
 
@@ -41,7 +45,7 @@ MATCHED_CARD = "LVLSTAT"
 """The card by which a file says that it was matched before."""
 
 _STRUCTURE = re.compile(
-    rb"(?:SIMPLE|XTENSION|BITPIX|Z?NAXIS\d{0,3}|[PG]COUNT|GROUPS|EXTNAME|EXTVER|ZIMAGE|"
+    rb"(?:SIMPLE|XTENSION|BITPIX|Z?NAXIS\d{0,3}|[PG]COUNT|GROUPS|TFIELDS|EXTNAME|EXTVER|ZIMAGE|ZTILE\d{1,3}|"
     + MATCHED_CARD.encode()
     + rb") *="
 )
@@ -225,17 +229,22 @@ def _describe(raw: bytes, index: int, shown: str) -> tuple[Hdu, int]:
         axes = _axes(header, "NAXIS")
         groups = bool(header.get("GROUPS", False)) and bool(axes) and axes[0] == 0
         count = math.prod(axes[1:] if groups else axes) if axes else 0
-        bits = abs(int(header["BITPIX"])) * int(header.get("GCOUNT", 1)) * (int(header.get("PCOUNT", 0)) + count)
+        bitpix, fields = int(header["BITPIX"]), int(header.get("TFIELDS", 0))
+        bits = abs(bitpix) * int(header.get("GCOUNT", 1)) * (int(header.get("PCOUNT", 0)) + count)
         compressed = header.get("ZIMAGE", False) is True
         is_image = index == 0 or str(header.get("XTENSION", "")).strip() == "IMAGE"
         image_axes = _axes(header, "ZNAXIS") if compressed else axes
+        tile = [int(header.get(f"ZTILE{axis}", 1)) for axis in range(1, len(image_axes) + 1)]
         matched = str(header[MATCHED_CARD]) if MATCHED_CARD in header else None
         name, version = str(header.get("EXTNAME", "")).strip().upper(), int(header.get("EXTVER", 1))
     except FAULTS as error:
         message = f"{shown}: damaged header of HDU {index}: {error}"
         raise NotFitsError(message) from error
-    if bits < 0 or any(axis < 0 for axis in (*axes, *image_axes)):
-        message = f"{shown}: damaged header of HDU {index}: negative size"
+    sizes = (*axes, *image_axes, *tile, fields, bits)
+    if bitpix not in _BITPIX or min(sizes) < 0 or fields > _MAX_FIELDS or math.prod(tile) > MAX_PIXELS:
+        message = (
+            f"{shown}: damaged header of HDU {index}: BITPIX {bitpix}, {fields} columns, sizes {axes}, tiles {tile}"
+        )
         raise NotFitsError(message)
     shape = tuple(reversed(image_axes)) if (is_image or compressed) and image_axes and not groups else None
     if shape is not None and math.prod(shape) > MAX_PIXELS:

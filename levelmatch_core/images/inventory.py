@@ -1,11 +1,10 @@
 """Files in; exposures, tiles and fields out. What cannot be used is left out by name, with its reason."""
 
 import math
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,9 +18,10 @@ from levelmatch_core.errors import (
     NotFitsError,
     SettingsError,
 )
-from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory
+from levelmatch_core.images.exposure import Exposure, Failure, Inventory
+from levelmatch_core.images.fields import Kind, Labelled, fields_of
 from levelmatch_core.images.finding import find_files
-from levelmatch_core.images.footprint import connected_sets, footprint_of, touching_pairs
+from levelmatch_core.images.footprint import footprint_of
 from levelmatch_core.images.grouping import GroupBy, grouping
 from levelmatch_core.images.headers import Hdu, quiet, read_headers
 from levelmatch_core.images.instruments import Instrument, Source, recognise
@@ -32,14 +32,9 @@ __all__ = ["find_files", "take_inventory"]
 
 STEP = "inventory"
 BACKGROUND_CARD = "DT_BGR"
-MOSAIC = "mosaic_tiles"
 
 T = TypeVar("T")
 _REASONS_SHOWN = 10
-_LONGEST_BAND = 40
-
-MAX_SCALE_RATIO = 2.0
-"""Images whose pixels differ by more than this factor in size share no grid."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +75,6 @@ class _File:
     def camera(self) -> str:
         """Telescope and instrument as the header names them."""
         return " ".join(filter(None, (self.card("TELESCOP"), self.card("INSTRUME"))))
-
-
-@dataclass(frozen=True)
-class _Key:
-    """What all exposures of a field share, besides their place; fields of different keys never meet."""
-
-    instrument: str
-    camera: str
-    band: str
-    unit: str
-
-
-@dataclass(frozen=True)
-class _Labelled:
-    """An exposure, with what is needed to sort it in."""
-
-    key: _Key
-    exposure: Exposure
-    identity: str
 
 
 def take_inventory(
@@ -146,7 +122,7 @@ def take_inventory(
     if not found:
         raise NoInputError(_nothing_left(len(paths), failures))
     notes += _quality_notes(files)
-    fields = _fields(found, notes)
+    fields = fields_of(found, notes)
     return Inventory(fields=fields, failures=tuple(sorted(failures, key=lambda one: one.name)), notes=tuple(notes))
 
 
@@ -251,7 +227,7 @@ def _has_loose_sip(hdu: Hdu) -> bool:
 
 
 # -- exposures ---------------------------------------------------------------------------------------------------------
-def _exposures_of(file: _File, settings: MatchSettings, tile_of: GroupBy | None) -> Iterator[_Labelled | Failure]:
+def _exposures_of(file: _File, settings: MatchSettings, tile_of: GroupBy | None) -> Iterator[Labelled | Failure]:
     """Yield the exposures of a file, or why one, or the whole file, cannot be used."""
     try:
         refuse_matched(file.hdus, file.shown)
@@ -299,7 +275,7 @@ def _is_image(hdu: Hdu) -> bool:
 
 def _exposures_in(
     file: _File, sci: Hdu, chip: str, tile: str | None, settings: MatchSettings
-) -> list[_Labelled | Failure]:
+) -> list[Labelled | Failure]:
     """Return the exposures that one image holds.
 
     Raises
@@ -319,8 +295,8 @@ def _exposures_in(
     refuse_shapes(sci, tuple(hdu for hdu in (err, dq) if hdu is not None), shown)
     wcs = wcs_of(sci, file.path, shown)
     parts = file.instrument.split(Source(file.shown, chip, shape, file.primary, tile), settings)
-    key = _Key(file.instrument.name, file.camera, file.band, _text(sci.header.get("BUNIT")))
-    made: list[_Labelled | Failure] = []
+    kind = Kind(file.instrument.name, file.camera, file.band, _text(sci.header.get("BUNIT")))
+    made: list[Labelled | Failure] = []
     for part in parts:
         where = footprint_of(wcs, shape, part.window, shown)
         exposure = Exposure(
@@ -338,7 +314,7 @@ def _exposures_in(
             detector=part.detector,
             tile=part.tile,
             band=file.band,
-            unit=key.unit,
+            unit=kind.unit,
             groups=part.groups,
             anchors=part.anchors,
             footprint=where.outline,
@@ -346,7 +322,7 @@ def _exposures_in(
             angle=where.angle,
             background_time=_number(file.primary.get(BACKGROUND_CARD)),
         )
-        made.append(_Labelled(key, exposure, part.identity))
+        made.append(Labelled(kind, exposure, part.identity))
     return made
 
 
@@ -362,7 +338,7 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _repeats_marked(found: Sequence[_Labelled]) -> Iterator[_Labelled | Failure]:
+def _repeats_marked(found: Sequence[Labelled]) -> Iterator[Labelled | Failure]:
     """Put a failure in place of each exposure that came before in another file, such as another processing stage."""
     first: dict[str, str] = {}
     for labelled in found:
@@ -376,75 +352,3 @@ def _repeats_marked(found: Sequence[_Labelled]) -> Iterator[_Labelled | Failure]
         else:
             first[labelled.identity] = name
             yield labelled
-
-
-# -- fields ------------------------------------------------------------------------------------------------------------
-def _fields(found: Sequence[_Labelled], notes: list[str]) -> tuple[Field, ...]:
-    """Put exposures of one kind that hang together into fields, and name these."""
-    by_key: dict[_Key, list[Exposure]] = defaultdict(list)
-    for labelled in found:
-        by_key[labelled.key].append(labelled.exposure)
-    sets = [
-        members
-        for _, exposures in sorted(by_key.items(), key=lambda item: astuple(item[0]))
-        for similar in _by_scale(exposures)
-        for members in _touching(similar)
-    ]
-    sets.sort(key=lambda members: (_safe(members[0].band), members[0].name))
-    names = _names([_safe(members[0].band) for members in sets])
-    fields = tuple(_field(name, members) for name, members in zip(names, sets, strict=True))
-    if len(fields) > 1:
-        cameras = {labelled.exposure.name: labelled.key.camera for labelled in found}
-        notes.append(f"{len(fields)} fields, which are matched each by itself:")
-        notes += [_described(field, cameras[field.exposures[0].name]) for field in fields]
-    return fields
-
-
-def _by_scale(exposures: Sequence[Exposure]) -> Iterator[list[Exposure]]:
-    """Yield exposures whose pixel scales are within MAX_SCALE_RATIO of the finest among them."""
-    group: list[Exposure] = []
-    for exposure in sorted(exposures, key=lambda one: (one.scale, one.name)):
-        if group and exposure.scale > MAX_SCALE_RATIO * group[0].scale:
-            yield group
-            group = []
-        group.append(exposure)
-    yield group
-
-
-def _touching(exposures: Sequence[Exposure]) -> Iterator[list[Exposure]]:
-    """Yield the connected sets of footprints, each sorted by name."""
-    ordered = sorted(exposures, key=lambda exposure: exposure.name)
-    pairs = touching_pairs([exposure.footprint for exposure in ordered])
-    for members in connected_sets(len(ordered), pairs):
-        yield [ordered[index] for index in members]
-
-
-def _safe(band: str) -> str:
-    """Return a band as it may stand in a file name."""
-    return re.sub(r"[^a-z0-9]+", "_", band.lower()).strip("_")[:_LONGEST_BAND] or "field"
-
-
-def _names(bases: Sequence[str]) -> list[str]:
-    """Return the bases, those that occur several times numbered from 1 on."""
-    count = Counter(bases)
-    number: Counter[str] = Counter()
-    names = []
-    for base in bases:
-        number[base] += 1
-        names.append(base if count[base] == 1 else f"{base}-{number[base]}")
-    return names
-
-
-def _field(name: str, members: Sequence[Exposure]) -> Field:
-    first = members[0]
-    exposures = tuple(member.model_copy(update={"groups": {**member.groups, MOSAIC: name}}) for member in members)
-    return Field(name=name, instrument=first.instrument, band=first.band, unit=first.unit, exposures=exposures)
-
-
-def _described(field: Field, camera: str) -> str:
-    scales = [exposure.scale for exposure in field.exposures]
-    return (
-        f"field {field.name}: {len(field.exposures)} exposures from {field.exposures[0].name} on, instrument "
-        f"{camera or field.instrument}, band {field.band or '(none)'}, unit {field.unit or '(none)'}, pixels of "
-        f"{min(scales):.4g} to {max(scales):.4g} arcsec"
-    )

@@ -191,10 +191,11 @@ def read_pixels(exposure: Exposure) -> Pixels:
         raise NotFitsError(message)
     stored, error, quality = arrays
     data = _floats(stored)
-    data[_invalid(data, quality, exposure, instrument)] = np.nan
-    if not np.isfinite(data).any():
+    invalid = _invalid(data, quality, exposure, instrument)
+    if invalid.all():
         message = f"{exposure.name}: no usable pixel: all are masked, blank or not finite"
         raise NoUsablePixelsError(message)
+    data[invalid] = np.nan
     return Pixels(data, None if error is None else _variance(error, data.dtype))
 
 

@@ -221,6 +221,12 @@ class OutputFolder:
         return changed
 
 
+def note_in_log(root: Path, entries: Mapping[str, Any]) -> None:
+    """Add entries to the log.json of a finished output: what is known only after it was finished, such as run ids."""
+    log = root / LOG
+    _replace(log, json_bytes({**json.loads(log.read_bytes()), **entries}))
+
+
 def put(root: Path, name: str, writer: Writer, before: Callable[[], None] | None = None) -> tuple[OutputFile, bool]:
     """Let `writer` make a file below `root`, and put it in its place if its bytes are new.
 

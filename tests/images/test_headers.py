@@ -105,8 +105,18 @@ def test_an_absurd_claim_of_a_compressed_image_is_refused(tmp_path: Path) -> Non
         read_headers(path)
 
 
+def test_an_absurd_count_of_columns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "wide.fits.fz"
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(np.zeros((32, 32), np.int16))]).writeto(path)
+    raw = path.read_bytes()
+    at = raw.index(b"TFIELDS =")
+    path.write_bytes(raw[:at] + b"TFIELDS =           2000000000".ljust(80) + raw[at + 80 :])
+    with pytest.raises(NotFitsError, match="2000000000 columns"):
+        read_headers(path)
+
+
 @pytest.mark.parametrize(
-    "cards", [{"NAXIS1": -5}, {"NAXIS1": "ten"}, {"BITPIX": "float"}, {"NAXIS": 3}, {"PCOUNT": -(10**9)}]
+    "cards", [{"NAXIS1": -5}, {"NAXIS1": "ten"}, {"BITPIX": "float"}, {"NAXIS": 3}, {"PCOUNT": -(10**9)}, {"BITPIX": 7}]
 )
 def test_a_senseless_header_is_refused(tmp_path: Path, cards: dict[str, object]) -> None:
     path = tmp_path / "bad.fits"

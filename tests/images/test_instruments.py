@@ -86,7 +86,7 @@ def test_separated_halves_are_labelled_as_the_split_ones_and_make_one_product() 
             half.anchors,
         )
         assert part.identity == half.identity
-        assert part.window is None
+        assert (part.window, part.suffix) == (half.window, "")
         assert part.product == f"d/{POINTING}_00001_mirimage_cal.fits"
 
 

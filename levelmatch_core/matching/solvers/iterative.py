@@ -24,7 +24,7 @@ HISTORY = 500
 """Most steps that are kept: every one up to this many, else evenly spaced ones, the first and the last among them."""
 CHECK = 20
 """Sweeps between two looks at the convergence."""
-ROUNDING = 4 * np.finfo(float).eps
+ROUNDING = 64 * np.finfo(float).eps
 """Steps below this fraction of the corrections are rounding, and go on for ever."""
 DENSE_SIZE = 256
 """Below this size a dense product is faster than a sparse one."""

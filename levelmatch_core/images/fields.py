@@ -1,0 +1,117 @@
+"""Fields: exposures of one kind whose footprints hang together, and that share one grid."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+
+from levelmatch_core.images.exposure import Exposure, Field
+from levelmatch_core.images.footprint import connected_sets, touching_pairs
+
+MOSAIC = "mosaic_tiles"
+"""The stage whose groups are the fields."""
+
+_LONGEST_BAND = 40
+
+MAX_SCALE_RATIO = 2.0
+"""Images whose pixels differ by more than this factor in size share no grid."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all exposures of a field share, besides their place; fields of different keys never meet."""
+
+    instrument: str
+    camera: str
+    band: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An exposure, with what is needed to sort it in."""
+
+    kind: Kind
+    exposure: Exposure
+    identity: str
+
+
+def fields_of(found: Sequence[Labelled], notes: list[str]) -> tuple[Field, ...]:
+    """Put exposures of one kind that hang together into fields, and name these.
+
+    A field is called by its band, with a number where a band has several, in the order of their first exposures.
+
+    Parameters
+    ----------
+    found
+        Exposures with their kinds.
+    notes
+        Where there is more than one field, what each is, is added here.
+    """
+    by_kind: dict[Kind, list[Exposure]] = defaultdict(list)
+    for labelled in found:
+        by_kind[labelled.kind].append(labelled.exposure)
+    sets = [
+        members
+        for _, exposures in sorted(by_kind.items(), key=lambda item: astuple(item[0]))
+        for similar in _by_scale(exposures)
+        for members in _touching(similar)
+    ]
+    sets.sort(key=lambda members: (_safe(members[0].band), members[0].name))
+    names = _names([_safe(members[0].band) for members in sets])
+    fields = tuple(_field(name, members) for name, members in zip(names, sets, strict=True))
+    if len(fields) > 1:
+        cameras = {labelled.exposure.name: labelled.kind.camera for labelled in found}
+        notes.append(f"{len(fields)} fields, which are matched each by itself:")
+        notes += [_described(field, cameras[field.exposures[0].name]) for field in fields]
+    return fields
+
+
+def _by_scale(exposures: Sequence[Exposure]) -> Iterator[list[Exposure]]:
+    """Yield exposures whose pixel scales are within MAX_SCALE_RATIO of the finest among them."""
+    group: list[Exposure] = []
+    for exposure in sorted(exposures, key=lambda one: (one.scale, one.name)):
+        if group and exposure.scale > MAX_SCALE_RATIO * group[0].scale:
+            yield group
+            group = []
+        group.append(exposure)
+    yield group
+
+
+def _touching(exposures: Sequence[Exposure]) -> Iterator[list[Exposure]]:
+    """Yield the connected sets of footprints, each sorted by name."""
+    ordered = sorted(exposures, key=lambda exposure: exposure.name)
+    pairs = touching_pairs([exposure.footprint for exposure in ordered])
+    for members in connected_sets(len(ordered), pairs):
+        yield [ordered[index] for index in members]
+
+
+def _safe(band: str) -> str:
+    """Return a band as it may stand in a file name."""
+    return re.sub(r"[^a-z0-9]+", "_", band.lower()).strip("_")[:_LONGEST_BAND] or "field"
+
+
+def _names(bases: Sequence[str]) -> list[str]:
+    """Return the bases, those that occur several times numbered from 1 on."""
+    count = Counter(bases)
+    number: Counter[str] = Counter()
+    names = []
+    for base in bases:
+        number[base] += 1
+        names.append(base if count[base] == 1 else f"{base}-{number[base]}")
+    return names
+
+
+def _field(name: str, members: Sequence[Exposure]) -> Field:
+    first = members[0]
+    exposures = tuple(member.model_copy(update={"groups": {**member.groups, MOSAIC: name}}) for member in members)
+    return Field(name=name, instrument=first.instrument, band=first.band, unit=first.unit, exposures=exposures)
+
+
+def _described(field: Field, camera: str) -> str:
+    scales = [exposure.scale for exposure in field.exposures]
+    return (
+        f"field {field.name}: {len(field.exposures)} exposures from {field.exposures[0].name} on, instrument "
+        f"{camera or field.instrument}, band {field.band or '(none)'}, unit {field.unit or '(none)'}, pixels of "
+        f"{min(scales):.4g} to {max(scales):.4g} arcsec"
+    )
