@@ -8,6 +8,7 @@ from typing import Any
 from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.jobs import CutoutJob, Each, MeasureJob, PairFits, SkyJob, SolveJob, StackJob, parted
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status, corrections_of
+from levelmatch_core.matching.graph import is_named
 from levelmatch_core.matching.pairs import candidate_pairs
 from levelmatch_core.matching.results import Member, Solution
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of, mergers
@@ -133,16 +134,34 @@ def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) ->
             members=tuple(members),
             fits=tuple(sorted(fits.get(group, []), key=lambda fit: (fit.first, fit.second))),
             gauge=stage.gauge,
-            preferred=work.preferred,
         )
         for group, members in groups.items()
         if len(members) > 1 and group not in broken
     ]
-    solutions, lost = parted(work.each(solves, f"{work.field}: {stage.title}, solve"))
+    title = f"{work.field}: {stage.title}, solve"
+    solutions, lost = parted(work.each(solves, title))
+    # the automatic choice comes first, so that a second run looks it up; few groups have to be solved for another zero
+    moved = {solution.group for solution in solutions if _loses_zero(solution, groups[solution.group], work.preferred)}
+    again = [job.model_copy(update={"preferred": work.preferred}) for job in solves if job.group in moved]
+    resolved, more = parted(work.each(again, title))
+    solutions = [solution for solution in solutions if solution.group not in moved] + resolved
+    solutions.sort(key=lambda solution: solution.group)
+    lost += more
     for solution in solutions:
         for note in solution.status.notes:
             logger.warning("%s, %s %s: %s", work.field, stage.title, solution.group, note)
     return solutions, failures + lost
+
+
+def _loses_zero(solution: Solution, members: Sequence[Member], preferred: tuple[str, ...]) -> bool:
+    """Return whether a component holds a tile that an earlier run took for its zero, and has another one now."""
+    by_name = {member.name: member for member in members}
+    return any(
+        component.reference is not None
+        and not is_named(by_name[component.reference], preferred)
+        and any(is_named(by_name[name], preferred) for name in component.members)
+        for component in solution.components
+    )
 
 
 def _measures(stage: Stage, group: str, members: list[Member], settings: MatchSettings) -> list[MeasureJob]:

@@ -115,11 +115,11 @@ def choose_reference(
     def best(candidates: Iterable[Member]) -> Member:
         return min(candidates, key=lambda member: (-count[member.name], -member.cutout.n_valid, member.name))
 
-    chosen = [member for member in members if named is not None and _is(member, {named})]
+    chosen = [member for member in members if named is not None and is_named(member, {named})]
     if chosen:
         return best(chosen).name, "named by the user"
     automatic, reason = _automatic(members, best, count)
-    kept = [member for member in members if _is(member, preferred)]
+    kept = [member for member in members if is_named(member, preferred)]
     if not kept:
         return automatic, reason
     name = best(kept).name
@@ -144,7 +144,8 @@ def _automatic(
     return name, f"most usable pairs ({count[name]}), then pixels, then name"
 
 
-def _is(member: Member, named: Collection[str]) -> bool:
+def is_named(member: Member, named: Collection[str]) -> bool:
+    """Return whether the member, or a tile in it, has one of the names."""
     return not {member.name, member.tile, *member.tile.split("+")}.isdisjoint(named)
 
 
