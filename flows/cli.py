@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -21,7 +22,29 @@ _LEVELS = click.Choice(["debug", "info", "warning", "error"])
 _FOLDER = click.Path(path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Lazy(click.Group):
+    """A group whose further commands are imported when they are called."""
+
+    further: ClassVar[dict[str, str]] = {
+        "deploy": "flows.deploy",
+        "explain": "flows.looking",
+        "sweep": "flows.sweeping",
+        **{name: f"flows.{name}" for name in ("cache", "ui")},
+        **dict.fromkeys(("verify", "undo", "apply"), "flows.undoing"),
+    }
+    """Command -> the module that holds it, under the same name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.further])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.further:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(self.further[cmd_name]), cmd_name)
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="levelmatch")
 def main() -> None:
     """Match the sky levels of overlapping astronomical exposures."""
@@ -37,6 +60,7 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers (the setting procs).")
 @click.option("--group-by", metavar="REGEX|TABLE", help="Which files make a tile.")
 @click.option("--recursive", is_flag=True, help="Search folders within folders.")
+@click.option("--dry-run", is_flag=True, help="Show tiles, fields, pairs, references and cost; write nothing.")
 @click.option("--log-level", type=_LEVELS, help="Lines shown on stderr. [default: warning on a terminal, else info]")
 def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
     """Match the exposures of INPUT (files, or folders of FITS files) and write the results to DIR.
@@ -45,6 +69,10 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
     DIR, nothing written; 1 anything else.
     """
     with clean_errors(log_level):
+        if options["dry_run"]:
+            from flows.looking import show_plan  # noqa: PLC0415 - as the module says
+
+            return show_plan(_request(inputs, output, options))
         from flows.launch import launch  # noqa: PLC0415 - as the module says
 
         summary = launch(_request(inputs, output, options), log_level)

@@ -50,7 +50,7 @@ def launch(request: Request, log_level: str | None = None) -> Summary:
     """
     check(request)
     prepare_environment(quiet=True)
-    with _terminal(log_level):
+    with terminal(log_level):
         # here and no earlier: Prefect and MLflow take seconds to import
         from flows.level_match import level_match  # noqa: PLC0415
 
@@ -70,7 +70,7 @@ def launch(request: Request, log_level: str | None = None) -> Summary:
 
 
 @contextmanager
-def _terminal(log_level: str | None) -> Iterator[None]:
+def terminal(log_level: str | None) -> Iterator[None]:
     """Show log lines and progress on stderr while the flow runs."""
     console = Console(stderr=True)
     level = logging.getLevelNamesMapping()[(log_level or ("warning" if console.is_terminal else "info")).upper()]

@@ -15,13 +15,14 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.artifacts import publish
+from flows.cache import in_use
 from flows.home import Home
 from flows.progress import REPORTER
-from flows.runner import PrefectEach
+from flows.runner import RETRY_DELAYS, PrefectEach
 from flows.summary import Summary, summarize
 from flows.tracking import FlowFacts, Tracker
 from levelmatch_core.jobs import Workspace
-from levelmatch_core.pipeline import Request, peak_memory, run
+from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
 from levelmatch_core.products.folder import note_in_log
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
@@ -48,6 +49,7 @@ def level_match(  # noqa: PLR0917 - the order in which Prefect's form shows them
     settings: MatchSettings = MatchSettings(),  # noqa: B008 - frozen; the form in Prefect's UI shows its defaults
     recursive: bool = False,
     group_by: str | None = None,
+    retry_delays: tuple[float, ...] = RETRY_DELAYS,
 ) -> State[dict[str, Any]]:
     """Match the sky levels of overlapping exposures and write them to an output folder.
 
@@ -67,14 +69,14 @@ def level_match(  # noqa: PLR0917 - the order in which Prefect's form shows them
         Whether to search folders within folders.
     group_by
         A regular expression or a table that says which files make a tile.
+    retry_delays
+        Seconds before each retry of what failed by the file system or the network.
 
     Returns
     -------
     A state with the summary of the run, JSON: completed; completed and named Incomplete if an exposure is untied;
     failed and named Quarantined if something failed and the rest was done without it.
     """
-    started = time.time()
-    home = Home.of().make()
     chosen = settings.model_copy(update={"band": band}) if band is not None else settings
     request = Request(
         inputs=tuple(Path(entry) for entry in inputs),
@@ -84,12 +86,20 @@ def level_match(  # noqa: PLR0917 - the order in which Prefect's form shows them
         recursive=recursive,
         group_by=group_by,
     )
+    _, summary = match_levels(request, retry_delays)
+    return _ending(summary)
+
+
+def match_levels(request: Request, retry_delays: tuple[float, ...]) -> tuple[RunResult, Summary]:
+    """Do what was asked, in the flow run that we are in, and record it in Prefect and MLflow."""
+    started = time.time()
+    home = Home.of().make()
     runners: list[PrefectEach] = []
-    task_runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=chosen.procs)
-    with task_runner:
+    task_runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=request.settings.procs)
+    with in_use(home), task_runner:
 
         def each_of(workspace: Workspace) -> PrefectEach:
-            runners.append(PrefectEach(workspace, task_runner, REPORTER.get()))
+            runners.append(PrefectEach(workspace, task_runner, REPORTER.get(), retry_delays))
             return runners[-1]
 
         result = run(request, CutoutStore(home.cutouts), each_of)
@@ -104,7 +114,7 @@ def level_match(  # noqa: PLR0917 - the order in which Prefect's form shows them
     if result.changed:
         note_in_log(request.output, _run_ids(summary))
     publish(result, summary)
-    return _ending(summary)
+    return result, summary
 
 
 def _run_ids(summary: Summary) -> dict[str, Any]:
@@ -120,7 +130,8 @@ def _facts(started: float) -> FlowFacts:
         raise RuntimeError(message)
     flow_run = context.flow_run
     return FlowFacts(
-        flow_run_id=str(runtime.flow_run.root_flow_run_id or flow_run.id),
+        # a run of a sweep is told apart from its sweep
+        flow_run_id=str(flow_run.id if flow_run.parent_task_run_id else runtime.flow_run.root_flow_run_id),
         name=flow_run.name,
         started=started,
         attempt=max(1, flow_run.run_count),

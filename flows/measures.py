@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from flows.summary import Summary, residual_of
+from flows.summary import Summary
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch, Status
 from levelmatch_core.matching.pairs import PairMatrices, matrices, triplets
 from levelmatch_core.matching.results import Rejection, Solution
@@ -18,6 +18,7 @@ from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.figures import style
 from levelmatch_core.products.runrecord import StageSummary
 from levelmatch_core.products.tables import pairs_table
+from levelmatch_core.products.verdict import residual_of
 from levelmatch_core.settings import MatchSettings
 
 _MOST_LABELS = 30

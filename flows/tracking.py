@@ -4,6 +4,7 @@ import hashlib
 import logging
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from flows.home import Home
 from flows.measures import Measures, matrix_files, matrix_pictures, measures, pair_columns, parameters
 from flows.summary import Summary, Tracking
 from levelmatch_core.pipeline import RunResult
+from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import levelmatch_version
 
 logger = logging.getLogger(__name__)
@@ -76,6 +78,18 @@ class Tracker:
             logger.warning("%s; the outputs are complete", lost)
             return Tracking(store=_without_secrets(self._uri), lost=lost)
         return self._tracking(run, new=True)
+
+    def add(self, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Add tags and metrics to a run that is recorded; a store that is out of reach costs them."""
+        now = round(time.time() * 1000)
+        try:
+            self._client().log_batch(
+                run_id,
+                metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+                tags=[RunTag(name, value) for name, value in tags.items()],
+            )
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            logger.warning("tags of the MLflow run %s are lost: %s", run_id, self._plain(error))
 
     def _plain(self, error: BaseException) -> str:
         """Return an error's message in one line, without the user and password of the store's address."""
@@ -169,6 +183,8 @@ class Tracker:
         for name in ("run.json", "pairs.ecsv", "corrections.ecsv"):
             client.log_artifact(run_id, str(folder / name))
         for file in result.record.files:
+            if file.name == REPORT:
+                client.log_artifact(run_id, str(folder / file.name))
             if file.name.startswith("figures/"):
                 client.log_artifact(run_id, str(folder / file.name), Path(file.name).parent.as_posix())
         for match in result.matches:

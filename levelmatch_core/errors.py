@@ -74,5 +74,9 @@ class SolveError(LevelMatchError):
     """A level solve did not give an answer that may be used."""
 
 
+class StrictError(LevelMatchError):
+    """Something failed, and the settings say that nothing may."""
+
+
 class StoreError(LevelMatchError):
     """A stored cutout is missing, altered, or lies outside the store."""

@@ -7,20 +7,24 @@ up instead of doing the job. Results are records; arrays go to the cutout store,
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from levelmatch_core.images.exposure import Exposure, Failure
-from levelmatch_core.matching.corrections import Correction, FieldMatch
+from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch
 from levelmatch_core.matching.match import Gauge, match
-from levelmatch_core.matching.overlap import difference, fit_pair
-from levelmatch_core.matching.results import Member, PairFit, Solution
+from levelmatch_core.matching.overlap import Difference, difference, fit_pair
+from levelmatch_core.matching.results import Member, PairFit, PairResult, Solution
 from levelmatch_core.products.apply import write_corrected
 from levelmatch_core.products.figures import choose_pairs, draw_figures
 from levelmatch_core.products.folder import OutputFile, OutputFolder
 from levelmatch_core.products.mosaic import write_mosaic
+from levelmatch_core.products.report import REPORT, choose_thumbnails, write_report
+from levelmatch_core.products.report.images import thumbnail
+from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.settings import FitType, MatchSettings, Role
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray, make_cutout, open_cutout
@@ -271,15 +275,45 @@ class FiguresJob(Job):
         folder = workspace.output()
         images = []
         for stage, pair in choose_pairs(self.match) if self.settings.figures == "all" else ():
-            members = {member.name: member for member in stage.members}
-            first, second = (
-                open_cutout(members[name].cutout, workspace.store) for name in (pair.fit.first, pair.fit.second)
-            )
-            image = difference(first, second)
+            image = _image_of(stage, pair, workspace.store)
             if image is not None:
                 images.append((stage.stage, pair, image))
         files = draw_figures(self.match, folder.path / self.mosaic.name, images, self.settings, folder.write)
         return Written(files=tuple(files))
+
+
+class ReportJob(Job):
+    """Write the page that tells all of a run."""
+
+    step = "report"
+    gives = Written
+
+    record: RunRecord
+    matches: tuple[FieldMatch, ...]
+    mosaics: dict[str, OutputFile]
+
+    def run(self, workspace: Workspace) -> Written:
+        """Write it, with thumbnails of the rejected pairs."""
+        folder = workspace.output()
+        thumbnails = {}
+        for match_ in self.matches:
+            for stage, pair in choose_thumbnails(match_):
+                image = _image_of(stage, pair, workspace.store)
+                if image is not None:
+                    key = (match_.field.name, stage.stage, pair.fit.first, pair.fit.second)
+                    thumbnails[key] = thumbnail(image, pair.fit)
+        mosaics = {field: folder.path / file.name for field, file in self.mosaics.items()}
+        writer = partial(
+            write_report, record=self.record, field_matches=self.matches, mosaics=mosaics, thumbnails=thumbnails
+        )
+        return Written(files=(folder.write(REPORT, writer),))
+
+
+def _image_of(stage: StageMatch, pair: PairResult, store: CutoutStore) -> Difference | None:
+    """Return the difference of a pair as it was before the solve."""
+    members = {member.name: member for member in stage.members}
+    first, second = (open_cutout(members[name].cutout, store) for name in (pair.fit.first, pair.fit.second))
+    return difference(first, second)
 
 
 def mosaic_name(field: str) -> str:

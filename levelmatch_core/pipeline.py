@@ -18,13 +18,24 @@ from levelmatch_core.errors import SettingsError
 from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure, Field, Inventory
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.jobs import Each, FiguresJob, MosaicJob, Workspace, WriteJob, Written, parted
+from levelmatch_core.jobs import (
+    Each,
+    FiguresJob,
+    MosaicJob,
+    ReportJob,
+    Workspace,
+    WriteJob,
+    Written,
+    mosaic_name,
+    parted,
+)
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
 from levelmatch_core.products.apply import products_of
 from levelmatch_core.products.folder import OutputFile, OutputFolder
 from levelmatch_core.products.runrecord import RunRecord, record_of
 from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
+from levelmatch_core.runners import StrictEach, refuse_failures
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.grid import Grid, choose_grid, serves
 from levelmatch_core.sky.store import CutoutStore
@@ -67,9 +78,11 @@ class RunResult:
 
     @property
     def complete(self) -> bool:
-        """Whether every exposure is matched, reference or alone."""
+        """Whether every exposure is matched, reference or alone, and none still being written."""
         left_over = {Status.UNTIED, Status.FAILED}
-        return not self.failures and not any(correction.status in left_over for correction in self.corrections)
+        if self.failures or self.inventory.pending:
+            return False
+        return not any(correction.status in left_over for correction in self.corrections)
 
 
 def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Each]) -> RunResult:
@@ -90,8 +103,11 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
         If the output folder or an input cannot be used; nothing was written.
     NoInputError
         If no exposure is usable.
+    StrictError
+        If `settings.strict` and something failed.
     """
     started, cpu_started = time.monotonic(), time.process_time()
+    store.clear_left_over()
     with OutputFolder.open(request.output, request.settings, request.inputs) as folder:
         inventory = take_inventory(
             request.inputs,
@@ -100,24 +116,34 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
             group_by=request.group_by,
             exclude=(request.output,),
         )
-        _check_reference(request.settings.reference, inventory)
+        check_reference(request.settings.reference, inventory)
         for note in inventory.notes:
             logger.warning(note)
         for failure in inventory.failures:
             logger.error("%s is left out: %s", failure.name, failure.reason)
+        for waiting in inventory.pending:
+            logger.warning("%s is pending: %s", waiting.name, waiting.reason)
         each = each_of(Workspace(store, folder))
+        if request.settings.strict:
+            refuse_failures(inventory.failures)
+            each = StrictEach(each)
         matches = tuple(
             match_field(
                 field,
-                _grid_for(field, folder.previous),
+                grid_for(field, folder.previous),
                 request.settings,
                 each,
-                preferred=_kept(field, folder.previous),
+                preferred=kept_references(field, folder.previous),
             )
             for field in inventory.fields
         )
         matches, files = write_products(matches, request.settings, each, folder)
         record = record_of(matches, request.settings, request.program, inventory, files)
+        if request.settings.figures != "none":
+            reports, failures = parted(each([_report_job(matches, record, request.settings)], "report"))
+            matches = tuple(match.with_failures(failures) for match in matches)
+            files += [file for written in reports for file in written.files]
+            record = record_of(matches, request.settings, request.program, inventory, files)
         seconds = time.monotonic() - started
         changed = folder.finish(
             record,
@@ -175,7 +201,7 @@ def write_products(
     return tuple(finished), sorted(files, key=lambda file: file.name)
 
 
-def _check_reference(named: str | None, inventory: Inventory) -> None:
+def check_reference(named: str | None, inventory: Inventory) -> None:
     """Refuse a reference that no field has: a typing error must not become another zero."""
     tiles = sorted({exposure.tile for field in inventory.fields for exposure in field.exposures})
     groups = {group for field in inventory.fields for exposure in field.exposures for group in exposure.groups.values()}
@@ -207,8 +233,22 @@ def _mosaic_jobs(match: FieldMatch, settings: MatchSettings) -> list[MosaicJob]:
     ]
 
 
+def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: MatchSettings) -> ReportJob:
+    files = {file.name: file for file in record.files}
+    names = {match.field.name: mosaic_name(match.field.name) for match in matches}
+    return ReportJob(
+        label=record.program,
+        exposures=(),
+        settings=settings,
+        # without the files: their digests hang on figures that the report does not show
+        record=record.model_copy(update={"files": ()}),
+        matches=matches,
+        mosaics={field: files[name] for field, name in names.items() if name in files},
+    )
+
+
 # -- what an earlier run of the same output decided ------------------------------------------------------------------
-def _grid_for(field: Field, previous: RunRecord | None) -> Grid:
+def grid_for(field: Field, previous: RunRecord | None) -> Grid:
     """Return the grid of the finished output while it serves, so that nothing is resampled again; else a new one."""
     for known in previous.fields if previous else ():
         if (known.instrument, known.band, known.unit) == (field.instrument, field.band, field.unit) and serves(
@@ -218,7 +258,7 @@ def _grid_for(field: Field, previous: RunRecord | None) -> Grid:
     return choose_grid(field)
 
 
-def _kept(field: Field, previous: RunRecord | None) -> tuple[str, ...]:
+def kept_references(field: Field, previous: RunRecord | None) -> tuple[str, ...]:
     """Return the reference tiles of the finished output."""
     return tuple(
         component.reference

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from levelmatch_core.errors import LevelMatchError
+from levelmatch_core.errors import LevelMatchError, StrictError
 from levelmatch_core.images.exposure import Failure
-from levelmatch_core.jobs import Job, Workspace, failure_of
+from levelmatch_core.jobs import Each, Job, Workspace, failure_of
 from levelmatch_core.records import Record
 
 
@@ -33,3 +33,39 @@ class PlainEach:
             return job.run(self.workspace)
         except (LevelMatchError, OSError) as error:
             return failure_of(job, error)
+
+
+@dataclass(frozen=True)
+class StrictEach:
+    """Do jobs as another runner does, and end at the first that failed."""
+
+    each: Each
+
+    def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:
+        """Do all jobs.
+
+        Raises
+        ------
+        StrictError
+            If one failed.
+        """
+        results = self.each(jobs, title)
+        refuse_failures([result for result in results if isinstance(result, Failure)])
+        return results
+
+
+def refuse_failures(failures: Sequence[Failure]) -> None:
+    """Refuse to go on after a failure.
+
+    Raises
+    ------
+    StrictError
+        If there is one.
+    """
+    if failures:
+        first, more = failures[0], len(failures) - 1
+        message = (
+            f"{first.name}, {first.step}: {first.reason}{f' (and {more} more failed)' if more else ''}; strict is set: "
+            f"mend or remove it, or unset strict to go on without"
+        )
+        raise StrictError(message)

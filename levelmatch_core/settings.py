@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from levelmatch_core.errors import SettingsError
 
@@ -120,6 +120,24 @@ class MatchSettings(BaseModel):
     solver: Literal["least_squares", "iterative"] = _setting(
         "least_squares", "solve", "Sparse joint least squares, or the spec's Montage-like half steps."
     )
+    robust: bool = _setting(
+        False,
+        "solve",
+        "Leave out pairs that contradict the others, found by annealed redescending reweighting (least squares only).",
+    )
+    slope_prior: Literal["auto", "off"] | PositiveFloat = _setting(
+        "auto",
+        "solve",
+        "Planes by least squares: 1 sigma of the slopes that are expected, as the change from a member's middle to its "
+        "edge in the data's unit, which holds back ramps and bowls of the whole mosaic that no overlap can see. 'auto' "
+        "learns it from the pairs.",
+    )
+    plane_gauge: Literal["reference", "mean"] = _setting(
+        "reference",
+        "solve",
+        "What is zero where planes are matched between tiles: the reference's whole plane, or the reference's level at "
+        "its centre and the mean of all slopes.",
+    )
     n_draws: int = _setting(25, "solve", "Iterative solver: points drawn from each pair's plane.", ge=3)
     n_iter: int = _setting(10_000, "solve", "Iterative solver: most sweeps.", ge=1)
     convergence_abs_tol: float = _setting(1e-8, "solve", "Iterative solver: absolute tolerance, data unit.", ge=0)
@@ -150,6 +168,16 @@ class MatchSettings(BaseModel):
     procs: int = _setting(1, "run", "Workers. The result does not depend on it.", ge=1)
     overwrite: bool = _setting(
         False, "run", "Replace an output that was made with other settings (only files that levelmatch wrote)."
+    )
+
+    settle_seconds: float = _setting(
+        0.0,
+        "run",
+        "A file that was changed less than this long ago is still being written: it is pending, for the next run.",
+        ge=0,
+    )
+    strict: bool = _setting(
+        False, "run", "End at the first file, exposure or tile that fails, instead of going on without it."
     )
 
     @classmethod

@@ -14,10 +14,13 @@ PLACES = {
     # modules that lie beside the rooms
     "fields": "pipeline",
     "jobs": "pipeline",
+    "library": "pipeline",
+    "plan": "pipeline",
+    "step": "pipeline",
     "runners": "pipeline",
     "simulate": "pipeline",
     "records": "errors",
-    "__init__": "errors",
+    "__init__": "pipeline",
 }
 
 

@@ -73,4 +73,5 @@ class Inventory(Record):
 
     fields: tuple[Field, ...]
     failures: tuple[Failure, ...] = ()
+    pending: tuple[Failure, ...] = Described(default=(), description="files still being written: for the next run")
     notes: tuple[str, ...] = Described(default=(), description="what the user should know: mixed bands, units, ...")

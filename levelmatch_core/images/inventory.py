@@ -1,6 +1,7 @@
 """Files in; exposures, tiles and fields out. What cannot be used is left out by name, with its reason."""
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from levelmatch_core.settings import MatchSettings
 
 __all__ = ["find_files", "take_inventory"]
 
-STEP = "inventory"
+STEP, PENDING = "inventory", "pending"
 BACKGROUND_CARD = "DT_BGR"
 
 T = TypeVar("T")
@@ -115,7 +116,7 @@ def take_inventory(
     failures: list[Failure] = []
     notes: list[str] = []
     with quiet():
-        files = _of_band(_sound(_read_all(paths, settings.procs), failures), settings.band, notes)
+        files = _of_band(_sound(_read_all(paths, settings), failures), settings.band, notes)
         files = _sound(_copies_marked(files), failures)
         found = [labelled for file in files for labelled in _sound(_exposures_of(file, settings, tile_of), failures)]
         found = _sound(_repeats_marked(found), failures)
@@ -123,7 +124,13 @@ def take_inventory(
         raise NoInputError(_nothing_left(len(paths), failures))
     notes += _quality_notes(files)
     fields = fields_of(found, notes)
-    return Inventory(fields=fields, failures=tuple(sorted(failures, key=lambda one: one.name)), notes=tuple(notes))
+    failures.sort(key=lambda one: one.name)
+    return Inventory(
+        fields=fields,
+        failures=tuple(one for one in failures if one.step != PENDING),
+        pending=tuple(one for one in failures if one.step == PENDING),
+        notes=tuple(notes),
+    )
 
 
 def _sound(results: Iterable[T | Failure], failures: list[Failure]) -> list[T]:
@@ -148,15 +155,47 @@ def _nothing_left(n_files: int, failures: Sequence[Failure]) -> str:
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
-def _read_all(paths: Sequence[tuple[Path, str]], procs: int) -> list[_File | Failure]:
-    """Read digests and headers of all files, in their order."""
-    if procs == 1:
-        return [_read(path, shown) for path, shown in paths]
-    with ThreadPoolExecutor(procs) as pool:
-        return list(pool.map(_read, *zip(*paths, strict=True)))
+def _read_all(paths: Sequence[tuple[Path, str]], settings: MatchSettings) -> list[_File | Failure]:
+    """Read digests and headers of all files that nobody writes to any more, in their order."""
+
+    def read(entry: tuple[Path, str]) -> _File | Failure:
+        return _read_settled(*entry, settings.settle_seconds)
+
+    if settings.procs == 1:
+        return [read(entry) for entry in paths]
+    with ThreadPoolExecutor(settings.procs) as pool:
+        return list(pool.map(read, paths))
+
+
+def _read_settled(path: Path, shown: str, settle: float) -> _File | Failure:
+    """Read a file, unless somebody writes to it: it then waits for the next run, however it looks now."""
+    before = _stamp(path)
+    age = time.time() - before[1] / 1e9
+    if 0 <= age < settle:
+        reason = f"{shown}: changed {age:.0f} s ago, less than settle_seconds ({settle:g}); the next run takes it"
+        return Failure(name=shown, step=PENDING, error="Pending", reason=reason, exposures=(shown,))
+    found = _read(path, shown)
+    if _stamp(path) != before:
+        reason = f"{shown}: changed while it was read; the next run takes it"
+        return Failure(name=shown, step=PENDING, error="Pending", reason=reason, exposures=(shown,))
+    return found
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return a file's size and time of change (ns); zeros where it cannot be told, which reading it will explain."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def _read(path: Path, shown: str) -> _File | Failure:
+    try:
+        shown.encode()
+    except UnicodeEncodeError:
+        name = shown.encode("utf-8", "backslashreplace").decode()
+        return _failure(name, DataError(f"{name}: its name is not UTF-8, which tables and records need; rename it"))
     try:
         hdus = read_headers(path, shown)
         file = _File(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0].header))

@@ -20,15 +20,19 @@ from levelmatch_core.matching.results import (
     Rejection,
     Solution,
     SolveStatus,
+    WeakMode,
 )
-from levelmatch_core.matching.solvers import solve
-from levelmatch_core.matching.solvers.problem import Answer, Problem, build
-from levelmatch_core.matching.solvers.uncertainty import sigmas
+from levelmatch_core.matching.solvers import robust, solve
+from levelmatch_core.matching.solvers.prior import slope_prior
+from levelmatch_core.matching.solvers.problem import Answer, Array, Problem, build
+from levelmatch_core.matching.solvers.uncertainty import MODE_MEMBERS, spread, weak_modes
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.plane import Plane
 
 NAMED = 5
 """Most pairs that a note names."""
+UNTESTABLE = 2
+"""With so few pairs a member's bad one cannot be told from its good one."""
 
 
 class Gauge(StrEnum):
@@ -50,6 +54,8 @@ class _Zero:
     reference: str | None = None
     reason: str = ""
     notes: tuple[str, ...] = ()
+    level_only: bool = False
+    """Whether the reference holds the level alone, the mean slopes being 0."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class _Part:
     answer: Answer | None
     unknowns: int
     notes: tuple[str, ...]
+    outliers: frozenset[Pair] = frozenset()
+    modes: tuple[tuple[float, float, Array], ...] = ()
 
 
 def match(  # noqa: PLR0917 - a whole problem, in the order in which one would tell it
@@ -115,9 +123,12 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     parts = []
     for names, share in zip(found, shares, strict=True):
         inside = [by_name[name] for name in names]
-        zero = _zero(inside, share, stage, gauge, settings.reference, preferred)
+        zero = _zero(inside, share, stage, gauge, settings, preferred)
         with threadpool_limits(limits=1, user_api="blas"):  # threads of BLAS round as their number goes
             parts.append(_solve_part(inside, share, zero, fit_type, settings))
+    rejected |= {pair: Rejection.OUTLIER for part in parts for pair in part.outliers}
+    used = [fit for fit in used if _key(fit) not in rejected]
+    used_keys = [_key(fit) for fit in used]
     planes = {name: plane for part in parts for name, (plane, _) in part.results.items()}
     hung = graph.bridges(used_keys)
     # Two members hang together by one pair as a matter of course: no news.
@@ -173,9 +184,18 @@ def _solve_part(
     if not fits:
         nothing = {member.name: (_plane_at(member, np.zeros(3)), (0.0, 0.0, 0.0)) for member in members}
         return _Part(component, nothing, {}, None, 0, zero.notes)
-    problem = build(members, fits, fit_type, zero.held, settings)
+    problem = build(members, fits, fit_type, zero.held, settings, zero.reference if zero.level_only else None)
+    outliers, doubts = frozenset[Pair](), zero.notes
+    if settings.robust and settings.solver == "least_squares":
+        found = robust.verdict(problem, slope_prior(problem, settings))
+        outliers = frozenset(_key(fit) for fit, out in zip(fits, found.outliers.tolist(), strict=True) if out)
+        doubts += _doubts(fits, found)
+    if outliers:
+        fits = [fit for fit in fits if _key(fit) not in outliers]
+        problem = build(members, fits, fit_type, zero.held, settings, zero.reference if zero.level_only else None)
     answer = solve(problem, settings)
-    errors = sigmas(problem, seed=settings.seed)
+    columns = spread(problem, prior=answer.prior, seed=settings.seed)
+    errors = np.sqrt(np.sum(columns**2, axis=1)).reshape(-1, problem.k)
     lengths = np.array([1.0, 1 / problem.scale, 1 / problem.scale])
     results = {}
     for member, correction, error in zip(members, answer.corrections, errors, strict=True):
@@ -183,8 +203,24 @@ def _solve_part(
         full[:, : problem.k] = correction, error
         full *= lengths
         results[member.name] = (_plane_at(member, full[0]), (float(full[1, 0]), float(full[1, 1]), float(full[1, 2])))
+    modes = weak_modes(columns, problem.k) if len(members) <= MODE_MEMBERS else []
     weights = {_key(fit): weight for fit, weight in zip(fits, _stated_weights(problem, settings), strict=True)}
-    return _Part(component, results, weights, answer, problem.unknowns, zero.notes)
+    return _Part(component, results, weights, answer, problem.unknowns, doubts, outliers, tuple(modes))
+
+
+def _doubts(fits: Sequence[PairFit], found: robust.Verdict) -> tuple[str, ...]:
+    """Return what the user should know of the outliers."""
+    out = [f"{fit.first} - {fit.second}" for fit, bad in zip(fits, found.outliers.tolist(), strict=True) if bad]
+    notes: tuple[str, ...] = ()
+    if out:
+        notes += (f"{len(out)} of {len(fits)} pairs contradict the others and were left out: {_some(out)}",)
+    if not found.trusted:
+        notes += ("so many pairs contradict each other that this solve cannot be trusted",)
+    degree = Counter(name for fit in fits for name in (fit.first, fit.second))
+    few = sorted(name for name, count in degree.items() if count <= UNTESTABLE)
+    if few and len(degree) > 2:
+        notes += (f"{len(few)} members with two pairs or fewer, whose bad pairs cannot be told: {_some(few)}",)
+    return notes
 
 
 def _zero(  # noqa: PLR0917 - private, called once
@@ -192,13 +228,15 @@ def _zero(  # noqa: PLR0917 - private, called once
     fits: Sequence[PairFit],
     stage: str,
     gauge: Gauge,
-    named: str | None,
+    settings: MatchSettings,
     preferred: Sequence[str],
 ) -> _Zero:
     if gauge is Gauge.MEAN:
         return _Zero()
     if gauge is Gauge.REFERENCE:
-        name, reason = graph.choose_reference(members, map(_key, fits), named, preferred)
+        name, reason = graph.choose_reference(members, map(_key, fits), settings.reference, preferred)
+        if settings.fit_type(stage) == "level+slope" and settings.plane_gauge == "mean" and len(members) > 1:
+            return _Zero(frozenset(), name, reason, level_only=True)
         return _Zero(frozenset({name}), name, reason)
     held = frozenset(member.name for member in members if stage in member.anchors)
     if held:
@@ -297,6 +335,13 @@ def _status(
         rank=sum(answer.rank for _, answer in answers),
         unknowns=sum(part.unknowns for part in parts),
         condition=max(conditions, default=None),
+        nullity=sum(part.unknowns - part.answer.rank for part in parts if part.answer is not None),
+        slope_prior=tuple(answer.prior.width for _, answer in answers if answer.prior is not None),
+        modes=tuple(
+            WeakMode(component=number, sigma=sigma, share=share, pattern=tuple(pattern.tolist()))
+            for number, part in enumerate(parts)
+            for sigma, share, pattern in part.modes
+        ),
         history=tuple(history),
         notes=(*notes, *own),
     )

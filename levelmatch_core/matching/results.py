@@ -92,6 +92,15 @@ class Convergence(Record):
     steps: tuple[float, ...] = Described(description="largest change a sweep, data unit")
 
 
+class WeakMode(Record):
+    """A pattern of corrections that the pairs of a component hardly see, and how far it may be off."""
+
+    component: int = Described(description="index into Solution.components")
+    sigma: float = Described(description="1 sigma of its rms over the members' levels, data unit")
+    share: float = Described(description="part of all members' level variance that it makes")
+    pattern: tuple[float, ...] = Described(description="level of each member of the component, of rms 1")
+
+
 class SolveStatus(Record):
     """How the solve ended."""
 
@@ -103,6 +112,13 @@ class SolveStatus(Record):
     rank: int
     unknowns: int
     condition: float | None = None
+    nullity: int = Described(default=0, description="unknowns that no pair measures; 0 where all is as it should be")
+    slope_prior: tuple[float, ...] = Described(
+        default=(), description="1 sigma of slopes from middle to edge, for each component that has one; data unit"
+    )
+    modes: tuple[WeakMode, ...] = Described(
+        default=(), description="the weakest modes of each component, weakest first"
+    )
     history: tuple[Convergence, ...] = ()
     notes: tuple[str, ...] = Described(default=(), description="what the user should know of this solve")
 

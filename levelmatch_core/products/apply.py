@@ -1,14 +1,12 @@
 """Corrected exposures: the input's bytes, but for the image minus its correction and the cards that say so."""
 
-import gzip
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from levelmatch_core.errors import DuplicateExposureError, ShapeMismatchError
@@ -16,14 +14,20 @@ from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.instruments import by_name
 from levelmatch_core.images.reading import read_wcs
 from levelmatch_core.matching.corrections import Correction, Status
+from levelmatch_core.products.editing import (
+    EditedFile,
+    inside_of,
+    local_plane,
+    output_type,
+    physical_values,
+    scaling_of,
+    shifted,
+)
 from levelmatch_core.products.headers import LocalPlane, put_cards, put_window_cards
-from levelmatch_core.products.rawfits import RawFile, RawHeader, open_raw, renew_checksums, stored_image
+from levelmatch_core.products.rawfits import RawFile, RawHeader, open_raw
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.grid import Grid
-from levelmatch_core.sky.pixelmap import plane_on_image, sky_transforms
 from levelmatch_core.sky.plane import Plane
-
-_GZIP_LEVEL = 6
 
 
 def products_of(corrections: Iterable[Correction]) -> dict[str, list[Correction]]:
@@ -76,7 +80,7 @@ def write_corrected(
     with ExitStack() as stack:
         images = _images(parts)
         base = stack.enter_context(open_raw(images[0].main.exposure.path, images[0].main.exposure.file))
-        edited = _Edited(base)
+        edited = EditedFile(base)
         notes: list[str] = []
         for image in images:
             second = image.second
@@ -104,45 +108,6 @@ class _Image:
         """Whether the main part is the window itself: all that is left of the image."""
         own = self.main.exposure.window
         return own is not None and own.inside
-
-
-@dataclass
-class _Edited:
-    """A file on its way out: the HDUs that change, and all others from the input."""
-
-    base: RawFile
-    hdus: dict[int, tuple[RawHeader, bytes | None]] = field(default_factory=dict)
-    """HDU -> its header, and its data, None where they stay."""
-
-    def put(self, index: int, header: RawHeader, values: NDArray[np.generic] | None) -> None:
-        """Replace an HDU: its header, and its image unless that is None."""
-        data = None if values is None else stored_image(header, values)
-        renew_checksums(header, self.base.data(index) if data is None else data)
-        self.hdus[index] = (header, data)
-
-    def write(self, file: BinaryIO) -> None:
-        """Write the whole file, compressed as the input is, but without time and name."""
-        with _stream(file, gzipped=self.base.gzipped) as out:
-            for index, span in enumerate(self.base.spans):
-                header, data = self.hdus.get(index, (None, None))
-                if header is None:
-                    self.base.copy(out, span.header, span.end)
-                    continue
-                out.write(header.to_bytes())
-                if data is None:
-                    self.base.copy(out, span.data, span.end)
-                else:
-                    out.write(data)
-            self.base.copy(out, self.base.spans[-1].end, None)
-
-
-@contextmanager
-def _stream(file: BinaryIO, *, gzipped: bool) -> Iterator[BinaryIO]:
-    if not gzipped:
-        yield file
-        return
-    with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=_GZIP_LEVEL) as out:
-        yield cast(BinaryIO, out)
 
 
 # -- which parts make which image --------------------------------------------------------------------------------------
@@ -190,29 +155,29 @@ def _product(part: Correction) -> str:
 
 # -- one image ---------------------------------------------------------------------------------------------------------
 def _correct(
-    edited: _Edited, image: _Image, donor: RawFile, grids: Mapping[str, Grid], settings: MatchSettings
+    edited: EditedFile, image: _Image, donor: RawFile, grids: Mapping[str, Grid], settings: MatchSettings
 ) -> list[str]:
     """Put an image's correction into the file; return notes."""
     main, second = image.main, image.second
     sci = main.exposure.sci
     header = edited.base.header(sci)
-    inside = None if image.window is None else _inside(image.window, main.exposure.shape)
+    inside = None if image.window is None else inside_of(image.window, main.exposure.shape)
     grid = grids[main.field]
-    put_cards(header, main, _local_plane(main, grid), settings)
+    put_cards(header, main, _local_plane(main, grid, None), settings)
     notes: list[str] = []
     if image.window is None and main.status is Status.ALONE and main.total == _nothing(main):
         edited.put(sci, header, None)
         return notes
     blank_zero = by_name(main.exposure.instrument).blank_zero
     stored = edited.base.image(sci)
-    values = _physical(stored, header.parsed())
-    kept = _output_type(stored.dtype)
+    values = physical_values(stored, header.parsed())
+    kept = output_type(stored.dtype)
     corrected = _subtracted(values, main, grid, blank_zero=blank_zero)
     if inside is not None and second is not None:
         put_window_cards(header, second, _local_plane(second, grid, image.window))
         theirs = values
         if donor is not edited.base:
-            theirs = _physical(donor.image(second.exposure.sci), donor.header(second.exposure.sci).parsed())
+            theirs = physical_values(donor.image(second.exposure.sci), donor.header(second.exposure.sci).parsed())
             _take_over(edited, donor, image, inside)
         corrected[inside] = _subtracted(theirs, second, grid, blank_zero=blank_zero)[inside]
     elif inside is not None:
@@ -228,16 +193,12 @@ def _subtracted(
     values: NDArray[np.float64], correction: Correction, grid: Grid, *, blank_zero: bool
 ) -> NDArray[np.float64]:
     """Return the values minus the correction, (ny, nx); exact zeros stay where they mean that nothing was seen."""
-    total = correction.total
     exposure = correction.exposure
-    subtracted = total.level if total.is_level else plane_on_image(total, grid, read_wcs(exposure), exposure.shape)
-    corrected = values - subtracted
-    if blank_zero:
-        corrected[values == 0] = 0
-    return corrected
+    wcs = None if correction.total.is_level else read_wcs(exposure)
+    return shifted(values, -1, correction.total, grid, wcs, blank_zero=blank_zero)
 
 
-def _take_over(edited: _Edited, donor: RawFile, image: _Image, inside: NDArray[np.bool_]) -> None:
+def _take_over(edited: EditedFile, donor: RawFile, image: _Image, inside: NDArray[np.bool_]) -> None:
     """Take error, data quality and variances of the window from the file of its own half."""
     mine, theirs = image.main.exposure, cast(Correction, image.second).exposure
     instrument = by_name(mine.instrument)
@@ -248,7 +209,7 @@ def _take_over(edited: _Edited, donor: RawFile, image: _Image, inside: NDArray[n
         if to is None or source is None:
             continue
         header, values, taken = edited.base.header(to), edited.base.image(to), donor.image(source)
-        scales = [_scaling(h.parsed()) for h in (header, donor.header(source))]
+        scales = [scaling_of(h.parsed()) for h in (header, donor.header(source))]
         if values.dtype != taken.dtype or values.shape != taken.shape or scales[0] != scales[1]:
             message = (
                 f"{mine.file}: HDU {to} holds {values.dtype.name} of shape {values.shape}, {theirs.file}: HDU {source} "
@@ -259,7 +220,7 @@ def _take_over(edited: _Edited, donor: RawFile, image: _Image, inside: NDArray[n
         edited.put(to, header, values)
 
 
-def _mask(edited: _Edited, image: _Image, masked: NDArray[np.bool_], header: RawHeader) -> str:
+def _mask(edited: EditedFile, image: _Image, masked: NDArray[np.bool_], header: RawHeader) -> str:
     """Flag pixels that nothing ties to the rest of the image; return the note."""
     exposure = image.main.exposure
     flag = by_name(exposure.instrument).bad_bits
@@ -288,28 +249,11 @@ def _named(file: RawFile, sci: int) -> dict[str, int]:
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
-def _physical(stored: NDArray[np.generic], header: fits.Header) -> NDArray[np.float64]:
-    """Return stored values in their unit, BLANK as NaN."""
-    scale, zero = _scaling(header)
-    values = stored.astype(np.float64)
-    if stored.dtype.kind in "iu" and "BLANK" in header:
-        values[stored == int(header["BLANK"])] = np.nan
-    return values if (scale, zero) == (1, 0) else values * scale + zero
-
-
-def _scaling(header: fits.Header) -> tuple[float, float]:
-    return float(header.get("BSCALE", 1)), float(header.get("BZERO", 0))
-
-
-def _output_type(stored: np.dtype[np.generic]) -> np.dtype[np.floating]:
-    return np.dtype(">f8") if stored.kind == "f" and stored.itemsize == 8 else np.dtype(">f4")
-
-
 def _make_float(header: RawHeader, stored: np.dtype[np.generic], kept: np.dtype[np.floating]) -> None:
     """Take out the cards that hold for scaled values only, and say so."""
     cards = header.parsed()
     gone = {name: cards[name] for name in ("BSCALE", "BZERO", "BLANK") if name in cards}
-    if stored.kind == "f" and _scaling(cards) == (1, 0):
+    if stored.kind == "f" and scaling_of(cards) == (1, 0):
         return
     for name in gone:
         header.remove(name)
@@ -321,21 +265,8 @@ def _nothing(correction: Correction) -> Plane:
     return Plane(x0=correction.plane.x0, y0=correction.plane.y0)
 
 
-def _inside(window: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    inside = np.zeros(shape, dtype=bool)
-    inside[slice(*window.rows), slice(*window.columns)] = True
-    return inside
-
-
-def _local_plane(correction: Correction, grid: Grid, window: Window | None = None) -> LocalPlane:
-    """Return the correction about the centre of its image, or of a window, along the image's own axes."""
-    total, exposure = correction.total, correction.exposure
-    if total.is_level:
-        return LocalPlane(total.level, 0.0, 0.0)
-    rows, columns = (window.rows, window.columns) if window else ((0, exposure.shape[0]), (0, exposure.shape[1]))
-    x, y = (sum(columns) - 1) / 2, (sum(rows) - 1) / 2
-    to_sky, _ = sky_transforms(read_wcs(exposure))
-    _, to_grid = sky_transforms(grid.wcs())
-    steps = np.array([[0, 0], [-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
-    here, left, right, below, above = total(*to_grid(*to_sky(x + steps[:, 0], y + steps[:, 1])))
-    return LocalPlane(float(here), float(right - left), float(above - below))
+def _local_plane(correction: Correction, grid: Grid, window: Window | None) -> LocalPlane:
+    """Return the correction about the centre of its image, or of a window of it."""
+    exposure = correction.exposure
+    wcs = None if correction.total.is_level else read_wcs(exposure)
+    return local_plane(correction.total, grid, wcs, exposure.shape, window)

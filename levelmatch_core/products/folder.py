@@ -205,8 +205,7 @@ class OutputFolder:
             raise OutputFolderError(message)
         for name in sorted(self._claimed - wanted):
             self._changed |= _remove(self.path, name)
-        for path in [path for path in _walk(self.path) if _is_temporary(path)]:
-            path.unlink(missing_ok=True)
+        clear_temporaries(self.path)
         content = record.to_bytes()
         run = self.path / RUN
         same = run.is_file() and run.read_bytes() == content
@@ -264,6 +263,17 @@ def put(root: Path, name: str, writer: Writer, before: Callable[[], None] | None
     finally:
         temporary.unlink(missing_ok=True)
     return OutputFile(name=name, sha256=digest), not same
+
+
+def clear_temporaries(root: Path) -> None:
+    """Remove what a run that was killed left half written; only one that has the folder for itself may do so."""
+    for path in [path for path in _walk(root) if _is_temporary(path)]:
+        path.unlink(missing_ok=True)
+
+
+def files_below(root: Path) -> list[str]:
+    """Return the names of all files in an output folder, relative and posix, temporary ones too."""
+    return sorted(path.relative_to(root).as_posix() for path in _walk(root))
 
 
 def numbers_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,18 @@
 
 from dataclasses import dataclass
 
+from levelmatch_core.images.headers import MATCHED_CARD
 from levelmatch_core.matching.corrections import Correction
-from levelmatch_core.products.rawfits import CardValue, RawHeader
+from levelmatch_core.products.rawfits import CardValue, RawHeader, as_ascii
 from levelmatch_core.products.runrecord import levelmatch_version
 from levelmatch_core.settings import MatchSettings
 
 _DIGITS = 9
+
+IMAGE_CARDS = ("LVLLEVEL", "LVLSLPX", "LVLSLPY", "LVLSKY", "LVLERR")
+WINDOW_CARDS = ("LVLLEV2", "LVLSLX2", "LVLSLY2", "LVLSKY2", "LVLERR2")
+CARDS = (MATCHED_CARD, "LVLFIT", *IMAGE_CARDS, "LVLREF", "LVLPART", "LVLVERS", *WINDOW_CARDS)
+"""All that are ever put into a header."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +42,23 @@ def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, sett
     settings
         Of the run.
     """
-    header.set("LVLSTAT", correction.status.value, "levelmatch: what became of this exposure")
+    header.set(MATCHED_CARD, correction.status.value, "levelmatch: what became of this exposure")
     header.set("LVLFIT", _fits(correction, settings), "fit type of each stage")
-    names = ("LVLLEVEL", "LVLSLPX", "LVLSLPY", "LVLSKY", "LVLERR")
-    _put_numbers(header, correction, local, "image centre", names)
-    reference = correction.reference + ("?" if correction.provisional else "")
+    _put_numbers(header, correction, local, "image centre", IMAGE_CARDS)
+    reference = reference_text(correction.reference, provisional=correction.provisional)
     header.set("LVLREF", reference, "its zero; ? provisional")
     header.set("LVLPART", correction.partial, "whether its tile or field lacks members")
     header.set("LVLVERS", levelmatch_version(), "version of levelmatch")
 
 
+def reference_text(reference: str, *, provisional: bool) -> str:
+    """Return the value of LVLREF, as FITS can hold it."""
+    return as_ascii(reference + ("?" if provisional else ""))
+
+
 def put_window_cards(header: RawHeader, correction: Correction, local: LocalPlane) -> None:
     """Put the cards of a recombined window: what was subtracted there in place of the image's own correction."""
-    names = ("LVLLEV2", "LVLSLX2", "LVLSLY2", "LVLSKY2", "LVLERR2")
-    _put_numbers(header, correction, local, "window centre", names)
+    _put_numbers(header, correction, local, "window centre", WINDOW_CARDS)
 
 
 def _put_numbers(

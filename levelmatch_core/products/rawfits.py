@@ -75,7 +75,7 @@ class RawHeader:
     def add_history(self, text: str) -> None:
         """Add a HISTORY record, of as many cards as it takes, at the end."""
         with quiet():
-            lines = fits.Header([("HISTORY", _ascii(text))]).tostring(endcard=False, padding=False)
+            lines = fits.Header([("HISTORY", as_ascii(text))]).tostring(endcard=False, padding=False)
         self._cards += _cut(lines.encode("ascii"))
 
     def to_bytes(self) -> bytes:
@@ -273,9 +273,9 @@ def _keyword(card: bytes) -> str:
 
 
 def _format(keyword: str, value: CardValue, comment: str) -> list[bytes]:
-    plain = _ascii(value) if isinstance(value, str) else value
+    plain = as_ascii(value) if isinstance(value, str) else value
     with quiet():
-        image = str(fits.Card(keyword, plain, _ascii(comment)))
+        image = str(fits.Card(keyword, plain, as_ascii(comment)))
     return _cut(image.encode("ascii"))
 
 
@@ -284,7 +284,7 @@ def _cut(raw: bytes) -> list[bytes]:
     return [raw[at : at + _CARD] for at in range(0, len(raw), _CARD)]
 
 
-def _ascii(text: str) -> str:
+def as_ascii(text: str) -> str:
     """Return text as FITS allows it in a header: printable ASCII, the rest escaped."""
     printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return printable.encode("ascii", "backslashreplace").decode("ascii")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.images.exposure import Failure, Inventory
+from levelmatch_core.images.reading import digest_of
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
 from levelmatch_core.matching.results import Component, Solution
 from levelmatch_core.records import Record
@@ -31,6 +32,17 @@ class OutputFile(Record):
 
     name: str = Described(description="path relative to the folder, posix")
     sha256: str
+
+    @classmethod
+    def of(cls, path: Path, name: str) -> "OutputFile":
+        """Return the file of this name as it lies at `path`.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        """
+        return cls(name=name, sha256=digest_of(path))
 
 
 class InputFile(Record):

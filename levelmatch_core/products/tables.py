@@ -1,6 +1,7 @@
 """The exact record of what was subtracted and of every pair, as tables that astropy reads (ECSV)."""
 
 import math
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from astropy import units as u
 from astropy.table import Column, MaskedColumn, Table
 
 from levelmatch_core.errors import UsageError
+from levelmatch_core.images.exposure import Window
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
 from levelmatch_core.matching.results import PairResult, Solution
 from levelmatch_core.matching.stages import STAGES
@@ -51,16 +53,33 @@ def read_corrections(path: Path) -> Table:
     UsageError
         If the file is not such a table, or of another version.
     """
+    return _read(path, "corrections")
+
+
+def read_pairs(path: Path) -> Table:
+    """Read a pairs.ecsv, as :func:`pairs_table` has it.
+
+    Raises
+    ------
+    UsageError
+        If the file is not such a table, or of another version.
+    """
+    return _read(path, "pairs")
+
+
+def _read(path: Path, kind: str) -> Table:
+    """Read a table of ours."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", u.UnitsWarning)  # BUNIT may be anything
             table = Table.read(path, format="ascii.ecsv")
-    except (OSError, ValueError) as error:
-        message = f"{path}: not a corrections table: {error}; expected the corrections.ecsv of an output folder"
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        message = f"{path}: not a {kind} table: {reason}; expected the {kind}.ecsv of an output folder"
         raise UsageError(message) from error
     found = table.meta.get("table"), table.meta.get("schema_version")
-    if found != ("levelmatch corrections", SCHEMA):
-        message = f"{path}: {found[0]}, version {found[1]}; expected levelmatch corrections, version {SCHEMA}"
+    if found != (f"levelmatch {kind}", SCHEMA):
+        message = f"{path}: {found[0]}, version {found[1]}; expected levelmatch {kind}, version {SCHEMA}"
         raise UsageError(message)
     for name in table.colnames:  # astropy takes an empty text for a missing one
         if table[name].dtype.kind == "U" and isinstance(table[name], MaskedColumn):
@@ -71,8 +90,9 @@ def read_corrections(path: Path) -> Table:
 def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
     """Return a row an exposure, sorted by field and name.
 
-    Levels are in the data's unit, slopes in that per grid pixel, x0 and y0 in grid pixels. A stage that does not
-    concern an exposure has 0 and no fit type; a failed exposure has NaN and no component.
+    Levels are in the data's unit, slopes in that per grid pixel, x0 and y0 in grid pixels. `hdu` is the HDU of
+    the input that holds the image, `window` the part of it that the row is about. A stage that does not concern an
+    exposure has 0 and no fit type; a failed exposure has NaN and no component.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     rows = [_correction_row(match, correction) for match in matches for correction in match.corrections]
@@ -142,6 +162,8 @@ _CORRECTION_TYPES: _Types = {
     **_planes("sigma_"),
     "local_sky": float,
     "product": str,
+    "hdu": int,
+    "window": str,
 }
 
 _PAIR_TYPES: _Types = {
@@ -186,7 +208,38 @@ def _correction_row(match: FieldMatch, correction: Correction) -> dict[str, Any]
     row |= {f"sigma_{t}": math.nan if failed else s for t, s in zip(_PLANE, correction.sigma, strict=True)}
     row["local_sky"] = math.nan if failed else correction.local_sky
     row["product"] = "" if failed else f"tiles/{exposure.product or exposure.file}"
+    row["hdu"] = exposure.sci
+    row["window"] = window_text(exposure.window)
     return row
+
+
+_WINDOW = re.compile(r"(inside|outside) rows (\d+):(\d+) columns (\d+):(\d+)")
+
+
+def window_text(window: Window | None) -> str:
+    """Return a window as tables show it, such as `inside rows 735:1024 columns 0:290`; '' for a whole image."""
+    if window is None:
+        return ""
+    (first, end), (left, right) = window.rows, window.columns
+    return f"{'inside' if window.inside else 'outside'} rows {first}:{end} columns {left}:{right}"
+
+
+def window_of(text: str) -> Window | None:
+    """Return the window that :func:`window_text` wrote.
+
+    Raises
+    ------
+    UsageError
+        If it did not.
+    """
+    if not text:
+        return None
+    found = _WINDOW.fullmatch(text)
+    if found is None:
+        message = f"window {text!r}: expected such as 'inside rows 735:1024 columns 0:290'"
+        raise UsageError(message)
+    first, end, left, right = map(int, found.groups()[1:])
+    return Window(rows=(first, end), columns=(left, right), inside=found[1] == "inside")
 
 
 def _terms(prefix: str, plane: Plane, *, failed: bool) -> dict[str, float]:

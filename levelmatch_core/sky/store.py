@@ -5,6 +5,7 @@ knows its sha256, so that a file that was altered or swapped is noticed; paths t
 links or otherwise, are refused.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +26,9 @@ from levelmatch_core.records import Record
 
 CHUNK = 1 << 20
 """Bytes that are hashed and written at a time: what fits into the processor's cache is read from memory once."""
+
+_PART = ".part"
+"""Suffix of files that are being written."""
 
 KEY = re.compile(r"[0-9a-f]{16,64}")
 
@@ -146,6 +150,12 @@ class CutoutStore:
             return None
         return record
 
+    def clear_left_over(self) -> None:
+        """Remove what processes that were killed left half written; what is being written is left alone."""
+        for path in self.root.glob(f"??/.*{_PART}"):
+            if not path.parent.is_symlink():
+                _clear_if_left(path)
+
     def size(self) -> int:
         """Return the bytes of all files in the store."""
         total = 0
@@ -187,14 +197,40 @@ class CutoutStore:
         if path.parent.is_symlink():
             message = f"{path.parent} is a link: the store writes into its own folders only; remove the link"
             raise StoreError(message)
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)  # 0600
+        handle, temporary = _locked_temporary(path.parent)
         try:
             with os.fdopen(handle, "wb", buffering=0) as file:
                 yield file
-            Path(temporary).replace(path)
+                temporary.replace(path)  # before the lock ends with the file's closing
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
+
+
+def _locked_temporary(folder: Path) -> tuple[int, Path]:
+    """Make a temporary file (0600) and lock it: a lock ends with its process, so that one without is left over."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=".", suffix=_PART, dir=folder)
+        with suppress(OSError):  # a file system without locks: there, nothing is ever cleared
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # cleared before it was locked
+
+
+def _clear_if_left(path: Path) -> None:
+    """Remove a temporary file, unless somebody is still writing it."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # gone, or not ours
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except OSError:  # in use, or no locks here
+        return
+    finally:
+        os.close(handle)
 
 
 class _HashedHeader:

@@ -69,8 +69,9 @@ class Mosaic:
                     u, v = (x - left - (self.size - 1) / 2) / half, (y - bottom - (self.size - 1) / 2) / half
                     full = np.stack(np.broadcast_arrays(1.0, u[None, :], v[:, None]), axis=-1)
                     bases.append(full.reshape(-1, 3)[:, :k])
-                for p, (one, *_) in enumerate(seen):
-                    for q, (other, *_) in enumerate(seen):
+                tiles = [tile for tile, _, _ in seen]
+                for p, one in enumerate(tiles):
+                    for q, other in enumerate(tiles):
                         matrix[one, :, other] += ((p == q) - 1 / len(seen)) * bases[p].T @ bases[q]
         return matrix.reshape(n * k, n * k) / self.noise**2
 

@@ -22,7 +22,7 @@ import flows.environment  # noqa: E402, F401 - after the variables, before Prefe
 
 # isort: split
 
-from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings  # noqa: E402 - as above
+from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings  # noqa: E402 - as above
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402 - as above
 
 from flows.home import Home  # noqa: E402 - as above
@@ -30,14 +30,14 @@ from levelmatch_core.simulate import SimulatedProgram, simulate  # noqa: E402 - 
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[None]:
-    """Prefect's embedded server with a database of its own."""
+def server() -> Iterator[str]:
+    """Prefect's embedded server with a database of its own; its address."""
     with prefect_test_harness(server_startup_timeout=180):
-        yield
+        yield str(PREFECT_API_URL.value())
 
 
 @pytest.fixture
-def home(server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:  # noqa: ARG001 - it runs
+def home(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:  # noqa: ARG001 - it runs
     """A home with nothing in it: no cutouts, no stored results, no MLflow store."""
     monkeypatch.setenv("LEVELMATCH_HOME", str(tmp_path / "home"))
     made = Home.of().make()

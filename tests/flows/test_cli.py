@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -144,10 +145,16 @@ def test_simulate_refuses_tiles_that_are_none(levelmatch, tmp_path, tiles):
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def served(levelmatch, server):
+    """The command with the session's server, which saves starting one each time."""
+    return partial(levelmatch, PREFECT_API_URL=server)
+
+
 @pytest.mark.slow
-def test_a_run_ends_well_and_again_with_nothing_to_do(levelmatch, small_program, tmp_path):
+def test_a_run_ends_well_and_again_with_nothing_to_do(served, small_program, tmp_path):
     out = tmp_path / "out"
-    answer = levelmatch("run", small_program, "--output", out, "--program", "orion", "--workers", 2)
+    answer = served("run", small_program, "--output", out, "--program", "orion", "--workers", 2)
     assert answer.returncode == 0, answer.stderr
     assert "4 of 4 exposures are matched" in answer.stdout
     assert "MJy/sr" in answer.stdout
@@ -156,25 +163,25 @@ def test_a_run_ends_well_and_again_with_nothing_to_do(levelmatch, small_program,
     assert "cutouts: 4 done" in answer.stderr  # plain lines where there is no terminal
     assert "Traceback" not in answer.stderr
     assert len(list((out / "tiles").iterdir())) == 4
-    again = levelmatch("run", small_program, "--output", out, "--program", "orion")
+    again = served("run", small_program, "--output", out, "--program", "orion")
     assert again.returncode == 0, again.stderr
     assert "nothing changed" in again.stdout
     assert "checked again" in again.stdout
-    quiet = levelmatch("run", small_program, "--output", out, "--log-level", "error")
+    quiet = served("run", small_program, "--output", out, "--log-level", "error")
     assert quiet.returncode == 0
     assert not quiet.stderr
-    refused = levelmatch("run", small_program, "--output", out, "--set", "sigma=4")
+    refused = served("run", small_program, "--output", out, "--set", "sigma=4")
     assert refused.returncode == 2
     assert "sigma was 3.0, now 4.0" in refused.stderr
 
 
 @pytest.mark.slow
-def test_a_broken_file_is_named_and_the_rest_is_done(levelmatch, small_program, tmp_path):
+def test_a_broken_file_is_named_and_the_rest_is_done(served, small_program, tmp_path):
     folder = tmp_path / "in"
     shutil.copytree(small_program, folder)
     broken = max(folder.glob("*.fits"))
     broken.write_bytes(b"SIMPLE  = this is not FITS")
-    answer = levelmatch("run", folder, "--output", tmp_path / "out")
+    answer = served("run", folder, "--output", tmp_path / "out")
     assert answer.returncode == 3, answer.stderr
     named = [line for line in answer.stderr.splitlines() if line.startswith(f"{broken.name}: failed: ")]
     assert len(named) == 1
@@ -184,26 +191,26 @@ def test_a_broken_file_is_named_and_the_rest_is_done(levelmatch, small_program, 
 
 
 @pytest.mark.slow
-def test_no_usable_exposure_is_no_input(levelmatch, tmp_path):
+def test_no_usable_exposure_is_no_input(served, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.fits").write_bytes(b"no FITS at all")
-    answer = levelmatch("run", tmp_path / "in", "--output", tmp_path / "out")
+    answer = served("run", tmp_path / "in", "--output", tmp_path / "out")
     assert answer.returncode == 1, answer.stderr
     assert "a.fits" in answer.stderr
     assert "Traceback" not in answer.stderr
 
 
 @pytest.mark.slow
-def test_a_band_that_none_has_is_bad_usage(levelmatch, small_program, tmp_path):
-    answer = levelmatch("run", small_program, "--output", tmp_path / "out", "--band", "F1130W")
+def test_a_band_that_none_has_is_bad_usage(served, small_program, tmp_path):
+    answer = served("run", small_program, "--output", tmp_path / "out", "--band", "F1130W")
     assert answer.returncode == 2, answer.stderr
     assert "F1130W".lower() in answer.stderr.lower()
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_a_tracking_server_out_of_reach_costs_the_record_only(levelmatch, small_program, tmp_path):
-    answer = levelmatch("run", small_program, "--output", tmp_path / "out", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+def test_a_tracking_server_out_of_reach_costs_the_record_only(served, small_program, tmp_path):
+    answer = served("run", small_program, "--output", tmp_path / "out", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert answer.returncode == 0, answer.stderr
     assert "lost" in answer.stderr
     assert (tmp_path / "out" / "run.json").exists()

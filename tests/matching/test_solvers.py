@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from levelmatch_core.errors import SolveError
 from levelmatch_core.matching.results import Member, PairFit
 from levelmatch_core.matching.solvers import iterative, least_squares, normal, solve
-from levelmatch_core.matching.solvers.problem import Problem, build
+from levelmatch_core.matching.solvers.problem import Problem, SlopePrior, build
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane
 from tests.matching.fakes import (
@@ -145,11 +145,11 @@ def test_sparse_and_dense_agree(fit_type: str, held: tuple[str, ...], monkeypatc
     cutouts = scene(grid_positions(4, 3, 30, 0.3), (30, 30), rng.normal(size=(12, 3)), 1.0, rng)
     members, fits = fit_all(cutouts, fit_type, options)
     problem = build(members, fits, fit_type, held, options)  # type: ignore[arg-type]
-    for slope_sd in (None, 0.5):
-        dense = least_squares.solve(problem, slope_sd)
+    for prior in (None, SlopePrior(0.5, 0.5)):
+        dense = least_squares.solve(problem, prior)
         with monkeypatch.context() as patch:
             patch.setattr(normal, "DENSE_UNKNOWNS", 0)
-            sparse = least_squares.solve(problem, slope_sd)
+            sparse = least_squares.solve(problem, prior)
         np.testing.assert_allclose(sparse.corrections, dense.corrections, atol=1e-10)
         assert sparse.rank == dense.rank == problem.unknowns
         assert dense.condition is not None
@@ -178,7 +178,9 @@ def test_a_slope_prior_is_the_dense_bayesian_answer() -> None:
     prior = np.eye(9)[[1, 2, 7, 8]] / 0.3
     matrix = np.concatenate([*rows, prior])[:, [0, 1, 2, 6, 7, 8]]
     expected = np.linalg.lstsq(matrix, np.concatenate([*right, np.zeros(4)]), rcond=None)[0].reshape(2, 3)
-    np.testing.assert_allclose(least_squares.solve(problem, 0.3).corrections[[0, 2]], expected, atol=1e-9)
+    np.testing.assert_allclose(
+        least_squares.solve(problem, SlopePrior(0.3, 0.3)).corrections[[0, 2]], expected, atol=1e-9
+    )
 
 
 def test_thin_overlaps_need_the_joint_solve() -> None:

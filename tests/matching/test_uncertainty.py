@@ -5,7 +5,7 @@ import pytest
 
 from levelmatch_core.matching.match import Gauge, match
 from levelmatch_core.matching.solvers import least_squares, normal
-from levelmatch_core.matching.solvers.problem import build
+from levelmatch_core.matching.solvers.problem import SlopePrior, build
 from levelmatch_core.matching.solvers.uncertainty import pixel_variances, score_factor, sigmas
 from levelmatch_core.sky.plane import Plane
 from tests.matching.fakes import (
@@ -30,48 +30,88 @@ def pulls(
     *,
     programs: int,
     noise: list[float],
+    statistic: str = "median",
+    slopes: float = 0.0,
 ) -> np.ndarray:
-    """Return (programs, members, 3): found over sigma where the truth is 0 (0 where sigma is 0)."""
+    """Return (programs, members, 3): the error over sigma (0 where sigma is 0), relative to the gauge.
+
+    With `slopes`, the sd of the true slopes from centre to edge, the prior learns them; without, it is off: where all
+    slopes are exactly 0 a width of a normal distribution is no description of them.
+    """
     rng = np.random.default_rng(11)
-    options = settings_for("dithers", fit_type, weight_method=method, **NO_REJECTION)
+    prior = "auto" if slopes else "off"
+    options = settings_for(
+        "dithers", fit_type, weight_method=method, slope_prior=prior, statistic=statistic, **NO_REJECTION
+    )
     out = []
     for _ in range(programs):
-        cutouts = [
-            make_cutout(f"m{n:03d}", noise[n % len(noise)] * rng.standard_normal((24, 24)), *position)
-            for n, position in enumerate(positions)
-        ]
+        truth = slopes / 12 * rng.standard_normal((len(positions), 3)) * [0, 1, 1]
+        truth = truth if fit_type == "level+slope" else np.zeros_like(truth)
+        cutouts = []
+        for n, ((x0, y0), row) in enumerate(zip(positions, truth, strict=True)):
+            u = np.arange(24) - 11.5
+            data = noise[n % len(noise)] * rng.standard_normal((24, 24)) + row[1] * u + row[2] * u[:, None]
+            cutouts.append(make_cutout(f"m{n:03d}", data, x0, y0))
         members, fits = fit_all(cutouts, fit_type, options)
         members[0] = members[0].model_copy(update={"anchors": ("dithers",)})
         solution = match("dithers", "t", members, fits, gauge, options)
         found = np.array([(m.plane.level, m.plane.slope_x, m.plane.slope_y) for m in solution.members])
         sigma = np.array([m.sigma for m in solution.members])
-        out.append(np.divide(found, sigma, out=np.zeros_like(found), where=sigma > 0))
+        error = found - _in_gauge(truth, np.array(positions, dtype=float), gauge)
+        out.append(np.divide(error, sigma, out=np.zeros_like(found), where=sigma > 0))
     return np.array(out)
+
+
+def _in_gauge(truth: np.ndarray, places: np.ndarray, gauge: Gauge) -> np.ndarray:
+    """Return planes about each member's centre less the first member's (anchor), or less their mean plane."""
+    zero = truth[0] if gauge is Gauge.ANCHOR else truth.mean(axis=0)
+    at = places[0] if gauge is Gauge.ANCHOR else places.mean(axis=0)
+    offset = (
+        zero[0] if gauge is Gauge.ANCHOR else np.mean(truth[:, 0] + np.einsum("na,na->n", at - places, truth[:, 1:]))
+    )
+    moved = truth - zero
+    moved[:, 0] = truth[:, 0] - (offset + (places - at) @ zero[1:])
+    return moved
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("count", [4, 8])
-@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+@pytest.mark.parametrize(("fit_type", "slopes"), [("level", 0.0), ("level+slope", 0.0), ("level+slope", 1.0)])
 @pytest.mark.parametrize("method", ["equal", "error"])
 @pytest.mark.parametrize("gauge", [Gauge.MEAN, Gauge.ANCHOR])
-def test_pulls_of_dithers_in_200_programs(count: int, fit_type: str, method: str, gauge: Gauge) -> None:
-    found = pulls(DITHERS[:count], fit_type, method, gauge, programs=200, noise=[1.0, 1.5])
+def test_pulls_of_dithers_in_200_programs(count: int, fit_type: str, slopes: float, method: str, gauge: Gauge) -> None:
+    found = pulls(DITHERS[:count], fit_type, method, gauge, programs=200, noise=[1.0, 1.5], slopes=slopes)
     seen = found[:, 1:, : 1 if fit_type == "level" else 3]
     assert np.sqrt(np.mean(seen**2)) == pytest.approx(1.0, abs=0.1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("fit_type", "gauge"), [("level", Gauge.ANCHOR), ("level+slope", Gauge.MEAN)])
-def test_pulls_of_dithers(fit_type: str, gauge: Gauge) -> None:
-    found = pulls(DITHERS[:5], fit_type, "error", gauge, programs=100, noise=[1.0, 1.5])
-    seen = found[:, 1:, : 1 if fit_type == "level" else 3]
-    assert np.sqrt(np.mean(seen**2)) == pytest.approx(1.0, abs=0.1)
-
-
-@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.parametrize("statistic", ["clipped_mean", "huber"])
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])
-def test_pulls_of_a_mosaic(fit_type: str) -> None:
-    found = pulls(grid_positions(3, 3, 24, 0.25), fit_type, "equal", Gauge.MEAN, programs=80, noise=[1.0])
+def test_pulls_of_the_other_statistics(fit_type: str, statistic: str) -> None:
+    found = pulls(
+        DITHERS, fit_type, "error", Gauge.MEAN, programs=200, noise=[1.0, 1.5], statistic=statistic, slopes=1.0
+    )
+    seen = found[:, :, : 1 if fit_type == "level" else 3]
+    assert np.sqrt(np.mean(seen**2)) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fit_type", "gauge", "slopes"),
+    [("level", Gauge.ANCHOR, 0.0), ("level+slope", Gauge.MEAN, 0.0), ("level+slope", Gauge.MEAN, 1.0)],
+)
+def test_pulls_of_dithers(fit_type: str, gauge: Gauge, slopes: float) -> None:
+    found = pulls(DITHERS[:5], fit_type, "error", gauge, programs=60, noise=[1.0, 1.5], slopes=slopes)
+    seen = found[:, 1:, : 1 if fit_type == "level" else 3]
+    assert np.sqrt(np.mean(seen**2)) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fit_type", "slopes"), [("level", 0.0), ("level+slope", 0.0), ("level+slope", 1.0)])
+def test_pulls_of_a_mosaic(fit_type: str, slopes: float) -> None:
+    positions = grid_positions(3, 3, 24, 0.25)
+    found = pulls(positions, fit_type, "equal", Gauge.MEAN, programs=80, noise=[1.0], slopes=slopes)
     assert np.sqrt(np.mean(found[:, :, : 1 if fit_type == "level" else 3] ** 2)) == pytest.approx(1.0, abs=0.1)
 
 
@@ -153,7 +193,31 @@ def test_a_slope_prior_shrinks_the_weak_modes() -> None:
     options = settings_for("dithers", "level+slope", weight_method="error", **NO_REJECTION)
     cutouts = scene(grid_positions(4, 4, 60, 0.1), (60, 60), np.zeros((16, 3)), 1.0, rng)
     problem = build(*fit_all(cutouts, "level+slope", options), "level+slope", (), options)
-    free, prior = sigmas(problem), sigmas(problem, slope_sd=0.05)
+    free, prior = sigmas(problem), sigmas(problem, prior=SlopePrior(0.05, 0.05))
     assert np.all(prior[:, 1:] < free[:, 1:])
-    small = least_squares.solve(problem, 0.05).corrections
+    small = least_squares.solve(problem, SlopePrior(0.05, 0.05)).corrections
     assert np.abs(small[:, 1:]).max() < np.abs(least_squares.solve(problem).corrections[:, 1:]).max()
+
+
+def test_the_weakest_mode_of_a_strip_is_its_drift() -> None:
+    rng = np.random.default_rng(5)
+    options = settings_for("dithers", weight_method="error", **NO_REJECTION)
+    cutouts = scene(grid_positions(8, 1, 20, 0.3), (20, 20), np.zeros((8, 3)), 1.0, rng)
+    solution = match("dithers", "t", *fit_all(cutouts, "level", options), Gauge.MEAN, options)
+    weakest, *others = solution.status.modes
+    assert all(weakest.sigma > other.sigma for other in others)
+    pattern = np.array(weakest.pattern)
+    assert np.sqrt(np.mean(pattern**2)) == pytest.approx(1)
+    assert abs(np.corrcoef(pattern, np.arange(8))[0, 1]) > 0.95
+    total = sum(member.sigma[0] ** 2 for member in solution.members) / 8
+    assert weakest.sigma**2 == pytest.approx(weakest.share * total, rel=1e-6)
+    assert sum(mode.share for mode in solution.status.modes) < 1
+    assert solution.status.nullity == 0
+
+
+def test_unmeasured_unknowns_are_counted() -> None:
+    members = [member(make_cutout(name, np.zeros((20, 20)), x)) for name, x in (("a", 0), ("b", 19))]
+    fit = made_up_fit(members[0], members[1], Plane(), (19, 0, 20, 20))
+    line = fit.model_copy(update={"moments": (20.0, 0, 0, 0, 0, 0, 0, 0, 665.0)})
+    options = settings_for("dithers", "level+slope", slope_prior="off", **NO_REJECTION)
+    assert match("dithers", "t", members, [line], Gauge.MEAN, options).status.nullity == 1

@@ -74,6 +74,8 @@ class Instrument:
     """Cards whose values, joined by '-', name the band."""
     no_band: frozenset[str] = frozenset()
     """Values (lower case) of a further band card that add nothing, such as 'clear'."""
+    next_step: str = ""
+    """How to call the pipeline that comes next so that it does not match again; '' where there is none."""
 
 
 def plain_groups(tile: str) -> dict[str, str]:

@@ -18,6 +18,12 @@ VARIANCES = ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
 BAND_CARDS = ("FILTER", "PUPIL")
 NO_BAND = frozenset({"clear", "clearp", "n/a", "none"})
 
+NEXT_STEP = """\
+strun calwebb_image3 asn.json --steps.skymatch.skip=true
+
+Image3Pipeline.call("asn.json", steps={"skymatch": {"skip": True}})"""
+"""Level 3 without skymatch (jwst-pipeline documentation, "Running the pipeline")."""
+
 # jw<program><observation><visit>_<group><parallel sequence><activity>_<exposure>[-seg<nnn>]_<detector>[_<ext>].fits
 _NAME = re.compile(
     r"(?P<pointing>jw\d{11}_\d{2}[0-9a-z]{3})_(?P<exposure>\d{5}(?:-seg\d{3})?)_(?P<detector>[a-z0-9]+)"
@@ -110,4 +116,5 @@ INSTRUMENT = Instrument(
     blank_zero=True,
     band_cards=BAND_CARDS,
     no_band=NO_BAND,
+    next_step=NEXT_STEP,
 )

@@ -82,4 +82,5 @@ INSTRUMENT = Instrument(
     blank_zero=True,
     band_cards=jwst.BAND_CARDS,
     no_band=jwst.NO_BAND,
+    next_step=jwst.NEXT_STEP,
 )

@@ -1,12 +1,13 @@
 """Solvers of the level problem, and the uncertainties of what they give."""
 
 from levelmatch_core.matching.solvers import iterative, least_squares
+from levelmatch_core.matching.solvers.prior import slope_prior
 from levelmatch_core.matching.solvers.problem import Answer, Problem
 from levelmatch_core.settings import MatchSettings
 
 
 def solve(problem: Problem, settings: MatchSettings) -> Answer:
-    """Solve one component with the solver that the settings name."""
+    """Solve one component with the solver that the settings name; the iterative one knows no prior."""
     if settings.solver == "iterative":
         return iterative.solve(problem, settings)
-    return least_squares.solve(problem)
+    return least_squares.solve(problem, slope_prior(problem, settings))

@@ -4,7 +4,7 @@ import numpy as np
 
 from levelmatch_core.errors import SolveError
 from levelmatch_core.matching.solvers.normal import NormalEquations, scores
-from levelmatch_core.matching.solvers.problem import Answer, Problem
+from levelmatch_core.matching.solvers.problem import Answer, Problem, SlopePrior
 
 REFINEMENTS = 2
 """Corrections of the solution by its own residuals: normal equations lose half of the digits, these win them back."""
@@ -12,7 +12,7 @@ ILL_CONDITIONED = 1e13
 """Above this condition the weakest mode is rounding."""
 
 
-def solve(problem: Problem, slope_sd: float | None = None) -> Answer:
+def solve(problem: Problem, prior: SlopePrior | None = None) -> Answer:
     """Solve for all corrections of a component together.
 
     Planes are solved jointly with each pair's moment matrix: a thin overlap fixes the level and the slope along it,
@@ -22,16 +22,15 @@ def solve(problem: Problem, slope_sd: float | None = None) -> Answer:
     ----------
     problem
         The component.
-    slope_sd
-        Standard deviation of a Gaussian prior on every slope, data unit over `problem.scale` grid pixels; None for
-        none.
+    prior
+        Gaussian prior on every slope; None for none.
 
     Raises
     ------
     SolveError
         If the answer is not finite.
     """
-    equations = NormalEquations(problem, slope_sd)
+    equations = NormalEquations(problem, prior.sd if prior else None)
     shape = (len(problem.names), problem.k)
     corrections = np.zeros(shape)
     for _ in range(1 + REFINEMENTS):
@@ -56,4 +55,5 @@ def solve(problem: Problem, slope_sd: float | None = None) -> Answer:
         rank=equations.rank,
         condition=condition,
         notes=tuple(notes),
+        prior=prior,
     )

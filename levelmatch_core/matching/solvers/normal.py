@@ -89,6 +89,16 @@ class NormalEquations:
             )
             raise SolveError(message) from error
 
+    @cached_property
+    def log_determinant(self) -> float:
+        """Logarithm of the determinant of the free part of the matrix, which a prior makes positive definite."""
+        part, scaling = self._reduced
+        if self.dense:
+            value = float(np.linalg.slogdet(part.toarray())[1])
+        else:
+            value = float(np.sum(np.log(np.abs(self._factor.U.diagonal()))))  # type: ignore[attr-defined]  # SuperLU: no types
+        return value - 2 * float(np.sum(np.log(scaling)))
+
     def apply_inverse(self, right: Array) -> Array:
         """Solve for right-hand sides (N k,) or (N k, M); grounded and held unknowns are 0."""
         _, scaling = self._reduced

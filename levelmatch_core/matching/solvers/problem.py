@@ -59,6 +59,9 @@ class Problem:
     shared: Array
     """(K,) part of the variance that is the mean of the two members' noise, and so is shared with their other pairs."""
 
+    level_zero: int | None = None
+    """Where none is held: the member whose level is 0 at its centre, in place of the mean level."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
@@ -98,7 +101,22 @@ class Problem:
 
     def to_gauge(self, corrections: Array) -> Array:
         """Return the corrections less their mean plane; with held members they are in their gauge already."""
-        return corrections - self.mean_plane(corrections) if self.mean_gauge else corrections
+        if not self.mean_gauge:
+            return corrections
+        centred = corrections - self.mean_plane(corrections)
+        if self.level_zero is not None:
+            centred[:, 0] -= centred[self.level_zero, 0]
+        return centred
+
+
+@dataclass(frozen=True)
+class SlopePrior:
+    """A normal distribution of the slopes about 0, those of held members apart."""
+
+    sd: float
+    """Its width in the solve: in the unit that the weights give the data. Data unit over `Problem.scale` pixels."""
+    width: float
+    """Its width; larger than `sd` where pairs disagree by more than their noise. Data unit over `Problem.scale`."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +133,8 @@ class Answer:
     """Estimated 2-norm (dense) or 1-norm (sparse) condition of the diagonally scaled normal matrix."""
     history: tuple[Convergence, ...] = ()
     notes: tuple[str, ...] = ()
+    prior: SlopePrior | None = None
+    """The prior on slopes that was used."""
 
 
 def shift(start: Array, end: Array, scale: float, k: int) -> Array:
@@ -130,12 +150,13 @@ def member_scale(members: Sequence[Member]) -> float:
     return float(np.median([max(member.cutout.shape) for member in members])) / 2
 
 
-def build(
+def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
     members: Sequence[Member],
     fits: Sequence[PairFit],
     fit_type: FitType,
     held: Collection[str],
     settings: MatchSettings,
+    level_zero: str | None = None,
 ) -> Problem:
     """Arrange one component for the solvers.
 
@@ -151,6 +172,8 @@ def build(
         Names of members whose correction is 0; empty for mean zero.
     settings
         `weight_method` is read.
+    level_zero
+        Name of the member whose level is 0 where none is held, in place of the mean level.
     """
     k = 1 if fit_type == "level" else 3
     index: Mapping[str, int] = {member.name: i for i, member in enumerate(members)}
@@ -182,6 +205,7 @@ def build(
         rms=rms,
         variance=variance,
         shared=np.array([fit.shared for fit in fits]),
+        level_zero=None if level_zero is None else index[level_zero],
     )
 
 

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
+from scipy.linalg import eigh
+from scipy.sparse import coo_array, csr_array, diags_array, vstack
 from scipy.sparse.linalg import lsqr
 
 from levelmatch_core.matching.solvers.normal import NormalEquations
-from levelmatch_core.matching.solvers.problem import Array, Index, Problem, shift
+from levelmatch_core.matching.solvers.problem import Array, Index, Problem, SlopePrior, shift
 
 POINTS = 600
 """Sample points a member."""
@@ -31,6 +32,12 @@ DRAWS = 200
 """Seeded draws by which the sigmas of large problems are estimated: to 5 %."""
 TINY = 1e-12
 """Added to moments, whose members' half size is 1, so that an overlap that is a line has a root."""
+MODES = 3
+"""Weakest modes that are told."""
+MODE_MEMBERS = 2000
+"""Most members of a component whose modes are told: the work grows as their cube."""
+NO_MODE = 1e-9
+"""A mode with less than this part of the variance is none."""
 SPLIT_PRIOR = 1e-3
 """Weight of the wish that members are equally noisy, where the pairs do not tell (a single pair, a chain)."""
 
@@ -134,32 +141,74 @@ def _stacked(blocks: list[_Block], members: int, k: int) -> csr_array:
     return csr_array(coo_array((values, (np.concatenate(row), np.concatenate(column))), shape=(start, members * k)))
 
 
-def sigmas(problem: Problem, *, slope_sd: float | None = None, seed: int = 0) -> Array:
-    """Return (N, k) the 1-sigma errors of the corrections, relative to the gauge, about each member's centre.
+def spread(problem: Problem, *, prior: SlopePrior | None = None, seed: int = 0) -> Array:
+    """Return S (N k, M) with S S' the covariance of the corrections, relative to the gauge, about each member's centre.
 
     Held members have 0. Small problems are propagated exactly, large ones (more unknowns than are solved densely) by
-    200 seeded draws of the scores.
+    200 seeded draws. A prior shrinks slopes towards 0, which leaves an error of its own where they are not.
 
     Parameters
     ----------
     problem
         The component, with at least one pair.
-    slope_sd
+    prior
         The slope prior of the solve, if any.
     seed
         Seed of the draws.
     """
-    equations = NormalEquations(problem, slope_sd)
+    equations = NormalEquations(problem, prior.sd if prior else None)
     factor = score_factor(problem)
-    shape = (len(problem.names), problem.k)
+    if prior is not None:
+        factor = csr_array(vstack([factor, _prior_factor(problem, prior)]))
     if equations.dense:
         # A^-1 H'H A^-1 = (A^-1 H')(A^-1 H')': squares are summed, and never subtracted
-        spread, draws = equations.apply_inverse(factor.T.toarray()), 1
-    else:
-        noise = np.random.default_rng(seed).standard_normal((factor.shape[0], DRAWS))
-        spread, draws = equations.apply_inverse(factor.T @ noise), DRAWS
-    spread = _to_gauge(problem, spread)
-    return np.asarray(np.sqrt(np.sum(spread**2, axis=1) / draws)).reshape(shape)
+        return _to_gauge(problem, equations.apply_inverse(factor.T.toarray()))
+    noise = np.random.default_rng(seed).standard_normal((factor.shape[0], DRAWS)) / np.sqrt(DRAWS)
+    return _to_gauge(problem, equations.apply_inverse(factor.T @ noise))
+
+
+def weak_modes(columns: Array, k: int) -> list[tuple[float, float, Array]]:
+    """Return the weakest modes of the levels: 1 sigma of the rms over members, share of the variance, pattern of rms 1.
+
+    Parameters
+    ----------
+    columns
+        (N k, M) what :func:`spread` gives.
+    k
+        Coefficients a member.
+    """
+    levels = columns.reshape(-1, k, columns.shape[1])[:, 0]
+    n = len(levels)
+    values, vectors = eigh(levels @ levels.T, subset_by_index=(max(0, n - MODES), n - 1))
+    total = float(np.sum(levels**2))
+    modes = []
+    for value, vector in zip(values[::-1].tolist(), vectors.T[::-1], strict=True):
+        if value > NO_MODE * total:
+            turned = vector * np.sign(vector[np.argmax(np.abs(vector))]) * np.sqrt(n)
+            modes.append((float(np.sqrt(value / n)), value / total, turned))
+    return modes
+
+
+def sigmas(problem: Problem, *, prior: SlopePrior | None = None, seed: int = 0) -> Array:
+    """Return (N, k) the 1-sigma errors of the corrections: the root of the diagonal of :func:`spread`'s covariance."""
+    columns = spread(problem, prior=prior, seed=seed)
+    return np.asarray(np.sqrt(np.sum(columns**2, axis=1))).reshape(len(problem.names), problem.k)
+
+
+def _prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
+    """Return (R, N k): what the true slopes, pulled to 0, do to the scores: precision times width for each slope.
+
+    Slopes relative to a held member lack that member's own, which all others share.
+    """
+    size = len(problem.names) * problem.k
+    slopes = np.zeros((len(problem.names), problem.k))
+    slopes[~problem.held, 1:] = prior.width / prior.sd**2
+    rows = [diags_array(slopes.ravel()).tocsr()[slopes.ravel() > 0]]
+    if not problem.mean_gauge:
+        common = np.zeros((2, *slopes.shape))
+        common[0, :, 1], common[1, :, 2] = slopes[:, 1], slopes[:, 2]
+        rows.append(csr_array(common.reshape(2, size)))
+    return csr_array(vstack(rows))
 
 
 def _to_gauge(problem: Problem, columns: Array) -> Array:
@@ -171,7 +220,10 @@ def _to_gauge(problem: Problem, columns: Array) -> Array:
     common = np.broadcast_to(problem.centres.mean(axis=0), problem.centres.shape)
     mean = np.einsum("nab,nbm->am", shift(problem.centres, common, problem.scale, k), planes) / n
     back = np.einsum("nab,bm->nam", shift(common, problem.centres, problem.scale, k), mean)
-    return (planes - back).reshape(columns.shape)
+    centred = planes - back
+    if problem.level_zero is not None:
+        centred[:, 0] -= centred[problem.level_zero, 0]
+    return centred.reshape(columns.shape)
 
 
 def _sample(polygon: object) -> Array:

@@ -34,7 +34,7 @@ def draw_mosaic(path: Path, mosaic: Path, title: str) -> None:
         after, before = (block_mean(hdus[name].data, step) for name in ("SCI", "BEFORE"))
     wcs = WCS(header, naxis=2)[::step, ::step]
     images = {"before": before - np.nanmedian(before), "after": after - np.nanmedian(after)}
-    norm = _stretch(images["after"])
+    norm = stretch(images["after"])
     tall = after.shape[0] / after.shape[1] > 1.6
     height, width = (7.5, 4.5) if tall else (1.0 + 5.4 * after.shape[0] / after.shape[1], 6.2)
     fig = style.figure(2 * width + 1.0, max(height, 3.2))
@@ -70,7 +70,7 @@ def block_mean(image: NDArray[np.floating], step: int) -> NDArray[np.float64]:
     return out
 
 
-def _stretch(image: NDArray[np.float64]) -> AsinhNorm:
+def stretch(image: NDArray[np.float64]) -> AsinhNorm:
     """Return a stretch that is linear about the sky and compresses what is bright."""
     values = image[np.isfinite(image)]
     low, quarter, half, high = np.percentile(values, [0.5, 16, 50, 99.5])

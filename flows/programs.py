@@ -1,0 +1,213 @@
+"""Observing programs as files: `deployments/programs/<program>.toml`, checked before anything is deployed.
+
+One file makes one deployment. A path may hold `$NAME`: the variable is read when the program is deployed.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field as Described
+from pydantic import ValidationError, field_validator, model_validator
+
+from levelmatch_core.errors import SettingsError, UsageError
+from levelmatch_core.records import Record
+from levelmatch_core.settings import MatchSettings
+
+
+class Schedule(Record):
+    """When a program runs by itself: a cron line or an interval, in a time zone."""
+
+    cron: str | None = None
+    interval: int | None = Described(default=None, ge=10, description="seconds between runs")
+    timezone: str = "UTC"
+    active: bool = True
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            message = f"no time zone {name!r}: expected a name such as America/New_York"
+            raise ValueError(message) from error
+        return name
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.cron is None) == (self.interval is None):
+            message = "a schedule has either cron or interval"
+            raise ValueError(message)
+        if self.cron is not None:
+            # here: it imports Prefect
+            from prefect.client.schemas.schedules import CronSchedule  # noqa: PLC0415
+
+            CronSchedule(cron=self.cron, timezone=self.timezone)
+        return self
+
+
+class Program(Record):
+    """One observing program, as its file has it."""
+
+    name: str = Described(description="stem of its file: the deployment's name")
+    description: str = ""
+    program: str = Described(description="the MLflow experiment; the file's stem where it names none")
+    inputs: tuple[str, ...] = Described(min_length=1, description="files and folders; $NAME is a variable")
+    output: str
+    recursive: bool = False
+    group_by: str | None = None
+    band: str | None = None
+    settings: dict[str, Any] = Described(default={}, description="those that differ from the defaults")
+    grid: dict[str, list[Any]] = Described(default={}, description="what a sweep varies; a program without has one run")
+    schedule: tuple[Schedule, ...] = ()
+    concurrency: int = Described(default=1, ge=1, description="runs at a time")
+    when_busy: Literal["wait", "skip"] = Described(default="skip", description="what a run does that finds one running")
+    retry_delays: tuple[float, ...] = Described(
+        default=(1.0, 5.0), description="seconds before each retry of what failed by file system or network"
+    )
+    work_pool: str = "levelmatch"
+    tags: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read and check one file; variables and folders are left to :meth:`check`.
+
+        Raises
+        ------
+        SettingsError
+            If the file cannot be read, or something in it is wrong.
+        """
+        try:
+            content = {"program": path.stem, **tomllib.loads(path.read_text(encoding="utf-8")), "name": path.stem}
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            message = f"program file {path}: {error}"
+            raise SettingsError(message) from error
+        try:
+            found = cls.model_validate(content)
+            MatchSettings.from_mapping(found.settings)
+            for name, values in found.grid.items():
+                for value in values:
+                    MatchSettings.from_mapping({**found.settings, name: value})
+        except ValidationError as error:
+            lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+            message = f"program file {path}: {'; '.join(lines)}"
+            raise SettingsError(message) from error
+        except SettingsError as error:
+            message = f"program file {path}: {error}"
+            raise SettingsError(message) from error
+        return found
+
+    @property
+    def entrypoint(self) -> str:
+        """The flow that it runs, from the repository's root."""
+        return "flows/sweep.py:sweep" if self.grid else "flows/level_match.py:level_match"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All that may hold variables."""
+        return (*self.inputs, self.output, *([self.group_by] if self.group_by else []))
+
+    def check(self, environ: Mapping[str, str] = os.environ) -> list[str]:
+        """Return what stands in the way of a run: variables that are not set, folders that are not there."""
+        wanted = sorted({name for path in self.paths for name in Template(path).get_identifiers()})
+        missing = [name for name in wanted if not environ.get(name)]
+        if missing:
+            return [f"{self.name}: the variable {name} is not set" for name in missing]
+        trouble = []
+        inputs = [Path(Template(path).substitute(environ)) for path in self.inputs]
+        output = Path(Template(self.output).substitute(environ))
+        trouble += [
+            f"{self.name}: {path} is relative; a worker may run anywhere: name the whole path"
+            for path in (*inputs, output)
+            if not path.is_absolute()
+        ]
+        trouble += [f"{self.name}: there is no input {path}" for path in inputs if not path.exists()]
+        if not output.exists() and not output.parent.is_dir():
+            trouble.append(f"{self.name}: the output {output} cannot be made: there is no folder {output.parent}")
+        place = output if output.exists() else output.parent
+        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+            trouble.append(f"{self.name}: the output {output} cannot be written: {place} belongs to others")
+        if any(output.resolve() == path.resolve() for path in inputs):
+            trouble.append(f"{self.name}: the output {output} is an input")
+        return trouble
+
+    def deployment(self) -> dict[str, Any]:
+        """Return the entry of prefect.yaml."""
+        parameters: dict[str, Any] = {
+            "inputs": [_templated(path) for path in self.inputs],
+            "output": _templated(self.output),
+            "program": self.program,
+            "settings": self.settings,
+            "recursive": self.recursive,
+            "retry_delays": list(self.retry_delays),
+        }
+        if self.group_by:
+            parameters["group_by"] = _templated(self.group_by)
+        if self.grid:
+            parameters["grid"] = self.grid
+            parameters["settings"] = {**self.settings, **({"band": self.band} if self.band else {})}
+        elif self.band:
+            parameters["band"] = self.band
+        return {
+            "name": self.name,
+            "description": self.description,
+            "tags": ["levelmatch", *self.tags],
+            "entrypoint": self.entrypoint,
+            "parameters": parameters,
+            "schedules": [
+                {
+                    **({"cron": each.cron} if each.cron else {"interval": each.interval}),
+                    "timezone": each.timezone,
+                    "active": each.active,
+                    "slug": f"{self.name}-{number}",
+                }
+                for number, each in enumerate(self.schedule, start=1)
+            ],
+            "concurrency_limit": {
+                "limit": self.concurrency,
+                "collision_strategy": {"wait": "ENQUEUE", "skip": "CANCEL_NEW"}[self.when_busy],
+            },
+            "work_pool": {"name": self.work_pool},
+            # Prefect would store an unset variable as it is written: this ends the deployment instead
+            "build": [
+                {"prefect.deployments.steps.run_shell_script": {"script": f"levelmatch deploy --check {self.name}"}}
+            ],
+        }
+
+
+def load_programs(folder: Path) -> tuple[Program, ...]:
+    """Return the programs of a folder, sorted by name.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or one of them is wrong.
+    """
+    files = sorted(folder.glob("*.toml"))
+    if not files:
+        message = f"{folder}: no program file; expected <program>.toml"
+        raise UsageError(message)
+    return tuple(Program.load(path) for path in files)
+
+
+def refuse_trouble(programs: Sequence[Program], environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse to deploy what could not run.
+
+    Raises
+    ------
+    UsageError
+        If a variable is not set or a folder is not there.
+    """
+    trouble = [line for program in programs for line in program.check(environ)]
+    if trouble:
+        raise UsageError("; ".join(trouble))
+
+
+def _templated(path: str) -> str:
+    """Return a path with its variables as Prefect's templates have them."""
+    names = Template(path).get_identifiers()
+    return Template(path).substitute({name: f"{{{{ ${name} }}}}" for name in names})

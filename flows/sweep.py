@@ -1,0 +1,183 @@
+"""The flow `sweep`: the same exposures under many settings, one MLflow run a combination, ranked at the end."""
+
+import flows.environment  # noqa: F401 - before Prefect and MLflow
+
+# isort: split
+import logging
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, runtime
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.artifacts import key_of
+from flows.home import Home
+from flows.level_match import QUARANTINED, match_levels
+from flows.ranking import Combination, Ranking, compare_address, write_ranking
+from flows.runner import RETRY_DELAYS
+from flows.tracking import Tracker, output_id
+from levelmatch_core.errors import LevelMatchError, SettingsError
+from levelmatch_core.matching.leave_out import leave_one_pair_out
+from levelmatch_core.pipeline import Request
+from levelmatch_core.records import content_key
+from levelmatch_core.settings import MatchSettings
+
+logger = logging.getLogger(__name__)
+
+MOST = 500
+"""Combinations of one sweep."""
+
+
+@flow(name="sweep", flow_run_name="{program} sweep", persist_result=True, result_serializer="json")
+def sweep(  # noqa: PLR0917 - the order in which Prefect's form shows them
+    inputs: list[str],
+    output: str,
+    grid: dict[str, list[Any]],
+    program: str = "levelmatch",
+    settings: MatchSettings = MatchSettings(),  # noqa: B008 - frozen; the form in Prefect's UI shows its defaults
+    recursive: bool = False,
+    group_by: str | None = None,
+    retry_delays: tuple[float, ...] = RETRY_DELAYS,
+) -> State[dict[str, Any]]:
+    """Match the same exposures under every combination of some settings, and rank the combinations.
+
+    Parameters
+    ----------
+    inputs
+        Files, and folders that are searched for FITS files.
+    output
+        The folder that takes a folder a combination, and the ranking.
+    grid
+        Setting -> the values that it takes.
+    program
+        The observing program: the name of the MLflow experiment.
+    settings
+        What the combinations have in common. Figures are drawn only where this, or the grid, says so.
+    recursive
+        Whether to search folders within folders.
+    group_by
+        A regular expression or a table that says which files make a tile.
+    retry_delays
+        Seconds before each retry of what failed by the file system or the network.
+
+    Returns
+    -------
+    A state with the ranking, JSON: failed and named Quarantined if a combination, or a tile in one, failed.
+    """
+    common = settings.model_dump(exclude_unset=True)
+    if "figures" not in settings.model_fields_set:
+        common["figures"] = "none"
+    chosen = combinations(grid)
+    place = Path(output)
+    sweep_id = content_key(output_id(place), common, grid)[:12]
+    done = [
+        combine(
+            values=values,
+            request=Request(
+                inputs=tuple(Path(entry) for entry in inputs),
+                output=place / folder_of(values),
+                program=program,
+                recursive=recursive,
+                group_by=group_by,
+            ).to_json(),
+            common=common,
+            sweep_id=sweep_id,
+            retry_delays=retry_delays,
+            return_state=True,
+        )
+        for values in chosen
+    ]
+    rows = [_row(values, state) for values, state in zip(chosen, done, strict=True)]
+    ranking = Ranking.of(program, sweep_id, tuple(grid), rows, compare_address(rows))
+    write_ranking(place, ranking)
+    create_table_artifact(ranking.table(), key=f"{key_of(program)}-ranking", description=ranking.verdict)
+    if ranking.compare:
+        create_link_artifact(ranking.compare, link_text="Compare in MLflow", key=f"{key_of(program)}-compare")
+    data = ranking.to_json()
+    if any(row.failed for row in ranking.rows):
+        return Failed(name=QUARANTINED, message=ranking.verdict, data=data)
+    return Completed(message=ranking.verdict, data=data)
+
+
+def _run_name() -> str:
+    return folder_of(runtime.flow_run.parameters["values"])
+
+
+@flow(name="combination", flow_run_name=_run_name, persist_result=True, result_serializer="json")
+def combine(
+    values: dict[str, Any],
+    request: dict[str, Any],
+    common: dict[str, Any],
+    sweep_id: str,
+    retry_delays: tuple[float, ...],
+) -> dict[str, Any]:
+    """Run one combination and return its row of the ranking, JSON."""
+    settings = MatchSettings.from_mapping({**common, **values})
+    asked = Request.from_json(request).model_copy(update={"settings": settings})
+    result, summary = match_levels(asked, retry_delays)
+    seams = leave_one_pair_out(
+        solution for match in result.matches for stage in match.stages for solution in stage.solutions
+    )
+    metrics = {"seam_rms_left_out": seams.rms, "pairs_foretold": float(seams.tested)}
+    tags = {"sweep_id": sweep_id, **{f"sweep.{name}": str(value) for name, value in values.items()}}
+    if summary.tracking is not None and not summary.tracking.lost:
+        Tracker(Home.of()).add(summary.tracking.run_id, tags, metrics if summary.tracking.new else {})
+    units = {each.unit for each in summary.residuals}
+    return Combination(
+        values=values,
+        seam=seams.rms,
+        unit=units.pop() if len(units) == 1 else "",
+        tested=seams.tested,
+        used=seams.used,
+        residual=max((each.after for each in summary.residuals), default=0.0),
+        left_out=len(summary.problems),
+        executed=summary.executed,
+        output=summary.output,
+        tracking=summary.tracking,
+    ).to_json()
+
+
+def combinations(grid: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Return every combination of the grid's values.
+
+    Raises
+    ------
+    SettingsError
+        If there are none, or more than 500, or a name is no setting.
+    """
+    empty = [name for name, values in grid.items() if not values]
+    if not grid or empty:
+        message = f"a sweep varies at least one setting, with a value each at least{': ' if empty else ''}{empty or ''}"
+        raise SettingsError(message)
+    for name in grid:
+        if name not in MatchSettings.model_fields:
+            MatchSettings.from_mapping({name: None})  # says which names are near
+    found = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    if len(found) > MOST:
+        message = f"{len(found)} combinations; a sweep takes {MOST} at most"
+        raise SettingsError(message)
+    return found
+
+
+def folder_of(values: Mapping[str, Any]) -> str:
+    """Return the name of a combination's folder."""
+    return ",".join(f"{name}={_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: object) -> str:
+    return "".join(sign if sign.isalnum() or sign in "._+-" else "_" for sign in str(value))
+
+
+def _row(values: dict[str, Any], state: State[Any]) -> Combination:
+    content = state.result(raise_on_failure=False)
+    if isinstance(content, Mapping):
+        return Combination.from_json(content)
+    if isinstance(content, BaseException) and not isinstance(content, LevelMatchError):
+        logger.error("%s: unexpected %s", folder_of(values), type(content).__name__, exc_info=content)
+    reason = f"{type(content).__name__}: {content}" if isinstance(content, BaseException) else str(state.message)
+    logger.error("%s: %s", folder_of(values), reason)
+    return Combination(values=values, failed=reason)

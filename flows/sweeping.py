@@ -1,0 +1,109 @@
+"""`levelmatch sweep`: one command for many settings."""
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.cli import OK, UNFINISHED, clean_errors
+from flows.home import prepare_environment
+from levelmatch_core.errors import SettingsError
+from levelmatch_core.settings import MatchSettings
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, type=_FOLDER, metavar="INPUT...")
+@click.option("--output", required=True, type=_FOLDER, metavar="DIR", help="Takes a folder a combination.")
+@click.option(
+    "--grid", "grids", multiple=True, required=True, metavar="NAME=V1,V2,...", help="A setting and what it takes."
+)
+@click.option("--config", type=_FOLDER, metavar="FILE.toml", help="Settings that all combinations have in common.")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One such setting; wins over --config.")
+@click.option("--program", default="levelmatch", show_default=True, help="Observing program: the MLflow experiment.")
+@click.option("--band", help="Only exposures of this filter.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers (the setting procs).")
+@click.option("--group-by", metavar="REGEX|TABLE", help="Which files make a tile.")
+@click.option("--recursive", is_flag=True, help="Search folders within folders.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lines shown on stderr.")
+def sweep(
+    inputs: tuple[Path, ...],
+    output: Path,
+    grids: tuple[str, ...],
+    log_level: str | None,
+    **options: Any,  # noqa: ANN401 - click's
+) -> None:
+    """Match INPUT under every combination of some settings, and rank them by how well they foretell unseen pairs.
+
+    Each combination is an MLflow run and a folder in DIR; what a setting does not touch is done once. The ranking is
+    printed, and lies in DIR as ranking.ecsv and ranking.png. Exit code: 3 if a combination failed.
+    """
+    with clean_errors(log_level):
+        settings = MatchSettings.load(
+            options["config"], options["assignments"], procs=options["workers"], band=options["band"]
+        )
+        grid = grid_of(grids)
+        prepare_environment(quiet=True)
+        # here and no earlier: Prefect and MLflow take seconds to import
+        from flows.launch import terminal  # noqa: PLC0415
+        from flows.ranking import Ranking  # noqa: PLC0415
+        from flows.sweep import combinations  # noqa: PLC0415
+        from flows.sweep import sweep as run_sweep  # noqa: PLC0415
+
+        combinations(grid)  # what is wrong with it is said before the engine starts
+        with terminal(log_level):
+            state = run_sweep(
+                inputs=[str(path.absolute()) for path in inputs],
+                output=str(output.absolute()),
+                grid=grid,
+                program=options["program"],
+                settings=settings,
+                recursive=options["recursive"],
+                group_by=options["group_by"],
+                return_state=True,
+            )
+            outcome: Any = state.result(raise_on_failure=False)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        ranking = Ranking.from_json(outcome)
+        click.echo(ranking.text())
+        click.echo(f"outputs: {output.absolute()} (ranking.ecsv, ranking.png, and a folder a combination)")
+        if ranking.compare:
+            click.echo(f"compare: {ranking.compare}")
+    raise SystemExit(UNFINISHED if any(row.failed for row in ranking.rows) else OK)
+
+
+def grid_of(assignments: Iterable[str]) -> dict[str, list[Any]]:
+    """Return the grid that `NAME=V1,V2,...` texts mean: values as TOML, bare words as text.
+
+    Raises
+    ------
+    SettingsError
+        If one is no such text, or a name comes twice.
+    """
+    grid: dict[str, list[Any]] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        name = name.strip()
+        values = [value.strip() for value in text.split(",")]
+        if not equals or not all(values):
+            message = f"--grid {assignment!r}: expected NAME=V1,V2,..."
+            raise SettingsError(message)
+        if name in grid:
+            message = f"--grid {assignment!r}: {name} was given before; name all its values at once"
+            raise SettingsError(message)
+        grid[name] = [_value(value) for value in values]
+    return grid
+
+
+def _value(text: str) -> object:
+    lowered = text.lower()
+    if lowered in {"none", "null"}:
+        return None
+    try:
+        return tomllib.loads(f"value = {lowered if lowered in {'true', 'false'} else text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

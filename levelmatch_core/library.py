@@ -1,0 +1,215 @@
+"""levelmatch as a library: one call, and a frozen result in the types that astronomers use.
+
+Examples
+--------
+>>> from levelmatch_core import MatchSettings, match_levels
+>>> result = match_levels("exposures/", settings=MatchSettings(fit_type_mosaic_tiles="level+slope"))
+>>> result.level("jw01234001001_02101_00001_mirimage_cal.fits")
+<Quantity 11.2 MJy / sr>
+"""
+
+import tempfile
+import warnings
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.nddata import NDData, StdDevUncertainty
+from astropy.table import Table
+from astropy.wcs import WCS
+
+from levelmatch_core.errors import UsageError
+from levelmatch_core.fields import match_field
+from levelmatch_core.images.exposure import Failure
+from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.jobs import Workspace, mosaic_name
+from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
+from levelmatch_core.pipeline import Request, check_reference, grid_for, run
+from levelmatch_core.products.tables import corrections_table, pairs_table
+from levelmatch_core.runners import PlainEach
+from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.store import CutoutStore
+
+
+@dataclass(frozen=True)
+class LevelMatch:
+    """The result of :func:`match_levels`."""
+
+    fields: tuple[FieldMatch, ...]
+    """Each field with its grid, stages, pairs and corrections."""
+    failures: tuple[Failure, ...]
+    """All that was left out, with reasons."""
+    output: Path | None
+    """The output folder, None where nothing was written."""
+
+    @property
+    def corrections(self) -> tuple[Correction, ...]:
+        """Every exposure's correction: planes on the field's grid, subtracted from the data."""
+        return tuple(correction for match in self.fields for correction in match.corrections)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every exposure is matched, reference or alone."""
+        return not self.failures and all(one.status not in {Status.UNTIED, Status.FAILED} for one in self.corrections)
+
+    def corrections_table(self) -> Table:
+        """Return the corrections, a row an exposure, with units: the columns of corrections.ecsv."""
+        return corrections_table(self.fields)
+
+    def pairs_table(self) -> Table:
+        """Return every measured pair with its verdict: the columns of pairs.ecsv."""
+        return pairs_table(self.fields)
+
+    def correction(self, exposure: str) -> Correction:
+        """Return an exposure's correction, by its name: the file, with `#n` or `@lyot` where it has several.
+
+        Raises
+        ------
+        UsageError
+            If there is no such exposure.
+        """
+        found = next((one for one in self.corrections if one.exposure.name == exposure), None)
+        if found is None:
+            message = f"no exposure {exposure!r}; names are such as {self.corrections[0].exposure.name!r}"
+            raise UsageError(message)
+        return found
+
+    def level(self, exposure: str) -> u.Quantity:
+        """Return the level that is subtracted at the middle of an exposure, local sky included.
+
+        Returns
+        -------
+        Quantity
+            Scalar, in the data's unit (dimensionless where the file has none that astropy knows).
+
+        Raises
+        ------
+        UsageError
+            If there is no such exposure.
+        """
+        found = self.correction(exposure)
+        return found.total.level * _unit(found.exposure.unit)
+
+    def level_error(self, exposure: str) -> u.Quantity:
+        """Return 1 sigma of :meth:`level`, relative to the zero of the exposure's component, in the same unit.
+
+        Raises
+        ------
+        UsageError
+            If there is no such exposure.
+        """
+        found = self.correction(exposure)
+        return found.sigma[0] * _unit(found.exposure.unit)
+
+    def mosaic(self, field: str | None = None) -> NDData:
+        """Return the corrected mosaic of a field.
+
+        Parameters
+        ----------
+        field
+            Its name; None where there is one field only.
+
+        Returns
+        -------
+        NDData
+            data (ny, nx) with mask, celestial WCS and unit; the uncertainty (standard deviation) where inputs have one.
+
+        Raises
+        ------
+        UsageError
+            If nothing was written, or there is no such field.
+        """
+        names = [match.field.name for match in self.fields]
+        chosen = names[0] if field is None and len(names) == 1 else field
+        if self.output is None or chosen not in names:
+            why = "nothing was written: give an output folder" if self.output is None else f"fields: {', '.join(names)}"
+            message = f"no mosaic of {field or 'the field'}: {why}"
+            raise UsageError(message)
+        with fits.open(self.output / mosaic_name(chosen), memmap=False) as hdus:
+            data, header = hdus["SCI"].data, hdus["SCI"].header
+            error = StdDevUncertainty(hdus["ERR"].data) if "ERR" in hdus else None
+        return NDData(
+            data, uncertainty=error, mask=~np.isfinite(data), wcs=WCS(header), unit=_unit(header.get("BUNIT", ""))
+        )
+
+
+def match_levels(
+    inputs: str | Path | Iterable[str | Path],
+    output: str | Path | None = None,
+    settings: MatchSettings | None = None,
+    *,
+    cache: str | Path | None = None,
+    program: str = "levelmatch",
+    recursive: bool = False,
+    group_by: str | None = None,
+) -> LevelMatch:
+    """Match the sky levels of overlapping exposures.
+
+    Parameters
+    ----------
+    inputs
+        A FITS file or folder, or several.
+    output
+        The folder that takes corrected files, mosaics, tables, figures and report; None writes nothing.
+    settings
+        All else that may be chosen; None takes the defaults.
+    cache
+        Folder that keeps resampled exposures for the next call; None forgets them.
+    program
+        Name of the observing program, for the records.
+    recursive
+        Whether to search folders within folders.
+    group_by
+        A regular expression or a table that says which files make a tile.
+
+    Raises
+    ------
+    UsageError
+        If an input, the output folder or a setting cannot be used; nothing was written.
+    NoInputError
+        If no exposure is usable.
+    """
+    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    paths = tuple(Path(path).absolute() for path in given)
+    chosen = settings or MatchSettings()
+    with ExitStack() as stack:
+        folder = cache if cache is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="levelmatch-"))
+        store = CutoutStore(Path(folder))
+        if output is None:
+            return _matched(paths, chosen, store, recursive=recursive, group_by=group_by)
+        request = Request(
+            inputs=paths,
+            output=Path(output).absolute(),
+            settings=chosen,
+            program=program,
+            recursive=recursive,
+            group_by=group_by,
+        )
+        result = run(request, store, lambda workspace: PlainEach(workspace, chosen.procs))
+        return LevelMatch(result.matches, result.failures, request.output)
+
+
+def _matched(
+    paths: tuple[Path, ...], settings: MatchSettings, store: CutoutStore, *, recursive: bool, group_by: str | None
+) -> LevelMatch:
+    """Solve all fields, and write nothing but cutouts."""
+    inventory = take_inventory(paths, settings, recursive=recursive, group_by=group_by)
+    check_reference(settings.reference, inventory)
+    each = PlainEach(Workspace(store), settings.procs)
+    fields = tuple(match_field(field, grid_for(field, None), settings, each) for field in inventory.fields)
+    return LevelMatch(
+        fields, inventory.failures + tuple(failure for match in fields for failure in match.failures), None
+    )
+
+
+def _unit(name: str) -> u.UnitBase:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", u.UnitsWarning)
+        try:
+            return u.Unit(name)
+        except (ValueError, TypeError):
+            return u.dimensionless_unscaled

@@ -1,0 +1,105 @@
+"""How large slopes may be: a Gaussian prior against ramps and bowls that the overlaps hardly see, learned from them.
+
+Overlaps fix how neighbours' planes meet; a bend of the whole mosaic changes each seam by next to nothing, and is left
+to the noise. If slopes are drawn from a normal distribution of width tau, that bend is improbable, and the seams say
+what tau is: it is chosen to make the measured pairs most probable (empirical Bayes), with levels flat and integrated
+out. With lambda = s^2 / tau^2 the precision of the prior in units of the weights, A the data's normal matrix, P the
+slopes' diagonal and Q the least of the penalised sum of squares, the width minimises
+
+    log|A + lambda P| - m log(lambda) + D log(s^2) + Q(lambda) / s^2,    s^2 = max(1, Q / D),
+
+m being the number of slopes and D the pairs' coefficients less the levels (restricted maximum likelihood: Patterson and
+Thompson 1971, Biometrika 58, 545). s^2 above 1 is misfit: seams that disagree by more than their noise.
+"""
+
+import math
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from levelmatch_core.matching.solvers.normal import NormalEquations, scores
+from levelmatch_core.matching.solvers.problem import Array, Problem, SlopePrior
+from levelmatch_core.settings import MatchSettings
+
+WEAKEST, STRONGEST = 1e-10, 1e2
+"""Precisions that are tried, in units of the median information of the pairs on a member's slope."""
+STEPS = 13
+"""Precisions of the coarse search."""
+TOLERANCE = 0.05
+"""To which log(lambda) is found: 2.5 % of the width."""
+RANK = 1e-9
+"""Eigenvalues of a pair's moments below this fraction of the largest are no measurement."""
+
+
+def slope_prior(problem: Problem, settings: MatchSettings) -> SlopePrior | None:
+    """Return the prior on the slopes that the settings ask for.
+
+    Parameters
+    ----------
+    problem
+        The component.
+    settings
+        `slope_prior` is read.
+
+    Returns
+    -------
+    SlopePrior or None
+        None for levels, where it is off, and where the pairs tell the slopes so well that it would change nothing.
+    """
+    if problem.k == 1 or settings.slope_prior == "off":
+        return None
+    if settings.slope_prior != "auto":
+        return SlopePrior(sd=settings.slope_prior, width=settings.slope_prior)
+    return _estimated(problem)
+
+
+def _estimated(problem: Problem) -> SlopePrior | None:
+    information = np.median(_slope_information(problem))
+    if not information > 0:
+        return None
+    low, high = math.log(WEAKEST * information), math.log(STRONGEST * information)
+    measured = _measured(problem)
+    tried = np.linspace(low, high, STEPS)
+    values = [_evidence(problem, float(x), measured)[0] for x in tried]
+    best = int(np.argmin(values))
+    if best == 0:
+        return None
+    bounds = float(tried[best - 1]), float(tried[min(best + 1, STEPS - 1)])
+    found = minimize_scalar(
+        lambda x: _evidence(problem, float(x), measured)[0],
+        bounds=bounds,
+        method="bounded",
+        options={"xatol": TOLERANCE},
+    )
+    log_precision = float(found.x)
+    misfit = _evidence(problem, log_precision, measured)[1]
+    sd = math.exp(-log_precision / 2)
+    return SlopePrior(sd=sd, width=sd * math.sqrt(misfit))
+
+
+def _slope_information(problem: Problem) -> Array:
+    """Return (2 M,) the normal matrix's diagonal at the slopes of members that are not held."""
+    diagonal = NormalEquations(problem).matrix.diagonal().reshape(-1, problem.k)
+    return np.asarray(diagonal[~problem.held, 1:].ravel())
+
+
+def _measured(problem: Problem) -> int:
+    """Count the coefficients that the pairs measure."""
+    values = np.linalg.eigvalsh(problem.moments)
+    return int(np.count_nonzero(values > RANK * values[:, -1:]))
+
+
+def _evidence(problem: Problem, log_precision: float, measured: int) -> tuple[float, float]:
+    """Return minus twice the log likelihood of a precision (but for a constant), and the misfit s^2."""
+    precision = math.exp(log_precision)
+    equations = NormalEquations(problem, slope_sd=precision**-0.5)
+    downhill = scores(problem, problem.delta, problem.moments)
+    corrections = equations.apply_inverse(downhill).reshape(-1, problem.k)
+    left = problem.residuals(corrections)
+    squares = float(np.sum(problem.weights * np.einsum("ka,kab,kb->k", left, problem.moments, left)))
+    squares += precision * float(np.sum(corrections[:, 1:] ** 2))
+    slopes = 2 * int(np.count_nonzero(~problem.held))
+    freedom = max(1, measured - (len(equations.free) - slopes))
+    misfit = max(1.0, squares / freedom)
+    likelihood = equations.log_determinant - slopes * log_precision + freedom * math.log(misfit) + squares / misfit
+    return likelihood, misfit

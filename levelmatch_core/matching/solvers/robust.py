@@ -1,0 +1,165 @@
+"""Which pairs contradict the others: annealed redescending reweighting (graduated non-convexity).
+
+Plain least squares spreads a bad pair's error over its neighbours, whose residuals then look bad too; a redescending
+weight started from there keeps the wrong ones. Starting from least absolute residuals with a wide limit, and narrowing
+it step by step, lets the worst pair lose its weight first, which clears its neighbours (Blake and Zisserman 1987,
+Visual Reconstruction; Black and Rangarajan 1996, IJCV 19, 57). In the end single members are moved to where more of
+their pairs agree (iterated conditional modes: Besag 1986, J. R. Statist. Soc. B 48, 259). What is beyond the last limit
+is an outlier and is left out of the solve, which is then plain least squares again, as efficient as if the bad pairs
+had been known.
+
+A pair on which alone the component hangs has no residual and cannot be tested; it is never left out.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from levelmatch_core.matching.graph import bridges
+from levelmatch_core.matching.solvers.normal import NormalEquations, scores
+from levelmatch_core.matching.solvers.problem import Array, Problem, SlopePrior
+
+LIMIT = 1e-4
+"""Probability of a good pair to lie beyond the last limit (3.9 sigma for levels)."""
+ABSOLUTE = 0.1
+"""Residual, in the pairs' own errors, below which least absolute residuals become least squares in the end."""
+SOFTENINGS = 20
+"""Steps from least squares to least absolute residuals."""
+MOVES = 20
+"""Most rounds in which single members are moved."""
+QUANTILE = 0.3
+"""Of the residuals by which their scatter is told: low, where bad pairs have not come."""
+START = 3.0
+"""First limit over the last."""
+SHRINK = 0.7
+"""Each limit over the one before."""
+SETTLING = 5
+"""Sweeps at the last limit."""
+LEAST = 1e-6
+"""Least factor on a weight: a member whose pairs all look bad is still tied."""
+TRUSTED = 0.2
+"""Above this part of outliers among the pairs that can be tested the majority may be wrong as well."""
+SCATTERED, TRUSTED_SCATTERED = 1.5, 0.03
+"""Where residuals scatter so much more than their errors, bad pairs hide among them: then so few are trusted."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the pairs say of each other."""
+
+    outliers: NDArray[np.bool_]
+    """(K,) pairs that contradict the others."""
+    scatter: float
+    """Robust scatter of the residuals over what the pairs' own errors predict, at least 1."""
+    trusted: bool
+    """Whether outliers are few enough among the pairs that can be tested."""
+
+
+def verdict(problem: Problem, prior: SlopePrior | None = None) -> Verdict:
+    """Tell the outliers.
+
+    Parameters
+    ----------
+    problem
+        The component.
+    prior
+        Slope prior of the solve.
+    """
+    pairs = len(problem.weights)
+    keys = list(zip(problem.first.tolist(), problem.second.tolist(), strict=True))
+    hung = _bridges(keys)
+    spare = problem.k * pairs - problem.unknowns
+    if spare <= 0 or all(hung):
+        return Verdict(np.zeros(pairs, dtype=bool), 1.0, trusted=True)
+    last = float(np.sqrt(chi2.isf(LIMIT, problem.k)))
+    typical = float(np.sqrt(chi2.ppf(QUANTILE, problem.k) * spare / (problem.k * pairs)))
+    size = _sizes(problem, np.ones(pairs), prior)
+    for softness in np.geomspace(float(size.max()), ABSOLUTE, SOFTENINGS):  # least absolute residuals
+        size = _sizes(problem, 1 / np.hypot(size, softness), prior)
+    limit, scatter, settling = START * last, 1.0, 0
+    while settling < SETTLING:
+        scatter = max(1.0, float(np.quantile(size[~hung], QUANTILE)) / typical)
+        narrow = last * scatter
+        settling += limit <= narrow
+        limit = max(limit * SHRINK, narrow)
+        # twice the limit: a biweight is 0 beyond its own, and a pair at the limit must not have lost all weight
+        factors = np.maximum(np.square(np.maximum(0.0, 1 - np.square(size / (2 * limit)))), LEAST)
+        size = _sizes(problem, factors, prior)
+    limit, size = _improved(problem, prior, factors, last * scatter)
+    outliers = _kept_together(keys, size, size > limit, hung)
+    part = outliers.sum() / np.count_nonzero(~hung)
+    trusted = part <= (TRUSTED if scatter < SCATTERED else TRUSTED_SCATTERED)
+    return Verdict(outliers, scatter, trusted=bool(trusted))
+
+
+def _solved(problem: Problem, factors: Array, prior: SlopePrior | None) -> Array:
+    """Return (N, k) the least-squares corrections, the weights being multiplied by `factors`."""
+    scaled = replace(problem, weights=problem.weights * factors)
+    equations = NormalEquations(scaled, prior.sd if prior else None)
+    return equations.apply_inverse(scores(scaled, problem.delta, problem.moments)).reshape(-1, problem.k)
+
+
+def _size(problem: Problem, left: Array) -> Array:
+    """Return (K,) residuals (K, k) over the pairs' own errors."""
+    return np.asarray(np.sqrt(np.einsum("ka,kab,kb->k", left, problem.moments, left) / problem.variance))
+
+
+def _sizes(problem: Problem, factors: Array, prior: SlopePrior | None) -> Array:
+    return _size(problem, problem.residuals(_solved(problem, factors, prior)))
+
+
+def _improved(problem: Problem, prior: SlopePrior | None, factors: Array, limit: float) -> tuple[float, Array]:
+    """Move single members to where more of their pairs agree, until no move lowers the truncated sum of squares.
+
+    Each member in turn may take the level that any one of its pairs gives it, its neighbours staying; all are then
+    solved again without the outliers. Returns the limit and the residuals' sizes.
+    """
+    ends = [np.flatnonzero((problem.first == i) | (problem.second == i)) for i in range(len(problem.names))]
+    free = np.flatnonzero(~problem.held)
+    size = _sizes(problem, factors, prior)
+    best = float(np.sum(np.minimum(size, limit) ** 2))
+    for _ in range(MOVES):
+        left = problem.residuals(_solved(problem, np.where(size <= limit, 1.0, LEAST), prior))
+        for member in free.tolist():
+            mine = ends[member]
+            sign = np.where(problem.second[mine] == member, 1.0, -1.0)
+            shifts = np.concatenate([[0.0], sign * left[mine, 0]])
+            tried = np.repeat(left[mine][None], len(shifts), axis=0)
+            tried[:, :, 0] -= shifts[:, None] * sign
+            squares = np.einsum("tka,kab,tkb->tk", tried, problem.moments[mine], tried) / problem.variance[mine]
+            left[mine] = tried[int(np.argmin(np.minimum(squares, limit**2).sum(axis=1)))]
+        found = _sizes(problem, np.where(_size(problem, left) <= limit, 1.0, LEAST), prior)
+        cost = float(np.sum(np.minimum(found, limit) ** 2))
+        if cost >= best:
+            break
+        best, size = cost, found
+    return limit, size
+
+
+def _bridges(keys: list[tuple[int, int]]) -> NDArray[np.bool_]:
+    found = bridges((f"{a:07d}", f"{b:07d}") for a, b in keys)
+    return np.array([(f"{a:07d}", f"{b:07d}") in found for a, b in keys])
+
+
+def _kept_together(
+    keys: list[tuple[int, int]], size: Array, suspect: NDArray[np.bool_], hung: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return the suspects less those without which the component would fall apart: the best of them stay."""
+    parent = list(range(1 + max(max(key) for key in keys)))
+
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    out = suspect & ~hung
+    good, doubtful = np.flatnonzero(~out), np.flatnonzero(out)
+    for pair in [*good.tolist(), *doubtful[np.argsort(size[doubtful], kind="stable")].tolist()]:
+        a, b = root(keys[pair][0]), root(keys[pair][1])
+        if a != b:
+            parent[a] = b
+            out[pair] = False
+    return out

@@ -1,0 +1,294 @@
+"""What a run would do, from headers alone: tiles, fields, pairs, references and cost. Nothing is read twice or written.
+
+The same functions that a run uses choose grids, groups, pairs and references; only the members are predicted, from
+footprints, so that pairs which meet in masked pixels alone are promised here and not found there.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from pydantic import Field as Described
+
+from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory
+from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.matching.graph import choose_reference, components
+from levelmatch_core.matching.match import Gauge
+from levelmatch_core.matching.pairs import Pair, candidate_pairs, outline
+from levelmatch_core.matching.results import Member
+from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of
+from levelmatch_core.pipeline import Request, check_reference, grid_for, kept_references
+from levelmatch_core.products.folder import RUN
+from levelmatch_core.products.runrecord import RunRecord
+from levelmatch_core.records import Record
+from levelmatch_core.settings import FitType, MatchSettings
+from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.plane import Plane
+
+SECONDS = {"cutouts": 0.11, "pairs": 0.1, "products": 0.08, "figures": 5.0, "start": 4.0}
+"""CPU seconds a million pixels (a field, for figures; and to start), measured on one core of a small machine."""
+
+_EMPTY = StoredArray(file="planned.npy", sha256="0" * 64)
+
+
+class PlannedPair(Record):
+    """Two members whose footprints meet."""
+
+    first: str
+    second: str
+    overlap: float = Described(description="common area of the footprints, grid pixels")
+    small: bool = Described(description="whether that is too small by min_area_percent")
+
+
+class PlannedGroup(Record):
+    """One problem of a stage."""
+
+    name: str
+    members: tuple[str, ...]
+    pairs: tuple[PlannedPair, ...]
+    components: int = Described(description="sets of members that pairs join")
+    references: tuple[tuple[str, str], ...] = Described(description="expected zero of each component, and why")
+
+
+class PlannedStage(Record):
+    """One stage of a field."""
+
+    stage: str
+    title: str
+    fit_type: FitType
+    groups: tuple[PlannedGroup, ...]
+
+
+class PlannedField(Record):
+    """One field."""
+
+    name: str
+    instrument: str
+    band: str
+    unit: str
+    grid: Grid
+    shape: tuple[int, int] = Described(description="rows, columns of the mosaic")
+    tiles: dict[str, tuple[str, ...]] = Described(description="exposures of each tile")
+    stages: tuple[PlannedStage, ...]
+
+
+class Cost(Record):
+    """A rough estimate for a first run: what is cached costs nothing."""
+
+    cpu_seconds: float
+    store_bytes: int = Described(description="cutouts")
+    output_bytes: int = Described(description="corrected files and mosaics")
+
+
+class Plan(Record):
+    """What would be matched with what."""
+
+    fields: tuple[PlannedField, ...]
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+    cost: Cost
+
+
+def plan_run(request: Request) -> Plan:
+    """Return what a run would do; nothing is written.
+
+    Raises
+    ------
+    UsageError
+        If an input or a setting cannot be used, or the output's run.json cannot be read.
+    NoInputError
+        If no exposure is usable.
+    """
+    inventory = take_inventory(
+        request.inputs,
+        request.settings,
+        recursive=request.recursive,
+        group_by=request.group_by,
+        exclude=(request.output,),
+    )
+    check_reference(request.settings.reference, inventory)
+    record = request.output / RUN
+    previous = RunRecord.load(record) if record.is_file() else None
+    fields = tuple(_field(field, request.settings, previous) for field in inventory.fields)
+    return Plan(
+        fields=fields,
+        failures=inventory.failures,
+        notes=inventory.notes,
+        cost=_cost(inventory, fields, request.settings),
+    )
+
+
+def _field(field: Field, settings: MatchSettings, previous: RunRecord | None) -> PlannedField:
+    grid = grid_for(field, previous)
+    preferred = kept_references(field, previous)
+    members = [_member(exposure, grid) for exposure in field.exposures]
+    boxes = np.array([_box(member.cutout) for member in members])
+    low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    tiles: dict[str, list[str]] = {}
+    for exposure in field.exposures:
+        tiles.setdefault(exposure.tile, []).append(exposure.name)
+    stages = []
+    for stage in STAGES:
+        groups = groups_of(stage, members)
+        if not groups:
+            continue
+        planned = [_group(stage, name, group, settings, preferred) for name, group in groups.items()]
+        stages.append(
+            PlannedStage(
+                stage=stage.name, title=stage.title, fit_type=settings.fit_type(stage.name), groups=tuple(planned)
+            )
+        )
+        members = sorted(
+            [member for member in members if stage.name not in member.groups]
+            + [merged for name, group in groups.items() for merged in _merged(name, group)],
+            key=lambda member: member.name,
+        )
+    return PlannedField(
+        name=field.name,
+        instrument=field.instrument,
+        band=field.band,
+        unit=field.unit,
+        grid=grid,
+        shape=(int(high[1] - low[1]), int(high[0] - low[0])),
+        tiles={name: tuple(found) for name, found in sorted(tiles.items())},
+        stages=tuple(stages),
+    )
+
+
+# -- predicted members -------------------------------------------------------------------------------------------------
+def _member(exposure: Exposure, grid: Grid) -> Member:
+    corners = grid.wcs().wcs_world2pix(np.array(exposure.footprint), 0)
+    return Member(
+        name=exposure.name,
+        exposures=(exposure.name,),
+        cutout=_cutout(exposure.name, corners),
+        tile=exposure.tile,
+        groups=exposure.groups,
+        anchors=exposure.anchors,
+        background_time=exposure.background_time,
+    )
+
+
+def _cutout(name: str, corners: NDArray[np.float64]) -> CutoutRecord:
+    low, high = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
+    wide, tall = (high - low).astype(int).tolist()
+    return CutoutRecord(
+        name=name,
+        array=_EMPTY,
+        x0=int(low[0]),
+        y0=int(low[1]),
+        shape=(tall, wide),
+        has_variance=False,
+        n_valid=int(shapely.convex_hull(shapely.multipoints(corners)).area),
+        noise_gain=1.0,
+        axis_angle=0.0,
+        extent=(float(wide), float(tall)),
+        outline=tuple((float(x), float(y)) for x, y in corners),
+    )
+
+
+def _box(cutout: CutoutRecord) -> tuple[int, int, int, int]:
+    return cutout.x0, cutout.y0, cutout.x0 + cutout.shape[1], cutout.y0 + cutout.shape[0]
+
+
+def _merged(name: str, members: Sequence[Member]) -> list[Member]:
+    """Return the members of the next stage: one for each set that footprints join."""
+    by_name = {member.name: member for member in members}
+    merged = []
+    for number, part in enumerate(components(by_name, candidate_pairs(members)), start=1):
+        parts = tuple(by_name[each] for each in part)
+        corners = np.concatenate([np.array(member.cutout.outline) for member in parts])
+        label = name if number == 1 else f"{name}~{number}"
+        merger = Merger(name=label, members=parts, planes=(Plane(),) * len(parts))
+        merged.append(merger.member(_cutout(label, corners)))
+    return merged
+
+
+def _group(
+    stage: Stage, name: str, members: Sequence[Member], settings: MatchSettings, preferred: tuple[str, ...]
+) -> PlannedGroup:
+    by_name = {member.name: member for member in members}
+    overlaps = {pair: _overlap(by_name, pair) for pair in candidate_pairs(members)}
+    smallest = settings.min_area_percent * float(np.mean(list(overlaps.values()))) if overlaps else 0.0
+    usable = [pair for pair, overlap in overlaps.items() if overlap >= smallest]
+    parts = components(by_name, usable)
+    references = [
+        choose_reference([by_name[each] for each in part], usable, settings.reference, preferred)
+        for part in parts
+        if stage.gauge is Gauge.REFERENCE and len(part) > 1
+    ]
+    return PlannedGroup(
+        name=name,
+        members=tuple(by_name),
+        pairs=tuple(
+            PlannedPair(first=first, second=second, overlap=round(overlap, 1), small=overlap < smallest)
+            for (first, second), overlap in overlaps.items()
+        ),
+        components=len(parts),
+        references=tuple(references),
+    )
+
+
+def _overlap(members: Mapping[str, Member], pair: Pair) -> float:
+    first, second = (outline(members[name].cutout) for name in pair)
+    return float(first.intersection(second).area)
+
+
+def _cost(inventory: Inventory, fields: Sequence[PlannedField], settings: MatchSettings) -> Cost:
+    exposures = [exposure for field in inventory.fields for exposure in field.exposures]
+    pixels = sum(exposure.shape[0] * exposure.shape[1] for exposure in exposures)
+    planes = sum(
+        exposure.shape[0] * exposure.shape[1] * (2 if exposure.err is not None else 1) for exposure in exposures
+    )
+    common = sum(
+        pair.overlap for field in fields for stage in field.stages for group in stage.groups for pair in group.pairs
+    )
+    mosaic = sum(field.shape[0] * field.shape[1] for field in fields)
+    seconds = (
+        SECONDS["start"]
+        + (SECONDS["figures"] * len(fields) if settings.figures != "none" else 0.0)
+        + (SECONDS["cutouts"] * pixels + SECONDS["pairs"] * common + SECONDS["products"] * (pixels + mosaic)) / 1e6
+    )
+    files = {exposure.path: exposure.path.stat().st_size for exposure in exposures}
+    return Cost(cpu_seconds=round(seconds, 1), store_bytes=4 * planes, output_bytes=sum(files.values()) + 14 * mosaic)
+
+
+# -- in words ----------------------------------------------------------------------------------------------------------
+def describe(plan: Plan) -> str:
+    """Return the plan as a person reads it."""
+    lines = [f"{failure.name}: would be left out: {failure.reason}" for failure in plan.failures]
+    lines += plan.notes
+    for field in plan.fields:
+        count = sum(map(len, field.tiles.values()))
+        lines.append(
+            f"field {field.name}: {count} exposures in {len(field.tiles)} tiles; mosaic of {field.shape[1]} x "
+            f"{field.shape[0]} pixels of {field.grid.scale:g} arcsec"
+        )
+        lines += [f"  tile {tile}: {', '.join(exposures)}" for tile, exposures in field.tiles.items()]
+        for stage in field.stages:
+            lines += _stage_lines(stage)
+    cost = plan.cost
+    lines.append(
+        f"cost: about {cost.cpu_seconds:.0f} s of CPU time, {cost.store_bytes / 1e6:.0f} MB of cutouts in the cache, "
+        f"{cost.output_bytes / 1e6:.0f} MB of output"
+    )
+    return "\n".join(lines)
+
+
+def _stage_lines(stage: PlannedStage) -> list[str]:
+    pairs = sum(len(group.pairs) for group in stage.groups)
+    matched = [group for group in stage.groups if len(group.members) > 1]
+    if not matched:
+        return [f"  {stage.title}: nothing to match"]
+    lines = [f"  {stage.title}: {len(matched)} groups, {pairs} pairs, fit {stage.fit_type}"]
+    for group in matched:
+        lines.append(f"    {group.name}: {len(group.members)} members")
+        for pair in group.pairs:
+            small = ", too small (min_area_percent)" if pair.small else ""
+            lines.append(f"      {pair.first} - {pair.second}: {pair.overlap:.0f} pixels{small}")
+        if group.components > 1:
+            lines.append(f"      {group.components} parts that no pair joins: their relative levels stay unknown")
+        lines += [f"      expected reference {name}: {reason}" for name, reason in group.references]
+    return lines

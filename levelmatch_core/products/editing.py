@@ -1,0 +1,128 @@
+"""Changing an image of a FITS file and nothing else: its values, a plane added or taken, its HDU put back."""
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import BinaryIO, cast
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+from numpy.typing import NDArray
+
+from levelmatch_core.images.exposure import Window
+from levelmatch_core.products.headers import LocalPlane
+from levelmatch_core.products.rawfits import RawFile, RawHeader, renew_checksums, stored_image
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.pixelmap import plane_on_image, sky_transforms
+from levelmatch_core.sky.plane import Plane
+
+_GZIP_LEVEL = 6
+
+
+@dataclass
+class EditedFile:
+    """A file on its way out: the HDUs that change, and all others from the input."""
+
+    base: RawFile
+    hdus: dict[int, tuple[RawHeader, bytes | None]] = field(default_factory=dict)
+    """HDU -> its header, and its data, None where they stay."""
+
+    def put(self, index: int, header: RawHeader, values: NDArray[np.generic] | None) -> None:
+        """Replace an HDU: its header, and its image unless that is None."""
+        data = None if values is None else stored_image(header, values)
+        renew_checksums(header, self.base.data(index) if data is None else data)
+        self.hdus[index] = (header, data)
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the whole file, compressed as the input is, but without time and name."""
+        with _stream(file, gzipped=self.base.gzipped) as out:
+            for index, span in enumerate(self.base.spans):
+                header, data = self.hdus.get(index, (None, None))
+                if header is None:
+                    self.base.copy(out, span.header, span.end)
+                    continue
+                out.write(header.to_bytes())
+                if data is None:
+                    self.base.copy(out, span.data, span.end)
+                else:
+                    out.write(data)
+            self.base.copy(out, self.base.spans[-1].end, None)
+
+
+@contextmanager
+def _stream(file: BinaryIO, *, gzipped: bool) -> Iterator[BinaryIO]:
+    if not gzipped:
+        yield file
+        return
+    with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=_GZIP_LEVEL) as out:
+        yield cast(BinaryIO, out)
+
+
+def physical_values(stored: NDArray[np.generic], header: fits.Header) -> NDArray[np.float64]:
+    """Return stored values in their unit, BLANK as NaN."""
+    scale, zero = scaling_of(header)
+    values = stored.astype(np.float64)
+    if stored.dtype.kind in "iu" and "BLANK" in header:
+        values[stored == int(header["BLANK"])] = np.nan
+    return values if (scale, zero) == (1, 0) else values * scale + zero
+
+
+def scaling_of(header: fits.Header) -> tuple[float, float]:
+    """Return BSCALE and BZERO."""
+    return float(header.get("BSCALE", 1)), float(header.get("BZERO", 0))
+
+
+def output_type(stored: np.dtype[np.generic]) -> np.dtype[np.floating]:
+    """Return the type in which a changed image is stored: double where it was, else single."""
+    return np.dtype(">f8") if stored.kind == "f" and stored.itemsize == 8 else np.dtype(">f4")
+
+
+def inside_of(window: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return which pixels of an image, (ny, nx), lie in the rectangle of a window."""
+    inside = np.zeros(shape, dtype=bool)
+    inside[slice(*window.rows), slice(*window.columns)] = True
+    return inside
+
+
+def shifted(
+    values: NDArray[np.float64], sign: int, total: Plane, grid: Grid, wcs: WCS | None, *, blank_zero: bool
+) -> NDArray[np.float64]:
+    """Return values with a correction taken (sign -1) or given back (+1); zeros stay where they mean nothing was seen.
+
+    Parameters
+    ----------
+    values
+        (ny, nx), the data's unit.
+    sign
+        -1 or +1.
+    total
+        All that is subtracted, on the grid.
+    grid
+        The field's.
+    wcs
+        Of the image; a level needs none.
+    blank_zero
+        Whether a pixel that is exactly 0 is blank.
+    """
+    change = total.level if total.is_level else plane_on_image(total, grid, wcs, (values.shape[0], values.shape[1]))
+    moved = values + sign * change
+    if blank_zero:
+        moved[values == 0] = 0
+    return moved
+
+
+def local_plane(
+    total: Plane, grid: Grid, wcs: WCS | None, shape: tuple[int, int], window: Window | None = None
+) -> LocalPlane:
+    """Return a correction about the centre of an image, or of a window of it, along the image's own axes."""
+    if total.is_level or wcs is None:
+        return LocalPlane(total.level, 0.0, 0.0)
+    rows, columns = (window.rows, window.columns) if window else ((0, shape[0]), (0, shape[1]))
+    x, y = (sum(columns) - 1) / 2, (sum(rows) - 1) / 2
+    to_sky, _ = sky_transforms(wcs)
+    _, to_grid = sky_transforms(grid.wcs())
+    steps = np.array([[0, 0], [-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
+    here, left, right, below, above = total(*to_grid(*to_sky(x + steps[:, 0], y + steps[:, 1])))
+    return LocalPlane(float(here), float(right - left), float(above - below))

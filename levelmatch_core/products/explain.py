@@ -1,0 +1,201 @@
+"""What an output folder says, in words: why this reference, why pairs were rejected, how good it is, what to try."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.table import Row, Table
+
+from levelmatch_core.errors import OutputFolderError
+from levelmatch_core.images.instruments import by_name
+from levelmatch_core.matching.corrections import Status
+from levelmatch_core.matching.results import Rejection
+from levelmatch_core.matching.stages import STAGES
+from levelmatch_core.products.folder import JOURNAL, RUN
+from levelmatch_core.products.runrecord import FieldSummary, RunRecord, StageSummary
+from levelmatch_core.products.verdict import residual_of_summary, verdict
+
+NAMED = 5
+"""Most pairs of one reason that are named."""
+
+GOOD_RATIO, POOR_RATIO = 2.0, 5.0
+"""Residuals this many times their expected errors (rms over rms) are as they should be, or need a look."""
+
+_REASONS = {
+    Rejection.TOO_FEW_PIXELS: (
+        "fewer pixels than min_area_percent ({min_area_percent}) of the average pair",
+        "a slight overlap says little; lower min_area_percent if these pairs are all that ties an exposure",
+    ),
+    Rejection.TOO_SHORT: (
+        "along neither detector axis does the overlap reach min_linear_frac ({min_linear_frac}) of a member's extent",
+        "corners that barely touch are best left out; lower min_linear_frac if these pairs are all that ties a tile",
+    ),
+    Rejection.TOO_NOISY: (
+        "the scatter of their pixels is more than rms_sig_limit ({rms_sig_limit}) standard deviations above the mean",
+        (
+            "look at the pair's figure: bright sources (do_sigma_clip=true), astrometry that is off, or a true "
+            "gradient (fit_type_<stage>='level+slope'); raise rms_sig_limit if the scatter is only nebula"
+        ),
+    ),
+    Rejection.OUTLIER: (
+        "they contradict the other pairs of their members",
+        "look at the pair's figure for what differs there: an artefact, a ghost, a moving object",
+    ),
+    Rejection.FORBIDDEN: ("they were forbidden by name", "nothing: this was asked for"),
+}
+
+
+def explain(folder: Path) -> str:
+    """Return the story of a finished output folder.
+
+    Parameters
+    ----------
+    folder
+        With its run.json and pairs.ecsv.
+
+    Raises
+    ------
+    OutputFolderError
+        If the folder holds no finished output, or one that this version cannot read.
+    """
+    record = RunRecord.load(_finished(folder))
+    pairs = _pairs(folder)
+    left_out: dict[str, int] = {Status.UNTIED: record.counts[Status.UNTIED], Status.FAILED: len(record.failures)}
+    lines = [verdict(record.counts, left_out, map(residual_of_summary, record.fields))]
+    for field in record.fields:
+        mine = pairs[pairs["field"] == field.name]
+        lines += ["", f"Field {field.name} ({sum(field.counts.values())} exposures, {len(field.tiles)} tiles)"]
+        lines += [f"  {line}" for line in _field_lines(field, mine, record)]
+    if record.failures:
+        lines += ["", "Left out"]
+        lines += [f"  {failure.name} ({failure.step}): {failure.reason}" for failure in record.failures]
+    for note in record.notes:
+        lines += ["", f"Note: {note}"]
+    return "\n".join(lines)
+
+
+def _finished(folder: Path) -> Path:
+    run = folder / RUN
+    if run.is_file():
+        return run
+    unfinished = (folder / JOURNAL).is_file()
+    what = "an unfinished run: run it again to finish it" if unfinished else "no run.json: name an output folder"
+    message = f"{folder}: {what}"
+    raise OutputFolderError(message)
+
+
+def _pairs(folder: Path) -> Table:
+    path = folder / "pairs.ecsv"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", u.UnitsWarning)  # BUNIT may be anything
+            return Table.read(path, format="ascii.ecsv")
+    except (OSError, ValueError) as error:
+        message = f"{path}: not a pairs table of levelmatch ({error}); run again to write it anew"
+        raise OutputFolderError(message) from error
+
+
+def _field_lines(field: FieldSummary, pairs: Table, record: RunRecord) -> Iterator[str]:
+    yield from _references(field)
+    tried: list[str] = []
+    for stage in field.stages:
+        mine = pairs[pairs["stage"] == stage.stage]
+        if len(mine):
+            yield from _stage_lines(stage, mine, field.unit or "data units", record, tried)
+    if field.counts.get(Status.UNTIED):
+        tried.append(
+            f"{field.counts[Status.UNTIED]} exposures are untied: their pairs are in pairs.ecsv with used=False; "
+            f"loosen the limit that rejected them, or accept that nothing ties them"
+        )
+    if len(field.components) > 1 and sum(part.exposures > 1 for part in field.components) > 1:
+        tried.append("the components do not overlap usably: exposures between them would tie them")
+    next_step = by_name(field.instrument).next_step
+    if next_step:
+        tried.append(f"next, without matching again: {next_step.splitlines()[0]}")
+    if tried:
+        yield "What to try or do:"
+        yield from (f"  - {line}" for line in tried)
+
+
+def _references(field: FieldSummary) -> Iterator[str]:
+    for part in field.components:
+        if part.exposures == 1 and not part.reference:
+            continue
+        held = (
+            f"its zero is that of {part.reference}, chosen because: {part.reference_reason}"
+            if part.reference
+            else "its mean correction is 0: no reference was needed"
+        )
+        provisional = "; it stands in for one that is missing" if part.provisional else ""
+        yield f"Component {part.number}, {part.exposures} exposures: {held}{provisional}."
+        if part.local_sky:
+            unit = field.unit or "data units"
+            yield f"  The local sky of its first exposure, {part.local_sky:.5g} {unit}, is subtracted from all of them."
+    lone = sum(part.exposures == 1 for part in field.components)
+    if lone:
+        yield f"{lone} exposures are components of their own."
+
+
+def _stage_lines(stage: StageSummary, pairs: Table, unit: str, record: RunRecord, tried: list[str]) -> Iterator[str]:
+    title = next(one.title for one in STAGES if one.name == stage.stage)
+    yield (
+        f"{title[0].upper()}{title[1:]} ({stage.fit_type}): {stage.used} of {stage.pairs} pairs used; differences of "
+        f"{stage.residual_before:.4g} {unit} rms became {stage.residual_after:.4g}."
+    )
+    used = pairs[pairs["used"]]
+    if len(used):
+        yield f"  {_quality(stage, used, unit, tried)}"
+    if not stage.converged:
+        yield f"  The solve did not converge for: {', '.join(stage.unconverged[:NAMED])}."
+        tried.append("solver='least_squares' needs no convergence; or raise n_iter")
+    bridges = int(np.count_nonzero(used["bridge"]))
+    if bridges:
+        yield f"  {bridges} pairs are bridges: no other pair tests the level that they carry."
+    for reason in Rejection:
+        rejected = pairs[pairs["reason"] == reason.value]
+        if len(rejected):
+            why, hint = _REASONS[reason]
+            yield f"  {len(rejected)} rejected, {reason.value}: {why.format_map(record.settings)}."
+            yield from (f"    {row}" for row in _named(rejected, reason))
+            if f"{reason.value}: {hint}" not in tried:
+                tried.append(f"{reason.value}: {hint}")
+
+
+def _quality(stage: StageSummary, used: Table, unit: str, tried: list[str]) -> str:
+    """Compare what is left with what the pairs' noise allows: a tree of pairs leaves nothing, and tests nothing."""
+    residual = np.asarray(used["residual"], dtype=float)
+    error = np.asarray(used["stderr"], dtype=float)
+    expected = float(np.sqrt(np.mean(error**2)))
+    left = float(np.sqrt(np.mean(residual**2)))
+    worst = int(np.argmax(np.abs(residual)))
+    named = f"{used['first'][worst]} - {used['second'][worst]} ({residual[worst]:.3g} {unit})"
+    if stage.used <= stage.members - stage.components:
+        return "Every level hangs on a single chain of pairs: nothing is left, and nothing tests it."
+    if not expected:
+        return f"The pairs carry no noise to compare with; the worst is {named}."
+    ratio = left / expected
+    if ratio <= GOOD_RATIO:
+        return f"What is left is {ratio:.2g} times the pairs' own errors ({expected:.2g} {unit}), as it should be."
+    verdict_ = "more than noise" if ratio <= POOR_RATIO else "far more than noise"
+    tried.append(
+        f"{stage.stage}: look at {named}; planes (fit_type_{stage.stage}='level+slope'), source masks "
+        f"(do_sigma_clip=true) or better flats and astrometry may explain it"
+    )
+    return (
+        f"What is left is {ratio:.2g} times the pairs' own errors ({expected:.2g} {unit}), {verdict_}; worst: {named}."
+    )
+
+
+def _named(rejected: Table, reason: Rejection) -> Iterator[str]:
+    shown: dict[Rejection, Callable[[Row], str]] = {
+        Rejection.TOO_FEW_PIXELS: lambda row: f"{row['npix']} pixels",
+        Rejection.TOO_SHORT: lambda row: f"reaches {max(row['linear_x'], row['linear_y']):.4g}",
+        Rejection.TOO_NOISY: lambda row: f"rms {row['rms']:.3g}",
+    }
+    tell = shown.get(reason, lambda row: f"left after the solve {row['residual']:.3g}")
+    for row in rejected[:NAMED]:
+        yield f"{row['first']} - {row['second']}: {tell(row)}"
+    if len(rejected) > NAMED:
+        yield f"and {len(rejected) - NAMED} more, in pairs.ecsv"

@@ -1,0 +1,77 @@
+"""Images as they lie inside the page: small indexed PNGs, the same bytes for the same pixels."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from astropy.io import fits
+from matplotlib.colors import to_rgb
+from numpy.typing import NDArray
+from PIL import Image
+
+from levelmatch_core.matching.overlap import Difference
+from levelmatch_core.matching.results import PairFit
+from levelmatch_core.products.figures import style
+from levelmatch_core.products.figures.mosaic import block_mean, stretch
+
+MOSAIC_SIDE, THUMBNAIL_SIDE = 900, 150
+"""Longest sides, pixels."""
+
+_SHADES = 255
+"""Colours of an image; one more shows where there are no data."""
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """A mosaic with one stretch, before and after."""
+
+    before: str
+    after: str
+    """`data:` addresses."""
+    width: int
+    height: int
+    low: float
+    high: float
+    """Limits of the colours, data unit, about each image's median."""
+
+
+def before_and_after(mosaic: Path) -> BeforeAfter:
+    """Return the images of a mosaic's FITS file, each minus its median, with the stretch of the one after."""
+    with fits.open(mosaic, mode="readonly", memmap=True) as hdus:
+        step = max(1, -(-max(hdus["SCI"].shape) // MOSAIC_SIDE))
+        after, before = (block_mean(hdus[name].data, step) for name in ("SCI", "BEFORE"))
+    after, before = after - np.nanmedian(after), before - np.nanmedian(before)
+    norm = stretch(after)
+    height, width = after.shape
+    return BeforeAfter(
+        before=_address(np.ma.filled(norm(before), np.nan), style.IMAGE),
+        after=_address(np.ma.filled(norm(after), np.nan), style.IMAGE),
+        width=width,
+        height=height,
+        low=float(norm.vmin or 0.0),
+        high=float(norm.vmax or 0.0),
+    )
+
+
+def thumbnail(image: Difference, fit: PairFit) -> str:
+    """Return a pair's difference as a `data:` address: colours from 4 rms below its level to 4 above."""
+    step = max(1, -(-max(image.data.shape) // THUMBNAIL_SIDE))
+    spread = 8 * (fit.rms or 1.0)
+    return _address((block_mean(image.data, step) - fit.plane.level) / spread + 0.5, style.DIFFERENCE)
+
+
+def _address(values: NDArray[np.float64], colour_map: str) -> str:
+    """Return values from 0 to 1 (NaN where there are none), first row at the bottom, as a PNG's address."""
+    seen = np.isfinite(values)
+    shades = np.clip(np.where(seen, values, 0.0) * _SHADES, 0, _SHADES - 1).astype(np.uint8)
+    shades[~seen] = _SHADES
+    table = mpl.colormaps[colour_map](np.linspace(0, 1, _SHADES))[:, :3]
+    palette = np.round(255 * np.vstack([table, to_rgb(style.MISSING)])).astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(shades[::-1]))
+    picture.putpalette(palette.tobytes())
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,197 @@
+"""What the report says, section by section, and the template that it is said with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from levelmatch_core.images.instruments import by_name
+from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
+from levelmatch_core.matching.results import PairResult, SolveStatus
+from levelmatch_core.matching.stages import STAGES
+from levelmatch_core.products.figures import style
+from levelmatch_core.products.figures.matrix import MAX_MEMBERS
+from levelmatch_core.products.report import drawings
+from levelmatch_core.products.report.images import BeforeAfter, before_and_after
+from levelmatch_core.products.runrecord import RunRecord, StageSummary
+from levelmatch_core.products.verdict import residual_of, verdict, why_untied
+from levelmatch_core.settings import MatchSettings
+
+MAX_THUMBNAILS = 40
+"""Most rejected pairs of a field that are shown as images."""
+
+MAX_ROWS = 500
+"""Most rows of a table; the tables of the output folder hold all."""
+
+PairKey = tuple[str, str, str, str]
+"""Field, stage, first, second."""
+
+
+@dataclass(frozen=True)
+class StageView:
+    """One stage of one field."""
+
+    title: str
+    summary: StageSummary
+    statuses: tuple[SolveStatus, ...]
+    sky: Markup
+    before: Markup | None
+    after: Markup | None
+    seams: Markup
+    convergence: Markup | None
+    left_out: int
+    """Pairs that the drawings do not show."""
+
+
+@dataclass(frozen=True)
+class RejectedView:
+    """A pair that was not used."""
+
+    stage: str
+    pair: PairResult
+    reason: str
+    thumbnail: str
+    """`data:` address of its difference, '' where there is none."""
+
+
+@dataclass(frozen=True)
+class FieldView:
+    """One field."""
+
+    match: FieldMatch
+    summary: object
+    unit: str
+    mosaic: BeforeAfter | None
+    stages: tuple[StageView, ...]
+    rejected: tuple[RejectedView, ...]
+    corrections: tuple[Correction, ...]
+    chart: Markup | None
+    planes: bool
+    untied: tuple[tuple[str, str], ...]
+    next_step: str
+
+
+def choose_thumbnails(field_match: FieldMatch) -> list[tuple[StageMatch, PairResult]]:
+    """Return the rejected pairs, with their stages, whose differences are shown: those that fit worst."""
+    rejected = _rejected(field_match)
+    return sorted(rejected, key=lambda entry: (-entry[1].residual_rms, entry[1].fit.first, entry[1].fit.second))[
+        :MAX_THUMBNAILS
+    ]
+
+
+def write_report(
+    path: Path,
+    record: RunRecord,
+    field_matches: Sequence[FieldMatch],
+    mosaics: Mapping[str, Path],
+    thumbnails: Mapping[PairKey, str],
+) -> None:
+    """Write the page. The same run gives the same bytes.
+
+    Parameters
+    ----------
+    path
+        The file.
+    record
+        Of the run; its files may still be missing.
+    field_matches
+        All fields, solved.
+    mosaics
+        Each field's mosaic file, of those that have one.
+    thumbnails
+        The differences of rejected pairs, as `data:` addresses.
+    """
+    residuals = [residual_of(match) for match in field_matches]
+    left_out: dict[str, int] = {Status.UNTIED: record.counts[Status.UNTIED], Status.FAILED: len(record.failures)}
+    summaries = {field.name: field for field in record.fields}
+    fields = [
+        _field_view(match, record, mosaics.get(match.field.name), thumbnails)
+        for match in sorted(field_matches, key=lambda match: match.field.name)
+    ]
+    environment = Environment(
+        loader=PackageLoader("levelmatch_core.products.report", "template"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["number"] = style.number
+    text = environment.get_template("report.html").render(
+        record=record,
+        summaries=summaries,
+        verdict=verdict(record.counts, left_out, residuals),
+        good=not record.failures and not record.counts[Status.UNTIED],
+        fields=fields,
+        changed=_changed_settings(record),
+        max_rows=MAX_ROWS,
+    )
+    path.write_bytes(text.encode("utf-8", "replace"))
+
+
+def _field_view(
+    match: FieldMatch, record: RunRecord, mosaic: Path | None, thumbnails: Mapping[PairKey, str]
+) -> FieldView:
+    summary = next(field for field in record.fields if field.name == match.field.name)
+    summaries = {stage.stage: stage for stage in summary.stages}
+    unit = style.shown_unit(match.field.unit)
+    rejected = [
+        RejectedView(
+            stage=stage.stage,
+            pair=pair,
+            reason=pair.rejected.value if pair.rejected else "",
+            thumbnail=thumbnails.get((match.field.name, stage.stage, pair.fit.first, pair.fit.second), ""),
+        )
+        for stage, pair in _rejected(match)
+    ]
+    corrections = tuple(one for one in match.corrections if one.status is not Status.FAILED)
+    return FieldView(
+        match=match,
+        summary=summary,
+        unit=unit,
+        mosaic=before_and_after(mosaic) if mosaic is not None else None,
+        # the mosaic first: what its tiles did is what a person looks for
+        stages=tuple(
+            _stage_view(stage, summaries[stage.stage], match)
+            for stage in reversed(match.stages)
+            if drawings.pairs_of(stage)
+        ),
+        rejected=tuple(sorted(rejected, key=lambda one: (not one.thumbnail, -one.pair.residual_rms))),
+        corrections=corrections,
+        chart=drawings.corrections(corrections, unit),
+        planes=any(not one.plane.is_level for one in corrections),
+        untied=tuple(
+            (one.exposure.name, why_untied(one.exposure.name, match))
+            for one in match.corrections
+            if one.status is Status.UNTIED
+        ),
+        next_step=by_name(match.field.instrument).next_step,
+    )
+
+
+def _stage_view(stage: StageMatch, summary: StageSummary, match: FieldMatch) -> StageView:
+    unit = style.shown_unit(match.field.unit)
+    drawn = len(stage.members) <= MAX_MEMBERS
+    return StageView(
+        title=next(one.title for one in STAGES if one.name == stage.stage),
+        summary=summary,
+        statuses=tuple(solution.status for solution in stage.solutions),
+        sky=drawings.sky_graph(stage, match.grid, unit),
+        before=drawings.matrix(stage, unit, after=False) if drawn else None,
+        after=drawings.matrix(stage, unit, after=True) if drawn else None,
+        seams=drawings.seams(stage, unit),
+        convergence=drawings.convergence(stage, unit),
+        left_out=max(0, len(drawings.pairs_of(stage)) - drawings.MOST_PAIRS),
+    )
+
+
+def _rejected(match: FieldMatch) -> list[tuple[StageMatch, PairResult]]:
+    return [(stage, pair) for stage in match.stages for pair in drawings.pairs_of(stage) if pair.rejected is not None]
+
+
+def _changed_settings(record: RunRecord) -> list[tuple[str, object, bool]]:
+    """Return each setting with its value, and whether it is not the default."""
+    defaults = MatchSettings().model_dump(mode="json")
+    return [(name, value, value != defaults.get(name)) for name, value in sorted(record.settings.items())]

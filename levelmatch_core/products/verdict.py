@@ -1,0 +1,107 @@
+"""Whether it worked, in one sentence and a few numbers: the same words after the command and in every report."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from pydantic import Field as Described
+
+from levelmatch_core.matching.corrections import FieldMatch, Status
+from levelmatch_core.matching.results import PairResult
+from levelmatch_core.products.runrecord import FieldSummary
+from levelmatch_core.records import Record
+
+
+class Residual(Record):
+    """How much the members of a field's used pairs differ, before and after, all stages together."""
+
+    field: str
+    unit: str
+    before: float = Described(description="rms of the pairs' differences before, data unit")
+    after: float = Described(description="the same after")
+    used: int = Described(description="pairs used")
+    rejected: dict[str, int] = Described(description="pairs rejected, by reason")
+    components: int
+
+
+def residual_of(match: FieldMatch) -> Residual:
+    """Return the pooled residuals of a field: each used pair of each stage counts once."""
+    solutions = [solution for stage in match.stages for solution in stage.solutions]
+    pairs = [pair for solution in solutions for pair in solution.pairs]
+    counts = [sum(pair.rejected is None for pair in solution.pairs) for solution in solutions]
+    return Residual(
+        field=match.field.name,
+        unit=match.field.unit,
+        before=pooled(counts, (solution.status.residual_before for solution in solutions)),
+        after=pooled(counts, (solution.status.residual_after for solution in solutions)),
+        used=sum(counts),
+        rejected=dict(sorted(Counter(pair.rejected.value for pair in pairs if pair.rejected is not None).items())),
+        components=len({correction.component for correction in match.corrections if correction.component is not None}),
+    )
+
+
+def residual_of_summary(field: FieldSummary) -> Residual:
+    """Return the same from a field of run.json."""
+    counts = [stage.used for stage in field.stages]
+    rejected = sum((Counter(stage.rejected) for stage in field.stages), start=Counter[str]())
+    return Residual(
+        field=field.name,
+        unit=field.unit,
+        before=pooled(counts, (stage.residual_before for stage in field.stages)),
+        after=pooled(counts, (stage.residual_after for stage in field.stages)),
+        used=sum(counts),
+        rejected=dict(sorted(rejected.items())),
+        components=len(field.components),
+    )
+
+
+def pooled(counts: Sequence[int], rms: Iterable[float]) -> float:
+    """Return the rms over all pairs from each group's rms and number of pairs; 0 where there are none."""
+    used = sum(counts)
+    return math.sqrt(sum(n * value**2 for n, value in zip(counts, rms, strict=True)) / used) if used else 0.0
+
+
+def verdict(counts: Mapping[str, int], left_out: Mapping[str, int], residuals: Iterable[Residual]) -> str:
+    """Return one sentence: whether it worked.
+
+    Parameters
+    ----------
+    counts
+        Exposures by status.
+    left_out
+        What to tell as untied and as failed, by status: exposures, and what never became one.
+    residuals
+        Of the fields.
+    """
+    good = sum(counts.get(status, 0) for status in (Status.MATCHED, Status.REFERENCE))
+    alone = counts.get(Status.ALONE, 0)
+    parts = [f"{good} of {sum(counts.values())} exposures are matched"]
+    if alone:
+        parts.append(f"{alone} had nothing to match with")
+    parts += [
+        f"{left_out[status]} {status}" for status in (Status.UNTIED, Status.FAILED, "pending") if left_out.get(status)
+    ]
+    seams = "; ".join(
+        f"{each.field}: overlaps differ by {each.before:.4g} {each.unit} rms before and {each.after:.4g} after"
+        for each in residuals
+        if each.used
+    )
+    return ", ".join(parts) + (f"; {seams}." if seams else ".")
+
+
+def why_untied(exposure: str, match: FieldMatch) -> str:
+    """Say what became of the pairs that an exposure is in."""
+    reasons: Counter[str] = Counter()
+    for pair in _pairs_with(exposure, match):
+        reasons[pair.rejected.value if pair.rejected else "used, but tied to nothing else"] += 1
+    found = ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
+    return f"every pair with it was rejected: {found}"
+
+
+def _pairs_with(exposure: str, match: FieldMatch) -> Iterator[PairResult]:
+    for stage in match.stages:
+        names = {member.name for member in stage.members if exposure in member.exposures}
+        for solution in stage.solutions:
+            for pair in solution.pairs:
+                if names & {pair.fit.first, pair.fit.second}:
+                    yield pair

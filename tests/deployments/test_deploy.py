@@ -1,0 +1,67 @@
+"""Deployed to a real server, run by a real worker: by hand, by schedule; and what the server refuses."""
+
+import json
+import time
+import urllib.error
+from importlib.metadata import version
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_missing_variable_or_folder_ends_the_deployment(prefect_server, programs, tmp_path):
+    unset = prefect_server.cli("deploy", "--programs", str(programs))
+    assert unset.returncode == 2
+    assert "the variable DATA is not set" in unset.stderr
+    gone = prefect_server.cli("deploy", "--programs", str(programs), DATA=str(tmp_path / "nowhere"))
+    assert gone.returncode == 2
+    assert "there is no input" in gone.stderr
+    assert prefect_server.ask("POST", "/deployments/filter", {"deployments": {"name": {"any_": ["small"]}}}) == []
+
+
+def test_prefect_itself_refuses_a_missing_variable(prefect_server, programs, tmp_path):
+    assert prefect_server.cli("deploy", "--programs", str(programs), "--render").returncode == 0
+    words = ["--prefect-file", str(programs.parent / "prefect.yaml"), "--all"]
+    done = prefect_server.prefect("deploy", *words, LEVELMATCH_PROGRAMS=str(programs))
+    assert done.returncode != 0, done.stdout
+    assert prefect_server.ask("POST", "/deployments/filter", {"deployments": {"name": {"any_": ["small"]}}}) == []
+    assert not (tmp_path / "data" / "out").exists()
+
+
+@pytest.mark.skipif(
+    version("sqlalchemy").startswith("2.1"), reason="Prefect's scheduler needs sqlalchemy<2.1, as pyproject.toml has it"
+)
+def test_runs_by_hand_and_by_schedule(request, prefect_server, programs, tmp_path):
+    (programs / "often.toml").write_text(
+        'inputs = ["$DATA/in"]\noutput = "$DATA/often"\nprogram = "often"\n[settings]\nfigures = "none"\n'
+        '[[schedule]]\ninterval = 15\ntimezone = "Europe/Berlin"\n'
+    )
+    done = prefect_server.cli("deploy", "--programs", str(programs), DATA=str(tmp_path / "data"))
+    assert done.returncode == 0, done.stderr
+    assert "level_match/small: by hand" in done.stdout
+    assert "level_match/often: every 15 s Europe/Berlin" in done.stdout
+    deployment = prefect_server.ask("GET", "/deployments/name/level_match/small")
+    assert deployment["concurrency_limit"] == 1 or deployment["global_concurrency_limit"]["limit"] == 1
+    often = prefect_server.ask("GET", "/deployments/name/level_match/often")
+
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        prefect_server.start("level_match/small", settings={"sigma": -1})
+    assert refused.value.code == 409
+    assert "sigma" in refused.value.read().decode()
+
+    request.getfixturevalue("worker")
+    by_hand = prefect_server.ended(prefect_server.start("level_match/small"))
+    assert by_hand["state"]["type"] == "COMPLETED", by_hand["state"]
+    assert by_hand["name"] == "small f770w"
+    assert json.loads((tmp_path / "data" / "out" / "run.json").read_text())["program"] == "small"
+
+    deadline = time.monotonic() + 240
+    scheduled = []
+    while not scheduled and time.monotonic() < deadline:
+        time.sleep(1)
+        scheduled = prefect_server.runs(deployment_id={"any_": [often["id"]]}, state={"type": {"any_": ["COMPLETED"]}})
+    prefect_server.ask("PATCH", f"/deployments/{often['id']}", {"paused": True})
+    assert scheduled
+    assert scheduled[0]["auto_scheduled"]
+    assert (tmp_path / "data" / "often" / "run.json").is_file()

@@ -1,0 +1,87 @@
+"""Program files: what they say, what is refused, and that prefect.yaml holds what they say."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.deploy import prefect_yaml
+from flows.programs import Program, load_programs, refuse_trouble
+from levelmatch_core.errors import SettingsError, UsageError
+
+DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"
+
+
+def program(folder, text):
+    file = folder / "trial.toml"
+    file.write_text(text)
+    return Program.load(file)
+
+
+def test_prefect_yaml_is_what_the_program_files_say():
+    assert (DEPLOYMENTS / "prefect.yaml").read_text() == prefect_yaml(load_programs(DEPLOYMENTS / "programs"))
+
+
+def test_the_programs_that_come_with_levelmatch():
+    found = {each.name: each for each in load_programs(DEPLOYMENTS / "programs")}
+    assert set(found) == {"jwst-miri", "jwst-miri-sweep", "jwst-nircam-short", "twomass"}
+    assert found["jwst-miri"].settings["recombine_lyot"]
+    assert found["jwst-nircam-short"].settings["combine_nircam_short"]
+    assert found["twomass"].schedule[0].interval == 21600
+    assert found["jwst-miri-sweep"].entrypoint == "flows/sweep.py:sweep"
+    assert {each.concurrency for each in found.values()} == {1}
+    assert all(each.schedule or each.grid for each in found.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('inputs = []\noutput = "/o"', "inputs"),
+        ('inputs = ["/i"]', "output"),
+        ('inputs = ["/i"]\noutput = "/o"\n[settings]\nsigmaa = 3', "did you mean sigma"),
+        ('inputs = ["/i"]\noutput = "/o"\n[settings]\nsigma = -1', "sigma"),
+        ('inputs = ["/i"]\noutput = "/o"\n[grid]\nsigma = [3, "x"]', "sigma"),
+        ('inputs = ["/i"]\noutput = "/o"\n[[schedule]]\ncron = "61 * * * *"', "cron"),
+        ('inputs = ["/i"]\noutput = "/o"\n[[schedule]]\ntimezone = "UTC"', "either cron or interval"),
+        ('inputs = ["/i"]\noutput = "/o"\n[[schedule]]\ncron = "0 1 * * *"\ntimezone = "Mars/Base"', "time zone"),
+        ('inputs = ["/i"]\noutput = "/o"\nwhen_busy = "never"', "when_busy"),
+        ("inputs = [", "trial.toml"),
+    ],
+)
+def test_what_is_wrong_in_a_program_file_is_named(tmp_path, text, named):
+    with pytest.raises(SettingsError, match=named) as caught:
+        program(tmp_path, text)
+    assert "trial.toml" in str(caught.value)
+
+
+def test_missing_variables_and_folders_are_named(tmp_path):
+    found = program(tmp_path, 'inputs = ["$DATA/in", "${OTHER}/in"]\noutput = "$DATA/sub/out"')
+    with pytest.raises(UsageError, match=r"DATA is not set.*OTHER is not set"):
+        refuse_trouble([found], {})
+    environ = {"DATA": str(tmp_path), "OTHER": str(tmp_path)}
+    trouble = found.check(environ)
+    assert len(trouble) == 3
+    assert f"there is no input {tmp_path}/in" in trouble[0]
+    assert f"there is no folder {tmp_path}/sub" in trouble[2]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "sub").mkdir()
+    refuse_trouble([found], environ)
+
+
+def test_a_relative_folder_or_an_output_that_is_an_input_is_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    found = program(tmp_path, f'inputs = ["in", "{tmp_path}/in"]\noutput = "{tmp_path}/in"')
+    assert any("relative" in line for line in found.check({}))
+    assert any("is an input" in line for line in found.check({}))
+
+
+def test_a_deployment_pins_its_reference_and_runs_one_at_a_time(tmp_path):
+    found = program(tmp_path, 'inputs = ["$A/i"]\noutput = "${A}/o"\n[settings]\nreference = "tile 3"').deployment()
+    assert found["parameters"]["settings"] == {"reference": "tile 3"}
+    assert found["parameters"]["inputs"] == ["{{ $A }}/i"]
+    assert found["parameters"]["output"] == "{{ $A }}/o"
+    assert found["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+def test_a_folder_without_programs_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no program file"):
+        load_programs(tmp_path)

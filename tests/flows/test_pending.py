@@ -1,0 +1,43 @@
+"""A run that finds a file still being written: completed, named, taken by the next run."""
+
+import os
+import shutil
+import time
+
+import pytest
+
+from flows.level_match import level_match
+from flows.summary import Summary
+from levelmatch_core.settings import MatchSettings
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
+
+
+def test_a_pending_exposure_is_named_and_taken_by_the_next_run(small_program, tmp_path):
+    shutil.copytree(small_program, tmp_path / "in")
+    files = sorted((tmp_path / "in").glob("*.fits"))
+    for path in files:
+        os.utime(path, (time.time() - 86400,) * 2)
+    whole = files[0].read_bytes()
+    files[0].write_bytes(whole[:5000])
+
+    def run():
+        settings = MatchSettings(settle_seconds=3600, figures="none")
+        state = level_match([str(tmp_path / "in")], str(tmp_path / "out"), settings=settings, return_state=True)
+        return state, Summary.from_json(state.result(raise_on_failure=False))
+
+    state, summary = run()
+    assert state.is_completed()
+    assert state.name == "Incomplete"
+    assert "1 pending" in state.message
+    assert not summary.complete
+    assert [(each.name, each.status) for each in summary.problems] == [(files[0].name, "pending")]
+    files[0].write_bytes(whole)
+    os.utime(files[0], (time.time() - 7200,) * 2)
+    state, summary = run()
+    assert state.name == "Completed"
+    assert summary.complete
+    assert summary.executed["cutout"] == 1
+    _, again = run()
+    assert again.executed == {}
+    assert not again.changed

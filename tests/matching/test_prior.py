@@ -1,0 +1,136 @@
+"""The slope prior: ramps and bowls of the whole mosaic stay bounded, and what the overlaps know is left alone."""
+
+import numpy as np
+import pytest
+
+from levelmatch_core.errors import SettingsError
+from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.results import Solution
+from levelmatch_core.matching.solvers import least_squares, normal
+from levelmatch_core.matching.solvers.prior import slope_prior
+from levelmatch_core.matching.solvers.problem import build
+from tests.benchmarks.accuracy import Mosaic, errors
+from tests.matching.fakes import NO_REJECTION, fit_all, grid_positions, scene, settings_for
+
+THIN = Mosaic(side=6, size=128, overlap=0.05)
+
+
+def truth_of(rng: np.random.Generator, width: float, n: int = 36) -> np.ndarray:
+    return np.hstack([10 * rng.standard_normal((n, 1)), width * rng.standard_normal((n, 2))])
+
+
+def solved(seed: int, truth: np.ndarray, **settings: object) -> tuple[Solution, np.ndarray]:
+    options = settings_for("mosaic_tiles", "level+slope", weight_method="error", min_linear_frac=0.0, **settings)
+    members, fits = fit_all(THIN.tiles(truth, np.random.default_rng(100 + seed)), "level+slope", options)
+    solution = match("mosaic_tiles", "f", members, fits, Gauge.REFERENCE, options)
+    return solution, errors(THIN, solution, truth)
+
+
+def seams(error: np.ndarray) -> float:
+    """Return the rms of the true steps at the middles of the seams."""
+    tiles = error.reshape(6, 6, 3)
+    across = (tiles[:, :-1, 0] + tiles[:, :-1, 1]) - (tiles[:, 1:, 0] - tiles[:, 1:, 1])
+    along = (tiles[:-1, :, 0] + tiles[:-1, :, 2]) - (tiles[1:, :, 0] - tiles[1:, :, 2])
+    return float(np.sqrt(np.mean(np.concatenate([across.ravel(), along.ravel()]) ** 2)))
+
+
+def test_ramps_and_bowls_stay_bounded_and_seams_are_no_worse() -> None:
+    values = THIN.values(3)
+    found = {}
+    for setting in ("auto", "off"):
+        left, steps = [], []
+        for seed in range(3):
+            _, error = solved(seed, truth_of(np.random.default_rng(seed), 0.1), slope_prior=setting)
+            left.append(np.mean((values @ error.ravel()) ** 2))
+            steps.append(seams(error))
+        found[setting] = np.sqrt(np.mean(left)), np.mean(steps)
+    assert found["auto"][0] < 0.15
+    assert found["off"][0] > 0.5
+    assert found["auto"][1] < 1.05 * found["off"][1]
+
+
+@pytest.mark.parametrize("width", [0.05, 0.3, 2.0])
+def test_the_width_is_learned_from_the_pairs(width: float) -> None:
+    options = settings_for("mosaic_tiles", "level+slope", weight_method="error", **NO_REJECTION)
+    ratios = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        mosaic = Mosaic(side=5, size=128, overlap=0.15)
+        members, fits = fit_all(mosaic.tiles(truth_of(rng, width, 25), rng), "level+slope", options)
+        prior = slope_prior(build(members, fits, "level+slope", (), options), options)
+        assert prior is not None
+        ratios.append(prior.width / width)
+    assert 0.75 < np.median(ratios) < 1.3
+
+
+def test_slopes_that_the_overlaps_know_are_not_shrunk() -> None:
+    rng = np.random.default_rng(2)
+    truth = rng.normal(size=(9, 3)) * [5, 0.02, 0.02]
+    cutouts = scene(grid_positions(3, 3, 40, 0.5), (40, 40), truth, 0.01, rng)
+    options = settings_for("dithers", "level+slope", **NO_REJECTION)
+    problem = build(*fit_all(cutouts, "level+slope", options), "level+slope", (), options)
+    prior = slope_prior(problem, options)
+    free, shrunk = least_squares.solve(problem).corrections, least_squares.solve(problem, prior).corrections
+    np.testing.assert_allclose(shrunk, free, atol=2e-5)  # a hundredth of the noise that the slopes have
+
+
+def test_levels_have_no_prior_and_off_is_off() -> None:
+    rng = np.random.default_rng(3)
+    cutouts = scene(grid_positions(2, 2, 30, 0.3), (30, 30), np.zeros((4, 3)), 1.0, rng)
+    for fit_type, setting in (("level", "auto"), ("level+slope", "off")):
+        options = settings_for("dithers", fit_type, slope_prior=setting)
+        problem = build(*fit_all(cutouts, fit_type, options), fit_type, (), options)  # type: ignore[arg-type]
+        assert slope_prior(problem, options) is None
+
+
+def test_sparse_and_dense_learn_the_same_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    options = settings_for("mosaic_tiles", "level+slope", weight_method="error", **NO_REJECTION)
+    cutouts = Mosaic(side=4, size=64, overlap=0.15).tiles(truth_of(rng, 0.2, 16), rng)
+    problem = build(*fit_all(cutouts, "level+slope", options), "level+slope", ("m0005",), options)
+    dense = slope_prior(problem, options)
+    monkeypatch.setattr(normal, "DENSE_UNKNOWNS", 0)
+    sparse = slope_prior(problem, options)
+    assert dense is not None
+    assert sparse is not None
+    assert sparse.width == pytest.approx(dense.width, rel=1e-6)
+
+
+def test_mean_gauge_holds_the_references_level_and_the_mean_slope() -> None:
+    truth = truth_of(np.random.default_rng(5), 0.1)
+    solution, _ = solved(5, truth, plane_gauge="mean", reference="m0014")
+    reference = solution.members[14]
+    assert solution.components[0].reference == "m0014"
+    assert reference.plane.level == pytest.approx(0, abs=1e-12)
+    assert reference.sigma[0] == pytest.approx(0, abs=1e-12)
+    assert abs(reference.plane.slope_x) > 0
+    assert np.mean([m.plane.slope_x for m in solution.members]) == pytest.approx(0, abs=1e-12)
+    assert np.mean([m.plane.slope_y for m in solution.members]) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gauge", ["reference", "mean"])
+def test_sigmas_allow_for_what_the_prior_takes(gauge: str) -> None:
+    pulls = []
+    half = THIN.size / 2
+    places = np.array(THIN.positions) / half
+    for seed in range(12):
+        truth = truth_of(np.random.default_rng(seed), 0.1)
+        solution, error = solved(seed, truth, plane_gauge=gauge, reference="m0014")
+        if gauge == "reference":
+            error[:, 0] += truth[14, 0] + (places - places[14]) @ truth[14, 1:]
+            error[:, 1:] += truth[14, 1:]
+        else:
+            mean = truth[:, 1:].mean(axis=0)
+            error[:, 0] += truth[14, 0] + (places - places[14]) @ mean
+            error[:, 1:] += mean
+        sigma = np.array([m.sigma for m in solution.members]) * [1, half, half]
+        pulls.append(np.delete(error / np.where(sigma > 0, sigma, 1.0), 14, axis=0))
+    size = np.sqrt(np.mean(np.square(pulls), axis=(0, 1)))
+    assert np.all((size > 0.6) & (size < 1.15)), size
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, "yes"])
+def test_a_width_is_positive(value: object) -> None:
+    with pytest.raises(SettingsError, match="slope_prior"):
+        settings_for(slope_prior=value)

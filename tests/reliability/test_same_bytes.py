@@ -1,0 +1,84 @@
+"""The same bytes, whatever the hash seed, the locale, the time zone, the number of workers or the order of inputs."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from levelmatch_core.simulate import SimulatedProgram, simulate
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CODE = """
+import locale, pathlib, sys
+locale.setlocale(locale.LC_ALL, "")
+from levelmatch_core.pipeline import Request, run
+from levelmatch_core.runners import PlainEach
+from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.store import CutoutStore
+root, workers, *inputs = sys.argv[1:]
+root = pathlib.Path(root)
+settings = MatchSettings.from_mapping({"procs": int(workers), "figures": "summary", "fit_type_dithers": "level+slope"})
+request = Request(inputs=tuple(map(pathlib.Path, inputs)), output=root / "out", settings=settings)
+run(request, CutoutStore(root / "store"), lambda workspace: PlainEach(workspace, int(workers)))
+"""
+WORLDS = {
+    "hash seed": {"PYTHONHASHSEED": "4242"},
+    "time zone": {"TZ": "Pacific/Chatham"},
+    "locale": {"LC_ALL": "C", "LANG": "C"},
+    "other locale": {"LC_ALL": "tr_TR.UTF-8", "LANGUAGE": "tr"},
+    "workers": {},
+    "order": {},
+    "umask and threads": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
+}
+
+
+def files_of(root, inputs, workers=1, **variables):
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "TZ": "UTC", **variables}
+    if "LC_ALL" in variables and variables["LC_ALL"] != "C":  # one that is not installed is the C locale
+        environment["LC_ALL"] = variables["LC_ALL"] if _installed(variables["LC_ALL"]) else "C.UTF-8"
+    subprocess.run(
+        [sys.executable, "-c", CODE, str(root), str(workers), *map(str, inputs)],
+        check=True,
+        env=environment,
+        cwd=REPOSITORY,
+        timeout=300,
+    )
+    out = root / "out"
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name != "log.json"
+    }
+
+
+def _installed(name):
+    listed = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=False).stdout
+    return name.lower().replace("-", "") in listed.lower().replace("-", "")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("same") / "in"
+    simulate(folder, SimulatedProgram(instrument="miri", tiles=(2, 2), dithers=2, size=96))
+    return sorted(folder.glob("*.fits"))
+
+
+@pytest.fixture(scope="module")
+def expected(inputs, tmp_path_factory):
+    return files_of(tmp_path_factory.mktemp("expected"), inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_same_bytes(inputs, expected, tmp_path, world):
+    given = list(inputs)
+    if world == "order":
+        random.Random(3).shuffle(given)  # noqa: S311 - no secret
+        assert given != inputs
+    files = files_of(tmp_path, given, 3 if world == "workers" else 1, **WORLDS[world])
+    assert sorted(files) == sorted(expected)
+    assert [name for name in files if files[name] != expected[name]] == []
+    assert {"corrections.ecsv", "pairs.ecsv", "run.json"} < set(files)
