@@ -5,14 +5,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import yaml  # type: ignore[import-untyped]  # it carries no types
 
 from flows.cli import clean_errors
 from flows.home import prepare_environment
-from flows.programs import Program, load_programs, refuse_trouble
 from levelmatch_core.errors import LevelMatchError, UsageError
+
+if TYPE_CHECKING:
+    from flows.programs import Program
 
 HEAD = """\
 # Made by `levelmatch deploy` of programs/*.toml: edit those. Deployed from the repository's root by
@@ -47,6 +49,8 @@ def deploy(folder: Path, only: str | None, *, render: bool) -> None:
     exit code 2 and nothing deployed.
     """
     with clean_errors():
+        from flows.programs import load_programs, refuse_trouble  # noqa: PLC0415 - help comes at once
+
         programs = load_programs(Path(os.environ.get("LEVELMATCH_PROGRAMS", folder)) if only else folder)
         if only is not None:
             refuse_trouble(_named(programs, only))
@@ -63,13 +67,15 @@ def deploy(folder: Path, only: str | None, *, render: bool) -> None:
         _deploy(file, programs, folder.absolute())
 
 
-def prefect_yaml(programs: Sequence[Program]) -> str:
+def prefect_yaml(programs: Sequence["Program"]) -> str:
     """Return the text of prefect.yaml."""
+    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415 - it carries no types; help comes at once
+
     content = {"name": "levelmatch", "deployments": [program.deployment() for program in programs]}
     return HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _named(programs: Sequence[Program], name: str) -> list[Program]:
+def _named(programs: Sequence["Program"], name: str) -> list["Program"]:
     found = [program for program in programs if program.name == name]
     if not found:
         message = f"no program {name!r}; there are {', '.join(program.name for program in programs)}"
@@ -77,7 +83,7 @@ def _named(programs: Sequence[Program], name: str) -> list[Program]:
     return found
 
 
-def _deploy(file: Path, programs: Sequence[Program], folder: Path) -> None:
+def _deploy(file: Path, programs: Sequence["Program"], folder: Path) -> None:
     """Let Prefect read prefect.yaml; work pools that are not there are made first.
 
     Raises

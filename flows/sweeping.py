@@ -10,7 +10,6 @@ import click
 from flows.cli import OK, UNFINISHED, clean_errors
 from flows.home import prepare_environment
 from levelmatch_core.errors import SettingsError
-from levelmatch_core.settings import MatchSettings
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -42,6 +41,8 @@ def sweep(
     printed, and lies in DIR as ranking.ecsv and ranking.png. Exit code: 3 if a combination failed.
     """
     with clean_errors(log_level):
+        from levelmatch_core.settings import MatchSettings  # noqa: PLC0415 - help comes at once
+
         settings = MatchSettings.load(
             options["config"], options["assignments"], procs=options["workers"], band=options["band"]
         )

@@ -9,7 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
@@ -234,7 +234,7 @@ class MatchSettings(BaseModel):
             if not equals:
                 message = f"--set {assignment!r}: expected NAME=VALUE"
                 raise SettingsError(message)
-            values[name.strip()] = _toml_value(text.strip())
+            values[name.strip()] = _toml_value(name.strip(), text.strip())
         values.update({name: value for name, value in named.items() if value is not None})
         return cls.from_mapping(values)
 
@@ -253,8 +253,10 @@ def roles_by_name() -> dict[str, Role]:
     return {name: field.json_schema_extra["role"] for name, field in MatchSettings.model_fields.items()}  # type: ignore[index,misc]
 
 
-def _toml_value(text: str) -> object:
-    if text.lower() in {"none", "null"}:
+def _toml_value(name: str, text: str) -> object:
+    """Read a value as TOML, or as a bare string; `none` is no value, unless the setting has a choice of that name."""
+    field = MatchSettings.model_fields.get(name)
+    if text.lower() in {"none", "null"} and not (field and text in get_args(field.annotation)):
         return None
     lowered = text.lower() if text.lower() in {"true", "false"} else text
     try:

@@ -4,7 +4,9 @@ Signs, the same everywhere: a correction is subtracted (corrected = data - corre
 describes second - first. Coefficients of planes come as the spec has them, [a, b, c] of a x + b y + c.
 """
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,12 +113,13 @@ class LevelMatchStep:
         given = {name: value for name, value in locals().items() if name not in {"self", "in_dir", "out_dir"}}
         self.in_dir, self.out_dir = Path(in_dir), Path(out_dir)
         self.settings = MatchSettings.from_mapping(given)
-        self._scratch = tempfile.TemporaryDirectory(prefix="levelmatch-")
-        self._store = CutoutStore(Path(self._scratch.name) / "store")
+        self._scratch = Path(tempfile.mkdtemp(prefix="levelmatch-"))
+        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        self._store = CutoutStore(self._scratch)
 
     def do_step(self) -> LevelMatch:
         """Match `in_dir` and write the output folder: corrected files are in its folder `tiles`."""
-        return match_levels(self.in_dir, self.out_dir, self.settings, cache=self._store_path)
+        return match_levels(self.in_dir, self.out_dir, self.settings, cache=self._scratch)
 
     # -- stages --------------------------------------------------------------------------------------------------------
     def match_dithers(self, dithers: Sequence[Dither], fit_type: FitType = "level") -> dict[str, Plane]:
@@ -367,10 +370,6 @@ class LevelMatchStep:
         return f"{_stem(_files(files1)[0])}_{_stem(_files(files2)[0])}_level_match.png"
 
     # -- what they share -----------------------------------------------------------------------------------------------
-    @property
-    def _store_path(self) -> Path:
-        return Path(self._scratch.name) / "store"
-
     def _stage(
         self, stage: str, dithers: Sequence[Dither], procs: int | None = None, **changes: object
     ) -> dict[str, Plane]:
@@ -432,8 +431,8 @@ class LevelMatchStep:
         from levelmatch_core.products.figures.pair import draw_pair  # noqa: PLC0415 - matplotlib, only where asked for
 
         image = difference(*(open_cutout(member.cutout, self._store) for member in members))
-        solution = match("pair", fit.first, members, [fit], Gauge.MEAN, self.settings)
-        solution = solution.model_copy(update={"fit_type": fit_type})
+        settings = self.settings.model_copy(update={"fit_type_dithers": fit_type})
+        solution = match("dithers", fit.first, members, [fit], Gauge.MEAN, settings)
         if image is not None:
             draw_pair(path, solution, solution.pairs[0], image, unit="", max_points=self.settings.max_points)
 

@@ -63,8 +63,9 @@ class _File:
     @property
     def band(self) -> str:
         """FILTER, or FILTER-PUPIL, lower case."""
-        first, *further = (self.card(name) for name in self.instrument.band_cards)
-        return "-".join([first, *(value for value in further if value and value not in self.instrument.no_band)])
+        first, *further = [card for name in self.instrument.band_cards if (card := self.card(name))] or [""]
+        told = [value for value in (first, *further) if value not in self.instrument.no_band]
+        return "-".join(told) or first
 
     @property
     def bands(self) -> set[str]:

@@ -42,7 +42,8 @@ def solve_matrices(
     names = [f"{index:06d}" for index in range(len(delta))]
     members = [_nominal(name) for name in names]
     gauge = Gauge.MEAN if reference is None else Gauge.REFERENCE
-    chosen = settings.model_copy(update={"reference": None if reference is None else names[reference]})
+    named = None if reference is None else names[reference]
+    chosen = settings.model_copy(update={"reference": named, "fit_type_dithers": "level"})
     columns = []
     for coefficient in range(delta.shape[2]):
         fits = [
@@ -50,7 +51,7 @@ def solve_matrices(
             for i, j in zip(*np.triu_indices(len(delta), 1), strict=True)
             if valid[j, i]
         ]
-        solution = match("matrices", "matrices", members, fits, gauge, chosen)
+        solution = match("dithers", "matrices", members, fits, gauge, chosen)
         columns.append([result.plane.level for result in solution.members])
     return np.array(columns).T
 

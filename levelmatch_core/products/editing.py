@@ -19,6 +19,8 @@ from levelmatch_core.sky.pixelmap import plane_on_image, sky_transforms
 from levelmatch_core.sky.plane import Plane
 
 _GZIP_LEVEL = 6
+_LEAST = float(np.finfo(np.float32).tiny)
+"""Stands for a zero that is not blank: far below the rounding of any correction."""
 
 
 @dataclass
@@ -109,6 +111,7 @@ def shifted(
     change = total.level if total.is_level else plane_on_image(total, grid, wcs, (values.shape[0], values.shape[1]))
     moved = values + sign * change
     if blank_zero:
+        moved[np.abs(moved) < _LEAST] = _LEAST  # a pixel that was seen must not come to look blank
         moved[values == 0] = 0
     return moved
 

@@ -69,7 +69,7 @@ def verdict(counts: Mapping[str, int], left_out: Mapping[str, int], residuals: I
     counts
         Exposures by status.
     left_out
-        What to tell as untied and as failed, by status: exposures, and what never became one.
+        What to tell as untied, failed and pending, by status: exposures, and what never became one.
     residuals
         Of the fields.
     """
@@ -82,7 +82,8 @@ def verdict(counts: Mapping[str, int], left_out: Mapping[str, int], residuals: I
         f"{left_out[status]} {status}" for status in (Status.UNTIED, Status.FAILED, "pending") if left_out.get(status)
     ]
     seams = "; ".join(
-        f"{each.field}: overlaps differ by {each.before:.4g} {each.unit} rms before and {each.after:.4g} after"
+        f"{each.field}: overlaps differ by {each.before:.4g} {each.unit or 'data units'} rms before and "
+        f"{each.after:.4g} after"
         for each in residuals
         if each.used
     )

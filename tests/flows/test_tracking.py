@@ -137,7 +137,7 @@ def test_pairs_are_tables(logged, result):
 def test_files_of_the_output_are_artifacts(logged, result):
     run_, _, client = logged
     top = {file.path for file in client.list_artifacts(run_.info.run_id)}
-    assert {"run.json", "pairs.ecsv", "corrections.ecsv", "figures", "matrices", "tables"} <= top
+    assert {"run.json", "pairs.ecsv", "corrections.ecsv", "report.html", "figures", "matrices", "tables"} <= top
     figures = {file.path for file in client.list_artifacts(run_.info.run_id, "figures")}
     assert figures == {file.name for file in result.record.files if file.name.startswith("figures/")}
 

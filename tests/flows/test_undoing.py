@@ -41,6 +41,7 @@ def call(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_there_and_back(out, small_program, tmp_path):
     fine = call("verify", out)
     assert fine.returncode == 0, fine.stderr
@@ -55,6 +56,7 @@ def test_there_and_back(out, small_program, tmp_path):
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_exit_codes(out, small_program, tmp_path):
     missing = call("verify", tmp_path / "nowhere")
     assert missing.returncode == 2

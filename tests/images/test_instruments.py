@@ -20,7 +20,7 @@ def split(file: str, *, tile: str | None = None, shape: tuple[int, int] = FULL, 
 
 
 def test_generic_is_asked_last() -> None:
-    assert [one.name for one in instruments()] == ["miri", "nircam", "jwst", "generic"]
+    assert [one.name for one in instruments()] == ["miri", "nircam", "2mass", "hst", "jwst", "spitzer", "generic"]
     assert by_name("generic").rank == 2
 
 
@@ -36,7 +36,10 @@ def test_generic_is_asked_last() -> None:
         ("anything.fits", {"TELESCOP": "JWST", "INSTRUME": "MIRI"}, "miri"),
         ("anything.fits", {"TELESCOP": "JWST", "INSTRUME": "NIRCAM"}, "nircam"),
         ("anything.fits", {"TELESCOP": "JWST", "INSTRUME": "NIRISS"}, "jwst"),
-        ("anything.fits", {"TELESCOP": "HST"}, "generic"),
+        ("anything.fits", {"TELESCOP": "HST"}, "hst"),
+        ("anything.fits", {"TELESCOP": "Spitzer"}, "spitzer"),
+        ("aK_asky.fits", {"ORIGIN": "2MASS"}, "2mass"),
+        ("anything.fits", {"TELESCOP": "VLT"}, "generic"),
         ("jw02107-o001_t001_miri_f770w_i2d.fits", {}, "generic"),
     ],
 )

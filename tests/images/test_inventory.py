@@ -38,7 +38,7 @@ def test_m17(m17: Path) -> None:
     inventory = take(m17)
     assert (inventory.failures, inventory.notes) == ((), ())
     (field,) = inventory.fields
-    assert (field.name, field.band, field.unit, field.instrument) == ("k", "k", "", "generic")
+    assert (field.name, field.band, field.unit, field.instrument) == ("k", "k", "", "2mass")
     assert len(field.exposures) == len({exposure.tile for exposure in field.exposures}) == 8
     for exposure in field.exposures:
         assert exposure.shape == (1024, 512)

@@ -179,6 +179,21 @@ def test_blank_zeros_stay(make: Any, image_file: Any, finished: Finished, tmp_pa
     np.testing.assert_allclose(got, data, rtol=1e-6)
 
 
+def test_a_pixel_that_equals_its_correction_does_not_become_blank(
+    make: Any, image_file: Any, finished: Finished, tmp_path: Path
+) -> None:
+    data = noise()
+    data[10:20], data[20] = 1.75, 0.0
+    path = image_file(data, "jw01234001001_02101_00001_mirimage_cal.fits")
+    out = finished(make.correction(make.exposure(path, instrument="miri")))
+    corrected = fits.getdata(out / "tiles" / path.name, 1)
+    assert (corrected[10:20] != 0).all()
+    assert np.abs(corrected[10:20]).max() < 1e-37
+    assert (corrected[20] == 0).all()
+    assert undo(out, tmp_path / "back").complete
+    np.testing.assert_array_equal(fits.getdata(tmp_path / "back" / path.name, 1)[10:21], data[10:21])
+
+
 def test_a_changed_file_is_not_given_back(make: Any, image_file: Any, finished: Finished, tmp_path: Path) -> None:
     paths = [image_file(noise(seed=n), f"{n}.fits") for n in (1, 2)]
     out = finished(*(make.correction(make.exposure(path)) for path in paths))

@@ -1,0 +1,123 @@
+"""Instruments that are tables: HST, Spitzer, 2MASS, and what a wrong table is told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from levelmatch_core.errors import SettingsError
+from levelmatch_core.images.instruments import by_name
+from levelmatch_core.images.instruments.base import Source
+from levelmatch_core.images.instruments.table import load, of_table
+from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.images.reading import read_pixels
+from levelmatch_core.settings import MatchSettings
+
+SHAPE = (40, 60)
+
+
+def header(dec: float) -> fits.Header:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval = [10, dec]
+    wcs.wcs.crpix = [30, 20]
+    wcs.wcs.cdelt = [-0.05 / 3600, 0.05 / 3600]
+    found = wcs.to_header()
+    found["BUNIT"] = "ELECTRONS/S"
+    return found
+
+
+def hst_file(path: Path, seed: int, **cards: str) -> Path:
+    """Write two chips, each with ERR and DQ, as calacs does."""
+    rng = np.random.default_rng(seed)
+    primary = fits.PrimaryHDU()
+    primary.header.update({"TELESCOP": "HST", "INSTRUME": "ACS", "DETECTOR": "WFC", **cards})
+    hdus = [primary]
+    for chip in (1, 2):
+        quality = np.zeros(SHAPE, "i2")
+        quality[0, :7] = [1, 16, 32, 64, 256, 512, 4096]
+        data = rng.normal(5, 0.1, SHAPE).astype("f4")
+        data[1, 0] = 0  # a value as any other
+        hdus += [
+            fits.ImageHDU(data, header(5 + 0.0005 * chip), name="SCI", ver=chip),
+            fits.ImageHDU(np.full(SHAPE, 0.1, "f4"), name="ERR", ver=chip),
+            fits.ImageHDU(quality, name="DQ", ver=chip),
+        ]
+    fits.HDUList(hdus).writeto(path)
+    return path
+
+
+def test_hst_has_an_exposure_a_chip_tiles_by_association_and_its_own_bits(tmp_path: Path) -> None:
+    cards = {"FILTER1": "CLEAR1L", "FILTER2": "F814W", "ASN_ID": "J12345010"}
+    for number, name in enumerate(("j12345a1q_flc.fits", "j12345a2q_flc.fits")):
+        hst_file(tmp_path / name, number, **cards)
+    hst_file(tmp_path / "j12345b1q_flc.fits", 9, FILTER1="CLEAR1L", FILTER2="F814W", ASN_ID="NONE")
+    inventory = take_inventory([tmp_path], MatchSettings())
+    assert inventory.failures == ()
+    (field,) = inventory.fields
+    assert (field.instrument, field.band, field.unit) == ("hst", "f814w", "ELECTRONS/S")
+    tiles = {exposure.name: exposure.tile for exposure in field.exposures}
+    assert tiles == {
+        "j12345a1q_flc.fits#1": "j12345010#1",
+        "j12345a1q_flc.fits#2": "j12345010#2",
+        "j12345a2q_flc.fits#1": "j12345010#1",
+        "j12345a2q_flc.fits#2": "j12345010#2",
+        "j12345b1q_flc.fits#1": "j12345b1q_flc.fits#1",
+        "j12345b1q_flc.fits#2": "j12345b1q_flc.fits#2",
+    }
+    second = field.exposures[1]
+    assert (second.sci, second.err, second.dq, second.detector) == (4, 5, 6, "wfc#2")
+    data = read_pixels(second).data
+    # hot, saturated and cosmic-ray pixels go; unstable, warm and flat-field ones stay
+    assert np.isfinite(data[0, :7]).tolist() == [False, False, True, True, False, True, False]
+    assert data[1, 0] == 0
+
+
+def test_wfc3_names_its_filter_in_one_card(tmp_path: Path) -> None:
+    hst_file(tmp_path / "i12345a1q_flt.fits", 0, FILTER="F160W", INSTRUME="WFC3")
+    assert take_inventory([tmp_path], MatchSettings(band="F160W")).fields[0].band == "f160w"
+
+
+@pytest.mark.parametrize(
+    ("file", "tile"),
+    [
+        ("SPITZER_I1_12345678_0003_0000_1_bcd.fits", "spitzer_i1_12345678_0003"),
+        ("a/SPITZER_I1_12345678_0003_0001_1_cbcd.fits", "spitzer_i1_12345678_0003"),
+        ("SPITZER_M1_12345678_0004_0000_1_bcd.fits", "spitzer_m1_12345678_0004"),
+        ("renamed.fits", "renamed.fits"),
+    ],
+)
+def test_spitzer_frames_of_one_exposure_are_a_tile(file: str, tile: str) -> None:
+    source = Source(file, "", SHAPE, fits.Header({"TELESCOP": "Spitzer"}))
+    (part,) = by_name("spitzer").split(source, MatchSettings())
+    assert part.tile == tile
+
+
+def test_a_tile_that_the_user_names_wins() -> None:
+    source = Source("SPITZER_I1_12345678_0003_0000_1_bcd.fits", "", SHAPE, fits.Header(), tile="mine")
+    assert by_name("spitzer").split(source, MatchSettings())[0].tile == "mine"
+
+
+def test_a_window_is_left_out() -> None:
+    content = {"name": "x", "header": {"TELESCOP": ["X"]}, "exclude": {"rows": [0, 4], "columns": [0, 60]}}
+    (part,) = of_table(content).split(Source("a.fits", "", SHAPE, fits.Header()), MatchSettings())
+    assert part.window is not None
+    assert not part.window.inside
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'name = "x"',
+        'name = "x"\nnonsense = 1\n[header]\nTELESCOP = ["X"]',
+        'name = "x"\n[header]\nTELESCOP = ["X"]\n[tile]\npattern = "("',
+        "not toml",
+    ],
+)
+def test_a_wrong_table_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"instrument table .*wrong\.toml"):
+        load(path)
