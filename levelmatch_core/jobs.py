@@ -5,6 +5,7 @@ up instead of doing the job. Results are records; arrays go to the cutout store,
 """
 
 import logging
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -89,9 +90,9 @@ class Job(Record):
         content = _without_paths(self.model_dump(mode="json", exclude={"settings", "label", "exposures"}))
         return content_key(self.step, self.version, content, self.settings.of_role(*self.roles))
 
+    @abstractmethod
     def run(self, workspace: Workspace) -> Record:
         """Do the work."""
-        raise NotImplementedError
 
 
 class Each(Protocol):
