@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from levelmatch_core.images.exposure import Exposure, Failure
+from levelmatch_core.images.headers import MATCHED_CARD
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch
 from levelmatch_core.matching.match import Gauge, match
 from levelmatch_core.matching.overlap import Difference, difference, fit_pair
@@ -245,6 +246,7 @@ class MosaicJob(Job):
     """Write the mosaic of one field, with and without the corrections."""
 
     step = "mosaic"
+    version = 2
     gives = Written
 
     field: str
@@ -256,7 +258,8 @@ class MosaicJob(Job):
         """Write it whole."""
 
         def writer(path: Path) -> None:
-            write_mosaic(path, self.grid, self.parts, workspace.store, unit=self.unit)
+            cards = {MATCHED_CARD: ("mosaic", "levelmatch: made of matched exposures")}
+            write_mosaic(path, self.grid, self.parts, workspace.store, unit=self.unit, cards=cards)
 
         return Written(files=(workspace.output().write(mosaic_name(self.field), writer),))
 

@@ -101,6 +101,13 @@ def test_a_matched_file_is_refused(row, level_match, tmp_path):
         level_match(shutil.copy(done, tmp_path / "again.fits") and tmp_path / "again.fits", output=tmp_path / "out2")
 
 
+def test_a_mosaic_of_ours_is_refused(row, level_match, tmp_path):
+    result = level_match(row)
+    mosaic = shutil.copy(result.request.output / "mosaic_k.fits", tmp_path / "mosaic.fits")
+    with pytest.raises(NoInputError, match="LVLSTAT"):
+        level_match(mosaic, output=tmp_path / "out2")
+
+
 def test_duplicates_are_left_out_and_named(row, level_match):
     shutil.copy(row / "tile_001.fits", row / "z_copy.fits")
     result = level_match(row)
