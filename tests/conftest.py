@@ -21,3 +21,11 @@ def real_data(name: str) -> Path:
 def m17() -> Path:
     """Eight raw 2MASS images of M17."""
     return real_data("m17_2mass")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as fast what is neither slow nor full, so that each tier has a name."""
+    for item in items:
+        if not any(item.get_closest_marker(tier) for tier in ("slow", "full")):
+            item.add_marker(pytest.mark.fast)
