@@ -182,5 +182,5 @@ class _MapWcs(BaseLowLevelWCS):
     def world_to_pixel_values(self, *world_arrays: Any) -> Any:  # noqa: ANN401 - as APE 14 has it
         if self._map is None:
             return world_arrays
-        message = "the way from the image to the grid is not needed"
+        message = "reproject never asks for the way from the image to the grid"
         raise NotImplementedError(message)
