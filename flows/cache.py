@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import cloup
 
 from flows.cli import clean_errors
 from flows.home import Home
@@ -109,10 +110,10 @@ def _pruned(stored: list[Entry], before: float | None, most: int | None) -> list
     return gone
 
 
-@click.command()
-@click.option("--older-than", metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 8w.")
-@click.option("--shrink-to", metavar="SIZE", help="Remove what was used least recently, down to 500M, 20G.")
-@click.option("--wait", is_flag=True, help="Wait for runs in progress, in place of giving up.")
+@cloup.command(short_help="Show the size of the stores, or prune them.")
+@cloup.option("--older-than", metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 8w.")
+@cloup.option("--shrink-to", metavar="SIZE", help="Remove what was used least recently, down to 500M, 20G.")
+@cloup.option("--wait", is_flag=True, help="Wait for runs in progress, in place of giving up.")
 def cache(older_than: str | None, shrink_to: str | None, *, wait: bool) -> None:
     """Show the size of the store of cutouts and results in LEVELMATCH_HOME, or prune it.
 

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
+import cloup
 
+from flows.options import (
+    examples,
+    inputs_argument,
+    log_level_option,
+    matching_options,
+    output_option,
+    type_of_path,
+)
 from levelmatch_core.errors import LevelMatchError, UsageError
 
 if TYPE_CHECKING:
@@ -18,24 +27,39 @@ if TYPE_CHECKING:
 OK, TROUBLE, BAD_USAGE, UNFINISHED = 0, 1, 2, 3
 """Exit codes: all well; anything else; bad usage with nothing written; finished, but some untied or failed."""
 
-_LEVELS = click.Choice(["debug", "info", "warning", "error"])
-_FOLDER = click.Path(path_type=Path)
 
-
-class _Lazy(click.Group):
-    """A group whose further commands are imported when they are called."""
+class _Lazy(cloup.Group):
+    """A group whose further commands are imported when they are called, and whose help has sections."""
 
     further: ClassVar[dict[str, str]] = {
         "deploy": "flows.deploy",
         "explain": "flows.looking",
+        "settings": "flows.looking",
         "sweep": "flows.sweeping",
-        **{name: f"flows.{name}" for name in ("cache", "ui")},
+        **{name: f"flows.{name}" for name in ("cache", "completion", "ui")},
         **dict.fromkeys(("verify", "undo", "apply"), "flows.undoing"),
     }
     """Command -> the module that holds it, under the same name."""
+    sections: ClassVar[dict[str, tuple[str, ...]]] = {
+        "Match": ("run", "sweep", "settings"),
+        "Look at a result": ("explain", "verify", "ui"),
+        "Take it elsewhere": ("undo", "apply"),
+        "Try it": ("demo", "simulate"),
+    }
+    """Titles of the help, and their commands; what is in none comes last."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.further])
+
+    def list_sections(self, ctx: click.Context, include_default_section: bool = True) -> list[cloup.Section]:
+        titles = dict(self.sections)
+        if include_default_section:
+            placed = {name for names in self.sections.values() for name in names}
+            titles["Keep it running"] = tuple(name for name in self.list_commands(ctx) if name not in placed)
+        return [
+            cloup.Section(title, {name: command for name in names if (command := self.get_command(ctx, name))})
+            for title, names in titles.items()
+        ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.further:
@@ -44,24 +68,33 @@ class _Lazy(click.Group):
         return command
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@cloup.group(
+    cls=_Lazy,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "formatter_settings": cloup.HelpFormatter.settings(max_width=110),
+    },
+    epilog=examples("levelmatch demo", "levelmatch run FOLDER --output OUT", "levelmatch explain OUT"),
+)
 @click.version_option(package_name="levelmatch")
 def main() -> None:
     """Match the sky levels of overlapping astronomical exposures."""
 
 
-@main.command()
-@click.argument("inputs", nargs=-1, required=True, type=_FOLDER, metavar="INPUT...")
-@click.option("--output", required=True, type=_FOLDER, metavar="DIR", help="Folder that takes the results.")
-@click.option("--config", type=_FOLDER, metavar="FILE.toml", help="Settings, as a TOML file.")
-@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One setting; wins over --config.")
-@click.option("--program", default="levelmatch", show_default=True, help="Observing program: the MLflow experiment.")
-@click.option("--band", help="Only exposures of this filter.")
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers (the setting procs).")
-@click.option("--group-by", metavar="REGEX|TABLE", help="Which files make a tile.")
-@click.option("--recursive", is_flag=True, help="Search folders within folders.")
-@click.option("--dry-run", is_flag=True, help="Show tiles, fields, pairs, references and cost; write nothing.")
-@click.option("--log-level", type=_LEVELS, help="Lines shown on stderr. [default: warning on a terminal, else info]")
+@main.command(
+    short_help="Match exposures, and write them corrected.",
+    epilog=examples(
+        "levelmatch run cal/ --output matched",
+        "levelmatch run cal/ --output matched --dry-run",
+        "levelmatch run cal/ --output matched --set recombine_lyot=true --set fit_type_mosaic_tiles=level+slope",
+        "levelmatch run cal/ --output matched --config m33.toml --program m33 --band F770W --workers 4",
+        "levelmatch run survey/ --output matched --group-by 'field_[0-9]+'",
+    ),
+)
+@inputs_argument
+@output_option("Folder that takes the results.")
+@matching_options
+@cloup.option("--dry-run", is_flag=True, help="Show tiles, fields, pairs, references and cost; write nothing.")
 def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
     """Match the exposures of INPUT (files, or folders of FITS files) and write the results to DIR.
 
@@ -80,15 +113,18 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
     sys.exit(OK if summary.complete else UNFINISHED)
 
 
-@main.command()
-@click.argument("folder", type=_FOLDER, metavar="DIR")
-@click.option("--instrument", type=click.Choice(["miri", "nircam_short", "generic"]), default="miri", show_default=True)
-@click.option("--tiles", default="3x3", show_default=True, metavar="NXxNY", help="Tiles along x and y.")
-@click.option("--dithers", type=int, default=4, show_default=True, help="Exposures a tile.")
-@click.option("--size", type=int, default=512, show_default=True, help="Rows of a detector image.")
-@click.option("--lyot", is_flag=True, help="MIRI: give the Lyot window levels of its own.")
-@click.option("--planes", is_flag=True, help="Add planes, not levels only.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@main.command(
+    short_help="Write an observing program with known levels.",
+    epilog=examples("levelmatch simulate sim --tiles 2x2 --size 256", "levelmatch simulate sim --lyot --planes"),
+)
+@cloup.argument("folder", type=type_of_path, metavar="DIR", help="Folder that takes the program.")
+@cloup.option("--instrument", type=click.Choice(["miri", "nircam_short", "generic"]), default="miri", show_default=True)
+@cloup.option("--tiles", default="3x3", show_default=True, metavar="NXxNY", help="Tiles along x and y.")
+@cloup.option("--dithers", type=int, default=4, show_default=True, help="Exposures a tile.")
+@cloup.option("--size", type=int, default=512, show_default=True, help="Rows of a detector image.")
+@cloup.option("--lyot", is_flag=True, help="MIRI: give the Lyot window levels of its own.")
+@cloup.option("--planes", is_flag=True, help="Add planes, not levels only.")
+@cloup.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn at random.")
 def simulate(folder: Path, tiles: str, **options: Any) -> None:  # noqa: ANN401 - click's
     """Write an observing program with known levels into DIR, and the truth beside it."""
     with clean_errors():
@@ -99,9 +135,16 @@ def simulate(folder: Path, tiles: str, **options: Any) -> None:  # noqa: ANN401 
         click.echo(f"{len({each.file for each in truth.exposures})} files and truth.json are in {folder}")
 
 
-@main.command()
-@click.option("--output", type=_FOLDER, default=Path("levelmatch-demo"), show_default=True, metavar="DIR")
-@click.option("--log-level", type=_LEVELS, help="Lines shown on stderr. [default: warning on a terminal, else info]")
+@main.command(short_help="Simulate, match, and see known levels come back.")
+@cloup.option(
+    "--output",
+    type=type_of_path,
+    default=Path("levelmatch-demo"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder that takes input and results.",
+)
+@log_level_option
 def demo(output: Path, log_level: str | None) -> None:
     """Simulate a MIRI program, match it, and show how well the known levels come back."""
     with clean_errors(log_level):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 
 from flows.cli import clean_errors
 from flows.home import prepare_environment
@@ -30,8 +31,8 @@ class DeployError(LevelMatchError):
     """Prefect refused a deployment."""
 
 
-@click.command()
-@click.option(
+@cloup.command(short_help="Deploy the observing programs to Prefect's server.")
+@cloup.option(
     "--programs",
     "folder",
     type=click.Path(path_type=Path),
@@ -40,8 +41,8 @@ class DeployError(LevelMatchError):
     metavar="DIR",
     help="Folder of <program>.toml files; prefect.yaml is written beside it.",
 )
-@click.option("--check", "only", metavar="NAME", help="Only say whether this program could run here.")
-@click.option("--render", is_flag=True, help="Only write prefect.yaml.")
+@cloup.option("--check", "only", metavar="NAME", help="Only say whether this program could run here.")
+@cloup.option("--render", is_flag=True, help="Only write prefect.yaml.")
 def deploy(folder: Path, only: str | None, *, render: bool) -> None:
     """Deploy every observing program, from the repository's root, to the Prefect server.
 

@@ -6,28 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 
 from flows.cli import OK, UNFINISHED, clean_errors
 from flows.home import prepare_environment
+from flows.options import examples, inputs_argument, matching_options, output_option
 from levelmatch_core.errors import SettingsError
 
-_FOLDER = click.Path(path_type=Path)
 
-
-@click.command()
-@click.argument("inputs", nargs=-1, required=True, type=_FOLDER, metavar="INPUT...")
-@click.option("--output", required=True, type=_FOLDER, metavar="DIR", help="Takes a folder a combination.")
-@click.option(
-    "--grid", "grids", multiple=True, required=True, metavar="NAME=V1,V2,...", help="A setting and what it takes."
+@cloup.command(
+    short_help="Match under many settings, and rank them.",
+    epilog=examples(
+        "levelmatch sweep cal/ --output sweep --grid weight_method=equal,error --grid rms_sig_limit=2,3",
+        "levelmatch sweep cal/ --output sweep --grid fit_type_mosaic_tiles=level,level+slope --set figures=none",
+    ),
 )
-@click.option("--config", type=_FOLDER, metavar="FILE.toml", help="Settings that all combinations have in common.")
-@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One such setting; wins over --config.")
-@click.option("--program", default="levelmatch", show_default=True, help="Observing program: the MLflow experiment.")
-@click.option("--band", help="Only exposures of this filter.")
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers (the setting procs).")
-@click.option("--group-by", metavar="REGEX|TABLE", help="Which files make a tile.")
-@click.option("--recursive", is_flag=True, help="Search folders within folders.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lines shown on stderr.")
+@inputs_argument
+@output_option("Takes a folder a combination.")
+@cloup.option(
+    "--grid",
+    "grids",
+    multiple=True,
+    required=True,
+    metavar="NAME=V1,V2,...",
+    help="A setting and the values that it takes. May be repeated.",
+)
+@matching_options
 def sweep(
     inputs: tuple[Path, ...],
     output: Path,

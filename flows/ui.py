@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 import click
+import cloup
 
 from flows.cli import clean_errors
 from flows.home import Home, prepare_environment
@@ -36,9 +37,9 @@ class _StopError(BaseException):
     """We were asked to stop."""
 
 
-@click.command()
-@click.option("--prefect-port", type=click.IntRange(1, 65535), default=4200, show_default=True)
-@click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@cloup.command(short_help="Open Prefect's and MLflow's pages over past and present runs.")
+@cloup.option("--prefect-port", type=click.IntRange(1, 65535), default=4200, show_default=True)
+@cloup.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(prefect_port: int, mlflow_port: int) -> None:
     """Show past and present runs: Prefect's pages and MLflow's, over LEVELMATCH_HOME, until Ctrl-C.
 

@@ -5,17 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 
 from flows.cli import OK, UNFINISHED, clean_errors
+from flows.options import examples, inputs_argument, output_option, recursive_option, type_of_path
 
 if TYPE_CHECKING:
     from levelmatch_core.products.undo import GivenBack
 
-_FOLDER = click.Path(path_type=Path)
+
+_finished = cloup.argument("folder", type=type_of_path, metavar="DIR", help="The output of a finished run.")
 
 
-@click.command()
-@click.argument("folder", type=_FOLDER, metavar="DIR")
+@cloup.command(short_help="Check an output against its run.json.", epilog=examples("levelmatch verify matched"))
+@_finished
 def verify(folder: Path) -> None:
     """Check the finished output DIR against its run.json: every file's digest, the tables, the header cards.
 
@@ -33,9 +36,11 @@ def verify(folder: Path) -> None:
     sys.exit(OK if good else UNFINISHED)
 
 
-@click.command()
-@click.argument("folder", type=_FOLDER, metavar="DIR")
-@click.option("--output", required=True, type=_FOLDER, metavar="BACK", help="Folder that takes the inputs.")
+@cloup.command(
+    short_help="Give the inputs of an output back.", epilog=examples("levelmatch undo matched --output as_they_came")
+)
+@_finished
+@output_option("Folder that takes the inputs.", "BACK")
 def undo(folder: Path, output: Path) -> None:
     """Give the inputs of the finished output DIR back, from DIR alone, to within float rounding.
 
@@ -51,11 +56,14 @@ def undo(folder: Path, output: Path) -> None:
     _end(found, output)
 
 
-@click.command()
-@click.argument("table", type=_FOLDER, metavar="corrections.ecsv")
-@click.argument("inputs", nargs=-1, required=True, type=_FOLDER, metavar="INPUT...")
-@click.option("--output", required=True, type=_FOLDER, metavar="DIR", help="Folder that takes the corrected files.")
-@click.option("--recursive", is_flag=True, help="Search folders within folders.")
+@cloup.command(
+    short_help="Put a known solution on another reduction.",
+    epilog=examples("levelmatch apply matched/corrections.ecsv reduced_again/ --output matched_again"),
+)
+@cloup.argument("table", type=type_of_path, metavar="corrections.ecsv", help="The table of a finished run.")
+@inputs_argument
+@output_option("Folder that takes the corrected files.")
+@recursive_option
 def apply(table: Path, inputs: tuple[Path, ...], output: Path, recursive: bool) -> None:
     """Subtract a known solution from another reduction of the same exposures, known by their files' names.
 

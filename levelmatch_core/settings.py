@@ -6,10 +6,11 @@ change: a cache key and the refusal of another setting on a finished output both
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
@@ -191,7 +192,7 @@ class MatchSettings(BaseModel):
         """
         unknown = [name for name in values if name not in cls.model_fields]
         if unknown:
-            raise SettingsError("; ".join(cls._no_such(name) for name in unknown))
+            raise SettingsError("; ".join(cls.no_such(name) for name in unknown))
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -199,7 +200,8 @@ class MatchSettings(BaseModel):
             raise SettingsError("; ".join(lines)) from error
 
     @classmethod
-    def _no_such(cls, name: str) -> str:
+    def no_such(cls, name: str) -> str:
+        """Return what to say of a name that is no setting: the nearest ones."""
         near = difflib.get_close_matches(name, cls.model_fields, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else f"valid names: {', '.join(cls.model_fields)}"
         return f"unknown setting {name!r}: {hint}"
@@ -251,6 +253,50 @@ class MatchSettings(BaseModel):
 def roles_by_name() -> dict[str, Role]:
     """Return each setting's role."""
     return {name: field.json_schema_extra["role"] for name, field in MatchSettings.model_fields.items()}  # type: ignore[index,misc]
+
+
+class Described(NamedTuple):
+    """A setting, as a person reads of it."""
+
+    name: str
+    default: str
+    """As it stands in a TOML file; `none` where there is no value."""
+    choices: str
+    """The few words that it takes, or nothing."""
+    meaning: str
+
+
+def described(names: Iterable[str] = ()) -> list[Described]:
+    """Describe the settings of these names, or all.
+
+    Raises
+    ------
+    SettingsError
+        If a name is unknown.
+    """
+    wanted = tuple(names)
+    fields = MatchSettings.model_fields
+    unknown = [name for name in wanted if name not in fields]
+    if unknown:
+        raise SettingsError("; ".join(MatchSettings.no_such(name) for name in unknown))
+    return [
+        Described(
+            name=name,
+            default="none" if fields[name].default is None else json.dumps(fields[name].default),
+            choices=" | ".join(few_values(name)),
+            meaning=fields[name].description or "",
+        )
+        for name in wanted or fields
+    ]
+
+
+def few_values(name: str) -> tuple[str, ...]:
+    """Return the words that a setting takes, where they are few: nothing for numbers and free text."""
+    kind = MatchSettings.model_fields[name].annotation
+    if kind is bool:
+        return ("true", "false")
+    arguments = [argument for part in (kind, *get_args(kind)) for argument in get_args(part)]
+    return tuple(dict.fromkeys(value for value in arguments if isinstance(value, str)))
 
 
 def _toml_value(name: str, text: str) -> object:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import time
 from functools import partial
 from pathlib import Path
 
+import click
 import pytest
 
-from flows.cli import _request
+from flows.cli import _request, main
+from levelmatch_core.settings import MatchSettings
 
 COMMAND = [sys.executable, "-c", "from flows.cli import main; main()"]
 
@@ -226,3 +229,71 @@ def test_the_demo_recovers_the_truth(levelmatch, tmp_path):
     for named in ("figures", "corrections.ecsv", "mlflow ui"):
         assert named in answer.stdout
     assert levelmatch("demo", "--output", tmp_path / "demo").returncode == 0  # once more, on the same folder
+
+
+# -- help, settings, completion ----------------------------------------------------------------------------------------
+def test_every_command_has_a_place_in_the_help_and_a_short_text_that_is_not_cut(levelmatch):
+    shown = levelmatch("--help").stdout
+    commands = shown.partition("Match:")[2].partition("Examples:")[0]
+    assert {line.split()[0] for line in commands.splitlines() if line.startswith("  ")} == set(
+        main.list_commands(click.Context(main))
+    )
+    assert "..." not in commands
+
+
+def test_options_come_in_groups_with_examples(levelmatch):
+    shown = levelmatch("run", "--help").stdout
+    places = [shown.index(title) for title in ("Results:", "Which input:", "Settings (", "How to run:", "Examples:")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", sorted(main.list_commands(click.Context(main))))
+def test_the_examples_of_the_help_are_commands_that_parse(name):
+    command = main.get_command(click.Context(main), name)
+    for line in (command.epilog or "").splitlines():
+        words = shlex.split(line.partition("|")[0].partition("  in ")[0])
+        if words[:1] == ["levelmatch"]:
+            called = main.get_command(click.Context(main), words[1])
+            called.make_context(words[1], words[2:])  # raises on bad usage; nothing runs
+
+
+def test_settings_are_listed_with_defaults_and_told_by_name(levelmatch):
+    listed = levelmatch("settings").stdout
+    assert len(listed.splitlines()) == len(MatchSettings.model_fields)
+    assert "rms_sig_limit = 2.0" in listed
+    told = levelmatch("settings", "statistic").stdout
+    assert "median | clipped_mean | huber" in told
+    assert "pair's difference" in told
+    refused = levelmatch("settings", "rms_sig_limt")
+    assert refused.returncode == 2
+    assert "did you mean rms_sig_limit" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("levelmatch ver", "verify"),
+        ("levelmatch run --dry", "--dry-run"),
+        ("levelmatch run --set rms_s", "rms_sig_limit="),
+        ("levelmatch run --set weight_method=e", "weight_method=error"),
+        ("levelmatch settings min_a", "min_area_percent"),
+    ],
+)
+def test_bash_completes(environment, typed, offered):
+    words = typed.split()
+    answer = subprocess.run(
+        [sys.executable, "-c", "from flows.cli import main; main(prog_name='levelmatch')"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[2],
+        env=environment
+        | {"_LEVELMATCH_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)},
+    )
+    assert offered in [line.partition(",")[2] for line in answer.stdout.splitlines()]
+
+
+def test_the_completion_script_is_one_that_bash_reads(levelmatch):
+    script = levelmatch("completion", "bash").stdout
+    assert "_LEVELMATCH_COMPLETE=bash_complete" in script
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)

@@ -1,0 +1,112 @@
+"""What the commands have in common: their arguments, grouped options, examples, and what a shell completes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import cloup
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+type_of_path = click.Path(path_type=Path)
+Decorator = Callable[[Any], Any]
+
+
+def complete_setting_name(_context: click.Context, _parameter: click.Parameter, typed: str) -> "list[CompletionItem]":
+    """Complete the name of a setting."""
+    return _matching(typed, "")
+
+
+def _complete_assignment(_context: click.Context, _option: click.Parameter, typed: str) -> "list[CompletionItem]":
+    """Complete `NAME=`, and `NAME=VALUE` where a setting has a few values."""
+    return _matching(typed, "=")
+
+
+def _matching(typed: str, sign: str) -> "list[CompletionItem]":
+    from click.shell_completion import CompletionItem  # noqa: PLC0415 - only while completing
+
+    from levelmatch_core.settings import MatchSettings, described, few_values  # noqa: PLC0415
+
+    name, equals, _ = typed.partition("=")
+    if not equals:
+        found = [CompletionItem(each.name + sign, help=each.meaning) for each in described()]
+    else:
+        values = few_values(name) if name in MatchSettings.model_fields else ()
+        found = [CompletionItem(f"{name}={value}") for value in values]
+    return [item for item in found if item.value.startswith(typed)]
+
+
+inputs_argument: Decorator = cloup.argument(
+    "inputs",
+    nargs=-1,
+    required=True,
+    type=type_of_path,
+    metavar="INPUT...",
+    help="FITS files, or folders of them (.fits, .fits.gz, .fits.fz).",
+)
+
+
+def output_option(text: str, metavar: str = "DIR") -> Decorator:
+    """Return the option that names the folder of results."""
+    return cloup.option_group(
+        "Results", cloup.option("--output", required=True, type=type_of_path, metavar=metavar, help=text)
+    )
+
+
+recursive_option: Decorator = cloup.option("--recursive", is_flag=True, help="Search folders within folders.")
+
+_which_input = cloup.option_group(
+    "Which input",
+    cloup.option("--band", metavar="NAME", help="Only exposures of this filter, such as F770W."),
+    cloup.option(
+        "--group-by",
+        metavar="REGEX|TABLE",
+        help="Which files make a tile: a regular expression whose match names it, or a table of file and tile.",
+    ),
+    recursive_option,
+)
+
+_settings = cloup.option_group(
+    "Settings (`levelmatch settings` lists them)",
+    cloup.option("--config", type=type_of_path, metavar="FILE.toml", help="Settings, as a TOML file."),
+    cloup.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="NAME=VALUE",
+        shell_complete=_complete_assignment,
+        help="One setting; wins over --config. May be repeated.",
+    ),
+)
+
+_run = cloup.option_group(
+    "How to run",
+    cloup.option(
+        "--program",
+        default="levelmatch",
+        show_default=True,
+        metavar="NAME",
+        help="Observing program: the MLflow experiment.",
+    ),
+    cloup.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers (the setting procs)."),
+)
+
+log_level_option: Decorator = cloup.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Lines shown on stderr. [default: warning on a terminal, else info]",
+)
+
+
+def matching_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of every command that matches: which input, which settings, how to run."""
+    for decorate in (log_level_option, _run, _settings, _which_input):
+        command = decorate(command)
+    return command
+
+
+def examples(*lines: str) -> str:
+    """Return an epilog that keeps its lines."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
