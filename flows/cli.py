@@ -174,8 +174,8 @@ def report(summary: "Summary") -> None:
     click.echo("exposures: " + ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count))
     for each in summary.residuals:
         click.echo(
-            f"{each.field}: residual rms {each.before:.5g} before, {each.after:.5g} {each.unit} after, over "
-            f"{each.used} pairs ({sum(each.rejected.values())} rejected)"
+            f"{each.field}: residual rms {each.before:.5g} before, {each.after:.5g} after, in "
+            f"{each.unit or 'the data unit'}, over {each.used} pairs ({sum(each.rejected.values())} rejected)"
         )
     click.echo(f"outputs: {summary.output}{'' if summary.changed else ' (nothing changed)'}")
     tracking = summary.tracking
