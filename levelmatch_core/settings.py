@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationErro
 from levelmatch_core.errors import SettingsError
 
 FitType = Literal["level", "level+slope"]
+WcsSource = Literal["header", "gwcs"]
 Role = Literal["input", "fit", "mask", "resample", "measure", "solve", "sky", "draw", "run"]
 
 
@@ -46,6 +47,14 @@ class MatchSettings(BaseModel):
     )
     combine_nircam_short: bool = _setting(
         False, "input", "NIRCam: match the four short-wavelength chips of a module, then treat them as one tile."
+    )
+    wcs_source: WcsSource = _setting(
+        "header",
+        "input",
+        "JWST: the WCS of each exposure is its header's SIP approximation, or the gwcs in its ASDF extension that the "
+        "header approximates. 'gwcs' needs the extra levelmatch[jwst]; files without one keep their header's. It is "
+        "a setting, and not a matter of what is installed, so that the same request gives the same numbers on every "
+        "machine. Where the extra is installed, a note tells if the two differ by more than 0.1 pixel.",
     )
 
     # -- fit types -----------------------------------------------------------------------------------------------------

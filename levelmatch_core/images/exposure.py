@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field as Described
 
 from levelmatch_core.records import Record
+from levelmatch_core.settings import WcsSource
 
 
 class Window(Record):
@@ -42,6 +43,9 @@ class Exposure(Record):
         description="stage name -> group in that stage; a stage not named is passed over"
     )
     anchors: tuple[str, ...] = Described(default=(), description="stages in which this exposure keeps correction 0")
+    wcs_source: WcsSource = Described(
+        default="header", description="where its WCS is: the image's header, or the gwcs of the ASDF extension"
+    )
     footprint: tuple[tuple[float, float], ...] = Described(description="(RA, Dec) of the outline, degrees, in order")
     scale: float = Described(description="pixel scale, arcsec: root of the pixel's area at the image's centre")
     angle: float = Described(description="position angle of the image's +y axis, degrees east of north")

@@ -1,6 +1,7 @@
 """Where an image lies on the sky: outlines, pixel scales, and which outlines touch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from astropy.coordinates import SkyCoord
@@ -15,6 +16,7 @@ from scipy.spatial import KDTree
 from levelmatch_core.errors import NoWcsError
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.headers import FAULTS, quiet
+from levelmatch_core.images.transforms import AnyWcs, sky_transforms
 from levelmatch_core.records import Record
 
 Outline = tuple[tuple[float, float], ...]
@@ -39,7 +41,7 @@ class Footprint(Record):
     angle: float = Described(description="position angle of +y at the centre, degrees east of north, 0 to 360")
 
 
-def footprint_of(wcs: WCS, shape: tuple[int, int], window: Window | None, shown: str) -> Footprint:
+def footprint_of(wcs: AnyWcs, shape: tuple[int, int], window: Window | None, shown: str) -> Footprint:
     """Return the footprint of an image, or of the inside of a window of it.
 
     Scale and angle are those of the whole image's centre, so that the parts of an image share them. What is left
@@ -82,17 +84,19 @@ def footprint_of(wcs: WCS, shape: tuple[int, int], window: Window | None, shown:
 
 
 def _to_icrs(
-    wcs: WCS, x: NDArray[np.float64], y: NDArray[np.float64], shown: str
+    wcs: AnyWcs, x: NDArray[np.float64], y: NDArray[np.float64], shown: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return RA and Dec (ICRS, degrees) of pixel coordinates, checked against the way back."""
     good = False
+    is_fits = isinstance(wcs, WCS)
+    to_world, to_pixel = _fits_ways(wcs) if is_fits else sky_transforms(wcs)
     try:
         with quiet(), np.errstate(all="ignore"):
-            world = wcs.all_pix2world(x, y, 0)
+            world = to_world(x, y)
             if np.isfinite(world).all():
-                back = wcs.all_world2pix(*world, 0)
+                back = to_pixel(*world)
                 good = bool(np.hypot(back[0] - x, back[1] - y).max() < _ROUND_TRIP)
-        frame = wcs_to_celestial_frame(wcs)
+        frame = wcs_to_celestial_frame(wcs) if is_fits else None
     except FAULTS as error:
         reason = " ".join(str(error).split())[:200]
         message = f"{shown}: its WCS cannot be inverted ({reason}); solve its astrometry again"
@@ -100,11 +104,18 @@ def _to_icrs(
     if not good:
         message = f"{shown}: its WCS does not bring a corner to the sky and back; solve its astrometry again"
         raise NoWcsError(message)
+    if frame is None:
+        return np.asarray(world[0]) % 360.0, np.asarray(world[1])
     longitude, latitude = np.asarray(world[wcs.wcs.lng]), np.asarray(world[wcs.wcs.lat])
     if frame.name == "icrs":
         return longitude % 360.0, latitude
     sky = SkyCoord(longitude, latitude, unit="deg", frame=frame).icrs
     return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
+
+
+def _fits_ways(wcs: WCS) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return pixel -> the header's own world coordinates, and back, with what does not converge raised."""
+    return lambda x, y: wcs.all_pix2world(x, y, 0), lambda *world: wcs.all_world2pix(*world, 0)
 
 
 def _tangent_steps(

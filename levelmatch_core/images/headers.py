@@ -94,6 +94,7 @@ class _Quiet:
                 self._catcher.__enter__()
                 for category in (AstropyWarning, RuntimeWarning):
                     warnings.simplefilter("ignore", category)
+                warnings.filterwarnings("ignore", module=r"(asdf|gwcs)\b")  # versions of packages, mostly
                 log.addFilter(_no_sip_note)
             self._inside += 1
         try:

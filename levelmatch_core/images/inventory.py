@@ -19,15 +19,18 @@ from levelmatch_core.errors import (
     NotFitsError,
     SettingsError,
 )
+from levelmatch_core.images.agreement import wcs_notes
 from levelmatch_core.images.exposure import Exposure, Failure, Inventory
 from levelmatch_core.images.fields import Kind, Labelled, fields_of
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.footprint import footprint_of
 from levelmatch_core.images.grouping import GroupBy, grouping
+from levelmatch_core.images.gwcs import gwcs_of, require_extra
 from levelmatch_core.images.headers import Hdu, quiet, read_headers
 from levelmatch_core.images.instruments import Instrument, Source, recognise
 from levelmatch_core.images.reading import digest_of, refuse_matched, refuse_shapes, wcs_of
-from levelmatch_core.settings import MatchSettings
+from levelmatch_core.images.transforms import AnyWcs
+from levelmatch_core.settings import MatchSettings, WcsSource
 
 __all__ = ["find_files", "take_inventory"]
 
@@ -112,6 +115,7 @@ def take_inventory(
     NoInputError
         If no usable exposure is left.
     """
+    require_extra(settings.wcs_source)
     tile_of = None if group_by is None else grouping(group_by)
     paths = find_files(inputs, step_ext=settings.step_ext, recursive=recursive, exclude=exclude)
     failures: list[Failure] = []
@@ -124,6 +128,7 @@ def take_inventory(
     if not found:
         raise NoInputError(_nothing_left(len(paths), failures))
     notes += _quality_notes(files)
+    notes += wcs_notes([labelled.exposure for labelled in found], settings)
     fields = fields_of(found, notes)
     failures.sort(key=lambda one: one.name)
     return Inventory(
@@ -333,7 +338,7 @@ def _exposures_in(
         for name in (file.instrument.err, file.instrument.dq)
     )
     refuse_shapes(sci, tuple(hdu for hdu in (err, dq) if hdu is not None), shown)
-    wcs = wcs_of(sci, file.path, shown)
+    source, wcs = _wcs(file, sci, chip, settings)
     parts = file.instrument.split(Source(file.shown, chip, shape, file.primary, tile), settings)
     kind = Kind(file.instrument.name, file.camera, file.band, _text(sci.header.get("BUNIT")))
     made: list[Labelled | Failure] = []
@@ -357,6 +362,7 @@ def _exposures_in(
             unit=kind.unit,
             groups=part.groups,
             anchors=part.anchors,
+            wcs_source=source,
             footprint=where.outline,
             scale=where.scale,
             angle=where.angle,
@@ -364,6 +370,16 @@ def _exposures_in(
         )
         made.append(Labelled(kind, exposure, part.identity))
     return made
+
+
+def _wcs(file: _File, sci: Hdu, chip: str, settings: MatchSettings) -> tuple[WcsSource, AnyWcs]:
+    """Return the WCS of an image, and where it was found: a gwcs is that of a file's only image."""
+    shown = file.shown + chip
+    if settings.wcs_source == "gwcs" and not chip:
+        found = gwcs_of(file.hdus, file.path, shown)
+        if found is not None:
+            return "gwcs", found
+    return "header", wcs_of(sci, file.path, shown)
 
 
 def _text(value: object) -> str:

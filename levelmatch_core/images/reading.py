@@ -24,8 +24,11 @@ from levelmatch_core.errors import (
     ShapeMismatchError,
 )
 from levelmatch_core.images.exposure import Exposure, Window
+from levelmatch_core.images.gwcs import gwcs_of
 from levelmatch_core.images.headers import FAULTS, MATCHED_CARD, Hdu, is_gzip, quiet, read_headers, scan
 from levelmatch_core.images.instruments import Instrument, by_name
+from levelmatch_core.images.transforms import AnyWcs
+from levelmatch_core.settings import WcsSource
 
 _NARROW = frozenset({"f4", "i1", "u1", "i2", "u2"})
 """Stored types whose every value float32 holds exactly."""
@@ -110,18 +113,49 @@ def wcs_of(hdu: Hdu, path: Path, shown: str) -> WCS:
     return wcs
 
 
-def read_wcs(exposure: Exposure) -> WCS:
+def wcs_from(source: WcsSource, hdus: Sequence[Hdu], sci: int, path: Path, shown: str) -> AnyWcs:
+    """Return the celestial WCS of an image from where it is to be taken.
+
+    Parameters
+    ----------
+    source
+        "header" or "gwcs".
+    hdus
+        The file's.
+    sci
+        Index of the image.
+    path, shown
+        As in :func:`wcs_of`.
+
+    Raises
+    ------
+    NoWcsError
+        As :func:`wcs_of`, or if there is no gwcs.
+    SettingsError
+        If the WCS is the gwcs, and cannot be read for want of the extra.
+    """
+    if source == "header":
+        return wcs_of(hdus[sci], path, shown)
+    found = gwcs_of(hdus, path, shown)
+    if found is None:
+        message = f"{shown}: has no gwcs in an ASDF extension; take the header's WCS (wcs_source = 'header')"
+        raise NoWcsError(message)
+    return found
+
+
+def read_wcs(exposure: Exposure) -> AnyWcs:
     """Return the celestial WCS of an exposure (of its whole image, where the exposure is a window of it).
 
     The world axes are in the header's order, and in its frame.
 
     Raises
     ------
-    NoWcsError, NotFitsError
-        As :func:`wcs_of` and :func:`levelmatch_core.images.headers.read_headers`.
+    NoWcsError, SettingsError, NotFitsError
+        As :func:`wcs_from` and :func:`levelmatch_core.images.headers.read_headers`.
     """
     hdus = read_headers(exposure.path, exposure.file)
-    return wcs_of(_hdu(hdus, exposure, exposure.sci), exposure.path, exposure.name)
+    sci = _hdu(hdus, exposure, exposure.sci).index
+    return wcs_from(exposure.wcs_source, hdus, sci, exposure.path, exposure.name)
 
 
 def refuse_matched(hdus: tuple[Hdu, ...], shown: str) -> None:

@@ -8,14 +8,14 @@ from typing import BinaryIO, cast
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from levelmatch_core.images.exposure import Window
+from levelmatch_core.images.transforms import AnyWcs, sky_transforms
 from levelmatch_core.products.headers import LocalPlane
 from levelmatch_core.products.rawfits import RawFile, RawHeader, renew_checksums, stored_image
 from levelmatch_core.sky.grid import Grid
-from levelmatch_core.sky.pixelmap import plane_on_image, sky_transforms
+from levelmatch_core.sky.pixelmap import plane_on_image
 from levelmatch_core.sky.plane import Plane
 
 _GZIP_LEVEL = 6
@@ -89,7 +89,7 @@ def inside_of(window: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def shifted(
-    values: NDArray[np.float64], sign: int, total: Plane, grid: Grid, wcs: WCS | None, *, blank_zero: bool
+    values: NDArray[np.float64], sign: int, total: Plane, grid: Grid, wcs: AnyWcs | None, *, blank_zero: bool
 ) -> NDArray[np.float64]:
     """Return values with a correction taken (sign -1) or given back (+1); zeros stay where they mean nothing was seen.
 
@@ -117,7 +117,7 @@ def shifted(
 
 
 def local_plane(
-    total: Plane, grid: Grid, wcs: WCS | None, shape: tuple[int, int], window: Window | None = None
+    total: Plane, grid: Grid, wcs: AnyWcs | None, shape: tuple[int, int], window: Window | None = None
 ) -> LocalPlane:
     """Return a correction about the centre of an image, or of a window of it, along the image's own axes."""
     if total.is_level or wcs is None:

@@ -14,7 +14,7 @@ from levelmatch_core.matching.corrections import Correction, Status
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.products.tables import read_corrections, window_of
 from levelmatch_core.records import Record
-from levelmatch_core.settings import MatchSettings
+from levelmatch_core.settings import MatchSettings, WcsSource
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 
@@ -32,6 +32,8 @@ class Known(Record):
     hdu: int
     """The HDU of `file` that holds the image."""
     window: Window | None
+    wcs_source: WcsSource
+    """Where the WCS was taken from through which slopes were put on the image."""
     field: str
     unit: str
     status: Status
@@ -135,10 +137,11 @@ class KnownSolution:
         return dict(sorted(found.items()))
 
     def settings(self) -> MatchSettings:
-        """Return those settings of the run that can be told from the table: fit types, and whether Lyot was split."""
+        """Return those settings of the run that the table tells: fit types, whether Lyot was split, the WCS."""
         fits = {f"fit_type_{stage}": kind for row in self.rows for stage, kind in row.fits.items()}
         split = any(row.window is not None for row in self.rows)
-        return MatchSettings.from_mapping({**fits, "recombine_lyot": split})
+        gwcs = any(row.wcs_source == "gwcs" for row in self.rows)
+        return MatchSettings.from_mapping({**fits, "recombine_lyot": split, "wcs_source": "gwcs" if gwcs else "header"})
 
 
 def images_of(rows: Iterable[Known]) -> list[KnownImage]:
@@ -171,6 +174,7 @@ def _known(row: dict[str, Any]) -> Known:
         **{name: row[name] for name in ("provisional", "partial", "local_sky")},
         product=row["product"].removeprefix(PRODUCTS),
         window=window_of(row["window"]),
+        wcs_source=row["wcs_source"],
         status=Status(row["status"]),
         fits=fits,
         stages={name: plane(f"{name}_") for name in fits},

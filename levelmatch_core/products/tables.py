@@ -91,8 +91,9 @@ def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
     """Return a row an exposure, sorted by field and name.
 
     Levels are in the data's unit, slopes in that per grid pixel, x0 and y0 in grid pixels. `hdu` is the HDU of
-    the input that holds the image, `window` the part of it that the row is about. A stage that does not concern an
-    exposure has 0 and no fit type; a failed exposure has NaN and no component.
+    the input that holds the image, `window` the part of it that the row is about, `wcs_source` where its WCS was
+    taken from. A stage that does not concern an exposure has 0 and no fit type; a failed exposure has NaN and no
+    component.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     rows = [_correction_row(match, correction) for match in matches for correction in match.corrections]
@@ -164,6 +165,7 @@ _CORRECTION_TYPES: _Types = {
     "product": str,
     "hdu": int,
     "window": str,
+    "wcs_source": str,
 }
 
 _PAIR_TYPES: _Types = {
@@ -210,6 +212,7 @@ def _correction_row(match: FieldMatch, correction: Correction) -> dict[str, Any]
     row["product"] = "" if failed else f"tiles/{exposure.product or exposure.file}"
     row["hdu"] = exposure.sci
     row["window"] = window_text(exposure.window)
+    row["wcs_source"] = exposure.wcs_source
     return row
 
 

@@ -13,7 +13,7 @@ from levelmatch_core.errors import LevelMatchError, NotFitsError, OutputFolderEr
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.headers import MATCHED_CARD, Hdu, read_headers
 from levelmatch_core.images.instruments import recognise
-from levelmatch_core.images.reading import wcs_of
+from levelmatch_core.images.reading import wcs_from
 from levelmatch_core.products.editing import EditedFile, inside_of, physical_values, shifted
 from levelmatch_core.products.folder import JOURNAL, RUN, Writer, clear_temporaries, put
 from levelmatch_core.products.headers import CARDS
@@ -122,7 +122,7 @@ def undo_file(
             if image.hdu >= len(hdus) or hdus[image.hdu].matched is None:
                 message = f"{shown}: no {MATCHED_CARD} in HDU {image.hdu}: levelmatch did not correct this file"
                 raise NotFitsError(message)
-            _give_back(edited, image, hdus[image.hdu], source, grids, blank_zero=blank_zero)
+            _give_back(edited, image, hdus, source, grids, blank_zero=blank_zero)
             if image.masked:
                 notes.append(
                     f"{shown}: HDU {image.hdu}: pixels that were masked, since nothing tied them to the rest, stay so"
@@ -203,7 +203,13 @@ def _refuse_altered(source: Path, product: str, sha256: str | None) -> None:
 
 
 def _give_back(
-    edited: EditedFile, image: KnownImage, hdu: Hdu, path: Path, grids: Mapping[str, Grid], *, blank_zero: bool
+    edited: EditedFile,
+    image: KnownImage,
+    hdus: Sequence[Hdu],
+    path: Path,
+    grids: Mapping[str, Grid],
+    *,
+    blank_zero: bool,
 ) -> None:
     header = edited.base.header(image.hdu)
     for name in CARDS:
@@ -214,7 +220,9 @@ def _give_back(
     stored = edited.base.image(image.hdu)
     values = physical_values(stored, header.parsed())
     parts = [part for part in (image.main, image.second) if part is not None]
-    wcs = None if all(part.total.is_level for part in parts) else wcs_of(hdu, path, image.main.product)
+    wcs = None
+    if not all(part.total.is_level for part in parts):
+        wcs = wcs_from(image.main.wcs_source, hdus, image.hdu, path, image.main.product)
     whole, *window = (shifted(values, 1, part.total, grids[part.field], wcs, blank_zero=blank_zero) for part in parts)
     if window and image.second is not None and image.second.window is not None:
         inside = inside_of(image.second.window, (values.shape[0], values.shape[1]))

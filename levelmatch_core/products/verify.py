@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from astropy.io import fits
 
 from levelmatch_core.errors import DataError, UsageError
 from levelmatch_core.images.headers import MATCHED_CARD, Hdu, read_headers
-from levelmatch_core.images.reading import wcs_of
+from levelmatch_core.images.reading import wcs_from
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.products.editing import local_plane
 from levelmatch_core.products.folder import JOURNAL, LOG, RUN, files_below
@@ -127,9 +127,9 @@ def _cards(folder: Path, product: str, rows: list[Known], grids: Mapping[str, Gr
             "LVLPART": main.partial,
         }
         try:
-            expected |= _numbers(IMAGE_CARDS, main, hdu, path, grids, whole=True)
+            expected |= _numbers(IMAGE_CARDS, main, hdus, path, grids, index=image.hdu, whole=True)
             if image.second is not None:
-                expected |= _numbers(WINDOW_CARDS, image.second, hdu, path, grids, whole=False)
+                expected |= _numbers(WINDOW_CARDS, image.second, hdus, path, grids, index=image.hdu, whole=False)
         except DataError as error:
             yield str(error)
             continue
@@ -141,14 +141,22 @@ def _cards(folder: Path, product: str, rows: list[Known], grids: Mapping[str, Gr
 
 
 def _numbers(
-    names: tuple[str, ...], row: Known, hdu: Hdu, path: Path, grids: Mapping[str, Grid], *, whole: bool
+    names: tuple[str, ...],
+    row: Known,
+    hdus: Sequence[Hdu],
+    path: Path,
+    grids: Mapping[str, Grid],
+    *,
+    index: int,
+    whole: bool,
 ) -> dict[str, float]:
     """Return the cards with numbers that a row demands."""
+    hdu = hdus[index]
     shape = hdu.shape or ()
     if len(shape) != 2:
         message = f"HDU {hdu.index} has shape {shape}, expected a two-dimensional image"
         raise DataError(message)
-    wcs = None if row.total.is_level else wcs_of(hdu, path, row.product)
+    wcs = None if row.total.is_level else wcs_from(row.wcs_source, hdus, index, path, row.product)
     window = None if whole else row.window
     local = local_plane(row.total, grids[row.field], wcs, (shape[0], shape[1]), window)
     return dict(zip(names, (local.level, local.slope_x, local.slope_y, row.local_sky, row.sigma[0]), strict=True))

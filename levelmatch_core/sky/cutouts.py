@@ -76,6 +76,7 @@ def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings) -> str:
         [exposure.sci, exposure.err, exposure.dq],
         exposure.window,
         exposure.instrument,
+        exposure.wcs_source,
         grid,
         relevant,
     )

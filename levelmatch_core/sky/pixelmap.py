@@ -6,18 +6,16 @@ exact map is used. Any APE-14 WCS will do: FITS with or without distortions, or 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from astropy.coordinates import ICRS, SkyCoord
 from astropy.wcs import WCS
-from astropy.wcs.utils import wcs_to_celestial_frame
-from astropy.wcs.wcsapi import BaseHighLevelWCS, HighLevelWCSWrapper
+from astropy.wcs.wcsapi import BaseHighLevelWCS
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 
 from levelmatch_core.errors import NoWcsError, PixelMapError
+from levelmatch_core.images.transforms import Floats, Transform, sky_transforms
 from levelmatch_core.sky import kernels
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
@@ -31,18 +29,11 @@ STEPS = (64.0, 32.0, 16.0)
 MAX_RETURN_ERROR = 1.0
 """A position counts only if the way back ends within this distance (pixels), as in reproject."""
 
-INVERSE_TOLERANCE = 1e-6
-"""To this the inverse of a FITS distortion is iterated (pixels)."""
-
 BAND_PIXELS = 1 << 18
 """Pixels for which the exact map is computed at a time: bounds the memory."""
 
 SIDE_POINTS = 32
 """Points along each side of an outline."""
-
-Floats = NDArray[np.float64]
-Transform = Callable[[Floats, Floats], Floats]
-"""From x, y of any one shape to a (2, ...) array; NaN where there is no counterpart."""
 
 
 @dataclass(frozen=True)
@@ -235,70 +226,6 @@ def _outline(rows: tuple[int, int], columns: tuple[int, int]) -> Floats:
     x = left + (right - left) * np.concatenate([step, all_, 1 - step, none])
     y = bottom + (top - bottom) * np.concatenate([none, step, all_, 1 - step])
     return np.stack([x, y])
-
-
-def sky_transforms(wcs: WCS | BaseHighLevelWCS) -> tuple[Transform, Transform]:
-    """Return pixel -> (RA, Dec) and back, in ICRS degrees.
-
-    Raises
-    ------
-    NoWcsError
-        If the WCS is not celestial with two axes.
-    """
-    if isinstance(wcs, WCS):
-        if wcs.naxis != 2 or not wcs.has_celestial:
-            message = f"expected a celestial WCS of two axes, found {wcs.naxis} axes of types {list(wcs.wcs.ctype)}"
-            raise NoWcsError(message)
-        return _fits_transforms(wcs)
-    return _general_transforms(wcs)
-
-
-def _fits_transforms(wcs: WCS) -> tuple[Transform, Transform]:
-    frame = wcs_to_celestial_frame(wcs)
-    turned = not isinstance(frame, ICRS)
-    lon, lat = wcs.wcs.lng, wcs.wcs.lat
-
-    def to_sky(x: Floats, y: Floats) -> Floats:
-        world = wcs.all_pix2world(x, y, 0)
-        sky = np.stack([world[lon], world[lat]])
-        return _turn(sky, frame, ICRS()) if turned else sky
-
-    def to_pixel(ra: Floats, dec: Floats) -> Floats:
-        sky = _turn(np.stack([ra, dec]), ICRS(), frame) if turned else (ra, dec)
-        world = sky if lon < lat else sky[::-1]
-        # quiet: what did not converge is found by the way back
-        pixel = wcs.all_world2pix(*world, 0, tolerance=INVERSE_TOLERANCE, maxiter=40, quiet=True)
-        return np.stack(pixel)
-
-    return to_sky, to_pixel
-
-
-def _general_transforms(wcs: BaseHighLevelWCS) -> tuple[Transform, Transform]:
-    high = wcs if isinstance(wcs, BaseHighLevelWCS) else HighLevelWCSWrapper(wcs)
-    probe = high.low_level_wcs
-    kinds = {entry[0] for entry in probe.world_axis_object_classes.values()}
-    if probe.pixel_n_dim != 2 or probe.world_n_dim != 2 or kinds != {SkyCoord}:
-        message = f"expected a celestial WCS of two axes, found {list(probe.world_axis_physical_types)}"
-        raise NoWcsError(message)
-
-    def to_sky(x: Floats, y: Floats) -> Floats:
-        sky = high.pixel_to_world(x, y).icrs
-        return np.stack([sky.ra.deg, sky.dec.deg])
-
-    def to_pixel(ra: Floats, dec: Floats) -> Floats:
-        good = np.isfinite(ra) & np.isfinite(dec)
-        pixel = np.full((2, *np.shape(ra)), np.nan)
-        pixel[:, good] = high.world_to_pixel(SkyCoord(ra[good], dec[good], unit="deg", frame="icrs"))
-        return pixel
-
-    return to_sky, to_pixel
-
-
-def _turn(sky: Floats, source: object, target: object) -> Floats:
-    # a latitude that is not finite would be refused; its longitude stays NaN and marks it
-    latitude = np.where(np.isfinite(sky[1]), sky[1], 0.0)
-    turned = SkyCoord(sky[0], latitude, unit="deg", frame=source).transform_to(target).spherical
-    return np.stack([turned.lon.deg, np.where(np.isfinite(sky[1]), turned.lat.deg, np.nan)])
 
 
 def _to_grid(grid: Grid, wcs: WCS | BaseHighLevelWCS) -> Transform:

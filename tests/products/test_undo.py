@@ -315,7 +315,7 @@ def test_a_damaged_table_is_refused(make: Any, image_file: Any, finished: Finish
         "no table": "no table at all",
         "column": text.replace("local_sky", "lokal_sky"),
         "grid": text.replace("f770w:", "f771w:"),
-        "window": text.replace('1 ""\n', '1 "rows"\n'),
+        "window": text.replace('1 "" header\n', '1 "rows" header\n'),
     }[damage]
     assert changed != text
     table.write_text(changed)

@@ -1,0 +1,91 @@
+"""The way from an image's pixels to the sky and back, by whatever kind of WCS: FITS, or any of APE 14, such as gwcs."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from astropy.coordinates import ICRS, SkyCoord
+from astropy.wcs import WCS
+from astropy.wcs.utils import wcs_to_celestial_frame
+from astropy.wcs.wcsapi import BaseHighLevelWCS, HighLevelWCSWrapper
+from numpy.typing import NDArray
+
+from levelmatch_core.errors import NoWcsError
+
+INVERSE_TOLERANCE = 1e-6
+"""To this the inverse of a FITS distortion is iterated (pixels)."""
+
+Floats = NDArray[np.float64]
+Transform = Callable[[Floats, Floats], Floats]
+"""From x, y of any one shape to a (2, ...) array; NaN where there is no counterpart."""
+
+AnyWcs: TypeAlias = WCS | BaseHighLevelWCS
+
+
+def sky_transforms(wcs: AnyWcs) -> tuple[Transform, Transform]:
+    """Return pixel -> (RA, Dec) and back, in ICRS degrees.
+
+    Raises
+    ------
+    NoWcsError
+        If the WCS is not celestial with two axes.
+    """
+    if isinstance(wcs, WCS):
+        if wcs.naxis != 2 or not wcs.has_celestial:
+            message = f"expected a celestial WCS of two axes, found {wcs.naxis} axes of types {list(wcs.wcs.ctype)}"
+            raise NoWcsError(message)
+        return _fits_transforms(wcs)
+    return _general_transforms(wcs)
+
+
+def _fits_transforms(wcs: WCS) -> tuple[Transform, Transform]:
+    frame = wcs_to_celestial_frame(wcs)
+    turned = not isinstance(frame, ICRS)
+    lon, lat = wcs.wcs.lng, wcs.wcs.lat
+
+    def to_sky(x: Floats, y: Floats) -> Floats:
+        world = wcs.all_pix2world(x, y, 0)
+        sky = np.stack([world[lon], world[lat]])
+        return _turn(sky, frame, ICRS()) if turned else sky
+
+    def to_pixel(ra: Floats, dec: Floats) -> Floats:
+        sky = _turn(np.stack([ra, dec]), ICRS(), frame) if turned else (ra, dec)
+        world = sky if lon < lat else sky[::-1]
+        # quiet: what did not converge is found by the way back
+        pixel = wcs.all_world2pix(*world, 0, tolerance=INVERSE_TOLERANCE, maxiter=40, quiet=True)
+        return np.stack(pixel)
+
+    return to_sky, to_pixel
+
+
+def _general_transforms(wcs: BaseHighLevelWCS) -> tuple[Transform, Transform]:
+    high = wcs if isinstance(wcs, BaseHighLevelWCS) else HighLevelWCSWrapper(wcs)
+    probe = high.low_level_wcs
+    kinds = {entry[0] for entry in probe.world_axis_object_classes.values()}
+    if probe.pixel_n_dim != 2 or probe.world_n_dim != 2 or kinds != {SkyCoord}:
+        message = f"expected a celestial WCS of two axes, found {list(probe.world_axis_physical_types)}"
+        raise NoWcsError(message)
+
+    def to_sky(x: Floats, y: Floats) -> Floats:
+        sky = high.pixel_to_world(x, y).icrs
+        return np.stack([sky.ra.deg, sky.dec.deg])
+
+    def to_pixel(ra: Floats, dec: Floats) -> Floats:
+        good = np.isfinite(ra) & np.isfinite(dec)
+        pixel = np.full((2, *np.shape(ra)), np.nan)
+        sky = SkyCoord(ra[good], dec[good], unit="deg", frame="icrs")
+        first = np.stack(high.world_to_pixel(sky))
+        # A gwcs's way back is a fit of its own, off by some hundredths of a pixel, nearly the same at neighbouring
+        # points: what it makes of the way there tells its error.
+        again = np.stack(high.world_to_pixel(high.pixel_to_world(*first)))
+        pixel[:, good] = 2 * first - again
+        return pixel
+
+    return to_sky, to_pixel
+
+
+def _turn(sky: Floats, source: object, target: object) -> Floats:
+    # a latitude that is not finite would be refused; its longitude stays NaN and marks it
+    latitude = np.where(np.isfinite(sky[1]), sky[1], 0.0)
+    turned = SkyCoord(sky[0], latitude, unit="deg", frame=source).transform_to(target).spherical
+    return np.stack([turned.lon.deg, np.where(np.isfinite(sky[1]), turned.lat.deg, np.nan)])
