@@ -9,10 +9,11 @@ from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.jobs import CutoutJob, Each, MeasureJob, PairFits, SkyJob, SolveJob, StackJob, parted
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status, corrections_of
 from levelmatch_core.matching.graph import is_named
+from levelmatch_core.matching.leave_out import choose
 from levelmatch_core.matching.pairs import candidate_pairs
-from levelmatch_core.matching.results import Member, Solution
+from levelmatch_core.matching.results import Choice, Member, PairFit, Solution
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of, mergers
-from levelmatch_core.settings import MatchSettings
+from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
@@ -106,15 +107,16 @@ def _single(exposure: Exposure, cutout: CutoutRecord) -> Member:
 
 def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) -> tuple[list[Solution], list[Failure]]:
     """Measure and solve every group that has something to match; a group of one needs neither."""
+    matched = {group: members for group, members in groups.items() if len(members) > 1}
     measures = [
         job
-        for group, members in groups.items()
-        if len(members) > 1
-        for job in _measures(stage, group, members, work.settings)
+        for fit_type in work.settings.fit_types(stage.name)
+        for group, members in matched.items()
+        for job in _measures(stage, group, members, fit_type, work.settings)
     ]
     measured = work.each(measures, f"{work.field}: {stage.title}, pairs")
     failures: list[Failure] = []
-    fits: dict[str, list[Any]] = {}
+    fits: dict[tuple[FitType, str], list[PairFit]] = {}
     broken: set[str] = set()
     for job, result in zip(measures, measured, strict=True):
         if isinstance(result, Failure):
@@ -122,7 +124,7 @@ def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) ->
             broken.add(job.group)
         else:
             found: PairFits = result
-            fits.setdefault(job.group, []).extend(found.fits)
+            fits.setdefault((job.fit_type, job.group), []).extend(found.fits)
     solves = [
         SolveJob(
             label=group,
@@ -130,27 +132,52 @@ def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) ->
             settings=work.settings,
             stage=stage.name,
             group=group,
-            fit_type=work.settings.fit_type(stage.name),
+            fit_type=fit_type,
             members=tuple(members),
-            fits=tuple(sorted(fits.get(group, []), key=lambda fit: (fit.first, fit.second))),
+            fits=tuple(sorted(fits.get((fit_type, group), []), key=lambda fit: (fit.first, fit.second))),
             gauge=stage.gauge,
         )
-        for group, members in groups.items()
-        if len(members) > 1 and group not in broken
+        for fit_type in work.settings.fit_types(stage.name)
+        for group, members in matched.items()
+        if group not in broken
     ]
     title = f"{work.field}: {stage.title}, solve"
-    solutions, lost = parted(work.each(solves, title))
+    solved = list(zip(solves, work.each(solves, title), strict=True))
+    choice = _choice(stage, solved, work)
+    if choice is not None:
+        solved = [(job, result) for job, result in solved if job.fit_type == choice.chosen]
+    solutions, lost = parted([result for _, result in solved])
     # the automatic choice comes first, so that a second run looks it up; few groups have to be solved for another zero
     moved = {solution.group for solution in solutions if _loses_zero(solution, groups[solution.group], work.preferred)}
-    again = [job.model_copy(update={"preferred": work.preferred}) for job in solves if job.group in moved]
+    again = [job.model_copy(update={"preferred": work.preferred}) for job, _ in solved if job.group in moved]
     resolved, more = parted(work.each(again, title))
     solutions = [solution for solution in solutions if solution.group not in moved] + resolved
+    if choice is not None:
+        solutions = [
+            solution.model_copy(update={"status": solution.status.model_copy(update={"choice": choice})})
+            for solution in solutions
+        ]
     solutions.sort(key=lambda solution: solution.group)
     lost += more
     for solution in solutions:
         for note in solution.status.notes:
             logger.warning("%s, %s %s: %s", work.field, stage.title, solution.group, note)
     return solutions, failures + lost
+
+
+def _choice(stage: Stage, solved: Sequence[tuple[SolveJob, Any]], work: _Work) -> Choice | None:
+    """Return which fit type foretells the stage's left-out pairs better, None where the settings say which."""
+    if len(work.settings.fit_types(stage.name)) == 1:
+        return None
+    by_type: dict[FitType, list[Solution]] = {"level": [], "level+slope": []}
+    for job, result in solved:
+        if isinstance(result, Failure):
+            logger.info("%s, %s %s, %s: %s", work.field, stage.title, job.group, job.fit_type, result.reason)
+        else:
+            by_type[job.fit_type].append(result)
+    choice = choose(by_type["level"], by_type["level+slope"])
+    logger.info("%s, %s: %s", work.field, stage.title, choice.reason)
+    return choice
 
 
 def _loses_zero(solution: Solution, members: Sequence[Member], preferred: tuple[str, ...]) -> bool:
@@ -164,7 +191,9 @@ def _loses_zero(solution: Solution, members: Sequence[Member], preferred: tuple[
     )
 
 
-def _measures(stage: Stage, group: str, members: list[Member], settings: MatchSettings) -> list[MeasureJob]:
+def _measures(
+    stage: Stage, group: str, members: list[Member], fit_type: FitType, settings: MatchSettings
+) -> list[MeasureJob]:
     """Return the measuring jobs of one group, cut along its sorted pairs."""
     pairs = sorted(candidate_pairs(members))
     by_name = {member.name: member for member in members}
@@ -180,7 +209,7 @@ def _measures(stage: Stage, group: str, members: list[Member], settings: MatchSe
                 settings=settings,
                 stage=stage.name,
                 group=group,
-                fit_type=settings.fit_type(stage.name),
+                fit_type=fit_type,
                 members=tuple(by_name[name] for name in names),
                 pairs=tuple(batch),
             )
@@ -226,8 +255,8 @@ def _with_local_sky(
     """Take one constant a component: the local sky of its reference tile's first exposure (main chip only)."""
     if not work.settings.do_local_subtraction:
         return corrections, [], ()
-    if work.settings.fit_type_dithers == "level+slope":
-        return corrections, [], ("local subtraction is off: fit_type_dithers is a plane",)
+    if any(correction.fit_types.get("dithers") == "level+slope" for correction in corrections):
+        return corrections, [], ("local subtraction is off: the dithers are matched by planes",)
     components: dict[int, list[Correction]] = {}
     for correction in corrections:
         if correction.component is not None and correction.status is not Status.ALONE:

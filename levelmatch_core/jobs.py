@@ -152,6 +152,7 @@ class SolveJob(Job):
     """Solve one group for its members' corrections."""
 
     step = "solve"
+    version = 2
     roles = ("solve",)
     gives = Solution
 
@@ -165,7 +166,8 @@ class SolveJob(Job):
 
     def run(self, workspace: Workspace) -> Solution:  # noqa: ARG002 - all jobs have the same call
         """Return the solution, every component by itself."""
-        return match(self.stage, self.group, self.members, self.fits, self.gauge, self.settings, self.preferred)
+        settings = self.settings.model_copy(update={f"fit_type_{self.stage}": self.fit_type})
+        return match(self.stage, self.group, self.members, self.fits, self.gauge, settings, self.preferred)
 
 
 class StackJob(Job):

@@ -22,7 +22,7 @@ from levelmatch_core.pipeline import Request, check_reference, grid_for, kept_re
 from levelmatch_core.products.folder import RUN
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record
-from levelmatch_core.settings import FitType, MatchSettings
+from levelmatch_core.settings import FitChoice, MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
@@ -57,7 +57,7 @@ class PlannedStage(Record):
 
     stage: str
     title: str
-    fit_type: FitType
+    fit_type: FitChoice
     groups: tuple[PlannedGroup, ...]
 
 
@@ -137,7 +137,7 @@ def _field(field: Field, settings: MatchSettings, previous: RunRecord | None) ->
         planned = [_group(stage, name, group, settings, preferred) for name, group in groups.items()]
         stages.append(
             PlannedStage(
-                stage=stage.name, title=stage.title, fit_type=settings.fit_type(stage.name), groups=tuple(planned)
+                stage=stage.name, title=stage.title, fit_type=settings.fit_choice(stage.name), groups=tuple(planned)
             )
         )
         members = sorted(

@@ -18,6 +18,7 @@ from levelmatch_core.errors import SettingsError
 
 FitType = Literal["level", "level+slope"]
 WcsSource = Literal["header", "gwcs"]
+FitChoice = Literal["level", "level+slope", "auto"]
 Role = Literal["input", "fit", "mask", "resample", "measure", "solve", "sky", "draw", "run"]
 
 
@@ -58,15 +59,16 @@ class MatchSettings(BaseModel):
     )
 
     # -- fit types -----------------------------------------------------------------------------------------------------
-    fit_type_dithers: FitType = _setting(
+    fit_type_dithers: FitChoice = _setting(
         "level",
         "fit",
-        "What to fit between the dithers of a tile: a constant, or a plane. (The spec's prose says 'level+match' for "
-        "the plane; its signature 'level+slope' holds.)",
+        "What to fit between the dithers of a tile: a constant, or a plane. 'auto' measures both and takes what "
+        "foretells left-out pairs better. (The spec's prose says 'level+match' for the plane; its signature "
+        "'level+slope' holds.)",
     )
-    fit_type_recombine_lyot: FitType = _setting("level", "fit", "The same between Lyot window and main chip.")
-    fit_type_combine_nircam_short: FitType = _setting("level", "fit", "The same between the four chips.")
-    fit_type_mosaic_tiles: FitType = _setting("level", "fit", "The same between the tiles of the mosaic.")
+    fit_type_recombine_lyot: FitChoice = _setting("level", "fit", "The same between Lyot window and main chip.")
+    fit_type_combine_nircam_short: FitChoice = _setting("level", "fit", "The same between the four chips.")
+    fit_type_mosaic_tiles: FitChoice = _setting("level", "fit", "The same between the tiles of the mosaic.")
 
     # -- masks ---------------------------------------------------------------------------------------------------------
     do_sigma_clip: bool = _setting(False, "mask", "Mask sources (segmentation, dilated) before resampling.")
@@ -253,10 +255,19 @@ class MatchSettings(BaseModel):
         """Return the settings with one of these roles: what a step's cache key must hold."""
         return {name: getattr(self, name) for name, role in roles_by_name().items() if role in roles}
 
-    def fit_type(self, stage: str) -> FitType:
-        """Return the fit type of a stage, by the stage's name."""
-        value: FitType = getattr(self, f"fit_type_{stage}")
+    def fit_choice(self, stage: str) -> FitChoice:
+        """Return what was asked for as the fit type of a stage, by the stage's name."""
+        value: FitChoice = getattr(self, f"fit_type_{stage}")
         return value
+
+    def fit_types(self, stage: str) -> tuple[FitType, ...]:
+        """Return the fit types that a stage is solved with: one, or both where the better one is to be chosen."""
+        choice = self.fit_choice(stage)
+        return ("level", "level+slope") if choice == "auto" else (choice,)
+
+    def fit_type(self, stage: str) -> FitType:
+        """Return the fit type of a stage that has one; levels, the first of the two, where it is to be chosen."""
+        return self.fit_types(stage)[0]
 
 
 def roles_by_name() -> dict[str, Role]:

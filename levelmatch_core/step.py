@@ -30,7 +30,7 @@ from levelmatch_core.matching.overlap import difference, fit_pair
 from levelmatch_core.matching.results import Member, PairFit
 from levelmatch_core.products.mosaic import write_mosaic
 from levelmatch_core.runners import PlainEach
-from levelmatch_core.settings import FitType, MatchSettings
+from levelmatch_core.settings import FitChoice, FitType, MatchSettings
 from levelmatch_core.sky.cutouts import make_cutout, open_cutout
 from levelmatch_core.sky.grid import Grid, choose_grid
 from levelmatch_core.sky.plane import Plane
@@ -90,10 +90,10 @@ class LevelMatchStep:
         step_ext: str | None,
         procs: int,
         band: str | None,
-        fit_type_dithers: FitType = "level",
-        fit_type_recombine_lyot: FitType = "level",
-        fit_type_combine_nircam_short: FitType = "level",
-        fit_type_mosaic_tiles: FitType = "level",
+        fit_type_dithers: FitChoice = "level",
+        fit_type_recombine_lyot: FitChoice = "level",
+        fit_type_combine_nircam_short: FitChoice = "level",
+        fit_type_mosaic_tiles: FitChoice = "level",
         recombine_lyot: bool = False,
         combine_nircam_short: bool = False,
         do_local_subtraction: bool = True,

@@ -12,6 +12,7 @@ from pydantic import Field as Described
 from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.matching.results import Component, Member, MemberResult, Solution
 from levelmatch_core.records import Record
+from levelmatch_core.settings import FitType
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
@@ -50,6 +51,7 @@ class Correction(Record):
     reference: str = Described(default="", description="tile that holds the component's zero, '' where none does")
     provisional: bool = Described(default=False, description="whether the reference stands in for one that is missing")
     stages: dict[str, Plane] = Described(default={}, description="stage -> plane subtracted, about the cutout's centre")
+    fit_types: dict[str, FitType] = Described(default={}, description="stage -> what was fitted there")
     plane: Plane = Described(default=Plane(), description="sum of the stages, about the same point, without local_sky")
     sigma: tuple[float, float, float] = Described(default=(0.0, 0.0, 0.0), description="1 sigma of level and slopes")
     local_sky: float = Described(default=0.0, description="constant that is subtracted beside the plane")
@@ -117,6 +119,7 @@ def corrections_of(
             component=numbers[name],
             reference=reference or "",
             stages=planes,
+            fit_types={step.stage: step.fit_type for step in paths[name]},
             plane=sum(planes.values(), start=Plane(x0=x0, y0=y0)),
             sigma=_sigma(paths[name], x0, y0),
             partial=bool(lost) and (exposure.tile in partial_tiles or bool(failures)),
@@ -131,6 +134,7 @@ class _Step:
 
     stage: str
     group: str
+    fit_type: FitType
     member: Member
     result: MemberResult
     component: Component
@@ -146,6 +150,7 @@ def _paths(names: Iterable[str], stages: tuple[StageMatch, ...]) -> dict[str, li
                 step = _Step(
                     stage=stage.stage,
                     group=solution.group,
+                    fit_type=solution.fit_type,
                     member=members[result.name],
                     result=result,
                     component=solution.components[result.component],

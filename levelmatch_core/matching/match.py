@@ -2,17 +2,20 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
+from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it carries no types
 
 from levelmatch_core.errors import SolveError
 from levelmatch_core.matching import graph
+from levelmatch_core.matching.closure import closure
 from levelmatch_core.matching.pairs import Pair, reject
 from levelmatch_core.matching.results import (
     Component,
+    LoopClosure,
     Member,
     MemberResult,
     PairFit,
@@ -21,10 +24,12 @@ from levelmatch_core.matching.results import (
     Solution,
     SolveStatus,
     WeakMode,
+    plane_rms,
 )
 from levelmatch_core.matching.solvers import robust, solve
 from levelmatch_core.matching.solvers.prior import slope_prior
 from levelmatch_core.matching.solvers.problem import Answer, Array, Problem, build
+from levelmatch_core.matching.solvers.seams import pair_covariance, seams
 from levelmatch_core.matching.solvers.uncertainty import MODE_MEMBERS, spread, weak_modes
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.plane import Plane
@@ -70,6 +75,9 @@ class _Part:
     notes: tuple[str, ...]
     outliers: frozenset[Pair] = frozenset()
     modes: tuple[tuple[float, float, Array], ...] = ()
+    loops: LoopClosure | None = None
+    seams: Mapping[Pair, tuple[float | None, Plane | None]] = field(default_factory=dict)
+    """Each pair's expected 1 sigma of what is left, and the difference that all others foretell."""
 
 
 def match(  # noqa: PLR0917 - a whole problem, in the order in which one would tell it
@@ -134,10 +142,19 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     # Two members hang together by one pair as a matter of course: no news.
     news = {pair for pair in hung if len(found[where[pair[0]]]) > 2}
     weights = {key: weight for part in parts for key, weight in part.weights.items()}
+    told = {key: seam for part in parts for key, seam in part.seams.items()}
     results = tuple(
-        _pair_result(fit, planes, weights.get(_key(fit), 0.0), rejected.get(_key(fit)), bridge=_key(fit) in hung)
+        _pair_result(
+            fit,
+            planes,
+            weights.get(_key(fit), 0.0),
+            rejected.get(_key(fit)),
+            bridge=_key(fit) in hung,
+            told=told.get(_key(fit), (None, None)),
+        )
         for fit in pairs
     )
+    notes = _graph_notes(found, rejected, used, news, robust_wanted=settings.robust)
     return Solution(
         stage=stage,
         group=group,
@@ -150,7 +167,7 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
         ),
         components=tuple(part.component for part in parts),
         pairs=results,
-        status=_status(parts, results, _graph_notes(found, rejected, used, news), settings),
+        status=_status(parts, results, notes, settings, _untestable(used, hung)),
     )
 
 
@@ -186,6 +203,8 @@ def _solve_part(
         return _Part(component, nothing, {}, None, 0, zero.notes)
     problem = build(members, fits, fit_type, zero.held, settings, zero.reference if zero.level_only else None)
     outliers, doubts = frozenset[Pair](), zero.notes
+    covariance = pair_covariance(problem)
+    loops = closure(problem, covariance)
     if settings.robust and settings.solver == "least_squares":
         found = robust.verdict(problem, slope_prior(problem, settings))
         outliers = frozenset(_key(fit) for fit, out in zip(fits, found.outliers.tolist(), strict=True) if out)
@@ -193,6 +212,7 @@ def _solve_part(
     if outliers:
         fits = [fit for fit in fits if _key(fit) not in outliers]
         problem = build(members, fits, fit_type, zero.held, settings, zero.reference if zero.level_only else None)
+        covariance = pair_covariance(problem)
     answer = solve(problem, settings)
     columns = spread(problem, prior=answer.prior, seed=settings.seed)
     errors = np.sqrt(np.sum(columns**2, axis=1)).reshape(-1, problem.k)
@@ -205,7 +225,34 @@ def _solve_part(
         results[member.name] = (_plane_at(member, full[0]), (float(full[1, 0]), float(full[1, 1]), float(full[1, 2])))
     modes = weak_modes(columns, problem.k) if len(members) <= MODE_MEMBERS else []
     weights = {_key(fit): weight for fit, weight in zip(fits, _stated_weights(problem, settings), strict=True)}
-    return _Part(component, results, weights, answer, problem.unknowns, doubts, outliers, tuple(modes))
+    return _Part(
+        component=component,
+        results=results,
+        weights=weights,
+        answer=answer,
+        unknowns=problem.unknowns,
+        notes=doubts,
+        outliers=outliers,
+        modes=tuple(modes),
+        loops=loops,
+        seams=_seams(problem, answer, fits, covariance),
+    )
+
+
+def _seams(
+    problem: Problem, answer: Answer, fits: Sequence[PairFit], covariance: csr_array
+) -> dict[Pair, tuple[float | None, Plane | None]]:
+    hung = graph.bridges(map(_key, fits))
+    found = seams(problem, answer, np.array([_key(fit) in hung for fit in fits]), covariance)
+    lengths = np.array([1.0, 1 / problem.scale, 1 / problem.scale])
+    told: dict[Pair, tuple[float | None, Plane | None]] = {}
+    for fit, sigma, delta, left in zip(fits, found.sigma.tolist(), problem.delta, found.foretold, strict=True):
+        unseen = np.zeros(3)
+        unseen[: problem.k] = delta - left
+        level, slope_x, slope_y = (unseen * lengths).tolist()
+        plane = fit.plane.model_copy(update={"level": level, "slope_x": slope_x, "slope_y": slope_y})
+        told[_key(fit)] = (sigma or None, plane if np.all(np.isfinite(left)) else None)
+    return told
 
 
 def _doubts(fits: Sequence[PairFit], found: robust.Verdict) -> tuple[str, ...]:
@@ -216,11 +263,14 @@ def _doubts(fits: Sequence[PairFit], found: robust.Verdict) -> tuple[str, ...]:
         notes += (f"{len(out)} of {len(fits)} pairs contradict the others and were left out: {_some(out)}",)
     if not found.trusted:
         notes += ("so many pairs contradict each other that this solve cannot be trusted",)
-    degree = Counter(name for fit in fits for name in (fit.first, fit.second))
-    few = sorted(name for name, count in degree.items() if count <= UNTESTABLE)
-    if few and len(degree) > 2:
-        notes += (f"{len(few)} members with two pairs or fewer, whose bad pairs cannot be told: {_some(few)}",)
     return notes
+
+
+def _untestable(used: Sequence[PairFit], hung: set[Pair]) -> tuple[str, ...]:
+    """Return the members with so few pairs that a bad one cannot be told, and those on either side of a bridge."""
+    degree = Counter(name for fit in used for name in (fit.first, fit.second))
+    few = {name for name, count in degree.items() if count <= UNTESTABLE}
+    return tuple(sorted(few.union(name for pair in hung for name in pair)))
 
 
 def _zero(  # noqa: PLR0917 - private, called once
@@ -264,7 +314,13 @@ def _stated_weights(problem: Problem, settings: MatchSettings) -> list[float]:
 
 # -- the story --------------------------------------------------------------------------------------------------------
 def _pair_result(
-    fit: PairFit, planes: Mapping[str, Plane], weight: float, rejected: Rejection | None, *, bridge: bool
+    fit: PairFit,
+    planes: Mapping[str, Plane],
+    weight: float,
+    rejected: Rejection | None,
+    *,
+    bridge: bool,
+    told: tuple[float | None, Plane | None],
 ) -> PairResult:
     left = fit.plane + -(planes[fit.second] + -planes[fit.first])
     return PairResult(
@@ -273,15 +329,10 @@ def _pair_result(
         rejected=rejected,
         bridge=bridge,
         residual=left.level,
-        residual_rms=_plane_rms(fit, left),
+        residual_rms=plane_rms(fit, left),
+        sigma=told[0],
+        foretold=told[1],
     )
-
-
-def _plane_rms(fit: PairFit, plane: Plane) -> float:
-    """Return the rms of a plane about the pair's centroid over the pixels that the fit used."""
-    coefficients = np.array([plane.level, plane.slope_x, plane.slope_y])
-    moments = np.array(fit.moments).reshape(3, 3) / fit.n_used
-    return float(np.sqrt(max(0.0, coefficients @ moments @ coefficients)))
 
 
 def _graph_notes(
@@ -289,8 +340,10 @@ def _graph_notes(
     rejected: Mapping[Pair, Rejection],
     used: Sequence[PairFit],
     hung: set[Pair],
+    *,
+    robust_wanted: bool,
 ) -> list[str]:
-    notes = []
+    notes: list[str] = []
     cut = graph.cut_by(parts, rejected)
     if cut:
         named = [f"{a} - {b} ({rejected[a, b]})" for a, b in cut]
@@ -298,6 +351,9 @@ def _graph_notes(
     if hung:
         named = [f"{a} - {b}" for a, b in sorted(hung)]
         notes.append(f"bridges, whose levels no other pair can test: {_some(named)}")
+    few = _untestable(used, set()) if robust_wanted else ()
+    if few and len({name for fit in used for name in (fit.first, fit.second)}) > 2:
+        notes.append(f"{len(few)} members with two pairs or fewer, whose bad pairs cannot be told: {_some(few)}")
     restless = [f"{fit.first} - {fit.second}" for fit in used if not fit.converged]
     if restless:
         notes.append(f"pair fits that did not settle within their iterations: {_some(restless)}")
@@ -310,7 +366,11 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _status(
-    parts: Sequence[_Part], pairs: Sequence[PairResult], notes: Sequence[str], settings: MatchSettings
+    parts: Sequence[_Part],
+    pairs: Sequence[PairResult],
+    notes: Sequence[str],
+    settings: MatchSettings,
+    untestable: tuple[str, ...],
 ) -> SolveStatus:
     answers = [(number, part.answer) for number, part in enumerate(parts) if part.answer is not None]
     several = len(answers) > 1
@@ -330,7 +390,7 @@ def _status(
         converged=all(answer.converged for _, answer in answers),
         solver=settings.solver,
         iterations=max((answer.iterations for _, answer in answers), default=0),
-        residual_before=_rms([_plane_rms(pair.fit, pair.fit.plane) for pair in used]),
+        residual_before=_rms([plane_rms(pair.fit, pair.fit.plane) for pair in used]),
         residual_after=_rms([pair.residual_rms for pair in used]),
         rank=sum(answer.rank for _, answer in answers),
         unknowns=sum(part.unknowns for part in parts),
@@ -342,6 +402,8 @@ def _status(
             for number, part in enumerate(parts)
             for sigma, share, pattern in part.modes
         ),
+        loops=tuple(part.loops for part in parts if part.loops is not None),
+        untestable=untestable,
         history=tuple(history),
         notes=(*notes, *own),
     )

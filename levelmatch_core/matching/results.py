@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+import numpy as np
 from pydantic import Field as Described
 
 from levelmatch_core.records import Record
@@ -57,6 +58,13 @@ class PairFit(Record):
     converged: bool = Described(description="whether clipping (and the plane fit) settled within its iterations")
 
 
+def plane_rms(fit: PairFit, plane: Plane) -> float:
+    """Return the rms of a plane about the pair's centroid over the pixels that the fit used."""
+    coefficients = np.array([plane.level, plane.slope_x, plane.slope_y])
+    moments = np.array(fit.moments).reshape(3, 3) / fit.n_used
+    return float(np.sqrt(max(0.0, coefficients @ moments @ coefficients)))
+
+
 class PairResult(Record):
     """A pair after the solve."""
 
@@ -66,6 +74,12 @@ class PairResult(Record):
     bridge: bool = Described(default=False, description="whether the component hangs on this pair alone")
     residual: float = Described(description="level of the difference left at the centroid, data unit")
     residual_rms: float = Described(description="rms of the plane of the difference left, over the overlap, data unit")
+    sigma: float | None = Described(
+        default=None, description="1 sigma expected of the residual; None where nothing tests the pair, or it is unused"
+    )
+    foretold: Plane | None = Described(
+        default=None, description="difference that all other pairs foretell, about the fit's point; None where none do"
+    )
 
 
 class MemberResult(Record):
@@ -101,6 +115,45 @@ class WeakMode(Record):
     pattern: tuple[float, ...] = Described(description="level of each member of the component, of rms 1")
 
 
+class Loop(Record):
+    """A loop of overlaps, around which the measured differences must add up to 0."""
+
+    members: tuple[str, ...] = Described(description="in the order of the walk")
+    sum: float = Described(description="of the differences along it, data unit")
+    sigma: float = Described(description="1 sigma expected of the sum, data unit")
+
+
+class Suspect(Record):
+    """A pair whose error would close loops that fail."""
+
+    pairs: tuple[tuple[str, str], ...] = Described(description="several where the loops cannot tell them apart")
+    loops: int = Described(description="loops that fail and hold it")
+    error: float = Described(description="error of its level that would close them best, data unit")
+
+
+class LoopClosure(Record):
+    """How well the differences close around independent loops of overlaps, before any solve."""
+
+    tested: int = Described(description="loops")
+    untested: int = Described(default=0, description="independent loops beyond those that were looked at")
+    scatter: float = Described(description="robust scatter of the sums over what is expected of them")
+    failed: int = Described(description="loops beyond 4 sigma (4 scatters, where that is above 1)")
+    worst: tuple[Loop, ...] = Described(description="the worst first, ten at most")
+    suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, ten at most")
+
+
+class Choice(Record):
+    """Level or plane, chosen by what foretells left-out pairs better: the evidence."""
+
+    chosen: FitType
+    tested: int = Described(description="pairs of the stage that the others foretell with either fit type")
+    level_seam: float = Described(description="rms of the seams of left-out pairs that levels leave, data unit")
+    plane_seam: float = Described(description="the same of planes")
+    gain: float = Described(description="mean over pairs of ln(1 + chi2/3) by levels less the same by planes")
+    gain_error: float = Described(description="its standard error")
+    reason: str
+
+
 class SolveStatus(Record):
     """How the solve ended."""
 
@@ -119,6 +172,11 @@ class SolveStatus(Record):
     modes: tuple[WeakMode, ...] = Described(
         default=(), description="the weakest modes of each component, weakest first"
     )
+    loops: tuple[LoopClosure, ...] = Described(default=(), description="of each component that has loops")
+    untestable: tuple[str, ...] = Described(
+        default=(), description="members with two pairs or fewer, or on a bridge: a bad pair of theirs cannot be told"
+    )
+    choice: Choice | None = Described(default=None, description="where the fit type was left to be chosen")
     history: tuple[Convergence, ...] = ()
     notes: tuple[str, ...] = Described(default=(), description="what the user should know of this solve")
 

@@ -144,7 +144,10 @@ def _stage_lines(stage: StageSummary, pairs: Table, unit: str, record: RunRecord
         f"{title[0].upper()}{title[1:]} ({stage.fit_type}): {stage.used} of {stage.pairs} pairs used; differences of "
         f"{stage.residual_before:.4g} {unit} rms became {stage.residual_after:.4g}."
     )
+    if stage.choice is not None:
+        yield f"  Chosen: {stage.choice.reason}."
     used = pairs[pairs["used"]]
+    yield from (f"  {line}" for line in loop_lines(stage, unit))
     if len(used):
         yield f"  {_quality(stage, used, unit, tried)}"
     if not stage.converged:
@@ -161,6 +164,23 @@ def _stage_lines(stage: StageSummary, pairs: Table, unit: str, record: RunRecord
             yield from (f"    {row}" for row in _named(rejected, reason))
             if f"{reason.value}: {hint}" not in tried:
                 tried.append(f"{reason.value}: {hint}")
+
+
+def loop_lines(stage: StageSummary, unit: str) -> Iterator[str]:
+    """Say how well the loops of overlaps close, which pairs explain those that do not, and what cannot be tested."""
+    if stage.loops:
+        lead = f"{stage.loops - stage.loops_failed} of {stage.loops} independent loops of overlaps close"
+        scatter = f"; their sums scatter by {stage.loop_scatter:.2g} times what pixel noise makes"
+        yield lead + (scatter if stage.loop_scatter is not None else "") + "."
+    for suspect in stage.suspects[:NAMED]:
+        named = " or ".join(f"{first} - {second}" for first, second in suspect.pairs[:NAMED])
+        yield f"An error of {suspect.error:.3g} {unit} in {named} would explain {suspect.loops} loops that are open."
+    if stage.untestable:
+        more = f" and {len(stage.untestable) - NAMED} more" if len(stage.untestable) > NAMED else ""
+        yield (
+            f"{len(stage.untestable)} members have two pairs or fewer, or hang on a bridge; a bad pair there cannot "
+            f"be told: {', '.join(stage.untestable[:NAMED])}{more}."
+        )
 
 
 def _quality(stage: StageSummary, used: Table, unit: str, tried: list[str]) -> str:

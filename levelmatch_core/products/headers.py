@@ -79,4 +79,5 @@ def _put_numbers(
 
 def _fits(correction: Correction, settings: MatchSettings) -> str:
     """Return such as `dithers:level tiles:level+slope`: each stage by the last word of its name."""
-    return " ".join(f"{stage.rpartition('_')[2]}:{settings.fit_type(stage)}" for stage in correction.stages)
+    fitted = {stage: correction.fit_types.get(stage, settings.fit_type(stage)) for stage in correction.stages}
+    return " ".join(f"{stage.rpartition('_')[2]}:{fit_type}" for stage, fit_type in fitted.items())

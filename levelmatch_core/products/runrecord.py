@@ -15,13 +15,16 @@ from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.images.exposure import Failure, Inventory
 from levelmatch_core.images.reading import digest_of
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
-from levelmatch_core.matching.results import Component, Solution
+from levelmatch_core.matching.results import Choice, Component, Loop, Solution, Suspect
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings, roles_by_name
 from levelmatch_core.sky.grid import Grid
 
 SCHEMA = 1
 """Version of run.json's layout."""
+
+NAMED = 10
+"""Most loops and suspects of a stage."""
 
 LIBRARIES = ("numpy", "scipy", "astropy", "reproject", "photutils")
 """Libraries whose versions can change a digit."""
@@ -80,6 +83,17 @@ class StageSummary(Record):
     pairs: int
     used: int
     rejected: dict[str, int] = Described(description="pairs by reason")
+    untestable: tuple[str, ...] = Described(
+        default=(), description="members with two pairs or fewer, or on a bridge: a bad pair of theirs cannot be told"
+    )
+    loops: int = Described(default=0, description="independent loops of overlaps whose differences were added up")
+    loops_failed: int = Described(default=0, description="those that do not close")
+    loop_scatter: float | None = Described(
+        default=None, description="robust scatter of the loops' sums over what is expected of them, the worst group's"
+    )
+    worst_loops: tuple[Loop, ...] = Described(default=(), description="the worst first, ten at most")
+    suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, ten at most")
+    choice: Choice | None = Described(default=None, description="why levels or planes, where that was to be chosen")
     notes: tuple[str, ...]
 
 
@@ -265,6 +279,9 @@ def _stage(stage: StageMatch) -> StageSummary:
     solutions = stage.solutions
     pairs = [pair for solution in solutions for pair in solution.pairs]
     rejected = Counter(pair.rejected.value for pair in pairs if pair.rejected is not None)
+    loops = [one for solution in solutions for one in solution.status.loops]
+    worst = sorted((loop for one in loops for loop in one.worst), key=lambda loop: -abs(loop.sum) / loop.sigma)
+    suspects = sorted((suspect for one in loops for suspect in one.suspects), key=lambda one: (-one.loops, one.pairs))
     return StageSummary(
         stage=stage.stage,
         fit_type="/".join(sorted({solution.fit_type for solution in solutions})),
@@ -280,6 +297,13 @@ def _stage(stage: StageMatch) -> StageSummary:
         pairs=len(pairs),
         used=len(pairs) - rejected.total(),
         rejected=dict(sorted(rejected.items())),
+        untestable=tuple(name for solution in solutions for name in solution.status.untestable),
+        loops=sum(one.tested for one in loops),
+        loops_failed=sum(one.failed for one in loops),
+        loop_scatter=max((one.scatter for one in loops), default=None),
+        worst_loops=tuple(worst[:NAMED]),
+        suspects=tuple(suspects[:NAMED]),
+        choice=next((solution.status.choice for solution in solutions), None),
         notes=tuple(f"{solution.group}: {note}" for solution in solutions for note in solution.status.notes),
     )
 

@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 
-from levelmatch_core.matching.leave_out import leave_one_pair_out
-from levelmatch_core.matching.results import (
-    Component,
-    MemberResult,
-    PairFit,
-    PairResult,
-    Rejection,
-    Solution,
-    SolveStatus,
-)
+from levelmatch_core.matching.leave_out import choose, leave_one_pair_out
+from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.results import PairFit
 from levelmatch_core.sky.plane import Plane
+from tests.matching.fakes import (
+    NO_REJECTION,
+    fit_all,
+    grid_positions,
+    make_cutout,
+    member,
+    scene,
+    settings_for,
+)
 
 LENGTHS = (1.0, 1e-2, 1e-2)
 
@@ -49,40 +51,23 @@ def solved(measured, n, k):
     return np.concatenate([np.zeros(k), free]).reshape(n, k)
 
 
-def solution(measured, n, k, *, components=None, rejected=()):
-    found = np.zeros((n, 3))
-    found[:, :k] = solved([p for number, p in enumerate(measured) if number not in rejected], n, k)
-    planes = [Plane(level=a, slope_x=b, slope_y=c).about(100.0, 50.0) for a, b, c in found]
+def solution(measured, n, k, *, rejected=()):
+    """Return what `match` makes of the pairs, each with its weight's error."""
+    fit_type = "level" if k == 1 else "level+slope"
     names = [f"m{number}" for number in range(n)]
-    pairs = []
+    members = [member(make_cutout(name, np.zeros((40, 40)))) for name in names]
+    fits = []
     for number, (first, second, x0, y0, delta, moments, weight) in enumerate(measured):
-        fit = PairFit(
-            first=names[first], second=names[second], npix=500, n_used=500, moments=tuple(moments.ravel()), rms=1.0,
-            plane=Plane(level=delta[0], slope_x=delta[1], slope_y=delta[2], x0=x0, y0=y0), stderr=0.1,
+        fits.append(PairFit(
+            first=names[first], second=names[second], npix=500, n_used=500, moments=tuple(moments.ravel()),
+            rms=100.0 if number in rejected else 1.0,
+            plane=Plane(level=delta[0], slope_x=delta[1], slope_y=delta[2], x0=x0, y0=y0), stderr=weight**-0.5,
             correlation=1.0, extent=(1.0, 1.0), linear=(1.0, 1.0), converged=True,
-        )  # fmt: skip
-        out = Rejection.TOO_NOISY if number in rejected else None
-        pairs.append(PairResult(fit=fit, weight=0.0 if out else weight, rejected=out, residual=0.0, residual_rms=0.0))
-    return Solution(
-        stage="mosaic_tiles",
-        group="all",
-        fit_type="level" if k == 1 else "level+slope",
-        members=tuple(
-            MemberResult(name=name, component=0, plane=plane, sigma=(0, 0, 0))
-            for name, plane in zip(names, planes, strict=True)
-        ),
-        components=components or (Component(members=tuple(names)),),
-        pairs=tuple(pairs),
-        status=SolveStatus(
-            converged=True,
-            solver="least_squares",
-            iterations=1,
-            residual_before=0,
-            residual_after=0,
-            rank=1,
-            unknowns=1,
-        ),
+        ))  # fmt: skip
+    options = settings_for(
+        "mosaic_tiles", fit_type, weight_method="error", slope_prior="off", **NO_REJECTION | {"rms_sig_limit": 2.0}
     )
+    return match("mosaic_tiles", "all", members, fits, Gauge.REFERENCE, options)
 
 
 RING = [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (0, 4), (3, 4), (2, 4)]
@@ -113,3 +98,70 @@ def test_nothing_to_test():
     measured = trial(1, 5, [(0, 1)], 2)
     found = leave_one_pair_out([solution(measured, 2, 1)])
     assert (found.rms, found.tested, found.used) == (0.0, 0, 1)
+
+
+# -- level or plane ---------------------------------------------------------------------------------------------------
+SIZE, NOISE = 64, 1.0
+
+
+def both(seed, slope, layout="grid", **options):
+    """Return the choice, and the rms errors of levels and planes against the truth, over all members' pixels.
+
+    `slope` is the true slopes' standard deviation, from a tile's middle to its edge, in units of the pixels' noise.
+    """
+    rng = np.random.default_rng(seed)
+    positions = grid_positions(3, 3, SIZE, 0.25) if layout == "grid" else [(0, 0), (5, 3), (2, 7), (8, 9)]
+    stage, gauge = ("mosaic_tiles", Gauge.REFERENCE) if layout == "grid" else ("dithers", Gauge.MEAN)
+    truth = rng.standard_normal((len(positions), 3)) * [10.0, slope * 2 / SIZE, slope * 2 / SIZE]
+    cutouts = scene(positions, (SIZE, SIZE), truth, NOISE, rng)
+    solutions, errors = [], []
+    for fit_type in ("level", "level+slope"):
+        chosen = settings_for(stage, fit_type, **NO_REJECTION | options)
+        members, fits = fit_all(cutouts, fit_type, chosen)
+        found = match(stage, "all", members, fits, gauge, chosen)
+        errors.append(error_of(found, truth, positions))
+        solutions.append([found])
+    return choose(*solutions), errors
+
+
+def error_of(found, truth, positions):
+    """Return the rms over all pixels of correction minus truth, a free plane over all of them taken out."""
+    step = (np.arange(8) + 0.5) / 8 * SIZE - SIZE / 2
+    u, v = (grid.ravel() for grid in np.meshgrid(step, step))
+    left = np.concatenate([
+        one.plane.level - a + (one.plane.slope_x - b) * u + (one.plane.slope_y - c) * v
+        for one, (a, b, c) in zip(found.members, truth, strict=True)
+    ])  # fmt: skip
+    places = np.concatenate([np.column_stack([np.ones_like(u), u + x, v + y]) for x, y in positions])
+    return float(np.std(left - places @ np.linalg.lstsq(places, left)[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["grid", "dithers"])
+@pytest.mark.parametrize("weights", ["error", "equal"])
+def test_where_there_are_planes_levels_are_never_chosen(layout, weights):
+    for seed in range(4):
+        for slope in (0.15, 0.3, 1.0, 5.0):  # at 0.1 of the pixels' noise levels are as good
+            choice, (level, plane) = both(seed, slope, layout, weight_method=weights)
+            assert choice.chosen == "level+slope", (seed, slope, choice.reason)
+            assert plane < level, (seed, slope)
+            assert choice.plane_seam < choice.level_seam
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["grid", "dithers"])
+@pytest.mark.parametrize("weights", ["error", "equal"])
+def test_where_there_are_none_the_choice_costs_at_most_a_fifth(layout, weights):
+    chosen, levels = [], []
+    for seed in range(12):
+        choice, (level, plane) = both(seed + 100, 0.0, layout, weight_method=weights)
+        chosen.append(level if choice.chosen == "level" else plane)
+        levels.append(level)
+    assert np.sqrt(np.mean(np.square(chosen))) <= 1.2 * np.sqrt(np.mean(np.square(levels)))
+
+
+def test_without_a_pair_that_others_foretell_levels_stay():
+    measured = trial(1, 5, [(0, 1)], 2)
+    choice = choose([solution(measured, 2, 1)], [solution(measured, 2, 3)])
+    assert (choice.chosen, choice.tested) == ("level", 0)
+    assert "no pair is foretold" in choice.reason

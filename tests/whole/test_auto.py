@@ -1,0 +1,40 @@
+"""Level or plane, chosen: through the whole way, and told in every place where a user looks."""
+
+import json
+
+import pytest
+
+from levelmatch_core.products.explain import explain
+from levelmatch_core.simulate import SimulatedProgram, simulate
+
+
+@pytest.mark.parametrize("planes", [False, True])
+def test_the_choice_is_made_and_told(planes, tmp_path, level_match):
+    program = SimulatedProgram.of(
+        instrument="generic", tiles=(3, 3), size=96, stars=5, noise=0.1, planes=planes, overlap=0.3, seed=4
+    )
+    simulate(tmp_path / "in", program)
+    result = level_match(tmp_path / "in", fit_type_mosaic_tiles="auto", figures="summary", weight_method="error")
+    assert result.complete
+    (match,) = result.matches
+    stage = match.stages[-1]
+    choice = stage.solutions[0].status.choice
+    assert choice is not None
+    assert choice.tested > 10
+    if planes:
+        assert choice.chosen == "level+slope"
+        assert choice.plane_seam < 0.2 * choice.level_seam
+    expected = choice.chosen
+    assert {solution.fit_type for solution in stage.solutions} == {expected}
+    assert {correction.fit_types["mosaic_tiles"] for correction in result.corrections} == {expected}
+    out = result.request.output
+    summary = json.loads((out / "run.json").read_text())["fields"][0]["stages"][-1]
+    assert summary["choice"]["reason"] == choice.reason
+    assert summary["fit_type"] == expected
+    assert summary["loops"] > 0
+    told = explain(out)
+    assert f"Chosen: {choice.reason}" in told
+    assert "independent loops of overlaps close" in told
+    page = (out / "report.html").read_text()
+    assert "left-out pairs" in page
+    assert "independent loops of overlaps close" in page
