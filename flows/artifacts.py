@@ -1,20 +1,97 @@
-"""What a flow run shows in Prefect's UI: the summary, the rejected pairs, what was left out, the link to MLflow."""
+"""What a flow run shows in Prefect's UI: how far it is, the summary, rejected pairs, what was left out, a link."""
 
+import logging
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from httpx import HTTPError
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import PrefectException
 
+from flows.progress import Advance, Reporter
 from flows.summary import Summary
+from levelmatch_core.jobs import mosaic_name
 from levelmatch_core.pipeline import RunResult
+from levelmatch_core.products.report.images import side_by_side
+
+logger = logging.getLogger(__name__)
 
 MOST_ROWS = 1000
 """Rows that a table shows; the whole table is in the output folder."""
+
+MOST_PICTURES, SIDE = 3, 420
+"""Fields whose picture the summary shows, and the longest side of each of its two images, pixels."""
+
+PERIOD = 5.0
+"""Seconds between two tellings of how far a step is: a step that is done before is not worth one."""
+
+
+class ProgressArtifact:
+    """Shows steps that last as a progress artifact of the flow run, one for all, beside what another reporter shows.
+
+    Parameters
+    ----------
+    shown
+        The other reporter.
+    program
+        Whose run it is.
+    period
+        Seconds between two tellings.
+    """
+
+    def __init__(self, shown: Reporter, program: str, period: float = PERIOD) -> None:
+        self._shown = shown
+        self._key = f"{key_of(program)}-progress"
+        self._period = period
+        self._artifact: UUID | None = None
+        self._lost = False
+
+    @contextmanager
+    def step(self, title: str, total: int) -> Iterator[Advance]:
+        """Show a step of `total` jobs while the context lasts."""
+        done, told, last = 0, False, time.monotonic()
+
+        def advanced(count: int) -> None:
+            nonlocal done, told, last
+            advance(count)
+            done += count
+            if time.monotonic() - last >= self._period:
+                self._tell(title, done, total)
+                told, last = True, time.monotonic()
+
+        with self._shown.step(title, total) as advance:
+            yield advanced
+        if told:
+            self._tell(title, total, total)
+
+    def _tell(self, title: str, done: int, total: int) -> None:
+        if self._lost:
+            return
+        percent, words = round(100.0 * done / total, 1), f"{title}: {done} of {total}"
+        try:
+            if self._artifact is None:
+                made = create_progress_artifact(progress=percent, key=self._key, description=words)
+                self._artifact = made if isinstance(made, UUID) else None
+            else:
+                update_progress_artifact(self._artifact, progress=percent, description=words)
+        except (PrefectException, HTTPError, OSError) as error:
+            self._lost = True  # a run must not end for want of a picture of itself
+            logger.warning("Prefect does not take how far the run is, and is told no more: %s", error)
 
 
 def publish(result: RunResult, summary: Summary) -> None:
     """Make the artifacts of the flow run that we are in."""
     program = key_of(summary.program)
-    create_markdown_artifact(markdown(summary), key=f"{program}-summary", description=summary.verdict)
+    create_markdown_artifact(markdown(summary, pictures(result)), key=f"{program}-summary", description=summary.verdict)
     if rejected := rejected_pairs(result):
         create_table_artifact(
             rejected[:MOST_ROWS],
@@ -42,14 +119,16 @@ def rejected_pairs(result: RunResult) -> list[dict[str, str | float]]:
     """Return a row a rejected pair."""
     return [
         {
-            "field": match.field.name,
             "stage": solution.stage,
+            "reason": pair.rejected.value,
             "first": pair.fit.first,
             "second": pair.fit.second,
-            "reason": pair.rejected.value,
             "pixels": pair.fit.npix,
-            "rms": pair.fit.rms,
-            "residual": pair.residual,
+            "difference": _short(pair.fit.plane.level),
+            "scatter": _short(pair.fit.rms),
+            "left after": _short(pair.residual),
+            "unit": match.field.unit,
+            "field": match.field.name,
         }
         for match in result.matches
         for stage in match.stages
@@ -59,29 +138,47 @@ def rejected_pairs(result: RunResult) -> list[dict[str, str | float]]:
     ]
 
 
-def markdown(summary: Summary) -> str:
-    """Return the summary as Markdown."""
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def pictures(result: RunResult) -> dict[str, str]:
+    """Return each field's mosaic before and after, side by side, as a `data:` address: that of the first few fields."""
+    made = {file.name for file in result.record.files}
+    names = {match.field.name: mosaic_name(match.field.name) for match in result.matches}
+    found = {field: result.request.output / name for field, name in names.items() if name in made}
+    return {field: side_by_side(found[field], SIDE) for field in list(found)[:MOST_PICTURES]}
+
+
+def markdown(summary: Summary, shown: dict[str, str] | None = None) -> str:
+    """Return the summary as Markdown, with pictures by field."""
     lines = [
         f"# {summary.program}{f' {summary.band}' if summary.band else ''}",
         "",
         f"**{summary.verdict}**",
         "",
-        "| exposures | |",
-        "|---|---|",
-        *(f"| {status} | {count} |" for status, count in summary.counts.items() if count),
-        "",
+    ]
+    for field, address in (shown or {}).items():
+        lines += [f"Mosaic {field}, before (left) and after:", "", f"![{field} before and after]({address})", ""]
+    lines += [
         "| field | rms before | rms after | unit | pairs used | rejected | components |",
         "|---|---|---|---|---|---|---|",
         *(
-            f"| {each.field} | {each.before:.5g} | {each.after:.5g} | {each.unit} | {each.used} "
+            f"| {each.field} | {each.before:.5g} | {each.after:.5g} | {each.unit or 'data unit'} | {each.used} "
             f"| {sum(each.rejected.values())} | {each.components} |"
             for each in summary.residuals
         ),
         "",
+        "| exposures | |",
+        "|---|---|",
+        *(f"| {status} | {count} |" for status, count in summary.counts.items() if count),
+        "",
         f"Outputs: `{summary.output}`{'' if summary.changed else ' (nothing changed)'}",
     ]
     if summary.tracking is not None:
-        where = summary.tracking.lost or f"MLflow run `{summary.tracking.run_id}` in `{summary.tracking.store}`"
+        where = summary.tracking.lost or (
+            f"MLflow: [run {summary.tracking.run_id}]({summary.tracking.url}) in `{summary.tracking.store}`"
+        )
         lines += ["", where]
     if summary.notes:
         lines += ["", *(f"- {note}" for note in summary.notes)]

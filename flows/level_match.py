@@ -14,7 +14,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.artifacts import publish
+from flows.artifacts import ProgressArtifact, publish
 from flows.cache import in_use
 from flows.home import Home
 from flows.progress import REPORTER
@@ -95,11 +95,12 @@ def match_levels(request: Request, retry_delays: tuple[float, ...]) -> tuple[Run
     started = time.time()
     home = Home.of().make()
     runners: list[PrefectEach] = []
+    reporter = ProgressArtifact(REPORTER.get(), request.program)
     task_runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=request.settings.procs)
     with in_use(home), task_runner:
 
         def each_of(workspace: Workspace) -> PrefectEach:
-            runners.append(PrefectEach(workspace, task_runner, REPORTER.get(), retry_delays))
+            runners.append(PrefectEach(workspace, task_runner, reporter, retry_delays))
             return runners[-1]
 
         result = run(request, CutoutStore(home.cutouts), each_of)

@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,42 @@ from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.figures import style
 from levelmatch_core.products.runrecord import StageSummary
 from levelmatch_core.products.tables import pairs_table
-from levelmatch_core.products.verdict import residual_of
+from levelmatch_core.products.verdict import Residual, pooled, residual_of
 from levelmatch_core.settings import MatchSettings
 
 _MOST_LABELS = 30
 """So many members of a matrix are named on its axes at most."""
+
+UNIT = "unit of the data"
+"""What stands for the images' unit in :data:`MEANINGS`; the run's tag `levelmatch.unit` names it."""
+
+MEANINGS: Mapping[str, tuple[str, str]] = {
+    "exposures": ("", "images that came in, one a detector and exposure"),
+    "exposures_matched": ("", "of these, tied to a reference and corrected"),
+    "exposures_reference": ("", "in a reference tile, whose correction is 0 between tiles"),
+    "exposures_alone": ("", "overlap with nothing, left as they came"),
+    "exposures_untied": ("", "overlap, but every pair was rejected"),
+    "exposures_failed": ("", "could not be processed"),
+    "exposures_unmatched": ("", "untied and failed together: 0 in a good run"),
+    "failures": ("", "files, exposures and products that failed: 0 in a good run"),
+    "fields": ("", "parts of the sky with a mosaic of their own"),
+    "components": ("", "parts without a common zero: as many as fields in a good run"),
+    "pairs": ("", "overlapping pairs that were measured, all stages"),
+    "pairs_used": ("", "pairs that the solution rests on"),
+    "pairs_rejected": ("", "pairs that were not used, all reasons"),
+    **{f"pairs_rejected.{re.sub(r'[^0-9A-Za-z]', '_', reason)}": ("", f"of these: {reason}") for reason in Rejection},
+    "residual_rms_before": (UNIT, "rms difference of the used pairs as they came"),
+    "residual_rms_after": (UNIT, "the same after the correction: the seams that are left"),
+    "seam_rms_left_out": (UNIT, "rms seam in pairs that the solution had not seen: what a sweep ranks by"),
+    "pairs_foretold": ("", "pairs that seam_rms_left_out is of"),
+    "iterations": ("", "sweeps of the solver, at most over the groups"),
+    "groups_unconverged": ("", "groups whose solve did not converge: 0 in a good run"),
+    "convergence_level": (UNIT, "largest change of a level in each sweep"),
+    "convergence_plane": (UNIT, "largest change of a coefficient of the planes in each sweep"),
+    "duration_seconds": ("s", "time from the first file to the last"),
+    "peak_memory_megabytes": ("MB", "most memory in use"),
+}
+"""Metric, without field and stage before it -> its unit and what it is."""
 
 _FORBIDDEN = re.compile(r"[^0-9A-Za-z_\-. /]")
 
@@ -46,17 +77,16 @@ def parameters(settings: MatchSettings) -> dict[str, str]:
 def measures(result: RunResult, summary: Summary) -> Measures:
     """Return the metrics and series of a run.
 
-    Numbers of a single field have its name before theirs only where there are several fields, so that runs of the same
-    program can be compared.
+    Those of the whole run have the same names in every run, so that runs can be compared; those of a field and its
+    stages have its name before theirs where there are several fields. What was not measured is left out, and never 0:
+    a run without a used pair has no residual, and one whose fields differ in their unit has none over all of them.
     """
     found: dict[str, float] = {
-        "seconds": result.seconds,
-        "peak_memory_megabytes": summary.peak_memory,
         "exposures": sum(summary.counts.values()),
-        "fields": len(result.matches),
         **{f"exposures_{status}": count for status, count in summary.counts.items()},
         "exposures_unmatched": sum(summary.counts.get(status, 0) for status in (Status.UNTIED, Status.FAILED)),
         "failures": len(result.failures),
+        "fields": len(result.matches),
         "components": sum(each.components for each in summary.residuals),
         "pairs": sum(each.used + sum(each.rejected.values()) for each in summary.residuals),
         "pairs_used": sum(each.used for each in summary.residuals),
@@ -64,17 +94,20 @@ def measures(result: RunResult, summary: Summary) -> Measures:
     }
     for reason in Rejection:
         found[f"pairs_rejected.{name_of(reason)}"] = sum(each.rejected.get(reason, 0) for each in summary.residuals)
+    if len(units_of(summary)) == 1:
+        found |= _residuals(summary.residuals)
     series: dict[str, tuple[float, ...]] = {}
     stages = {each.name: each.stages for each in result.record.fields}
+    several = len(result.matches) > 1
     for match in result.matches:
-        prefix = f"{match.field.name}/" if len(result.matches) > 1 else ""
-        residual = residual_of(match)
-        found[f"{prefix}residual_rms_before"] = residual.before
-        found[f"{prefix}residual_rms_after"] = residual.after
+        prefix = f"{match.field.name}/" if several else ""
+        if several:
+            found |= {f"{prefix}{name}": value for name, value in _residuals([residual_of(match)]).items()}
         for stage in stages[match.field.name]:
             found |= {f"{prefix}{stage.stage}.{name}": value for name, value in _of_stage(stage)}
         for stage_match in match.stages:
             series |= {f"{prefix}{name}": steps for name, steps in _convergence(stage_match)}
+    found |= {"duration_seconds": result.seconds, "peak_memory_megabytes": summary.peak_memory}
     finite = {name_of(name): value for name, value in found.items() if math.isfinite(value)}
     kept = {name_of(name): tuple(step for step in steps if math.isfinite(step)) for name, steps in series.items()}
     left_out = len(found) - len(finite) + sum(len(series[name]) - len(kept[name_of(name)]) for name in series)
@@ -86,9 +119,47 @@ def name_of(text: str) -> str:
     return _FORBIDDEN.sub("_", text).replace(" ", "_")
 
 
+def meaning_of(metric: str) -> tuple[str, str]:
+    """Return the unit of a metric and what it is, whatever field, stage or try its name tells."""
+    plain = re.sub(r"\.try_\d+$", "", metric.rpartition("/")[2])
+    known = (name for name in MEANINGS if plain == name or plain.endswith(f".{name}"))
+    return MEANINGS[max(known, key=len)]
+
+
+def glossary() -> str:
+    """Return what all metrics are, Markdown: the description of every experiment."""
+    rows = [f"| `{name}` | {unit} | {what} |" for name, (unit, what) in MEANINGS.items()]
+    head = (
+        "Sky levels of overlapping exposures, matched by levelmatch: one run for each run of the flow that changed its "
+        "output. What its metrics are:"
+    )
+    foot = (
+        f"The {UNIT} is that of the images: the run's tag `levelmatch.unit`. A stage's metrics begin with its name "
+        "(`dithers.`, `mosaic_tiles.`, ...), those of one field of several with the field's (`f770w_2/`)."
+    )
+    return "\n".join([head, "", "| metric | unit | what it is |", "|---|---|---|", *rows, "", foot])
+
+
+def units_of(summary: Summary) -> set[str]:
+    """Return the units of the fields that have a used pair, as people read them."""
+    return {style.shown_unit(each.unit) for each in summary.residuals if each.used}
+
+
+def _residuals(parts: Sequence[Residual]) -> dict[str, float]:
+    """Return the residuals of fields, pooled over their used pairs; nothing where there are none."""
+    counts = [each.used for each in parts]
+    if not sum(counts):
+        return {}
+    return {
+        "residual_rms_before": pooled(counts, (each.before for each in parts)),
+        "residual_rms_after": pooled(counts, (each.after for each in parts)),
+    }
+
+
 def _of_stage(stage: StageSummary) -> Iterator[tuple[str, float]]:
-    yield "residual_rms_before", stage.residual_before
-    yield "residual_rms_after", stage.residual_after
+    if stage.used:
+        yield "residual_rms_before", stage.residual_before
+        yield "residual_rms_after", stage.residual_after
     yield "pairs_used", stage.used
     yield "iterations", stage.iterations
     yield "groups_unconverged", len(stage.unconverged)

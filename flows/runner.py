@@ -1,6 +1,5 @@
 """The runner that makes each job a task run of Prefect: cached by the job's key, retried, quarantined when it fails."""
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,10 @@ from pydantic import ValidationError
 from flows.progress import LineReporter, Reporter
 from levelmatch_core.errors import LevelMatchError
 from levelmatch_core.jobs import Job, Workspace, failure_of
+from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.records import Record, content_key
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 MOST_SINGLE = 200
 """So many jobs of one step are a task run each; more are done in batches."""
@@ -55,6 +55,11 @@ class Work:
         """The task's name."""
         return self.jobs[0].step
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """What log lines name: the tile and stage of a job, or the batch."""
+        return self.jobs[0].place if len(self.jobs) == 1 else (self.label, self.step)
+
     def key(self) -> str:
         """Return the cache key: the job's, or the digest of all jobs' keys."""
         keys = [job.key() for job in self.jobs]
@@ -63,7 +68,7 @@ class Work:
     def do(self, workspace: Workspace) -> list[dict[str, Any]]:
         """Do the jobs and return their results as JSON."""
         self.begun = True
-        return [job.run(workspace).to_json() for job in self.jobs]
+        return [job.do(workspace).to_json() for job in self.jobs]
 
     def afresh(self) -> "Work":
         """Return the same work, to be done whatever is stored."""
@@ -161,10 +166,12 @@ class PrefectEach:
         try:
             records = [job.gives.from_json(item) for job, item in zip(work.jobs, content, strict=True)]
         except (ValidationError, TypeError, ValueError):
-            logger.warning("%s, %s: the stored result cannot be read; it is made anew", work.label, work.step)
+            with placed(*work.place):
+                logger.warning("%s: the stored result cannot be read; it is made anew", work.label)
             return None
         if not self.workspace.intact(records):
-            logger.info("%s, %s: a stored file is gone or was altered; it is made anew", work.label, work.step)
+            with placed(*work.place):
+                logger.info("%s: a stored file is gone or was altered; it is made anew", work.label)
             return None
         self.cached[work.step] += len(work.jobs)
         return records
@@ -174,7 +181,8 @@ class PrefectEach:
         if not isinstance(error, BaseException):
             error = RuntimeError(state.message or f"the task run ended {state.name}")
         if not isinstance(error, LevelMatchError | OSError):
-            logger.error("%s, %s: unexpected %s", work.label, work.step, type(error).__name__, exc_info=error)
+            with placed(*work.place):
+                logger.error("%s: unexpected %s", work.label, type(error).__name__, exc_info=error)
         self.failed[work.step] += 1
         return failure_of(work.jobs[0], error)
 

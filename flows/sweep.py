@@ -122,7 +122,7 @@ def combine(
     seams = leave_one_pair_out(
         solution for match in result.matches for stage in match.stages for solution in stage.solutions
     )
-    metrics = {"seam_rms_left_out": seams.rms, "pairs_foretold": float(seams.tested)}
+    metrics = {"pairs_foretold": float(seams.tested), **({"seam_rms_left_out": seams.rms} if seams.tested else {})}
     tags = {"sweep_id": sweep_id, **{f"sweep.{name}": str(value) for name, value in values.items()}}
     if summary.tracking is not None and not summary.tracking.lost:
         Tracker(Home.of()).add(summary.tracking.run_id, tags, metrics if summary.tracking.new else {})

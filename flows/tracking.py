@@ -15,7 +15,16 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from flows.home import Home
-from flows.measures import Measures, matrix_files, matrix_pictures, measures, pair_columns, parameters
+from flows.measures import (
+    Measures,
+    glossary,
+    matrix_files,
+    matrix_pictures,
+    measures,
+    pair_columns,
+    parameters,
+    units_of,
+)
 from flows.summary import Summary, Tracking
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.report import REPORT
@@ -28,6 +37,12 @@ LOCAL_UI = "http://127.0.0.1:5000"
 
 _BATCH = 1000  # the most metrics that a server takes at once
 _PARAMETERS = 100
+
+_KIND = "custom_model_development"
+"""MLflow's word for experiments of runs with parameters and metrics, whose pages show these and no language models."""
+
+_LONGEST_NOTE = 7500
+"""Signs of a description: MLflow takes 8,000."""
 
 
 @dataclass(frozen=True)
@@ -107,18 +122,27 @@ class Tracker:
         return client
 
     def _experiment(self, client: MlflowClient, program: str) -> str:
-        """Return the id of the program's experiment, made if need be; one that was deleted is taken up again."""
+        """Return the id of the program's experiment, made if need be; one that was deleted is taken up again.
+
+        Its description is ours until somebody writes another.
+        """
+        tags = {"mlflow.note.content": glossary(), "mlflow.experimentKind": _KIND}
         known = client.get_experiment_by_name(program)
         if known is None:
             place = (self._home.artifacts / hashlib.sha256(program.encode()).hexdigest()[:16]).as_uri()
             try:
-                return str(client.create_experiment(program, artifact_location=place if self._local else None))
+                return str(
+                    client.create_experiment(program, artifact_location=place if self._local else None, tags=tags)
+                )
             except MlflowException:  # another run of the program was faster
                 known = client.get_experiment_by_name(program)
                 if known is None:
                     raise
         if known.lifecycle_stage == "deleted":
             client.restore_experiment(known.experiment_id)
+        for name, value in tags.items():
+            if name not in known.tags:
+                client.set_experiment_tag(known.experiment_id, name, value)
         return str(known.experiment_id)
 
     def _open(self, client: MlflowClient, experiment: str, result: RunResult, facts: FlowFacts) -> Run:
@@ -152,6 +176,7 @@ class Tracker:
         self._write_metrics(client, run_id, found, facts)
         tags = {
             "mlflow.note.content": description(summary),
+            "levelmatch.unit": ", ".join(sorted(units_of(summary))),
             "levelmatch.partial": str(bool(summary.problems)).lower(),
             "levelmatch.numbers_left_out": str(found.left_out),
             "levelmatch.tries": str(facts.attempt),
@@ -213,12 +238,34 @@ def output_id(output: Path) -> str:
 
 
 def description(summary: Summary) -> str:
-    """Return the run's description, Markdown: the verdict, and what went wrong."""
-    lines = [f"**{summary.verdict}**"]
-    lines += [f"- {problem.name}: {problem.status}: {problem.reason}" for problem in summary.problems[:50]]
-    if len(summary.problems) > 50:
-        lines.append(f"- and {len(summary.problems) - 50} more, in run.json")
-    return "\n\n".join([lines[0], "\n".join(lines[1:])]).strip()
+    """Return the run's description, Markdown: the verdict, what went wrong, what came of each field."""
+    fields = [
+        f"| {each.field} | {each.before:.4g} | {each.after:.4g} | {each.unit or 'data unit'} | {each.used} "
+        f"| {sum(each.rejected.values())} | {each.components} |"
+        for each in summary.residuals
+        if each.used
+    ]
+    table = [
+        "| field | rms before | rms after | unit | pairs used | rejected | components |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines = [f"**{summary.verdict}**", "", *([*table, *fields, ""] if fields else []), f"Outputs: `{summary.output}`"]
+    text = "\n".join(lines)[:_LONGEST_NOTE]
+    told = [f"- {problem.name}: {problem.status}: {problem.reason}" for problem in summary.problems]
+    shown = _fitting(told, _LONGEST_NOTE - len(text))
+    more = [f"- and {len(told) - len(shown)} more, in run.json"] if len(shown) < len(told) else []
+    return "\n".join([text, "", *shown, *more]).strip()
+
+
+def _fitting(lines: list[str], room: int) -> list[str]:
+    """Return as many of the first lines as fit into so many signs, 50 at most, with room for one more."""
+    shown: list[str] = []
+    for line in lines[:50]:
+        room -= len(line) + 1
+        if room < 100:
+            break
+        shown.append(line)
+    return shown
 
 
 def _last_of(client: MlflowClient, experiment: str, output: Path) -> Run | None:

@@ -1,12 +1,12 @@
 """One field, solved stage by stage: the science in one screen, and the parts that it is made of."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.jobs import CutoutJob, Each, MeasureJob, PairFits, SkyJob, SolveJob, StackJob, parted
+from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status, corrections_of
 from levelmatch_core.matching.graph import is_named
 from levelmatch_core.matching.leave_out import choose
@@ -18,7 +18,7 @@ from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 PAIRS_A_JOB = 200
 """Pairs of one group are measured in jobs of about so many: large enough to be worth a task, small enough to share."""
@@ -81,7 +81,8 @@ def match_field(
     corrections = corrections_of(field, cutouts, tuple(stages), tuple(failures))
     corrections, lost, notes = _with_local_sky(corrections, cutouts, work)
     for note in notes:
-        logger.warning("%s: %s", field.name, note)
+        with placed(field.name, "local sky"):
+            logger.warning("%s", note)
     return FieldMatch(
         field=field,
         grid=grid,
@@ -161,7 +162,8 @@ def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) ->
     lost += more
     for solution in solutions:
         for note in solution.status.notes:
-            logger.warning("%s, %s %s: %s", work.field, stage.title, solution.group, note)
+            with placed(solution.group, stage.name):
+                logger.warning("%s", note)
     return solutions, failures + lost
 
 

@@ -4,7 +4,7 @@ Each job carries all that its result depends on; `key()` is that content's diges
 up instead of doing the job. Results are records; arrays go to the cutout store, files to the output folder.
 """
 
-import logging
+import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ import numpy as np
 
 from levelmatch_core.images.exposure import Exposure, Failure
 from levelmatch_core.images.headers import MATCHED_CARD
+from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch
 from levelmatch_core.matching.match import Gauge, match
 from levelmatch_core.matching.overlap import Difference, difference, fit_pair
@@ -36,7 +37,7 @@ from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import stack
 from levelmatch_core.sky.store import CutoutStore
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,22 @@ class Job(Record):
         content = _without_paths(self.model_dump(mode="json", exclude={"settings", "label", "exposures"}))
         return content_key(self.step, self.version, content, self.settings.of_role(*self.roles))
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """The tile (or field) and the stage that its log lines name."""
+        return self.label, self.step
+
+    def do(self, workspace: Workspace) -> Record:
+        """Do the work, with log lines that say where."""
+        with placed(*self.place):
+            started = time.monotonic()
+            result = self.run(workspace)
+            logger.debug("%s: done in %.2f s", self.label, time.monotonic() - started)
+            return result
+
     @abstractmethod
     def run(self, workspace: Workspace) -> Record:
-        """Do the work."""
+        """Do the work itself."""
 
 
 class Each(Protocol):
@@ -116,6 +130,11 @@ class CutoutJob(Job):
 
     exposure: Exposure
     grid: Grid
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The exposure's tile."""
+        return self.exposure.tile, self.step
 
     def run(self, workspace: Workspace) -> CutoutRecord:
         """Return the cutout, from the store where it lies there already."""
@@ -141,6 +160,11 @@ class MeasureJob(Job):
     members: tuple[Member, ...]
     pairs: tuple[tuple[str, str], ...]
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """The group, which is a tile where dithers are matched, and the stage by its name."""
+        return self.group, f"{self.stage} {self.step}"
+
     def run(self, workspace: Workspace) -> PairFits:
         """Return the fits of those pairs that have a pixel in common."""
         cutouts = {member.name: open_cutout(member.cutout, workspace.store) for member in self.members}
@@ -164,10 +188,21 @@ class SolveJob(Job):
     gauge: Gauge
     preferred: tuple[str, ...] = ()
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """The group, which is a tile where dithers are matched, and the stage by its name."""
+        return self.group, f"{self.stage} {self.step}"
+
     def run(self, workspace: Workspace) -> Solution:  # noqa: ARG002 - all jobs have the same call
         """Return the solution, every component by itself."""
         settings = self.settings.model_copy(update={f"fit_type_{self.stage}": self.fit_type})
-        return match(self.stage, self.group, self.members, self.fits, self.gauge, settings, self.preferred)
+        solution = match(self.stage, self.group, self.members, self.fits, self.gauge, settings, self.preferred)
+        status, used = solution.status, sum(pair.rejected is None for pair in solution.pairs)
+        logger.info(
+            "%d of %d pairs are used; their differences are %.4g rms before and %.4g after",
+            *(used, len(solution.pairs), status.residual_before, status.residual_after),
+        )
+        return solution
 
 
 class StackJob(Job):
@@ -233,6 +268,11 @@ class WriteJob(Job):
     product: str
     corrections: tuple[Correction, ...]
     grids: dict[str, Grid]
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The tiles that the file has exposures of."""
+        return ", ".join(sorted({each.exposure.tile for each in self.corrections})), self.step
 
     def run(self, workspace: Workspace) -> Written:
         """Write it whole."""
@@ -328,7 +368,9 @@ def mosaic_name(field: str) -> str:
 
 
 def failure_of(job: Job, error: BaseException) -> Failure:
-    """Return the record of a job that failed."""
+    """Return the record of a job that failed, and log it, once."""
+    with placed(*job.place):
+        logger.error("%s: %s: %s", job.label, type(error).__name__, error)
     return Failure(
         name=job.label,
         step=job.step,
@@ -339,10 +381,8 @@ def failure_of(job: Job, error: BaseException) -> Failure:
 
 
 def parted(results: Sequence[Any]) -> tuple[list[Any], list[Failure]]:
-    """Part what was done from what failed; failures are logged here, once."""
+    """Part what was done from what failed."""
     failures = [result for result in results if isinstance(result, Failure)]
-    for failure in failures:
-        logger.error("%s, %s: %s: %s", failure.name, failure.step, failure.error, failure.reason)
     return [result for result in results if not isinstance(result, Failure)], failures
 
 

@@ -30,7 +30,7 @@ class PlainEach:
 
     def _outcome(self, job: Job) -> Record | Failure:
         try:
-            return job.run(self.workspace)
+            return job.do(self.workspace)
         except (LevelMatchError, OSError) as error:
             return failure_of(job, error)
 

@@ -19,6 +19,7 @@ PLACES = {
     "step": "pipeline",
     "runners": "pipeline",
     "simulate": "pipeline",
+    "loglines": "errors",
     "records": "errors",
     "__init__": "pipeline",
 }

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.home import Home
-from flows.measures import measures, name_of
+from flows.measures import glossary, meaning_of, measures, name_of
 from flows.summary import Problem, summarize
 from flows.tracking import FlowFacts, Tracker, description, output_id
 from levelmatch_core.matching.pairs import matrices
@@ -93,6 +93,46 @@ def test_metrics_are_those_of_the_run(logged, summary):
     assert metrics["components"] == 1
     assert metrics["peak_memory_megabytes"] == 123.0
     assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_every_metric_has_a_unit_and_a_meaning(logged):
+    run_, _, client = logged
+    assert all(meaning_of(name)[1] for name in run_.data.metrics)
+    assert meaning_of("f770w_2/dithers.residual_rms_after") == meaning_of("residual_rms_after")
+    assert "rms" in meaning_of("seam_rms_left_out")[1]
+    experiment = client.get_experiment(run_.info.experiment_id)
+    assert experiment.tags["mlflow.note.content"] == glossary()
+    assert len(glossary()) < 5000
+    assert run_.data.tags["levelmatch.unit"] == "MJy/sr"
+
+
+@pytest.mark.parametrize("how", ["alone", "untied"])
+def test_what_was_not_measured_is_no_metric(small_program, tmp_path, store, how):
+    files = sorted(small_program.glob("*.fits"))
+    # whole tiles lie beside each other: no overlap reaches nine tenths of an image
+    inputs, settings = ((files[0],), {}) if how == "alone" else ((files[0], files[-1]), {"min_linear_frac": 0.99})
+    chosen = MatchSettings.from_mapping({**settings, "figures": "none"})
+    request = Request(inputs=inputs, output=tmp_path / "out", settings=chosen, program=how)
+    found = run(request, CutoutStore(tmp_path / "store"), PlainEach)
+    told = summarize(found, peak_memory=1.0)
+    assert told.counts[how]
+    tracking = Tracker(store).log(found, told, facts(how))
+    client = MlflowClient(tracking_uri=store.tracking_uri)
+    metrics = client.get_run(tracking.run_id).data.metrics
+    assert metrics[f"exposures_{how}"] == len(inputs)
+    assert metrics["exposures"] == len(inputs)
+    assert metrics["pairs_used"] == 0
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert not [name for name in metrics if "residual_rms" in name]
+    assert client.get_run(tracking.run_id).data.tags["levelmatch.numbers_left_out"] == "0"
+
+
+def test_a_long_story_fits_into_a_description(summary):
+    problems = tuple(Problem(name=f"{n}.fits", status="failed", reason="too long " * 60) for n in range(40))
+    text = description(summary.model_copy(update={"problems": problems}))
+    assert len(text) < 8000
+    assert "more, in run.json" in text
+    assert text.startswith("**")
 
 
 def test_convergence_is_a_stepped_metric_of_its_stage(logged, result):

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from astropy.io import fits
-from matplotlib.colors import to_rgb
+from matplotlib.colors import Normalize, to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -40,20 +40,33 @@ class BeforeAfter:
 
 def before_and_after(mosaic: Path) -> BeforeAfter:
     """Return the images of a mosaic's FITS file, each minus its median, with the stretch of the one after."""
-    with fits.open(mosaic, mode="readonly", memmap=True) as hdus:
-        step = max(1, -(-max(hdus["SCI"].shape) // MOSAIC_SIDE))
-        after, before = (block_mean(hdus[name].data, step) for name in ("SCI", "BEFORE"))
-    after, before = after - np.nanmedian(after), before - np.nanmedian(before)
-    norm = stretch(after)
+    before, after, norm = _stretched(mosaic, MOSAIC_SIDE)
     height, width = after.shape
     return BeforeAfter(
-        before=_address(np.ma.filled(norm(before), np.nan), style.IMAGE),
-        after=_address(np.ma.filled(norm(after), np.nan), style.IMAGE),
+        before=_address(before, style.IMAGE),
+        after=_address(after, style.IMAGE),
         width=width,
         height=height,
         low=float(norm.vmin or 0.0),
         high=float(norm.vmax or 0.0),
     )
+
+
+def side_by_side(mosaic: Path, side: int) -> str:
+    """Return the same two as one image, before at the left, as a `data:` address; each is `side` pixels at most."""
+    before, after, _ = _stretched(mosaic, side)
+    gap = np.full((after.shape[0], max(1, side // 50)), np.nan)
+    return _address(np.hstack([before, gap, after]), style.IMAGE)
+
+
+def _stretched(mosaic: Path, side: int) -> tuple[NDArray[np.float64], NDArray[np.float64], Normalize]:
+    """Return a mosaic before and after, each minus its median, as colours from 0 to 1, and their stretch."""
+    with fits.open(mosaic, mode="readonly", memmap=True) as hdus:
+        step = max(1, -(-max(hdus["SCI"].shape) // side))
+        after, before = (block_mean(hdus[name].data, step) for name in ("SCI", "BEFORE"))
+    after, before = after - np.nanmedian(after), before - np.nanmedian(before)
+    norm = stretch(after)
+    return np.ma.filled(norm(before), np.nan), np.ma.filled(norm(after), np.nan), norm
 
 
 def thumbnail(image: Difference, fit: PairFit) -> str:
