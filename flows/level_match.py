@@ -143,8 +143,15 @@ def _ending(summary: Summary) -> State[dict[str, Any]]:
     """Return the state in which the flow run ends: what a person sees first."""
     data = summary.to_json()
     if summary.quarantined:
-        named = "; ".join(f"{problem.name}: {problem.reason}" for problem in summary.quarantined)
-        return Failed(name=QUARANTINED, message=f"{summary.verdict} Left out: {named}", data=data)
+        return Failed(name=QUARANTINED, message=f"{summary.verdict} Left out: {_by_tile(summary)}", data=data)
     if not summary.complete:
         return Completed(name=INCOMPLETE, message=summary.verdict, data=data)
     return Completed(message=summary.verdict, data=data)
+
+
+def _by_tile(summary: Summary) -> str:
+    """Name the tiles that lack something, with what they lack and why."""
+    tiles: dict[str, list[str]] = {}
+    for problem in summary.quarantined:
+        tiles.setdefault(problem.tile, []).append(f"{problem.name}: {problem.reason}")
+    return "; ".join(f"tile {tile}: {', '.join(named)}" if tile else ", ".join(named) for tile, named in tiles.items())

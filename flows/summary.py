@@ -5,9 +5,11 @@ from collections.abc import Iterable
 
 from pydantic import Field as Described
 
+from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.inventory import PENDING
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.pipeline import RunResult
+from levelmatch_core.products.runrecord import FieldSummary
 from levelmatch_core.products.verdict import Residual, residual_of, verdict, why_untied
 from levelmatch_core.records import Record
 
@@ -19,6 +21,7 @@ class Problem(Record):
     status: str = Described(description="untied, failed, or pending")
     step: str = Described(default="", description="the step that failed")
     reason: str
+    tile: str = Described(default="", description="the tile that lacks it, '' where that cannot be told")
 
 
 class Tracking(Record):
@@ -42,6 +45,8 @@ class Summary(Record):
     complete: bool
     counts: dict[str, int] = Described(description="exposures by status")
     residuals: tuple[Residual, ...] = Described(description="by field")
+    fields: tuple[FieldSummary, ...] = Described(description="as run.json has them: zeros, missing tiles")
+    partial: bool = Described(description="whether the products lack anything that came in, as run.json has it")
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
     seconds: float
@@ -59,7 +64,7 @@ class Summary(Record):
     def verdict(self) -> str:
         """One sentence: whether it worked."""
         left_out = Counter(problem.status for problem in self.problems)
-        return verdict(self.counts, left_out, self.residuals)
+        return verdict(self.counts, left_out, self.residuals, self.fields)
 
 
 def summarize(result: RunResult, *, peak_memory: float) -> Summary:
@@ -72,6 +77,8 @@ def summarize(result: RunResult, *, peak_memory: float) -> Summary:
         complete=result.complete,
         counts=result.record.counts,
         residuals=tuple(residual_of(match) for match in result.matches),
+        fields=tuple(_shortened(field) for field in result.record.fields),
+        partial=result.record.partial,
         problems=tuple(_problems(result)),
         notes=result.record.notes,
         seconds=result.seconds,
@@ -79,17 +86,27 @@ def summarize(result: RunResult, *, peak_memory: float) -> Summary:
     )
 
 
+def _shortened(field: FieldSummary) -> FieldSummary:
+    """Return a field without what a next run needs to know of each exposure."""
+    parts = tuple(part.model_copy(update={"levels": {}}) for part in field.components)
+    return field.model_copy(update={"components": parts})
+
+
 def _problems(result: RunResult) -> Iterable[Problem]:
     named = set()
     for waiting in result.inventory.pending:
-        yield Problem(name=waiting.name, status=PENDING, step=waiting.step, reason=waiting.reason)
+        yield _problem(waiting, PENDING)
     for failure in result.failures:
         named |= {failure.name, *failure.exposures}
-        yield Problem(name=failure.name, status=Status.FAILED, step=failure.step, reason=failure.reason)
+        yield _problem(failure, Status.FAILED)
     for match in result.matches:
         for correction in match.corrections:
-            name = correction.exposure.name
+            name, tile = correction.exposure.name, correction.exposure.tile
             if correction.status is Status.UNTIED:
-                yield Problem(name=name, status=Status.UNTIED, reason=why_untied(name, match))
+                yield Problem(name=name, status=Status.UNTIED, reason=why_untied(name, match), tile=tile)
             elif correction.status is Status.FAILED and name not in named:
-                yield Problem(name=name, status=Status.FAILED, reason=f"lost with its tile {correction.exposure.tile}")
+                yield Problem(name=name, status=Status.FAILED, reason=f"lost with its tile {tile}", tile=tile)
+
+
+def _problem(failure: Failure, status: str) -> Problem:
+    return Problem(name=failure.name, status=status, step=failure.step, reason=failure.reason, tile=failure.tile)

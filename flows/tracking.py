@@ -37,6 +37,7 @@ LOCAL_UI = "http://127.0.0.1:5000"
 
 _BATCH = 1000  # the most metrics that a server takes at once
 _PARAMETERS = 100
+_REFERENCES = 20
 
 _KIND = "custom_model_development"
 """MLflow's word for experiments of runs with parameters and metrics, whose pages show these and no language models."""
@@ -177,7 +178,8 @@ class Tracker:
         tags = {
             "mlflow.note.content": description(summary),
             "levelmatch.unit": ", ".join(sorted(units_of(summary))),
-            "levelmatch.partial": str(bool(summary.problems)).lower(),
+            "levelmatch.partial": str(summary.partial).lower(),
+            "levelmatch.reference": references(summary),
             "levelmatch.numbers_left_out": str(found.left_out),
             "levelmatch.tries": str(facts.attempt),
         }
@@ -266,6 +268,12 @@ def _fitting(lines: list[str], room: int) -> list[str]:
             break
         shown.append(line)
     return shown
+
+
+def references(summary: Summary) -> str:
+    """Return the tiles that hold the zeros, field by field, the first few; one with `?` is provisional."""
+    shown = [part.shown_reference for field in summary.fields for part in field.components if part.reference]
+    return ", ".join([*shown[:_REFERENCES], *([f"and {len(shown) - _REFERENCES} more"] if shown[_REFERENCES:] else [])])
 
 
 def _last_of(client: MlflowClient, experiment: str, output: Path) -> Run | None:

@@ -7,12 +7,20 @@ from typing import Any
 from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.jobs import CutoutJob, Each, MeasureJob, PairFits, SkyJob, SolveJob, StackJob, parted
 from levelmatch_core.loglines import logger_of, placed
-from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status, corrections_of
+from levelmatch_core.matching.corrections import (
+    Correction,
+    FieldMatch,
+    StageMatch,
+    Status,
+    corrections_of,
+    with_tiles,
+)
 from levelmatch_core.matching.graph import is_named
 from levelmatch_core.matching.leave_out import choose
 from levelmatch_core.matching.pairs import candidate_pairs
 from levelmatch_core.matching.results import Choice, Member, PairFit, Solution
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of, mergers
+from levelmatch_core.matching.zeros import Zeros
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid
@@ -35,7 +43,7 @@ class _Work:
 
 
 def match_field(
-    field: Field, grid: Grid, settings: MatchSettings, each: Each, *, preferred: tuple[str, ...] = ()
+    field: Field, grid: Grid, settings: MatchSettings, each: Each, *, zeros: Zeros | None = None
 ) -> FieldMatch:
     """Solve one field, stage by stage.
 
@@ -47,15 +55,16 @@ def match_field(
         All settings.
     each
         Runner of jobs.
-    preferred
-        Tiles that an earlier run took as references: kept where they still exist.
+    zeros
+        The references of an earlier run, kept where they still exist, and what is missing; None: nothing is.
 
     Raises
     ------
     NoInputError
         If no exposure of the field could be resampled.
     """
-    work = _Work(field.name, settings, each, preferred)
+    zeros = zeros or Zeros(named=settings.reference)
+    work = _Work(field.name, settings, each, zeros.preferred)
     jobs = [
         CutoutJob(label=exposure.name, exposures=(exposure.name,), settings=settings, exposure=exposure, grid=grid)
         for exposure in field.exposures
@@ -78,8 +87,9 @@ def match_field(
         merged, lost = _merge(stage, groups, solutions, work)
         failures += lost
         members = sorted(passed_over + merged, key=lambda member: member.name)
-    corrections = corrections_of(field, cutouts, tuple(stages), tuple(failures))
+    corrections = corrections_of(field, cutouts, tuple(stages), tuple(failures), zeros)
     corrections, lost, notes = _with_local_sky(corrections, cutouts, work)
+    living = {one.exposure.tile for one in corrections if one.status is not Status.FAILED}
     for note in notes:
         with placed(field.name, "local sky"):
             logger.warning("%s", note)
@@ -89,8 +99,9 @@ def match_field(
         cutouts=cutouts,
         stages=tuple(stages),
         corrections=corrections,
-        failures=(*failures, *lost),
+        failures=with_tiles(field, [*failures, *lost]),
         notes=notes,
+        missing=tuple(sorted(zeros.missing | {exposure.tile for exposure in field.exposures} - living)),
     )
 
 

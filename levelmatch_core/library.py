@@ -28,7 +28,7 @@ from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs import Workspace, mosaic_name
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
-from levelmatch_core.pipeline import Request, check_reference, grid_for, run
+from levelmatch_core.pipeline import Request, check_reference, grid_for, run, zeros_of
 from levelmatch_core.products.tables import corrections_table, pairs_table
 from levelmatch_core.runners import PlainEach
 from levelmatch_core.settings import MatchSettings
@@ -200,7 +200,10 @@ def _matched(
     inventory = take_inventory(paths, settings, recursive=recursive, group_by=group_by)
     check_reference(settings.reference, inventory)
     each = PlainEach(Workspace(store), settings.procs)
-    fields = tuple(match_field(field, grid_for(field, None), settings, each) for field in inventory.fields)
+    fields = tuple(
+        match_field(field, grid_for(field, None), settings, each, zeros=zeros_of(field, inventory, settings, None))
+        for field in inventory.fields
+    )
     return LevelMatch(
         fields, inventory.failures + tuple(failure for match in fields for failure in match.failures), None
     )

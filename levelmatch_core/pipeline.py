@@ -30,9 +30,10 @@ from levelmatch_core.jobs import (
     parted,
 )
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
+from levelmatch_core.matching.zeros import KnownZero, Zeros, lacking, names_lost, names_of
 from levelmatch_core.products.apply import products_of
 from levelmatch_core.products.folder import OutputFile, OutputFolder
-from levelmatch_core.products.runrecord import RunRecord, record_of
+from levelmatch_core.products.runrecord import FieldSummary, RunRecord, record_of
 from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
 from levelmatch_core.runners import StrictEach, refuse_failures
@@ -133,17 +134,17 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
                 grid_for(field, folder.previous),
                 request.settings,
                 each,
-                preferred=kept_references(field, folder.previous),
+                zeros=zeros_of(field, inventory, request.settings, folder.previous),
             )
             for field in inventory.fields
         )
         matches, files = write_products(matches, request.settings, each, folder)
-        record = record_of(matches, request.settings, request.program, inventory, files)
+        record = record_of(matches, request.settings, request.program, inventory, files, previous=folder.previous)
         if request.settings.figures != "none":
             reports, failures = parted(each([_report_job(matches, record, request.settings)], "report"))
             matches = tuple(match.with_failures(failures) for match in matches)
             files += [file for written in reports for file in written.files]
-            record = record_of(matches, request.settings, request.program, inventory, files)
+            record = record_of(matches, request.settings, request.program, inventory, files, previous=folder.previous)
         seconds = time.monotonic() - started
         changed = folder.finish(
             record,
@@ -202,10 +203,19 @@ def write_products(
 
 
 def check_reference(named: str | None, inventory: Inventory) -> None:
-    """Refuse a reference that no field has: a typing error must not become another zero."""
-    tiles = sorted({exposure.tile for field in inventory.fields for exposure in field.exposures})
-    groups = {group for field in inventory.fields for exposure in field.exposures for group in exposure.groups.values()}
-    if named is not None and named not in groups.union(tiles):
+    """Refuse a reference that no field has: a typing error must not become another zero.
+
+    A tile whose files are broken or still being written is one: another stands in for it meanwhile.
+
+    Raises
+    ------
+    SettingsError
+        If the input has no such tile.
+    """
+    exposures = [exposure for field in inventory.fields for exposure in field.exposures]
+    lost = [name for failure in (*inventory.failures, *inventory.pending) for name in names_lost(failure)]
+    if named is not None and named not in names_of(exposures).union(lost):
+        tiles = sorted({exposure.tile for exposure in exposures}.union(lost))
         near = difflib.get_close_matches(named, tiles, n=3) or tiles[:10]
         message = f"reference {named!r} is no tile of the input; tiles: {', '.join(near)}"
         raise SettingsError(message)
@@ -250,20 +260,43 @@ def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: Ma
 # -- what an earlier run of the same output decided ------------------------------------------------------------------
 def grid_for(field: Field, previous: RunRecord | None) -> Grid:
     """Return the grid of the finished output while it serves, so that nothing is resampled again; else a new one."""
-    for known in previous.fields if previous else ():
-        if (known.instrument, known.band, known.unit) == (field.instrument, field.band, field.unit) and serves(
-            known.grid, field
-        ):
+    for known in _like(field, previous):
+        if serves(known.grid, field):
             return known.grid
     return choose_grid(field)
 
 
-def kept_references(field: Field, previous: RunRecord | None) -> tuple[str, ...]:
-    """Return the reference tiles of the finished output."""
-    return tuple(
-        component.reference
-        for known in (previous.fields if previous else ())
-        if (known.instrument, known.band, known.unit) == (field.instrument, field.band, field.unit)
-        for component in known.components
-        if component.reference
+def zeros_of(field: Field, inventory: Inventory, settings: MatchSettings, previous: RunRecord | None) -> Zeros:
+    """Return what is known of a field's zeros: the true references of the finished output, and what is missing now."""
+    known = (
+        KnownZero(part.true_reference, frozenset(part.levels))
+        for summary in _like(field, previous)
+        for part in summary.components
+        if part.true_reference
     )
+    return Zeros(
+        known=tuple(known),
+        lost=tuple(
+            failure
+            for failure in lacking((*inventory.failures, *inventory.pending))
+            if _may_be_of(failure, field, inventory, previous)
+        ),
+        present=names_of(exposure for each in inventory.fields for exposure in each.exposures),
+        named=settings.reference,
+    )
+
+
+def _may_be_of(failure: Failure, field: Field, inventory: Inventory, previous: RunRecord | None) -> bool:
+    """Return whether a file that was left out may be of a field: where its tile is, or was; else it may be of any."""
+    tiles = set(names_lost(failure))
+    homes = {each.name for each in inventory.fields if tiles & names_of(each.exposures)}
+    if homes:
+        return field.name in homes
+    known = [each for each in (previous.fields if previous else ()) if tiles.intersection((*each.tiles, *each.missing))]
+    return not known or any(each in known for each in _like(field, previous))
+
+
+def _like(field: Field, previous: RunRecord | None) -> list[FieldSummary]:
+    """Return the fields of the finished output that are of the same kind."""
+    kind = (field.instrument, field.band, field.unit)
+    return [each for each in (previous.fields if previous else ()) if (each.instrument, each.band, each.unit) == kind]

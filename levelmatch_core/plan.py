@@ -18,7 +18,8 @@ from levelmatch_core.matching.match import Gauge
 from levelmatch_core.matching.pairs import Pair, candidate_pairs, outline
 from levelmatch_core.matching.results import Member
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of
-from levelmatch_core.pipeline import Request, check_reference, grid_for, kept_references
+from levelmatch_core.matching.zeros import Zeros
+from levelmatch_core.pipeline import Request, check_reference, grid_for, zeros_of
 from levelmatch_core.products.folder import RUN
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record
@@ -111,7 +112,10 @@ def plan_run(request: Request) -> Plan:
     check_reference(request.settings.reference, inventory)
     record = request.output / RUN
     previous = RunRecord.load(record) if record.is_file() else None
-    fields = tuple(_field(field, request.settings, previous) for field in inventory.fields)
+    fields = tuple(
+        _field(field, request.settings, previous, zeros_of(field, inventory, request.settings, previous))
+        for field in inventory.fields
+    )
     return Plan(
         fields=fields,
         failures=inventory.failures,
@@ -120,9 +124,8 @@ def plan_run(request: Request) -> Plan:
     )
 
 
-def _field(field: Field, settings: MatchSettings, previous: RunRecord | None) -> PlannedField:
+def _field(field: Field, settings: MatchSettings, previous: RunRecord | None, zeros: Zeros) -> PlannedField:
     grid = grid_for(field, previous)
-    preferred = kept_references(field, previous)
     members = [_member(exposure, grid) for exposure in field.exposures]
     boxes = np.array([_box(member.cutout) for member in members])
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
@@ -134,7 +137,7 @@ def _field(field: Field, settings: MatchSettings, previous: RunRecord | None) ->
         groups = groups_of(stage, members)
         if not groups:
             continue
-        planned = [_group(stage, name, group, settings, preferred) for name, group in groups.items()]
+        planned = [_group(stage, name, group, settings, zeros) for name, group in groups.items()]
         stages.append(
             PlannedStage(
                 stage=stage.name, title=stage.title, fit_type=settings.fit_choice(stage.name), groups=tuple(planned)
@@ -206,16 +209,14 @@ def _merged(name: str, members: Sequence[Member]) -> list[Member]:
     return merged
 
 
-def _group(
-    stage: Stage, name: str, members: Sequence[Member], settings: MatchSettings, preferred: tuple[str, ...]
-) -> PlannedGroup:
+def _group(stage: Stage, name: str, members: Sequence[Member], settings: MatchSettings, zeros: Zeros) -> PlannedGroup:
     by_name = {member.name: member for member in members}
     overlaps = {pair: _overlap(by_name, pair) for pair in candidate_pairs(members)}
     smallest = settings.min_area_percent * float(np.mean(list(overlaps.values()))) if overlaps else 0.0
     usable = [pair for pair, overlap in overlaps.items() if overlap >= smallest]
     parts = components(by_name, usable)
     references = [
-        choose_reference([by_name[each] for each in part], usable, settings.reference, preferred)
+        _reference([by_name[each] for each in part], usable, settings, zeros)
         for part in parts
         if stage.gauge is Gauge.REFERENCE and len(part) > 1
     ]
@@ -229,6 +230,19 @@ def _group(
         components=len(parts),
         references=tuple(references),
     )
+
+
+def _reference(
+    members: Sequence[Member], pairs: Sequence[Pair], settings: MatchSettings, zeros: Zeros
+) -> tuple[str, str]:
+    """Return the expected reference of a component, and why; one that stands in for another has a question mark."""
+    name, reason = choose_reference(members, pairs, settings.reference, zeros.preferred)
+    exposures = [exposure for member in members for exposure in member.exposures]
+    tiles = {tile for member in members for tile in (member.name, *member.tile.split("+"))}
+    stands_for = zeros.stands_for(exposures, tiles)
+    if stands_for is None:
+        return name, reason
+    return f"{name}?", f"provisional, {f'{stands_for} is missing' if stands_for else 'a tile is missing'}; {reason}"
 
 
 def _overlap(members: Mapping[str, Member], pair: Pair) -> float:

@@ -60,6 +60,14 @@ class Failure(Record):
     error: str = Described(description="class of the error, such as 'NotFitsError'")
     reason: str = Described(description="the message, with what to do")
     exposures: tuple[str, ...] = Described(default=(), description="names of the exposures that are lost by it")
+    tiles: tuple[str, ...] = Described(
+        default=(), description="the tile that lacks it (or tiles), then the groups in which that would be matched"
+    )
+
+    @property
+    def tile(self) -> str:
+        """The tile that lacks it, '' where that cannot be told."""
+        return self.tiles[0] if self.tiles else ""
 
 
 class Field(Record):

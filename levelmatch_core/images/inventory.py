@@ -1,6 +1,7 @@
 """Files in; exposures, tiles and fields out. What cannot be used is left out by name, with its reason."""
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,9 @@ BACKGROUND_CARD = "DT_BGR"
 
 T = TypeVar("T")
 _REASONS_SHOWN = 10
+_CHIP = re.compile(r"#\d+$")
+_FULL_FRAME = 2048
+"""Rows and columns of the largest detector that has windows."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def take_inventory(
     notes += _quality_notes(files)
     notes += wcs_notes([labelled.exposure for labelled in found], settings)
     fields = fields_of(found, notes)
-    failures.sort(key=lambda one: one.name)
+    failures = sorted((_with_tiles(one, settings, tile_of) for one in failures), key=lambda one: one.name)
     return Inventory(
         fields=fields,
         failures=tuple(one for one in failures if one.step != PENDING),
@@ -158,6 +162,21 @@ def _nothing_left(n_files: int, failures: Sequence[Failure]) -> str:
     shown = "".join(f"\n  {one.error}: {one.reason}" for one in failures[:_REASONS_SHOWN])
     more = len(failures) - _REASONS_SHOWN
     return f"none of {n_files} files can be used:{shown}" + (f"\n  and {more} more" if more > 0 else "")
+
+
+def _with_tiles(failure: Failure, settings: MatchSettings, tile_of: GroupBy | None) -> Failure:
+    """Say which tile lacks a file that could not be read: by the user's grouping and by the file's name alone."""
+    file, chip = _CHIP.split(failure.name)[0], "".join(_CHIP.findall(failure.name))
+    try:
+        tile = None if tile_of is None else tile_of(file)
+    except DataError:  # it names no tile for it, which may be the very failure
+        return failure
+    # nothing is known of the header: the image may be a full frame
+    source = Source(file, chip, (_FULL_FRAME, _FULL_FRAME), fits.Header(), tile)
+    parts = recognise(Path(file).name, source.primary).split(source, settings)
+    tiles = [part.tile for part in sorted(parts, key=lambda part: not part.anchors)]
+    groups = [group for part in parts for group in part.groups.values() if group]
+    return failure.model_copy(update={"tiles": tuple(dict.fromkeys([*tiles, *groups]))})
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pydantic import Field as Described
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.matching.results import Component, Member, MemberResult, Solution
+from levelmatch_core.matching.zeros import Zeros, lacking, names_of
 from levelmatch_core.records import Record
 from levelmatch_core.settings import FitType
 from levelmatch_core.sky.cutouts import CutoutRecord
@@ -50,12 +51,13 @@ class Correction(Record):
     component: int | None = Described(default=None, description="number of the component in its field, from 1")
     reference: str = Described(default="", description="tile that holds the component's zero, '' where none does")
     provisional: bool = Described(default=False, description="whether the reference stands in for one that is missing")
+    stands_for: str = Described(default="", description="the missing tile, '' where it cannot be told which")
     stages: dict[str, Plane] = Described(default={}, description="stage -> plane subtracted, about the cutout's centre")
     fit_types: dict[str, FitType] = Described(default={}, description="stage -> what was fitted there")
     plane: Plane = Described(default=Plane(), description="sum of the stages, about the same point, without local_sky")
     sigma: tuple[float, float, float] = Described(default=(0.0, 0.0, 0.0), description="1 sigma of level and slopes")
     local_sky: float = Described(default=0.0, description="constant that is subtracted beside the plane")
-    partial: bool = Described(default=False, description="whether its tile or field lacks members")
+    partial: bool = Described(default=False, description="whether its field lacks members")
 
     @property
     def total(self) -> Plane:
@@ -73,11 +75,14 @@ class FieldMatch(Record):
     corrections: tuple[Correction, ...] = Described(description="sorted by exposure name, failed ones too")
     failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = Described(default=(), description="what the user should know of this field")
+    missing: tuple[str, ...] = Described(default=(), description="tiles of which nothing could be used, sorted")
 
     def with_failures(self, failures: Sequence[Failure]) -> Self:
         """Return the match with more failures (those that concern it), whose exposures are failed from now on."""
         mine = {exposure.name for exposure in self.field.exposures}
-        failures = [failure for failure in failures if not failure.exposures or mine.intersection(failure.exposures)]
+        failures = with_tiles(
+            self.field, [one for one in failures if not one.exposures or mine.intersection(one.exposures)]
+        )
         lost = {name for failure in failures for name in failure.exposures}
         corrections = tuple(
             correction.model_copy(update={"status": Status.FAILED}) if correction.exposure.name in lost else correction
@@ -86,19 +91,36 @@ class FieldMatch(Record):
         return self.model_copy(update={"corrections": corrections, "failures": (*self.failures, *failures)})
 
 
+def with_tiles(field: Field, failures: Iterable[Failure]) -> tuple[Failure, ...]:
+    """Return failures with the tiles that lack the exposures that they cost."""
+    tiles = {exposure.name: exposure.tile for exposure in field.exposures}
+    return tuple(
+        failure.model_copy(
+            update={"tiles": tuple(sorted({tiles[name] for name in failure.exposures if name in tiles}))}
+        )
+        for failure in failures
+    )
+
+
 def corrections_of(
-    field: Field, cutouts: dict[str, CutoutRecord], stages: tuple[StageMatch, ...], failures: tuple[Failure, ...]
+    field: Field,
+    cutouts: dict[str, CutoutRecord],
+    stages: tuple[StageMatch, ...],
+    failures: tuple[Failure, ...],
+    zeros: Zeros,
 ) -> tuple[Correction, ...]:
     """Return the correction of every exposure of `field`: the sum of its members' planes over the stages.
 
-    The last stage's component is the exposure's component: whatever an earlier stage tied stays together.
+    The last stage's component is the exposure's component: whatever an earlier stage tied stays together. The
+    reference of one that lacks its true reference is provisional; where no other tile is in it, its own tile is named.
     """
     lost = {name for failure in failures for name in failure.exposures}
-    partial_tiles = {exposure.tile for exposure in field.exposures if exposure.name in lost}
+    partial = bool(lost or lacking(zeros.lost))
     paths = _paths((name for name in cutouts if name not in lost), stages)
     numbers = _component_numbers(paths)
     population = Counter(numbers.values())
     overlapping = _overlapping(stages)
+    missing = _missing_references(field, paths, numbers, zeros)
 
     def correct(exposure: Exposure) -> Correction:
         name = exposure.name
@@ -107,22 +129,26 @@ def corrections_of(
         x0, y0 = cutouts[name].centre
         planes = {step.stage: step.result.plane.about(x0, y0) for step in paths[name]}
         last = paths[name][-1] if paths[name] else None
-        reference = last.component.reference if last else None
+        held = last.component.reference if last else None
+        stands_for, own = missing[numbers[name]]
+        reference = held or own
         return Correction(
             exposure=exposure,
             field=field.name,
             status=_status(
                 shared=population[numbers[name]] > 1,
-                reference=last is not None and last.member.name == reference and len(last.component.members) > 1,
+                reference=last is not None and last.member.name == held and len(last.component.members) > 1,
                 overlapping=name in overlapping,
             ),
             component=numbers[name],
-            reference=reference or "",
+            reference=reference,
+            provisional=stands_for is not None,
+            stands_for=stands_for or "",
             stages=planes,
             fit_types={step.stage: step.fit_type for step in paths[name]},
             plane=sum(planes.values(), start=Plane(x0=x0, y0=y0)),
             sigma=_sigma(paths[name], x0, y0),
-            partial=bool(lost) and (exposure.tile in partial_tiles or bool(failures)),
+            partial=partial,
         )
 
     return tuple(correct(exposure) for exposure in field.exposures)
@@ -159,6 +185,25 @@ def _paths(names: Iterable[str], stages: tuple[StageMatch, ...]) -> dict[str, li
                     if name in paths:
                         paths[name].append(step)
     return paths
+
+
+def _missing_references(
+    field: Field, paths: dict[str, list[_Step]], numbers: dict[str, int], zeros: Zeros
+) -> dict[int, tuple[str | None, str]]:
+    """Return of each component the tile that its reference stands in for, if it does, and what else is its own."""
+    living = [exposure for exposure in field.exposures if exposure.name in paths]
+    gone = names_of(exposure for exposure in field.exposures if exposure.name not in paths) - names_of(living)
+    parts: dict[int, list[Exposure]] = {}
+    for exposure in living:
+        parts.setdefault(numbers[exposure.name], []).append(exposure)
+    found: dict[int, tuple[str | None, str]] = {}
+    for number, part in parts.items():
+        members = {step.member.name for exposure in part for step in paths[exposure.name]}
+        tiles = names_of(part) | members
+        stands_for = zeros.stands_for([exposure.name for exposure in part], tiles, gone)
+        whole = "+".join(sorted({exposure.tile for exposure in part}))
+        found[number] = stands_for, zeros.own(tiles, gone) if stands_for is None else whole
+    return found
 
 
 def _component_numbers(paths: dict[str, list[_Step]]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from levelmatch_core.matching.results import Rejection
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.products.folder import JOURNAL, RUN
 from levelmatch_core.products.runrecord import FieldSummary, RunRecord, StageSummary
-from levelmatch_core.products.verdict import residual_of_summary, verdict
+from levelmatch_core.products.verdict import left_out_of, missing_of, residual_of_summary, told_changes, verdict
 
 NAMED = 5
 """Most pairs of one reason that are named."""
@@ -62,15 +62,15 @@ def explain(folder: Path) -> str:
     """
     record = RunRecord.load(_finished(folder))
     pairs = _pairs(folder)
-    left_out: dict[str, int] = {Status.UNTIED: record.counts[Status.UNTIED], Status.FAILED: len(record.failures)}
-    lines = [verdict(record.counts, left_out, map(residual_of_summary, record.fields))]
+    lines = [verdict(record.counts, left_out_of(record), map(residual_of_summary, record.fields), record.fields)]
     for field in record.fields:
         mine = pairs[pairs["field"] == field.name]
         lines += ["", f"Field {field.name} ({sum(field.counts.values())} exposures, {len(field.tiles)} tiles)"]
         lines += [f"  {line}" for line in _field_lines(field, mine, record)]
-    if record.failures:
-        lines += ["", "Left out"]
+    if record.failures or record.pending:
+        lines += ["", f"Left out{': these products are partial' if record.partial else ''}"]
         lines += [f"  {failure.name} ({failure.step}): {failure.reason}" for failure in record.failures]
+        lines += [f"  {name}: pending, still being written: the next run takes it" for name in record.pending]
     for note in record.notes:
         lines += ["", f"Note: {note}"]
     return "\n".join(lines)
@@ -124,15 +124,18 @@ def _references(field: FieldSummary) -> Iterator[str]:
         if part.exposures == 1 and not part.reference:
             continue
         held = (
-            f"its zero is that of {part.reference}, chosen because: {part.reference_reason}"
+            f"its zero is that of {part.shown_reference}, chosen because: {part.reference_reason}"
             if part.reference
             else "its mean correction is 0: no reference was needed"
         )
-        provisional = "; it stands in for one that is missing" if part.provisional else ""
+        provisional = f"; provisional: it stands in for {missing_of(part)}" if part.provisional else ""
         yield f"Component {part.number}, {part.exposures} exposures: {held}{provisional}."
+        yield from (f"  {line}" for line in told_changes(part, field.unit))
         if part.local_sky:
             unit = field.unit or "data units"
             yield f"  The local sky of its first exposure, {part.local_sky:.5g} {unit}, is subtracted from all of them."
+    if field.missing:
+        yield f"Missing tiles: {', '.join(field.missing)}."
     lone = sum(part.exposures == 1 for part in field.components)
     if lone:
         yield f"{lone} exposures are components of their own."

@@ -47,7 +47,7 @@ def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, sett
     _put_numbers(header, correction, local, "image centre", IMAGE_CARDS)
     reference = reference_text(correction.reference, provisional=correction.provisional)
     header.set("LVLREF", reference, "its zero; ? provisional")
-    header.set("LVLPART", correction.partial, "whether its tile or field lacks members")
+    header.set("LVLPART", correction.partial, "whether its field lacks members")
     header.set("LVLVERS", levelmatch_version(), "version of levelmatch")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ from levelmatch_core.images.exposure import Failure, Inventory
 from levelmatch_core.images.reading import digest_of
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
 from levelmatch_core.matching.results import Choice, Component, Loop, Solution, Suspect
+from levelmatch_core.matching.zeros import lacking
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings, roles_by_name
 from levelmatch_core.sky.grid import Grid
@@ -55,6 +57,17 @@ class InputFile(Record):
     sha256: str
 
 
+class ZeroChange(Record):
+    """How the zero of a component's exposures changed, when it did last."""
+
+    reference: str = Described(description="tile that held it before")
+    provisional: bool = Described(description="whether that one stood in for one that was missing")
+    level: float = Described(
+        description="what is subtracted more than before, data unit: the median over the exposures of both runs"
+    )
+    exposures: int = Described(description="their number")
+
+
 class ComponentSummary(Record):
     """One component of a field: exposures whose relative levels are known."""
 
@@ -64,6 +77,21 @@ class ComponentSummary(Record):
     reference_reason: str
     provisional: bool = Described(description="whether the reference stands in for one that is missing")
     local_sky: float = Described(description="constant subtracted from all its exposures, data unit")
+    stands_for: str = Described(default="", description="the missing reference, '' where it cannot be told")
+    zero_changes: tuple[ZeroChange, ...] = Described(default=(), description="against the output as it was before")
+    levels: dict[str, float] = Described(
+        default={}, description="exposure -> all that is subtracted at its centre, data unit: what a next run goes by"
+    )
+
+    @property
+    def true_reference(self) -> str:
+        """The tile that holds the zero once nothing is missing; '' where that is not known."""
+        return self.stands_for if self.provisional else self.reference
+
+    @property
+    def shown_reference(self) -> str:
+        """The reference as LVLREF has it: with a question mark where it is provisional."""
+        return f"{self.reference}?" if self.provisional else self.reference
 
 
 class StageSummary(Record):
@@ -109,6 +137,7 @@ class FieldSummary(Record):
     components: tuple[ComponentSummary, ...]
     stages: tuple[StageSummary, ...]
     counts: dict[str, int] = Described(description="exposures by status")
+    missing: tuple[str, ...] = Described(default=(), description="tiles of which nothing could be used")
 
 
 class RunRecord(Record):
@@ -125,7 +154,8 @@ class RunRecord(Record):
     counts: dict[str, int] = Described(description="exposures by status, those that never became one not among them")
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
-    partial: bool = Described(description="whether anything was left out")
+    pending: tuple[str, ...] = Described(default=(), description="files still being written: for the next run")
+    partial: bool = Described(description="whether the products lack anything that came in: failed, or pending")
     files: tuple[OutputFile, ...] = Described(description="the manifest: all files but run.json and log.json; sorted")
 
     def to_bytes(self) -> bytes:
@@ -183,6 +213,7 @@ def record_of(
     files: Iterable[OutputFile],
     *,
     notes: Sequence[str] = (),
+    previous: RunRecord | None = None,
 ) -> RunRecord:
     """Return the record of a run.
 
@@ -200,10 +231,13 @@ def record_of(
         The output's files without run.json and log.json.
     notes
         What the user should know, beside the notes of inventory and fields; in order, doubles dropped.
+    previous
+        The finished run of the same settings whose output this one brings up to date.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     corrections = [correction for match in matches for correction in match.corrections]
-    failures = {*inventory.failures, *(failure for match in matches for failure in match.failures)}
+    everything = (*inventory.failures, *(failure for match in matches for failure in match.failures))
+    failures = {(failure.name, failure.step, failure.reason): failure for failure in everything}
     inputs = {(e.file, e.digest) for field in inventory.fields for e in field.exposures}
     roles = roles_by_name()
     return RunRecord(
@@ -213,11 +247,12 @@ def record_of(
         band=settings.band,
         settings={name: value for name, value in settings.model_dump(mode="json").items() if roles[name] != "run"},
         inputs=tuple(InputFile(file=file, sha256=digest) for file, digest in sorted(inputs)),
-        fields=tuple(_field(match) for match in matches),
+        fields=tuple(_field(match, previous) for match in matches),
         counts=_counts(corrections),
-        failures=tuple(sorted(failures, key=lambda failure: (failure.name, failure.step, failure.reason))),
+        failures=tuple(failure for _, failure in sorted(failures.items(), key=lambda item: item[0])),
         notes=tuple(dict.fromkeys([*inventory.notes, *(note for match in matches for note in match.notes), *notes])),
-        partial=bool(failures) or any(correction.partial for correction in corrections),
+        pending=tuple(sorted(waiting.name for waiting in inventory.pending)),
+        partial=bool(lacking((*failures.values(), *inventory.pending))),
         files=tuple(sorted(files, key=lambda file: file.name)),
     )
 
@@ -227,7 +262,14 @@ def _counts(corrections: Iterable[Correction]) -> dict[str, int]:
     return {status.value: found[status] for status in Status}
 
 
-def _field(match: FieldMatch) -> FieldSummary:
+def _field(match: FieldMatch, previous: RunRecord | None) -> FieldSummary:
+    kind = (match.field.instrument, match.field.band, match.field.unit)
+    before = [
+        part
+        for field in (previous.fields if previous else ())
+        if (field.instrument, field.band, field.unit) == kind
+        for part in field.components
+    ]
     return FieldSummary(
         name=match.field.name,
         instrument=match.field.instrument,
@@ -235,37 +277,59 @@ def _field(match: FieldMatch) -> FieldSummary:
         unit=match.field.unit,
         grid=match.grid,
         tiles=tuple(sorted({exposure.tile for exposure in match.field.exposures})),
-        components=_components(match),
+        components=_components(match, before),
         stages=tuple(_stage(stage) for stage in match.stages),
         counts=_counts(match.corrections),
+        missing=match.missing,
     )
 
 
-def _components(match: FieldMatch) -> tuple[ComponentSummary, ...]:
+def _components(match: FieldMatch, before: Sequence[ComponentSummary]) -> tuple[ComponentSummary, ...]:
     parts: dict[int, list[Correction]] = {}
     for correction in match.corrections:
         if correction.component is not None:
             parts.setdefault(correction.component, []).append(correction)
-    return tuple(
+    summaries = (
         ComponentSummary(
             number=number,
             exposures=len(part),
             reference=part[0].reference,
-            reference_reason=_reason(match, part[0].exposure.name),
-            provisional=any(correction.provisional for correction in part),
+            reference_reason=_reason(match, part[0]),
+            provisional=part[0].provisional,
+            stands_for=part[0].stands_for,
             local_sky=part[0].local_sky,
+            levels={one.exposure.name: one.total.level for one in part if one.status is not Status.FAILED},
         )
         for number, part in sorted(parts.items())
     )
+    return tuple(part.model_copy(update={"zero_changes": _zero_changes(part, before)}) for part in summaries)
 
 
-def _reason(match: FieldMatch, exposure: str) -> str:
+def _zero_changes(part: ComponentSummary, before: Iterable[ComponentSummary]) -> tuple[ZeroChange, ...]:
+    """Return how the zero of a component changed; where it did not, what was said of its last change."""
+    shared = [one for one in before if one.reference and not one.levels.keys().isdisjoint(part.levels)]
+    changes = []
+    for one in shared:
+        if one.reference != part.reference:
+            more = [level - one.levels[name] for name, level in part.levels.items() if name in one.levels]
+            changes.append(
+                ZeroChange(
+                    reference=one.reference,
+                    provisional=one.provisional,
+                    level=statistics.median(more),
+                    exposures=len(more),
+                )
+            )
+    return tuple(changes or dict.fromkeys(change for one in shared for change in one.zero_changes))
+
+
+def _reason(match: FieldMatch, correction: Correction) -> str:
     """Return why the reference was chosen, as the last stage that the exposure took part in has it."""
     for stage in reversed(match.stages):
-        component = component_of(stage, exposure)
-        if component is not None:
+        component = component_of(stage, correction.exposure.name)
+        if component is not None and component.reference:
             return component.reference_reason
-    return ""
+    return "no other tile is in its component" if correction.reference else ""
 
 
 def component_of(stage: StageMatch, exposure: str) -> Component | None:

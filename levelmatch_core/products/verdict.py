@@ -8,7 +8,7 @@ from pydantic import Field as Described
 
 from levelmatch_core.matching.corrections import FieldMatch, Status
 from levelmatch_core.matching.results import PairResult
-from levelmatch_core.products.runrecord import FieldSummary
+from levelmatch_core.products.runrecord import ComponentSummary, FieldSummary, RunRecord
 from levelmatch_core.records import Record
 
 
@@ -55,13 +55,27 @@ def residual_of_summary(field: FieldSummary) -> Residual:
     )
 
 
+def left_out_of(record: RunRecord) -> dict[str, int]:
+    """Return what a run left out, by status, as :func:`verdict` tells it."""
+    return {
+        Status.UNTIED: record.counts[Status.UNTIED],
+        Status.FAILED: len(record.failures),
+        "pending": len(record.pending),
+    }
+
+
 def pooled(counts: Sequence[int], rms: Iterable[float]) -> float:
     """Return the rms over all pairs from each group's rms and number of pairs; 0 where there are none."""
     used = sum(counts)
     return math.sqrt(sum(n * value**2 for n, value in zip(counts, rms, strict=True)) / used) if used else 0.0
 
 
-def verdict(counts: Mapping[str, int], left_out: Mapping[str, int], residuals: Iterable[Residual]) -> str:
+def verdict(
+    counts: Mapping[str, int],
+    left_out: Mapping[str, int],
+    residuals: Iterable[Residual],
+    fields: Iterable[FieldSummary],
+) -> str:
     """Return one sentence: whether it worked.
 
     Parameters
@@ -72,6 +86,8 @@ def verdict(counts: Mapping[str, int], left_out: Mapping[str, int], residuals: I
         What to tell as untied, failed and pending, by status: exposures, and what never became one.
     residuals
         Of the fields.
+    fields
+        Of run.json: whether their zeros are provisional.
     """
     good = sum(counts.get(status, 0) for status in (Status.MATCHED, Status.REFERENCE))
     alone = counts.get(Status.ALONE, 0)
@@ -87,7 +103,34 @@ def verdict(counts: Mapping[str, int], left_out: Mapping[str, int], residuals: I
         for each in residuals
         if each.used
     )
-    return ", ".join(parts) + (f"; {seams}." if seams else ".")
+    zeros = "; ".join(filter(None, map(_provisional, fields)))
+    return "; ".join(filter(None, [", ".join(parts), seams, zeros])) + "."
+
+
+def _provisional(field: FieldSummary) -> str:
+    """Say that zeros of a field are provisional, '' where none is."""
+    parts = [part for part in field.components if part.provisional]
+    if not parts:
+        return ""
+    first, more = parts[0], len(parts) - 1
+    others = f", and those of {more} more components are too" if more else ""
+    return f"{field.name}: the zero is provisional, {first.shown_reference} stands in for {missing_of(first)}{others}"
+
+
+def missing_of(part: ComponentSummary) -> str:
+    """Name what the provisional reference of a component stands in for."""
+    return f"{part.stands_for}, which is missing or cut off" if part.stands_for else "a tile that is missing"
+
+
+def told_changes(part: ComponentSummary, unit: str) -> list[str]:
+    """Say how the zero of a component changed, a sentence a change."""
+    now = f"that of {part.shown_reference}" if part.reference else "its mean"
+    return [
+        f"Its zero changed from that of {change.reference}{'? (provisional)' if change.provisional else ''} to {now}: "
+        f"{abs(change.level):.5g} {unit or 'data units'} {'more' if change.level >= 0 else 'less'} is subtracted than "
+        f"before (median of {change.exposures} exposures)."
+        for change in part.zero_changes
+    ]
 
 
 def why_untied(exposure: str, match: FieldMatch) -> str:

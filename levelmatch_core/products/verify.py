@@ -97,6 +97,15 @@ def _table(solution: KnownSolution, record: RunRecord) -> Iterator[Mismatch]:
         if record.counts.get(status.value, 0) != counts[status]:
             what = f"{counts[status]} exposures are {status.value}, in {RUN} {record.counts.get(status.value, 0)}"
             yield Mismatch(CORRECTIONS, what)
+    held = {(row.field, row.component or 0): (row.reference, row.provisional) for row in solution.rows}
+    known = {
+        (field.name, part.number): (part.reference, part.provisional)
+        for field in record.fields
+        for part in field.components
+    }
+    for place in sorted(place for place in held if known.get(place) != held[place]):
+        what = f"the reference of component {place[1]} of field {place[0]} is not that of {RUN}"
+        yield Mismatch(CORRECTIONS, what)
     grids = {field.name: field.grid for field in record.fields}
     for name in sorted(grids.keys() | solution.grids.keys()):
         if grids.get(name) != solution.grids.get(name):

@@ -388,3 +388,35 @@ def test_bad_requests_are_refused_before_anything_is_read(folder: Path) -> None:
         take(folder / "gone.fits")
     with pytest.raises(UsageError, match="regular expression"):
         take(folder, group_by="(")
+
+
+# -- the tile of what cannot be read -----------------------------------------------------------------------------------
+def unreadable(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).write_bytes(b"SIMPLE  = no FITS")
+
+
+def tiles_lost(inventory: Inventory) -> dict[str, tuple[str, ...]]:
+    return {failure.name: failure.tiles for failure in inventory.failures}
+
+
+def test_a_name_tells_the_tile_of_a_file_that_cannot_be_read(make_jwst: MakeFile, tmp_path: Path) -> None:
+    make_jwst(f"{POINTING}_00001_mirimage_cal.fits")
+    miri, nircam, other = f"{POINTING}_00002_mirimage_cal.fits", f"{POINTING}_00002_nrca3_cal.fits", "scan#2.fits"
+    unreadable(tmp_path, miri, nircam, other)
+    assert tiles_lost(take(tmp_path)) == {
+        miri: (f"{POINTING}_mirimage",),
+        nircam: (f"{POINTING}_nrca3",),
+        other: (other,),
+    }
+    found = tiles_lost(take(tmp_path, recombine_lyot=True, combine_nircam_short=True))
+    assert found[miri][0] == f"{POINTING}_mirimages"
+    assert set(found[miri]) == {f"{POINTING}_mirimage{half}" for half in ("", "l", "s")}
+    assert found[nircam] == (f"{POINTING}_nrca3", f"{POINTING}_nrca")
+
+
+def test_the_users_grouping_tells_the_tile_of_an_unreadable_file(make_generic: MakeFile, tmp_path: Path) -> None:
+    make_generic("s001_a.fits")
+    unreadable(tmp_path, "s001_b.fits", "other.fits")
+    found = tiles_lost(take(tmp_path, group_by=r"(s\d+)_"))
+    assert found == {"other.fits": (), "s001_b.fits": ("s001",)}

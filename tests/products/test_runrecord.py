@@ -57,7 +57,8 @@ def test_what_was_left_out_makes_it_partial_and_is_named_once(make: Any) -> None
     inventory = make.inventory(match).model_copy(update={"failures": (failure,)})
     run = record_of([match], MatchSettings(), "m42", inventory, [])
     assert run.partial
-    assert run.failures == (failure,)
+    (named,) = run.failures
+    assert (named.name, named.tile) == ("x.fits", match.corrections[0].exposure.tile)
     assert run.counts[Status.FAILED] == 1
 
 

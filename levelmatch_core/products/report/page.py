@@ -17,7 +17,7 @@ from levelmatch_core.products.figures.matrix import MAX_MEMBERS
 from levelmatch_core.products.report import drawings
 from levelmatch_core.products.report.images import BeforeAfter, before_and_after
 from levelmatch_core.products.runrecord import RunRecord, StageSummary
-from levelmatch_core.products.verdict import residual_of, verdict, why_untied
+from levelmatch_core.products.verdict import left_out_of, residual_of, told_changes, verdict, why_untied
 from levelmatch_core.settings import MatchSettings
 
 MAX_THUMBNAILS = 40
@@ -107,7 +107,6 @@ def write_report(
         The differences of rejected pairs, as `data:` addresses.
     """
     residuals = [residual_of(match) for match in field_matches]
-    left_out: dict[str, int] = {Status.UNTIED: record.counts[Status.UNTIED], Status.FAILED: len(record.failures)}
     summaries = {field.name: field for field in record.fields}
     fields = [
         _field_view(match, record, mosaics.get(match.field.name), thumbnails)
@@ -125,8 +124,9 @@ def write_report(
     text = environment.get_template("report.html").render(
         record=record,
         summaries=summaries,
-        verdict=verdict(record.counts, left_out, residuals),
-        good=not record.failures and not record.counts[Status.UNTIED],
+        verdict=verdict(record.counts, left_out_of(record), residuals, record.fields),
+        good=not any(left_out_of(record).values()),
+        told_changes=told_changes,
         fields=fields,
         changed=_changed_settings(record),
         max_rows=MAX_ROWS,
