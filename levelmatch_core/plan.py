@@ -15,7 +15,7 @@ from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.matching.graph import choose_reference, components
 from levelmatch_core.matching.match import Gauge
-from levelmatch_core.matching.pairs import Pair, candidate_pairs, outline
+from levelmatch_core.matching.pairs import Pair, candidate_pairs, outlines
 from levelmatch_core.matching.results import Member
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of
 from levelmatch_core.matching.zeros import Zeros
@@ -246,7 +246,7 @@ def _reference(
 
 
 def _overlap(members: Mapping[str, Member], pair: Pair) -> float:
-    first, second = (outline(members[name].cutout) for name in pair)
+    first, second = outlines([members[name].cutout for name in pair])
     return float(first.intersection(second).area)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from levelmatch_core.matching.kernels import bridge_flags
 from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Member
 
@@ -34,7 +35,7 @@ def components(names: Collection[str], pairs: Iterable[Pair]) -> list[tuple[str,
 
 
 def bridges(pairs: Iterable[Pair]) -> set[Pair]:
-    """Return the pairs on which alone two parts hang together (Tarjan's low links, iterative, linear time).
+    """Return the pairs on which alone two parts hang together.
 
     Parameters
     ----------
@@ -42,37 +43,10 @@ def bridges(pairs: Iterable[Pair]) -> set[Pair]:
         Each pair once.
     """
     edges = list(pairs)
-    near: dict[str, list[tuple[str, int]]] = {}
-    for number, (a, b) in enumerate(edges):
-        near.setdefault(a, []).append((b, number))
-        near.setdefault(b, []).append((a, number))
-    entered: dict[str, int] = {}
-    low: dict[str, int] = {}
-    found: set[Pair] = set()
-    for root, beside in near.items():
-        if root in entered:
-            continue
-        entered[root] = low[root] = len(entered)
-        stack = [(root, -1, iter(beside))]
-        while stack:
-            node, came_by, rest = stack[-1]
-            for other, number in rest:
-                if number == came_by:
-                    continue
-                if other in entered:
-                    low[node] = min(low[node], entered[other])
-                    continue
-                entered[other] = low[other] = len(entered)
-                stack.append((other, number, iter(near[other])))
-                break
-            else:
-                stack.pop()
-                if stack:
-                    parent = stack[-1][0]
-                    low[parent] = min(low[parent], low[node])
-                    if low[node] > entered[parent]:
-                        found.add(edges[came_by])
-    return found
+    index = {name: number for number, name in enumerate(sorted({name for pair in edges for name in pair}))}
+    ends = np.array([(index[a], index[b]) for a, b in edges], dtype=np.int64).reshape(-1, 2)
+    flags = bridge_flags(len(index), np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1]))
+    return {edges[number] for number in np.flatnonzero(flags).tolist()}
 
 
 def cut_by(parts: Sequence[tuple[str, ...]], rejected: Iterable[Pair]) -> list[Pair]:

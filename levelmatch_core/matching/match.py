@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from levelmatch_core.errors import SolveError
 from levelmatch_core.matching import graph
 from levelmatch_core.matching.closure import closure
+from levelmatch_core.matching.kernels import bridge_flags
 from levelmatch_core.matching.pairs import Pair, reject
 from levelmatch_core.matching.results import (
     Component,
@@ -24,13 +25,12 @@ from levelmatch_core.matching.results import (
     Solution,
     SolveStatus,
     WeakMode,
-    plane_rms,
 )
 from levelmatch_core.matching.solvers import robust, solve
 from levelmatch_core.matching.solvers.prior import slope_prior
-from levelmatch_core.matching.solvers.problem import Answer, Array, Problem, build
+from levelmatch_core.matching.solvers.problem import Answer, Array, Problem, build, numbers
 from levelmatch_core.matching.solvers.seams import pair_covariance, seams
-from levelmatch_core.matching.solvers.uncertainty import MODE_MEMBERS, spread, weak_modes
+from levelmatch_core.matching.solvers.uncertainty import uncertainties
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.plane import Plane
 
@@ -143,16 +143,20 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     news = {pair for pair in hung if len(found[where[pair[0]]]) > 2}
     weights = {key: weight for part in parts for key, weight in part.weights.items()}
     told = {key: seam for part in parts for key, seam in part.seams.items()}
+    unknown = (None, None)
+    left, left_rms = _left(pairs, planes)
     results = tuple(
-        _pair_result(
-            fit,
-            planes,
-            weights.get(_key(fit), 0.0),
-            rejected.get(_key(fit)),
-            bridge=_key(fit) in hung,
-            told=told.get(_key(fit), (None, None)),
+        PairResult(
+            fit=fit,
+            weight=weights.get(key, 0.0),
+            rejected=rejected.get(key),
+            bridge=key in hung,
+            residual=residual,
+            residual_rms=rms,
+            sigma=told.get(key, unknown)[0],
+            foretold=told.get(key, unknown)[1],
         )
-        for fit in pairs
+        for fit, key, residual, rms in zip(pairs, map(_key, pairs), left, left_rms, strict=True)
     )
     notes = _graph_notes(found, rejected, used, news, robust_wanted=settings.robust)
     return Solution(
@@ -199,7 +203,7 @@ def _solve_part(
         members=tuple(member.name for member in members), reference=zero.reference, reference_reason=zero.reason
     )
     if not fits:
-        nothing = {member.name: (_plane_at(member, np.zeros(3)), (0.0, 0.0, 0.0)) for member in members}
+        nothing = {member.name: (_plane_at(member, (0.0, 0.0, 0.0)), (0.0, 0.0, 0.0)) for member in members}
         return _Part(component, nothing, {}, None, 0, zero.notes)
     problem = build(members, fits, fit_type, zero.held, settings, zero.reference if zero.level_only else None)
     outliers, doubts = frozenset[Pair](), zero.notes
@@ -214,22 +218,20 @@ def _solve_part(
         problem = build(members, fits, fit_type, zero.held, settings, zero.reference if zero.level_only else None)
         covariance = pair_covariance(problem)
     answer = solve(problem, settings)
-    columns = spread(problem, prior=answer.prior, seed=settings.seed)
-    errors = np.sqrt(np.sum(columns**2, axis=1)).reshape(-1, problem.k)
-    lengths = np.array([1.0, 1 / problem.scale, 1 / problem.scale])
-    results = {}
-    for member, correction, error in zip(members, answer.corrections, errors, strict=True):
-        full = np.zeros((2, 3))
-        full[:, : problem.k] = correction, error
-        full *= lengths
-        results[member.name] = (_plane_at(member, full[0]), (float(full[1, 0]), float(full[1, 1]), float(full[1, 2])))
-    modes = weak_modes(columns, problem.k) if len(members) <= MODE_MEMBERS else []
+    errors, modes = uncertainties(problem, prior=answer.prior, seed=settings.seed, equations=answer.equations)
+    full = np.zeros((2, len(members), 3))
+    full[:, :, : problem.k] = answer.corrections, errors
+    planes, sigmas = (full * np.array([1.0, 1 / problem.scale, 1 / problem.scale])).tolist()
+    results = {
+        member.name: (_plane_at(member, plane), (sigma[0], sigma[1], sigma[2]))
+        for member, plane, sigma in zip(members, planes, sigmas, strict=True)
+    }
     weights = {_key(fit): weight for fit, weight in zip(fits, _stated_weights(problem, settings), strict=True)}
     return _Part(
         component=component,
         results=results,
         weights=weights,
-        answer=answer,
+        answer=replace(answer, equations=None),  # its factors are large
         unknowns=problem.unknowns,
         notes=doubts,
         outliers=outliers,
@@ -242,16 +244,16 @@ def _solve_part(
 def _seams(
     problem: Problem, answer: Answer, fits: Sequence[PairFit], covariance: csr_array
 ) -> dict[Pair, tuple[float | None, Plane | None]]:
-    hung = graph.bridges(map(_key, fits))
-    found = seams(problem, answer, np.array([_key(fit) in hung for fit in fits]), covariance)
-    lengths = np.array([1.0, 1 / problem.scale, 1 / problem.scale])
+    found = seams(problem, answer, bridge_flags(len(problem.names), problem.first, problem.second), covariance)
+    unseen = np.zeros((len(fits), 3))
+    unseen[:, : problem.k] = problem.delta - found.foretold
+    unseen *= np.array([1.0, 1 / problem.scale, 1 / problem.scale])
+    tested = np.all(np.isfinite(found.foretold), axis=1).tolist()
     told: dict[Pair, tuple[float | None, Plane | None]] = {}
-    for fit, sigma, delta, left in zip(fits, found.sigma.tolist(), problem.delta, found.foretold, strict=True):
-        unseen = np.zeros(3)
-        unseen[: problem.k] = delta - left
-        level, slope_x, slope_y = (unseen * lengths).tolist()
-        plane = fit.plane.model_copy(update={"level": level, "slope_x": slope_x, "slope_y": slope_y})
-        told[_key(fit)] = (sigma or None, plane if np.all(np.isfinite(left)) else None)
+    for fit, sigma, known, values in zip(fits, found.sigma.tolist(), tested, unseen.tolist(), strict=True):
+        at = fit.plane
+        plane = Plane(level=values[0], slope_x=values[1], slope_y=values[2], x0=at.x0, y0=at.y0) if known else None
+        told[_key(fit)] = (sigma or None, plane)
     return told
 
 
@@ -295,8 +297,8 @@ def _zero(  # noqa: PLR0917 - private, called once
     return _Zero(notes=(note + ("" if len(members) == 1 else ": their mean correction is 0 instead"),))
 
 
-def _plane_at(member: Member, coefficients: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Plane:
-    level, slope_x, slope_y = coefficients.tolist()
+def _plane_at(member: Member, coefficients: Sequence[float]) -> Plane:
+    level, slope_x, slope_y = coefficients
     x0, y0 = member.cutout.centre
     return Plane(level=level, slope_x=slope_x, slope_y=slope_y, x0=x0, y0=y0)
 
@@ -313,26 +315,25 @@ def _stated_weights(problem: Problem, settings: MatchSettings) -> list[float]:
 
 
 # -- the story --------------------------------------------------------------------------------------------------------
-def _pair_result(
-    fit: PairFit,
-    planes: Mapping[str, Plane],
-    weight: float,
-    rejected: Rejection | None,
-    *,
-    bridge: bool,
-    told: tuple[float | None, Plane | None],
-) -> PairResult:
-    left = fit.plane + -(planes[fit.second] + -planes[fit.first])
-    return PairResult(
-        fit=fit,
-        weight=weight,
-        rejected=rejected,
-        bridge=bridge,
-        residual=left.level,
-        residual_rms=plane_rms(fit, left),
-        sigma=told[0],
-        foretold=told[1],
-    )
+def _left(fits: Sequence[PairFit], planes: Mapping[str, Plane]) -> tuple[list[float], list[float]]:
+    """Return the level at each pair's centroid that the corrections leave, and the rms over the overlap."""
+    if not fits:
+        return [], []
+    place = {name: number for number, name in enumerate(planes)}
+    at = np.array([(plane.level, plane.slope_x, plane.slope_y, plane.x0, plane.y0) for plane in planes.values()])
+    table = numbers(fits)
+    corrected = table[:, 5:8].copy()
+    for end, sign in (("second", -1.0), ("first", 1.0)):
+        mine = at[[place[getattr(fit, end)] for fit in fits]]
+        corrected += sign * mine[:, :3]
+        corrected[:, 0] += sign * np.sum(mine[:, 1:3] * (table[:, 8:10] - mine[:, 3:]), axis=1)
+    return corrected[:, 0].tolist(), _plane_rms(table, corrected).tolist()
+
+
+def _plane_rms(table: Array, planes: Array) -> Array:
+    """Return (K,) the rms of planes (K, 3) about the pairs' centroids over the pixels that the fits used."""
+    moments = table[:, 10:].reshape(-1, 3, 3) / table[:, 0, None, None]
+    return np.asarray(np.sqrt(np.maximum(0.0, np.einsum("ka,kab,kb->k", planes, moments, planes))))
 
 
 def _graph_notes(
@@ -386,12 +387,13 @@ def _status(
     ]
     conditions = [answer.condition for _, answer in answers if answer.condition is not None]
     used = [pair for pair in pairs if pair.rejected is None]
+    table = numbers([pair.fit for pair in used])
     return SolveStatus(
         converged=all(answer.converged for _, answer in answers),
         solver=settings.solver,
         iterations=max((answer.iterations for _, answer in answers), default=0),
-        residual_before=_rms([plane_rms(pair.fit, pair.fit.plane) for pair in used]),
-        residual_after=_rms([pair.residual_rms for pair in used]),
+        residual_before=_rms(_plane_rms(table, table[:, 5:8])),
+        residual_after=_rms(np.array([pair.residual_rms for pair in used])),
         rank=sum(answer.rank for _, answer in answers),
         unknowns=sum(part.unknowns for part in parts),
         condition=max(conditions, default=None),
@@ -409,5 +411,5 @@ def _status(
     )
 
 
-def _rms(values: Sequence[float]) -> float:
-    return float(np.sqrt(np.mean(np.square(values)))) if values else 0.0
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values)))) if len(values) else 0.0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -22,14 +23,20 @@ DENSE_MEMBERS = 2000
 
 
 # -- who overlaps ------------------------------------------------------------------------------------------------------
-def outline(cutout: CutoutRecord) -> shapely.Geometry:
-    """Return the convex hull of the cutout's outline, or its bounding box if it has none; grid pixels."""
-    if len(cutout.outline) >= 3:
-        hull = shapely.convex_hull(shapely.multipoints(np.asarray(cutout.outline, dtype=float)))
-        if hull.area > 0:
-            return hull
-    ny, nx = cutout.shape
-    return shapely.box(cutout.x0 - 0.5, cutout.y0 - 0.5, cutout.x0 + nx - 0.5, cutout.y0 + ny - 0.5)
+def outlines(cutouts: Sequence[CutoutRecord]) -> NDArray[np.object_]:
+    """Return (N,) the convex hull of each cutout's outline, or its bounding box if it has none; grid pixels."""
+    boxes = np.array([(cutout.x0, cutout.y0, *cutout.shape) for cutout in cutouts], dtype=float).reshape(-1, 4)
+    x0, y0, ny, nx = boxes.T - 0.5 * np.array([[1], [1], [0], [0]])
+    found = np.asarray(shapely.box(x0, y0, x0 + nx, y0 + ny), dtype=object)
+    drawn = np.array([i for i, cutout in enumerate(cutouts) if len(cutout.outline) >= 3], dtype=np.int64)
+    if len(drawn):
+        corners = [cutouts[i].outline for i in drawn.tolist()]
+        owner = np.repeat(np.arange(len(drawn)), [len(outline) for outline in corners])
+        points = shapely.points(np.array(list(chain.from_iterable(corners)), dtype=float))
+        hulls = shapely.convex_hull(shapely.multipoints(points, indices=owner))
+        solid = shapely.area(hulls) > 0
+        found[drawn[solid]] = hulls[solid]
+    return found
 
 
 def candidate_pairs(members: Sequence[Member]) -> list[Pair]:
@@ -48,11 +55,13 @@ def candidate_pairs(members: Sequence[Member]) -> list[Pair]:
     if len(members) < 2:
         return []
     ordered = sorted(members, key=lambda member: member.name)
-    outlines = np.array([outline(member.cutout) for member in ordered], dtype=object)
-    first, second = shapely.STRtree(outlines).query(outlines, predicate="intersects")
+    shapes = outlines([member.cutout for member in ordered])
+    first, second = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     once = first < second
-    found = sorted(zip(first[once].tolist(), second[once].tolist(), strict=True))
-    return [(ordered[i].name, ordered[j].name) for i, j in found]
+    first, second = first[once], second[once]
+    order = np.lexsort((second, first))
+    names = [member.name for member in ordered]
+    return [(names[i], names[j]) for i, j in zip(first[order].tolist(), second[order].tolist(), strict=True)]
 
 
 # -- which may be used ------------------------------------------------------------------------------------------------

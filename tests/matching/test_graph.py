@@ -21,7 +21,7 @@ def plain_components(names: list[str], pairs: list[tuple[str, str]]) -> set[froz
     return {frozenset(part) for part in parts}
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(PAIRS), unique=True, max_size=20))
 def test_components_and_bridges_are_what_their_definitions_say(pairs: list[tuple[str, str]]) -> None:
     found = components(NAMES, pairs)

@@ -5,8 +5,9 @@ import pytest
 
 from levelmatch_core.matching.match import Gauge, match
 from levelmatch_core.matching.solvers import least_squares, normal
+from levelmatch_core.matching.solvers.noise import pixel_variances, score_factor
 from levelmatch_core.matching.solvers.problem import SlopePrior, build
-from levelmatch_core.matching.solvers.uncertainty import pixel_variances, score_factor, sigmas
+from levelmatch_core.matching.solvers.uncertainty import sigmas, uncertainties
 from levelmatch_core.sky.plane import Plane
 from tests.matching.fakes import (
     NO_REJECTION,
@@ -186,6 +187,24 @@ def test_draws_agree_with_dense_propagation(
     np.testing.assert_allclose(drawn, exact, rtol=0.2)
     assert np.mean(drawn[exact > 0] / exact[exact > 0]) == pytest.approx(1, abs=0.05)
     np.testing.assert_array_equal(drawn, sigmas(problem, seed=1))
+
+
+@pytest.mark.parametrize(("fit_type", "held"), [("level", ("m0003",)), ("level+slope", ())])
+def test_weakest_modes_by_lanczos_are_those_of_the_dense_covariance(
+    fit_type: str, held: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(6)
+    options = settings_for("dithers", fit_type, weight_method="error", **NO_REJECTION)
+    cutouts = scene(grid_positions(7, 3, 40, 0.4), (40, 40), np.zeros((21, 3)), 1.0, rng)
+    problem = build(*fit_all(cutouts, fit_type, options), fit_type, held, options)  # type: ignore[arg-type]
+    prior = SlopePrior(0.1, 0.2) if fit_type == "level+slope" else None
+    _, exact = uncertainties(problem, prior=prior)
+    monkeypatch.setattr(normal, "DENSE_UNKNOWNS", 0)
+    _, found = uncertainties(problem, prior=prior)
+    for (sigma, share, pattern), (other, part, likeness) in zip(exact, found, strict=True):
+        assert other == pytest.approx(sigma, rel=1e-3)
+        assert part == pytest.approx(share, rel=0.2)  # the whole variance is drawn
+        assert np.mean(pattern * likeness) > 0.99
 
 
 def test_a_slope_prior_shrinks_the_weak_modes() -> None:

@@ -56,4 +56,5 @@ def solve(problem: Problem, prior: SlopePrior | None = None) -> Answer:
         condition=condition,
         notes=tuple(notes),
         prior=prior,
+        equations=equations,
     )

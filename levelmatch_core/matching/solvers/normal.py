@@ -17,10 +17,17 @@ from scipy.sparse import coo_array, csc_array, diags_array
 from scipy.sparse.linalg import LinearOperator, onenormest, splu
 
 from levelmatch_core.errors import SolveError
+from levelmatch_core.matching.kernels import nested_dissection
 from levelmatch_core.matching.solvers.problem import Array, Problem
 
 DENSE_UNKNOWNS = 600
 """Most unknowns that are solved densely, with all eigenvalues known."""
+LEAF = 8
+"""Members that nested dissection leaves in the order in which they come."""
+ON_ONE_PLACE = 200
+"""Above so many members on one place the matrix alone must tell the order of elimination."""
+LOOKS = 2
+"""Iterations of the condition's estimate: each is four solves."""
 SINGULAR = 1e-13
 """Eigenvalues below this fraction of the largest are taken as 0: a mode that the pairs do not measure."""
 
@@ -48,7 +55,10 @@ class NormalEquations:
 
     @cached_property
     def free(self) -> NDArray[np.int64]:
-        """Unknowns that are solved for: not those of held members, nor those of the grounded one."""
+        """Unknowns that are solved for: not those of held members, nor those of the grounded one.
+
+        Many are in an order in which the sparse factors stay small.
+        """
         problem = self.problem
         fixed = np.repeat(problem.held[:, None], problem.k, axis=1)
         if problem.mean_gauge:
@@ -56,7 +66,18 @@ class NormalEquations:
                 problem.second, minlength=len(fixed)
             )
             fixed[int(np.argmax(degree)), : (1 if self.slope_sd is not None else problem.k)] = True
-        return np.flatnonzero(~fixed.ravel())
+        free = np.flatnonzero(~fixed.ravel())
+        if len(free) <= DENSE_UNKNOWNS or self._ordering is None:
+            return free
+        ordered = (self._ordering[:, None] * problem.k + np.arange(problem.k)).ravel()
+        return ordered[~fixed.ravel()[ordered]]
+
+    @cached_property
+    def _ordering(self) -> NDArray[np.int64] | None:
+        """Members as nested dissection orders them; None where they have no places that it could go by."""
+        problem = self.problem
+        order, stuck = nested_dissection(problem.centres, problem.first, problem.second, LEAF)
+        return order if stuck <= ON_ONE_PLACE else None
 
     @cached_property
     def _reduced(self) -> tuple[csc_array, Array]:
@@ -78,10 +99,9 @@ class NormalEquations:
 
     @cached_property
     def _factor(self) -> object:
+        ordering = "MMD_AT_PLUS_A" if self._ordering is None else "NATURAL"
         try:
-            return splu(
-                self._reduced[0], permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-            )
+            return splu(self._reduced[0], permc_spec=ordering, diag_pivot_thresh=0.0, options={"SymmetricMode": True})
         except RuntimeError as error:  # what SuperLU raises for an exactly singular matrix
             message = (
                 f"the level problem of {self.problem.names[0]} and {len(self.problem.names) - 1} more members is "
@@ -132,10 +152,12 @@ class NormalEquations:
             return float(values[-1] / values[good][0])
         factor = self._factor
         inverse = LinearOperator((n, n), matvec=factor.solve, rmatvec=factor.solve, dtype=float)  # type: ignore[attr-defined]  # SuperLU: no types
-        return float(onenormest(self._reduced[0]) * onenormest(inverse))
+        return float(onenormest(self._reduced[0]) * onenormest(inverse, itmax=LOOKS))
 
     def _missing_sparse(self) -> int:
         """Count the pivots that vanish: a lower bound of the missing rank, which the condition estimate completes."""
+        if self.problem.k == 1:  # a component's levels are tied by its pairs
+            return 0
         pivots = np.abs(self._factor.U.diagonal())  # type: ignore[attr-defined]  # SuperLU: no types
         return int(np.count_nonzero(pivots <= SINGULAR * pivots.max()))
 
@@ -150,26 +172,33 @@ def assemble(problem: Problem, moments: Array) -> csc_array:
     moments
         (K, k, k) moment matrix of each pair.
     """
-    k, size = problem.k, len(problem.names) * problem.k
+    k, n = problem.k, len(problem.names)
     left, right = problem.shifts(problem.first), problem.shifts(problem.second)
     weighted = problem.weights[:, None, None] * moments
-
-    def block(a: Array, b: Array) -> Array:
-        return np.einsum("nba,nbc,ncd->nad", a, weighted, b)
-
-    blocks = np.stack([block(left, left), block(right, right), -block(left, right), -block(right, left)])
-    rows = np.stack([problem.first, problem.second, problem.first, problem.second])
-    columns = np.stack([problem.first, problem.second, problem.second, problem.first])
+    from_left, from_right = left.transpose(0, 2, 1) @ weighted, right.transpose(0, 2, 1) @ weighted
+    own = _summed(problem.first, from_left @ left, n) + _summed(problem.second, from_right @ right, n)
+    across = -from_left @ right
+    blocks = np.concatenate([own, across, across.transpose(0, 2, 1)])
+    members = np.arange(n)
+    rows = np.concatenate([members, problem.first, problem.second])
+    columns = np.concatenate([members, problem.second, problem.first])
     inner = np.arange(k)
-    row = np.broadcast_to(rows[:, :, None, None] * k + inner[:, None], blocks.shape)
-    column = np.broadcast_to(columns[:, :, None, None] * k + inner, blocks.shape)
-    return csc_array(coo_array((blocks.ravel(), (row.ravel(), column.ravel())), shape=(size, size)))
+    row = np.broadcast_to(rows[:, None, None] * k + inner[:, None], blocks.shape)
+    column = np.broadcast_to(columns[:, None, None] * k + inner, blocks.shape)
+    return csc_array(coo_array((blocks.ravel(), (row.ravel(), column.ravel())), shape=(n * k, n * k)))
 
 
 def scores(problem: Problem, residuals: Array, moments: Array) -> Array:
     """Return (N k,) the sum of B' (weight moments) residual over the pairs: the objective's downhill gradient."""
     weighted = problem.weights[:, None] * np.einsum("kab,kb->ka", moments, residuals)
-    out = np.zeros((len(problem.names), problem.k))
-    np.add.at(out, problem.second, np.einsum("kba,kb->ka", problem.shifts(problem.second), weighted))
-    np.add.at(out, problem.first, -np.einsum("kba,kb->ka", problem.shifts(problem.first), weighted))
-    return out.ravel()
+    n = len(problem.names)
+    there = np.einsum("kba,kb->ka", problem.shifts(problem.second), weighted)
+    here = np.einsum("kba,kb->ka", problem.shifts(problem.first), weighted)
+    return (_summed(problem.second, there, n) - _summed(problem.first, here, n)).ravel()
+
+
+def _summed(members: NDArray[np.int64], values: Array, n: int) -> Array:
+    """Return (n, ...) the sum of values (K, ...) over each member's entries."""
+    flat = values.reshape(len(values), -1)
+    columns = [np.bincount(members, weights=column, minlength=n) for column in flat.T]
+    return np.stack(columns, axis=1).reshape(n, *values.shape[1:]).astype(float)

@@ -6,14 +6,21 @@ overlaps allow, wherever the mosaic lies on its grid.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from levelmatch_core.matching.pairs import outline, rounding_floor
+from levelmatch_core.matching.pairs import outlines, rounding_floor
 from levelmatch_core.matching.results import Convergence, Member, PairFit
 from levelmatch_core.settings import FitType, MatchSettings
+
+if TYPE_CHECKING:
+    from levelmatch_core.matching.solvers.normal import NormalEquations
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -83,6 +90,34 @@ class Problem:
         """Coefficients that the differences should determine: all but those of the held members, or of the mean."""
         return (len(self.names) - max(1, int(self.held.sum()))) * self.k
 
+    def part(self, members: Index) -> "Problem":
+        """Return the problem of some members (sorted numbers) and of the pairs within."""
+        place = np.full(len(self.names), -1)
+        place[members] = np.arange(len(members))
+        inside = (place[self.first] >= 0) & (place[self.second] >= 0)
+        by_pair = {
+            name: getattr(self, name)[inside]
+            for name in ("centroids", "delta", "moments", "weights", "n_used", "rms", "variance", "shared")
+        }
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in members.tolist()),
+            outlines=tuple(self.outlines[i] for i in members.tolist()),
+            centres=self.centres[members],
+            held=self.held[members],
+            first=place[self.first[inside]],
+            second=place[self.second[inside]],
+            level_zero=None,
+            **by_pair,
+        )
+
+    def largest_component(self) -> Index:
+        """Return the members that hang together by pairs, of the largest such set, sorted."""
+        n = len(self.names)
+        joined = coo_array((np.ones(len(self.first)), (self.first, self.second)), shape=(n, n))
+        _, label = connected_components(joined, directed=False)
+        return np.flatnonzero(label == np.argmax(np.bincount(label)))
+
     def shifts(self, of: Index) -> Array:
         """Return (K, k, k) matrices that take the coefficients of members `of` to each pair's centroid."""
         return shift(self.centres[of], self.centroids, self.scale, self.k)
@@ -135,6 +170,8 @@ class Answer:
     notes: tuple[str, ...] = ()
     prior: SlopePrior | None = None
     """The prior on slopes that was used."""
+    equations: "NormalEquations | None" = None
+    """The normal equations with their factors, for whoever goes on with them."""
 
 
 def shift(start: Array, end: Array, scale: float, k: int) -> Array:
@@ -148,6 +185,18 @@ def shift(start: Array, end: Array, scale: float, k: int) -> Array:
 def member_scale(members: Sequence[Member]) -> float:
     """Return half the median size of the members' boxes: the length over which slopes are counted, grid pixels."""
     return float(np.median([max(member.cutout.shape) for member in members])) / 2
+
+
+def numbers(fits: Sequence[PairFit]) -> Array:
+    """Return (K, 19), a row a pair: pixels used, rms, stderr, correlation, shared, plane (5 numbers), moments (9)."""
+
+    def row(fit: PairFit) -> tuple[float, ...]:
+        plane = fit.plane
+        own = fit.n_used, fit.rms, fit.stderr, fit.correlation, fit.shared
+        return (*own, plane.level, plane.slope_x, plane.slope_y, plane.x0, plane.y0, *fit.moments)
+
+    flat = np.fromiter(chain.from_iterable(map(row, fits)), dtype=float, count=19 * len(fits))
+    return flat.reshape(-1, 19)
 
 
 def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
@@ -178,33 +227,33 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
     k = 1 if fit_type == "level" else 3
     index: Mapping[str, int] = {member.name: i for i, member in enumerate(members)}
     scale = member_scale(members)
-    n_used = np.array([fit.n_used for fit in fits], dtype=float)
+    table = numbers(fits)
+    n_used = table[:, 0]
     lengths = np.array([1.0, 1 / scale, 1 / scale])
-    moments = np.array([fit.moments for fit in fits]).reshape(-1, 3, 3) / n_used[:, None, None]
+    moments = table[:, 10:].reshape(-1, 3, 3) / n_used[:, None, None]
     moments = (moments * lengths[:, None] * lengths)[:, :k, :k]
-    delta = np.array([(fit.plane.level, fit.plane.slope_x * scale, fit.plane.slope_y * scale) for fit in fits])
-    rms = _floored(np.array([fit.rms for fit in fits]), rounding_floor(fits))
-    correlation = np.array([fit.correlation for fit in fits])
+    delta = table[:, 5:8] * np.array([1.0, scale, scale])
+    rms = _floored(table[:, 1], rounding_floor(fits))
     # stderr / rms holds the statistic's efficiency and the pixels' correlation; it serves where the rms is floored, too
-    noisy = np.array([fit.rms > 0 for fit in fits])
-    relative = np.where(noisy, [fit.stderr / (fit.rms or 1.0) for fit in fits], np.sqrt(correlation / n_used))
+    noisy = table[:, 1] > 0
+    relative = np.divide(table[:, 2], table[:, 1], out=np.sqrt(table[:, 3] / n_used), where=noisy)
     variance = (rms * relative) ** 2
     return Problem(
         names=tuple(index),
         centres=np.array([member.cutout.centre for member in members]),
-        outlines=tuple(outline(member.cutout) for member in members),
+        outlines=tuple(outlines([member.cutout for member in members])),
         scale=scale,
         held=np.array([member.name in held for member in members]),
         first=np.array([index[fit.first] for fit in fits], dtype=np.int64),
         second=np.array([index[fit.second] for fit in fits], dtype=np.int64),
-        centroids=np.array([(fit.plane.x0, fit.plane.y0) for fit in fits]),
+        centroids=table[:, 8:10].copy(),
         delta=np.ascontiguousarray(delta[:, :k]),
         moments=np.ascontiguousarray(moments),
         weights=_weights(settings.weight_method, n_used, rms, 1 / variance),
         n_used=n_used,
         rms=rms,
         variance=variance,
-        shared=np.array([fit.shared for fit in fits]),
+        shared=table[:, 4].copy(),
         level_zero=None if level_zero is None else index[level_zero],
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from levelmatch_core.matching.graph import bridges
+from levelmatch_core.matching.kernels import agreeing_moves, bridge_flags
 from levelmatch_core.matching.solvers.normal import NormalEquations, scores
 from levelmatch_core.matching.solvers.problem import Array, Problem, SlopePrior
 
@@ -69,9 +69,9 @@ def verdict(problem: Problem, prior: SlopePrior | None = None) -> Verdict:
     """
     pairs = len(problem.weights)
     keys = list(zip(problem.first.tolist(), problem.second.tolist(), strict=True))
-    hung = _bridges(keys)
+    hung = bridge_flags(len(problem.names), problem.first, problem.second)
     spare = problem.k * pairs - problem.unknowns
-    if spare <= 0 or all(hung):
+    if spare <= 0 or hung.all():
         return Verdict(np.zeros(pairs, dtype=bool), 1.0, trusted=True)
     last = float(np.sqrt(chi2.isf(LIMIT, problem.k)))
     typical = float(np.sqrt(chi2.ppf(QUANTILE, problem.k) * spare / (problem.k * pairs)))
@@ -116,31 +116,17 @@ def _improved(problem: Problem, prior: SlopePrior | None, factors: Array, limit:
     Each member in turn may take the level that any one of its pairs gives it, its neighbours staying; all are then
     solved again without the outliers. Returns the limit and the residuals' sizes.
     """
-    ends = [np.flatnonzero((problem.first == i) | (problem.second == i)) for i in range(len(problem.names))]
-    free = np.flatnonzero(~problem.held)
     size = _sizes(problem, factors, prior)
     best = float(np.sum(np.minimum(size, limit) ** 2))
     for _ in range(MOVES):
         left = problem.residuals(_solved(problem, np.where(size <= limit, 1.0, LEAST), prior))
-        for member in free.tolist():
-            mine = ends[member]
-            sign = np.where(problem.second[mine] == member, 1.0, -1.0)
-            shifts = np.concatenate([[0.0], sign * left[mine, 0]])
-            tried = np.repeat(left[mine][None], len(shifts), axis=0)
-            tried[:, :, 0] -= shifts[:, None] * sign
-            squares = np.einsum("tka,kab,tkb->tk", tried, problem.moments[mine], tried) / problem.variance[mine]
-            left[mine] = tried[int(np.argmin(np.minimum(squares, limit**2).sum(axis=1)))]
+        agreeing_moves(left, problem.moments, problem.variance, (problem.first, problem.second), ~problem.held, limit)
         found = _sizes(problem, np.where(_size(problem, left) <= limit, 1.0, LEAST), prior)
         cost = float(np.sum(np.minimum(found, limit) ** 2))
         if cost >= best:
             break
         best, size = cost, found
     return limit, size
-
-
-def _bridges(keys: list[tuple[int, int]]) -> NDArray[np.bool_]:
-    found = bridges((f"{a:07d}", f"{b:07d}") for a, b in keys)
-    return np.array([(f"{a:07d}", f"{b:07d}") in found for a, b in keys])
 
 
 def _kept_together(

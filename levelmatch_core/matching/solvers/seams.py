@@ -18,9 +18,9 @@ import shapely
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
+from levelmatch_core.matching.solvers.noise import FEWEST, POINTS, TINY, pixel_variances, spread_evenly
 from levelmatch_core.matching.solvers.normal import NormalEquations
 from levelmatch_core.matching.solvers.problem import Answer, Array, Index, Problem
-from levelmatch_core.matching.solvers.uncertainty import FEWEST, POINTS, TINY, _matched, _sample, pixel_variances
 
 UNTESTABLE = 1e-6
 """A pair that leaves less than this of itself is held by nothing else: a bridge."""
@@ -59,7 +59,7 @@ def seams(problem: Problem, answer: Answer, hung: NDArray[np.bool_], covariance:
         Of the pairs, as :func:`pair_covariance` gives it.
     """
     left = problem.residuals(answer.corrections)
-    equations = NormalEquations(problem, answer.prior.sd if answer.prior else None)
+    equations = answer.equations or NormalEquations(problem, answer.prior.sd if answer.prior else None)
     if left.size <= EXACT:
         keeps, sigma = _exact(problem, equations, covariance)
     else:
@@ -90,7 +90,7 @@ def pair_covariance(problem: Problem) -> csr_array:
     points = [_sample(polygon) for polygon in (problem.outlines if size <= EXACT else ())]
     polygons = np.array(problem.outlines, dtype=object)
     shapely.prepare(polygons)
-    variances = pixel_variances(problem)
+    variances = pixel_variances(problem) if size <= EXACT else np.ones(0)
     at: list[list[tuple[int, Index, Array]]] = [[] for _ in points]
     own = problem.variance.copy()
     for pair in range(len(problem.rms)) if size <= EXACT else ():
@@ -175,3 +175,19 @@ def _mean(problem: Problem, equations: NormalEquations) -> Array:
         np.eye(problem.k) * min(MOST_DRAWN, equations.rank / problem.delta.size),
         (len(problem.rms), problem.k, problem.k),
     )
+
+
+def _sample(polygon: object) -> Array:
+    """Return (POINTS, 2) evenly spread points in the polygon's bounding box."""
+    x0, y0, x1, y1 = shapely.bounds(polygon)
+    return np.asarray([x0, y0] + spread_evenly(POINTS) * [x1 - x0, y1 - y0])
+
+
+def _matched(points: Array, centroid: Array, scale: float, root: Array) -> NDArray[np.float64]:
+    """Return (Q, k) the basis [1, x, y] at the points, transformed so that its mean outer square is root root'."""
+    k = len(root)
+    basis = np.ones((len(points), k))
+    if k == 3:
+        basis[:, 1:] = (points - centroid) / scale
+    own = np.linalg.cholesky(basis.T @ basis / len(points) + TINY * np.eye(k))
+    return np.asarray(np.linalg.solve(own, basis.T).T @ root.T)

@@ -1,151 +1,92 @@
 """Uncertainties of the corrections relative to their gauge, in the sandwich form A^-1 S A^-1 for every weight method.
 
-S is the covariance of the scores, and pairs that share an exposure share its noise: N exposures on top of each other
-are far from N(N-1)/2 independent pairs (taking them so gives a variance N/2 too small). Each member i is given a pixel
-variance s_i^2 (rms_ij^2 = s_i^2 + s_j^2 over its pairs) and a few hundred evenly spread sample points. At each point
-the noise of the member enters the score of every pair whose overlap holds it, so that coverage by three and more
-members counts as it is. S is the sum over members and points of these scores' outer squares: positive by construction.
-Each pair's own variance is made exact: its points are moment-matched to the overlap's true moments, and scaled to its
-standard error.
+S is the covariance of the scores, and pairs that share an exposure share its noise (see `noise`): N exposures on top of
+each other are far from N(N-1)/2 independent pairs (taking them so gives a variance N/2 too small).
 
-The part of a median's variance that exceeds the mean's, about (pi/2 - 1) rms^2 / n, is taken as independent between
-pairs: signs of differences that share an exposure (rho = 1/2) correlate by arcsin(rho) = 0.52.
+Small problems are propagated exactly. Of large ones the errors are drawn: with H'H = S, each seeded draw of white noise
+e gives A^-1 H'e, one possible error of all corrections, at the price of a solve; sigmas are the draws' scatter, to one
+part in the root of twice their number. The weakest modes are the leading eigenvectors of the same operator, by Lanczos
+iteration.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import shapely
-from numpy.typing import NDArray
-from scipy.linalg import eigh
-from scipy.sparse import coo_array, csr_array, diags_array, vstack
-from scipy.sparse.linalg import lsqr
+from scipy.sparse import csr_array, diags_array, vstack
+from scipy.sparse.linalg import LinearOperator, eigsh
 
+from levelmatch_core.matching.solvers.noise import score_factor
 from levelmatch_core.matching.solvers.normal import NormalEquations
-from levelmatch_core.matching.solvers.problem import Array, Index, Problem, SlopePrior, shift
+from levelmatch_core.matching.solvers.problem import Array, Problem, SlopePrior, shift
 
-POINTS = 600
-"""Sample points a member."""
-FEWEST = 12
-"""A pair with fewer sample points in its overlap is taken as independent of the others."""
-DRAWS = 200
-"""Seeded draws by which the sigmas of large problems are estimated: to 5 %."""
-TINY = 1e-12
-"""Added to moments, whose members' half size is 1, so that an overlap that is a line has a root."""
+DRAWS, FEWEST_DRAWS = 200, 50
+"""Draws by which the sigmas of large problems are estimated: to 5 % up to `FULL_DRAWS` unknowns, to 10 % at worst."""
+FULL_DRAWS = 100_000
+"""Unknowns for which all draws are made; beyond, as many as keep their cost, so long as there are `FEWEST_DRAWS`."""
+DRAWS_AT_ONCE = 10
+"""Draws that are solved together: memory."""
 MODES = 3
 """Weakest modes that are told."""
-MODE_MEMBERS = 2000
-"""Most members of a component whose modes are told: the work grows as their cube."""
+MODE_MEMBERS = 200_000
+"""Most members of a component whose modes are told: each has a number for every member."""
 NO_MODE = 1e-9
 """A mode with less than this part of the variance is none."""
-SPLIT_PRIOR = 1e-3
-"""Weight of the wish that members are equally noisy, where the pairs do not tell (a single pair, a chain)."""
+MODE_TOLERANCE = 1e-4
+"""Relative, of a mode's variance."""
+
+Mode = tuple[float, float, Array]
+"""1 sigma of the rms over members, share of the variance, (N,) pattern of rms 1."""
 
 
 @dataclass(frozen=True)
-class _Score:
-    """What the noise at some of a member's points does to the scores of a pair's two members."""
+class _Noise:
+    """The noise of the scores on its way to the corrections."""
 
-    ends: tuple[int, int]
-    points: Index
-    values: Array
-    """(points, 2 k)"""
+    problem: Problem
+    equations: NormalEquations
+    factor: csr_array
 
+    @classmethod
+    def of(cls, problem: Problem, prior: SlopePrior | None, equations: NormalEquations) -> "_Noise":
+        factor = score_factor(problem)
+        if prior is not None:
+            factor = csr_array(vstack([factor, _prior_factor(problem, prior)]))
+        return cls(problem, equations, factor)
 
-@dataclass(frozen=True)
-class _Block:
-    """Rows of the score factor that are not 0 in the columns of some members only."""
+    def to_corrections(self, noise: Array) -> Array:
+        """Return (N k, M) the errors that noise (R, M) of the scores makes, in the gauge."""
+        return _to_gauge(self.problem, self.equations.apply_inverse(self.factor.T @ noise))
 
-    members: tuple[int, ...]
-    values: Array
-    """(rows, k members)"""
+    def exact(self) -> Array:
+        """Return S (N k, R), S S' the covariance: A^-1 H'H A^-1 = (A^-1 H')(A^-1 H')', squares never subtracted."""
+        return _to_gauge(self.problem, self.equations.apply_inverse(self.factor.T.toarray()))
 
-
-def pixel_variances(problem: Problem) -> Array:
-    """Return (N,) each member's pixel variance s_i^2, by least squares of rms_ij^2 = s_i^2 + s_j^2, none negative.
-
-    Where the pairs leave the split open (a bipartite graph), members of equal noise are preferred.
-    """
-    n, pairs = len(problem.names), len(problem.rms)
-    square = problem.rms**2
-    typical = float(np.median(square)) / 2
-    # relative equations, each about 1, and N weak ones s_i^2 = typical
-    row = np.concatenate([np.arange(pairs), np.arange(pairs), pairs + np.arange(n)])
-    column = np.concatenate([problem.first, problem.second, np.arange(n)])
-    value = np.concatenate([typical / square, typical / square, np.full(n, SPLIT_PRIOR)])
-    system = csr_array((value, (row, column)), shape=(pairs + n, n))
-    right = np.concatenate([np.ones(pairs), np.full(n, SPLIT_PRIOR)])
-    solved = lsqr(system, right, atol=1e-10, btol=1e-10, iter_lim=4 * n + 100)[0]
-    return typical * np.maximum(solved, 1e-6)
+    def level_covariance(self, levels: Array) -> Array:
+        """Return (N,) the covariance of the levels times a pattern (N,)."""
+        problem = self.problem
+        pattern = np.zeros((len(problem.names), problem.k))
+        pattern[:, 0] = levels
+        pulled = self.equations.apply_inverse(_from_gauge(problem, pattern.reshape(-1, 1)))
+        back = self.to_corrections(self.factor @ pulled)
+        return back.reshape(-1, problem.k)[:, 0]
 
 
-def score_factor(problem: Problem) -> csr_array:
-    """Return H (R, N k): the covariance of the scores is H'H; each row is what one unit of one noise source makes.
-
-    Parameters
-    ----------
-    problem
-        The component.
-    """
-    k = problem.k
-    points = [_sample(polygon) for polygon in problem.outlines]
-    polygons = np.array(problem.outlines, dtype=object)
-    shapely.prepare(polygons)
-    variances = pixel_variances(problem)
-    shifts = problem.shifts(problem.first), problem.shifts(problem.second)
-    scores: list[list[_Score]] = [[] for _ in points]
-    blocks: list[_Block] = []
-    for pair in range(len(problem.rms)):
-        ends = int(problem.first[pair]), int(problem.second[pair])
-        root = np.linalg.cholesky(problem.moments[pair] + TINY * np.eye(k))
-        # what a unit of the pair's plane at its centroid does to the scores of its two members
-        reach = problem.weights[pair] * np.concatenate([-shifts[0][pair], shifts[1][pair]], axis=1)
-        inside = [
-            np.flatnonzero(shapely.contains_xy(polygons[other], points[mine])) for mine, other in (ends, ends[::-1])
-        ]
-        sampled = min(len(found) for found in inside) >= FEWEST
-        shared = problem.variance[pair] * problem.shared[pair] if sampled else 0.0
-        if sampled:
-            for mine, sign, found in zip(ends, (-1.0, 1.0), inside, strict=True):
-                sigma = sign * np.sqrt(shared * variances[mine] / variances[list(ends)].sum() / len(found))
-                basis = _matched(points[mine][found], problem.centroids[pair], problem.scale, root)
-                scores[mine].append(_Score(ends, found, sigma * basis @ reach))
-        own = problem.variance[pair] - shared
-        if own > 0:
-            blocks.append(_Block(ends, np.sqrt(own) * root.T @ reach))
-    blocks += [_compressed(found, k) for found in scores if found]
-    return _stacked(blocks, len(problem.names), k)
+def sigmas(problem: Problem, *, prior: SlopePrior | None = None, seed: int = 0) -> Array:
+    """Return (N, k) the 1-sigma errors of the corrections, as :func:`uncertainties` has them."""
+    return uncertainties(problem, prior=prior, seed=seed, modes=0)[0]
 
 
-def _compressed(scores: list[_Score], k: int) -> _Block:
-    """Gather what the noise at one member's points does, and keep no more rows than there are unknowns (by QR)."""
-    members = sorted({end for score in scores for end in score.ends})
-    place = {member: slice(k * n, k * (n + 1)) for n, member in enumerate(members)}
-    rows = np.zeros((POINTS, k * len(members)))
-    for score in scores:
-        for end, value in zip(score.ends, (score.values[:, :k], score.values[:, k:]), strict=True):
-            rows[score.points, place[end]] += value
-    return _Block(tuple(members), np.asarray(np.linalg.qr(rows, mode="r")))
+def uncertainties(
+    problem: Problem,
+    *,
+    prior: SlopePrior | None = None,
+    seed: int = 0,
+    modes: int = MODES,
+    equations: NormalEquations | None = None,
+) -> tuple[Array, list[Mode]]:
+    """Return the 1-sigma errors of the corrections, relative to the gauge, and the weakest modes of the levels.
 
-
-def _stacked(blocks: list[_Block], members: int, k: int) -> csr_array:
-    """Set the blocks below one another, each in its members' columns."""
-    row, column, start = [], [], 0
-    for block in blocks:
-        columns = (np.array(block.members)[:, None] * k + np.arange(k)).ravel()
-        rows = start + np.arange(len(block.values))
-        row.append(np.repeat(rows, len(columns)))
-        column.append(np.tile(columns, len(rows)))
-        start += len(rows)
-    values = np.concatenate([block.values.ravel() for block in blocks])
-    return csr_array(coo_array((values, (np.concatenate(row), np.concatenate(column))), shape=(start, members * k)))
-
-
-def spread(problem: Problem, *, prior: SlopePrior | None = None, seed: int = 0) -> Array:
-    """Return S (N k, M) with S S' the covariance of the corrections, relative to the gauge, about each member's centre.
-
-    Held members have 0. Small problems are propagated exactly, large ones (more unknowns than are solved densely) by
-    200 seeded draws. A prior shrinks slopes towards 0, which leaves an error of its own where they are not.
+    Held members have 0. A prior shrinks slopes towards 0, which leaves an error of its own where they are not.
 
     Parameters
     ----------
@@ -155,44 +96,66 @@ def spread(problem: Problem, *, prior: SlopePrior | None = None, seed: int = 0) 
         The slope prior of the solve, if any.
     seed
         Seed of the draws.
+    modes
+        Most modes that are told, weakest first; none in components of more than 200,000 members.
+    equations
+        The normal equations of this problem with this prior, where they are there already.
+
+    Returns
+    -------
+    errors
+        (N, k) about each member's centre.
+    modes
+        1 sigma of the rms over members, share of all levels' variance, pattern of rms 1.
     """
-    equations = NormalEquations(problem, prior.sd if prior else None)
-    factor = score_factor(problem)
-    if prior is not None:
-        factor = csr_array(vstack([factor, _prior_factor(problem, prior)]))
-    if equations.dense:
-        # A^-1 H'H A^-1 = (A^-1 H')(A^-1 H')': squares are summed, and never subtracted
-        return _to_gauge(problem, equations.apply_inverse(factor.T.toarray()))
-    noise = np.random.default_rng(seed).standard_normal((factor.shape[0], DRAWS)) / np.sqrt(DRAWS)
-    return _to_gauge(problem, equations.apply_inverse(factor.T @ noise))
+    noise = _Noise.of(problem, prior, equations or NormalEquations(problem, prior.sd if prior else None))
+    shape = len(problem.names), problem.k
+    if noise.equations.dense:
+        columns = noise.exact()
+        variances = np.sum(columns**2, axis=1).reshape(shape)
+        levels = columns.reshape(*shape, -1)[:, 0]
+        values, vectors = np.linalg.eigh(levels @ levels.T)
+        values, vectors = values[: -modes - 1 : -1], vectors[:, : -modes - 1 : -1]
+    else:
+        variances = _drawn(noise, seed)
+        told = modes if len(problem.names) <= MODE_MEMBERS else 0
+        values, vectors = _leading(noise, told, seed)
+    return np.sqrt(variances), _modes(values, vectors, float(variances[:, 0].sum()))
 
 
-def weak_modes(columns: Array, k: int) -> list[tuple[float, float, Array]]:
-    """Return the weakest modes of the levels: 1 sigma of the rms over members, share of the variance, pattern of rms 1.
+def _drawn(noise: _Noise, seed: int) -> Array:
+    """Return (N, k) the corrections' variances over seeded draws."""
+    shape = len(noise.problem.names), noise.problem.k
+    draws = int(np.clip(DRAWS * FULL_DRAWS // (shape[0] * shape[1]), FEWEST_DRAWS, DRAWS))
+    squares = np.zeros(shape[0] * shape[1])
+    random = np.random.default_rng(seed)
+    for start in range(0, draws, DRAWS_AT_ONCE):
+        several = min(DRAWS_AT_ONCE, draws - start)
+        drawn = noise.to_corrections(random.standard_normal((noise.factor.shape[0], several)))
+        squares += np.einsum("nm,nm->n", drawn, drawn)
+    return (squares / draws).reshape(shape)
 
-    Parameters
-    ----------
-    columns
-        (N k, M) what :func:`spread` gives.
-    k
-        Coefficients a member.
-    """
-    levels = columns.reshape(-1, k, columns.shape[1])[:, 0]
-    n = len(levels)
-    values, vectors = eigh(levels @ levels.T, subset_by_index=(max(0, n - MODES), n - 1))
-    total = float(np.sum(levels**2))
+
+def _leading(noise: _Noise, modes: int, seed: int) -> tuple[Array, Array]:
+    """Return the largest eigenvalues of the levels' covariance, falling, and (N, modes) their eigenvectors."""
+    n = len(noise.problem.names)
+    if not modes:
+        return np.zeros(0), np.zeros((n, 0))
+    covariance = LinearOperator((n, n), matvec=noise.level_covariance, dtype=float)
+    start = np.random.default_rng(seed).standard_normal(n)
+    values, vectors = eigsh(covariance, k=modes, which="LA", v0=start, tol=MODE_TOLERANCE)
+    falling = np.argsort(-values, kind="stable")
+    return values[falling], vectors[:, falling]
+
+
+def _modes(values: Array, vectors: Array, total: float) -> list[Mode]:
+    n = len(vectors)
     modes = []
-    for value, vector in zip(values[::-1].tolist(), vectors.T[::-1], strict=True):
+    for value, vector in zip(values.tolist(), vectors.T, strict=True):
         if value > NO_MODE * total:
             turned = vector * np.sign(vector[np.argmax(np.abs(vector))]) * np.sqrt(n)
             modes.append((float(np.sqrt(value / n)), value / total, turned))
     return modes
-
-
-def sigmas(problem: Problem, *, prior: SlopePrior | None = None, seed: int = 0) -> Array:
-    """Return (N, k) the 1-sigma errors of the corrections: the root of the diagonal of :func:`spread`'s covariance."""
-    columns = spread(problem, prior=prior, seed=seed)
-    return np.asarray(np.sqrt(np.sum(columns**2, axis=1))).reshape(len(problem.names), problem.k)
 
 
 def _prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
@@ -226,23 +189,15 @@ def _to_gauge(problem: Problem, columns: Array) -> Array:
     return centred.reshape(columns.shape)
 
 
-def _sample(polygon: object) -> Array:
-    """Return (POINTS, 2) evenly spread points in the polygon's bounding box: the R2 low-discrepancy sequence.
-
-    A lattice would alias with thin overlaps: one of its columns is in or out as a whole. (M. Roberts 2018, "The
-    unreasonable effectiveness of quasirandom sequences": steps of 1/g and 1/g^2 with g^3 = g + 1.)
-    """
-    golden = 1.324717957244746
-    unit = (0.5 + np.arange(POINTS)[:, None] * np.array([1 / golden, 1 / golden**2])) % 1.0
-    x0, y0, x1, y1 = shapely.bounds(polygon)
-    return np.asarray([x0, y0] + unit * [x1 - x0, y1 - y0])
-
-
-def _matched(points: Array, centroid: Array, scale: float, root: Array) -> NDArray[np.float64]:
-    """Return (Q, k) the basis [1, x, y] at the points, transformed so that its mean outer square is root root'."""
-    k = len(root)
-    basis = np.ones((len(points), k))
-    if k == 3:
-        basis[:, 1:] = (points - centroid) / scale
-    own = np.linalg.cholesky(basis.T @ basis / len(points) + TINY * np.eye(k))
-    return np.asarray(np.linalg.solve(own, basis.T).T @ root.T)
+def _from_gauge(problem: Problem, columns: Array) -> Array:
+    """Return the transpose of `_to_gauge` applied to columns (N k, M)."""
+    if not problem.mean_gauge:
+        return columns
+    n, k = len(problem.names), problem.k
+    planes = columns.reshape(n, k, -1).copy()
+    if problem.level_zero is not None:
+        planes[problem.level_zero, 0] -= planes[:, 0].sum(axis=0)
+    common = np.broadcast_to(problem.centres.mean(axis=0), problem.centres.shape)
+    total = np.einsum("nba,nbm->am", shift(common, problem.centres, problem.scale, k), planes) / n
+    back = np.einsum("nba,bm->nam", shift(problem.centres, common, problem.scale, k), total)
+    return np.asarray((planes - back).reshape(columns.shape))
