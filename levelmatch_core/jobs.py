@@ -176,7 +176,7 @@ class SolveJob(Job):
     """Solve one group for its members' corrections."""
 
     step = "solve"
-    version = 2
+    version = 3
     roles = ("solve",)
     gives = Solution
 
