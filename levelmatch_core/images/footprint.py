@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
-from astropy.wcs.utils import wcs_to_celestial_frame
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field as Described
 from scipy.sparse import coo_array
@@ -16,7 +15,7 @@ from scipy.spatial import KDTree
 from levelmatch_core.errors import NoWcsError
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.headers import FAULTS, quiet
-from levelmatch_core.images.transforms import AnyWcs, sky_transforms
+from levelmatch_core.images.transforms import AnyWcs, frame_of, sky_transforms
 from levelmatch_core.records import Record
 
 Outline = tuple[tuple[float, float], ...]
@@ -96,7 +95,7 @@ def _to_icrs(
             if np.isfinite(world).all():
                 back = to_pixel(*world)
                 good = bool(np.hypot(back[0] - x, back[1] - y).max() < _ROUND_TRIP)
-        frame = wcs_to_celestial_frame(wcs) if is_fits else None
+        frame = frame_of(wcs) if is_fits else None
     except FAULTS as error:
         reason = " ".join(str(error).split())[:200]
         message = f"{shown}: its WCS cannot be inverted ({reason}); solve its astrometry again"

@@ -3,11 +3,11 @@
 import gzip
 import hashlib
 import io
-import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -24,8 +24,19 @@ from levelmatch_core.errors import (
     ShapeMismatchError,
 )
 from levelmatch_core.images.exposure import Exposure, Window
+from levelmatch_core.images.fitswcs import WCS_CARD, plain_wcs
 from levelmatch_core.images.gwcs import gwcs_of
-from levelmatch_core.images.headers import FAULTS, MATCHED_CARD, Hdu, is_gzip, quiet, read_headers, scan
+from levelmatch_core.images.headers import (
+    FAULTS,
+    MATCHED_CARD,
+    Hdu,
+    cards_of,
+    is_gzip,
+    plain_cards,
+    quiet,
+    read_headers,
+    scan,
+)
 from levelmatch_core.images.instruments import Instrument, by_name
 from levelmatch_core.images.transforms import AnyWcs
 from levelmatch_core.settings import WcsSource
@@ -33,12 +44,10 @@ from levelmatch_core.settings import WcsSource
 _NARROW = frozenset({"f4", "i1", "u1", "i2", "u2"})
 """Stored types whose every value float32 holds exactly."""
 
-_WCS_CARD = re.compile(
-    r"WCSAXES|WCSNAME|NAXIS\d?|(CTYPE|CUNIT|CRPIX|CRVAL|CDELT|CROTA|PROJP)\d|(PC|CD)\d+_?\d+|P[VS]\d_\d+|[AB]P?_.+|"
-    r"LONPOLE|LATPOLE|RADE(C)?SYS|EQUINOX|EPOCH|DATE-OBS|MJD-OBS"
-)
-"""Cards that bear on a celestial WCS without tables. A JWST header has hundreds of others, and astropy writes each out
-and reads it again, three times: ten times the cost of all else in an inventory."""
+_BAND_PIXELS = 1 << 16
+"""Pixels that are masked at a time: what is made of them on the way stays in the processor's cache."""
+
+_SCALING = (b"BSCALE  =", b"BZERO   =", b"BLANK   =")
 
 _TABLE_CARDS = ("CPDIS1", "CPDIS2", "D2IMDIS1", "D2IMDIS2")
 """Cards of distortions that lie in further HDUs of the file."""
@@ -88,15 +97,15 @@ def wcs_of(hdu: Hdu, path: Path, shown: str) -> WCS:
     NoWcsError
         If the header has no celestial WCS of two axes, or a faulty one.
     """
-    needs_file = any(card in hdu.header for card in _TABLE_CARDS) or "-TAB" in str(hdu.header.get("CTYPE1", ""))
+    needs_file = any(hdu.has(card) for card in _TABLE_CARDS) or b"-TAB" in hdu.raw
     try:
         with quiet(), np.errstate(all="ignore"):
             if needs_file:
                 with fits.open(path, mode="readonly", memmap=False) as hdus:
                     wcs = WCS(hdu.header, fobj=hdus, naxis=2)
             else:
-                cards = [card for card in hdu.header.cards if _WCS_CARD.fullmatch(card.keyword)]
-                wcs = WCS(fits.Header(cards), naxis=2)
+                cards = [card for card in cards_of(hdu.raw) if WCS_CARD.match(card)]
+                wcs = plain_wcs(cards) or WCS(fits.Header.fromstring(b"".join(cards)), naxis=2)
             celestial = bool(wcs.has_celestial)
     except FAULTS as error:
         reason = " ".join(str(error).split())
@@ -225,11 +234,9 @@ def read_pixels(exposure: Exposure) -> Pixels:
         raise NotFitsError(message)
     stored, error, quality = arrays
     data = _floats(stored)
-    invalid = _invalid(data, quality, exposure, instrument)
-    if invalid.all():
+    if not _blank_invalid(data, quality, exposure, instrument):
         message = f"{exposure.name}: no usable pixel: all are masked, blank or not finite"
         raise NoUsablePixelsError(message)
-    data[invalid] = np.nan
     return Pixels(data, None if error is None else _variance(error, data.dtype))
 
 
@@ -240,10 +247,15 @@ def _stored_arrays(exposure: Exposure, wanted: Sequence[int | None]) -> list[Any
             zipped = is_gzip(file)
             raw = io.BytesIO(gzip.decompress(file.read())) if zipped else file
             size = len(raw.getbuffer()) if isinstance(raw, io.BytesIO) else exposure.path.stat().st_size
-            _check(scan(raw, exposure.file, size), exposure)
+            hdus = scan(raw, exposure.file, size)
+            _check(hdus, exposure)
+            arrays = [None if index is None else _plain_array(raw, hdus[index]) for index in wanted]
+            if all(array is not None for index, array in zip(wanted, arrays, strict=True) if index is not None):
+                return arrays
+            del arrays
             raw.seek(0)
-            with quiet(), np.errstate(all="ignore"), fits.open(raw, mode="readonly", memmap=False) as hdus:
-                return [None if index is None else np.asarray(hdus[index].data) for index in wanted]
+            with quiet(), np.errstate(all="ignore"), fits.open(raw, mode="readonly", memmap=False) as opened:
+                return [None if index is None else np.asarray(opened[index].data) for index in wanted]
     except FAULTS as error:
         message = f"{exposure.file}: damaged: {error}; fetch it again"
         raise NotFitsError(message) from error
@@ -252,6 +264,31 @@ def _stored_arrays(exposure: Exposure, wanted: Sequence[int | None]) -> list[Any
             raise
         message = f"{exposure.file}: damaged: {error}; fetch it again"
         raise NotFitsError(message) from error
+
+
+def _plain_array(raw: BinaryIO, hdu: Hdu) -> NDArray[np.generic] | None:
+    """Return an image as native numbers; None where it is compressed or scaled, which astropy undoes.
+
+    Integers that stand for unsigned ones (FITS standard 4.0, table 11) are no scaling: their highest bit is turned.
+    """
+    if hdu.compressed or hdu.shape is None:
+        return None
+    cards = plain_cards(card for card in cards_of(hdu.raw) if card.startswith(_SCALING))
+    if cards is None:
+        return None
+    unsigned = hdu.bitpix in {16, 32} and cards == {"BSCALE": 1, "BZERO": 1 << (hdu.bitpix - 1)}
+    if cards and not unsigned:
+        return None
+    kind = {-32: ">f4", -64: ">f8", 8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8"}[hdu.bitpix]
+    values = np.empty(hdu.shape, kind)
+    raw.seek(hdu.data)
+    if values.size and raw.readinto(values.reshape(-1).view(np.uint8).data) != values.nbytes:  # type: ignore[attr-defined]
+        return None
+    values = values.byteswap(inplace=True).view(values.dtype.newbyteorder("=")) if sys.byteorder == "little" else values
+    if unsigned:
+        values = values.view(f"u{values.itemsize}")
+        values ^= values.dtype.type(1 << (hdu.bitpix - 1))
+    return values
 
 
 def _check(hdus: tuple[Hdu, ...], exposure: Exposure) -> None:
@@ -272,23 +309,38 @@ def _hdu(hdus: tuple[Hdu, ...], exposure: Exposure, index: int) -> Hdu:
 
 
 def _floats(stored: NDArray[np.generic]) -> NDArray[np.floating]:
-    """Return a native, writable copy in the narrowest float that holds the stored type exactly."""
+    """Return native and writable values in the narrowest float that holds the stored type exactly.
+
+    What is so already, and was read for us alone, is not copied.
+    """
     narrow = f"{stored.dtype.kind}{stored.dtype.itemsize}" in _NARROW
-    return stored.astype(np.float32 if narrow else np.float64)
+    floats: NDArray[np.floating] = stored.astype(np.float32 if narrow else np.float64, copy=False)
+    return floats if floats.flags.writeable else floats.copy()
 
 
-def _invalid(
+def _blank_invalid(
     data: NDArray[np.floating], quality: NDArray[np.generic] | None, exposure: Exposure, instrument: Instrument
-) -> NDArray[np.bool_]:
-    """Return where a pixel may not be used."""
-    invalid = ~np.isfinite(data)
-    if instrument.blank_zero:
-        invalid |= data == 0
-    if quality is not None:
-        invalid |= _flagged(quality, instrument.bad_bits, exposure.name)
-    if exposure.window is not None:
-        invalid |= _outside(exposure.window, exposure.shape)
-    return invalid
+) -> bool:
+    """Make NaN of the pixels that may not be used, in place; return whether any other is left.
+
+    It goes band by band: masks of a whole image would cost more, in memory and in time, than the image itself.
+    """
+    outside = None if exposure.window is None else _outside(exposure.window, exposure.shape)
+    step = max(1, _BAND_PIXELS // max(data.shape[1], 1))
+    left = False
+    for row in range(0, data.shape[0], step):
+        rows = slice(row, row + step)
+        band = data[rows]
+        invalid = ~np.isfinite(band)
+        if instrument.blank_zero:
+            invalid |= band == 0
+        if quality is not None:
+            invalid |= _flagged(quality[rows], instrument.bad_bits, exposure.name)
+        if outside is not None:
+            invalid |= outside[rows]
+        band[invalid] = np.nan
+        left = left or not invalid.all()
+    return left
 
 
 def _flagged(quality: NDArray[np.generic], bad_bits: int, shown: str) -> NDArray[np.bool_]:
@@ -309,9 +361,12 @@ def _outside(window: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _variance(stored: NDArray[np.generic], dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
-    error = _floats(stored).astype(dtype, copy=False)
+    variance = _floats(stored).astype(dtype, copy=False)
+    step = max(1, _BAND_PIXELS // max(variance.shape[1], 1))
     with np.errstate(invalid="ignore", over="ignore"):
-        error[~(error >= 0)] = np.nan
-        np.square(error, out=error)
-    error[np.isinf(error)] = np.nan
-    return error
+        for row in range(0, variance.shape[0], step):
+            band = variance[row : row + step]
+            band[~(band >= 0)] = np.nan
+            np.square(band, out=band)
+            band[np.isinf(band)] = np.nan
+    return variance

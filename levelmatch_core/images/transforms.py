@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-from astropy.coordinates import ICRS, SkyCoord
+from astropy.coordinates import ICRS, BaseCoordinateFrame, SkyCoord
 from astropy.wcs import WCS
 from astropy.wcs.utils import wcs_to_celestial_frame
 from astropy.wcs.wcsapi import BaseHighLevelWCS, HighLevelWCSWrapper
@@ -18,6 +18,8 @@ INVERSE_TOLERANCE = 1e-6
 Floats = NDArray[np.float64]
 Transform = Callable[[Floats, Floats], Floats]
 """From x, y of any one shape to a (2, ...) array; NaN where there is no counterpart."""
+
+_ICRS = ICRS()
 
 AnyWcs: TypeAlias = WCS | BaseHighLevelWCS
 
@@ -38,8 +40,14 @@ def sky_transforms(wcs: AnyWcs) -> tuple[Transform, Transform]:
     return _general_transforms(wcs)
 
 
+def frame_of(wcs: WCS) -> BaseCoordinateFrame:
+    """Return the celestial frame of a FITS WCS; making one takes longer than a lattice's way to the sky."""
+    plain = wcs.wcs.radesys == "ICRS" and wcs.wcs.lngtyp == "RA"
+    return _ICRS if plain else wcs_to_celestial_frame(wcs)
+
+
 def _fits_transforms(wcs: WCS) -> tuple[Transform, Transform]:
-    frame = wcs_to_celestial_frame(wcs)
+    frame = frame_of(wcs)
     turned = not isinstance(frame, ICRS)
     lon, lat = wcs.wcs.lng, wcs.wcs.lat
 

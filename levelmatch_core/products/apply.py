@@ -16,8 +16,10 @@ from levelmatch_core.images.reading import read_wcs
 from levelmatch_core.matching.corrections import Correction, Status
 from levelmatch_core.products.editing import (
     EditedFile,
+    change_of,
     inside_of,
     local_plane,
+    moved_by,
     output_type,
     physical_values,
     scaling_of,
@@ -28,6 +30,9 @@ from levelmatch_core.products.rawfits import RawFile, RawHeader, open_raw
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
+
+_BAND_PIXELS = 1 << 15
+"""Pixels that are corrected at a time: what is made of them on the way stays in the processor's cache."""
 
 
 def products_of(corrections: Iterable[Correction]) -> dict[str, list[Correction]]:
@@ -170,17 +175,22 @@ def _correct(
         return notes
     blank_zero = by_name(main.exposure.instrument).blank_zero
     stored = edited.base.image(sci)
-    values = physical_values(stored, header.parsed())
     kept = output_type(stored.dtype)
+    if inside is None:
+        corrected = _corrected_plainly(stored, header, main, grid, blank_zero=blank_zero)
+        _make_float(header, stored.dtype, kept)
+        edited.put(sci, header, corrected)
+        return notes
+    values = physical_values(stored, header)
     corrected = _subtracted(values, main, grid, blank_zero=blank_zero)
-    if inside is not None and second is not None:
+    if second is not None:
         put_window_cards(header, second, _local_plane(second, grid, image.window))
         theirs = values
         if donor is not edited.base:
-            theirs = physical_values(donor.image(second.exposure.sci), donor.header(second.exposure.sci).parsed())
+            theirs = physical_values(donor.image(second.exposure.sci), donor.header(second.exposure.sci))
             _take_over(edited, donor, image, inside)
         corrected[inside] = _subtracted(theirs, second, grid, blank_zero=blank_zero)[inside]
-    elif inside is not None:
+    else:
         masked = ~inside if image.main_inside else inside
         corrected[masked] = np.nan
         notes.append(_mask(edited, image, masked, header))
@@ -198,6 +208,26 @@ def _subtracted(
     return shifted(values, -1, correction.total, grid, wcs, blank_zero=blank_zero)
 
 
+def _corrected_plainly(
+    stored: NDArray[np.generic], header: RawHeader, correction: Correction, grid: Grid, *, blank_zero: bool
+) -> NDArray[np.floating]:
+    """Return stored values minus the correction, as they are stored again.
+
+    It goes band by band, in double precision: a whole image of doubles would cost more than reading and writing it.
+    """
+    shape = (stored.shape[0], stored.shape[1])
+    wcs = None if correction.total.is_level else read_wcs(correction.exposure)
+    change = change_of(correction.total, grid, wcs, shape)
+    corrected = np.empty(shape, output_type(stored.dtype))
+    step = max(1, _BAND_PIXELS // shape[1])
+    for row in range(0, shape[0], step):
+        rows = slice(row, row + step)
+        values = physical_values(stored[rows], header)
+        taken = change if isinstance(change, float) else change[rows]
+        corrected[rows] = moved_by(values, -1, taken, blank_zero=blank_zero)
+    return corrected
+
+
 def _take_over(edited: EditedFile, donor: RawFile, image: _Image, inside: NDArray[np.bool_]) -> None:
     """Take error, data quality and variances of the window from the file of its own half."""
     mine, theirs = image.main.exposure, cast(Correction, image.second).exposure
@@ -209,7 +239,7 @@ def _take_over(edited: EditedFile, donor: RawFile, image: _Image, inside: NDArra
         if to is None or source is None:
             continue
         header, values, taken = edited.base.header(to), edited.base.image(to), donor.image(source)
-        scales = [scaling_of(h.parsed()) for h in (header, donor.header(source))]
+        scales = [scaling_of(h) for h in (header, donor.header(source))]
         if values.dtype != taken.dtype or values.shape != taken.shape or scales[0] != scales[1]:
             message = (
                 f"{mine.file}: HDU {to} holds {values.dtype.name} of shape {values.shape}, {theirs.file}: HDU {source} "
@@ -251,9 +281,8 @@ def _named(file: RawFile, sci: int) -> dict[str, int]:
 # -- numbers -----------------------------------------------------------------------------------------------------------
 def _make_float(header: RawHeader, stored: np.dtype[np.generic], kept: np.dtype[np.floating]) -> None:
     """Take out the cards that hold for scaled values only, and say so."""
-    cards = header.parsed()
-    gone = {name: cards[name] for name in ("BSCALE", "BZERO", "BLANK") if name in cards}
-    if stored.kind == "f" and scaling_of(cards) == (1, 0):
+    gone = {name: header.get(name) for name in ("BSCALE", "BZERO", "BLANK") if name in header}
+    if stored.kind == "f" and scaling_of(header) == (1, 0):
         return
     for name in gone:
         header.remove(name)

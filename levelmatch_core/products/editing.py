@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from levelmatch_core.images.exposure import Window
+from levelmatch_core.images.headers import BLOCK
 from levelmatch_core.images.transforms import AnyWcs, sky_transforms
 from levelmatch_core.products.headers import LocalPlane
 from levelmatch_core.products.rawfits import RawFile, RawHeader, renew_checksums, stored_image
@@ -28,13 +28,13 @@ class EditedFile:
     """A file on its way out: the HDUs that change, and all others from the input."""
 
     base: RawFile
-    hdus: dict[int, tuple[RawHeader, bytes | None]] = field(default_factory=dict)
+    hdus: dict[int, tuple[RawHeader, memoryview | None]] = field(default_factory=dict)
     """HDU -> its header, and its data, None where they stay."""
 
     def put(self, index: int, header: RawHeader, values: NDArray[np.generic] | None) -> None:
         """Replace an HDU: its header, and its image unless that is None."""
         data = None if values is None else stored_image(header, values)
-        renew_checksums(header, self.base.data(index) if data is None else data)
+        renew_checksums(header, lambda: self.base.data(index) if data is None else data)
         self.hdus[index] = (header, data)
 
     def write(self, file: BinaryIO) -> None:
@@ -50,6 +50,7 @@ class EditedFile:
                     self.base.copy(out, span.data, span.end)
                 else:
                     out.write(data)
+                    out.write(bytes(-len(data) % BLOCK))
             self.base.copy(out, self.base.spans[-1].end, None)
 
 
@@ -62,16 +63,16 @@ def _stream(file: BinaryIO, *, gzipped: bool) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, out)
 
 
-def physical_values(stored: NDArray[np.generic], header: fits.Header) -> NDArray[np.float64]:
+def physical_values(stored: NDArray[np.generic], header: RawHeader) -> NDArray[np.float64]:
     """Return stored values in their unit, BLANK as NaN."""
     scale, zero = scaling_of(header)
     values = stored.astype(np.float64)
     if stored.dtype.kind in "iu" and "BLANK" in header:
-        values[stored == int(header["BLANK"])] = np.nan
+        values[stored == int(header.get("BLANK"))] = np.nan
     return values if (scale, zero) == (1, 0) else values * scale + zero
 
 
-def scaling_of(header: fits.Header) -> tuple[float, float]:
+def scaling_of(header: RawHeader) -> tuple[float, float]:
     """Return BSCALE and BZERO."""
     return float(header.get("BSCALE", 1)), float(header.get("BZERO", 0))
 
@@ -108,7 +109,19 @@ def shifted(
     blank_zero
         Whether a pixel that is exactly 0 is blank.
     """
-    change = total.level if total.is_level else plane_on_image(total, grid, wcs, (values.shape[0], values.shape[1]))
+    change = change_of(total, grid, wcs, (values.shape[0], values.shape[1]))
+    return moved_by(values, sign, change, blank_zero=blank_zero)
+
+
+def change_of(total: Plane, grid: Grid, wcs: AnyWcs | None, shape: tuple[int, int]) -> float | NDArray[np.float64]:
+    """Return a correction on the pixels of an image: a number, or (ny, nx) where it has slopes."""
+    return total.level if total.is_level else plane_on_image(total, grid, wcs, shape)
+
+
+def moved_by(
+    values: NDArray[np.float64], sign: int, change: float | NDArray[np.float64], *, blank_zero: bool
+) -> NDArray[np.float64]:
+    """Return values plus `sign` times a change, as :func:`shifted` does."""
     moved = values + sign * change
     if blank_zero:
         moved[np.abs(moved) < _LEAST] = _LEAST  # a pixel that was seen must not come to look blank

@@ -7,9 +7,10 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,11 +19,12 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from levelmatch_core.errors import NotFitsError
-from levelmatch_core.images.headers import BLOCK, is_gzip, quiet
+from levelmatch_core.images.headers import BLOCK, is_gzip, plain_cards, quiet, scan
 
 _CARD = 80
 _END = b"END".ljust(_CARD)
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18
+"""Bytes that are copied at a time: they stay in the processor's cache."""
 
 # Of a compressed image (FITS standard 4.0, section 10.1). What the image was before, ZTENSION or ZSIMPLE and the like,
 # is not among them; ZHECKSUM and ZDATASUM, which hold for its former pixels, are, so that they go.
@@ -49,12 +51,21 @@ class RawHeader:
         with quiet():
             return fits.Header.fromstring(self.to_bytes())
 
+    def get(self, keyword: str, default: CardValue = "") -> CardValue:
+        """Return a card's value, or the default where there is none."""
+        at = self._find(keyword)
+        if at is None:
+            return default
+        plain = plain_cards([self._cards[at]])
+        value: CardValue = plain[keyword] if plain is not None else self.parsed()[keyword]
+        return value
+
     def set(self, keyword: str, value: CardValue, comment: str = "") -> None:
         """Put a card where the keyword stands, or at the end."""
         new = _format(keyword, value, comment)
         at = self._find(keyword)
         if at is None:
-            self._cards += new
+            self._cards.extend(new)
         else:
             self._cards[at : self._after(at)] = new
 
@@ -127,21 +138,24 @@ class RawFile:
         header = self.header(index)
         if "ZIMAGE" in header:
             return _decompressed(header, self.data(index))
-        cards = header.parsed()
-        axes = [int(cards[f"NAXIS{axis}"]) for axis in range(int(cards["NAXIS"]), 0, -1)]
-        stored = np.frombuffer(self.data(index), STORED[int(cards["BITPIX"])], int(np.prod(axes)))
-        return stored.reshape(axes).copy()
+        axes = [int(header.get(f"NAXIS{axis}")) for axis in range(int(header.get("NAXIS")), 0, -1)]
+        stored = np.empty(axes, STORED[int(header.get("BITPIX"))])
+        self._file.seek(self.spans[index].data)
+        if stored.size:
+            self._file.readinto(stored.reshape(-1).view(np.uint8).data)  # type: ignore[attr-defined]
+        return stored
 
     def copy(self, out: BinaryIO, start: int, end: int | None) -> None:
         """Copy bytes from `start` to `end` (or the file's end) to `out`."""
         self._file.seek(start)
-        left = end - start if end is not None else None
-        while left is None or left > 0:
-            chunk = self._file.read(_CHUNK if left is None else min(_CHUNK, left))
-            if not chunk:
+        buffer = memoryview(bytearray(_CHUNK))
+        left = _CHUNK if end is None else end - start
+        while left > 0:
+            got = self._file.readinto(buffer[:left])  # type: ignore[attr-defined]
+            if not got:
                 return
-            out.write(chunk)
-            left = None if left is None else left - len(chunk)
+            out.write(buffer[:got])
+            left = _CHUNK if end is None else left - got
 
     def _read(self, start: int, end: int) -> bytes:
         self._file.seek(start)
@@ -165,7 +179,7 @@ def open_raw(path: Path, shown: str) -> Iterator[RawFile]:
         gzipped = is_gzip(file)
         try:
             stream: BinaryIO = io.BytesIO(gzip.decompress(file.read())) if gzipped else file
-            spans = _spans(stream)
+            spans = _spans(stream, shown)
         except (EOFError, ValueError, zlib.error, OSError, fits.VerifyError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
                 raise
@@ -174,28 +188,24 @@ def open_raw(path: Path, shown: str) -> Iterator[RawFile]:
         yield RawFile(stream, spans, gzipped=gzipped)
 
 
-def _spans(stream: BinaryIO) -> tuple[Span, ...]:
+def _spans(stream: BinaryIO, shown: str) -> tuple[Span, ...]:
+    size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    with quiet():
-        # compressed images are taken as the tables that they are stored as
-        hdus = fits.open(stream, mode="readonly", memmap=False, lazy_load_hdus=False, disable_image_compression=True)
-        infos = [hdu.fileinfo() for hdu in hdus]
-        hdus.close(closed=False)  # the stream is read on
-    return tuple(Span(info["hdrLoc"], info["datLoc"], info["datLoc"] + info["datSpan"]) for info in infos)
+    return tuple(Span(hdu.start, hdu.data, hdu.end) for hdu in scan(stream, shown, size))
 
 
-def stored_image(header: RawHeader, values: NDArray[np.generic]) -> bytes:
-    """Return the bytes of an image's data, whole blocks; the header is changed to what they are.
+def stored_image(header: RawHeader, values: NDArray[np.generic]) -> memoryview:
+    """Return the bytes of an image's data, without padding; the header is changed to what they are.
 
     An image that was compressed is compressed again, floats without loss (GZIP_2), integers as they were.
     """
     bitpix = next(bits for bits, name in STORED.items() if np.dtype(name) == values.dtype.newbyteorder(">"))
     if "ZIMAGE" in header:
-        return _compressed(header, values)
-    if int(header.parsed()["BITPIX"]) != bitpix:
+        return memoryview(_compressed(header, values))
+    if header.get("BITPIX") != bitpix:
         header.set("BITPIX", bitpix, "array data type")
-    data = values.astype(values.dtype.newbyteorder(">"), copy=False).tobytes()
-    return data.ljust(_padded(len(data)), b"\0")
+    stored = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder(">"))
+    return stored.reshape(-1).view(np.uint8).data if stored.size else memoryview(b"")
 
 
 def _decompressed(header: RawHeader, data: bytes) -> NDArray[np.generic]:
@@ -218,12 +228,12 @@ def _compressed(header: RawHeader, values: NDArray[np.generic]) -> bytes:
         # quantize_level 0: floats are stored as they are
         hdu = fits.CompImageHDU(native, compression_type=method, tile_shape=tile, quantize_level=0)
         fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
-    made = RawFile(buffer, _spans(buffer), gzipped=False)
+    made = RawFile(buffer, _spans(buffer, "compressed image"), gzipped=False)
     header.replace_structure(made.header(1).structure())
     return made.data(1)
 
 
-def renew_checksums(header: RawHeader, data: bytes) -> None:
+def renew_checksums(header: RawHeader, data: Callable[[], bytes | memoryview]) -> None:
     """Renew DATASUM and CHECKSUM, where the header has them (FITS standard 4.0, section 4.4.2.7 and appendix J).
 
     Parameters
@@ -231,9 +241,11 @@ def renew_checksums(header: RawHeader, data: bytes) -> None:
     header
         Is changed.
     data
-        Padded to whole blocks.
+        Gives the HDU's data, padded or not; called only where it is wanted.
     """
-    datasum = _sum(data)
+    if "DATASUM" not in header and "CHECKSUM" not in header:
+        return
+    datasum = _sum(data())
     if "DATASUM" in header:
         header.set("DATASUM", str(datasum), "data unit checksum")
     if "CHECKSUM" in header:
@@ -241,9 +253,11 @@ def renew_checksums(header: RawHeader, data: bytes) -> None:
         header.set("CHECKSUM", _encoded(_sum(header.to_bytes(), datasum)), "HDU checksum")
 
 
-def _sum(data: bytes, start: int = 0) -> int:
+def _sum(data: bytes | memoryview, start: int = 0) -> int:
     """Return the 32-bit ones' complement sum of bytes."""
-    total = start + int(np.frombuffer(data, ">u4").sum(dtype=np.uint64))
+    whole = len(data) // 4 * 4
+    rest = int.from_bytes(bytes(data[whole:]).ljust(4, b"\0"), "big")
+    total = start + rest + int(np.frombuffer(data[:whole], ">u4").sum(dtype=np.uint64))
     while total >> 32:
         total = (total & 0xFFFFFFFF) + (total >> 32)
     return total
@@ -272,11 +286,12 @@ def _keyword(card: bytes) -> str:
     return card[:8].rstrip().decode("latin-1")
 
 
-def _format(keyword: str, value: CardValue, comment: str) -> list[bytes]:
+@lru_cache(maxsize=4096, typed=True)
+def _format(keyword: str, value: CardValue, comment: str) -> tuple[bytes, ...]:
     plain = as_ascii(value) if isinstance(value, str) else value
     with quiet():
         image = str(fits.Card(keyword, plain, as_ascii(comment)))
-    return _cut(image.encode("ascii"))
+    return tuple(_cut(image.encode("ascii")))
 
 
 def _cut(raw: bytes) -> list[bytes]:

@@ -5,6 +5,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,7 @@ def json_bytes(data: object) -> bytes:
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 
+@cache
 def levelmatch_version() -> str:
     """Return levelmatch's version; 'unknown' where it is used without being installed."""
     try:

@@ -218,7 +218,7 @@ def _give_back(
         edited.put(image.hdu, header, None)
         return
     stored = edited.base.image(image.hdu)
-    values = physical_values(stored, header.parsed())
+    values = physical_values(stored, header)
     parts = [part for part in (image.main, image.second) if part is not None]
     wcs = None
     if not all(part.total.is_level for part in parts):
