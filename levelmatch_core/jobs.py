@@ -151,6 +151,7 @@ class MeasureJob(Job):
     """Fit the differences of some pairs of one group."""
 
     step = "measure"
+    version = 2
     roles = ("mask", "measure")
     gives = PairFits
 
@@ -229,6 +230,7 @@ class SkyJob(Job):
     """Measure the local sky of the exposure that stands for a component."""
 
     step = "local sky"
+    version = 2
     roles = ("mask",)
     gives = SkyLevel
 

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
+from levelmatch_core.sky import kernels
+from levelmatch_core.sky.clipping import clip_sorted, run_median, run_moments
 from levelmatch_core.sky.cutouts import Cutout, CutoutRecord, extent_of
-from levelmatch_core.sky.kernels import row_ends
 from levelmatch_core.sky.plane import Plane
 
 Array = NDArray[np.float64]
@@ -55,6 +56,8 @@ class Difference:
     """Grid column of the first pixel."""
     y0: int
     """Grid row of the first pixel."""
+    n_valid: int
+    """Number of valid pixels."""
 
     def __post_init__(self) -> None:
         self.data.flags.writeable = False
@@ -94,15 +97,20 @@ def difference(first: Cutout, second: Cutout) -> Difference | None:
     y1 = min(a.y0 + a.shape[0], b.y0 + b.shape[0])
     if x1 <= x0 or y1 <= y0:
         return None
-    box_a = first.data[y0 - a.y0 : y1 - a.y0, x0 - a.x0 : x1 - a.x0]
-    box_b = second.data[y0 - b.y0 : y1 - b.y0, x0 - b.x0 : x1 - b.x0]
-    with np.errstate(invalid="ignore"):  # inf - inf: not valid, as the mask says
-        data = np.subtract(box_b, box_a, dtype=np.float64)
-    valid = np.isfinite(data)
-    if not valid.any():
+    data, valid = np.empty((y1 - y0, x1 - x0)), np.empty((y1 - y0, x1 - x0), dtype=bool)
+    # what is not finite (inf - inf, too) is not valid
+    at_first, at_second = (y0 - a.y0, x0 - a.x0), (y0 - b.y0, x0 - b.x0)
+    n_valid = kernels.subtract(_plain(first.data), _plain(second.data), at_first, at_second, data, valid)
+    if n_valid == 0:
         return None
-    data[~valid] = np.nan
-    return Difference(data, valid, x0, y0)
+    return Difference(data, valid, x0, y0, n_valid)
+
+
+def _plain(image: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return it as the kernels are compiled for: as cutouts are mapped from the store."""
+    view = np.ascontiguousarray(image).view()
+    view.flags.writeable = False
+    return view
 
 
 def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSettings) -> PairFit | None:
@@ -136,7 +144,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     return PairFit(
         first=first.record.name,
         second=second.record.name,
-        npix=int(np.count_nonzero(both.valid)),
+        npix=both.n_valid,
         n_used=n_used,
         plane=_grid_plane(fit.coefficients, both, x, y),
         moments=tuple(moments.ravel().tolist()),
@@ -169,8 +177,6 @@ def _kappa(sigma: float, iterations: int) -> float:
 def clipped_median(values: Array, sigma: float, maxiters: int) -> tuple[float, float, float, bool]:
     """Return the sigma-clipped median (centre: median, width: standard deviation), as astropy's SigmaClip would.
 
-    The values are sorted once; what is left after each clip is a run of the sorted array.
-
     Parameters
     ----------
     values
@@ -186,27 +192,8 @@ def clipped_median(values: Array, sigma: float, maxiters: int) -> tuple[float, f
         The median and the extremes of what is left, and whether the last clip removed nothing.
     """
     ordered = np.sort(values, axis=None)
-    low, high = 0, ordered.size
-    converged = False
-    for _ in range(maxiters):
-        centre = _sorted_median(ordered[low:high])
-        limit = sigma * float(np.std(ordered[low:high]))
-        start = low + int(np.searchsorted(ordered[low:high], centre - limit, side="left"))
-        stop = low + int(np.searchsorted(ordered[low:high], centre + limit, side="right"))
-        if start >= stop:  # sigma so small that nothing would be left: keep what there was
-            break
-        converged = start == low and stop == high
-        low, high = start, stop
-        if converged:
-            break
-    return _sorted_median(ordered[low:high]), float(ordered[low]), float(ordered[high - 1]), converged
-
-
-def _sorted_median(ordered: Array) -> float:
-    middle = ordered.size // 2
-    if ordered.size % 2:
-        return float(ordered[middle])
-    return float(0.5 * (ordered[middle - 1] + ordered[middle]))
+    low, high, converged = clip_sorted(ordered, float(sigma), maxiters)
+    return run_median(ordered, low, high), float(ordered[low]), float(ordered[high - 1]), converged
 
 
 def _dot(a: Array, b: Array) -> float:
@@ -219,16 +206,20 @@ def _rms(values: Array) -> float:
 
 
 def _fit_level(both: Difference, settings: MatchSettings) -> _Fit:
-    values = both.data if both.valid.all() else both.data[both.valid]
-    level, low, high, converged = clipped_median(values, settings.sigma, settings.maxiters)
-    keep = (both.data >= low) & (both.data <= high)  # NaN is never kept
+    ordered = np.empty(both.n_valid)
+    kernels.pack(both.data, ordered)
+    ordered.sort()
+    low, high, converged = clip_sorted(ordered, float(settings.sigma), settings.maxiters)
+    keep = (both.data >= ordered[low]) & (both.data <= ordered[high - 1])  # NaN is never kept
     kappa = _kappa(settings.sigma, settings.maxiters)
     mean_like, excess = kappa**-2, (np.pi / 2 - 1) * kappa**-2
-    kept = both.data[keep]
+    level = run_median(ordered, low, high)
+    offset, square = run_moments(ordered, low, high, level)
     if settings.statistic == "clipped_mean":
-        level = float(np.mean(kept))
+        level += offset
+        square = max(square - offset**2, 0.0)
         mean_like, excess = kappa**-4, 0.0
-    return _Fit(keep, np.array([level, 0.0, 0.0]), _rms(kept - level), mean_like, excess, converged)
+    return _Fit(keep, np.array([level, 0.0, 0.0]), math.sqrt(square), mean_like, excess, converged)
 
 
 # -- plane -----------------------------------------------------------------------------------------------------------
@@ -285,15 +276,15 @@ def _moment_matrix(weight: Array, x: Array, y: Array) -> Array:
 
 
 def _moments(keep: Mask) -> tuple[int, tuple[float, float], Array]:
-    """Return the number, the centroid (within the box) and the 3x3 moments about it of the kept pixels."""
-    ny, nx = keep.shape
-    weight = keep.astype(np.float64)
-    columns, rows = weight.sum(axis=0), weight.sum(axis=1)
-    n = rows.sum()
-    cx, cy = _dot(columns, np.arange(nx, dtype=np.float64)) / n, _dot(rows, np.arange(ny, dtype=np.float64)) / n
-    moments = _moment_matrix(weight, np.arange(nx, dtype=np.float64) - cx, np.arange(ny, dtype=np.float64) - cy)
-    moments[0, 1:] = moments[1:, 0] = 0.0  # about the centroid: 0 but for rounding
-    return int(n), (cx, cy), moments
+    """Return the number, the centroid (within the box) and the 3x3 moments about it of the kept pixels.
+
+    The sums are whole numbers, so that nothing is lost where the centroid is taken out.
+    """
+    n, sx, sy, sxx, sxy, syy = (int(each) for each in kernels.mask_sums(keep))
+    xx, xy, yy = (
+        (n * product - one * other) / n for product, one, other in ((sxx, sx, sx), (sxy, sx, sy), (syy, sy, sy))
+    )
+    return n, (sx / n, sy / n), np.array([[n, 0.0, 0.0], [0.0, xx, xy], [0.0, xy, yy]])
 
 
 def _grid_plane(coefficients: Array, both: Difference, x: float, y: float) -> Plane:
@@ -347,7 +338,7 @@ def _huber(both: Difference, clipped: _Fit, settings: MatchSettings, *, slopes: 
 def _extent(both: Difference, angle: float) -> tuple[float, float]:
     """Return the size of the valid area along an axis at `angle` and across it, as the members' own was measured."""
     ends = np.empty((both.data.shape[0], 3), dtype=np.int64)
-    row_ends(both.data, ends)
+    kernels.row_ends(both.data, ends)
     return extent_of(ends, angle)
 
 

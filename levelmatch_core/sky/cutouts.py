@@ -31,7 +31,7 @@ __all__ = [
     "open_cutout",
 ]
 
-ALGORITHM = "cutout 1"
+ALGORITHM = "cutout 2"
 """Goes into every key: raise it whenever the same input and settings would give other numbers."""
 
 

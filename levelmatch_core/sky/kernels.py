@@ -334,3 +334,64 @@ def share(  # pragma: no cover - compiled
                 n = np.float64(count[at[0] + r, at[1] + k])
                 total += 1.0 / (n * n)
     return total
+
+
+@njit(nogil=True, cache=True)
+def subtract(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    first: NDArray[np.floating],
+    second: NDArray[np.floating],
+    at_first: tuple[int, int],
+    at_second: tuple[int, int],
+    out: Floats,
+    valid: NDArray[np.bool_],
+) -> int:
+    """Fill `out` with second - first (NaN where that is not finite), and `valid`; return how many pixels are valid.
+
+    `at_first` and `at_second` are row and column, in each, of the first pixel of `out`.
+    """
+    count = 0
+    ny, nx = out.shape
+    for r in range(ny):
+        a, b = first[at_first[0] + r], second[at_second[0] + r]
+        a, b = a[at_first[1] : at_first[1] + nx], b[at_second[1] : at_second[1] + nx]
+        row, good = out[r], valid[r]
+        for k in range(nx):
+            d = np.float64(b[k]) - np.float64(a[k])
+            finite = np.abs(d) < np.inf
+            row[k] = d if finite else np.nan
+            good[k] = finite
+            count += finite
+    return count
+
+
+@njit(nogil=True, cache=True)
+def pack(data: Floats, out: Floats) -> None:  # pragma: no cover - compiled
+    """Copy what is not NaN, in order."""
+    n = 0
+    for r in range(data.shape[0]):
+        for k in range(data.shape[1]):
+            value = data[r, k]
+            if value == value:  # noqa: PLR0124 - False for NaN
+                out[n] = value
+                n += 1
+
+
+@njit(nogil=True, cache=True)
+def mask_sums(keep: NDArray[np.bool_]) -> tuple[int, int, int, int, int, int]:  # pragma: no cover - compiled
+    """Return the sums over a mask's pixels of 1, x, y, x * x, x * y and y * y, exactly; x and y count from 0."""
+    n = sx = sy = sxx = sxy = syy = 0
+    for r in range(keep.shape[0]):
+        row = keep[r]
+        count = columns = squares = 0
+        for k in range(row.size):
+            one = int(row[k])
+            count += one
+            columns += one * k
+            squares += one * k * k
+        n += count
+        sx += columns
+        sxx += squares
+        sy += r * count
+        sxy += r * columns
+        syy += r * r * count
+    return n, sx, sy, sxx, sxy, syy

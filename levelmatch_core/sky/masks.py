@@ -3,11 +3,11 @@
 import math
 
 import numpy as np
-from astropy.stats import sigma_clipped_stats
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from levelmatch_core.errors import NoUsablePixelsError
+from levelmatch_core.sky.clipping import clipped_statistics
 
 Image = NDArray[np.floating]
 
@@ -36,7 +36,7 @@ def source_mask(
     good = data[np.isfinite(data)]
     if good.size == 0:
         return np.zeros(data.shape, dtype=bool)
-    mean, _, scatter = sigma_clipped_stats(good, sigma=sigma, maxiters=max_iters)
+    mean, _, scatter = clipped_statistics(good, sigma, max_iters)
     # NaN compares false: invalid pixels are in no source
     labels, _ = ndimage.label(data > mean + sigma * scatter, structure=np.ones((3, 3), dtype=bool))
     sources = np.bincount(labels.ravel()) >= npixels
@@ -70,8 +70,7 @@ def local_sky(data: Image, *, sigma: float = 3.0, npixels: int = 3, dilate_size:
             f"as sources, {int((~np.isfinite(data)).sum())} are invalid; switch do_local_subtraction off"
         )
         raise NoUsablePixelsError(message)
-    _, median, _ = sigma_clipped_stats(sky, sigma=sigma, maxiters=max_iters)
-    median = float(median)
+    _, median, _ = clipped_statistics(sky, sigma, max_iters)
     if not math.isfinite(median):
         message = f"the local sky of {sky.size} pixels came out as {median}: the pixels' values are out of range"
         raise NoUsablePixelsError(message)

@@ -33,7 +33,7 @@ def difference(pair: Any) -> Difference:
     y, x = np.mgrid[:30, :90]
     data = plane(x + plane.x0 - 45, y + plane.y0 - 15) + rng.normal(0, 0.1, (30, 90))
     data[:5, :5] = np.nan
-    return Difference(data, np.isfinite(data), int(plane.x0) - 45, int(plane.y0) - 15)
+    return Difference(data, np.isfinite(data), int(plane.x0) - 45, int(plane.y0) - 15, int(np.isfinite(data).sum()))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_pair_without_scatter_can_be_drawn(make: Any, tmp_path: Path) -> None:
     still = pair.model_copy(update={"fit": pair.fit.model_copy(update={"rms": 0.0})})
     one = np.full((1, 1), pair.fit.plane.level)
     solution = stage.solutions[0]
-    draw_pair(tmp_path / "p.png", solution, still, Difference(one, np.isfinite(one), 0, 0), unit="", max_points=10)
+    draw_pair(tmp_path / "p.png", solution, still, Difference(one, np.isfinite(one), 0, 0, 1), unit="", max_points=10)
 
 
 def test_many_tiles_are_drawn_with_few_names(make: Any, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def record(match: Any, make: Any, **settings: object) -> RunRecord:
 
 def thumbnails(match: Any) -> dict[tuple[str, str, str, str], str]:
     data = np.random.default_rng(1).normal(3, 0.1, (20, 30))
-    image = Difference(data, np.isfinite(data), 0, 0)
+    image = Difference(data, np.isfinite(data), 0, 0, int(np.isfinite(data).sum()))
     return {
         (match.field.name, stage.stage, pair.fit.first, pair.fit.second): thumbnail(image, pair.fit)
         for stage, pair in choose_thumbnails(match)
