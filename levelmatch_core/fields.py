@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field
+from levelmatch_core.images.given import GivenFiles
 from levelmatch_core.jobs import CutoutJob, Each, MeasureJob, PairFits, SkyJob, SolveJob, StackJob, parted
 from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.matching.corrections import (
@@ -28,6 +29,9 @@ from levelmatch_core.sky.plane import Plane
 
 logger = logger_of(__name__)
 
+NO_FILES = GivenFiles()
+"""What a user gives who gives nothing but images."""
+
 PAIRS_A_JOB = 200
 """Pairs of one group are measured in jobs of about so many: large enough to be worth a task, small enough to share."""
 
@@ -40,10 +44,17 @@ class _Work:
     settings: MatchSettings
     each: Each
     preferred: tuple[str, ...] = ()
+    files: GivenFiles = NO_FILES
 
 
 def match_field(
-    field: Field, grid: Grid, settings: MatchSettings, each: Each, *, zeros: Zeros | None = None
+    field: Field,
+    grid: Grid,
+    settings: MatchSettings,
+    each: Each,
+    *,
+    zeros: Zeros | None = None,
+    files: GivenFiles = NO_FILES,
 ) -> FieldMatch:
     """Solve one field, stage by stage.
 
@@ -57,6 +68,8 @@ def match_field(
         Runner of jobs.
     zeros
         The references of an earlier run, kept where they still exist, and what is missing; None: nothing is.
+    files
+        What the user gave beside images.
 
     Raises
     ------
@@ -64,16 +77,27 @@ def match_field(
         If no exposure of the field could be resampled.
     """
     zeros = zeros or Zeros(named=settings.reference)
-    work = _Work(field.name, settings, each, zeros.preferred)
+    work = _Work(field.name, settings, each, zeros.preferred, files)
+    anchor = files.anchor if files.anchor is not None and files.anchor.unit == field.unit else None
     jobs = [
-        CutoutJob(label=exposure.name, exposures=(exposure.name,), settings=settings, exposure=exposure, grid=grid)
-        for exposure in field.exposures
+        CutoutJob(
+            label=exposure.name,
+            exposures=(exposure.name,),
+            settings=settings,
+            exposure=exposure,
+            grid=grid,
+            exclude=files.exclude,
+        )
+        for exposure in (*field.exposures, *filter(None, (anchor,)))
     ]
     done, failures = parted(each(jobs, f"{field.name}: cutouts"))
     cutouts: dict[str, CutoutRecord] = {cutout.name: cutout for cutout in done}
     members = [_single(exposure, cutouts[exposure.name]) for exposure in field.exposures if exposure.name in cutouts]
     stages = []
     for stage in STAGES:
+        if stage is STAGES[-1] and anchor is not None and anchor.name in cutouts:
+            surveyed = anchor.model_copy(update={"groups": {stage.name: field.name}})
+            members.append(_single(surveyed, cutouts.pop(anchor.name)).model_copy(update={"locked": True}))
         groups = groups_of(stage, members)
         if not groups:
             continue
@@ -148,6 +172,7 @@ def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) ->
             members=tuple(members),
             fits=tuple(sorted(fits.get((fit_type, group), []), key=lambda fit: (fit.first, fit.second))),
             gauge=stage.gauge,
+            given=work.files.given,
         )
         for fit_type in work.settings.fit_types(stage.name)
         for group, members in matched.items()
@@ -272,9 +297,12 @@ def _with_local_sky(
         return corrections, [], ("local subtraction is off: the dithers are matched by planes",)
     components: dict[int, list[Correction]] = {}
     for correction in corrections:
-        if correction.component is not None and correction.status is not Status.ALONE:
+        given = correction.given_zero
+        if correction.component is not None and correction.status is not Status.ALONE and not given:
             components.setdefault(correction.component, []).append(correction)
     notes = []
+    if any(correction.given_zero for correction in corrections):
+        notes.append("local subtraction passes over components whose zero the user gave")
     if len(components) > 1:
         notes.append(f"local subtraction gives each of its {len(components)} components a zero of its own")
     if any(correction.exposure.background_time is not None for correction in corrections) and components:

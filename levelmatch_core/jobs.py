@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from levelmatch_core.images.exposure import Exposure, Failure
+from levelmatch_core.images.given import Given, SkyMask
 from levelmatch_core.images.headers import MATCHED_CARD
 from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch
-from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.match import NOTHING, Gauge, match
 from levelmatch_core.matching.overlap import Difference, difference, fit_pair
 from levelmatch_core.matching.results import Member, PairFit, PairResult, Solution
 from levelmatch_core.products.apply import write_corrected
@@ -130,6 +131,7 @@ class CutoutJob(Job):
 
     exposure: Exposure
     grid: Grid
+    exclude: SkyMask | None = None
 
     @property
     def place(self) -> tuple[str, str]:
@@ -138,7 +140,7 @@ class CutoutJob(Job):
 
     def run(self, workspace: Workspace) -> CutoutRecord:
         """Return the cutout, from the store where it lies there already."""
-        return make_cutout(self.exposure, self.grid, self.settings, workspace.store)
+        return make_cutout(self.exposure, self.grid, self.settings, workspace.store, self.exclude)
 
 
 class PairFits(Record):
@@ -188,6 +190,7 @@ class SolveJob(Job):
     fits: tuple[PairFit, ...]
     gauge: Gauge
     preferred: tuple[str, ...] = ()
+    given: Given = NOTHING
 
     @property
     def place(self) -> tuple[str, str]:
@@ -197,7 +200,9 @@ class SolveJob(Job):
     def run(self, workspace: Workspace) -> Solution:  # noqa: ARG002 - all jobs have the same call
         """Return the solution, every component by itself."""
         settings = self.settings.model_copy(update={f"fit_type_{self.stage}": self.fit_type})
-        solution = match(self.stage, self.group, self.members, self.fits, self.gauge, settings, self.preferred)
+        solution = match(
+            self.stage, self.group, self.members, self.fits, self.gauge, settings, self.preferred, self.given
+        )
         status, used = solution.status, sum(pair.rejected is None for pair in solution.pairs)
         logger.info(
             "%d of %d pairs are used; their differences are %.4g rms before and %.4g after",

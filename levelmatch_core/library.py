@@ -25,6 +25,7 @@ from astropy.wcs import WCS
 from levelmatch_core.errors import UsageError
 from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure
+from levelmatch_core.images.given import read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs import Workspace, mosaic_name
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
@@ -200,8 +201,16 @@ def _matched(
     inventory = take_inventory(paths, settings, recursive=recursive, group_by=group_by)
     check_reference(settings.reference, inventory)
     each = PlainEach(Workspace(store), settings.procs)
+    given = read_given(settings, inventory)
     fields = tuple(
-        match_field(field, grid_for(field, None), settings, each, zeros=zeros_of(field, inventory, settings, None))
+        match_field(
+            field,
+            grid_for(field, None),
+            settings,
+            each,
+            zeros=zeros_of(field, inventory, settings, None),
+            files=given,
+        )
         for field in inventory.fields
     )
     return LevelMatch(

@@ -17,6 +17,7 @@ from pathlib import Path
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure, Field, Inventory
+from levelmatch_core.images.given import read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs import (
     Each,
@@ -118,6 +119,7 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
             exclude=(request.output,),
         )
         check_reference(request.settings.reference, inventory)
+        given = read_given(request.settings, inventory)
         for note in inventory.notes:
             logger.warning(note)
         for failure in inventory.failures:
@@ -135,16 +137,33 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
                 request.settings,
                 each,
                 zeros=zeros_of(field, inventory, request.settings, folder.previous),
+                files=given,
             )
             for field in inventory.fields
         )
         matches, files = write_products(matches, request.settings, each, folder)
-        record = record_of(matches, request.settings, request.program, inventory, files, previous=folder.previous)
+        record = record_of(
+            matches,
+            request.settings,
+            request.program,
+            inventory,
+            files,
+            previous=folder.previous,
+            given=given.digests,
+        )
         if request.settings.figures != "none":
             reports, failures = parted(each([_report_job(matches, record, request.settings)], "report"))
             matches = tuple(match.with_failures(failures) for match in matches)
             files += [file for written in reports for file in written.files]
-            record = record_of(matches, request.settings, request.program, inventory, files, previous=folder.previous)
+            record = record_of(
+                matches,
+                request.settings,
+                request.program,
+                inventory,
+                files,
+                previous=folder.previous,
+                given=given.digests,
+            )
         seconds = time.monotonic() - started
         changed = folder.finish(
             record,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field as Described
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory
+from levelmatch_core.images.given import read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.matching.graph import choose_reference, components
 from levelmatch_core.matching.match import Gauge
@@ -110,6 +111,7 @@ def plan_run(request: Request) -> Plan:
         exclude=(request.output,),
     )
     check_reference(request.settings.reference, inventory)
+    read_given(request.settings, inventory)
     record = request.output / RUN
     previous = RunRecord.load(record) if record.is_file() else None
     fields = tuple(

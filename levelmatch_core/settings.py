@@ -21,6 +21,9 @@ WcsSource = Literal["header", "gwcs"]
 FitChoice = Literal["level", "level+slope", "auto"]
 Role = Literal["input", "fit", "mask", "resample", "measure", "solve", "sky", "draw", "run"]
 
+FILES = ("levels", "locked", "pairs", "anchor_image", "exclude_regions")
+"""Settings that name files and tiles: jobs carry what the files say, and hang on that, not on where they lie."""
+
 
 def _setting(default: object, role: Role, description: str, **checks: Any) -> Any:  # noqa: ANN401 - as pydantic's Field
     return Field(default, description=description, json_schema_extra={"role": role}, **checks)
@@ -70,6 +73,30 @@ class MatchSettings(BaseModel):
     fit_type_combine_nircam_short: FitChoice = _setting("level", "fit", "The same between the four chips.")
     fit_type_mosaic_tiles: FitChoice = _setting("level", "fit", "The same between the tiles of the mosaic.")
 
+    # -- what is known beforehand --------------------------------------------------------------------------------------
+    levels: Path | None = _setting(
+        None,
+        "solve",
+        "Table (CSV or ECSV: tile, level, error) of corrections of tiles that are known from elsewhere, in the data's "
+        "unit: normal priors on the mosaic stage's levels, which fix their component's zero. An error of 0 locks.",
+    )
+    locked: tuple[str, ...] = _setting(
+        (), "solve", "Tiles whose correction in the mosaic stage is 0, or their level in `levels`: exactly."
+    )
+    pairs: Path | None = _setting(
+        None,
+        "solve",
+        "Table (CSV or ECSV: first, second, action; for ties difference, error) of pairs of tiles: 'force' uses a pair "
+        "whatever its numbers say, 'forbid' never uses it, 'tie' states the difference of their corrections, second - "
+        "first, in the data's unit, also between tiles that do not overlap.",
+    )
+    anchor_image: Path | None = _setting(
+        None,
+        "solve",
+        "An image of the same band and unit, such as a survey's: one more member of the mosaic stage, whose correction "
+        "is 0, for zero and large-scale slope. It is never written, nor averaged into the mosaic.",
+    )
+
     # -- masks ---------------------------------------------------------------------------------------------------------
     do_sigma_clip: bool = _setting(False, "mask", "Mask sources (segmentation, dilated) before resampling.")
     sigma: float = _setting(
@@ -83,6 +110,13 @@ class MatchSettings(BaseModel):
     )
     dilate_size: int = _setting(7, "mask", "Side of the square by which source masks are dilated, pixels.", ge=1)
     max_iters: int = _setting(20, "mask", "Most iterations of sigma-clipping for masks and the local sky.", ge=1)
+
+    exclude_regions: Path | None = _setting(
+        None,
+        "mask",
+        "DS9 region file (on the sky), or a FITS image with a celestial WCS that is not 0 where pixels are to be left "
+        "out: saturated stars, ghosts, persistence. Applied before resampling, so that nothing of it is measured.",
+    )
 
     # -- resampling ----------------------------------------------------------------------------------------------------
     reproject_func: Literal["interp", "adaptive", "exact"] = _setting(
@@ -253,7 +287,9 @@ class MatchSettings(BaseModel):
 
     def of_role(self, *roles: Role) -> dict[str, Any]:
         """Return the settings with one of these roles: what a step's cache key must hold."""
-        return {name: getattr(self, name) for name, role in roles_by_name().items() if role in roles}
+        return {
+            name: getattr(self, name) for name, role in roles_by_name().items() if role in roles and name not in FILES
+        }
 
     def fit_choice(self, stage: str) -> FitChoice:
         """Return what was asked for as the fit type of a stage, by the stage's name."""

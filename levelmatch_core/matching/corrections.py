@@ -52,6 +52,7 @@ class Correction(Record):
     reference: str = Described(default="", description="tile that holds the component's zero, '' where none does")
     provisional: bool = Described(default=False, description="whether the reference stands in for one that is missing")
     stands_for: str = Described(default="", description="the missing tile, '' where it cannot be told which")
+    given_zero: bool = Described(default=False, description="whether its component's zero is what the user gave")
     stages: dict[str, Plane] = Described(default={}, description="stage -> plane subtracted, about the cutout's centre")
     fit_types: dict[str, FitType] = Described(default={}, description="stage -> what was fitted there")
     plane: Plane = Described(default=Plane(), description="sum of the stages, about the same point, without local_sky")
@@ -131,6 +132,9 @@ def corrections_of(
         last = paths[name][-1] if paths[name] else None
         held = last.component.reference if last else None
         stands_for, own = missing[numbers[name]]
+        given = last is not None and last.component.given
+        if given:
+            stands_for, own = None, ""
         reference = held or own
         return Correction(
             exposure=exposure,
@@ -144,6 +148,7 @@ def corrections_of(
             reference=reference,
             provisional=stands_for is not None,
             stands_for=stands_for or "",
+            given_zero=given,
             stages=planes,
             fit_types={step.stage: step.fit_type for step in paths[name]},
             plane=sum(planes.values(), start=Plane(x0=x0, y0=y0)),

@@ -1,17 +1,17 @@
 """match(members, fit type, gauge) -> one correction a member, with its uncertainty and the story of the solve."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 import numpy as np
-from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it carries no types
 
 from levelmatch_core.errors import SolveError
+from levelmatch_core.images.given import Given
 from levelmatch_core.matching import graph
 from levelmatch_core.matching.closure import closure
+from levelmatch_core.matching.constraints import Constraints, constrained, constraints_of
 from levelmatch_core.matching.kernels import bridge_flags
 from levelmatch_core.matching.pairs import Pair, reject
 from levelmatch_core.matching.results import (
@@ -31,36 +31,16 @@ from levelmatch_core.matching.solvers.prior import slope_prior
 from levelmatch_core.matching.solvers.problem import Answer, Array, Problem, build, numbers
 from levelmatch_core.matching.solvers.seams import pair_covariance, seams
 from levelmatch_core.matching.solvers.uncertainty import uncertainties
+from levelmatch_core.matching.zero import NAMED, Gauge, Zero, some, zero_of
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.plane import Plane
 
-NAMED = 5
-"""Most pairs that a note names."""
+__all__ = ["NOTHING", "Gauge", "match"]
+
+NOTHING = Given()
+"""What a user gives who gives nothing."""
 UNTESTABLE = 2
 """With so few pairs a member's bad one cannot be told from its good one."""
-
-
-class Gauge(StrEnum):
-    """What fixes the plane that differences leave free in each component."""
-
-    MEAN = "mean"
-    """The mean correction is the zero plane."""
-    ANCHOR = "anchor"
-    """Members whose `anchors` hold the stage have correction 0."""
-    REFERENCE = "reference"
-    """One member of each component, its reference, has correction 0."""
-
-
-@dataclass(frozen=True)
-class _Zero:
-    """What holds the zero of a component; nothing held: the mean."""
-
-    held: frozenset[str] = frozenset()
-    reference: str | None = None
-    reason: str = ""
-    notes: tuple[str, ...] = ()
-    level_only: bool = False
-    """Whether the reference holds the level alone, the mean slopes being 0."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +68,7 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     gauge: Gauge,
     settings: MatchSettings,
     preferred: Sequence[str] = (),
+    given: Given = NOTHING,
 ) -> Solution:
     """Find the corrections that make the differences of all pairs vanish together.
 
@@ -109,6 +90,8 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
         Fit types, rejection, weights and solver are read.
     preferred
         Tiles that an earlier run took as references (`Gauge.REFERENCE`): kept where they are still there.
+    given
+        What the user knows: levels count where the gauge is `Gauge.REFERENCE`, rules of pairs wherever both are.
 
     Raises
     ------
@@ -119,11 +102,14 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     pairs = sorted(fits, key=lambda fit: (fit.first, fit.second))
     _check(group, ordered, pairs)
     fit_type = settings.fit_type(stage)
-    rejected = reject(pairs, settings)
+    known = constraints_of(ordered, given, with_levels=gauge is Gauge.REFERENCE)
+    rejected = reject([fit for fit in pairs if _key(fit) not in known.forbidden], settings)
+    rejected = {key: why for key, why in rejected.items() if key not in known.forced}
+    rejected |= {_key(fit): Rejection.FORBIDDEN for fit in pairs if _key(fit) in known.forbidden}
     used = [fit for fit in pairs if _key(fit) not in rejected]
     used_keys = [_key(fit) for fit in used]
     by_name = {member.name: member for member in ordered}
-    found = graph.components(by_name, used_keys)
+    found = graph.components(by_name, [*used_keys, *known.ties])
     where = {name: number for number, part in enumerate(found) for name in part}
     shares: list[list[PairFit]] = [[] for _ in found]
     for fit in used:
@@ -131,14 +117,14 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     parts = []
     for names, share in zip(found, shares, strict=True):
         inside = [by_name[name] for name in names]
-        zero = _zero(inside, share, stage, gauge, settings, preferred)
+        zero = zero_of(inside, share, stage, gauge, settings, preferred, known)
         with threadpool_limits(limits=1, user_api="blas"):  # threads of BLAS round as their number goes
-            parts.append(_solve_part(inside, share, zero, fit_type, settings))
+            parts.append(_solve_part(inside, share, zero, fit_type, settings, known))
     rejected |= {pair: Rejection.OUTLIER for part in parts for pair in part.outliers}
     used = [fit for fit in used if _key(fit) not in rejected]
     used_keys = [_key(fit) for fit in used]
     planes = {name: plane for part in parts for name, (plane, _) in part.results.items()}
-    hung = graph.bridges(used_keys)
+    hung = graph.bridges([*used_keys, *(key for key in known.ties if key not in used_keys)]) & set(used_keys)
     # Two members hang together by one pair as a matter of course: no news.
     news = {pair for pair in hung if len(found[where[pair[0]]]) > 2}
     weights = {key: weight for part in parts for key, weight in part.weights.items()}
@@ -196,37 +182,53 @@ def _check(group: str, members: Sequence[Member], fits: Sequence[PairFit]) -> No
 
 
 # -- one component ----------------------------------------------------------------------------------------------------
-def _solve_part(
-    members: Sequence[Member], fits: Sequence[PairFit], zero: _Zero, fit_type: FitType, settings: MatchSettings
+def _solve_part(  # noqa: PLR0917 - private, called once
+    members: Sequence[Member],
+    fits: Sequence[PairFit],
+    zero: Zero,
+    fit_type: FitType,
+    settings: MatchSettings,
+    known: Constraints,
 ) -> _Part:
     component = Component(
-        members=tuple(member.name for member in members), reference=zero.reference, reference_reason=zero.reason
+        members=tuple(member.name for member in members),
+        reference=zero.reference,
+        reference_reason=zero.reason,
+        given=zero.given,
     )
-    if not fits:
+    if not fits and len(members) == 1:
+        return _lone(component, members[0], zero, known)
+    if not fits and not known.ties:
         nothing = {member.name: (_plane_at(member, (0.0, 0.0, 0.0)), (0.0, 0.0, 0.0)) for member in members}
         return _Part(component, nothing, {}, None, 0, zero.notes)
-    problem = build(members, fits, fit_type, zero.held, settings, zero.reference if zero.level_only else None)
+    pairs_alone = build(members, fits, fit_type, zero.held, settings, zero.reference if zero.level_only else None)
     outliers, doubts = frozenset[Pair](), zero.notes
-    covariance = pair_covariance(problem)
-    loops = closure(problem, covariance)
+    loops = closure(pairs_alone, pair_covariance(pairs_alone))
+    both = constrained(pairs_alone, known, zero.slopes_of)
+    problem = both.problem
     if settings.robust and settings.solver == "least_squares":
         found = robust.verdict(problem, slope_prior(problem, settings))
-        outliers = frozenset(_key(fit) for fit, out in zip(fits, found.outliers.tolist(), strict=True) if out)
-        doubts += _doubts(fits, found)
+        bad = dict(zip(map(_key, fits), found.outliers[: len(fits)].tolist(), strict=True))
+        outliers = frozenset(key for key, out in bad.items() if out and key not in known.forced)
+        doubts += _doubts(fits, outliers, trusted=found.trusted)
     if outliers:
         fits = [fit for fit in fits if _key(fit) not in outliers]
-        problem = build(members, fits, fit_type, zero.held, settings, zero.reference if zero.level_only else None)
-        covariance = pair_covariance(problem)
+        pairs_alone = build(members, fits, fit_type, zero.held, settings, zero.reference if zero.level_only else None)
+        both = constrained(pairs_alone, known, zero.slopes_of)
+        problem = both.problem
     answer = solve(problem, settings)
     errors, modes = uncertainties(problem, prior=answer.prior, seed=settings.seed, equations=answer.equations)
-    full = np.zeros((2, len(members), 3))
-    full[:, :, : problem.k] = answer.corrections, errors
-    planes, sigmas = (full * np.array([1.0, 1 / problem.scale, 1 / problem.scale])).tolist()
+    count = len(members)  # the ground, if there is one, comes last and is nobody's
+    full = np.zeros((2, count, 3))
+    full[:, :, : problem.k] = answer.corrections[:count], errors[:count]
+    full *= np.array([1.0, 1 / problem.scale, 1 / problem.scale])
+    full[0, :, 0] += both.known
+    planes, sigmas = full.tolist()
     results = {
         member.name: (_plane_at(member, plane), (sigma[0], sigma[1], sigma[2]))
         for member, plane, sigma in zip(members, planes, sigmas, strict=True)
     }
-    weights = {_key(fit): weight for fit, weight in zip(fits, _stated_weights(problem, settings), strict=True)}
+    weights = {_key(fit): weight for fit, weight in zip(fits, _stated_weights(pairs_alone, settings), strict=True)}
     return _Part(
         component=component,
         results=results,
@@ -235,35 +237,45 @@ def _solve_part(
         unknowns=problem.unknowns,
         notes=doubts,
         outliers=outliers,
-        modes=tuple(modes),
+        modes=tuple((sigma, share, pattern[:count]) for sigma, share, pattern in modes),
         loops=loops,
-        seams=_seams(problem, answer, fits, covariance),
+        seams=_seams(problem, answer, fits, both.known),
     )
 
 
+def _lone(component: Component, member: Member, zero: Zero, known: Constraints) -> _Part:
+    """Return a component of one: 0, or what is given of it."""
+    level, error = known.levels.get(member.name, (known.locked.get(member.name, 0.0), 0.0))
+    alone = {member.name: (_plane_at(member, (level, 0.0, 0.0)), (error, 0.0, 0.0))}
+    return _Part(component, alone, {}, None, 0, zero.notes)
+
+
 def _seams(
-    problem: Problem, answer: Answer, fits: Sequence[PairFit], covariance: csr_array
+    problem: Problem, answer: Answer, fits: Sequence[PairFit], known: Array
 ) -> dict[Pair, tuple[float | None, Plane | None]]:
-    found = seams(problem, answer, bridge_flags(len(problem.names), problem.first, problem.second), covariance)
-    unseen = np.zeros((len(fits), 3))
-    unseen[:, : problem.k] = problem.delta - found.foretold
+    hung = bridge_flags(len(problem.names), problem.first, problem.second)
+    found = seams(problem, answer, hung, pair_covariance(problem))
+    count = len(fits)  # rows behind the pairs are what the user gave
+    unseen = np.zeros((count, 3))
+    unseen[:, : problem.k] = (problem.delta - found.foretold)[:count]
     unseen *= np.array([1.0, 1 / problem.scale, 1 / problem.scale])
-    tested = np.all(np.isfinite(found.foretold), axis=1).tolist()
+    unseen[:, 0] += known[problem.second[:count]] - known[problem.first[:count]]
+    tested = np.all(np.isfinite(found.foretold[:count]), axis=1).tolist()
     told: dict[Pair, tuple[float | None, Plane | None]] = {}
-    for fit, sigma, known, values in zip(fits, found.sigma.tolist(), tested, unseen.tolist(), strict=True):
+    for fit, sigma, sure, values in zip(fits, found.sigma[:count].tolist(), tested, unseen.tolist(), strict=True):
         at = fit.plane
-        plane = Plane(level=values[0], slope_x=values[1], slope_y=values[2], x0=at.x0, y0=at.y0) if known else None
+        plane = Plane(level=values[0], slope_x=values[1], slope_y=values[2], x0=at.x0, y0=at.y0) if sure else None
         told[_key(fit)] = (sigma or None, plane)
     return told
 
 
-def _doubts(fits: Sequence[PairFit], found: robust.Verdict) -> tuple[str, ...]:
+def _doubts(fits: Sequence[PairFit], outliers: Collection[Pair], *, trusted: bool) -> tuple[str, ...]:
     """Return what the user should know of the outliers."""
-    out = [f"{fit.first} - {fit.second}" for fit, bad in zip(fits, found.outliers.tolist(), strict=True) if bad]
+    out = [f"{first} - {second}" for first, second in sorted(outliers)]
     notes: tuple[str, ...] = ()
     if out:
-        notes += (f"{len(out)} of {len(fits)} pairs contradict the others and were left out: {_some(out)}",)
-    if not found.trusted:
+        notes += (f"{len(out)} of {len(fits)} pairs contradict the others and were left out: {some(out)}",)
+    if not trusted:
         notes += ("so many pairs contradict each other that this solve cannot be trusted",)
     return notes
 
@@ -273,28 +285,6 @@ def _untestable(used: Sequence[PairFit], hung: set[Pair]) -> tuple[str, ...]:
     degree = Counter(name for fit in used for name in (fit.first, fit.second))
     few = {name for name, count in degree.items() if count <= UNTESTABLE}
     return tuple(sorted(few.union(name for pair in hung for name in pair)))
-
-
-def _zero(  # noqa: PLR0917 - private, called once
-    members: Sequence[Member],
-    fits: Sequence[PairFit],
-    stage: str,
-    gauge: Gauge,
-    settings: MatchSettings,
-    preferred: Sequence[str],
-) -> _Zero:
-    if gauge is Gauge.MEAN:
-        return _Zero()
-    if gauge is Gauge.REFERENCE:
-        name, reason = graph.choose_reference(members, map(_key, fits), settings.reference, preferred)
-        if settings.fit_type(stage) == "level+slope" and settings.plane_gauge == "mean" and len(members) > 1:
-            return _Zero(frozenset(), name, reason, level_only=True)
-        return _Zero(frozenset({name}), name, reason)
-    held = frozenset(member.name for member in members if stage in member.anchors)
-    if held:
-        return _Zero(held, min(held), f"keeps correction 0 in {stage}")
-    note = f"no member that keeps correction 0 in {stage} is tied to {_some([member.name for member in members])}"
-    return _Zero(notes=(note + ("" if len(members) == 1 else ": their mean correction is 0 instead"),))
 
 
 def _plane_at(member: Member, coefficients: Sequence[float]) -> Plane:
@@ -348,22 +338,17 @@ def _graph_notes(
     cut = graph.cut_by(parts, rejected)
     if cut:
         named = [f"{a} - {b} ({rejected[a, b]})" for a, b in cut]
-        notes.append(f"rejected pairs that would have joined components: {_some(named)}")
+        notes.append(f"rejected pairs that would have joined components: {some(named)}")
     if hung:
         named = [f"{a} - {b}" for a, b in sorted(hung)]
-        notes.append(f"bridges, whose levels no other pair can test: {_some(named)}")
+        notes.append(f"bridges, whose levels no other pair can test: {some(named)}")
     few = _untestable(used, set()) if robust_wanted else ()
     if few and len({name for fit in used for name in (fit.first, fit.second)}) > 2:
-        notes.append(f"{len(few)} members with two pairs or fewer, whose bad pairs cannot be told: {_some(few)}")
+        notes.append(f"{len(few)} members with two pairs or fewer, whose bad pairs cannot be told: {some(few)}")
     restless = [f"{fit.first} - {fit.second}" for fit in used if not fit.converged]
     if restless:
-        notes.append(f"pair fits that did not settle within their iterations: {_some(restless)}")
+        notes.append(f"pair fits that did not settle within their iterations: {some(restless)}")
     return notes
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _status(

@@ -20,6 +20,7 @@ class Member(Record):
     tile: str = Described(description="the tile (or tiles, joined by '+') of its exposures")
     groups: dict[str, str] = Described(description="stage name -> group, as the exposures have it")
     anchors: tuple[str, ...] = Described(default=(), description="stages in which it keeps correction 0")
+    locked: bool = Described(default=False, description="a survey image, whose correction is 0")
     background_time: float | None = Described(default=None, description="smallest |DT_BGR| of its exposures")
 
 
@@ -97,6 +98,7 @@ class Component(Record):
     members: tuple[str, ...]
     reference: str | None = Described(default=None, description="the member held at 0, if the gauge has one")
     reference_reason: str = ""
+    given: bool = Described(default=False, description="whether its zero is what the user gave")
 
 
 class Convergence(Record):

@@ -126,6 +126,8 @@ def _references(field: FieldSummary) -> Iterator[str]:
         held = (
             f"its zero is that of {part.shown_reference}, chosen because: {part.reference_reason}"
             if part.reference
+            else f"its zero is that of {part.reference_reason}"
+            if part.reference_reason
             else "its mean correction is 0: no reference was needed"
         )
         provisional = f"; provisional: it stands in for {missing_of(part)}" if part.provisional else ""

@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -151,6 +151,7 @@ class RunRecord(Record):
     band: str | None
     settings: dict[str, Any] = Described(description="all but those that say how to run")
     inputs: tuple[InputFile, ...] = Described(description="sorted")
+    given: dict[str, str] = Described(default={}, description="sha256 of what the user gave beside images, by setting")
     fields: tuple[FieldSummary, ...] = Described(description="sorted by name")
     counts: dict[str, int] = Described(description="exposures by status, those that never became one not among them")
     failures: tuple[Failure, ...]
@@ -216,6 +217,7 @@ def record_of(
     *,
     notes: Sequence[str] = (),
     previous: RunRecord | None = None,
+    given: Mapping[str, str] | None = None,
 ) -> RunRecord:
     """Return the record of a run.
 
@@ -235,6 +237,8 @@ def record_of(
         What the user should know, beside the notes of inventory and fields; in order, doubles dropped.
     previous
         The finished run of the same settings whose output this one brings up to date.
+    given
+        Digests of what the user gave beside images, by setting.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     corrections = [correction for match in matches for correction in match.corrections]
@@ -249,6 +253,7 @@ def record_of(
         band=settings.band,
         settings={name: value for name, value in settings.model_dump(mode="json").items() if roles[name] != "run"},
         inputs=tuple(InputFile(file=file, sha256=digest) for file, digest in sorted(inputs)),
+        given=dict(given or {}),
         fields=tuple(_field(match, previous) for match in matches),
         counts=_counts(corrections),
         failures=tuple(failure for _, failure in sorted(failures.items(), key=lambda item: item[0])),
@@ -329,7 +334,7 @@ def _reason(match: FieldMatch, correction: Correction) -> str:
     """Return why the reference was chosen, as the last stage that the exposure took part in has it."""
     for stage in reversed(match.stages):
         component = component_of(stage, correction.exposure.name)
-        if component is not None and component.reference:
+        if component is not None and (component.reference or component.given):
             return component.reference_reason
     return "no other tile is in its component" if correction.reference else ""
 

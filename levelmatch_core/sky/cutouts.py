@@ -10,10 +10,12 @@ from pydantic import Field as Described
 
 from levelmatch_core.errors import DataError, NoUsablePixelsError
 from levelmatch_core.images.exposure import Exposure
+from levelmatch_core.images.given import SkyMask
 from levelmatch_core.images.reading import Pixels, read_pixels, read_wcs
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky import kernels
+from levelmatch_core.sky.exclude import excluded
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.masks import source_mask
 from levelmatch_core.sky.pixelmap import Placement, grid_to_image, place
@@ -67,7 +69,7 @@ class Cutout:
     """(ny, nx), the data's unit squared; None where the input has no errors."""
 
 
-def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings) -> str:
+def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings, exclude: SkyMask | None = None) -> str:
     """Return the key of a cutout: its content, and nothing of where the file lies or what it is called."""
     relevant = settings.of_role("resample", "mask") if settings.do_sigma_clip else settings.of_role("resample")
     return content_key(
@@ -79,10 +81,13 @@ def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings) -> str:
         exposure.wcs_source,
         grid,
         relevant,
+        *([] if exclude is None else [["exclude", exclude.digest]]),
     )
 
 
-def make_cutout(exposure: Exposure, grid: Grid, settings: MatchSettings, store: CutoutStore) -> CutoutRecord:
+def make_cutout(
+    exposure: Exposure, grid: Grid, settings: MatchSettings, store: CutoutStore, exclude: SkyMask | None = None
+) -> CutoutRecord:
     """Read, mask and resample an exposure, or recall the cutout where it is in the store already.
 
     Parameters
@@ -95,6 +100,8 @@ def make_cutout(exposure: Exposure, grid: Grid, settings: MatchSettings, store: 
         `reproject_func`, and with `do_sigma_clip` those of the source mask.
     store
         Where the pixels go.
+    exclude
+        What part of the sky is left out.
 
     Raises
     ------
@@ -103,12 +110,14 @@ def make_cutout(exposure: Exposure, grid: Grid, settings: MatchSettings, store: 
     StoreError
         If the store cannot be written.
     """
-    key = cutout_key(exposure, grid, settings)
+    key = cutout_key(exposure, grid, settings, exclude)
     known = store.recall(key)
     if known is not None:
         return CutoutRecord.from_json({**known, "name": exposure.name})
     pixels = _masked(read_pixels(exposure), settings)
     wcs = read_wcs(exposure)
+    if exclude is not None:
+        pixels = _blanked(pixels, excluded(exclude, wcs, pixels.data.shape))
     rectangle = _valid_rectangle(pixels, exposure)
     try:
         placement = place(grid, wcs, *rectangle)
@@ -187,8 +196,12 @@ def _masked(pixels: Pixels, settings: MatchSettings) -> Pixels:
     options: dict[str, Any] = {
         name: getattr(settings, name) for name in ("sigma", "npixels", "dilate_size", "max_iters")
     }
+    return _blanked(pixels, source_mask(pixels.data, **options))
+
+
+def _blanked(pixels: Pixels, where: NDArray[np.bool_]) -> Pixels:
     data = pixels.data.copy()
-    data[source_mask(data, **options)] = np.nan
+    data[where] = np.nan
     return Pixels(data, pixels.variance)
 
 

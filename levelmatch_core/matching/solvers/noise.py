@@ -42,8 +42,9 @@ def pixel_variances(problem: Problem) -> Array:
     Where the pairs leave the split open (a bipartite graph), members of equal noise are preferred.
     """
     n, pairs = len(problem.names), len(problem.rms)
-    square = problem.rms**2
-    typical = float(np.median(square)) / 2
+    square = problem.rms**2  # infinite where a difference was given, and not measured
+    measured = square[np.isfinite(square)]
+    typical = float(np.median(measured)) / 2 if len(measured) else 1.0
     # relative equations, each about 1, and N weak ones s_i^2 = typical
     row = np.concatenate([np.arange(pairs), np.arange(pairs), pairs + np.arange(n)])
     column = np.concatenate([problem.first, problem.second, np.arange(n)])

@@ -259,12 +259,16 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
 
 
 def _floored(rms: Array, rounding: float) -> Array:
+    if not len(rms):  # ties alone may join a component
+        return rms
     floor = max(rounding, RMS_FLOOR * float(np.median(rms)))
     return np.maximum(rms, floor) if floor > 0 else np.where(rms > 0, rms, 1.0)
 
 
 def _weights(method: str, n_used: Array, rms: Array, inverse_variance: Array) -> Array:
     """Return each pair's weight, scaled to the mean inverse variance."""
+    if not len(rms):
+        return rms
     weights = {
         "equal": np.ones_like(rms),
         "npix": n_used,
