@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from flows import embedded
 from flows.environment import LOGGERS
 from flows.home import prepare_environment
 from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
@@ -50,10 +51,13 @@ def launch(request: Request, log_level: str | None = None) -> Summary:
     """
     check(request)
     prepare_environment(quiet=True)
+    server = embedded.start()
     with terminal(log_level):
         # here and no earlier: Prefect and MLflow take seconds to import
         from flows.level_match import level_match  # noqa: PLC0415
 
+        if server is not None:
+            server.wait()
         state = level_match(
             inputs=[str(path) for path in request.inputs],
             output=str(request.output),

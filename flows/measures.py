@@ -8,21 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from flows.summary import Summary
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch, Status
-from levelmatch_core.matching.pairs import PairMatrices, matrices, triplets
-from levelmatch_core.matching.results import Rejection, Solution
+from levelmatch_core.matching.pairs import matrices, triplets
+from levelmatch_core.matching.results import Rejection
 from levelmatch_core.pipeline import RunResult
-from levelmatch_core.products.figures import style
 from levelmatch_core.products.runrecord import StageSummary
 from levelmatch_core.products.tables import pairs_table
 from levelmatch_core.products.verdict import Residual, pooled, residual_of
 from levelmatch_core.settings import MatchSettings
-
-_MOST_LABELS = 30
-"""So many members of a matrix are named on its axes at most."""
 
 UNIT = "unit of the data"
 """What stands for the images' unit in :data:`MEANINGS`; the run's tag `levelmatch.unit` names it."""
@@ -142,7 +137,7 @@ def glossary() -> str:
 
 def units_of(summary: Summary) -> set[str]:
     """Return the units of the fields that have a used pair, as people read them."""
-    return {style.shown_unit(each.unit) for each in summary.residuals if each.used}
+    return {each.unit or "data unit" for each in summary.residuals if each.used}
 
 
 def _residuals(parts: Sequence[Residual]) -> dict[str, float]:
@@ -197,38 +192,3 @@ def matrix_files(match: FieldMatch) -> Iterator[tuple[str, bytes]]:
             file = io.BytesIO()
             np.savez_compressed(file, allow_pickle=False, **arrays)
             yield f"{match.field.name}.{stage.stage}.npz", file.getvalue()
-
-
-def matrix_pictures(match: FieldMatch) -> Iterator[tuple[str, Figure]]:
-    """Yield a picture of the matrices of each stage's largest group."""
-    for stage in match.stages:
-        solution = max(stage.solutions, key=lambda each: len(each.members), default=None)
-        content = matrices(solution) if solution is not None else None
-        if solution is not None and content is not None:
-            yield f"{match.field.name}.{stage.stage}.png", _picture(solution, content, match.field.unit)
-
-
-def _picture(solution: Solution, content: PairMatrices, unit: str) -> Figure:
-    figure = style.figure(11, 9)
-    figure.suptitle(f"{style.short(solution.group)}: {solution.stage}, row minus column")
-    there = content.npix > 0
-    unit = style.shown_unit(unit)
-    panels: Mapping[str, tuple[Any, str, str]] = {
-        "level difference": (content.delta[..., 0], unit, style.DIFFERENCE),
-        "pixels in common": (content.npix, "pixels", style.SEQUENCE),
-        "scatter about the fit": (content.rms, unit, style.SEQUENCE),
-        "used": (content.valid, "1 used, 0 rejected", style.SEQUENCE),
-    }
-    step = max(1, -(-len(content.names) // _MOST_LABELS))
-    labels = style.distinct(list(content.names))[::step]
-    for axes, (title, (values, label, colours)) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        shown = np.where(there, values, np.nan)
-        limit = float(np.nanmax(np.abs(shown), initial=0.0)) or 1.0
-        low = -limit if colours == style.DIFFERENCE else 0.0
-        image = axes.imshow(shown, cmap=style.colour_map(colours), vmin=low, vmax=limit, interpolation="nearest")
-        figure.colorbar(image, ax=axes, label=label, shrink=0.8)
-        axes.set_title(title)
-        ticks = range(0, len(content.names), step)
-        axes.set_xticks(ticks, labels, rotation=90, fontsize=6)
-        axes.set_yticks(ticks, labels, fontsize=6)
-    return figure

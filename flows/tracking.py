@@ -19,7 +19,6 @@ from flows.measures import (
     Measures,
     glossary,
     matrix_files,
-    matrix_pictures,
     measures,
     pair_columns,
     parameters,
@@ -219,6 +218,8 @@ class Tracker:
                 for name, content in matrix_files(match):
                     Path(scratch, name).write_bytes(content)
                 client.log_artifacts(run_id, scratch, "matrices")
+            from flows.pictures import matrix_pictures  # noqa: PLC0415 - a run that changed nothing draws nothing
+
             for name, figure in matrix_pictures(match):
                 client.log_figure(run_id, figure, f"matrices/{name}")
 

@@ -80,3 +80,7 @@ class StrictError(LevelMatchError):
 
 class StoreError(LevelMatchError):
     """A stored cutout is missing, altered, or lies outside the store."""
+
+
+class ServerError(LevelMatchError):
+    """The embedded server of the workflow engine did not start."""

@@ -23,11 +23,9 @@ from levelmatch_core.matching.match import NOTHING, Gauge, match
 from levelmatch_core.matching.overlap import Difference, difference, fit_pair
 from levelmatch_core.matching.results import Member, PairFit, PairResult, Solution
 from levelmatch_core.products.apply import write_corrected
-from levelmatch_core.products.figures import choose_pairs, draw_figures
 from levelmatch_core.products.folder import OutputFile, OutputFolder
 from levelmatch_core.products.mosaic import write_mosaic
-from levelmatch_core.products.report import REPORT, choose_thumbnails, write_report
-from levelmatch_core.products.report.images import thumbnail
+from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.settings import FitType, MatchSettings, Role
@@ -325,6 +323,9 @@ class FiguresJob(Job):
 
     def run(self, workspace: Workspace) -> Written:
         """Draw them, with the difference images of the pairs that deserve a look."""
+        # here and no earlier: matplotlib takes a second to import, and a run that changes nothing draws nothing
+        from levelmatch_core.products.figures import choose_pairs, draw_figures  # noqa: PLC0415
+
         folder = workspace.output()
         images = []
         for stage, pair in choose_pairs(self.match) if self.settings.figures == "all" else ():
@@ -347,6 +348,10 @@ class ReportJob(Job):
 
     def run(self, workspace: Workspace) -> Written:
         """Write it, with thumbnails of the rejected pairs."""
+        # here and no earlier: as for figures
+        from levelmatch_core.products.report.images import thumbnail  # noqa: PLC0415
+        from levelmatch_core.products.report.page import choose_thumbnails, write_report  # noqa: PLC0415
+
         folder = workspace.output()
         thumbnails = {}
         for match_ in self.matches:

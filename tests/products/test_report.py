@@ -12,8 +12,8 @@ from astropy.io import fits
 from levelmatch_core.jobs import ReportJob
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.matching.overlap import Difference
-from levelmatch_core.products.report import choose_thumbnails, write_report
 from levelmatch_core.products.report.images import before_and_after, thumbnail
+from levelmatch_core.products.report.page import choose_thumbnails, write_report
 from levelmatch_core.products.report.svg import LogScale, Svg
 from levelmatch_core.products.runrecord import RunRecord, record_of
 from levelmatch_core.settings import MatchSettings

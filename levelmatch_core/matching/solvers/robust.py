@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import chdtri, gammaincinv
 
 from levelmatch_core.matching.kernels import agreeing_moves, bridge_flags
 from levelmatch_core.matching.solvers.normal import NormalEquations, scores
@@ -73,8 +73,8 @@ def verdict(problem: Problem, prior: SlopePrior | None = None) -> Verdict:
     spare = problem.k * pairs - problem.unknowns
     if spare <= 0 or hung.all():
         return Verdict(np.zeros(pairs, dtype=bool), 1.0, trusted=True)
-    last = float(np.sqrt(chi2.isf(LIMIT, problem.k)))
-    typical = float(np.sqrt(chi2.ppf(QUANTILE, problem.k) * spare / (problem.k * pairs)))
+    last = float(np.sqrt(chdtri(problem.k, LIMIT)))
+    typical = float(np.sqrt(2 * gammaincinv(problem.k / 2, QUANTILE) * spare / (problem.k * pairs)))
     size = _sizes(problem, np.ones(pairs), prior)
     for softness in np.geomspace(float(size.max()), ABSOLUTE, SOFTENINGS):  # least absolute residuals
         size = _sizes(problem, 1 / np.hypot(size, softness), prior)
