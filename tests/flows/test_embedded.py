@@ -1,0 +1,122 @@
+"""The embedded server of a command: started early where nothing else is configured, and gone with the command."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flows import embedded
+from levelmatch_core.errors import ServerError
+
+
+def plain_environment(home: Path) -> dict[str, str]:
+    """The environment as prepared for a home without any configuration of Prefect."""
+    names = {name for name in os.environ if name.startswith(("PREFECT", "LEVELMATCH", "MLFLOW"))}
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    return {**kept, "LEVELMATCH_HOME": str(home)}
+
+
+CONFIGURED = {
+    "a server": {"PREFECT_API_URL": "http://127.0.0.1:1/api"},
+    "a profile": {"PREFECT_PROFILE": "mine"},
+    "none may be started": {"PREFECT_SERVER_EPHEMERAL_ENABLED": "false"},
+}
+
+
+@pytest.mark.parametrize("what", CONFIGURED)
+def test_what_is_configured_is_left_to_prefect(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "prefect", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert embedded.start({"PREFECT_HOME": str(tmp_path), **CONFIGURED[what]}) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("prefect.toml", ""), (".env", ""), ("pyproject.toml", "[tool.prefect]\n"), ("profiles.toml", "")],
+)
+def test_files_of_configuration_are_left_to_prefect(
+    tmp_path: Path, file: str, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "prefect", raising=False)
+    (tmp_path / file).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    assert embedded.start({"PREFECT_HOME": str(tmp_path)}) is None
+
+
+def test_a_server_that_ends_is_told() -> None:
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"]) as process:
+        server = embedded.EmbeddedServer(process, "http://127.0.0.1:9/api", 60.0)
+        with pytest.raises(ServerError, match="ended with code 7"):
+            server.wait()
+
+
+def test_a_server_that_stays_silent_is_told() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        server = embedded.EmbeddedServer(process, "http://127.0.0.1:9/api", 0.2)
+        with pytest.raises(ServerError, match=r"does not answer after 0\.2 s"):
+            server.wait()
+        server.stop()
+        assert process.returncode is not None
+
+
+SCRIPT = """
+import os, sys
+from flows.home import prepare_environment
+from flows import embedded
+prepare_environment(quiet=True)
+server = embedded.start()
+assert "prefect" not in sys.modules
+server.wait()
+from prefect import flow
+from prefect.settings import PREFECT_API_URL
+@flow
+def little():
+    return 7
+assert little() == 7
+assert PREFECT_API_URL.value() == server.url
+assert "prefect.server.api.server" not in sys.modules
+print(server.process.pid)
+"""
+
+
+@pytest.mark.slow
+def test_a_flow_runs_on_it_and_it_ends_with_the_process(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**plain_environment(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    pid = int(done.stdout.split()[-1])
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_help_comes_at_once() -> None:
+    """Under half a second of CPU, and neither numerics nor Prefect nor MLflow is imported for it."""
+    code = (
+        "import sys, time; from flows.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'astropy', 'numba', 'prefect', 'mlflow', 'matplotlib'} & set(sys.modules)\n"
+        "print('took', time.process_time(), sorted(heavy))"
+    )
+    root = Path(__file__).parents[2]
+    best = 9.9
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+        told = done.stdout.splitlines()[-1].split(maxsplit=2)
+        assert told[2] == "[]"
+        best = min(best, float(told[1]))
+    assert best < 0.5
