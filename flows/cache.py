@@ -1,15 +1,13 @@
 """`levelmatch cache`: how large the store of cutouts is, and making it smaller, never while a run uses it.
 
-Every run holds the store while it lasts (:func:`in_use`); pruning needs it alone. What is pruned is made anew by the
+Every run, the library's too, holds the store while it lasts; pruning needs it alone. What is pruned is made anew by the
 next run that needs it: nothing is lost but time.
 """
 
-import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +16,11 @@ import cloup
 
 from flows.cli import clean_errors
 from flows.home import Home
-from levelmatch_core.errors import LevelMatchError, UsageError
+from levelmatch_core.errors import UsageError
+from levelmatch_core.sky.store import CutoutStore
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _AGES = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-
-
-class CacheInUseError(LevelMatchError):
-    """A run in progress uses the store."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +32,6 @@ class Entry:
     """Bytes."""
     used: float
     """When it was written or (to within a day, as file systems tell it) last read: Unix time, seconds."""
-
-
-@contextmanager
-def in_use(home: Home) -> Iterator[None]:
-    """Hold the store for a run: it is not pruned meanwhile. A pruning that goes on is waited for."""
-    with _locked(home, fcntl.LOCK_SH):
-        yield
-
-
-@contextmanager
-def _locked(home: Home, how: int) -> Iterator[None]:
-    descriptor = os.open(home.root / ".cutouts-in-use.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, how)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def entries(home: Home) -> list[Entry]:
@@ -84,15 +62,11 @@ def prune(home: Home, *, before: float | None = None, most: int | None = None, w
 
     Raises
     ------
-    CacheInUseError
+    StoreInUseError
         If a run is in progress, and we do not wait.
     """
-    try:
-        with _locked(home, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)):
-            return _pruned(entries(home), before, most)
-    except BlockingIOError as error:
-        message = f"a run in progress uses the store in {home.root}: nothing was removed; --wait waits for its end"
-        raise CacheInUseError(message) from error
+    with CutoutStore(home.cutouts).alone(wait=wait):
+        return _pruned(entries(home), before, most)
 
 
 def _pruned(stored: list[Entry], before: float | None, most: int | None) -> list[Entry]:

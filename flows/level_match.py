@@ -15,7 +15,6 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.artifacts import ProgressArtifact, publish
-from flows.cache import in_use
 from flows.home import Home
 from flows.progress import REPORTER
 from flows.runner import RETRY_DELAYS, PrefectEach
@@ -97,19 +96,20 @@ def match_levels(request: Request, retry_delays: tuple[float, ...]) -> tuple[Run
     runners: list[PrefectEach] = []
     reporter = ProgressArtifact(REPORTER.get(), request.program)
     task_runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=request.settings.procs)
-    with in_use(home), task_runner:
+    store = CutoutStore(home.cutouts)
+    with store.in_use(), task_runner:
 
         def each_of(workspace: Workspace) -> PrefectEach:
             runners.append(PrefectEach(workspace, task_runner, reporter, retry_delays))
             return runners[-1]
 
-        result = run(request, CutoutStore(home.cutouts), each_of)
+        result = run(request, store, each_of)
     summary = summarize(result, peak_memory=peak_memory())
     summary = summary.model_copy(
         update={
             "executed": dict(sum((runner.executed for runner in runners), start=Counter[str]())),
             "cached": dict(sum((runner.cached for runner in runners), start=Counter[str]())),
-            "tracking": Tracker(home).log(result, summary, _facts(started)),
+            "tracking": Tracker(home).log(result, summary, facts_of_run(started)),
         }
     )
     if result.changed:
@@ -124,7 +124,8 @@ def _run_ids(summary: Summary) -> dict[str, Any]:
     return {"prefect_flow_run": str(runtime.flow_run.id), "mlflow_run": mlflow_run}
 
 
-def _facts(started: float) -> FlowFacts:
+def facts_of_run(started: float) -> FlowFacts:
+    """Return what MLflow is told of the flow run that we are in, which began at a Unix time."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         message = "level_match runs as a flow"

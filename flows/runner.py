@@ -223,6 +223,7 @@ def _task_of(step: str) -> Task[..., list[dict[str, Any]]]:
         # key and label are parameters, so that cache policy and run name find them
         return work.do(workspace)
 
+    do.__qualname__ = step.replace(" ", "_")  # the task's key: Prefect's pages filter by it
     return task(
         name=step,
         task_run_name="{label}",

@@ -4,6 +4,7 @@ import flows.environment  # noqa: F401 - before Prefect and MLflow
 
 # isort: split
 import logging
+import time
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -16,7 +17,7 @@ from prefect.states import Completed, Failed
 
 from flows.artifacts import key_of
 from flows.home import Home
-from flows.level_match import QUARANTINED, match_levels
+from flows.level_match import QUARANTINED, facts_of_run, match_levels
 from flows.ranking import Combination, Ranking, compare_address, write_ranking
 from flows.runner import RETRY_DELAYS
 from flows.tracking import Tracker, output_id
@@ -114,8 +115,30 @@ def combine(
     common: dict[str, Any],
     sweep_id: str,
     retry_delays: tuple[float, ...],
-) -> dict[str, Any]:
-    """Run one combination and return its row of the ranking, JSON."""
+) -> State[dict[str, Any]]:
+    """Run one combination and return its row of the ranking, JSON; one that fails is recorded and fails alone."""
+    started = time.time()
+    tags = {"sweep_id": sweep_id, **{f"sweep.{name}": str(value) for name, value in values.items()}}
+    try:
+        return Completed(data=_combined(values, request, common, tags, retry_delays).to_json())
+    except Exception as error:  # whatever ails it, the others go on
+        reason = f"{type(error).__name__}: {error}"
+        if not isinstance(error, LevelMatchError):
+            logger.exception("%s: unexpected error", folder_of(values))
+        tracking = Tracker(Home.of().make()).log_failure(
+            str(request["program"]), facts_of_run(started), reason, {**common, **values}, tags
+        )
+        failed = Combination(values=values, failed=reason, tracking=tracking)
+        return Failed(message=reason, data=failed.to_json())
+
+
+def _combined(
+    values: dict[str, Any],
+    request: dict[str, Any],
+    common: dict[str, Any],
+    tags: dict[str, str],
+    retry_delays: tuple[float, ...],
+) -> Combination:
     settings = MatchSettings.from_mapping({**common, **values})
     asked = Request.from_json(request).model_copy(update={"settings": settings})
     result, summary = match_levels(asked, retry_delays)
@@ -123,7 +146,6 @@ def combine(
         solution for match in result.matches for stage in match.stages for solution in stage.solutions
     )
     metrics = {"pairs_foretold": float(seams.tested), **({"seam_rms_left_out": seams.rms} if seams.tested else {})}
-    tags = {"sweep_id": sweep_id, **{f"sweep.{name}": str(value) for name, value in values.items()}}
     if summary.tracking is not None and not summary.tracking.lost:
         Tracker(Home.of()).add(summary.tracking.run_id, tags, metrics if summary.tracking.new else {})
     units = {each.unit for each in summary.residuals}
@@ -138,7 +160,7 @@ def combine(
         executed=summary.executed,
         output=summary.output,
         tracking=summary.tracking,
-    ).to_json()
+    )
 
 
 def combinations(grid: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
@@ -175,9 +197,10 @@ def _plain(value: object) -> str:
 def _row(values: dict[str, Any], state: State[Any]) -> Combination:
     content = state.result(raise_on_failure=False)
     if isinstance(content, Mapping):
-        return Combination.from_json(content)
-    if isinstance(content, BaseException) and not isinstance(content, LevelMatchError):
-        logger.error("%s: unexpected %s", folder_of(values), type(content).__name__, exc_info=content)
+        row = Combination.from_json(content)
+        if row.failed:
+            logger.error("%s: %s", folder_of(values), row.failed)
+        return row
     reason = f"{type(content).__name__}: {content}" if isinstance(content, BaseException) else str(state.message)
     logger.error("%s: %s", folder_of(values), reason)
     return Combination(values=values, failed=reason)

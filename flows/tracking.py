@@ -94,6 +94,32 @@ class Tracker:
             return Tracking(store=_without_secrets(self._uri), lost=lost)
         return self._tracking(run, new=True)
 
+    def log_failure(
+        self, program: str, facts: FlowFacts, reason: str, settings: Mapping[str, object], tags: Mapping[str, str]
+    ) -> Tracking | None:
+        """Record a run that came to nothing, with its settings and the reason; None where the store is out of reach."""
+        content = {
+            **tags,
+            "levelmatch.program": program,
+            "levelmatch.failed": reason[:_LONGEST_NOTE],
+            "levelmatch.version": levelmatch_version(),
+            "mlflow.note.content": f"**Failed: {reason[:_LONGEST_NOTE]}**",
+            "prefect.flow_run_id": facts.flow_run_id,
+            "prefect.flow_run_name": facts.name,
+        }
+        try:
+            client = self._client()
+            experiment = self._experiment(client, program)
+            run = client.create_run(
+                experiment, start_time=round(facts.started * 1000), tags=content, run_name=facts.name
+            )
+            client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in settings.items()])
+            client.set_terminated(run.info.run_id, "FAILED")
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            logger.warning("the MLflow record of the failed run %s is lost: %s", facts.name, self._plain(error))
+            return None
+        return self._tracking(run, new=True)
+
     def add(self, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
         """Add tags and metrics to a run that is recorded; a store that is out of reach costs them."""
         now = round(time.time() * 1000)

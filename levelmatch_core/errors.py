@@ -84,3 +84,7 @@ class StoreError(LevelMatchError):
 
 class ServerError(LevelMatchError):
     """The embedded server of the workflow engine did not start."""
+
+
+class StoreInUseError(LevelMatchError):
+    """The store cannot be pruned: a run in progress uses it."""

@@ -181,6 +181,7 @@ def match_levels(
         folder = cache if cache is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="levelmatch-"))
         store = CutoutStore(Path(folder))
         if output is None:
+            stack.enter_context(store.in_use())
             return _matched(paths, chosen, store, recursive=recursive, group_by=group_by)
         request = Request(
             inputs=paths,

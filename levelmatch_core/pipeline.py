@@ -110,7 +110,7 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
     """
     started, cpu_started = time.monotonic(), time.process_time()
     store.clear_left_over()
-    with OutputFolder.open(request.output, request.settings, request.inputs) as folder:
+    with store.in_use(), OutputFolder.open(request.output, request.settings, request.inputs) as folder:
         inventory = take_inventory(
             request.inputs,
             request.settings,

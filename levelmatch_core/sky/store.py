@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field as Described
 
-from levelmatch_core.errors import StoreError
+from levelmatch_core.errors import StoreError, StoreInUseError
 from levelmatch_core.records import Record
 
 CHUNK = 1 << 20
@@ -47,6 +47,51 @@ class CutoutStore:
         self.root = Path(root)
         # (inode, size, time of change) of files whose digest this object has seen
         self._seen: dict[StoredArray, tuple[int, int, int]] = {}
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Hold the store for a run: it is not pruned meanwhile. A pruning that goes on is waited for."""
+        with self._locked() as descriptor:
+            with suppress(OSError):  # a file system without locks: there, nothing is ever pruned
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+
+    @contextmanager
+    def alone(self, *, wait: bool = False) -> Iterator[None]:
+        """Have the store for oneself.
+
+        Parameters
+        ----------
+        wait
+            Whether to wait for runs in progress.
+
+        Raises
+        ------
+        StoreInUseError
+            If a run uses it, or the file system cannot tell.
+        """
+        with self._locked() as descriptor:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                message = f"{self.root}: a run in progress uses the store; --wait waits for its end"
+                raise StoreInUseError(message) from error
+            except OSError as error:
+                message = (
+                    f"{self.root}: its file system has no locks ({error}), so that a run in progress cannot be told"
+                )
+                raise StoreInUseError(message) from error
+            yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Open the folder, whose lock is free once that is closed, however the process ends."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def put(self, key: str, array: NDArray[Any]) -> StoredArray:
         """Write an array and return where it lies.

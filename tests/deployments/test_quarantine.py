@@ -2,36 +2,73 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from astropy.io import fits
 from mlflow import MlflowClient
+
+from levelmatch_core.products.verify import verify
 
 pytestmark = pytest.mark.slow
 
 CHROMIUM = shutil.which("chromium")
 
 
-@pytest.fixture
-def broken(prefect_server, programs, exposures, tmp_path, worker):
-    """A flow run that ended Quarantined; what mends its file."""
-    file = min(exposures.glob("*.fits"))
-    whole = file.read_bytes()
-    file.write_bytes(whole[:5000])
+REFERENCE = "jw01234001001_02101_mirimage"
+"""The tile that the program file names as its zero."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A flow run that ended Quarantined, and the files that it lacks."""
+
+    flow_run: str
+    whole: dict[Path, bytes]
+
+    def mend(self):
+        for path, content in self.whole.items():
+            path.write_bytes(content)
+
+    @property
+    def names(self):
+        return {path.name for path in self.whole}
+
+
+@pytest.fixture(params=["reference"])
+def broken(request, prefect_server, programs, tmp_path, worker):
+    """One dither of the reference tile broken, or all of them."""
+    small = programs / "small.toml"
+    small.write_text(small.read_text() + f'reference = "{REFERENCE}"\n')
+    tile = sorted((tmp_path / "data" / "in").glob(f"{REFERENCE[:19]}_*.fits"))
+    assert len(tile) == 2
+    files = tile[:1] if request.param == "a dither" else tile
+    found = {file: file.read_bytes() for file in files}
+    for file, whole in found.items():
+        file.write_bytes(whole[:5000])
     done = prefect_server.cli("deploy", "--programs", str(programs), DATA=str(tmp_path / "data"))
     assert done.returncode == 0, done.stderr
     flow_run = prefect_server.start("level_match/small", program=tmp_path.name)
     run = prefect_server.ended(flow_run)
     assert worker.poll() is None
-    assert run["state"]["type"] == "FAILED"
-    assert run["state"]["name"] == "Quarantined"
-    assert file.name in run["state"]["message"]
-    assert (
-        "truncated" in run["state"]["message"]
-        or "NotFits" in run["state"]["message"]
-        or "bytes" in run["state"]["message"]
-    )
-    return flow_run, lambda: file.write_bytes(whole), file.name
+    assert (run["state"]["type"], run["state"]["name"]) == ("FAILED", "Quarantined")
+    assert f"tile {REFERENCE}: {files[0].name}: " in run["state"]["message"]
+    assert "truncated" in run["state"]["message"]
+    (component,) = record(tmp_path)["fields"][0]["components"]
+    if request.param == "reference":
+        assert component["provisional"]
+        assert component["stands_for"] == REFERENCE
+        assert f"{component['reference']}? stands in for {REFERENCE}" in run["state"]["message"]
+        headers = [fits.getheader(path, "SCI") for path in (tmp_path / "data" / "out" / "tiles").iterdir()]
+        assert {header["LVLREF"] for header in headers} == {f"{component['reference']}?"}
+        tags = mlflow_runs(prefect_server, tmp_path.name)[1][0].data.tags
+        assert tags["levelmatch.reference"] == f"{component['reference']}?"
+        assert tags["levelmatch.partial"] == "true"
+        assert "provisional" in tags["mlflow.note.content"]
+    else:
+        assert (component["reference"], component["provisional"]) == (REFERENCE, False)
+    return Broken(flow_run, found)
 
 
 def record(tmp_path):
@@ -44,24 +81,32 @@ def mlflow_runs(server, program):
     return client, client.search_runs([experiment.experiment_id])
 
 
-def check_whole(server, flow_run, tmp_path, name):
+def check_whole(server, broken, tmp_path):
     """Hold what a retry of a mended run must have done."""
-    assert record(tmp_path)["partial"] is False
-    assert (tmp_path / "data" / "out" / "tiles" / name).is_file()
-    run = server.ask("GET", f"/flow_runs/{flow_run}")
+    found = record(tmp_path)
+    assert found["partial"] is False
+    out = tmp_path / "data" / "out"
+    (component,) = found["fields"][0]["components"]
+    assert (component["reference"], component["provisional"]) == (REFERENCE, False)
+    assert [change["provisional"] for change in component["zero_changes"]] == ([True] if len(broken.whole) == 2 else [])
+    assert len(list((out / "tiles").iterdir())) == 4
+    assert {fits.getheader(path, "SCI")["LVLREF"] for path in (out / "tiles").iterdir()} == {REFERENCE}
+    assert not verify(out).mismatches
+    run = server.ask("GET", f"/flow_runs/{broken.flow_run}")
     assert run["state"]["type"] == "COMPLETED", run["state"]
     assert run["run_count"] == 2
     client, runs = mlflow_runs(server, tmp_path.name)
     assert len(runs) == 1
     assert runs[0].info.status == "FINISHED"
     assert runs[0].data.tags["levelmatch.partial"] == "false"
+    assert runs[0].data.tags["levelmatch.reference"] == REFERENCE
     for metric in runs[0].data.metrics:
         steps = [each.step for each in client.get_metric_history(runs[0].info.run_id, metric)]
         assert len(steps) == len(set(steps)), metric
 
 
 def second_try(server, flow_run):
-    """Return the task runs of the second try, once the server shows them: (name, whether it was executed)."""
+    """Return the task runs of the second try, once the server shows them: (step, name) -> whether it was executed."""
 
     def shown():
         found = [task for task in server.tasks(flow_run) if task["flow_run_run_count"] == 2]
@@ -69,36 +114,41 @@ def second_try(server, flow_run):
         return found if len(found) >= 18 and all(task["state"]["type"] == "COMPLETED" for task in found) else None
 
     found = server.wait_for(shown, "the second try's task runs")
-    return [(task["name"], task["state"]["name"] == "Completed") for task in found]
+    return {(task["task_key"].rpartition("-")[0], task["name"]): task["state"]["name"] == "Completed" for task in found}
 
 
-def test_a_mended_file_and_retry_through_the_api(prefect_server, broken, tmp_path):
-    flow_run, mend, name = broken
+@pytest.mark.parametrize("broken", ["a dither", "reference"], indirect=True)
+def test_mended_files_and_retry_through_the_api(prefect_server, broken, tmp_path):
+    flow_run = broken.flow_run
     assert record(tmp_path)["partial"] is True
     found = prefect_server.ask("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}}})
     tables = [each for each in found if each["type"] == "table" and each["key"].endswith("left-out")]
     assert len(tables) == 1
-    row = json.loads(tables[0]["data"])[0]
-    assert row["name"] == name
-    assert row["reason"]
-    mend()
+    rows = json.loads(tables[0]["data"])
+    assert {row["name"] for row in rows} == broken.names
+    assert {row["tile"] for row in rows} == {REFERENCE}
+    assert all(row["reason"] for row in rows)
+    broken.mend()
     prefect_server.retry(flow_run)
     prefect_server.ended(flow_run, tries=2)
-    check_whole(prefect_server, flow_run, tmp_path, name)
+    check_whole(prefect_server, broken, tmp_path)
     tasks = second_try(prefect_server, flow_run)
-    tile = name[:19]  # jw01234001001_02101
-    others = [executed for task, executed in tasks if task.startswith("jw") and not task.startswith(tile)]
-    assert len(others) >= 8
-    assert not any(others)
-    assert [executed for task, executed in tasks if task == name] == [True, True]  # its cutout and its file
-    assert any(not executed for task, executed in tasks if task.startswith(tile) and task != name)  # its twin's cutout
+    done = {place for place, executed in tasks.items() if executed}
+    assert {name for step, name in done if step == "cutout"} == broken.names
+    assert {name for step, name in done if step == "stack"} == {REFERENCE}
+    assert {name for step, name in done if step == "measure"} == {REFERENCE, "f770w"}
+    # the cards of the other files said that the field is partial, and now say that it is whole
+    assert {name for step, name in done if step == "write"} == {name for step, name in tasks if step == "write"}
+    others = {(step, name) for step, name in tasks if not name.startswith((REFERENCE[:19], "f770w"))}
+    lasting = {(step, name) for step, name in others if step in {"cutout", "measure", "solve", "stack"}}
+    assert len(lasting) == 5
+    assert not done & lasting
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install Debian's package")
-def test_a_mended_file_and_retry_clicked_in_the_ui(prefect_server, broken, tmp_path):
+def test_mended_files_and_retry_clicked_in_the_ui(prefect_server, broken, tmp_path):
     sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    flow_run, mend, name = broken
-    mend()
+    broken.mend()
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
     flags += " --disable-component-update --disable-sync"
     shots = Path(tmp_path, "shots")
@@ -107,15 +157,15 @@ def test_a_mended_file_and_retry_clicked_in_the_ui(prefect_server, broken, tmp_p
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags.split())
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(90_000)
-        page.goto(f"{prefect_server.url.removesuffix('/api')}/v2/runs/flow-run/{flow_run}")
+        page.goto(f"{prefect_server.url.removesuffix('/api')}/v2/runs/flow-run/{broken.flow_run}")
         page.get_by_text("Quarantined").first.wait_for()
         page.screenshot(path=shots / "quarantined.png")
         page.get_by_role("button", name="Open menu").first.click()
         page.get_by_role("menuitem", name="Retry").click()
         page.get_by_role("alertdialog").get_by_role("button", name="Retry").click()
-        mended = prefect_server.ended(flow_run, tries=2)
+        mended = prefect_server.ended(broken.flow_run, tries=2)
         assert mended["state"]["type"] == "COMPLETED"
         page.get_by_text("Completed").first.wait_for()
         page.screenshot(path=shots / "mended.png")
         browser.close()
-    check_whole(prefect_server, flow_run, tmp_path, name)
+    check_whole(prefect_server, broken, tmp_path)

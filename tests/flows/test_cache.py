@@ -6,9 +6,13 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from flows.cache import CacheInUseError, entries, in_use, prune
+from flows.cache import entries, prune
 from flows.cli import main
 from flows.home import Home
+from levelmatch_core import MatchSettings, match_levels
+from levelmatch_core.errors import StoreInUseError
+from levelmatch_core.runners import PlainEach
+from levelmatch_core.sky.store import CutoutStore
 
 DAY = 86400.0
 
@@ -59,13 +63,31 @@ def test_showing_removes_nothing(filled):
 
 
 def test_a_run_in_progress_keeps_everything(filled):
-    with in_use(filled), in_use(filled):
-        with pytest.raises(CacheInUseError, match="run in progress"):
+    store = CutoutStore(filled.cutouts)
+    with store.in_use(), CutoutStore(filled.cutouts).in_use():
+        with pytest.raises(StoreInUseError, match="run in progress"):
             prune(filled, most=0)
         done = command("--shrink-to", "0")
         assert done.exit_code == 1
         assert len(entries(filled)) == 4
     assert len(prune(filled, most=0)) == 4
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_run_of_the_library_keeps_everything(filled, small_program, tmp_path, monkeypatch, writes):
+    tried = []
+
+    def pruning(each, jobs, title, do=PlainEach.__call__):
+        with pytest.raises(StoreInUseError):
+            prune(filled, most=0)
+        tried.append(title)
+        return do(each, jobs, title)
+
+    monkeypatch.setattr(PlainEach, "__call__", pruning)
+    output = tmp_path / "out" if writes else None
+    match_levels(small_program, output, MatchSettings(figures="none"), cache=filled.cutouts)
+    assert len(tried) > 5
+    assert len(prune(filled, most=0)) > 4
 
 
 @pytest.mark.parametrize("words", [("--older-than", "yesterday"), ("--shrink-to", "5 parsecs"), ("--older-than", "3y")])

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from functools import partial
 from pathlib import Path
 
@@ -191,6 +192,39 @@ def test_a_broken_file_is_named_and_the_rest_is_done(served, small_program, tmp_
     assert len(named[0]) > len(f"{broken.name}: failed: ")
     assert "Traceback" not in answer.stderr
     assert json.loads((tmp_path / "out" / "run.json").read_text())["partial"]
+
+
+@pytest.mark.slow
+def test_a_pending_exposure_is_exit_code_3_and_named_in_the_left_out_table(served, server, small_program, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(small_program, folder)
+    for path in folder.glob("*.fits"):
+        os.utime(path, (time.time() - 86400,) * 2)
+    waiting = min(folder.glob("*.fits"))
+    os.utime(waiting)
+    options = ("--set", "settle_seconds=3600", "--set", "figures=none", "--program", "pending program")
+    answer = served("run", folder, "--output", tmp_path / "out", *options)
+    assert answer.returncode == 3, answer.stderr
+    assert f"{waiting.name}: pending: " in answer.stderr
+    assert "1 pending" in answer.stdout
+    found = asked(server, "/artifacts/filter", {"artifacts": {"key": {"any_": ["pending-program-left-out"]}}})
+    rows = [row for artifact in found for row in json.loads(artifact["data"])]
+    assert [(row["name"], row["status"], row["tile"]) for row in rows] == [
+        (waiting.name, "pending", f"{waiting.name[:19]}_mirimage")
+    ]
+    (run,) = asked(server, "/flow_runs/filter", {"flow_runs": {"id": {"any_": [found[0]["flow_run_id"]]}}})
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Incomplete")
+    os.utime(waiting, (time.time() - 86400,) * 2)
+    assert served("run", folder, "--output", tmp_path / "out", *options).returncode == 0
+
+
+def asked(server, path, body):
+    """Return the answer of Prefect's API."""
+    request = urllib.request.Request(  # noqa: S310 - http on loopback
+        f"{server}{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - as above
+        return json.loads(answer.read())
 
 
 @pytest.mark.slow

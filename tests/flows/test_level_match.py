@@ -2,12 +2,17 @@
 
 import json
 import shutil
+import time
+import urllib.request
 
 import pytest
+from astropy.io import fits
+from mlflow import MlflowClient
 
 from flows.level_match import level_match
 from flows.summary import Summary
-from levelmatch_core.errors import OutputFolderError
+from levelmatch_core.errors import NoUsablePixelsError, OutputFolderError, StrictError
+from levelmatch_core.jobs import CutoutJob
 from levelmatch_core.pipeline import Request, run
 from levelmatch_core.runners import PlainEach
 from levelmatch_core.settings import MatchSettings
@@ -80,7 +85,7 @@ def test_a_cutout_that_is_gone_or_altered_is_made_again(home, small_program, tmp
     assert bytes_of(tmp_path / "out") == before
 
 
-def test_a_broken_file_costs_itself_and_ends_the_flow_quarantined(small_program, tmp_path):
+def test_a_broken_file_costs_itself_and_ends_the_flow_quarantined(home, small_program, tmp_path):
     folder = tmp_path / "in"
     shutil.copytree(small_program, folder)
     broken = min(folder.glob("*.fits"))
@@ -92,7 +97,15 @@ def test_a_broken_file_costs_itself_and_ends_the_flow_quarantined(small_program,
     assert [problem.name for problem in summary.quarantined] == [broken.name]
     assert summary.quarantined[0].reason
     assert summary.counts["matched"] + summary.counts["reference"] == 3
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["partial"] is True
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["partial"] is True
+    tile = f"{broken.name[:19]}_mirimage"  # the name tells it, the file does not
+    assert summary.quarantined[0].tile == tile
+    assert f"tile {tile}: {broken.name}: " in state.message
+    assert summary.partial
+    tags = MlflowClient(home.tracking_uri).get_run(summary.tracking.run_id).data.tags
+    assert tags["levelmatch.partial"] == "true"
+    assert {fits.getheader(path, "SCI")["LVLPART"] for path in (tmp_path / "out" / "tiles").iterdir()} == {True}
 
 
 def test_other_settings_are_refused_and_the_error_keeps_its_kind(small_program, tmp_path):
@@ -115,3 +128,71 @@ def test_nothing_that_is_stored_is_a_pickle(home, small_program, tmp_path):
 def test_state_is_private(home):
     folders = [home.root, *(path for path in home.root.rglob("*") if path.is_dir())]
     assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
+
+
+def test_one_new_exposure_costs_its_tile_and_what_follows_from_it(server, small_program, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(small_program, folder)
+    files = sorted(folder.glob("*.fits"))
+    new = files[-1]
+    (tmp_path / "later").mkdir()
+    shutil.move(new, tmp_path / "later" / new.name)
+    run_flow(folder, tmp_path / "out", settings={"figures": "none"})
+    shutil.move(tmp_path / "later" / new.name, new)
+    state, summary = run_flow(folder, tmp_path / "out", settings={"figures": "none"})
+    tasks = task_states(server, str(state.state_details.flow_run_id), sum(summary.executed.values()) + 5)
+    done = {
+        step: {name for (key, name), how in tasks.items() if key == step and how == "Completed"} for step, _ in tasks
+    }
+    tile = f"{new.name[:19]}_mirimage"
+    assert done["cutout"] == {new.name}
+    assert done["stack"] == {tile}
+    assert done["measure"] == {tile, "f770w"}
+    assert done["solve"] == {tile, "f770w"}
+    assert done["mosaic"] == {"f770w"}
+    cached = {(key, name) for (key, name), how in tasks.items() if how == "Cached"}
+    assert {("cutout", path.name) for path in files[:-1]} <= cached
+    assert ("measure", f"{files[0].name[:19]}_mirimage") in cached
+    assert ("stack", f"{files[0].name[:19]}_mirimage") in cached
+
+
+def task_states(server, flow_run, expected):
+    """Return how each task run ended, by step and name, once the server shows so many."""
+    body = json.dumps({"flow_runs": {"id": {"any_": [flow_run]}}, "limit": 200}).encode()
+    asked = urllib.request.Request(  # noqa: S310 - http on loopback
+        f"{server}/task_runs/filter", data=body, headers={"Content-Type": "application/json"}
+    )
+    deadline = time.monotonic() + 60
+    while True:
+        with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310 - as above
+            runs = json.loads(answer.read())
+        if len(runs) >= expected and all(run["state"]["type"] == "COMPLETED" for run in runs):
+            return {(run["task_key"].rpartition("-")[0], run["name"]): run["state"]["name"] for run in runs}
+        assert time.monotonic() < deadline, [(run["name"], run["state"]["name"]) for run in runs]
+        time.sleep(0.3)
+
+
+@pytest.mark.parametrize("harm", ["a file", "a job"])
+def test_strict_fails_at_the_first_bad_tile(small_program, tmp_path, monkeypatch, harm):
+    folder = tmp_path / "in"
+    shutil.copytree(small_program, folder)
+    bad = min(folder.glob("*.fits"))
+    if harm == "a file":
+        bad.write_bytes(bad.read_bytes()[:5000])
+    else:
+
+        def refused(job, workspace, do=CutoutJob.run):
+            if job.label == bad.name:
+                message = f"{job.label}: every pixel is masked"
+                raise NoUsablePixelsError(message)
+            return do(job, workspace)
+
+        monkeypatch.setattr(CutoutJob, "run", refused)
+    settings = MatchSettings(strict=True, figures="none")
+    state = level_match([str(folder)], str(tmp_path / "out"), settings=settings, return_state=True)
+    assert state.is_failed()
+    assert state.name == "Failed"
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, StrictError)
+    assert bad.name in str(error)
+    assert not (tmp_path / "out" / "run.json").exists()

@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.runner import BATCHES, MOST_SINGLE, PrefectEach, works_of
+from flows.runner import BATCHES, MOST_SINGLE, PrefectEach, _task_of, works_of
 from levelmatch_core.errors import NoUsablePixelsError
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.jobs import Job, Workspace
@@ -108,6 +108,13 @@ def test_results_come_in_the_order_of_the_jobs(workspace):
     assert [result.number for result in results] == [3, 1, 2]
     assert each.executed == {"make": 3}
     assert not each.cached
+
+
+def test_every_step_is_a_task_of_its_own_by_name_and_key():
+    steps = ("cutout", "local sky", "measure", "solve", "stack", "write", "mosaic", "figures", "report")
+    tasks = [_task_of(step) for step in steps]
+    assert [each.name for each in tasks] == list(steps)
+    assert [each.task_key.rpartition("-")[0] for each in tasks] == [step.replace(" ", "_") for step in steps]
 
 
 def test_nothing_to_do_needs_no_task(workspace):

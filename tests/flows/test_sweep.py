@@ -2,6 +2,14 @@
 
 import json
 import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 
 import pytest
 from astropy.table import Table
@@ -11,8 +19,20 @@ from flows.ranking import Combination, Ranking, compare_address, write_ranking
 from flows.summary import Tracking
 from flows.sweep import combinations, folder_of, sweep
 from flows.sweeping import grid_of
+from flows.tracking import LOCAL_UI
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.settings import MatchSettings
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def row(seam, *, limit=2.0, used=8, tested=8, left_out=0, failed="", run=""):
@@ -118,9 +138,65 @@ def test_a_sweep_resamples_once_and_a_bad_combination_fails_alone(home, small_pr
     client = MlflowClient(home.tracking_uri)
     experiment = client.get_experiment_by_name("swept")
     runs = client.search_runs([experiment.experiment_id], f"tags.sweep_id = '{found.sweep_id}'")
-    assert {run.info.run_id for run in runs} == {each.run_id for each in found.rows if each.run_id}
-    assert len(runs) == 2
+    assert {run.info.run_id for run in runs} == {each.run_id for each in found.rows}
+    assert len(runs) == 3
     for run in runs:
         assert "mlflow.parentRunId" not in run.data.tags
-        assert run.data.metrics["seam_rms_left_out"] >= 0
         assert run.info.run_id in found.compare
+    (failed,) = [run for run in runs if run.info.status == "FAILED"]
+    assert failed.info.run_id == found.rows[-1].run_id
+    assert failed.info.run_name == "rms_sig_limit=-1.0"
+    assert "rms_sig_limit=-1" in failed.data.tags["levelmatch.failed"]
+    assert "rms_sig_limit=-1" in failed.data.tags["mlflow.note.content"]
+    assert failed.data.params["rms_sig_limit"] == "-1.0"
+    assert not failed.data.metrics
+    for run in runs:
+        if run is not failed:  # each pair of so few tiles is a bridge, that no other foretells
+            assert run.data.metrics["pairs_foretold"] == 0
+            assert run.data.metrics["residual_rms_after"] >= 0
+    check_compare_page(home, found, tmp_path)
+
+
+def check_compare_page(home, found, tmp_path):
+    """Open the printed address in a real browser, over a real MLflow server: all runs are selected and shown."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("no chromium: install Debian's package")
+    port = free_port()
+    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", home.tracking_uri, "--default-artifact-root", home.artifacts.as_uri()]
+    with (tmp_path / "mlflow.log").open("wb") as log:
+        server = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        await_answer(f"http://127.0.0.1:{port}/health", server)
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            page = browser.new_page(viewport={"width": 1500, "height": 1300})
+            page.set_default_timeout(60_000)
+            page.goto(found.compare.replace(LOCAL_UI, f"http://127.0.0.1:{port}"))
+            page.get_by_text("Comparing 3 Runs").first.wait_for()
+            for name in ("rms_sig_limit=2.0", "rms_sig_limit=-1.0", "rms_sig_limit=3.0"):
+                page.get_by_text(name).first.wait_for(state="attached")
+            page.screenshot(path=tmp_path / "compare.png", full_page=True)
+            browser.close()
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def await_answer(address, server):
+    deadline = time.monotonic() + 120
+    while True:
+        assert server.poll() is None
+        assert time.monotonic() < deadline
+        try:
+            with urllib.request.urlopen(address, timeout=5):  # noqa: S310 - http on loopback
+                return
+        except OSError:
+            time.sleep(0.3)
