@@ -138,7 +138,8 @@ def parallel_coordinates(ranking: Ranking) -> Figure:
     axes_of = [*ranking.varied, f"seam rms\n[{style.shown_unit(rows[0].unit if rows else '')}]", "pairs kept"]
     figure = style.figure(2.2 * len(axes_of) + 1, 5)
     axes = figure.subplots()
-    axes.set_title(f"{ranking.program}: {len(rows)} combinations, {CRITERION}", fontsize=10)
+    title = f"{ranking.program}: {len(rows)} combinations, {CRITERION}; thick the best, the darker the better"
+    axes.set_title(title, fontsize=10)
     heights, labels = _heights(ranking, rows)
     colours = style.colour_map(style.SEQUENCE).reversed()
     for order, line in reversed(list(enumerate(heights))):
@@ -147,7 +148,16 @@ def parallel_coordinates(ranking: Ranking) -> Figure:
     for place, ticks in enumerate(labels):
         axes.axvline(place, color="0.4", lw=0.8)
         for height, text in ticks:
-            axes.annotate(text, (place, height), xytext=(4, 0), textcoords="offset points", fontsize=7, va="center")
+            axes.annotate(
+                text,
+                (place, height),
+                xytext=(5, 0),
+                textcoords="offset points",
+                fontsize=9,
+                va="center",
+                zorder=5,  # the lines of all combinations meet here
+                bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1},
+            )
     axes.set_xticks(range(len(axes_of)), axes_of)
     axes.set_yticks([])
     axes.set_xlim(-0.2, len(axes_of) - 0.5)

@@ -29,6 +29,8 @@ from levelmatch_core.settings import MatchSettings
 
 logger = logging.getLogger(__name__)
 
+_DEFAULTS = MatchSettings().model_dump(mode="json")
+
 MOST = 500
 """Combinations of one sweep."""
 
@@ -126,7 +128,7 @@ def combine(
         if not isinstance(error, LevelMatchError):
             logger.exception("%s: unexpected error", folder_of(values))
         tracking = Tracker(Home.of().make()).log_failure(
-            str(request["program"]), facts_of_run(started), reason, {**common, **values}, tags
+            str(request["program"]), facts_of_run(started), reason, {**_DEFAULTS, **common, **values}, tags
         )
         failed = Combination(values=values, failed=reason, tracking=tracking)
         return Failed(message=reason, data=failed.to_json())
