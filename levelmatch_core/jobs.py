@@ -267,7 +267,7 @@ class WriteJob(Job):
     """Write one corrected file."""
 
     step = "write"
-    roles = ("fit",)
+    roles = ("fit", "write")
     gives = Written
 
     product: str

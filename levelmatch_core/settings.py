@@ -19,7 +19,7 @@ from levelmatch_core.errors import SettingsError
 FitType = Literal["level", "level+slope"]
 WcsSource = Literal["header", "gwcs"]
 FitChoice = Literal["level", "level+slope", "auto"]
-Role = Literal["input", "fit", "mask", "resample", "measure", "solve", "sky", "draw", "run"]
+Role = Literal["input", "fit", "mask", "resample", "measure", "solve", "sky", "write", "draw", "run"]
 
 FILES = ("levels", "locked", "pairs", "anchor_image", "exclude_regions")
 """Settings that name files and tiles: jobs carry what the files say, and hang on that, not on where they lie."""
@@ -202,6 +202,16 @@ class MatchSettings(BaseModel):
         "sky",
         "Take one constant a component from all its exposures: the source-masked, sigma-clipped median of the "
         "reference tile's first exposure. Off, with a warning, where fit_type_dithers is a plane.",
+    )
+
+    # -- corrected files -----------------------------------------------------------------------------------------------
+    write_background: bool = _setting(
+        False,
+        "write",
+        "JWST: let corrected files say what was subtracted (BKGLEVEL, BKGSUB, BKGMETH, and meta.background of the ASDF "
+        "tree): resample and outlier detection take them as they are, a default skymatch step stops with an error "
+        "instead of matching again. Off, what they said stays: set it where files carry a background that was "
+        "computed and not subtracted, which resample would subtract after us.",
     )
 
     # -- figures, and how to run ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levelmatch_core.errors import NoInputError, UsageError
+from levelmatch_core.images.associations import is_association, science_members
 
 _FITS = re.compile(r"\.fits(?:\.gz|\.fz)?$", re.IGNORECASE)
 
@@ -35,7 +36,8 @@ def find_files(
     ----------
     inputs
         Files, which are taken whatever they are called, and folders, which are searched for `*.fits`, `*.fits.gz` and
-        `*.fits.fz` (in any case; hidden files and folders are passed over).
+        `*.fits.fz` (in any case; hidden files and folders are passed over). A `.json` file is an association: its
+        science members are taken as files that were named themselves.
     step_ext
         Of folders take only `*_<step_ext>.fits` (and .gz, .fz); None takes all.
     recursive
@@ -46,12 +48,14 @@ def find_files(
     Raises
     ------
     UsageError
-        If an input does not exist, or lies in an excluded folder.
+        If an input does not exist, or lies in an excluded folder, or is a faulty association.
     NoInputError
         If there is no file.
     """
     given = [Path(os.path.abspath(entry)) for entry in inputs]  # noqa: PTH100 - links keep the names that users gave
     excluded = [Path(folder).resolve() for folder in exclude]
+    _check_inputs(given, excluded)
+    given = [Path(os.path.abspath(file)) for entry in given for file in _members(entry)]  # noqa: PTH100 - as above
     _check_inputs(given, excluded)
     found = _search(given, step_ext, recursive, excluded)
     if not found:
@@ -60,6 +64,11 @@ def find_files(
         message = f"no {wanted} (or .gz, .fz) found: {places}{'' if recursive else '; folders within are not searched'}"
         raise NoInputError(message)
     return sorted(((file.path, name) for file, name in _named(found)), key=lambda entry: entry[1])
+
+
+def _members(entry: Path) -> list[Path]:
+    """Return the files of an association, or the entry itself."""
+    return science_members(entry) if is_association(entry) else [entry]
 
 
 def _check_inputs(given: Sequence[Path], excluded: Sequence[Path]) -> None:

@@ -131,7 +131,7 @@ def take_inventory(
         found = _sound(_repeats_marked(found), failures)
     if not found:
         raise NoInputError(_nothing_left(len(paths), failures))
-    notes += _quality_notes(files)
+    notes += _quality_notes(files, settings)
     notes += wcs_notes([labelled.exposure for labelled in found], settings)
     fields = fields_of(found, notes)
     failures = sorted((_with_tiles(one, settings, tile_of) for one in failures), key=lambda one: one.name)
@@ -267,7 +267,7 @@ def _copies_marked(files: Sequence[_File]) -> Iterator[_File | Failure]:
             yield file
 
 
-def _quality_notes(files: Sequence[_File]) -> list[str]:
+def _quality_notes(files: Sequence[_File], settings: MatchSettings) -> list[str]:
     """Return what to know of files whose data quality masks nothing: unknown bits, or none (a file cut at an HDU)."""
     unknown = [file.shown for file in files if not file.instrument.bad_bits and _named(file, file.instrument.dq)]
     missing = [file.shown for file in files if file.instrument.bad_bits and not _named(file, file.instrument.dq)]
@@ -281,9 +281,20 @@ def _quality_notes(files: Sequence[_File]) -> list[str]:
         notes.append(
             f"SIP coefficients are used although CTYPE does not end in -SIP in {len(loose)} files, {loose[0]} the first"
         )
+    waiting = [file.shown for file in files if file.instrument.background and _has_unsubtracted(file.primary)]
+    if waiting and not settings.write_background:
+        notes.append(
+            f"a background was computed and not subtracted (BKGLEVEL, BKGSUB = F) in {len(waiting)} files, "
+            f"{waiting[0]} the first: the next resample step would subtract it after the match; set "
+            f"write_background=true"
+        )
     if missing:
         notes.append(f"no data-quality extension, so no flag masks, in {len(missing)} files, {missing[0]} the first")
     return notes
+
+
+def _has_unsubtracted(primary: fits.Header) -> bool:
+    return primary.get("BKGSUB") is False and bool(_number(primary.get("BKGLEVEL")))
 
 
 def _has_loose_sip(hdu: Hdu) -> bool:

@@ -14,6 +14,7 @@ from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.instruments import by_name
 from levelmatch_core.images.reading import read_wcs
 from levelmatch_core.matching.corrections import Correction, Status
+from levelmatch_core.products.background import put_background
 from levelmatch_core.products.editing import (
     EditedFile,
     change_of,
@@ -93,6 +94,10 @@ def write_corrected(
             if second is not None and second.exposure.path != image.main.exposure.path:
                 donor = stack.enter_context(open_raw(second.exposure.path, second.exposure.file))
             notes += _correct(edited, image, donor, grids, settings)
+        main = images[0].main
+        if settings.write_background and by_name(main.exposure.instrument).background:
+            level = _local_plane(main, grids[main.field], None).level
+            put_background(edited, level, main.exposure.file)
         with path.open("wb") as file:
             edited.write(file)
     return tuple(notes)

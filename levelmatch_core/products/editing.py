@@ -31,9 +31,23 @@ class EditedFile:
     hdus: dict[int, tuple[RawHeader, memoryview | None]] = field(default_factory=dict)
     """HDU -> its header, and its data, None where they stay."""
 
+    def header(self, index: int) -> RawHeader:
+        """Return the header of an HDU as it will be written."""
+        return self.hdus[index][0] if index in self.hdus else self.base.header(index)
+
     def put(self, index: int, header: RawHeader, values: NDArray[np.generic] | None) -> None:
         """Replace an HDU: its header, and its image unless that is None."""
-        data = None if values is None else stored_image(header, values)
+        self._put(index, header, None if values is None else stored_image(header, values))
+
+    def put_header(self, index: int, header: RawHeader) -> None:
+        """Replace the header of an HDU, and nothing of its data."""
+        self._put(index, header, self.hdus[index][1] if index in self.hdus else None)
+
+    def put_data(self, index: int, header: RawHeader, content: bytes) -> None:
+        """Replace an HDU: its header, and its data, which are padded to whole blocks."""
+        self._put(index, header, memoryview(content.ljust(-(-len(content) // BLOCK) * BLOCK, b"\0")))
+
+    def _put(self, index: int, header: RawHeader, data: memoryview | None) -> None:
         renew_checksums(header, lambda: self.base.data(index) if data is None else data)
         self.hdus[index] = (header, data)
 

@@ -111,7 +111,9 @@ def _field_lines(field: FieldSummary, pairs: Table, record: RunRecord) -> Iterat
         )
     if len(field.components) > 1 and sum(part.exposures > 1 for part in field.components) > 1:
         tried.append("the components do not overlap usably: exposures between them would tie them")
-    next_step = by_name(field.instrument).next_step
+    background, next_step = by_name(field.instrument).background, by_name(field.instrument).next_step
+    if background and record.settings.get("write_background"):
+        tried.append(background)
     if next_step:
         tried.append(f"next, without matching again: {next_step.splitlines()[0]}")
     if tried:

@@ -14,6 +14,7 @@ from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.headers import MATCHED_CARD, Hdu, read_headers
 from levelmatch_core.images.instruments import recognise
 from levelmatch_core.images.reading import wcs_from
+from levelmatch_core.products.background import take_background_back
 from levelmatch_core.products.editing import EditedFile, inside_of, physical_values, shifted
 from levelmatch_core.products.folder import JOURNAL, RUN, Writer, clear_temporaries, put
 from levelmatch_core.products.headers import CARDS
@@ -127,6 +128,7 @@ def undo_file(
                 notes.append(
                     f"{shown}: HDU {image.hdu}: pixels that were masked, since nothing tied them to the rest, stay so"
                 )
+        take_background_back(edited)
         with target.open("wb") as file:
             edited.write(file)
     return tuple(notes)

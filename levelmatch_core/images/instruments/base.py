@@ -74,6 +74,9 @@ class Instrument:
     """Cards whose values, joined by '-', name the band."""
     no_band: frozenset[str] = frozenset()
     """Values (lower case) of a further band card that add nothing, such as 'clear'."""
+    background: str = ""
+    """What it means for the next step that a file says what was subtracted (BKGLEVEL, BKGSUB, BKGMETH, and
+    meta.background of its ASDF tree); '' where files have no such cards."""
     next_step: str = ""
     """How to call the pipeline that comes next so that it does not match again; '' where there is none."""
 

@@ -18,6 +18,13 @@ VARIANCES = ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
 BAND_CARDS = ("FILTER", "PUPIL")
 NO_BAND = frozenset({"clear", "clearp", "n/a", "none"})
 
+BACKGROUND = (
+    "The files say what was subtracted (BKGLEVEL, BKGSUB = T, BKGMETH = levelmatch): resample and outlier detection "
+    "take them as they are, a default skymatch step stops with an error, and one with subtract=True "
+    "would match them again."
+)
+"""What `write_background` means (tried with jwst 3.0)."""
+
 NEXT_STEP = """\
 strun calwebb_image3 asn.json --steps.skymatch.skip=true
 
@@ -116,5 +123,6 @@ INSTRUMENT = Instrument(
     blank_zero=True,
     band_cards=BAND_CARDS,
     no_band=NO_BAND,
+    background=BACKGROUND,
     next_step=NEXT_STEP,
 )

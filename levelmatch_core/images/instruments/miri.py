@@ -82,5 +82,6 @@ INSTRUMENT = Instrument(
     blank_zero=True,
     band_cards=jwst.BAND_CARDS,
     no_band=jwst.NO_BAND,
+    background=jwst.BACKGROUND,
     next_step=jwst.NEXT_STEP,
 )

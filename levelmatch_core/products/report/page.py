@@ -73,6 +73,8 @@ class FieldView:
     chart: Markup | None
     planes: bool
     untied: tuple[tuple[str, str], ...]
+    background: str
+    """What it means that the files say what was subtracted; '' where they say what they said before."""
     next_step: str
 
 
@@ -170,6 +172,7 @@ def _field_view(
             for one in match.corrections
             if one.status is Status.UNTIED
         ),
+        background=by_name(match.field.instrument).background if record.settings.get("write_background") else "",
         next_step=by_name(match.field.instrument).next_step,
     )
 
