@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
 from levelmatch_core.errors import SettingsError
+from levelmatch_core.instrument_tables import InstrumentTable, read_table
 
 FitType = Literal["level", "level+slope"]
 WcsSource = Literal["header", "gwcs"]
@@ -43,6 +44,13 @@ class MatchSettings(BaseModel):
     )
     step_ext: str | None = _setting(
         None, "input", "Of folders take only *_<step_ext>.fits (and .gz, .fz), such as 'cal' or 'crf'. None takes all."
+    )
+    instruments: tuple[InstrumentTable, ...] = _setting(
+        (),
+        "input",
+        "Cameras of your own: TOML tables (extension names, bits of the data quality, what names band and tile, a "
+        "window that is never used), which are asked before those that levelmatch knows. Files in a settings file are "
+        "relative to it. What counts is their content, which run.json keeps.",
     )
     recombine_lyot: bool = _setting(
         False,
@@ -236,6 +244,15 @@ class MatchSettings(BaseModel):
         False, "run", "End at the first file, exposure or tile that fails, instead of going on without it."
     )
 
+    @field_validator("instruments", mode="before")
+    @classmethod
+    def _tables(cls, given: object) -> object:
+        """Read tables that are named by their files."""
+        entries = [given] if isinstance(given, str | Path) else given
+        if not isinstance(entries, list | tuple):
+            return given
+        return tuple(read_table(Path(entry)) if isinstance(entry, str | Path) else entry for entry in entries)
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Validate `values`, with the nearest valid names in the error.
@@ -283,6 +300,7 @@ class MatchSettings(BaseModel):
         if config is not None:
             try:
                 values.update(tomllib.loads(config.read_text(encoding="utf-8")))
+                values.update(_beside(config, values))
             except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
                 message = f"settings file {config}: {error}"
                 raise SettingsError(message) from error
@@ -363,6 +381,14 @@ def few_values(name: str) -> tuple[str, ...]:
         return ("true", "false")
     arguments = [argument for part in (kind, *get_args(kind)) for argument in get_args(part)]
     return tuple(dict.fromkeys(value for value in arguments if isinstance(value, str)))
+
+
+def _beside(config: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings whose files are named relative to the settings file, with the paths that these have."""
+    tables = values.get("instruments", [])
+    entries = tables if isinstance(tables, list) else [tables]
+    placed = [config.parent / entry if isinstance(entry, str) else entry for entry in entries]
+    return {"instruments": placed} if placed else {}
 
 
 def _toml_value(name: str, text: str) -> object:

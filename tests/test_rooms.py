@@ -21,6 +21,7 @@ PLACES = {
     "simulate": "pipeline",
     "loglines": "errors",
     "records": "errors",
+    "instrument_tables": "errors",
     "__init__": "pipeline",
 }
 

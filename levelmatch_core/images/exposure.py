@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field as Described
 
+from levelmatch_core.instrument_tables import InstrumentTable
 from levelmatch_core.records import Record
 from levelmatch_core.settings import WcsSource
 
@@ -35,6 +36,7 @@ class Exposure(Record):
     shape: tuple[int, int] = Described(description="rows, columns of the whole image")
     window: Window | None = Described(default=None, description="the part of the image that this exposure is")
     instrument: str = Described(description="name of the entry in levelmatch_core.images.instruments")
+    table: InstrumentTable | None = Described(default=None, description="what it is, where the user named its table")
     detector: str
     tile: str
     band: str = Described(description="FILTER, or FILTER-PUPIL, lower case; '' where the header has none")

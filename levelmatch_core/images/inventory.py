@@ -28,9 +28,10 @@ from levelmatch_core.images.footprint import footprint_of
 from levelmatch_core.images.grouping import GroupBy, grouping
 from levelmatch_core.images.gwcs import gwcs_of, require_extra
 from levelmatch_core.images.headers import Hdu, quiet, read_headers
-from levelmatch_core.images.instruments import Instrument, Source, recognise
+from levelmatch_core.images.instruments import Instrument, Source, known_with, recognise
 from levelmatch_core.images.reading import digest_of, refuse_matched, refuse_shapes, wcs_of
 from levelmatch_core.images.transforms import AnyWcs
+from levelmatch_core.instrument_tables import ALL
 from levelmatch_core.settings import MatchSettings, WcsSource
 
 __all__ = ["find_files", "take_inventory"]
@@ -173,7 +174,7 @@ def _with_tiles(failure: Failure, settings: MatchSettings, tile_of: GroupBy | No
         return failure
     # nothing is known of the header: the image may be a full frame
     source = Source(file, chip, (_FULL_FRAME, _FULL_FRAME), fits.Header(), tile)
-    parts = recognise(Path(file).name, source.primary).split(source, settings)
+    parts = recognise(Path(file).name, source.primary, known_with(settings.instruments)).split(source, settings)
     tiles = [part.tile for part in sorted(parts, key=lambda part: not part.anchors)]
     groups = [group for part in parts for group in part.groups.values() if group]
     return failure.model_copy(update={"tiles": tuple(dict.fromkeys([*tiles, *groups]))})
@@ -182,9 +183,10 @@ def _with_tiles(failure: Failure, settings: MatchSettings, tile_of: GroupBy | No
 # -- files -------------------------------------------------------------------------------------------------------------
 def _read_all(paths: Sequence[tuple[Path, str]], settings: MatchSettings) -> list[_File | Failure]:
     """Read digests and headers of all files that nobody writes to any more, in their order."""
+    known = known_with(settings.instruments)
 
     def read(entry: tuple[Path, str]) -> _File | Failure:
-        return _read_settled(*entry, settings.settle_seconds)
+        return _read_settled(*entry, known, settings.settle_seconds)
 
     if settings.procs == 1:
         return [read(entry) for entry in paths]
@@ -192,14 +194,14 @@ def _read_all(paths: Sequence[tuple[Path, str]], settings: MatchSettings) -> lis
         return list(pool.map(read, paths))
 
 
-def _read_settled(path: Path, shown: str, settle: float) -> _File | Failure:
+def _read_settled(path: Path, shown: str, known: Sequence[Instrument], settle: float) -> _File | Failure:
     """Read a file, unless somebody writes to it: it then waits for the next run, however it looks now."""
     before = _stamp(path)
     age = time.time() - before[1] / 1e9
     if 0 <= age < settle:
         reason = f"{shown}: changed {age:.0f} s ago, less than settle_seconds ({settle:g}); the next run takes it"
         return Failure(name=shown, step=PENDING, error="Pending", reason=reason, exposures=(shown,))
-    found = _read(path, shown)
+    found = _read(path, shown, known)
     if _stamp(path) != before:
         reason = f"{shown}: changed while it was read; the next run takes it"
         return Failure(name=shown, step=PENDING, error="Pending", reason=reason, exposures=(shown,))
@@ -215,7 +217,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _read(path: Path, shown: str) -> _File | Failure:
+def _read(path: Path, shown: str, known: Sequence[Instrument]) -> _File | Failure:
     try:
         shown.encode()
     except UnicodeEncodeError:
@@ -223,7 +225,7 @@ def _read(path: Path, shown: str) -> _File | Failure:
         return _failure(name, DataError(f"{name}: its name is not UTF-8, which tables and records need; rename it"))
     try:
         hdus = read_headers(path, shown)
-        file = _File(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0].header))
+        file = _File(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0].header, known))
         _ = file.bands, file.camera  # a damaged card shows here
     except DataError as error:
         return _failure(shown, error)
@@ -333,7 +335,11 @@ def _images(file: _File) -> list[Hdu]:
     NoImageError
         If there is neither.
     """
-    science = _named(file, file.instrument.sci)
+    if file.instrument.sci == ALL:
+        planes = {file.instrument.err, file.instrument.dq}
+        science = [hdu for hdu in file.hdus if _is_image(hdu) and hdu.name not in planes]
+    else:
+        science = _named(file, file.instrument.sci)
     if science:
         return science
     flat = [hdu for hdu in file.hdus if _is_image(hdu)]
@@ -386,6 +392,7 @@ def _exposures_in(
             shape=shape,
             window=part.window,
             instrument=file.instrument.name,
+            table=file.instrument.table,
             detector=part.detector,
             tile=part.tile,
             band=file.band,

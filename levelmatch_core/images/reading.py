@@ -37,7 +37,7 @@ from levelmatch_core.images.headers import (
     read_headers,
     scan,
 )
-from levelmatch_core.images.instruments import Instrument, by_name
+from levelmatch_core.images.instruments import Instrument, instrument_of
 from levelmatch_core.images.transforms import AnyWcs
 from levelmatch_core.settings import WcsSource
 
@@ -224,7 +224,7 @@ def read_pixels(exposure: Exposure) -> Pixels:
     OSError
         If the file cannot be read; another try may succeed.
     """
-    instrument = by_name(exposure.instrument)
+    instrument = instrument_of(exposure)
     wanted = [exposure.sci, exposure.err, exposure.dq if instrument.bad_bits else None]
     arrays = _stored_arrays(exposure, wanted)
     if any(array is not None and array.shape != exposure.shape for array in arrays):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import DuplicateExposureError, ShapeMismatchError
 from levelmatch_core.images.exposure import Window
-from levelmatch_core.images.instruments import by_name
+from levelmatch_core.images.instruments import instrument_of
 from levelmatch_core.images.reading import read_wcs
 from levelmatch_core.matching.corrections import Correction, Status
 from levelmatch_core.products.background import put_background
@@ -95,7 +95,7 @@ def write_corrected(
                 donor = stack.enter_context(open_raw(second.exposure.path, second.exposure.file))
             notes += _correct(edited, image, donor, grids, settings)
         main = images[0].main
-        if settings.write_background and by_name(main.exposure.instrument).background:
+        if settings.write_background and instrument_of(main.exposure).background:
             level = _local_plane(main, grids[main.field], None).level
             put_background(edited, level, main.exposure.file)
         with path.open("wb") as file:
@@ -178,7 +178,7 @@ def _correct(
     if image.window is None and main.status is Status.ALONE and main.total == _nothing(main):
         edited.put(sci, header, None)
         return notes
-    blank_zero = by_name(main.exposure.instrument).blank_zero
+    blank_zero = instrument_of(main.exposure).blank_zero
     stored = edited.base.image(sci)
     kept = output_type(stored.dtype)
     if inside is None:
@@ -236,7 +236,7 @@ def _corrected_plainly(
 def _take_over(edited: EditedFile, donor: RawFile, image: _Image, inside: NDArray[np.bool_]) -> None:
     """Take error, data quality and variances of the window from the file of its own half."""
     mine, theirs = image.main.exposure, cast(Correction, image.second).exposure
-    instrument = by_name(mine.instrument)
+    instrument = instrument_of(mine)
     ours, other = _named(edited.base, mine.sci), _named(donor, theirs.sci)
     planes = [(mine.err, theirs.err), (mine.dq, theirs.dq)]
     planes += [(ours.get(name), other.get(name)) for name in instrument.variances]
@@ -258,7 +258,7 @@ def _take_over(edited: EditedFile, donor: RawFile, image: _Image, inside: NDArra
 def _mask(edited: EditedFile, image: _Image, masked: NDArray[np.bool_], header: RawHeader) -> str:
     """Flag pixels that nothing ties to the rest of the image; return the note."""
     exposure = image.main.exposure
-    flag = by_name(exposure.instrument).bad_bits
+    flag = instrument_of(exposure).bad_bits
     if exposure.dq is not None and flag:
         quality = edited.base.image(exposure.dq)
         # any bad bit takes a pixel out; the lowest is JWST's DO_NOT_USE. Unsigned values are stored with their

@@ -10,6 +10,7 @@ from astropy.table import Row, Table
 
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.images.instruments import by_name
+from levelmatch_core.instrument_tables import InstrumentTable
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.matching.results import Rejection
 from levelmatch_core.matching.stages import STAGES
@@ -111,7 +112,9 @@ def _field_lines(field: FieldSummary, pairs: Table, record: RunRecord) -> Iterat
         )
     if len(field.components) > 1 and sum(part.exposures > 1 for part in field.components) > 1:
         tried.append("the components do not overlap usably: exposures between them would tie them")
-    background, next_step = by_name(field.instrument).background, by_name(field.instrument).next_step
+    tables = [InstrumentTable.from_json(table) for table in record.settings.get("instruments", ())]
+    instrument = by_name(field.instrument, tables)
+    background, next_step = instrument.background, instrument.next_step
     if background and record.settings.get("write_background"):
         tried.append(background)
     if next_step:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from levelmatch_core.errors import UsageError
 from levelmatch_core.images.exposure import Exposure, Window
+from levelmatch_core.instrument_tables import InstrumentTable
 from levelmatch_core.matching.corrections import Correction, Status
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.products.tables import read_corrections, window_of
@@ -101,6 +102,8 @@ class KnownSolution:
     failed: tuple[str, ...]
     """Names of the exposures that failed: nothing is known of them."""
     grids: Mapping[str, Grid]
+    instruments: tuple[InstrumentTable, ...] = ()
+    """Those that the user named."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -115,6 +118,7 @@ class KnownSolution:
         try:
             grids = {name: Grid.from_json(grid["record"]) for name, grid in table.meta["grids"].items()}
             found = [{name: _plain(row[name]) for name in table.colnames} for row in table]
+            instruments = tuple(InstrumentTable.from_json(one) for one in table.meta.get("instruments", ()))
             failed = tuple(row["exposure"] for row in found if row["status"] == Status.FAILED)
             rows = tuple(_known(row) for row in found if row["status"] != Status.FAILED)
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
@@ -127,7 +131,7 @@ class KnownSolution:
         if lacking:
             message = f"{path}: no grid for the fields {', '.join(lacking)}; take the table that levelmatch wrote"
             raise UsageError(message)
-        return cls(rows, failed, grids)
+        return cls(rows, failed, grids, instruments)
 
     def products(self) -> dict[str, list[Known]]:
         """Return the rows by the corrected file that they went into, sorted."""
@@ -137,11 +141,12 @@ class KnownSolution:
         return dict(sorted(found.items()))
 
     def settings(self) -> MatchSettings:
-        """Return those settings of the run that the table tells: fit types, whether Lyot was split, the WCS."""
+        """Return the run's settings that the table tells: fit types, whether Lyot was split, WCS, instruments."""
         fits = {f"fit_type_{stage}": kind for row in self.rows for stage, kind in row.fits.items()}
         split = any(row.window is not None for row in self.rows)
         gwcs = any(row.wcs_source == "gwcs" for row in self.rows)
-        return MatchSettings.from_mapping({**fits, "recombine_lyot": split, "wcs_source": "gwcs" if gwcs else "header"})
+        further = {"wcs_source": "gwcs" if gwcs else "header", "instruments": self.instruments}
+        return MatchSettings.from_mapping({**fits, "recombine_lyot": split, **further})
 
 
 def images_of(rows: Iterable[Known]) -> list[KnownImage]:

@@ -117,6 +117,9 @@ def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
             for match in matches
         },
     )
+    own = {e.table.name: e.table.to_json() for m in matches for e in m.field.exposures if e.table is not None}
+    if own:
+        table.meta["instruments"] = [own[name] for name in sorted(own)]
     return table
 
 

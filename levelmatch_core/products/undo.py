@@ -12,7 +12,7 @@ from pathlib import Path
 from levelmatch_core.errors import LevelMatchError, NotFitsError, OutputFolderError
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.headers import MATCHED_CARD, Hdu, read_headers
-from levelmatch_core.images.instruments import recognise
+from levelmatch_core.images.instruments import known_with, recognise
 from levelmatch_core.images.reading import wcs_from
 from levelmatch_core.products.background import take_background_back
 from levelmatch_core.products.editing import EditedFile, inside_of, physical_values, shifted
@@ -72,7 +72,7 @@ def undo(folder: Path, back: Path) -> GivenBack:
         try:
             _refuse_altered(source, product, digests.get(PRODUCTS + product))
             said: list[str] = []
-            files.append(put_new(back, product, _writer(source, product, rows, solution.grids, said)))
+            files.append(put_new(back, product, _writer(source, product, rows, solution, said)))
             notes += said
         except OutputFolderError:
             raise
@@ -86,7 +86,7 @@ def undo(folder: Path, back: Path) -> GivenBack:
 
 
 def undo_file(
-    source: Path, target: Path, rows: Sequence[Known], grids: Mapping[str, Grid], shown: str
+    source: Path, target: Path, rows: Sequence[Known], solution: KnownSolution, shown: str
 ) -> tuple[str, ...]:
     """Write one corrected file as it was before.
 
@@ -98,8 +98,8 @@ def undo_file(
         Where to.
     rows
         All rows of the table that went into it.
-    grids
-        Each field's grid.
+    solution
+        That the rows are of: its grids, and the instruments that the user named.
     shown
         What to call the file in messages.
 
@@ -115,7 +115,7 @@ def undo_file(
         If a plane cannot be put on the image.
     """
     hdus = read_headers(source, shown)
-    blank_zero = recognise(Path(shown).name, hdus[0].header).blank_zero
+    blank_zero = recognise(Path(shown).name, hdus[0].header, known_with(solution.instruments)).blank_zero
     notes = []
     with open_raw(source, shown) as base:
         edited = EditedFile(base)
@@ -123,7 +123,7 @@ def undo_file(
             if image.hdu >= len(hdus) or hdus[image.hdu].matched is None:
                 message = f"{shown}: no {MATCHED_CARD} in HDU {image.hdu}: levelmatch did not correct this file"
                 raise NotFitsError(message)
-            _give_back(edited, image, hdus, source, grids, blank_zero=blank_zero)
+            _give_back(edited, image, hdus, source, solution.grids, blank_zero=blank_zero)
             if image.masked:
                 notes.append(
                     f"{shown}: HDU {image.hdu}: pixels that were masked, since nothing tied them to the rest, stay so"
@@ -190,9 +190,9 @@ def put_new(root: Path, name: str, writer: Writer) -> OutputFile:
     return file
 
 
-def _writer(source: Path, product: str, rows: Sequence[Known], grids: Mapping[str, Grid], notes: list[str]) -> Writer:
+def _writer(source: Path, product: str, rows: Sequence[Known], solution: KnownSolution, notes: list[str]) -> Writer:
     def write(path: Path) -> None:
-        notes.extend(undo_file(source, path, rows, grids, product))
+        notes.extend(undo_file(source, path, rows, solution, product))
 
     return write
 

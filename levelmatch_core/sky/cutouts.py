@@ -78,6 +78,7 @@ def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings, exclude:
         [exposure.sci, exposure.err, exposure.dq],
         exposure.window,
         exposure.instrument,
+        exposure.table,
         exposure.wcs_source,
         grid,
         relevant,

@@ -8,12 +8,16 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from levelmatch_core.errors import SettingsError
-from levelmatch_core.images.instruments import by_name
+from levelmatch_core.images.instruments import by_name, instrument_of
 from levelmatch_core.images.instruments.base import Source
-from levelmatch_core.images.instruments.table import load, of_table
+from levelmatch_core.images.instruments.table import of_table
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.images.reading import read_pixels
+from levelmatch_core.instrument_tables import InstrumentTable, read_table
+from levelmatch_core.products.folder import numbers_settings
 from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.cutouts import cutout_key
+from levelmatch_core.sky.grid import choose_grid
 
 SHAPE = (40, 60)
 
@@ -102,22 +106,119 @@ def test_a_tile_that_the_user_names_wins() -> None:
 
 def test_a_window_is_left_out() -> None:
     content = {"name": "x", "header": {"TELESCOP": ["X"]}, "exclude": {"rows": [0, 4], "columns": [0, 60]}}
-    (part,) = of_table(content).split(Source("a.fits", "", SHAPE, fits.Header()), MatchSettings())
+    (part,) = of_table(InstrumentTable.model_validate(content)).split(
+        Source("a.fits", "", SHAPE, fits.Header()), MatchSettings()
+    )
     assert part.window is not None
     assert not part.window.inside
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "reason"),
     [
-        'name = "x"',
-        'name = "x"\nnonsense = 1\n[header]\nTELESCOP = ["X"]',
-        'name = "x"\n[header]\nTELESCOP = ["X"]\n[tile]\npattern = "("',
-        "not toml",
+        ('name = "x"', "header: Field required"),
+        ('name = "x"\nhaeder = 1\n[header]\nTELESCOP = ["X"]', "unknown entry haeder: did you mean header"),
+        (
+            'name = "x"\n[header]\nA = ["X"]\n[images]\nblank = true',
+            r"unknown entry images\.blank: did you mean blank_z",
+        ),
+        ('name = "x"\n[header]\nA = ["X"]\n[exclude]\nrows = [0, 1]\ncolumns = [0, 1]\nqq = 1', "known are rows, colu"),
+        ('name = "x"\n[header]\nTELESCOP = ["X"]\n[tile]\npattern = "("', "no regular expression"),
+        (
+            'name = "x"\n[header]\nTELESCOP = ["X"]\n[dq]\nbits = [4096]',
+            "the numbers of bits, 0 to 63, not their values",
+        ),
+        ('name = "x"\n[header]\nTELESCOP = "X"', r"header\.TELESCOP: Input should be a valid tuple"),
+        ("not toml", "Expected"),
     ],
 )
-def test_a_wrong_table_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_a_wrong_table_is_refused_by_name(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(SettingsError, match=r"instrument table .*wrong\.toml"):
-        load(path)
+    with pytest.raises(SettingsError, match=rf"instrument table .*wrong\.toml: .*{reason}"):
+        read_table(path)
+    with pytest.raises(SettingsError, match=r"wrong\.toml"):
+        MatchSettings.load(assignments=[f"instruments={path}"])
+    with pytest.raises(SettingsError, match=r"gone\.toml"):
+        MatchSettings(instruments=[tmp_path / "gone.toml"])
+
+
+OWN = """
+name = "box camera"
+[header]
+INSTRUME = ["BOX"]
+[images]
+sci = "IMAGE"
+err = "SIGMA"
+dq = "FLAGS"
+blank_zero = true
+[dq]
+bits = [2]
+[tile]
+pattern = "^(night[0-9]+)_"
+[next]
+step = "bake it"
+"""
+
+
+def own_file(path: Path, seed: int) -> Path:
+    rng = np.random.default_rng(seed)
+    flags = np.zeros(SHAPE, "i2")
+    flags[0, :2] = 4, 8
+    data = rng.normal(5, 0.1, SHAPE).astype("f4")
+    data[1, 0] = 0
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(data, header(5), name="IMAGE"), fits.ImageHDU(flags, name="FLAGS")]
+    hdus[0].header["INSTRUME"] = "BOX"
+    fits.HDUList(hdus).writeto(path)
+    return path
+
+
+def test_a_table_of_the_users_own_is_read_from_settings_and_counts_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    table, config = tmp_path / "conf" / "box.toml", tmp_path / "conf" / "run.toml"
+    table.write_text(OWN)
+    config.write_text('instruments = ["box.toml"]\n')
+    for number in range(2):
+        own_file(tmp_path / f"night1_{number}.fits", number)
+    settings = MatchSettings.load(config)
+    assert settings == MatchSettings.load(assignments=[f"instruments={table}"])
+    assert settings == MatchSettings.from_mapping(settings.model_dump(mode="json"))
+    (field,) = take_inventory([tmp_path], settings).fields
+    assert (field.instrument, {one.tile for one in field.exposures}) == ("box camera", {"night1"})
+    one = field.exposures[0]
+    data = read_pixels(one).data
+    assert np.isnan(data[0, 0])
+    assert np.isfinite(data[0, 1])
+    assert np.isnan(data[1, 0])
+    assert instrument_of(one).next_step == "bake it"
+    # other bits: another key, and a field that was made with the one is refused with the other
+    table.write_text(OWN.replace("[2]", "[3]"))
+    other = MatchSettings.load(config)
+    (changed,) = take_inventory([tmp_path], other).fields
+    grid = choose_grid(field)
+    assert cutout_key(one, grid, settings) != cutout_key(changed.exposures[0], grid, other)
+    assert numbers_settings(settings.model_dump()) != numbers_settings(other.model_dump())
+    # without the table it is any image, of which nothing is known
+    assert take_inventory([tmp_path], MatchSettings()).fields[0].instrument == "generic"
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
+    own_file(tmp_path / "night1_0.fits", 0)
+    for name in ("hst", "jwst", "box camera"):
+        table = InstrumentTable.model_validate({"name": name, "header": {"INSTRUME": ["BOX"]}})
+        tables = (table, table) if name == "box camera" else (table,)
+        with pytest.raises(SettingsError, match=f"another one of the name '{name}'"):
+            take_inventory([tmp_path], MatchSettings(instruments=tables))
+
+
+def test_every_chip_of_a_mosaic_camera_is_an_exposure(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    hdus = [fits.PrimaryHDU()]
+    hdus[0].header.update({"INSTRUME": "DECam", "FILTER": "g DECam SDSS c0001 4720.0 1520.0"})
+    for number, name in enumerate(("S29", "S30", "N1")):
+        hdus.append(fits.CompImageHDU(rng.normal(size=SHAPE).astype("f4"), header(5 + 0.0001 * number), name=name))
+    fits.HDUList(hdus).writeto(tmp_path / "c4d_1.fits")
+    (field,) = take_inventory([tmp_path], MatchSettings()).fields
+    assert field.instrument == "mosaic camera"
+    assert [one.name for one in field.exposures] == ["c4d_1.fits#1", "c4d_1.fits#2", "c4d_1.fits#3"]
+    assert len({one.tile for one in field.exposures}) == 3

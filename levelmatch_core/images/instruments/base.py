@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from astropy.io import fits
 
 from levelmatch_core.images.exposure import Window
+from levelmatch_core.instrument_tables import InstrumentTable
 from levelmatch_core.settings import MatchSettings
 
 
@@ -77,6 +78,8 @@ class Instrument:
     background: str = ""
     """What it means for the next step that a file says what was subtracted (BKGLEVEL, BKGSUB, BKGMETH, and
     meta.background of its ASDF tree); '' where files have no such cards."""
+    table: InstrumentTable | None = None
+    """The table that the user named, where it comes from one."""
     next_step: str = ""
     """How to call the pipeline that comes next so that it does not match again; '' where there is none."""
 

@@ -1,108 +1,28 @@
-"""Instruments as tables: a TOML file beside this module is all that a camera without quirks needs.
-
-::
-
-    name = "camera"
-    [header]                    # recognised where one of these cards has one of these values
-    TELESCOP = ["SCOPE"]
-    [images]                    # EXTNAMEs; a file without SCI gives its first two-dimensional image
-    sci = "SCI"
-    err = "ERR"
-    dq = "DQ"
-    blank_zero = false          # whether a pixel that is exactly 0 is blank
-    [dq]
-    bits = [0, 3]               # numbers of the bits that mask a pixel
-    [band]
-    cards = ["FILTER"]
-    empty = ["clear"]           # values that add nothing
-    [tile]
-    card = "ASN_ID"             # dithers of a tile share this card's value, or
-    pattern = "^(r[0-9]+)_"     # the first group of this expression, searched in the file's name
-    [exclude]                   # a window of every image that is never used, half open, from 0
-    rows = [0, 16]
-    columns = [0, 1024]
-    [next]
-    step = "how to call the next step so that it does not match again"
-"""
+"""What a table makes of an instrument: see :mod:`levelmatch_core.instrument_tables` for what one holds."""
 
 import re
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
 
 from astropy.io import fits
-from pydantic import Field as Described
-from pydantic import ValidationError
 
-from levelmatch_core.errors import SettingsError
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.instruments.base import Instrument, Part, Source, plain_groups
-from levelmatch_core.records import Record
+from levelmatch_core.instrument_tables import InstrumentTable
 from levelmatch_core.settings import MatchSettings
 
 _UNSET = frozenset({"", "none", "n/a"})
 
 
-class _Images(Record):
-    sci: str = "SCI"
-    err: str = "ERR"
-    dq: str = "DQ"
-    blank_zero: bool = False
+def of_table(table: InstrumentTable, *, own: bool = False) -> Instrument:
+    """Return the instrument of a table.
 
-
-class _Quality(Record):
-    bits: tuple[int, ...] = ()
-
-
-class _Band(Record):
-    cards: tuple[str, ...] = Described(default=("FILTER",), min_length=1)
-    empty: tuple[str, ...] = ()
-
-
-class _Tile(Record):
-    card: str = ""
-    pattern: str = ""
-
-
-class _Exclude(Record):
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-
-
-class _Next(Record):
-    step: str = ""
-
-
-class _Table(Record):
-    name: str
-    header: dict[str, tuple[str, ...]] = Described(min_length=1)
-    images: _Images = _Images()
-    dq: _Quality = _Quality()
-    band: _Band = _Band()
-    tile: _Tile = _Tile()
-    exclude: _Exclude | None = None
-    next: _Next = _Next()
-
-
-def load(path: Path) -> Instrument:
-    """Return the instrument that a TOML file describes.
-
-    Raises
-    ------
-    SettingsError
-        If the file cannot be read or has an unknown or ill-typed entry.
+    Parameters
+    ----------
+    table
+        Its content.
+    own
+        Whether it is the user's own: exposures then carry it, as nobody else knows it.
     """
-    try:
-        return of_table(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError, re.error) as error:
-        message = f"instrument table {path}: {error}; the module docstring of {__name__} shows what one holds"
-        raise SettingsError(message) from error
-
-
-def of_table(content: Mapping[str, Any]) -> Instrument:
-    """Return the instrument of a table's content; raises pydantic's ValidationError, or re.error, where it is wrong."""
-    table = _Table.model_validate(dict(content))
     pattern = re.compile(table.tile.pattern, re.IGNORECASE) if table.tile.pattern else None
     wanted = {card: {value.strip().lower() for value in values} for card, values in table.header.items()}
     window = Window(rows=table.exclude.rows, columns=table.exclude.columns, inside=False) if table.exclude else None
@@ -120,7 +40,7 @@ def of_table(content: Mapping[str, Any]) -> Instrument:
         name=table.name,
         recognises=recognises,
         split=split,
-        rank=1,
+        rank=-1 if own else 1,
         sci=table.images.sci,
         err=table.images.err,
         dq=table.images.dq,
@@ -129,6 +49,7 @@ def of_table(content: Mapping[str, Any]) -> Instrument:
         band_cards=table.band.cards,
         no_band=frozenset(value.lower() for value in table.band.empty),
         next_step=table.next.step,
+        table=table if own else None,
     )
 
 

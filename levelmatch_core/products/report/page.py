@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from levelmatch_core.images.instruments import by_name
+from levelmatch_core.images.instruments import instrument_of
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
 from levelmatch_core.matching.results import PairResult, SolveStatus
 from levelmatch_core.matching.stages import STAGES
@@ -172,8 +172,10 @@ def _field_view(
             for one in match.corrections
             if one.status is Status.UNTIED
         ),
-        background=by_name(match.field.instrument).background if record.settings.get("write_background") else "",
-        next_step=by_name(match.field.instrument).next_step,
+        background=instrument_of(match.field.exposures[0]).background
+        if record.settings.get("write_background")
+        else "",
+        next_step=instrument_of(match.field.exposures[0]).next_step,
     )
 
 

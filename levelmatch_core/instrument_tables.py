@@ -1,0 +1,151 @@
+"""Instruments as tables: a TOML file is all that a camera without quirks needs.
+
+::
+
+    name = "camera"
+    [header]                    # recognised where one of these cards has one of these values
+    TELESCOP = ["SCOPE"]
+    [images]                    # EXTNAMEs; a file without SCI gives its first two-dimensional image
+    sci = "SCI"                 # "*": every two-dimensional image, as in mosaic cameras' files
+    err = "ERR"
+    dq = "DQ"
+    blank_zero = false          # whether a pixel that is exactly 0 is blank
+    [dq]
+    bits = [0, 3]               # numbers of the bits that mask a pixel
+    [band]
+    cards = ["FILTER"]
+    empty = ["clear"]           # values that add nothing
+    [tile]
+    card = "ASN_ID"             # dithers of a tile share this card's value, or
+    pattern = "^(r[0-9]+)_"     # the first group of this expression, searched in the file's name
+    [exclude]                   # a window of every image that is never used, half open, from 0
+    rows = [0, 16]
+    columns = [0, 1024]
+    [next]
+    step = "how to call the next step so that it does not match again"
+
+Those that levelmatch knows lie in `levelmatch_core/images/instruments`; the setting `instruments` names further ones.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import Field as Described
+
+from levelmatch_core.errors import SettingsError
+from levelmatch_core.records import Record
+
+ALL = "*"
+"""In place of an EXTNAME: every two-dimensional image of a file."""
+
+
+class Images(Record):
+    """EXTNAMEs, and whether 0 is blank."""
+
+    sci: str = Described(default="SCI", min_length=1)
+    err: str = "ERR"
+    dq: str = "DQ"
+    blank_zero: bool = False
+
+
+class Quality(Record):
+    """Bits of the data-quality array that mask a pixel."""
+
+    bits: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _numbers(self) -> Self:
+        wrong = [bit for bit in self.bits if not 0 <= bit < 64]
+        if wrong:
+            message = f"bits {wrong}: expected the numbers of bits, 0 to 63, not their values"
+            raise ValueError(message)
+        return self
+
+
+class Band(Record):
+    """Cards whose values name the band, and values that add nothing."""
+
+    cards: tuple[str, ...] = Described(default=("FILTER",), min_length=1)
+    empty: tuple[str, ...] = ()
+
+
+class Tile(Record):
+    """What the dithers of a tile have in common."""
+
+    card: str = ""
+    pattern: str = ""
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            message = f"pattern {self.pattern!r}: no regular expression ({error})"
+            raise ValueError(message) from error
+        return self
+
+
+class Exclude(Record):
+    """A window of every image that is never used, half open, from 0."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+class Next(Record):
+    """How to call the step that comes next."""
+
+    step: str = ""
+
+
+class InstrumentTable(Record):
+    """One instrument."""
+
+    name: str = Described(min_length=1)
+    header: dict[str, tuple[str, ...]] = Described(min_length=1)
+    images: Images = Images()
+    dq: Quality = Quality()
+    band: Band = Band()
+    tile: Tile = Tile()
+    exclude: Exclude | None = None
+    next: Next = Next()
+
+
+def read_table(path: Path) -> InstrumentTable:
+    """Return the instrument that a TOML file describes.
+
+    Raises
+    ------
+    SettingsError
+        If the file cannot be read or has an unknown or ill-typed entry.
+    """
+    try:
+        return InstrumentTable.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        reason = "; ".join(_complaint(each) for each in error.errors())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = str(error)
+    message = f"instrument table {path}: {reason}; the docstring of {__name__} shows what one holds"
+    raise SettingsError(message)
+
+
+def _complaint(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with an entry, and which names are near to one that is unknown."""
+    *place, name = (str(part) for part in error["loc"] or ("the table",))
+    where = ".".join([*place, name])
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {error['msg']}"
+    model: Any = InstrumentTable
+    for part in place:
+        kind = model.model_fields[part].annotation
+        model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else Exclude
+    known = list(model.model_fields)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    return f"unknown entry {where}: " + (
+        f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(known)}"
+    )
