@@ -27,12 +27,15 @@ from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.given import read_given
 from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.images.transforms import AnyWcs
 from levelmatch_core.jobs import Workspace, mosaic_name
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
+from levelmatch_core.nddata import write_images
 from levelmatch_core.pipeline import Request, check_reference, grid_for, run, zeros_of
 from levelmatch_core.products.tables import corrections_table, pairs_table
 from levelmatch_core.runners import PlainEach
 from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.pixelmap import plane_on_image
 from levelmatch_core.sky.store import CutoutStore
 
 
@@ -106,6 +109,41 @@ class LevelMatch:
         found = self.correction(exposure)
         return found.sigma[0] * _unit(found.exposure.unit)
 
+    def corrected(self, image: NDData, exposure: str) -> NDData:
+        """Return an image minus the correction of an exposure.
+
+        Parameters
+        ----------
+        image
+            Data (ny, nx); with a WCS, where the correction has slopes.
+        exposure
+            Whose correction: for images that were given in memory their FILENAME, or `image001.fits` and so on.
+
+        Returns
+        -------
+        NDData
+            Of the same class, with mask, uncertainty, WCS, unit and meta of the image.
+
+        Raises
+        ------
+        UsageError
+            If there is no such exposure, its unit is another one, or a WCS is needed and there is none.
+        """
+        found = self.correction(exposure)
+        unit = image.unit or u.dimensionless_unscaled
+        if unit != _unit(found.exposure.unit):
+            message = f"{exposure}: its correction is in {found.exposure.unit or 'no unit'}, the image in {unit}"
+            raise UsageError(message)
+        wcs: AnyWcs | None = getattr(image.wcs, "low_level_wcs", image.wcs)
+        if wcs is None and not found.total.is_level:
+            message = f"{exposure}: its correction has slopes: give the image its wcs"
+            raise UsageError(message)
+        grid = next(match.grid for match in self.fields if match.field.name == found.field)
+        data = np.asarray(image.data)
+        change = plane_on_image(found.total, grid, wcs, (data.shape[0], data.shape[1]))
+        parts = {"mask": image.mask, "uncertainty": image.uncertainty, "wcs": image.wcs, "meta": image.meta}
+        return type(image)((data - change).astype(np.result_type(data, np.float32)), unit=image.unit, **parts)
+
     def mosaic(self, field: str | None = None) -> NDData:
         """Return the corrected mosaic of a field.
 
@@ -139,7 +177,7 @@ class LevelMatch:
 
 
 def match_levels(
-    inputs: str | Path | Iterable[str | Path],
+    inputs: str | Path | NDData | Iterable[str | Path | NDData],
     output: str | Path | None = None,
     settings: MatchSettings | None = None,
     *,
@@ -153,7 +191,8 @@ def match_levels(
     Parameters
     ----------
     inputs
-        A FITS file or folder, or several.
+        A FITS file or folder (or a JWST association), or an image in memory (NDData or CCDData, with a FITS WCS; see
+        :func:`levelmatch_core.nddata.write_images`), or several.
     output
         The folder that takes corrected files, mosaics, tables, figures and report; None writes nothing.
     settings
@@ -174,10 +213,13 @@ def match_levels(
     NoInputError
         If no exposure is usable.
     """
-    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    paths = tuple(Path(path).absolute() for path in given)
+    given = [inputs] if isinstance(inputs, str | Path | NDData) else list(inputs)
     chosen = settings or MatchSettings()
     with ExitStack() as stack:
+        images = [image for image in given if isinstance(image, NDData)]
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="levelmatch-")) if images else ""
+        paths = tuple(Path(path).absolute() for path in given if not isinstance(path, NDData))
+        paths += tuple(write_images(images, Path(scratch)))
         folder = cache if cache is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="levelmatch-"))
         store = CutoutStore(Path(folder))
         if output is None:

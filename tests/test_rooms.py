@@ -15,6 +15,7 @@ PLACES = {
     "fields": "pipeline",
     "jobs": "pipeline",
     "library": "pipeline",
+    "nddata": "pipeline",
     "plan": "pipeline",
     "step": "pipeline",
     "runners": "pipeline",

@@ -28,7 +28,7 @@ BACKGROUND = (
 NEXT_STEP = """\
 strun calwebb_image3 asn.json --steps.skymatch.skip=true
 
-Image3Pipeline.call("asn.json", steps={"skymatch": {"skip": True}})"""
+Image3Pipeline.call("asn.json", steps={"skymatch": {"skip": True}}, save_results=True)"""
 """Level 3 without skymatch (jwst-pipeline documentation, "Running the pipeline")."""
 
 # jw<program><observation><visit>_<group><parallel sequence><activity>_<exposure>[-seg<nnn>]_<detector>[_<ext>].fits

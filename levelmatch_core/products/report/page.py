@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from levelmatch_core.images.instruments import instrument_of
+from levelmatch_core.images.instruments import by_name
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
 from levelmatch_core.matching.results import PairResult, SolveStatus
 from levelmatch_core.matching.stages import STAGES
@@ -142,6 +142,8 @@ def _field_view(
     summary = next(field for field in record.fields if field.name == match.field.name)
     summaries = {stage.stage: stage for stage in summary.stages}
     unit = style.shown_unit(match.field.unit)
+    own = match.field.exposures[0].table
+    instrument = by_name(match.field.instrument, [own] if own else ())
     rejected = [
         RejectedView(
             stage=stage.stage,
@@ -172,10 +174,8 @@ def _field_view(
             for one in match.corrections
             if one.status is Status.UNTIED
         ),
-        background=instrument_of(match.field.exposures[0]).background
-        if record.settings.get("write_background")
-        else "",
-        next_step=instrument_of(match.field.exposures[0]).next_step,
+        background=instrument.background if record.settings.get("write_background") else "",
+        next_step=instrument.next_step,
     )
 
 
