@@ -151,7 +151,7 @@ class MeasureJob(Job):
     """Fit the differences of some pairs of one group."""
 
     step = "measure"
-    version = 2
+    version = 3
     roles = ("mask", "measure")
     gives = PairFits
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from levelmatch_core.matching.gain import gain
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky import kernels
@@ -141,6 +142,9 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     inefficiency = mean_like + fit.excess
     extent = _extent(both, first.record.axis_angle)
     n_used, (x, y), moments = _moments(fit.keep)
+    top, left = both.y0 - first.record.y0, both.x0 - first.record.x0
+    ny, nx = both.data.shape
+    grown = gain(first.data[top : top + ny, left : left + nx], both.data, fit.keep)
     return PairFit(
         first=first.record.name,
         second=second.record.name,
@@ -155,6 +159,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         extent=extent,
         linear=_fractions(extent, first.record, second.record),
         converged=fit.converged,
+        gain=None if grown is None else (grown.slope, grown.sigma, grown.brightness),
     )
 
 

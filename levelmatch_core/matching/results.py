@@ -56,6 +56,9 @@ class PairFit(Record):
     )
     extent: tuple[float, float] = Described(description="size along the first member's detector axes, grid pixels")
     linear: tuple[float, float] = Described(description="that, as the larger fraction of either member's own extent")
+    gain: tuple[float, float, float] | None = Described(
+        default=None, description="slope of the difference against brightness, its 1 sigma, and the mean brightness"
+    )
     converged: bool = Described(description="whether clipping (and the plane fit) settled within its iterations")
 
 

@@ -15,7 +15,7 @@ from levelmatch_core.matching.corrections import Status
 from levelmatch_core.matching.results import Rejection
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.products.folder import JOURNAL, RUN
-from levelmatch_core.products.runrecord import FieldSummary, RunRecord, StageSummary
+from levelmatch_core.products.runrecord import GAIN_LIMIT, SEAM_LIMIT, FieldSummary, RunRecord, StageSummary
 from levelmatch_core.products.verdict import left_out_of, missing_of, residual_of_summary, told_changes, verdict
 
 NAMED = 5
@@ -157,7 +157,7 @@ def _stage_lines(stage: StageSummary, pairs: Table, unit: str, record: RunRecord
     if stage.choice is not None:
         yield f"  Chosen: {stage.choice.reason}."
     used = pairs[pairs["used"]]
-    yield from (f"  {line}" for line in loop_lines(stage, unit))
+    yield from (f"  {line}" for line in (*loop_lines(stage, unit), *seam_lines(stage, unit)))
     if len(used):
         yield f"  {_quality(stage, used, unit, tried)}"
     if not stage.converged:
@@ -174,6 +174,26 @@ def _stage_lines(stage: StageSummary, pairs: Table, unit: str, record: RunRecord
             yield from (f"    {row}" for row in _named(rejected, reason))
             if f"{reason.value}: {hint}" not in tried:
                 tried.append(f"{reason.value}: {hint}")
+
+
+def seam_lines(stage: StageSummary, unit: str) -> Iterator[str]:
+    """Say how large the seams are against noise, and whether they are levels at all."""
+    if stage.seams_tested and stage.seam_scatter is not None:
+        yield (
+            f"{stage.seams_beyond} of {stage.seams_tested} tested seams are beyond {SEAM_LIMIT:g} sigma of what pixel "
+            f"noise leaves; their rms is {stage.seam_scatter:.2g} sigma."
+        )
+    if stage.gains_found:
+        yield (
+            f"{stage.gains_found} of {stage.gains_tested} differences grow with brightness by more than "
+            f"{GAIN_LIMIT:g} sigma: an error of gain (flat field, photometric zero point) or structure that follows "
+            "the nebula, which no level mends."
+        )
+    for one in stage.gains[:NAMED]:
+        yield (
+            f"  {one.first} - {one.second}: {100 * one.gain:.3g} +- {100 * one.sigma:.2g} %, which at the overlap's "
+            f"brightness feigns a level of {one.false_level:.3g} {unit}."
+        )
 
 
 def loop_lines(stage: StageSummary, unit: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.images.exposure import Failure, Inventory
 from levelmatch_core.images.reading import digest_of
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
-from levelmatch_core.matching.results import Choice, Component, Loop, Solution, Suspect
+from levelmatch_core.matching.results import Choice, Component, Loop, PairResult, Solution, Suspect
 from levelmatch_core.matching.zeros import lacking
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings, roles_by_name
@@ -28,6 +28,11 @@ SCHEMA = 1
 
 NAMED = 10
 """Most loops and suspects of a stage."""
+
+SEAM_LIMIT = 4.0
+"""A residual beyond so many of its sigmas is more than noise."""
+GAIN_LIMIT = 5.0
+"""A slope against brightness beyond so many of its sigmas is an error of gain."""
 
 LIBRARIES = ("numpy", "scipy", "astropy", "reproject", "photutils")
 """Libraries whose versions can change a digit."""
@@ -95,6 +100,16 @@ class ComponentSummary(Record):
         return f"{self.reference}?" if self.provisional else self.reference
 
 
+class GainError(Record):
+    """A pair whose difference grows with brightness: no level mends it."""
+
+    first: str
+    second: str
+    gain: float = Described(description="change of second - first a unit of brightness")
+    sigma: float = Described(description="1 sigma of it")
+    false_level: float = Described(description="the level that it feigns at the overlap's mean brightness, data unit")
+
+
 class StageSummary(Record):
     """One stage of a field, all its groups together."""
 
@@ -122,6 +137,14 @@ class StageSummary(Record):
     )
     worst_loops: tuple[Loop, ...] = Described(default=(), description="the worst first, ten at most")
     suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, ten at most")
+    seams_tested: int = Described(default=0, description="used pairs whose residual others test")
+    seams_beyond: int = Described(default=0, description="those beyond 4 sigma of what pixel noise leaves")
+    seam_scatter: float | None = Described(default=None, description="rms of the tested residuals over their sigmas")
+    gains_tested: int = Described(default=0, description="used pairs with brightness enough to tell a gain")
+    gains: tuple[GainError, ...] = Described(
+        default=(), description="used pairs whose difference grows with brightness by over 5 sigma, ten at most"
+    )
+    gains_found: int = Described(default=0, description="how many such pairs there are")
     choice: Choice | None = Described(default=None, description="why levels or planes, where that was to be chosen")
     notes: tuple[str, ...]
 
@@ -350,6 +373,8 @@ def _stage(stage: StageMatch) -> StageSummary:
     solutions = stage.solutions
     pairs = [pair for solution in solutions for pair in solution.pairs]
     rejected = Counter(pair.rejected.value for pair in pairs if pair.rejected is not None)
+    seams = [pair.residual / pair.sigma for pair in pairs if pair.sigma]
+    gains = sorted(map(_gain, filter(_has_gain, pairs)), key=lambda one: (-abs(one.gain / one.sigma), one.first))
     loops = [one for solution in solutions for one in solution.status.loops]
     worst = sorted((loop for one in loops for loop in one.worst), key=lambda loop: -abs(loop.sum) / loop.sigma)
     suspects = sorted((suspect for one in loops for suspect in one.suspects), key=lambda one: (-one.loops, one.pairs))
@@ -374,9 +399,26 @@ def _stage(stage: StageMatch) -> StageSummary:
         loop_scatter=max((one.scatter for one in loops), default=None),
         worst_loops=tuple(worst[:NAMED]),
         suspects=tuple(suspects[:NAMED]),
+        seams_tested=len(seams),
+        seams_beyond=sum(abs(size) > SEAM_LIMIT for size in seams),
+        seam_scatter=math.sqrt(sum(size**2 for size in seams) / len(seams)) if seams else None,
+        gains_tested=sum(pair.fit.gain is not None for pair in pairs if pair.rejected is None),
+        gains=tuple(gains[:NAMED]),
+        gains_found=len(gains),
         choice=next((solution.status.choice for solution in solutions), None),
         notes=tuple(f"{solution.group}: {note}" for solution in solutions for note in solution.status.notes),
     )
+
+
+def _has_gain(pair: PairResult) -> bool:
+    found = pair.fit.gain
+    return pair.rejected is None and found is not None and abs(found[0]) > GAIN_LIMIT * found[1]
+
+
+def _gain(pair: PairResult) -> GainError:
+    slope, sigma, brightness = pair.fit.gain or (0.0, 0.0, 0.0)
+    fit = pair.fit
+    return GainError(first=fit.first, second=fit.second, gain=slope, sigma=sigma, false_level=slope * brightness)
 
 
 def _pooled(rms_of: Iterable[tuple[Solution, float]]) -> float:

@@ -127,7 +127,8 @@ def pairs_table(field_matches: Iterable[FieldMatch]) -> Table:
     """Return a row a pair and stage, in the order of field, stage, group and members.
 
     level and slopes describe second minus first before the solve, about x0, y0; residual is what is left of the level
-    there after it.
+    there after it, residual_sigma that over what noise is expected to leave (NaN where nothing tests the pair). gain
+    is the slope of the difference against brightness, and gain times brightness the level that it feigns.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     rows = [
@@ -181,6 +182,10 @@ _PAIR_TYPES: _Types = {
     "bridge": bool,
     "residual": float,
     "residual_rms": float,
+    "residual_sigma": float,
+    "gain": float,
+    "sigma_gain": float,
+    "brightness": float,
 }
 
 
@@ -279,6 +284,8 @@ def _pair_row(match: FieldMatch, solution: Solution, pair: PairResult) -> dict[s
         "bridge": pair.bridge,
         "residual": pair.residual,
         "residual_rms": pair.residual_rms,
+        "residual_sigma": pair.residual / pair.sigma if pair.sigma else math.nan,
+        **dict(zip(("gain", "sigma_gain", "brightness"), fit.gain or (math.nan,) * 3, strict=True)),
     }
 
 
@@ -288,7 +295,7 @@ _TYPES = _CORRECTION_TYPES | _PAIR_TYPES
 _DATA_UNIT = {
     *_PLANE[:1],
     *(f"{stage.name}_level" for stage in STAGES),
-    *("sigma_level", "local_sky", "rms", "stderr", "residual", "residual_rms"),
+    *("sigma_level", "local_sky", "rms", "stderr", "residual", "residual_rms", "brightness"),
 }
 _SLOPES = {
     f"{prefix}{term}"

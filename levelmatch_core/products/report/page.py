@@ -11,7 +11,7 @@ from levelmatch_core.images.instruments import by_name
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
 from levelmatch_core.matching.results import PairResult, SolveStatus
 from levelmatch_core.matching.stages import STAGES
-from levelmatch_core.products.explain import loop_lines
+from levelmatch_core.products.explain import loop_lines, seam_lines
 from levelmatch_core.products.figures import style
 from levelmatch_core.products.figures.matrix import MAX_MEMBERS
 from levelmatch_core.products.report import drawings
@@ -191,7 +191,7 @@ def _stage_view(stage: StageMatch, summary: StageSummary, match: FieldMatch) -> 
         after=drawings.matrix(stage, unit, after=True) if drawn else None,
         seams=drawings.seams(stage, unit),
         convergence=drawings.convergence(stage, unit),
-        loops=tuple(loop_lines(summary, unit)),
+        loops=(*loop_lines(summary, unit), *seam_lines(summary, unit)),
         left_out=max(0, len(drawings.pairs_of(stage)) - drawings.MOST_PAIRS),
     )
 
