@@ -40,7 +40,7 @@ def _run_name() -> str:
 
 
 @flow(name="level_match", flow_run_name=_run_name, persist_result=True, result_serializer="json")
-def level_match(  # noqa: PLR0917 - the order in which Prefect's form shows them
+def level_match(  # noqa: PLR0917 - Prefect's form shows them in this order, with what Args says: it reads no other style
     inputs: list[str],
     output: str,
     program: str = "levelmatch",
@@ -52,24 +52,15 @@ def level_match(  # noqa: PLR0917 - the order in which Prefect's form shows them
 ) -> State[dict[str, Any]]:
     """Match the sky levels of overlapping exposures and write them to an output folder.
 
-    Parameters
-    ----------
-    inputs
-        Files, and folders that are searched for FITS files.
-    output
-        The folder that takes the results.
-    program
-        The observing program: the name of the MLflow experiment.
-    band
-        Only exposures of this filter; wins over the band of `settings`.
-    settings
-        All settings of the match.
-    recursive
-        Whether to search folders within folders.
-    group_by
-        A regular expression or a table that says which files make a tile.
-    retry_delays
-        Seconds before each retry of what failed by the file system or the network.
+    Args:
+        inputs: Files, and folders that are searched for FITS files.
+        output: The folder that takes the results.
+        program: The observing program: the name of the MLflow experiment.
+        band: Only exposures of this filter; wins over the band of `settings`.
+        settings: All settings of the match.
+        recursive: Whether to search folders within folders.
+        group_by: A regular expression or a table that says which files make a tile.
+        retry_delays: Seconds before each retry of what failed by the file system or the network.
 
     Returns
     -------

@@ -114,10 +114,11 @@ def compare_address(rows: Iterable[Combination]) -> str:
     tracked = [row.tracking for row in rows if row.tracking is not None and row.tracking.url]
     if not tracked:
         return ""
-    server = tracked[0].url.partition("/#/")[0]
+    server, _, place = tracked[0].url.partition("/#/")
+    pages = place.partition("?")[2]
     runs = json.dumps([each.run_id for each in tracked], separators=(",", ":"))
     experiments = json.dumps(sorted({each.experiment_id for each in tracked}), separators=(",", ":"))
-    return f"{server}/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}"
+    return f"{server}/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}{pages and f'&{pages}'}"
 
 
 def write_ranking(folder: Path, ranking: Ranking) -> None:

@@ -36,7 +36,7 @@ MOST = 500
 
 
 @flow(name="sweep", flow_run_name="{program} sweep", persist_result=True, result_serializer="json")
-def sweep(  # noqa: PLR0917 - the order in which Prefect's form shows them
+def sweep(  # noqa: PLR0917 - Prefect's form shows them in this order, with what Args says: it reads no other style
     inputs: list[str],
     output: str,
     grid: dict[str, list[Any]],
@@ -48,24 +48,15 @@ def sweep(  # noqa: PLR0917 - the order in which Prefect's form shows them
 ) -> State[dict[str, Any]]:
     """Match the same exposures under every combination of some settings, and rank the combinations.
 
-    Parameters
-    ----------
-    inputs
-        Files, and folders that are searched for FITS files.
-    output
-        The folder that takes a folder a combination, and the ranking.
-    grid
-        Setting -> the values that it takes.
-    program
-        The observing program: the name of the MLflow experiment.
-    settings
-        What the combinations have in common. Figures are drawn only where this, or the grid, says so.
-    recursive
-        Whether to search folders within folders.
-    group_by
-        A regular expression or a table that says which files make a tile.
-    retry_delays
-        Seconds before each retry of what failed by the file system or the network.
+    Args:
+        inputs: Files, and folders that are searched for FITS files.
+        output: The folder that takes a folder a combination, and the ranking.
+        grid: Setting -> the values that it takes.
+        program: The observing program: the name of the MLflow experiment.
+        settings: What the combinations have in common. Figures are drawn only where this, or the grid, says so.
+        recursive: Whether to search folders within folders.
+        group_by: A regular expression or a table that says which files make a tile.
+        retry_delays: Seconds before each retry of what failed by the file system or the network.
 
     Returns
     -------

@@ -41,6 +41,9 @@ _REFERENCES = 20
 _KIND = "custom_model_development"
 """MLflow's word for experiments of runs with parameters and metrics, whose pages show these and no language models."""
 
+PAGES = "workflowType=machine_learning"
+"""What an address says for MLflow to open its pages on runs, and not those on language models."""
+
 _LONGEST_NOTE = 7500
 """Signs of a description: MLflow takes 8,000."""
 
@@ -256,7 +259,7 @@ class Tracker:
             store=_without_secrets(self._uri),
             run_id=run_id,
             experiment_id=experiment,
-            url=f"{server}/#/experiments/{experiment}/runs/{run_id}",
+            url=f"{server}/#/experiments/{experiment}/runs/{run_id}?{PAGES}",
             new=new,
         )
 

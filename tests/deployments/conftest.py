@@ -2,14 +2,18 @@
 
 import json
 import os
+import pwd
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,14 +132,13 @@ def launched(words: list[str], environ: dict[str, str], log: Path) -> subprocess
         )
 
 
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose scheduler looks every two seconds."""
-    home, port = tmp_path_factory.mktemp("home"), free_port()
+def environ_of(home: Path, port: int, **more: str) -> dict[str, str]:
+    """Return the environment of a server, its workers and our command: a home and a port of their own."""
     unwanted = ("PREFECT_", "MLFLOW_", "LEVELMATCH_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     url = f"http://127.0.0.1:{port}/api"
-    environ |= {
+    return {
+        **environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "LEVELMATCH_HOME": str(home),
         "PREFECT_HOME": str(home / "prefect"),
@@ -148,14 +151,31 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        **more,
     }
-    words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = launched(words, environ, home / "server.log")
-    server = Server(url, environ)
+
+
+@contextmanager
+def running(words: list[str], environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that is to last as long as the context does."""
+    process = launched(words, environ, log)
     try:
+        yield process
+        assert process.poll() is None, log.read_text()
+    finally:
+        ended(process)
+
+
+@contextmanager
+def serving(environ: dict[str, str], log: Path) -> Iterator[Server]:
+    """Run a Prefect server where the environment says that it is, whose scheduler looks every two seconds."""
+    server = Server(environ["PREFECT_API_URL"], environ)
+    port = server.url.rpartition(":")[2].removesuffix("/api")
+    words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    with running(words, environ, log) as process:
 
         def up() -> bool:
-            assert process.poll() is None, (home / "server.log").read_text()
+            assert process.poll() is None, log.read_text()
             try:
                 return server.ask("GET", "/health") is True
             except OSError:
@@ -163,21 +183,123 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
 
         server.wait_for(up, "the Prefect server")
         yield server
-    finally:
-        ended(process)
+
+
+def working(environ: dict[str, str], log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Run a process worker of the pool `levelmatch`."""
+    words = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "levelmatch", "--type", "process"]
+    return running(words, environ, log)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with an embedded database."""
+    home = tmp_path_factory.mktemp("home")
+    with serving(environ_of(home, free_port()), home / "server.log") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def worker(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
-    """A process worker of the pool `levelmatch`."""
-    log = tmp_path_factory.mktemp("worker") / "log"
-    words = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "levelmatch", "--type", "process"]
-    process = launched(words, prefect_server.environ, log)
-    try:
+    """Its worker."""
+    with working(prefect_server.environ, tmp_path_factory.mktemp("worker") / "log") as process:
         yield process
-        assert process.poll() is None, log.read_text()
-    finally:
-        ended(process)
+
+
+@dataclass(frozen=True)
+class Observatory:
+    """Prefect and MLflow on PostgreSQL."""
+
+    server: Server
+    tracking: str
+    logs: Path
+    """Folder of every process' log."""
+
+    def worker(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """Run a worker."""
+        return working(self.server.environ, self.logs / "worker.log")
+
+
+@pytest.fixture
+def observatory(tmp_path: Path) -> Iterator[Observatory]:
+    """Start PostgreSQL, a Prefect server and an MLflow server on it, all on loopback."""
+    logs, home = tmp_path / "logs", tmp_path / "home"
+    logs.mkdir()
+    home.mkdir()
+    with postgres(logs) as database, ExitStack() as stack:
+        tracking = f"http://127.0.0.1:{free_port()}"
+        environ = environ_of(
+            home,
+            free_port(),
+            PREFECT_API_DATABASE_CONNECTION_URL=f"postgresql+asyncpg://levelmatch@{database}/prefect",
+            MLFLOW_TRACKING_URI=tracking,
+        )
+        words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "2"]
+        words += ["--port", tracking.rpartition(":")[2], "--artifacts-destination", str(home / "artifacts")]
+        words += ["--backend-store-uri", f"postgresql://levelmatch@{database}/mlflow"]
+        mlflow = stack.enter_context(running(words, environ, logs / "mlflow.log"))
+        server = stack.enter_context(serving(environ, logs / "prefect.log"))
+
+        def up() -> bool:
+            assert mlflow.poll() is None, (logs / "mlflow.log").read_text()
+            try:
+                with urllib.request.urlopen(f"{tracking}/health", timeout=5) as answer:  # noqa: S310 - http on loopback
+                    return answer.status == 200
+            except OSError:
+                return False
+
+        server.wait_for(up, "the MLflow server")
+        yield Observatory(server, tracking, logs)
+
+
+@contextmanager
+def postgres(logs: Path) -> Iterator[str]:
+    """Run PostgreSQL from Debian's package, with the databases `prefect` and `mlflow`; yield its host and port."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
+    if not found[-1].is_file():
+        pytest.skip("no PostgreSQL: install Debian's package postgresql")
+    programs, port = found[-1].parent, str(free_port())
+    # it refuses to run as root, and another user does not get into root's folders
+    user = next((name for name in ("postgres", "nobody") if _is_user(name)), None) if os.geteuid() == 0 else None
+    who: dict[str, Any] = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
+    with tempfile.TemporaryDirectory(prefix="levelmatch-postgres-") as folder:
+        if user:
+            shutil.chown(folder, user)
+
+        def call(program: str, *words: str) -> None:
+            subprocess.run([str(programs / program), *words], cwd=folder, check=True, capture_output=True, **who)
+
+        call("initdb", "--pgdata", f"{folder}/data", "--username", "levelmatch", "--auth", "trust", "--no-sync")
+        words = [str(programs / "postgres"), "-D", f"{folder}/data", "-p", port, "-h", "127.0.0.1", "-k", folder]
+        with (logs / "postgres.log").open("wb") as output:
+            process = subprocess.Popen(
+                words, stdout=output, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True, **who
+            )
+        try:
+            at = ("-h", "127.0.0.1", "-p", port, "-U", "levelmatch")
+            Server.wait_for(lambda: _serves(programs / "pg_isready", at), "PostgreSQL")
+            for name in ("prefect", "mlflow"):
+                call("createdb", *at, name)
+            yield f"127.0.0.1:{port}"
+            assert process.poll() is None, (logs / "postgres.log").read_text()
+        finally:
+            process.send_signal(signal.SIGINT)  # fast shutdown: connections are ended
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                ended(process)
+
+
+def _serves(program: Path, at: tuple[str, ...]) -> bool:
+    return subprocess.run([str(program), *at], check=False, capture_output=True).returncode == 0
+
+
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 @pytest.fixture
