@@ -53,7 +53,10 @@ def ui(prefect_port: int, mlflow_port: int) -> None:
         with _stopping(), ExitStack() as stack:
             try:
                 logs = [home.root / f"{name}-ui.log" for name in ("prefect", "mlflow")]
-                address = {"PREFECT_SERVER_UI_API_URL": f"{prefect}/api"}
+                address = {
+                    "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
+                    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+                }
                 servers = [
                     stack.enter_context(_running(_prefect(prefect_port), address, logs[0])),
                     stack.enter_context(_running(_mlflow(home, mlflow_port), {}, logs[1])),

@@ -207,6 +207,28 @@ def worker(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @dataclass(frozen=True)
+class Uis:
+    """Both web pages of `levelmatch ui`."""
+
+    server: Server
+    prefect: str
+    mlflow: str
+
+
+@pytest.fixture(scope="module")
+def uis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Uis]:
+    """Run `levelmatch ui`."""
+    home, ports = tmp_path_factory.mktemp("home"), (free_port(), free_port())
+    environ = environ_of(home, ports[0])
+    words = ["levelmatch", "ui", "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
+    log = home / "ui.log"
+    with running([str(Path(sys.executable).parent / words[0]), *words[1:]], environ, log):
+        Server.wait_for(lambda: "Ctrl-C stops both" in log.read_text(), "both UIs")
+        prefect, mlflow = (f"http://127.0.0.1:{port}" for port in ports)
+        yield Uis(Server(environ["PREFECT_API_URL"], environ), prefect, mlflow)
+
+
+@dataclass(frozen=True)
 class Observatory:
     """Prefect and MLflow on PostgreSQL."""
 
@@ -258,6 +280,7 @@ def postgres(logs: Path) -> Iterator[str]:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
     if not found[-1].is_file():
         pytest.skip("no PostgreSQL: install Debian's package postgresql")
+    pytest.importorskip("psycopg2", reason="no psycopg2: pip install 'levelmatch[postgres]'")
     programs, port = found[-1].parent, str(free_port())
     # it refuses to run as root, and another user does not get into root's folders
     user = next((name for name in ("postgres", "nobody") if _is_user(name)), None) if os.geteuid() == 0 else None
