@@ -44,7 +44,7 @@ inputs_argument: Decorator = cloup.argument(
     required=True,
     type=type_of_path,
     metavar="INPUT...",
-    help="FITS files, or folders of them (.fits, .fits.gz, .fits.fz).",
+    help="FITS files, folders of them (.fits, .fits.gz, .fits.fz), or JWST associations (.json).",
 )
 
 

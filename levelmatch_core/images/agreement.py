@@ -1,13 +1,13 @@
 """Whether a JWST file's header and its gwcs say the same: one of them may have been mended without the other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from levelmatch_core.errors import DataError
 from levelmatch_core.images.exposure import Exposure
 from levelmatch_core.images.gwcs import extra_installed, gwcs_of
-from levelmatch_core.images.headers import quiet, read_headers
+from levelmatch_core.images.headers import Hdu, quiet
 from levelmatch_core.images.reading import wcs_of
 from levelmatch_core.images.transforms import AnyWcs, sky_transforms
 from levelmatch_core.settings import MatchSettings
@@ -19,7 +19,7 @@ _POINTS = 11
 """A side, at which header and gwcs are compared."""
 
 
-def wcs_notes(exposures: Sequence[Exposure], settings: MatchSettings) -> list[str]:
+def wcs_notes(exposures: Sequence[Exposure], trees: Mapping[str, Sequence[Hdu]], settings: MatchSettings) -> list[str]:
     """Return what to know of gwcs: which exposures have none, and by how much headers differ.
 
     Compared is the first exposure of each tile, where the extra is installed: reading a gwcs takes some 0.1 s.
@@ -28,6 +28,8 @@ def wcs_notes(exposures: Sequence[Exposure], settings: MatchSettings) -> list[st
     ----------
     exposures
         All that came in.
+    trees
+        The HDUs of files, as these are shown, that have an ASDF extension.
     settings
         Of which `wcs_source` matters.
     """
@@ -38,12 +40,12 @@ def wcs_notes(exposures: Sequence[Exposure], settings: MatchSettings) -> list[st
     if not extra_installed():
         return notes
     first: dict[str, Exposure] = {}
-    for one in sorted(exposures, key=lambda exposure: exposure.name):
+    for one in sorted((one for one in exposures if one.file in trees), key=lambda exposure: exposure.name):
         first.setdefault(one.tile, one)
     apart: dict[str, float] = {}
     for one in first.values():
         try:
-            pixels = _compared(one)
+            pixels = _compared(one, trees[one.file])
         except DataError as error:
             notes.append(f"header and gwcs cannot be compared: {error}")
         else:
@@ -60,9 +62,8 @@ def wcs_notes(exposures: Sequence[Exposure], settings: MatchSettings) -> list[st
     return notes
 
 
-def _compared(exposure: Exposure) -> float | None:
+def _compared(exposure: Exposure, hdus: Sequence[Hdu]) -> float | None:
     """Return by how many pixels header and gwcs differ; None where the file has no gwcs of this image."""
-    hdus = read_headers(exposure.path, exposure.file)
     sci = hdus[exposure.sci]
     found = gwcs_of(hdus, exposure.path, exposure.name)
     if found is None or sum(hdu.name == sci.name for hdu in hdus) > 1:

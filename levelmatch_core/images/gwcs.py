@@ -4,6 +4,7 @@ Reading it needs asdf, gwcs and stdatamodels (the extra `jwst`). ASDF is YAML an
 ever run, and what would fetch another file is refused.
 """
 
+import gzip
 import io
 import re
 from collections.abc import Iterable
@@ -12,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 
 from levelmatch_core.errors import NoWcsError, SettingsError
-from levelmatch_core.images.headers import FAULTS, Hdu, quiet
+from levelmatch_core.images.headers import FAULTS, Hdu, is_gzip, quiet
 from levelmatch_core.images.transforms import AnyWcs, sky_transforms
 from levelmatch_core.settings import WcsSource
 
@@ -48,9 +48,9 @@ def require_extra(source: WcsSource) -> None:
         raise SettingsError(message)
 
 
-def asdf_index(hdus: Iterable[Hdu]) -> int | None:
-    """Return the index of the HDU that holds a file's ASDF tree, None if there is none."""
-    return next((hdu.index for hdu in hdus if hdu.name == EXTENSION), None)
+def tree_of(hdus: Iterable[Hdu]) -> Hdu | None:
+    """Return the HDU that holds a file's ASDF tree, None if there is none."""
+    return next((hdu for hdu in hdus if hdu.name == EXTENSION), None)
 
 
 def gwcs_of(hdus: Iterable[Hdu], path: Path, shown: str) -> AnyWcs | None:
@@ -72,21 +72,27 @@ def gwcs_of(hdus: Iterable[Hdu], path: Path, shown: str) -> AnyWcs | None:
     SettingsError
         If the file has an ASDF extension, and the extra is missing.
     """
-    index = asdf_index(hdus)
-    if index is None:
+    tree = tree_of(hdus)
+    if tree is None:
         return None
     require_extra("gwcs")
     try:
         with quiet(), np.errstate(all="ignore"):
-            with fits.open(path, mode="readonly", memmap=False) as file:
-                raw = np.asarray(file[index].data["ASDF_METADATA"]).tobytes()
-            if not raw.startswith(_MAGIC):
-                return None
-            return _parsed(raw, shown)
+            raw = _content(tree, path)
+            return _parsed(raw, shown) if raw else None
     except (*_faults(), *FAULTS, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         message = f"{shown}: its gwcs cannot be read ({reason}); take the header's WCS (wcs_source = 'header')"
         raise NoWcsError(message) from error
+
+
+def _content(tree: Hdu, path: Path) -> bytes:
+    """Return the one row of the table, nothing where that is no ASDF."""
+    with path.open("rb") as plain:
+        file = gzip.GzipFile(fileobj=plain) if is_gzip(plain) else plain
+        file.seek(tree.data)
+        raw = file.read(int(tree.header["NAXIS1"]))
+    return raw if raw.startswith(_MAGIC) else b""
 
 
 def _parsed(raw: bytes, shown: str) -> AnyWcs | None:

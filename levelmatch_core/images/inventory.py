@@ -26,7 +26,7 @@ from levelmatch_core.images.fields import Kind, Labelled, fields_of
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.footprint import footprint_of
 from levelmatch_core.images.grouping import GroupBy, grouping
-from levelmatch_core.images.gwcs import gwcs_of, require_extra
+from levelmatch_core.images.gwcs import gwcs_of, require_extra, tree_of
 from levelmatch_core.images.headers import Hdu, quiet, read_headers
 from levelmatch_core.images.instruments import Instrument, Source, known_with, recognise
 from levelmatch_core.images.reading import digest_of, refuse_matched, refuse_shapes, wcs_of
@@ -133,7 +133,8 @@ def take_inventory(
     if not found:
         raise NoInputError(_nothing_left(len(paths), failures))
     notes += _quality_notes(files, settings)
-    notes += wcs_notes([labelled.exposure for labelled in found], settings)
+    trees = {file.shown: file.hdus for file in files if tree_of(file.hdus) is not None}
+    notes += wcs_notes([labelled.exposure for labelled in found], trees, settings)
     fields = fields_of(found, notes)
     failures = sorted((_with_tiles(one, settings, tile_of) for one in failures), key=lambda one: one.name)
     return Inventory(
