@@ -164,6 +164,13 @@ def clean_errors(log_level: str | None = None) -> Iterator[None]:
             raise
         click.echo(f"levelmatch: {error}", err=True)
         sys.exit(BAD_USAGE if isinstance(error, UsageError) else TROUBLE)
+    except OSError as error:  # of the disk: nothing that a traceback would explain better
+        if log_level == "debug":
+            raise
+        click.echo(
+            f"levelmatch: {error.filename or 'a file'}: {error.strerror or error}; mend that, run again", err=True
+        )
+        sys.exit(TROUBLE)
 
 
 def report(summary: "Summary") -> None:

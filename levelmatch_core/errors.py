@@ -78,6 +78,10 @@ class StrictError(LevelMatchError):
     """Something failed, and the settings say that nothing may."""
 
 
+class NoRoomError(LevelMatchError):
+    """A disk takes no more of what is to be written: no exposure is to blame, so that the run ends; exit code 1."""
+
+
 class StoreError(LevelMatchError):
     """A stored cutout is missing, altered, or lies outside the store."""
 

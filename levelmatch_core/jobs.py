@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from levelmatch_core.disk import refuse_without_room
 from levelmatch_core.images.exposure import Exposure, Failure
 from levelmatch_core.images.given import Given, SkyMask
 from levelmatch_core.images.headers import MATCHED_CARD
@@ -380,7 +381,14 @@ def mosaic_name(field: str) -> str:
 
 
 def failure_of(job: Job, error: BaseException) -> Failure:
-    """Return the record of a job that failed, and log it, once."""
+    """Return the record of a job that failed, and log it, once.
+
+    Raises
+    ------
+    NoRoomError
+        If it failed since a disk is full: that is no fault of an exposure, and would spoil the solution for all others.
+    """
+    refuse_without_room(error)
     with placed(*job.place):
         logger.error("%s: %s: %s", job.label, type(error).__name__, error)
     return Failure(

@@ -20,6 +20,7 @@ PLACES = {
     "step": "pipeline",
     "runners": "pipeline",
     "simulate": "pipeline",
+    "disk": "errors",
     "loglines": "errors",
     "records": "errors",
     "instrument_tables": "errors",

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
+from levelmatch_core.disk import room_for
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.products.lock import FolderLock
 from levelmatch_core.products.runrecord import OutputFile, RunRecord, json_bytes
@@ -245,10 +246,12 @@ def put(root: Path, name: str, writer: Writer, before: Callable[[], None] | None
     The file, and whether it is new.
     """
     place = _place(root, name)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    with room_for(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.parent / f".levelmatch-{secrets.token_hex(8)}.tmp{_suffix(place.name)}"
     try:
-        writer(temporary)
+        with room_for(place):
+            writer(temporary)
         digest = _digest(temporary)
         same = (
             place.is_file()
@@ -412,11 +415,12 @@ def _replace(path: Path, content: bytes) -> None:
     """Write a small file whole, and see it safely on disk before it appears."""
     temporary = path.parent / f".levelmatch-{secrets.token_hex(8)}.tmp"
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with room_for(path):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

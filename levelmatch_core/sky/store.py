@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field as Described
 
+from levelmatch_core.disk import room_for
 from levelmatch_core.errors import StoreError, StoreInUseError
 from levelmatch_core.records import Record
 
@@ -121,7 +122,7 @@ class CutoutStore:
             for start in range(0, len(data), CHUNK):
                 chunk = data[start : start + CHUNK]
                 digest.update(chunk)
-                file.write(chunk)
+                _write_whole(file, chunk)
         stored = StoredArray(file=path.relative_to(self.root).as_posix(), sha256=digest.hexdigest())
         self._seen[stored] = _identity(path.lstat())
         return stored
@@ -180,7 +181,7 @@ class CutoutStore:
         path = self._path(key, ".json")
         text = json.dumps(record, sort_keys=True, allow_nan=False)
         with self._replacing(path) as file:
-            file.write(text.encode())
+            _write_whole(file, text.encode())
 
     def recall(self, key: str) -> dict[str, Any] | None:
         """Return the record of a key; None if there is none, or if an array that it names is not whole."""
@@ -238,18 +239,19 @@ class CutoutStore:
     @contextmanager
     def _replacing(self, path: Path) -> Iterator[BinaryIO]:
         """Open a temporary file that becomes `path` by rename."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.parent.is_symlink():
-            message = f"{path.parent} is a link: the store writes into its own folders only; remove the link"
-            raise StoreError(message)
-        handle, temporary = _locked_temporary(path.parent)
-        try:
-            with os.fdopen(handle, "wb", buffering=0) as file:
-                yield file
-                temporary.replace(path)  # before the lock ends with the file's closing
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with room_for(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if path.parent.is_symlink():
+                message = f"{path.parent} is a link: the store writes into its own folders only; remove the link"
+                raise StoreError(message)
+            handle, temporary = _locked_temporary(path.parent)
+            try:
+                with os.fdopen(handle, "wb", buffering=0) as file:
+                    yield file
+                    temporary.replace(path)  # before the lock ends with the file's closing
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
 
 
 def _locked_temporary(folder: Path) -> tuple[int, Path]:
@@ -287,7 +289,15 @@ class _HashedHeader:
 
     def write(self, data: bytes) -> int:
         self._digest.update(data)
-        return self._file.write(data)
+        _write_whole(self._file, data)
+        return len(data)
+
+
+def _write_whole(file: BinaryIO, data: bytes | memoryview) -> None:
+    """Write all of it: an unbuffered file takes what there is room for, and says so by a number only."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:

@@ -1,0 +1,222 @@
+"""A disk that is full, or does not read: a clear end, inputs untouched, and the next run brings the same bytes."""
+
+import hashlib
+import io
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from levelmatch_core import MatchSettings, match_levels
+from levelmatch_core.errors import NoRoomError
+from levelmatch_core.sky.store import CutoutStore
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FULL = tuple(round(0.05 + 0.1 * step, 2) for step in range(10))
+
+
+def used(folder):
+    """Return the bytes that the files of a folder take, in whole pages."""
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
+
+
+@contextmanager
+def small_disk(place: Path, size: int) -> Iterator[None]:
+    """Have a disk of so many bytes at a folder."""
+    place.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"no small disk can be mounted here (root may): {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def digests(folder):
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "log.json"
+    }
+
+
+def make_room(place):
+    subprocess.run(["mount", "-o", "remount,size=1g", str(place)], check=True)
+
+
+def filled_and_run_again(undisturbed, world, part, share):
+    """Run with a disk that takes `share` of what a part of the work needs, then with room."""
+    known = undisturbed.world
+    needed = {"out": known.out, "cutouts": known.home / "cutouts", "results": known.home / "results"}[part]
+    place = {"out": world.out, "cutouts": world.home / "cutouts", "results": world.home / "results"}[part]
+    before = digests(world.inputs)
+    with small_disk(place, max(8192, round(used(needed) * share))):
+        code = world.run()
+        said = world.said
+        assert code == 1, said
+        assert "No space left on device" in said
+        assert "make room and run again" in said
+        assert "Traceback" not in said
+        assert world.left_over() in ([], [str(world.out / "unfinished.json")])
+        assert digests(world.inputs) == before
+        make_room(place)
+        assert world.run() == 0, world.said
+        assert digests(world.out) == undisturbed.files
+        assert world.left_over() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("part", "share"), [("out", 0.6), ("cutouts", 0.5)])
+def test_a_full_disk(undisturbed, world, part, share):
+    filled_and_run_again(undisturbed, world, part, share)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("part", ["out", "cutouts", "results"])
+@pytest.mark.parametrize("share", FULL)
+def test_a_disk_that_fills_at_ten_moments(undisturbed, world, part, share):
+    filled_and_run_again(undisturbed, world, part, share)
+
+
+# -- without a disk of its own -----------------------------------------------------------------------------------------
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from levelmatch_core import MatchSettings, match_levels
+from levelmatch_core.errors import NoRoomError
+folder, cache, out, limit = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+try:
+    match_levels(folder, out, MatchSettings(figures="none"), cache=cache)
+except NoRoomError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.fixture(scope="module")
+def matched(program, tmp_path_factory):
+    """The files of an undisturbed run of the library, and its cutouts."""
+    root = tmp_path_factory.mktemp("matched")
+    match_levels(program, root / "out", MatchSettings(figures="none"), cache=root / "cache")
+    return digests(root / "out"), root / "cache"
+
+
+@pytest.mark.parametrize("what", ["cutouts", "corrected exposures", "mosaic", "run.json"])
+def test_a_limit_of_file_size(program, matched, tmp_path, what):
+    """RLIMIT_FSIZE stands for a quota: whatever is larger cannot be written whole."""
+    expected, cache = matched
+    out, own = tmp_path / "out", tmp_path / "cache"
+    sizes = sorted(path.stat().st_size for path in program.glob("*.fits"))
+    limit = {
+        "cutouts": max(path.stat().st_size for path in cache.rglob("*.npy")) - 100,
+        "corrected exposures": sizes[0] - 1,
+        "mosaic": sizes[-1] + 20_000,
+        "run.json": 2000,
+    }[what]
+    if what != "cutouts":
+        own = cache  # what lies there is not written again
+    before = digests(program)
+    words = [sys.executable, "-c", LIMITED, str(program), str(own), str(out), str(limit)]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "File too large; make room and run again" in done.stderr
+    assert "Traceback" not in done.stderr
+    left = [path for folder in (out, own) for path in folder.rglob("*") if path.name.startswith(".")]
+    assert left == []
+    match_levels(program, out, MatchSettings(figures="none"), cache=own)
+    assert digests(out) == expected
+    assert digests(program) == before
+
+
+def test_an_array_is_stored_whole_or_not_at_all(tmp_path):
+    """The system writes what there is room for and says so by a number; the rest must not be forgotten."""
+    store = CutoutStore(tmp_path / "store")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(NoRoomError, match="File too large; make room"):
+            store.put("ab" * 16, np.arange(1000.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
+
+
+# -- a read error ------------------------------------------------------------------------------------------------------
+READS_BADLY = '''
+"""The disk that holds one file reads it up to the middle, from its nth opening on."""
+import errno, io, os
+name, first = os.environ["BAD_FILE"], int(os.environ["BAD_FROM"])
+seen = 0
+whole = io.open
+
+class Bad(io.FileIO):
+    def readinto(self, buffer):
+        if self.tell() + len(buffer) > os.fstat(self.fileno()).st_size // 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), self.name)
+        return super().readinto(buffer)
+
+    def readall(self):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), self.name)
+
+def opened(file, mode="r", *further, **options):
+    global seen
+    if mode == "rb" and os.path.basename(str(file)) == name and "out" not in str(file).split(os.sep):
+        seen += 1
+        if seen > first:
+            return io.BufferedReader(Bad(file, "rb"))
+    return whole(file, mode, *further, **options)
+
+io.open = opened
+'''
+
+
+@pytest.mark.parametrize("openings", range(5))
+def test_a_read_error_in_the_middle_of_a_file(program, matched, tmp_path, monkeypatch, openings):
+    """Whenever in a run it comes, it costs that exposure, named; nothing of it is left once the disk reads again."""
+    expected, _ = matched
+    bad = sorted(program.glob("*.fits"))[2].name
+    monkeypatch.setenv("BAD_FILE", bad)
+    monkeypatch.setenv("BAD_FROM", str(openings))
+    settings = MatchSettings(figures="none")
+    with monkeypatch.context() as patched:
+        patched.setattr(io, "open", io.open)
+        exec(READS_BADLY, {})  # noqa: S102 - the same text that the command's test gives to its process
+        result = match_levels(program, tmp_path / "out", settings, cache=tmp_path / "cache")
+    if result.complete:
+        pytest.fail(f"the file was opened {openings} times at most: nothing was tested")
+    (failure,) = result.failures
+    assert bad in failure.name
+    assert "Input/output error" in failure.reason
+    assert [path for path in tmp_path.rglob("*") if path.name.startswith(".")] == []
+    again = match_levels(program, tmp_path / "out", settings, cache=tmp_path / "cache")
+    assert again.complete
+    assert digests(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+def test_a_read_error_under_the_command(undisturbed, world, tmp_path):
+    bad = sorted(world.inputs.glob("*.fits"))[2].name
+    (tmp_path / "sitecustomize.py").write_text(READS_BADLY)
+    server = world.environment
+    world.environment = {"BAD_FILE": bad, "BAD_FROM": "3", "PYTHONPATH": str(tmp_path), **server}
+    before = digests(world.inputs)
+    assert world.run() == 3, world.said
+    assert f"{bad}: failed:" in world.said
+    assert "Input/output error" in world.said
+    assert "Traceback" not in world.said
+    assert digests(world.inputs) == before
+    assert world.left_over() == []
+    world.environment = server
+    assert world.run() == 0, world.said
+    assert digests(world.out) == undisturbed.files
