@@ -47,6 +47,7 @@ class World:
     inputs: Path
     options: tuple[str, ...] = ("--set", "figures='none'", "--workers", "2")
     environment: dict[str, str] = field(default_factory=dict)
+    name: str = "out"
 
     @property
     def home(self) -> Path:
@@ -54,12 +55,13 @@ class World:
 
     @property
     def out(self) -> Path:
-        return self.root / "out"
+        return self.root / self.name
 
     def start(self, *, preexec: Callable[[], object] | None = None) -> subprocess.Popen[str]:
         arguments = ["run", str(self.inputs), "--output", str(self.out), "--program", "p", *self.options]
         self.root.mkdir(exist_ok=True)
-        with (self.root / "stderr.txt").open("w") as errors:
+        self._said = self.root / f"{self.name}-{time.monotonic_ns()}.txt"
+        with self._said.open("w") as errors:
             return subprocess.Popen(
                 [*COMMAND, *arguments],
                 stdout=subprocess.DEVNULL,
@@ -77,7 +79,7 @@ class World:
 
     @property
     def said(self) -> str:
-        return (self.root / "stderr.txt").read_text()
+        return self._said.read_text()
 
     def events(self) -> int:
         """Count the finished files: how far the work is."""
