@@ -8,13 +8,19 @@ from typing import Any
 from rich.console import Console
 
 from flows import embedded
+from flows.alone import match_alone
+from flows.engine import EngineError, of_engine, prepare_engine
 from flows.environment import LOGGERS
 from flows.home import prepare_environment
 from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
+from flows.secrets import without_secrets
 from flows.summary import Summary
+from levelmatch_core.errors import ServerError
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.pipeline import Request
 from levelmatch_core.products.folder import OutputFolder
+
+logger = logging.getLogger(__name__)
 
 
 def check(request: Request) -> None:
@@ -34,7 +40,7 @@ def check(request: Request) -> None:
 
 
 def launch(request: Request, log_level: str | None = None) -> Summary:
-    """Run the flow in this process and return its summary.
+    """Run the flow in this process and return its summary; where Prefect cannot be used, do the same without it.
 
     Parameters
     ----------
@@ -50,12 +56,33 @@ def launch(request: Request, log_level: str | None = None) -> Summary:
         As :func:`levelmatch_core.pipeline.run` raises it.
     """
     check(request)
-    prepare_environment(quiet=True)
-    server = embedded.start()
+    home = prepare_environment(quiet=True)
     with terminal(log_level):
-        # here and no earlier: Prefect and MLflow take seconds to import
-        from flows.level_match import level_match  # noqa: PLC0415
+        try:
+            prepare_engine(home)
+            return _under_prefect(request)
+        except EngineError as error:
+            logger.warning(
+                "Prefect cannot be used: %s; this run is done without Prefect, and only its record there is lost", error
+            )
+        return match_alone(request)
 
+
+def _under_prefect(request: Request) -> Summary:
+    """Run the flow.
+
+    Raises
+    ------
+    EngineError
+        If Prefect cannot be started or ceased to work; what was finished is in the stores.
+    LevelMatchError
+        As :func:`launch`.
+    """
+    server = embedded.start()
+    # here and no earlier: Prefect and MLflow take seconds to import
+    from flows.level_match import level_match  # noqa: PLC0415
+
+    try:
         if server is not None:
             server.wait()
         state = level_match(
@@ -68,7 +95,17 @@ def launch(request: Request, log_level: str | None = None) -> Summary:
             return_state=True,
         )
         outcome: Any = state.result(raise_on_failure=False)
+    except ServerError as error:
+        raise EngineError(str(error)) from error
+    except Exception as error:
+        if not of_engine(error):
+            raise
+        outcome = error
     if isinstance(outcome, BaseException):
+        if of_engine(outcome) and not isinstance(outcome, EngineError):
+            text = without_secrets(str(outcome).strip() or type(outcome).__name__).splitlines()[0]
+            message = f"it ceased to work ({type(outcome).__name__}: {text})"
+            raise EngineError(message) from outcome
         raise outcome
     return Summary.from_json(outcome)
 

@@ -16,6 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 from pydantic import ValidationError
 
+from flows.engine import EngineError, of_engine
 from flows.progress import LineReporter, Reporter
 from levelmatch_core.errors import LevelMatchError
 from levelmatch_core.jobs import Job, Workspace, failure_of
@@ -180,6 +181,9 @@ class PrefectEach:
         error = state.result(raise_on_failure=False)
         if not isinstance(error, BaseException):
             error = RuntimeError(state.message or f"the task run ended {state.name}")
+        if of_engine(error):
+            message = f"{work.label}, {work.step}: the task run was lost ({type(error).__name__}: {error})"
+            raise EngineError(message) from error
         if not isinstance(error, LevelMatchError | OSError):
             with placed(*work.place):
                 logger.error("%s: unexpected %s", work.label, type(error).__name__, exc_info=error)

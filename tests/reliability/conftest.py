@@ -48,6 +48,7 @@ class World:
     options: tuple[str, ...] = ("--set", "figures='none'", "--workers", "2")
     environment: dict[str, str] = field(default_factory=dict)
     name: str = "out"
+    _said: Path = field(init=False)
 
     @property
     def home(self) -> Path:

@@ -1,0 +1,115 @@
+"""Whether Prefect can be used by a command: its database is made by one process at a time, its server answers."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from flows.home import Home
+from flows.secrets import without_secrets
+from levelmatch_core.errors import LevelMatchError
+
+_TRIES, _PATIENCE = 3, 5.0
+"""How often a server is asked, and seconds that each answer, and the pause before the next try, may take."""
+
+_MIGRATION = 300.0
+"""Seconds that making the database may take."""
+
+_PACKAGES = frozenset({"prefect", "httpx", "httpcore", "anyio", "sqlalchemy", "aiosqlite", "websockets", "sqlite3"})
+"""Where an error of the engine comes from."""
+
+_DATABASES = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+
+
+class EngineError(LevelMatchError):
+    """Prefect cannot be used, or ceased to work."""
+
+
+def prepare_engine(home: Home) -> None:
+    """See that Prefect can be used: that its server answers or, where runs start their own, that its database is made.
+
+    Two servers that make the same database at once would spoil each other's work.
+
+    Raises
+    ------
+    EngineError
+        If it cannot be used.
+    """
+    url = os.environ.get("PREFECT_API_URL")
+    if url:
+        _refuse_silent(url)
+    elif not any(name in os.environ for name in _DATABASES):
+        folder = Path(os.environ.get("PREFECT_HOME", home.prefect))
+        with home.alone("prefect"):
+            _make_database(folder / "prefect.db", folder / f"made-by-prefect-{version('prefect')}")
+
+
+def of_engine(error: BaseException) -> bool:
+    """Return whether an error was raised by Prefect, or by what it speaks to its server with, and not by our work."""
+    if isinstance(error, EngineError):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    modules = [type(error).__module__]
+    if trace is not None:
+        modules.append(str(trace.tb_frame.f_globals.get("__name__", "")))
+    return any(module.partition(".")[0] in _PACKAGES for module in modules)
+
+
+def _refuse_silent(url: str) -> None:
+    """Refuse a server that does not answer; one that wants a password, or knows no such page, does."""
+    problem = ""
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_PATIENCE / _TRIES)
+        try:
+            if urlsplit(url).scheme not in {"http", "https"}:
+                problem = "not an http address"
+                break
+            with urllib.request.urlopen(f"{_plain(url)}/health", timeout=_PATIENCE):  # noqa: S310 - checked above
+                return
+        except urllib.error.HTTPError as error:
+            if error.code < 500:
+                return
+            problem = str(error)
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            problem = str(getattr(error, "reason", error))
+    message = f"PREFECT_API_URL {without_secrets(url)} does not answer ({problem})"
+    raise EngineError(message)
+
+
+def _plain(url: str) -> str:
+    """Return an address without user and password, which urllib would take for a part of the host's name."""
+    return without_secrets(url).rstrip("/")
+
+
+def _make_database(database: Path, mark: Path) -> None:
+    """Make or migrate Prefect's own database, unless this version of Prefect has done so."""
+    if database.exists():
+        try:
+            with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        except sqlite3.DatabaseError as error:
+            message = f"its database {database} is damaged ({error}); move it away, and the next run makes a new one"
+            raise EngineError(message) from error
+        if mark.exists():
+            return
+    words = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_MIGRATION, check=False)  # noqa: S603 - ours
+    except subprocess.TimeoutExpired as error:
+        message = f"its database {database} could not be made in {_MIGRATION:.0f} s"
+        raise EngineError(message) from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or f"code {done.returncode}").splitlines()[-1]
+        message = f"its database {database} could not be made: {said}"
+        raise EngineError(message)
+    mark.touch(mode=0o600)
