@@ -50,6 +50,12 @@ class Exposure(Record):
     )
     footprint: tuple[tuple[float, float], ...] = Described(description="(RA, Dec) of the outline, degrees, in order")
     scale: float = Described(description="pixel scale, arcsec: root of the pixel's area at the image's centre")
+    area: tuple[float, float] | None = Described(
+        default=None, description="least and largest pixel area, arcsec2, where the unit is a flux in each pixel"
+    )
+    per_area: bool = Described(
+        default=False, description="whether it is matched per area: the pixels of its field differ in size too much"
+    )
     angle: float = Described(description="position angle of the image's +y axis, degrees east of north")
     background_time: float | None = Described(default=None, description="DT_BGR of the primary header (a difference)")
 
@@ -80,6 +86,11 @@ class Field(Record):
     band: str
     unit: str
     exposures: tuple[Exposure, ...] = Described(description="sorted by name")
+
+    @property
+    def per_area(self) -> bool:
+        """Whether its exposures are matched per area."""
+        return any(exposure.per_area for exposure in self.exposures)
 
 
 class Inventory(Record):

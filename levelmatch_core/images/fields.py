@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass
 
 from levelmatch_core.images.exposure import Exposure, Field
 from levelmatch_core.images.footprint import connected_sets, touching_pairs
+from levelmatch_core.images.pixelarea import LIMIT, differ
 
 MOSAIC = "mosaic_tiles"
 """The stage whose groups are the fields."""
@@ -60,6 +61,13 @@ def fields_of(found: Sequence[Labelled], notes: list[str]) -> tuple[Field, ...]:
     sets.sort(key=lambda members: (_safe(members[0].band), members[0].name))
     names = _names([_safe(members[0].band) for members in sets])
     fields = tuple(_field(name, members) for name, members in zip(names, sets, strict=True))
+    notes += [
+        f"field {field.name}: {field.unit} is a flux in each pixel, and pixel areas differ by "
+        f"{100 * differ(one.area for one in field.exposures):.3g} %: matched per area of one pixel of the grid; "
+        f"corrections are multiplied by each pixel's area when they are taken off"
+        for field in fields
+        if field.per_area
+    ]
     if len(fields) > 1:
         cameras = {labelled.exposure.name: labelled.kind.camera for labelled in found}
         notes.append(f"{len(fields)} fields, which are matched each by itself:")
@@ -104,7 +112,11 @@ def _names(bases: Sequence[str]) -> list[str]:
 
 def _field(name: str, members: Sequence[Exposure]) -> Field:
     first = members[0]
-    exposures = tuple(member.model_copy(update={"groups": {**member.groups, MOSAIC: name}}) for member in members)
+    per_area = differ(member.area for member in members) > LIMIT
+    exposures = tuple(
+        member.model_copy(update={"groups": {**member.groups, MOSAIC: name}, "per_area": per_area})
+        for member in members
+    )
     return Field(name=name, instrument=first.instrument, band=first.band, unit=first.unit, exposures=exposures)
 
 

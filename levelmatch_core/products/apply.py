@@ -209,8 +209,8 @@ def _subtracted(
 ) -> NDArray[np.float64]:
     """Return the values minus the correction, (ny, nx); exact zeros stay where they mean that nothing was seen."""
     exposure = correction.exposure
-    wcs = None if correction.total.is_level else read_wcs(exposure)
-    return shifted(values, -1, correction.total, grid, wcs, blank_zero=blank_zero)
+    wcs = None if correction.total.is_level and not exposure.per_area else read_wcs(exposure)
+    return shifted(values, -1, correction.total, grid, wcs, blank_zero=blank_zero, per_area=exposure.per_area)
 
 
 def _corrected_plainly(
@@ -221,8 +221,9 @@ def _corrected_plainly(
     It goes band by band, in double precision: a whole image of doubles would cost more than reading and writing it.
     """
     shape = (stored.shape[0], stored.shape[1])
-    wcs = None if correction.total.is_level else read_wcs(correction.exposure)
-    change = change_of(correction.total, grid, wcs, shape)
+    per_area = correction.exposure.per_area
+    wcs = None if correction.total.is_level and not per_area else read_wcs(correction.exposure)
+    change = change_of(correction.total, grid, wcs, shape, per_area=per_area)
     corrected = np.empty(shape, output_type(stored.dtype))
     step = max(1, _BAND_PIXELS // shape[1])
     for row in range(0, shape[0], step):
@@ -302,5 +303,5 @@ def _nothing(correction: Correction) -> Plane:
 def _local_plane(correction: Correction, grid: Grid, window: Window | None) -> LocalPlane:
     """Return the correction about the centre of its image, or of a window of it."""
     exposure = correction.exposure
-    wcs = None if correction.total.is_level else read_wcs(exposure)
-    return local_plane(correction.total, grid, wcs, exposure.shape, window)
+    wcs = None if correction.total.is_level and not exposure.per_area else read_wcs(exposure)
+    return local_plane(correction.total, grid, wcs, exposure.shape, window, per_area=exposure.per_area)

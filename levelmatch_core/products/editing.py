@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.headers import BLOCK
+from levelmatch_core.images.pixelarea import areas_at, relative_areas
 from levelmatch_core.images.transforms import AnyWcs, sky_transforms
 from levelmatch_core.products.headers import LocalPlane
 from levelmatch_core.products.rawfits import RawFile, RawHeader, renew_checksums, stored_image
@@ -104,7 +105,14 @@ def inside_of(window: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def shifted(
-    values: NDArray[np.float64], sign: int, total: Plane, grid: Grid, wcs: AnyWcs | None, *, blank_zero: bool
+    values: NDArray[np.float64],
+    sign: int,
+    total: Plane,
+    grid: Grid,
+    wcs: AnyWcs | None,
+    *,
+    blank_zero: bool,
+    per_area: bool = False,
 ) -> NDArray[np.float64]:
     """Return values with a correction taken (sign -1) or given back (+1); zeros stay where they mean nothing was seen.
 
@@ -119,17 +127,24 @@ def shifted(
     grid
         The field's.
     wcs
-        Of the image; a level needs none.
+        Of the image; a level needs none, unless it is per area.
     blank_zero
         Whether a pixel that is exactly 0 is blank.
+    per_area
+        Whether the correction is that of a pixel of the grid's area, and each pixel has its share of it.
     """
-    change = change_of(total, grid, wcs, (values.shape[0], values.shape[1]))
+    change = change_of(total, grid, wcs, (values.shape[0], values.shape[1]), per_area=per_area)
     return moved_by(values, sign, change, blank_zero=blank_zero)
 
 
-def change_of(total: Plane, grid: Grid, wcs: AnyWcs | None, shape: tuple[int, int]) -> float | NDArray[np.float64]:
-    """Return a correction on the pixels of an image: a number, or (ny, nx) where it has slopes."""
-    return total.level if total.is_level else plane_on_image(total, grid, wcs, shape)
+def change_of(
+    total: Plane, grid: Grid, wcs: AnyWcs | None, shape: tuple[int, int], *, per_area: bool = False
+) -> float | NDArray[np.float64]:
+    """Return a correction on the pixels of an image: a number, or (ny, nx) where it has slopes or is per area."""
+    change = total.level if total.is_level else plane_on_image(total, grid, wcs, shape)
+    if per_area and wcs is not None:
+        change = change * relative_areas(sky_transforms(wcs)[0], shape, grid.pixel_area)
+    return change
 
 
 def moved_by(
@@ -144,15 +159,25 @@ def moved_by(
 
 
 def local_plane(
-    total: Plane, grid: Grid, wcs: AnyWcs | None, shape: tuple[int, int], window: Window | None = None
+    total: Plane,
+    grid: Grid,
+    wcs: AnyWcs | None,
+    shape: tuple[int, int],
+    window: Window | None = None,
+    *,
+    per_area: bool = False,
 ) -> LocalPlane:
     """Return a correction about the centre of an image, or of a window of it, along the image's own axes."""
-    if total.is_level or wcs is None:
+    if (total.is_level and not per_area) or wcs is None:
         return LocalPlane(total.level, 0.0, 0.0)
     rows, columns = (window.rows, window.columns) if window else ((0, shape[0]), (0, shape[1]))
     x, y = (sum(columns) - 1) / 2, (sum(rows) - 1) / 2
     to_sky, _ = sky_transforms(wcs)
     _, to_grid = sky_transforms(grid.wcs())
     steps = np.array([[0, 0], [-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
-    here, left, right, below, above = total(*to_grid(*to_sky(x + steps[:, 0], y + steps[:, 1])))
-    return LocalPlane(float(here), float(right - left), float(above - below))
+    values = total(*to_grid(*to_sky(x + steps[:, 0], y + steps[:, 1])))
+    if per_area:
+        values = values * areas_at(to_sky, x + steps[:, 0], y + steps[:, 1]) / grid.pixel_area
+    here, left, right, below, above = values
+    area = grid.pixel_area if per_area else None
+    return LocalPlane(float(here), float(right - left), float(above - below), area)

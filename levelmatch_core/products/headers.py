@@ -12,7 +12,8 @@ _DIGITS = 9
 
 IMAGE_CARDS = ("LVLLEVEL", "LVLSLPX", "LVLSLPY", "LVLSKY", "LVLERR")
 WINDOW_CARDS = ("LVLLEV2", "LVLSLX2", "LVLSLY2", "LVLSKY2", "LVLERR2")
-CARDS = (MATCHED_CARD, "LVLFIT", *IMAGE_CARDS, "LVLREF", "LVLPART", "LVLVERS", *WINDOW_CARDS)
+AREA_CARD = "LVLAREA"
+CARDS = (MATCHED_CARD, "LVLFIT", *IMAGE_CARDS, "LVLREF", "LVLPART", "LVLVERS", *WINDOW_CARDS, AREA_CARD)
 """All that are ever put into a header."""
 
 
@@ -26,6 +27,8 @@ class LocalPlane:
     """Change a column there, data unit."""
     slope_y: float
     """Change a row there."""
+    area: float | None = None
+    """Where the correction is per area: the pixel area that it is for, arcsec2."""
 
 
 def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, settings: MatchSettings) -> None:
@@ -47,6 +50,8 @@ def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, sett
     _put_numbers(header, correction, local, "image centre", IMAGE_CARDS)
     reference = reference_text(correction.reference, provisional=correction.provisional)
     header.set("LVLREF", reference, "its zero; ? provisional")
+    if local.area is not None:
+        header.set(AREA_CARD, float(f"{local.area:.{_DIGITS}g}"), "[arcsec2] pixels get corrections by area over this")
     header.set("LVLPART", correction.partial, "whether its field lacks members")
     header.set("LVLVERS", levelmatch_version(), "version of levelmatch")
 

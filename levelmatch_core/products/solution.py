@@ -49,11 +49,13 @@ class Known(Record):
     """All that was subtracted."""
     sigma: tuple[float, float, float]
     local_sky: float
+    per_area: bool
+    """Whether each pixel got the share of its own area."""
 
     def correction(self, exposure: Exposure) -> Correction:
         """Return the correction of the same exposure in another reduction (or the same one)."""
         return Correction(
-            exposure=exposure,
+            exposure=exposure.model_copy(update={"per_area": self.per_area}),
             field=self.field,
             status=self.status,
             component=self.component,
@@ -120,7 +122,10 @@ class KnownSolution:
             found = [{name: _plain(row[name]) for name in table.colnames} for row in table]
             instruments = tuple(InstrumentTable.from_json(one) for one in table.meta.get("instruments", ()))
             failed = tuple(row["exposure"] for row in found if row["status"] == Status.FAILED)
-            rows = tuple(_known(row) for row in found if row["status"] != Status.FAILED)
+            per_area = table.meta.get("per_area", {})
+            rows = tuple(
+                _known({**row, "per_area": row["field"] in per_area}) for row in found if row["status"] != Status.FAILED
+            )
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
             message = (
                 f"{path}: not a whole corrections table ({type(error).__name__}: {error}); take the one that "
@@ -176,7 +181,7 @@ def _known(row: dict[str, Any]) -> Known:
     fits = {stage.name: row[f"{stage.name}_fit"] for stage in STAGES if row[f"{stage.name}_fit"]}
     return Known(
         **{name: row[name] for name in ("exposure", "file", "hdu", "field", "unit", "component", "reference")},
-        **{name: row[name] for name in ("provisional", "partial", "local_sky")},
+        **{name: row[name] for name in ("provisional", "partial", "local_sky", "per_area")},
         product=row["product"].removeprefix(PRODUCTS),
         window=window_of(row["window"]),
         wcs_source=row["wcs_source"],

@@ -28,6 +28,12 @@ CONVENTION = (
     "total's level holds the stages' levels and local_sky"
 )
 
+PER_AREA = (
+    "in the fields under per_area (field: area, arcsec2) the data are a flux in each pixel and pixels differ in "
+    "area: corrections are those of a pixel of that area, and each pixel of an input has its correction multiplied "
+    "by its own area over that one before it is subtracted"
+)
+
 _PLANE = ("level", "slope_x", "slope_y")
 
 
@@ -120,6 +126,9 @@ def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
     own = {e.table.name: e.table.to_json() for m in matches for e in m.field.exposures if e.table is not None}
     if own:
         table.meta["instruments"] = [own[name] for name in sorted(own)]
+    per_area = {match.field.name: match.grid.pixel_area for match in matches if match.field.per_area}
+    if per_area:
+        table.meta.update(per_area=per_area, per_area_convention=PER_AREA)
     return table
 
 

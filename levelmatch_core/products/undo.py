@@ -223,9 +223,12 @@ def _give_back(
     values = physical_values(stored, header)
     parts = [part for part in (image.main, image.second) if part is not None]
     wcs = None
-    if not all(part.total.is_level for part in parts):
+    if not all(part.total.is_level and not part.per_area for part in parts):
         wcs = wcs_from(image.main.wcs_source, hdus, image.hdu, path, image.main.product)
-    whole, *window = (shifted(values, 1, part.total, grids[part.field], wcs, blank_zero=blank_zero) for part in parts)
+    whole, *window = (
+        shifted(values, 1, part.total, grids[part.field], wcs, blank_zero=blank_zero, per_area=part.per_area)
+        for part in parts
+    )
     if window and image.second is not None and image.second.window is not None:
         inside = inside_of(image.second.window, (values.shape[0], values.shape[1]))
         whole[inside] = window[0][inside]

@@ -14,7 +14,7 @@ from levelmatch_core.images.reading import wcs_from
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.products.editing import local_plane
 from levelmatch_core.products.folder import JOURNAL, LOG, RUN, files_below
-from levelmatch_core.products.headers import IMAGE_CARDS, WINDOW_CARDS, reference_text
+from levelmatch_core.products.headers import AREA_CARD, IMAGE_CARDS, WINDOW_CARDS, reference_text
 from levelmatch_core.products.runrecord import OutputFile, RunRecord
 from levelmatch_core.products.solution import PRODUCTS, Known, KnownSolution, images_of
 from levelmatch_core.products.tables import read_pairs
@@ -134,6 +134,7 @@ def _cards(folder: Path, product: str, rows: list[Known], grids: Mapping[str, Gr
             MATCHED_CARD: main.status.value,
             "LVLREF": reference_text(main.reference, provisional=main.provisional),
             "LVLPART": main.partial,
+            AREA_CARD: grids[main.field].pixel_area if main.per_area else None,
         }
         try:
             expected |= _numbers(IMAGE_CARDS, main, hdus, path, grids, index=image.hdu, whole=True)
@@ -165,9 +166,10 @@ def _numbers(
     if len(shape) != 2:
         message = f"HDU {hdu.index} has shape {shape}, expected a two-dimensional image"
         raise DataError(message)
-    wcs = None if row.total.is_level else wcs_from(row.wcs_source, hdus, index, path, row.product)
+    plain = row.total.is_level and not row.per_area
+    wcs = None if plain else wcs_from(row.wcs_source, hdus, index, path, row.product)
     window = None if whole else row.window
-    local = local_plane(row.total, grids[row.field], wcs, (shape[0], shape[1]), window)
+    local = local_plane(row.total, grids[row.field], wcs, (shape[0], shape[1]), window, per_area=row.per_area)
     return dict(zip(names, (local.level, local.slope_x, local.slope_y, row.local_sky, row.sigma[0]), strict=True))
 
 

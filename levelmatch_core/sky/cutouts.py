@@ -11,7 +11,10 @@ from pydantic import Field as Described
 from levelmatch_core.errors import DataError, NoUsablePixelsError
 from levelmatch_core.images.exposure import Exposure
 from levelmatch_core.images.given import SkyMask
+from levelmatch_core.images.headers import quiet
+from levelmatch_core.images.pixelarea import relative_areas
 from levelmatch_core.images.reading import Pixels, read_pixels, read_wcs
+from levelmatch_core.images.transforms import AnyWcs, sky_transforms
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky import kernels
@@ -83,6 +86,7 @@ def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings, exclude:
         grid,
         relevant,
         *([] if exclude is None else [["exclude", exclude.digest]]),
+        *(["per area"] if exposure.per_area else []),
     )
 
 
@@ -115,8 +119,8 @@ def make_cutout(
     known = store.recall(key)
     if known is not None:
         return CutoutRecord.from_json({**known, "name": exposure.name})
-    pixels = _masked(read_pixels(exposure), settings)
     wcs = read_wcs(exposure)
+    pixels = _masked(_per_area(read_pixels(exposure), exposure, grid, wcs), settings)
     if exclude is not None:
         pixels = _blanked(pixels, excluded(exclude, wcs, pixels.data.shape))
     rectangle = _valid_rectangle(pixels, exposure)
@@ -188,6 +192,18 @@ def extent_of(ends: NDArray[np.int64], angle: float) -> tuple[float, float]:
     along = x * math.cos(angle) + y * math.sin(angle)
     across = y * math.cos(angle) - x * math.sin(angle)
     return float(np.ptp(along)) + 1.0, float(np.ptp(across)) + 1.0
+
+
+def _per_area(pixels: Pixels, exposure: Exposure, grid: Grid, wcs: AnyWcs) -> Pixels:
+    """Return the pixels as they were of the grid's area, where the exposure is matched per area."""
+    if not exposure.per_area:
+        return pixels
+    with quiet(), np.errstate(all="ignore"):
+        areas = relative_areas(sky_transforms(wcs)[0], exposure.shape, grid.pixel_area)
+        areas[~(areas > 0)] = np.nan  # a pixel that has no place on the sky
+        data = (pixels.data / areas).astype(pixels.data.dtype)
+        variance = None if pixels.variance is None else (pixels.variance / areas**2).astype(pixels.variance.dtype)
+    return Pixels(data, variance)
 
 
 def _masked(pixels: Pixels, settings: MatchSettings) -> Pixels:

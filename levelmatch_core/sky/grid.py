@@ -43,6 +43,11 @@ class Grid(Record):
     angle: float = Described(description="position angle of the +y axis at the tangent point, degrees east of north")
     scale: float = Described(description="pixel size at the tangent point, arcsec", gt=0)
 
+    @property
+    def pixel_area(self) -> float:
+        """Area of the pixel at the tangent point, arcsec2: the nominal one of data that are matched per area."""
+        return self.scale**2
+
     def wcs(self, x0: int = 0, y0: int = 0) -> WCS:
         """Return the WCS of the cutout whose first pixel is grid pixel (x0, y0).
 
