@@ -5,6 +5,7 @@ Nothing here imports either: :func:`prepare_environment` has to come before.
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +69,10 @@ class Home:
         except OSError as error:
             message = f"{VARIABLE} {self.root}: {error.strerror or error}; name a folder that you may write to"
             raise UsageError(message) from error
+        for folder in (self.root, self.cutouts, self.results, self.prefect, self.artifacts.parent):
+            if folder.stat().st_mode & stat.S_IWOTH:
+                message = f"{VARIABLE} {folder}: anybody may write to it, and would be believed; chmod o-w {folder}"
+                raise UsageError(message)
         return self
 
     @contextmanager

@@ -24,6 +24,7 @@ from flows.measures import (
     parameters,
     units_of,
 )
+from flows.secrets import without_secrets
 from flows.summary import Summary, Tracking
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.report import REPORT
@@ -92,9 +93,9 @@ class Tracker:
             self._write(client, run, result, summary, facts)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             what = f"the MLflow record of this run{f' {run.info.run_id}, in part,' if run else ''} is lost"
-            lost = f"{what}: {self._plain(error)} (store {_without_secrets(self._uri)})"
+            lost = f"{what}: {self._plain(error)} (store {without_secrets(self._uri)})"
             logger.warning("%s; the outputs are complete", lost)
-            return Tracking(store=_without_secrets(self._uri), lost=lost)
+            return Tracking(store=without_secrets(self._uri), lost=lost)
         return self._tracking(run, new=True)
 
     def log_failure(
@@ -137,9 +138,11 @@ class Tracker:
 
     def _plain(self, error: BaseException) -> str:
         """Return an error's message in one line, without the user and password of the store's address."""
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        user = urlsplit(self._uri).netloc.rpartition("@")[0]
-        return (text.replace(f"{user}@", "") if user else text)[:400]
+        text = without_secrets((str(error).strip() or type(error).__name__).splitlines()[0])
+        secrets = urlsplit(self._uri).netloc.rpartition("@")[0]
+        for secret in filter(None, (secrets, secrets.partition(":")[2])):
+            text = text.replace(secret, "...")
+        return text[:400]
 
     def _client(self) -> MlflowClient:
         """Return a client whose store exists: a local one is made (its schema, too) by one process at a time."""
@@ -254,9 +257,9 @@ class Tracker:
 
     def _tracking(self, run: Run, *, new: bool) -> Tracking:
         run_id, experiment = run.info.run_id, run.info.experiment_id
-        server = LOCAL_UI if self._local else _without_secrets(self._uri).rstrip("/")
+        server = LOCAL_UI if self._local else without_secrets(self._uri).rstrip("/")
         return Tracking(
-            store=_without_secrets(self._uri),
+            store=without_secrets(self._uri),
             run_id=run_id,
             experiment_id=experiment,
             url=f"{server}/#/experiments/{experiment}/runs/{run_id}?{PAGES}",
@@ -318,12 +321,6 @@ def _last_of(client: MlflowClient, experiment: str, output: Path) -> Run | None:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _without_secrets(uri: str) -> str:
-    """Return an address without the user and password that it may hold."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
 
 __all__ = ["FlowFacts", "Tracker", "description", "output_id"]

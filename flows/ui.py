@@ -53,13 +53,11 @@ def ui(prefect_port: int, mlflow_port: int) -> None:
         with _stopping(), ExitStack() as stack:
             try:
                 logs = [home.root / f"{name}-ui.log" for name in ("prefect", "mlflow")]
-                address = {
-                    "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
-                    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-                }
                 servers = [
-                    stack.enter_context(_running(_prefect(prefect_port), address, logs[0])),
-                    stack.enter_context(_running(_mlflow(home, mlflow_port), {}, logs[1])),
+                    stack.enter_context(_running(_prefect(prefect_port), _prefect_environ(prefect_port), logs[0])),
+                    stack.enter_context(
+                        _running(_mlflow(home, mlflow_port), _mlflow_environ(home, mlflow_port), logs[1])
+                    ),
                 ]
                 _await(servers, [f"{prefect}/api/health", f"{mlflow}/health"])
                 click.echo(f"Prefect: {prefect}")
@@ -78,9 +76,35 @@ def _prefect(port: int) -> list[str]:
 
 
 def _mlflow(home: Home, port: int) -> list[str]:
-    store, files = home.tracking_uri, home.artifacts.as_uri()
-    words = ["server", "--host", LOOPBACK, "--port", str(port), "--backend-store-uri", store, "--workers", "1"]
+    files = home.artifacts.as_uri()
+    words = ["server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", *words, "--default-artifact-root", files, "--no-serve-artifacts"]
+
+
+def _names(port: int) -> tuple[str, str]:
+    """Return the names under which a browser on this machine may ask for a server."""
+    return f"{LOOPBACK}:{port}", f"localhost:{port}"
+
+
+def _prefect_environ(port: int) -> dict[str, str]:
+    """Return what Prefect's server is told: pages of other sites may not read its answers, nor ask for changes."""
+    return {
+        "PREFECT_SERVER_UI_API_URL": f"http://{LOOPBACK}:{port}/api",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}" for name in _names(port)),
+    }
+
+
+def _mlflow_environ(home: Home, port: int) -> dict[str, str]:
+    """Return what MLflow's server is told: the same, other names of its host are refused, and the store's address.
+
+    That may hold a password, which every user of the machine could read among a process's words.
+    """
+    return {
+        "MLFLOW_BACKEND_STORE_URI": home.tracking_uri,
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(_names(port)),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}" for name in _names(port)),
+    }
 
 
 def _refuse_taken(port: int) -> None:

@@ -1,5 +1,6 @@
 """The same bytes, whatever the hash seed, the locale, the time zone, the number of workers or the order of inputs."""
 
+import json
 import os
 import random
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.simulate import SimulatedProgram, simulate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -82,3 +84,26 @@ def test_the_same_bytes(inputs, expected, tmp_path, world):
     assert sorted(files) == sorted(expected)
     assert [name for name in files if files[name] != expected[name]] == []
     assert {"corrections.ecsv", "pairs.ecsv", "run.json"} < set(files)
+
+
+@pytest.mark.slow
+def test_the_library_writes_what_the_command_writes(reliability, undisturbed, tmp_path):
+    """The command ran two workers under Prefect, the library one in a loop."""
+    match_levels(undisturbed.world.inputs, tmp_path / "out", MatchSettings(figures="none"), program="p")
+    assert reliability.digests(tmp_path / "out") == undisturbed.files
+
+
+def test_the_seed_is_in_the_record_and_says_all(inputs, tmp_path):
+    """The iterative solver draws points from each pair's plane: its seed, and nothing else, says which."""
+    files = {}
+    for name, seed in (("one", 5), ("same", 5), ("other", 6)):
+        settings = MatchSettings(
+            figures="none", solver="iterative", fit_type_mosaic_tiles="level+slope", n_iter=50, seed=seed
+        )
+        match_levels(inputs, tmp_path / name, settings, cache=tmp_path / "cache")
+        files[name] = {
+            path.name: path.read_bytes() for path in (tmp_path / name).glob("*.*") if path.name != "log.json"
+        }
+        assert json.loads(files[name]["run.json"])["settings"]["seed"] == seed
+    assert files["one"] == files["same"]
+    assert files["one"]["corrections.ecsv"] != files["other"]["corrections.ecsv"]

@@ -13,7 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from levelmatch_core.errors import StoreError
+from flows.home import Home
+from levelmatch_core import MatchSettings, match_levels
+from levelmatch_core.errors import StoreError, UsageError
+from levelmatch_core.products.undo import undo
+from levelmatch_core.products.verify import verify
 from levelmatch_core.sky.store import CutoutStore, StoredArray
 
 KEY = "ab" * 16
@@ -123,3 +127,30 @@ def test_left_over_files_go_and_those_in_use_stay(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == [".link.part", f"{KEY}.json", f"{KEY}.npy"]
     assert (tmp_path / "mine.part").read_bytes() == b"not the store's"
     assert (folder / f"{KEY}.json").read_bytes() == b"{}"
+
+
+def test_a_home_that_anybody_may_write_to_is_refused(tmp_path):
+    home = Home(tmp_path / "home").make()
+    for folder in (home.root, home.cutouts, home.results):
+        before = folder.stat().st_mode
+        folder.chmod(0o777)
+        with pytest.raises(UsageError, match=f"{folder}: anybody may write to it"):
+            Home(home.root).make()
+        folder.chmod(before)
+    Home(home.root).make()
+
+
+def test_a_table_that_leads_out_gives_nothing_back(tmp_path, program):
+    """A corrections table from elsewhere names its products; none may be read or written outside the folders."""
+    match_levels(program, tmp_path / "out", MatchSettings(figures="none"))
+    table = tmp_path / "out" / "corrections.ecsv"
+    name = min(program.glob("*.fits")).name
+    (tmp_path / "secret").write_bytes((tmp_path / "out" / "tiles" / name).read_bytes())
+    text = table.read_text()
+    for lead in ("tiles/../../secret", "tiles//etc/passwd"):
+        table.write_text(text.replace(f"tiles/{name}", lead))
+        found = undo(tmp_path / "out", tmp_path / "back")
+        assert [failure.name for failure in found.failures] == [lead.removeprefix("tiles/")]
+        assert verify(tmp_path / "out").mismatches
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "out", "secret"]
+        assert not (tmp_path / "back" / "secret").exists()
