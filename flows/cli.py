@@ -34,6 +34,7 @@ class _Lazy(cloup.Group):
     further: ClassVar[dict[str, str]] = {
         "deploy": "flows.deploy",
         "explain": "flows.looking",
+        "log": "flows.afterwards",
         "settings": "flows.looking",
         "sweep": "flows.sweeping",
         **{name: f"flows.{name}" for name in ("cache", "completion", "ui")},
@@ -43,7 +44,7 @@ class _Lazy(cloup.Group):
     sections: ClassVar[dict[str, tuple[str, ...]]] = {
         "Match": ("run", "sweep", "settings"),
         "Look at a result": ("explain", "verify", "ui"),
-        "Take it elsewhere": ("undo", "apply"),
+        "Take it elsewhere": ("undo", "apply", "log"),
         "Try it": ("demo", "simulate"),
     }
     """Titles of the help, and their commands; what is in none comes last."""

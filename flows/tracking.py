@@ -2,11 +2,14 @@
 
 import hashlib
 import logging
+import shlex
+import sqlite3
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
@@ -14,6 +17,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from flows.afterwards import keep, output_id, place_of
 from flows.home import Home
 from flows.measures import (
     Measures,
@@ -48,6 +52,12 @@ PAGES = "workflowType=machine_learning"
 _LONGEST_NOTE = 7500
 """Signs of a description: MLflow takes 8,000."""
 
+_PATIENCE = 300.0
+"""Seconds that recording a run may take."""
+
+_WHOLE = "levelmatch.recorded"
+"""Tag of a run whose record is whole: the try that it is of."""
+
 
 @dataclass(frozen=True)
 class FlowFacts:
@@ -80,20 +90,38 @@ class Tracker:
 
         A store that is out of reach costs the record and nothing else: what was lost is said in the answer.
         """
+        if result.changed or not place_of(self._home, result.request.output).exists():
+            keep(self._home, result, summary, facts)
+        return self._attempt(result, summary, facts, checked=not result.changed)
+
+    def send(self, result: RunResult, summary: Summary, facts: FlowFacts) -> Tracking:
+        """Record a run that ended before, as :meth:`log` does at once; one that is recorded is left alone."""
+        return self._attempt(result, summary, facts, again=True)
+
+    def _attempt(
+        self, result: RunResult, summary: Summary, facts: FlowFacts, *, checked: bool = False, again: bool = False
+    ) -> Tracking:
         run: Run | None = None
         try:
             client = self._client()
             experiment = self._experiment(client, result.request.program)
-            if not result.changed:
+            if checked:
                 run = _last_of(client, experiment, result.request.output)
                 if run is not None:
                     client.set_tag(run.info.run_id, "levelmatch.checked", f"{_now()} by flow run {facts.flow_run_id}")
                     return self._tracking(run, new=False)
+            if again:
+                run = _run_of(client, experiment, facts)
+                if run is not None and run.data.tags.get(_WHOLE) == str(facts.attempt):
+                    return self._tracking(run, new=False)
             run = self._open(client, experiment, result, facts)
             self._write(client, run, result, summary, facts)
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             what = f"the MLflow record of this run{f' {run.info.run_id}, in part,' if run else ''} is lost"
-            lost = f"{what}: {self._plain(error)} (store {without_secrets(self._uri)})"
+            lost = (
+                f"{what}: {self._plain(error)} (store {without_secrets(self._uri)}); "
+                f"`levelmatch log {shlex.quote(str(result.request.output))}` sends it later"
+            )
             logger.warning("%s; the outputs are complete", lost)
             return Tracking(store=without_secrets(self._uri), lost=lost)
         return self._tracking(run, new=True)
@@ -147,11 +175,11 @@ class Tracker:
     def _client(self) -> MlflowClient:
         """Return a client whose store exists: a local one is made (its schema, too) by one process at a time."""
         if not self._local:
-            return MlflowClient(tracking_uri=self._uri)
+            return _in_time(MlflowClient(tracking_uri=self._uri))
         with self._home.alone("mlflow"):
             client = MlflowClient(tracking_uri=self._uri)
             client.search_experiments(max_results=1)
-        return client
+        return _in_time(client)
 
     def _experiment(self, client: MlflowClient, program: str) -> str:
         """Return the id of the program's experiment, made if need be; one that was deleted is taken up again.
@@ -179,12 +207,10 @@ class Tracker:
 
     def _open(self, client: MlflowClient, experiment: str, result: RunResult, facts: FlowFacts) -> Run:
         """Return the run of this flow run: the one that an earlier try began, else a new one."""
-        found = client.search_runs(
-            [experiment], f"tags.`prefect.flow_run_id` = '{facts.flow_run_id}'", max_results=1, order_by=["start_time"]
-        )
-        if found:
-            client.set_terminated(found[0].info.run_id, "RUNNING")
-            return found[0]
+        found = _run_of(client, experiment, facts)
+        if found is not None:
+            client.set_terminated(found.info.run_id, "RUNNING")
+            return found
         request = result.request
         tags = {
             "levelmatch.program": request.program,
@@ -205,7 +231,7 @@ class Tracker:
         for start in range(0, len(listed), _PARAMETERS):
             client.log_batch(run_id, params=listed[start : start + _PARAMETERS])
         found = measures(result, summary)
-        self._write_metrics(client, run_id, found, facts)
+        self._write_metrics(client, run_id, found, facts, round((facts.started + result.seconds) * 1000))
         tags = {
             "mlflow.note.content": description(summary),
             "levelmatch.unit": ", ".join(sorted(units_of(summary))),
@@ -216,11 +242,14 @@ class Tracker:
         }
         client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         self._write_files(client, run_id, result, facts)
+        client.set_tag(run_id, _WHOLE, str(facts.attempt))
         client.set_terminated(run_id, "FAILED" if summary.quarantined else "FINISHED")
 
-    def _write_metrics(self, client: MlflowClient, run_id: str, found: Measures, facts: FlowFacts) -> None:
-        """Write numbers at the step of this try, and series once: a rerun never writes the same steps twice."""
-        now = round(time.time() * 1000)
+    def _write_metrics(self, client: MlflowClient, run_id: str, found: Measures, facts: FlowFacts, now: int) -> None:
+        """Write numbers at the step of this try, and series once: a rerun never writes the same steps twice.
+
+        `now` is when the run ended, milliseconds: a number that is sent again is the same one to the store.
+        """
         metrics = [Metric(name, value, now, facts.attempt - 1) for name, value in found.metrics.items()]
         for name, steps in found.series.items():
             key = name
@@ -235,8 +264,10 @@ class Tracker:
 
     def _write_files(self, client: MlflowClient, run_id: str, result: RunResult, facts: FlowFacts) -> None:
         again = f"_try_{facts.attempt}" if facts.attempt > 1 else ""  # log_table would append
+        there = {file.path for file in client.list_artifacts(run_id, "tables")}
         for name, columns in zip(("pairs", "rejected_pairs"), pair_columns(result), strict=True):
-            client.log_table(run_id, columns, f"tables/{name}{again}.json")
+            if f"tables/{name}{again}.json" not in there:
+                client.log_table(run_id, columns, f"tables/{name}{again}.json")
         folder = result.request.output
         for name in ("run.json", "pairs.ecsv", "corrections.ecsv"):
             client.log_artifact(run_id, str(folder / name))
@@ -265,11 +296,6 @@ class Tracker:
             url=f"{server}/#/experiments/{experiment}/runs/{run_id}?{PAGES}",
             new=new,
         )
-
-
-def output_id(output: Path) -> str:
-    """Return the digest by which the runs of one output folder are found: a path may hold any sign, a filter not."""
-    return hashlib.sha256(str(output.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def description(summary: Summary) -> str:
@@ -307,6 +333,31 @@ def references(summary: Summary) -> str:
     """Return the tiles that hold the zeros, field by field, the first few; one with `?` is provisional."""
     shown = [part.shown_reference for field in summary.fields for part in field.components if part.reference]
     return ", ".join([*shown[:_REFERENCES], *([f"and {len(shown) - _REFERENCES} more"] if shown[_REFERENCES:] else [])])
+
+
+class _TimedClient:
+    """A client that gives up when all that is asked of it takes too long: a store may answer each call, and late."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+        self._end = time.monotonic() + _PATIENCE
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the client has
+        if time.monotonic() > self._end:
+            message = f"the store is too slow: not done in {_PATIENCE:.0f} s"
+            raise TimeoutError(message)
+        return getattr(self._client, name)
+
+
+def _in_time(client: MlflowClient) -> MlflowClient:
+    return cast(MlflowClient, _TimedClient(client))
+
+
+def _run_of(client: MlflowClient, experiment: str, facts: FlowFacts) -> Run | None:
+    found = client.search_runs(
+        [experiment], f"tags.`prefect.flow_run_id` = '{facts.flow_run_id}'", max_results=1, order_by=["start_time"]
+    )
+    return found[0] if found else None
 
 
 def _last_of(client: MlflowClient, experiment: str, output: Path) -> Run | None:

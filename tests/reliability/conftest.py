@@ -126,22 +126,6 @@ def kill_at(world: World, events: int, delay: float) -> bool:
     return alive
 
 
-class Reliability:
-    """The helpers above, for tests (which are no package and cannot import this file)."""
-
-    world = World
-    digests = staticmethod(digests)
-    bare = staticmethod(bare)
-    command = COMMAND
-    kill_at = staticmethod(kill_at)
-    kill_tree = staticmethod(kill_tree)
-
-
-@pytest.fixture(scope="session")
-def reliability() -> type[Reliability]:
-    return Reliability
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -158,6 +142,24 @@ def await_answer(process: subprocess.Popen[Any], url: str, patience: float = 240
                 return
         assert time.monotonic() < deadline, f"{url} does not answer"
         time.sleep(0.2)
+
+
+class Reliability:
+    """The helpers above, for tests (which are no package and cannot import this file)."""
+
+    world = World
+    digests = staticmethod(digests)
+    bare = staticmethod(bare)
+    free_port = staticmethod(free_port)
+    await_answer = staticmethod(await_answer)
+    command = COMMAND
+    kill_at = staticmethod(kill_at)
+    kill_tree = staticmethod(kill_tree)
+
+
+@pytest.fixture(scope="session")
+def reliability() -> type[Reliability]:
+    return Reliability
 
 
 @pytest.fixture(scope="session")
