@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,23 @@ def await_answer(process: subprocess.Popen[Any], url: str, patience: float = 240
         time.sleep(0.2)
 
 
+@contextmanager
+def prefect_server(home: Path) -> Iterator[tuple[dict[str, str], subprocess.Popen[Any]]]:
+    """Have a Prefect server; yield what its clients' environment says, and its process."""
+    home.mkdir(exist_ok=True)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    environment = bare() | {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        await_answer(process, f"{url}/health")
+        yield {"PREFECT_API_URL": url}, process
+    finally:
+        kill_tree(process)
+
+
 class Reliability:
     """The helpers above, for tests (which are no package and cannot import this file)."""
 
@@ -152,6 +169,7 @@ class Reliability:
     bare = staticmethod(bare)
     free_port = staticmethod(free_port)
     await_answer = staticmethod(await_answer)
+    prefect_server = staticmethod(prefect_server)
     command = COMMAND
     kill_at = staticmethod(kill_at)
     kill_tree = staticmethod(kill_tree)
@@ -165,17 +183,8 @@ def reliability() -> type[Reliability]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A Prefect server that runs share, as its environment: four times as fast as one for every run."""
-    home, port = tmp_path_factory.mktemp("prefect"), free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    environment = bare() | {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        await_answer(process, f"{url}/health")
-        yield {"PREFECT_API_URL": url}
-    finally:
-        kill_tree(process)
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as (environment, _):
+        yield environment
 
 
 @pytest.fixture

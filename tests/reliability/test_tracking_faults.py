@@ -1,6 +1,7 @@
 """MLflow's server down, slow, or dying in mid-run, and stores that are damaged: the science ends well all the same."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -99,6 +100,10 @@ def log(*words):
     return CliRunner().invoke(main, ["log", *map(str, words)])
 
 
+def run_id_in(done):
+    return re.search(r"^MLflow: run (\w{32}) in", done.output, re.MULTILINE)[1]
+
+
 def content(client, run_id):
     """Return what a run's record holds, but for what tells one run from another."""
     found = client.get_run(run_id)
@@ -146,14 +151,14 @@ def test_down_and_sent_later(mlflow, home, ended, monkeypatch):
     done = log(output)
     assert done.exit_code == 0, done.output
     client = MlflowClient(tracking_uri=mlflow.url)
-    run_id = done.output.split()[2]
+    run_id = run_id_in(done)
     sent = content(client, run_id)
     assert sent == live(ended, home, monkeypatch)
     assert sent["status"] == "FINISHED"
     assert sent["metrics"]
     again = log(output)
     assert again.exit_code == 0
-    assert again.output.split()[2] == run_id
+    assert run_id_in(again) == run_id
     assert "was there" in again.output
     assert content(client, run_id) == sent
     assert {path: path.read_bytes() for path in before} == before
@@ -181,7 +186,7 @@ def test_dying_in_mid_run_and_made_whole_later(mlflow, home, ended, monkeypatch)
     (half,) = client.search_runs([client.get_experiment_by_name("p").experiment_id], "status = 'RUNNING'")
     done = log(ended[0].request.output)
     assert done.exit_code == 0, done.output
-    assert done.output.split()[2] == half.info.run_id
+    assert run_id_in(done) == half.info.run_id
     assert content(client, half.info.run_id) == live(ended, home, monkeypatch)
 
 

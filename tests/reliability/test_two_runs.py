@@ -1,5 +1,6 @@
 """Two runs at once: of the same input into two outputs, on a home that nobody used before; and into one output."""
 
+import signal
 import sqlite3
 import time
 from contextlib import closing
@@ -26,9 +27,11 @@ def test_two_first_runs_at_once_on_a_new_home(reliability, undisturbed, tmp_path
     before = reliability.digests(world.inputs)
     (one, first), (two, second) = (started(reliability, world, name) for name in ("one", "two"))
     while not (one.out / "unfinished.json").exists() and first.poll() is None:
-        time.sleep(0.05)
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # so that it surely has its output in hand
     (again, third) = started(reliability, world, "one")  # into the output of the first
     refused = third.wait(600)
+    first.send_signal(signal.SIGCONT)
     assert refused == 2, again.said
     assert "another levelmatch run is writing to it; wait until it ends, or choose another folder" in again.said
     assert first.wait(600) == 0, one.said
