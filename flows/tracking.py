@@ -17,8 +17,8 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.afterwards import keep, output_id, place_of
 from flows.home import Home
+from flows.kept import keep, output_id, place_of
 from flows.measures import (
     Measures,
     glossary,
