@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from flows.home import Home
 from flows.secrets import without_secrets
-from levelmatch_core.errors import LevelMatchError
+from levelmatch_core.errors import EngineError
 
 _TRIES, _PATIENCE = 3, 5.0
 """How often a server is asked, and seconds that each answer, and the pause before the next try, may take."""
@@ -26,10 +26,6 @@ _PACKAGES = frozenset({"prefect", "httpx", "httpcore", "anyio", "sqlalchemy", "a
 """Where an error of the engine comes from."""
 
 _DATABASES = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
-
-
-class EngineError(LevelMatchError):
-    """Prefect cannot be used, or ceased to work."""
 
 
 def prepare_engine(home: Home) -> None:

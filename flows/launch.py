@@ -9,13 +9,13 @@ from rich.console import Console
 
 from flows import embedded
 from flows.alone import match_alone
-from flows.engine import EngineError, of_engine, prepare_engine
+from flows.engine import of_engine, prepare_engine
 from flows.environment import LOGGERS
 from flows.home import prepare_environment
 from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
 from flows.secrets import without_secrets
 from flows.summary import Summary
-from levelmatch_core.errors import ServerError
+from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.pipeline import Request
 from levelmatch_core.products.folder import OutputFolder

@@ -16,9 +16,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 from pydantic import ValidationError
 
-from flows.engine import EngineError, of_engine
+from flows.engine import of_engine
 from flows.progress import LineReporter, Reporter
-from levelmatch_core.errors import LevelMatchError
+from levelmatch_core.errors import EngineError, LevelMatchError
 from levelmatch_core.jobs import Job, Workspace, failure_of
 from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.records import Record, content_key

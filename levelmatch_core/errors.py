@@ -86,6 +86,10 @@ class StoreError(LevelMatchError):
     """A stored cutout is missing, altered, or lies outside the store."""
 
 
+class EngineError(LevelMatchError):
+    """Prefect cannot be used, or ceased to work: the command goes on without it."""
+
+
 class ServerError(LevelMatchError):
     """The embedded server of the workflow engine did not start."""
 

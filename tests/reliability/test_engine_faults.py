@@ -9,9 +9,10 @@ from contextlib import closing
 
 import pytest
 
-from flows.engine import EngineError, of_engine, prepare_engine
+from flows.engine import of_engine, prepare_engine
 from flows.home import Home
 from flows.secrets import without_secrets
+from levelmatch_core.errors import EngineError
 
 
 @pytest.mark.slow
