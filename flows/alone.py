@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from flows.cache import in_use
 from flows.home import Home
 from flows.progress import REPORTER
 from flows.summary import Summary, summarize
@@ -32,8 +31,7 @@ def match_alone(request: Request) -> Summary:
     def each_of(workspace: Workspace) -> "_ShownEach":
         return _ShownEach(PlainEach(workspace, request.settings.procs))
 
-    with in_use(home):
-        result = run(request, CutoutStore(home.cutouts), each_of)
+    result = run(request, CutoutStore(home.cutouts), each_of)
     summary = summarize(result, peak_memory=peak_memory())
     name = " ".join(filter(None, (request.program, request.settings.band)))
     facts = FlowFacts(flow_run_id=f"none-{uuid4()}", name=name, started=started)

@@ -21,7 +21,7 @@ from levelmatch_core.errors import (
     SettingsError,
 )
 from levelmatch_core.images.agreement import wcs_notes
-from levelmatch_core.images.exposure import Exposure, Failure, Inventory, Window
+from levelmatch_core.images.exposure import Exposure, Failure, Inventory
 from levelmatch_core.images.fields import Kind, Labelled, fields_of
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.footprint import footprint_of
@@ -405,7 +405,7 @@ def _exposures_in(
             footprint=where.outline,
             scale=where.scale,
             angle=where.angle,
-            area=_area(wcs, shape, part.window, shown) if is_per_pixel(kind.unit) else None,
+            area=area_range(sky_transforms(wcs)[0], shape, part.window, shown) if is_per_pixel(kind.unit) else None,
             background_time=_number(file.primary.get(BACKGROUND_CARD)),
         )
         made.append(Labelled(kind, exposure, part.identity))
@@ -420,12 +420,6 @@ def _wcs(file: _File, sci: Hdu, chip: str, settings: MatchSettings) -> tuple[Wcs
         if found is not None:
             return "gwcs", found
     return "header", wcs_of(sci, file.path, shown)
-
-
-def _area(wcs: AnyWcs, shape: tuple[int, int], window: Window | None, shown: str) -> tuple[float, float]:
-    """Return the range of the pixel areas of an image, or of the inside of a window of it."""
-    rows, columns = (window.rows, window.columns) if window and window.inside else ((0, shape[0]), (0, shape[1]))
-    return area_range(sky_transforms(wcs)[0], rows, columns, shown)
 
 
 def _text(value: object) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.interpolate import RectBivariateSpline
 
 from levelmatch_core.errors import NoWcsError
+from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.headers import FAULTS, quiet
 from levelmatch_core.images.transforms import Floats, Transform
 
@@ -48,15 +49,17 @@ def is_per_pixel(unit: str) -> bool:
     return any(_FLUX.fullmatch(word) for word in words) and not areal
 
 
-def area_range(to_sky: Transform, rows: tuple[int, int], columns: tuple[int, int], shown: str) -> tuple[float, float]:
-    """Return the least and the largest area of pixels within a rectangle of an image, arcsec2.
+def area_range(to_sky: Transform, shape: tuple[int, int], window: Window | None, shown: str) -> tuple[float, float]:
+    """Return the least and the largest area of the pixels of an image, or of the inside of a window of it, arcsec2.
 
     Parameters
     ----------
     to_sky
         The image's way to the sky.
-    rows, columns
-        The rectangle, half open, from 0.
+    shape
+        Rows, columns of the image.
+    window
+        The part of the image, if it is one.
     shown
         What to call the image in messages.
 
@@ -65,6 +68,7 @@ def area_range(to_sky: Transform, rows: tuple[int, int], columns: tuple[int, int
     NoWcsError
         If there is none that is finite and positive.
     """
+    rows, columns = (window.rows, window.columns) if window and window.inside else ((0, shape[0]), (0, shape[1]))
     x, y = np.meshgrid(np.linspace(columns[0], columns[1] - 1, _SAMPLES), np.linspace(rows[0], rows[1] - 1, _SAMPLES))
     try:
         with quiet(), np.errstate(all="ignore"):

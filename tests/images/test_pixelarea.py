@@ -50,7 +50,7 @@ def test_the_area_of_gnomonic_pixels_shrinks_as_the_cube_of_the_cosine():
     expected = (1 + tangent**2) ** -1.5
     assert 1 - expected.min() > 0.01  # the field is wide enough to tell
     np.testing.assert_allclose(found, expected, rtol=3e-6)
-    assert area_range(sky_transforms(wcs)[0], (0, 160), (0, 200), "x") == pytest.approx(
+    assert area_range(sky_transforms(wcs)[0], (160, 200), None, "x") == pytest.approx(
         (expected.min() * 200**2, expected.max() * 200**2), rel=1e-3
     )
 
