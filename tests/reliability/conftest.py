@@ -161,6 +161,39 @@ def prefect_server(home: Path) -> Iterator[tuple[dict[str, str], subprocess.Pope
         kill_tree(process)
 
 
+@dataclass
+class Mlflow:
+    """MLflow's server over a folder, which can be stopped, frozen and started again."""
+
+    folder: Path
+    port: int
+    process: Any = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        words += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--workers", "1"]
+        words += ["--artifacts-destination", str(self.folder / "artifacts")]
+        environment = bare() | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
+        await_answer(self.process, f"{self.url}/health")
+
+    def signal(self, kind: int) -> None:
+        for each in [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]:
+            each.send_signal(kind)
+
+
+def mlflow_server(folder: Path) -> Mlflow:
+    """Start MLflow's server over a folder."""
+    made = Mlflow(folder, free_port())
+    made.start()
+    return made
+
+
 class Reliability:
     """The helpers above, for tests (which are no package and cannot import this file)."""
 
@@ -170,6 +203,7 @@ class Reliability:
     free_port = staticmethod(free_port)
     await_answer = staticmethod(await_answer)
     prefect_server = staticmethod(prefect_server)
+    mlflow = staticmethod(mlflow_server)
     command = COMMAND
     kill_at = staticmethod(kill_at)
     kill_tree = staticmethod(kill_tree)

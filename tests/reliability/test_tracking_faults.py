@@ -4,15 +4,10 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
@@ -27,37 +22,9 @@ from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
 
 
-@dataclass
-class Mlflow:
-    """MLflow's server over a folder, which can be stopped, frozen and started again."""
-
-    reliability: Any
-    folder: Path
-    port: int
-    process: Any = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        words += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--workers", "1"]
-        words += ["--artifacts-destination", str(self.folder / "artifacts")]
-        environment = self.reliability.bare() | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
-        self.reliability.await_answer(self.process, f"{self.url}/health")
-
-    def signal(self, kind: signal.Signals) -> None:
-        for each in [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]:
-            each.send_signal(kind)
-
-
 @pytest.fixture(scope="module")
 def mlflow(reliability, tmp_path_factory):
-    made = Mlflow(reliability, tmp_path_factory.mktemp("mlflow"), reliability.free_port())
-    made.start()
+    made = reliability.mlflow(tmp_path_factory.mktemp("mlflow"))
     yield made
     made.signal(signal.SIGCONT)
     reliability.kill_tree(made.process)
