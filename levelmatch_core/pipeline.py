@@ -200,6 +200,7 @@ def write_products(
         )
         for product, parts in products.items()
     ]
+    folder.expect(f"tiles/{job.product}" for job in jobs)
     written, unwritten = parted(each(jobs, "corrected exposures"))
     results: list[Written] = list(written)
     finished = []

@@ -56,6 +56,7 @@ class OutputFolder:
         self._settings = dict(settings)
         self._lock = lock
         self._claimed = set(made)
+        self._expected: set[str] = set()
         self._in_journal = in_journal
         self._created = created
         self._changed = False
@@ -131,6 +132,18 @@ class OutputFolder:
         """Let the folder go; if the run made it and wrote nothing, it is not left behind."""
         _let_go(self._lock, self._created)
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Tell what will be written: the first file that is new puts all these names into the journal, at one go.
+
+        Raises
+        ------
+        OutputFolderError
+            If a name leaves the folder or is reserved.
+        """
+        checked = {_checked_name(name) for name in names}
+        with self._guard:
+            self._expected |= checked
+
     def claim(self, names: Iterable[str]) -> None:
         """Put names into the journal, so that after a crash their files are known as levelmatch's.
 
@@ -143,7 +156,7 @@ class OutputFolder:
         with self._guard:
             if self._in_journal and checked <= self._claimed:
                 return
-            self._claimed |= checked
+            self._claimed |= checked | self._expected
             content = {"schema": JOURNAL_SCHEMA, "settings": self._settings, "files": sorted(self._claimed)}
             _replace(self.path / JOURNAL, json_bytes(content))
             self._in_journal = True

@@ -353,3 +353,17 @@ def test_killed_in_the_middle_of_a_file_leaves_a_temporary_one_that_the_next_run
         files = [folder.write(f"tiles/{name}.fits", saying("whole")) for name in "ab"]
         folder.finish(record(files), {})
     assert set(tree(out)) == {"tiles/a.fits", "tiles/b.fits", RUN, LOG}
+
+
+def test_what_is_expected_goes_into_the_journal_at_one_go(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with OutputFolder.open(out, SETTINGS, []) as folder:
+        folder.expect(["tiles/a.fits", "tiles/b.fits"])
+        assert not (out / JOURNAL).exists()  # a run that changes nothing writes none
+        folder.write("tiles/a.fits", saying("a"))
+        written = (out / JOURNAL).stat().st_mtime_ns
+        assert json.loads((out / JOURNAL).read_bytes())["files"] == ["tiles/a.fits", "tiles/b.fits"]
+        folder.write("tiles/b.fits", saying("b"))
+        assert (out / JOURNAL).stat().st_mtime_ns == written
+        with pytest.raises(OutputFolderError, match="inside the output folder"):
+            folder.expect(["../c.fits"])
