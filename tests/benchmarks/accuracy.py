@@ -167,7 +167,12 @@ CONFIGURATIONS = (
     ("clipped_mean", "error", 0.2),
     ("median", "equal", 0.2),
 )
-"""Statistic, weight method, min_linear_frac (0.2, the default, rejects the corners that only diagonal tiles share)."""
+"""Statistic, weight method, min_linear_frac (0.2, the default, rejects the corners that only diagonal tiles share).
+
+At an overlap of 0.21 it does not: with "equal" weights a corner then counts as much as a side of five times its pixels,
+and levels of 5x5 tiles of 128 pixels are off by 0.029, where "error" weights, or 0.3 in place of 0.2, leave 0.021 and
+0.020. At 0.15 both weights are alike. rms_sig_limit = 2 leaves good pairs out by chance, which costs 5 %.
+"""
 
 
 def main() -> None:

@@ -21,8 +21,9 @@ from levelmatch_core.matching.kernels import agreeing_moves, bridge_flags
 from levelmatch_core.matching.solvers.normal import NormalEquations, scores
 from levelmatch_core.matching.solvers.problem import Array, Problem, SlopePrior
 
-LIMIT = 1e-4
-"""Probability of a good pair to lie beyond the last limit (3.9 sigma for levels)."""
+LIMIT = 1e-3
+"""Probability of an error beyond the last limit (3.3 sigma for levels); residuals, which lack what the pair itself
+pulled, are smaller: hardly a good pair is beyond, while a bad one of 5 sigma leaves little more than 3."""
 ABSOLUTE = 0.1
 """Residual, in the pairs' own errors, below which least absolute residuals become least squares in the end."""
 SOFTENINGS = 20
