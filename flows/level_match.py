@@ -25,6 +25,7 @@ from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
 from levelmatch_core.products.folder import note_in_log
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
+from levelmatch_core.workers import crew_of
 
 QUARANTINED = "Quarantined"
 """Name of the failed state of a flow run that finished without some tiles."""
@@ -86,15 +87,16 @@ def match_levels(request: Request, retry_delays: tuple[float, ...]) -> tuple[Run
     home = Home.of().make()
     runners: list[PrefectEach] = []
     reporter = ProgressArtifact(REPORTER.get(), request.program)
-    task_runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=request.settings.procs)
     store = CutoutStore(home.cutouts)
-    with store.in_use(), task_runner:
+    with store.in_use(), crew_of(request.settings) as crew:
+        task_runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=crew.size)
 
         def each_of(workspace: Workspace) -> PrefectEach:
-            runners.append(PrefectEach(workspace, task_runner, reporter, retry_delays))
+            runners.append(PrefectEach(workspace, task_runner, reporter, retry_delays, crew))
             return runners[-1]
 
-        result = run(request, store, each_of)
+        with task_runner:
+            result = run(request, store, each_of)
     summary = summarize(result, peak_memory=peak_memory())
     summary = summary.model_copy(
         update={

@@ -22,6 +22,8 @@ from levelmatch_core.errors import EngineError, LevelMatchError
 from levelmatch_core.jobs import Job, Workspace, failure_of
 from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.records import Record, content_key
+from levelmatch_core.runners import ONE_THREAD
+from levelmatch_core.workers import Crew
 
 logger = logger_of(__name__)
 
@@ -66,10 +68,10 @@ class Work:
         keys = [job.key() for job in self.jobs]
         return keys[0] if len(keys) == 1 else content_key("batch", keys)
 
-    def do(self, workspace: Workspace) -> list[dict[str, Any]]:
-        """Do the jobs and return their results as JSON."""
+    def do(self, workspace: Workspace, crew: Crew) -> list[dict[str, Any]]:
+        """Let a worker do the jobs and return their results as JSON."""
         self.begun = True
-        return [job.do(workspace).to_json() for job in self.jobs]
+        return [result.to_json() for result in crew.do(self.jobs, workspace)]
 
     def afresh(self) -> "Work":
         """Return the same work, to be done whatever is stored."""
@@ -89,11 +91,14 @@ class PrefectEach:
     workspace
         Where the jobs may touch the disk.
     task_runner
-        Where task runs are executed: a started runner whose workers share this process's memory.
+        Where task runs are executed: a started runner whose workers share this process's memory. What costs time is
+        handed on to the crew.
     reporter
         Shows how far the work is.
     retry_delays
         Seconds before each retry after a transient error.
+    crew
+        Who does the jobs.
     """
 
     def __init__(
@@ -102,8 +107,10 @@ class PrefectEach:
         task_runner: ThreadPoolTaskRunner[Any],
         reporter: Reporter | None = None,
         retry_delays: Sequence[float] = RETRY_DELAYS,
+        crew: Crew = ONE_THREAD,
     ) -> None:
         self.workspace = workspace
+        self._crew = crew
         self.executed: Counter[str] = Counter()
         """Jobs done, by step."""
         self.cached: Counter[str] = Counter()
@@ -155,7 +162,13 @@ class PrefectEach:
             retry_condition_fn=is_transient,
         )
         # quoted: Prefect would otherwise walk through every record in search of futures
-        parameters = {"work": quote(work), "workspace": quote(self.workspace), "key": work.key(), "label": work.label}
+        parameters: dict[str, Any] = {
+            "work": quote(work),
+            "workspace": quote(self.workspace),
+            "crew": quote(self._crew),
+            "key": work.key(),
+            "label": work.label,
+        }
         return self._task_runner.submit(options, parameters)
 
     def _results(self, work: Work, state: State[Any]) -> list[Record] | None:
@@ -223,9 +236,9 @@ def _key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
 def _task_of(step: str) -> Task[..., list[dict[str, Any]]]:
     """Return the task of one step, under the name that a person sees."""
 
-    def do(work: Work, workspace: Workspace, key: str, label: str) -> list[dict[str, Any]]:  # noqa: ARG001 - see below
+    def do(work: Work, workspace: Workspace, crew: Crew, key: str, label: str) -> list[dict[str, Any]]:  # noqa: ARG001
         # key and label are parameters, so that cache policy and run name find them
-        return work.do(workspace)
+        return work.do(workspace, crew)
 
     do.__qualname__ = step.replace(" ", "_")  # the task's key: Prefect's pages filter by it
     return task(

@@ -74,6 +74,10 @@ class SolveError(LevelMatchError):
     """A level solve did not give an answer that may be used."""
 
 
+class WorkerError(LevelMatchError):
+    """The workers that were given a piece of work died."""
+
+
 class StrictError(LevelMatchError):
     """Something failed, and the settings say that nothing may."""
 

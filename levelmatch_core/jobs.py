@@ -28,6 +28,7 @@ from levelmatch_core.products.folder import OutputFile, OutputFolder
 from levelmatch_core.products.mosaic import write_mosaic
 from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import RunRecord
+from levelmatch_core.products.sharing import SharedFolder
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.settings import FitType, MatchSettings, Role
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray, make_cutout, open_cutout
@@ -45,21 +46,32 @@ class Workspace:
     """Where jobs may touch the disk."""
 
     store: CutoutStore
-    folder: OutputFolder | None = None
+    folder: OutputFolder | SharedFolder | None = None
 
-    def output(self) -> OutputFolder:
+    def output(self) -> OutputFolder | SharedFolder:
         """Return the output folder of a run that has one."""
         if self.folder is None:
             message = "this workspace has no output folder"
             raise RuntimeError(message)
         return self.folder
 
+    def held(self) -> OutputFolder:
+        """Return the output folder in the hands of the run."""
+        if not isinstance(self.folder, OutputFolder):
+            message = "this workspace does not hold its output folder"
+            raise TypeError(message)
+        return self.folder
+
+    def shared(self) -> "Workspace":
+        """Return what a worker in another process may use: the same places, without what only the run may do."""
+        return Workspace(CutoutStore(self.store.root), None if self.folder is None else SharedFolder(self.folder.path))
+
     def intact(self, result: object) -> bool:
         """Return whether every array and file that a result names is there, with the bytes that were written."""
         if isinstance(result, StoredArray):
             return self.store.check(result)
         if isinstance(result, OutputFile):
-            return self.output().check(result)
+            return self.held().check(result)
         if isinstance(result, Record):
             return all(self.intact(getattr(result, name)) for name in type(result).model_fields)
         if isinstance(result, Mapping):
@@ -104,6 +116,10 @@ class Job(Record):
             result = self.run(workspace)
             logger.debug("%s: done in %.2f s", self.label, time.monotonic() - started)
             return result
+
+    def writes(self) -> tuple[str, ...] | None:
+        """Return the names of the output files that it will write; None where only doing it tells."""
+        return ()
 
     @abstractmethod
     def run(self, workspace: Workspace) -> Record:
@@ -280,6 +296,10 @@ class WriteJob(Job):
         """The tiles that the file has exposures of."""
         return ", ".join(sorted({each.exposure.tile for each in self.corrections})), self.step
 
+    def writes(self) -> tuple[str, ...]:
+        """Return the one name."""
+        return (f"tiles/{self.product}",)
+
     def run(self, workspace: Workspace) -> Written:
         """Write it whole."""
         notes: list[str] = []
@@ -287,7 +307,7 @@ class WriteJob(Job):
         def writer(path: Path) -> None:
             notes.extend(write_corrected(path, self.corrections, self.grids, self.settings))
 
-        return Written(files=(workspace.output().write(f"tiles/{self.product}", writer),), notes=tuple(notes))
+        return Written(files=(workspace.output().write(self.writes()[0], writer),), notes=tuple(notes))
 
 
 class MosaicJob(Job):
@@ -301,6 +321,10 @@ class MosaicJob(Job):
     unit: str
     grid: Grid
     parts: tuple[tuple[CutoutRecord, Plane, float], ...]
+
+    def writes(self) -> tuple[str, ...]:
+        """Return the one name."""
+        return (mosaic_name(self.field),)
 
     def run(self, workspace: Workspace) -> Written:
         """Write it whole."""
@@ -321,6 +345,9 @@ class FiguresJob(Job):
 
     match: FieldMatch
     mosaic: OutputFile
+
+    def writes(self) -> None:
+        """Return None: which pairs are drawn is seen on the way."""
 
     def run(self, workspace: Workspace) -> Written:
         """Draw them, with the difference images of the pairs that deserve a look."""
@@ -346,6 +373,10 @@ class ReportJob(Job):
     record: RunRecord
     matches: tuple[FieldMatch, ...]
     mosaics: dict[str, OutputFile]
+
+    def writes(self) -> tuple[str, ...]:
+        """Return the one name."""
+        return (REPORT,)
 
     def run(self, workspace: Workspace) -> Written:
         """Write it, with thumbnails of the rejected pairs."""

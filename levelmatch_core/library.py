@@ -37,6 +37,7 @@ from levelmatch_core.runners import PlainEach
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.pixelmap import plane_on_image
 from levelmatch_core.sky.store import CutoutStore
+from levelmatch_core.workers import crew_of
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,8 @@ def match_levels(
             recursive=recursive,
             group_by=group_by,
         )
-        result = run(request, store, lambda workspace: PlainEach(workspace, chosen.procs))
+        with crew_of(chosen) as crew:
+            result = run(request, store, lambda workspace: PlainEach(workspace, crew))
         return LevelMatch(result.matches, result.failures, request.output)
 
 
@@ -243,19 +245,20 @@ def _matched(
     """Solve all fields, and write nothing but cutouts."""
     inventory = take_inventory(paths, settings, recursive=recursive, group_by=group_by)
     check_reference(settings.reference, inventory)
-    each = PlainEach(Workspace(store), settings.procs)
     given = read_given(settings, inventory)
-    fields = tuple(
-        match_field(
-            field,
-            grid_for(field, None),
-            settings,
-            each,
-            zeros=zeros_of(field, inventory, settings, None),
-            files=given,
+    with crew_of(settings) as crew:
+        each = PlainEach(Workspace(store), crew)
+        fields = tuple(
+            match_field(
+                field,
+                grid_for(field, None),
+                settings,
+                each,
+                zeros=zeros_of(field, inventory, settings, None),
+                files=given,
+            )
+            for field in inventory.fields
         )
-        for field in inventory.fields
-    )
     return LevelMatch(
         fields, inventory.failures + tuple(failure for match in fields for failure in match.failures), None
     )

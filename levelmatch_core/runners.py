@@ -9,28 +9,28 @@ from levelmatch_core.errors import LevelMatchError, StrictError
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.jobs import Each, Job, Workspace, failure_of
 from levelmatch_core.records import Record
+from levelmatch_core.workers import Crew, Threads
+
+ONE_THREAD = Threads()
 
 
 @dataclass(frozen=True)
 class PlainEach:
-    """Do jobs in this process.
-
-    Threads serve, as the kernels that cost time (resampling, sorting, digests) let go of the interpreter's lock.
-    """
+    """Do jobs without an engine, in a loop or by a crew."""
 
     workspace: Workspace
-    workers: int = 1
+    crew: Crew = ONE_THREAD
 
     def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:  # noqa: ARG002 - nothing is shown here
         """Do all jobs, in their order of results."""
-        if self.workers == 1 or len(jobs) < 2:
+        if self.crew.size == 1 or len(jobs) < 2:
             return [self._outcome(job) for job in jobs]
-        with ThreadPoolExecutor(self.workers) as pool:
+        with ThreadPoolExecutor(self.crew.size) as pool:
             return list(pool.map(self._outcome, jobs))
 
     def _outcome(self, job: Job) -> Record | Failure:
         try:
-            return job.do(self.workspace)
+            return self.crew.do([job], self.workspace)[0]
         except (LevelMatchError, OSError) as error:
             return failure_of(job, error)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.instrument_tables import InstrumentTable, read_table
@@ -230,6 +230,19 @@ class MatchSettings(BaseModel):
         10_000, "draw", "Most points in a histogram or scatter plot; the numbers always use all pixels.", ge=10
     )
     procs: int = _setting(1, "run", "Workers. The result does not depend on it.", ge=1)
+    runner: Literal["threads", "processes", "dask"] = _setting(
+        "threads",
+        "run",
+        "Who does the work: threads of this process, processes beside it, or a Dask cluster (the extra `dask`). The "
+        "result does not depend on it. Python programs that choose processes or dask keep their own work under "
+        "`if __name__ == '__main__':`.",
+    )
+    scheduler: str | None = _setting(
+        None,
+        "run",
+        "Address of a running Dask scheduler, such as tcp://10.0.0.1:8786, for runner 'dask'; its workers see inputs, "
+        "LEVELMATCH_HOME and output under the same paths. None starts `procs` workers on this machine.",
+    )
     overwrite: bool = _setting(
         False, "run", "Replace an output that was made with other settings (only files that levelmatch wrote)."
     )
@@ -252,6 +265,13 @@ class MatchSettings(BaseModel):
         if not isinstance(entries, list | tuple):
             return given
         return tuple(read_table(Path(entry)) if isinstance(entry, str | Path) else entry for entry in entries)
+
+    @model_validator(mode="after")
+    def _scheduler_has_a_runner(self) -> Self:
+        if self.scheduler is not None and self.runner != "dask":
+            message = f"scheduler={self.scheduler!r} needs runner='dask', and runner is {self.runner!r}"
+            raise ValueError(message)
+        return self
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

@@ -36,6 +36,7 @@ from levelmatch_core.sky.grid import Grid, choose_grid
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import stack
 from levelmatch_core.sky.store import CutoutStore
+from levelmatch_core.workers import Threads
 
 File = str | Path
 Dither = File | Sequence[File]
@@ -389,7 +390,7 @@ class LevelMatchStep:
             inventory = take_inventory(files, settings, group_by=group_by)
         if inventory.failures:
             raise DataError(inventory.failures[0].reason)
-        each = PlainEach(Workspace(self._store), settings.procs)
+        each = PlainEach(Workspace(self._store), Threads(settings.procs))
         matches = [match_field(field, choose_grid(field), settings, each) for field in inventory.fields]
         return {
             one.exposure.name: one.stages.get(stage, Plane(x0=one.plane.x0, y0=one.plane.y0))

@@ -19,6 +19,7 @@ PLACES = {
     "plan": "pipeline",
     "step": "pipeline",
     "runners": "pipeline",
+    "workers": "pipeline",
     "simulate": "pipeline",
     "disk": "errors",
     "loglines": "errors",

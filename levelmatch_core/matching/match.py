@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it carries no types
 
 from levelmatch_core.errors import SolveError
 from levelmatch_core.images.given import Given
@@ -13,6 +12,7 @@ from levelmatch_core.matching import graph
 from levelmatch_core.matching.closure import closure
 from levelmatch_core.matching.constraints import Constraints, constrained, constraints_of
 from levelmatch_core.matching.kernels import bridge_flags
+from levelmatch_core.matching.onethread import one_blas_thread
 from levelmatch_core.matching.pairs import Pair, reject
 from levelmatch_core.matching.results import (
     Component,
@@ -118,7 +118,7 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     for names, share in zip(found, shares, strict=True):
         inside = [by_name[name] for name in names]
         zero = zero_of(inside, share, stage, gauge, settings, preferred, known)
-        with threadpool_limits(limits=1, user_api="blas"):  # threads of BLAS round as their number goes
+        with one_blas_thread():
             parts.append(_solve_part(inside, share, zero, fit_type, settings, known))
     rejected |= {pair: Rejection.OUTLIER for part in parts for pair in part.outliers}
     used = [fit for fit in used if _key(fit) not in rejected]

@@ -185,6 +185,10 @@ class OutputFolder:
             self._changed = True
         return file
 
+    def note_change(self) -> None:
+        """Note that a worker of another process put a new file into its place (see :class:`SharedFolder`)."""
+        self._changed = True
+
     def check(self, file: OutputFile) -> bool:
         """Return whether a file is here as it was written: a regular file inside the folder with this digest."""
         try:

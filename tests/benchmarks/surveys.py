@@ -70,8 +70,8 @@ class Survey:
             shared=np.full(pairs, 0.64),
         )
 
-    def records(self) -> tuple[list[Member], list[PairFit]]:
-        """Return the same as :func:`levelmatch_core.matching.match.match` takes it."""
+    def records(self, *, pairs: bool = True) -> tuple[list[Member], list[PairFit]]:
+        """Return the same as :func:`levelmatch_core.matching.match.match` takes it, or the members alone."""
         array = StoredArray(file="none.npy", sha256="0" * 64)
         members = []
         for number, (x, y) in enumerate((self.centres - (SIZE - 1) / 2).round().astype(int).tolist()):
@@ -91,7 +91,9 @@ class Survey:
                 outline=corners,
             )
             members.append(Member(name=name, exposures=(name,), cutout=cutout, tile=name, groups={}))
-        fits = []
+        fits: list[PairFit] = []
+        if not pairs:
+            return members, fits
         slopes = self.delta[:, 1:] / (SIZE / 2)
         moments = self.moments * np.array([1, SIZE / 2, SIZE / 2])[:, None] * np.array([1, SIZE / 2, SIZE / 2])
         for pair, (i, j) in enumerate(zip(self.first.tolist(), self.second.tolist(), strict=True)):

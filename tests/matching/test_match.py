@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[import-untyped]
 
 from levelmatch_core.errors import SolveError
 from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.onethread import one_blas_thread
 from levelmatch_core.matching.results import Member, PairFit, Rejection, Solution
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane
@@ -259,3 +261,22 @@ def test_malformed_input_is_refused(wrong: str) -> None:
         fits[0] = fits[0].model_copy(update={"first": "b", "second": "a"})
     with pytest.raises(SolveError, match="match of t"):
         match("dithers", "t", members, fits, Gauge.MEAN, settings_for())
+
+
+def test_blas_has_one_thread_until_the_last_solve_is_over() -> None:
+    """Two threads that solve at once: the one that ends first must not give the other more threads of BLAS."""
+
+    def threads() -> set[int]:
+        return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+
+    before = threads()
+    first, second = one_blas_thread(), one_blas_thread()
+    with threadpool_limits(limits=2, user_api="blas"):
+        wide = threads()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert threads() == {1}
+        second.__exit__(None, None, None)
+        assert threads() == wide
+    assert threads() == before

@@ -31,7 +31,6 @@ SPLIT_PRIOR = 1e-3
 NO_PIVOT = 1e-14
 """Pivots below this part of the largest are rounding."""
 
-Flags = NDArray[np.bool_]
 Shapes = tuple[Array, Index, Array]
 """Convex polygons: (E, 3) half planes a x + b y + c > 0 inside; (N + 1,) where each polygon's start; (N, 4) boxes."""
 
@@ -88,7 +87,9 @@ def score_factor(problem: Problem) -> csr_array:
     rows = np.arange(len(alone) * k).reshape(-1, k, 1)
     row, column = (np.broadcast_to(index, alone.shape).ravel() for index in (rows, columns))
     by_pair = csr_array(coo_array((alone.ravel(), (row, column)), shape=(len(alone) * k, n * k)))
-    values, indices, starts = _by_member(unit, shapes, ends, problem.centroids, problem.scale, matched, sampled)
+    values, indices, starts = _by_member(
+        unit, shapes, ends[sampled], problem.centroids[sampled], problem.scale, matched[sampled]
+    )
     by_member = csr_array((values, indices, starts), shape=(len(starts) - 1, n * k))
     return csr_array(vstack([by_pair, by_member])) if pairs else by_pair
 
@@ -105,13 +106,14 @@ def _shapes_of(polygons: tuple[object, ...] | NDArray[np.object_]) -> Shapes:
 
 
 def spread_evenly(points: int) -> Array:
-    """Return (points, 2) evenly spread points in the unit square: the R2 low-discrepancy sequence.
+    """Return (points, 2) evenly spread points in the unit square, by x: the R2 low-discrepancy sequence.
 
     A lattice would alias with thin overlaps: one of its columns is in or out as a whole. (M. Roberts 2018, "The
     unreasonable effectiveness of quasirandom sequences": steps of 1/g and 1/g^2 with g^3 = g + 1.)
     """
     golden = 1.324717957244746
-    return np.asarray((0.5 + np.arange(points)[:, None] * np.array([1 / golden, 1 / golden**2])) % 1.0)
+    spread = (0.5 + np.arange(points)[:, None] * np.array([1 / golden, 1 / golden**2])) % 1.0
+    return np.asarray(spread[np.argsort(spread[:, 0])])
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -120,6 +122,15 @@ def _holds(edges: Array, start: int, stop: int, x: float, y: float) -> bool:  # 
         if not edges[e, 0] * x + edges[e, 1] * y + edges[e, 2] > 0:
             return False
     return True
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _reach(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Return which of a member's points, which are in the order of x, may lie in another one."""
+    width = boxes[mine, 2] - boxes[mine, 0]
+    low = np.searchsorted(unit[:, 0], (boxes[other, 0] - boxes[mine, 0]) / width)
+    high = np.searchsorted(unit[:, 0], (boxes[other, 2] - boxes[mine, 0]) / width, side="right")
+    return low, high
 
 
 @njit(nogil=True, cache=True)
@@ -134,7 +145,8 @@ def _inside(  # pragma: no cover - compiled
     for pair in range(len(ends)):
         for side in range(2):
             mine, other = ends[pair, side], ends[pair, 1 - side]
-            for q in range(len(unit)):
+            low, high = _reach(unit, boxes, mine, other)
+            for q in range(low, high):
                 x = boxes[mine, 0] + unit[q, 0] * (boxes[mine, 2] - boxes[mine, 0])
                 y = boxes[mine, 1] + unit[q, 1] * (boxes[mine, 3] - boxes[mine, 1])
                 if _holds(edges, starts[other], starts[other + 1], x, y):
@@ -148,7 +160,7 @@ def _inside(  # pragma: no cover - compiled
 
 @njit(nogil=True, cache=True)
 def _by_member(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: no cover
-    unit: Array, shapes: Shapes, ends: Index, centroids: Array, scale: float, matched: Array, sampled: Flags
+    unit: Array, shapes: Shapes, ends: Index, centroids: Array, scale: float, matched: Array
 ) -> tuple[Array, Index, Index]:
     """Return the factor's rows that are the members' noise, as values, columns and row starts.
 
@@ -171,6 +183,9 @@ def _by_member(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: 
         wide = k * (1 + high - low)
         gram, noise = np.zeros((wide, wide)), np.zeros(wide)
         slots = np.zeros(1 + high - low, dtype=np.int64)
+        reach = np.empty((high - low, 2), dtype=np.int64)
+        for place in range(low, high):
+            reach[place - low] = _reach(unit, boxes, member, beside[place])
         for q in range(len(unit)):
             x = boxes[member, 0] + unit[q, 0] * (boxes[member, 2] - boxes[member, 0])
             y = boxes[member, 1] + unit[q, 1] * (boxes[member, 3] - boxes[member, 1])
@@ -178,7 +193,9 @@ def _by_member(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: 
             noise[:k] = 0.0
             for place in range(low, high):
                 pair, other = number[place], beside[place]
-                if not (sampled[pair] and _holds(edges, starts[other], starts[other + 1], x, y)):
+                if not reach[place - low, 0] <= q < reach[place - low, 1]:
+                    continue
+                if not _holds(edges, starts[other], starts[other + 1], x, y):
                     continue
                 side = 0 if ends[pair, 0] == member else 1
                 slot = k * (1 + place - low)

@@ -40,10 +40,14 @@ class NormalEquations:
     slope_sd: float | None = None
     """Standard deviation of the Gaussian prior on each slope, data unit over `problem.scale` pixels; None: no prior."""
 
+    pairs_matrix: csc_array | None = None
+    """The pairs' part of the matrix, where it is assembled already."""
+
     @cached_property
     def matrix(self) -> csc_array:
         """(N k, N k) normal matrix with prior, before the gauge."""
-        return assemble(self.problem, self.problem.moments) + diags_array(self.prior, format="csc")
+        own = assemble(self.problem, self.problem.moments) if self.pairs_matrix is None else self.pairs_matrix
+        return own + diags_array(self.prior, format="csc")
 
     @cached_property
     def prior(self) -> Array:
@@ -156,7 +160,7 @@ class NormalEquations:
 
     def _missing_sparse(self) -> int:
         """Count the pivots that vanish: a lower bound of the missing rank, which the condition estimate completes."""
-        if self.problem.k == 1:  # a component's levels are tied by its pairs
+        if self.problem.k == 1 or self.slope_sd is not None:  # tied by the pairs; by the prior
             return 0
         pivots = np.abs(self._factor.U.diagonal())  # type: ignore[attr-defined]  # SuperLU: no types
         return int(np.count_nonzero(pivots <= SINGULAR * pivots.max()))

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.sparse import csc_array
 
-from levelmatch_core.matching.solvers.normal import NormalEquations, scores
+from levelmatch_core.matching.solvers.normal import NormalEquations, assemble, scores
 from levelmatch_core.matching.solvers.problem import Array, Problem, SlopePrior
 from levelmatch_core.settings import MatchSettings
 
@@ -33,7 +34,7 @@ TOLERANCE = 0.05
 """To which log(lambda) is found: 2.5 % of the width."""
 ALL = 4000
 """Most members that are all looked at."""
-PATCHES, PATCH = 16, 250
+PATCHES, PATCH = 10, 300
 """Patches that are looked at of more members, and members of each."""
 RANK = 1e-9
 """Eigenvalues of a pair's moments below this fraction of the largest are no measurement."""
@@ -66,8 +67,9 @@ def _estimated(problem: Problem) -> SlopePrior | None:
     if not information > 0:
         return None
     low, high = math.log(WEAKEST * information), math.log(STRONGEST * information)
-    parts = _patches(problem) if len(problem.names) > ALL else [problem]
-    measured = sum(_measured(part) for part in parts)
+    looked_at = _patches(problem) if len(problem.names) > ALL else [problem]
+    parts = [(part, assemble(part, part.moments)) for part in looked_at]
+    measured = sum(_measured(part) for part, _ in parts)
     tried = np.linspace(low, high, STEPS)
     values = [_evidence(parts, float(x), measured)[0] for x in tried]
     best = int(np.argmin(values))
@@ -98,12 +100,12 @@ def _measured(problem: Problem) -> int:
     return int(np.count_nonzero(values > RANK * values[:, -1:]))
 
 
-def _evidence(parts: Sequence[Problem], log_precision: float, measured: int) -> tuple[float, float]:
+def _evidence(parts: Sequence[tuple[Problem, csc_array]], log_precision: float, measured: int) -> tuple[float, float]:
     """Return minus twice the log likelihood of a precision (but for a constant), and the misfit s^2."""
     precision = math.exp(log_precision)
     squares, determinant, slopes, free = 0.0, 0.0, 0, 0
-    for part in parts:
-        equations = NormalEquations(part, slope_sd=precision**-0.5)
+    for part, matrix in parts:
+        equations = NormalEquations(part, slope_sd=precision**-0.5, pairs_matrix=matrix)
         corrections = equations.apply_inverse(scores(part, part.delta, part.moments)).reshape(-1, part.k)
         left = part.residuals(corrections)
         squares += float(np.sum(part.weights * np.einsum("ka,kab,kb->k", left, part.moments, left)))

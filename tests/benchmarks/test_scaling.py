@@ -1,0 +1,50 @@
+"""Cost against size: ratios that no noise of a shared machine explains in CI, the issues' numbers in the full tests."""
+
+import pytest
+
+from levelmatch_core.matching.solvers import solve
+from levelmatch_core.matching.solvers.uncertainty import uncertainties
+from tests.benchmarks.pairs import WHAT, cost, on_the_sky
+from tests.benchmarks.solver import SETTINGS, ask
+from tests.benchmarks.surveys import KINDS, survey
+
+LEAST = 0.02
+"""CPU seconds below which the clock says nothing."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", list(WHAT))
+def test_ten_times_the_footprints_cost_far_less_than_a_hundred_times(what: str) -> None:
+    make = WHAT[what]
+    make(500)()
+    small, large = cost(make(2000), 3), cost(make(20_000), 2)
+    assert large < 30 * max(small, LEAST)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [1, 3])
+def test_ten_times_the_tiles_cost_far_less_than_a_hundred_times(k: int) -> None:
+    """Beyond the sizes that are solved densely; the prior looks at a part of large problems only."""
+    small, large = (survey("scans", n, slope=0.3 if k == 3 else 0.0).problem(k) for n in (1600, 16_000))
+    solve(small, SETTINGS)
+    assert cost(lambda: solve(large, SETTINGS), 1) < 35 * max(LEAST, cost(lambda: solve(small, SETTINGS)))
+    uncertainties(small, modes=0)
+    assert cost(lambda: uncertainties(large, modes=0), 1) < 35 * cost(lambda: uncertainties(small, modes=0))
+
+
+@pytest.mark.full
+def test_100_000_footprints_in_five_seconds() -> None:
+    on_the_sky(500)()
+    assert cost(on_the_sky(100_000), 1) < 5
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("who", "tiles", "seconds"), [("levels", 100_000, 2), ("planes", 100_000, 20), ("levels", 1_000_000, 15)]
+)
+def test_surveys_are_solved_in_time_and_memory(kind: str, who: str, tiles: int, seconds: float) -> None:
+    found = ask(who, kind, tiles, patience=60)
+    assert isinstance(found, dict), found
+    assert found["cpu"] < seconds
+    assert found["memory"] < 4
