@@ -13,6 +13,7 @@ from levelmatch_core.pipeline import Request, peak_memory, run
 from levelmatch_core.products.folder import note_in_log
 from levelmatch_core.runners import PlainEach
 from levelmatch_core.sky.store import CutoutStore
+from levelmatch_core.workers import crew_of
 
 
 def match_alone(request: Request) -> Summary:
@@ -28,10 +29,12 @@ def match_alone(request: Request) -> Summary:
     started = time.time()
     home = Home.of().make()
 
-    def each_of(workspace: Workspace) -> "_ShownEach":
-        return _ShownEach(PlainEach(workspace, request.settings.procs))
+    with crew_of(request.settings) as crew:
 
-    result = run(request, CutoutStore(home.cutouts), each_of)
+        def each_of(workspace: Workspace) -> "_ShownEach":
+            return _ShownEach(PlainEach(workspace, crew))
+
+        result = run(request, CutoutStore(home.cutouts), each_of)
     summary = summarize(result, peak_memory=peak_memory())
     name = " ".join(filter(None, (request.program, request.settings.band)))
     facts = FlowFacts(flow_run_id=f"none-{uuid4()}", name=name, started=started)

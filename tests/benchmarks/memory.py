@@ -64,7 +64,7 @@ def of_tiles(folder: Path, place: Path, workers: int) -> dict[str, float]:
 
     request = Request(inputs=(folder,), output=place / "out", settings=MatchSettings(figures="none", procs=workers))
     with Watch() as watch:
-        run(request, CutoutStore(place / "store"), lambda workspace: PlainEach(workspace, workers))
+        run(request, CutoutStore(place / "store"), lambda workspace: PlainEach(workspace, Threads(workers)))
     return {"peak": watch.most, "before": watch.before}
 
 
