@@ -61,6 +61,7 @@ def of_tiles(folder: Path, place: Path, workers: int) -> dict[str, float]:
     from levelmatch_core.runners import PlainEach  # noqa: PLC0415
     from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
     from levelmatch_core.sky.store import CutoutStore  # noqa: PLC0415
+    from levelmatch_core.workers import Threads  # noqa: PLC0415
 
     request = Request(inputs=(folder,), output=place / "out", settings=MatchSettings(figures="none", procs=workers))
     with Watch() as watch:
