@@ -194,7 +194,7 @@ class SolveJob(Job):
     """Solve one group for its members' corrections."""
 
     step = "solve"
-    version = 3
+    version = 4
     roles = ("solve",)
     gives = Solution
 
