@@ -102,6 +102,7 @@ def _mlflow_environ(home: Home, port: int) -> dict[str, str]:
     """
     return {
         "MLFLOW_BACKEND_STORE_URI": home.tracking_uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes more, for judging language models
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(_names(port)),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}" for name in _names(port)),
     }

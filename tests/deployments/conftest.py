@@ -128,7 +128,7 @@ def ended(process: subprocess.Popen[Any]) -> None:
         if process.poll() is None:
             os.killpg(process.pid, kind)
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 continue
 
@@ -160,6 +160,7 @@ def environ_of(home: Path, port: int, **more: str) -> dict[str, str]:
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         **more,
     }
 
