@@ -17,7 +17,6 @@ import cloup
 from flows.cli import clean_errors
 from flows.home import Home
 from levelmatch_core.errors import UsageError
-from levelmatch_core.sky.store import CutoutStore
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _AGES = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -65,6 +64,8 @@ def prune(home: Home, *, before: float | None = None, most: int | None = None, w
     StoreInUseError
         If a run is in progress, and we do not wait.
     """
+    from levelmatch_core.sky.store import CutoutStore  # noqa: PLC0415 - it needs numpy: help comes at once
+
     with CutoutStore(home.cutouts).alone(wait=wait):
         return _pruned(entries(home), before, most)
 

@@ -174,7 +174,7 @@ _LAYOUTS: dict[str, dict[str, Any]] = {
     },
     "generic": {
         "scale": 1.0,
-        "unit": "DN",
+        "unit": "MJy/sr",
         "aspect": 1.0,
         "chips": {"": (0.0, 0.0)},
         "dither_radius": 0.0,

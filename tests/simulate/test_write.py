@@ -186,7 +186,7 @@ def test_a_generic_file_is_one_plain_image(tmp_path: Path) -> None:
     truth = simulate(tmp_path / "p", changed(SMALL, instrument="generic"))
     with fits.open(tmp_path / "p" / truth.exposures[0].file) as hdus:
         assert len(hdus) == 1
-        assert (hdus[0].header["BUNIT"], hdus[0].header["FILTER"]) == ("DN", "k")
+        assert (hdus[0].header["BUNIT"], hdus[0].header["FILTER"]) == ("MJy/sr", "k")
         assert hdus[0].data.dtype.str == ">f4"
         assert 0 < np.isnan(hdus[0].data).mean() < 0.02
         assert np.nanmax(np.abs(hdus[0].data)) < 5000

@@ -150,7 +150,7 @@ def test_a_survey_image_gives_the_zero(six, tmp_path, level_match):
         image = next(hdu for hdu in hdus if hdu.header.get("NAXIS") == 2)
         reference = next(c.exposure.name for c in one.corrections if c.status is Status.REFERENCE)
         header = WCS(image.header).to_header()
-        header["BUNIT"], header["FILTER"] = "DN", "k"
+        header["BUNIT"], header["FILTER"] = "MJy/sr", "k"
         fits.writeto(tmp_path / "survey.fits", np.float32(image.data - six[reference]), header)
     result = level_match(inputs, anchor_image=str(tmp_path / "survey.fits"), figures="summary")
     assert {name: pytest.approx(six[name], abs=0.03) for name in six} == found(result)
@@ -162,8 +162,8 @@ def test_a_survey_image_gives_the_zero(six, tmp_path, level_match):
     with fits.open(result.request.output / f"mosaic_{result.matches[0].field.name}.fits") as hdus:
         assert hdus["COVERAGE"].data.max() <= 4
     with fits.open(tmp_path / "survey.fits", mode="update") as hdus:
-        hdus[0].header["BUNIT"] = "MJy/sr"
-    with pytest.raises(SettingsError, match=r"anchor_image .*MJy/sr; expected one image in DN"):
+        hdus[0].header["BUNIT"] = "DN"
+    with pytest.raises(SettingsError, match=r"anchor_image .*DN; expected one image in MJy/sr"):
         level_match(inputs, output=tmp_path / "out3", anchor_image=str(tmp_path / "survey.fits"))
 
 

@@ -110,9 +110,9 @@ def test_a_new_exposure_resamples_only_itself(tmp_path, level_match, monkeypatch
     resampled = []
     real = jobs.make_cutout
 
-    def spy(exposure, grid, settings, store):
+    def spy(exposure, grid, settings, store, *further):
         before = store.size()
-        record = real(exposure, grid, settings, store)
+        record = real(exposure, grid, settings, store, *further)
         if store.size() != before:
             resampled.append(exposure.file)
         return record
