@@ -21,8 +21,7 @@ def test_ten_times_the_footprints_cost_far_less_than_a_hundred_times(what: str) 
     assert large < 30 * max(small, LEAST)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("k", [pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.full)])
 def test_ten_times_the_tiles_cost_far_less_than_a_hundred_times(k: int) -> None:
     """Beyond the sizes that are solved densely; the prior looks at a part of large problems only."""
     small, large = (survey("scans", n, slope=0.3 if k == 3 else 0.0).problem(k) for n in (1600, 16_000))

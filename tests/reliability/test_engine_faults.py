@@ -54,13 +54,8 @@ def server_dies(reliability, undisturbed, root, share):
     assert "Traceback" not in world.said
 
 
-@pytest.mark.slow
-def test_a_server_that_dies_in_mid_run(reliability, undisturbed, tmp_path):
-    server_dies(reliability, undisturbed, tmp_path, 0.4)
-
-
 @pytest.mark.full
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.7, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.7, 0.9])
 def test_a_server_that_dies_at_any_time(reliability, undisturbed, tmp_path, share):
     server_dies(reliability, undisturbed, tmp_path, share)
 
