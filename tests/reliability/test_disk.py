@@ -203,7 +203,7 @@ def test_a_read_error_in_the_middle_of_a_file(program, matched, tmp_path, monkey
     assert digests(tmp_path / "out") == expected
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_read_error_under_the_command(undisturbed, world, tmp_path):
     bad = sorted(world.inputs.glob("*.fits"))[2].name
     (tmp_path / "sitecustomize.py").write_text(READS_BADLY)

@@ -63,7 +63,7 @@ def test_killed_again_and_again(reliability, undisturbed, tmp_path: Path):
     assert world.left_over() == []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_stored_results_that_were_cut_short_are_made_anew(reliability, undisturbed, tmp_path: Path):
     world = undisturbed.fresh(tmp_path / "world")
     assert world.run() == 0, world.said

@@ -63,7 +63,7 @@ if __name__ == "__main__":
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_three_runners_give_the_same_bytes(program: Path, tmp_path: Path) -> None:
     for runner in ("threads", "processes", "dask"):
         in_python(program, tmp_path / runner, runner=runner, procs=2)
