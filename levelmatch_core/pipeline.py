@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from levelmatch_core.errors import SettingsError
@@ -87,6 +88,27 @@ class RunResult:
         return not any(correction.status in left_over for correction in self.corrections)
 
 
+def inventory_of(request: Request) -> Inventory:
+    """Return what there is to match, once its reference is known to be a tile.
+
+    Raises
+    ------
+    UsageError
+        If an input or a setting cannot be used.
+    NoInputError
+        If no exposure is usable.
+    """
+    inventory = take_inventory(
+        request.inputs,
+        request.settings,
+        recursive=request.recursive,
+        group_by=request.group_by,
+        exclude=(request.output,),
+    )
+    check_reference(request.settings.reference, inventory)
+    return inventory
+
+
 def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Each]) -> RunResult:
     """Do what was asked: match, and write the output folder.
 
@@ -111,14 +133,7 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
     started, cpu_started = time.monotonic(), time.process_time()
     store.clear_left_over()
     with store.in_use(), OutputFolder.open(request.output, request.settings, request.inputs) as folder:
-        inventory = take_inventory(
-            request.inputs,
-            request.settings,
-            recursive=request.recursive,
-            group_by=request.group_by,
-            exclude=(request.output,),
-        )
-        check_reference(request.settings.reference, inventory)
+        inventory = inventory_of(request)
         given = read_given(request.settings, inventory)
         for note in inventory.notes:
             logger.warning(note)
@@ -142,28 +157,20 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
             for field in inventory.fields
         )
         matches, files = write_products(matches, request.settings, each, folder)
-        record = record_of(
-            matches,
-            request.settings,
-            request.program,
-            inventory,
-            files,
+        recorded = partial(
+            record_of,
+            settings=request.settings,
+            program=request.program,
+            inventory=inventory,
             previous=folder.previous,
             given=given.digests,
         )
+        record = recorded(matches, files=files)
         if request.settings.figures != "none":
             reports, failures = parted(each([_report_job(matches, record, request.settings)], "report"))
             matches = tuple(match.with_failures(failures) for match in matches)
             files += [file for written in reports for file in written.files]
-            record = record_of(
-                matches,
-                request.settings,
-                request.program,
-                inventory,
-                files,
-                previous=folder.previous,
-                given=given.digests,
-            )
+            record = recorded(matches, files=files)
         seconds = time.monotonic() - started
         changed = folder.finish(
             record,

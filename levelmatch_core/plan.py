@@ -13,14 +13,13 @@ from pydantic import Field as Described
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory
 from levelmatch_core.images.given import read_given
-from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.matching.graph import choose_reference, components
 from levelmatch_core.matching.match import Gauge
 from levelmatch_core.matching.pairs import Pair, candidate_pairs, outlines
 from levelmatch_core.matching.results import Member
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of
 from levelmatch_core.matching.zeros import Zeros
-from levelmatch_core.pipeline import Request, check_reference, grid_for, zeros_of
+from levelmatch_core.pipeline import Request, grid_for, inventory_of, zeros_of
 from levelmatch_core.products.folder import RUN
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record
@@ -103,14 +102,7 @@ def plan_run(request: Request) -> Plan:
     NoInputError
         If no exposure is usable.
     """
-    inventory = take_inventory(
-        request.inputs,
-        request.settings,
-        recursive=request.recursive,
-        group_by=request.group_by,
-        exclude=(request.output,),
-    )
-    check_reference(request.settings.reference, inventory)
+    inventory = inventory_of(request)
     read_given(request.settings, inventory)
     record = request.output / RUN
     previous = RunRecord.load(record) if record.is_file() else None

@@ -140,9 +140,8 @@ class OutputFolder:
         OutputFolderError
             If a name leaves the folder or is reserved.
         """
-        checked = {_checked_name(name) for name in names}
         with self._guard:
-            self._expected |= checked
+            self._expected |= {_checked_name(name) for name in names}
 
     def claim(self, names: Iterable[str]) -> None:
         """Put names into the journal, so that after a crash their files are known as levelmatch's.

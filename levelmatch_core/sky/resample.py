@@ -183,4 +183,4 @@ class _MapWcs(BaseLowLevelWCS):
         if self._map is None:
             return world_arrays
         message = "reproject never asks for the way from the image to the grid"
-        raise NotImplementedError(message)
+        raise RuntimeError(message)
