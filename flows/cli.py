@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 import cloup
 
+from flows.memory import collect_rarely
 from flows.options import (
     examples,
     inputs_argument,
@@ -80,6 +81,7 @@ class _Lazy(cloup.Group):
 @click.version_option(package_name="levelmatch")
 def main() -> None:
     """Match the sky levels of overlapping astronomical exposures."""
+    collect_rarely()
 
 
 @main.command(

@@ -102,7 +102,7 @@ def start(environ: MutableMapping[str, str] = os.environ) -> EmbeddedServer | No
     if "prefect" in sys.modules or _configured(environ) or package is None or package.origin is None:
         return None
     port = _free_port()
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(Path(package.origin).parent.parent)]
+    command = [sys.executable, "-m", "flows.serving", "--app-dir", str(Path(package.origin).parent.parent)]
     command += ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--log-level", "error", "--lifespan", "on"]
     # as Prefect starts its own: without the UI, and with the services of a temporary server only

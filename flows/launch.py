@@ -12,6 +12,7 @@ from flows.alone import match_alone
 from flows.engine import of_engine, prepare_engine
 from flows.environment import LOGGERS
 from flows.home import prepare_environment
+from flows.memory import pass_over_imports
 from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
 from flows.secrets import without_secrets
 from flows.summary import Summary
@@ -82,6 +83,7 @@ def _under_prefect(request: Request) -> Summary:
     # here and no earlier: Prefect and MLflow take seconds to import
     from flows.level_match import level_match  # noqa: PLC0415
 
+    pass_over_imports()
     try:
         if server is not None:
             server.wait()

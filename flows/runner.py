@@ -23,15 +23,15 @@ from levelmatch_core.jobs import Job, Workspace, failure_of
 from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.runners import ONE_THREAD
-from levelmatch_core.workers import Crew
+from levelmatch_core.workers import Crew, shared_out
 
 logger = logger_of(__name__)
 
-MOST_SINGLE = 200
-"""So many jobs of one step are a task run each; more are done in batches."""
+MOST_TILES = 200
+"""Up to so many tiles (or what else jobs are bundled by) have a task run each in a step; more are done in batches."""
 
 BATCHES = 128
-"""Number of batches. It is fixed, so that a job's batch follows from its label alone."""
+"""Number of batches. It is fixed, so that a tile's batch follows from its name alone."""
 
 RETRY_DELAYS = (1.0, 5.0)
 """Seconds before each retry of an operation that failed by the file system or the network."""
@@ -42,7 +42,7 @@ _LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectory
 
 @dataclass
 class Work:
-    """What one task run does: one job, or a batch of them."""
+    """What one task run does: the jobs of a tile, or of a batch of tiles."""
 
     jobs: tuple[Job, ...]
     places: tuple[int, ...]
@@ -60,7 +60,7 @@ class Work:
 
     @property
     def place(self) -> tuple[str, str]:
-        """What log lines name: the tile and stage of a job, or the batch."""
+        """What log lines name: the tile and stage of a job, or the tile or batch."""
         return self.jobs[0].place if len(self.jobs) == 1 else (self.label, self.step)
 
     def key(self) -> str:
@@ -69,9 +69,9 @@ class Work:
         return keys[0] if len(keys) == 1 else content_key("batch", keys)
 
     def do(self, workspace: Workspace, crew: Crew) -> list[dict[str, Any]]:
-        """Let a worker do the jobs and return their results as JSON."""
+        """Let workers do the jobs and return their results as JSON."""
         self.begun = True
-        return [result.to_json() for result in crew.do(self.jobs, workspace)]
+        return [result.to_json() for result in shared_out(crew, self.jobs, workspace)]
 
     def afresh(self) -> "Work":
         """Return the same work, to be done whatever is stored."""
@@ -205,20 +205,22 @@ class PrefectEach:
 
 
 def works_of(jobs: Sequence[Job]) -> list[Work]:
-    """Return what the task runs do: a job each or, above 200 jobs, batches that follow from the jobs' labels."""
-    if len(jobs) <= MOST_SINGLE:
-        return [Work((job,), (place,), job.label) for place, job in enumerate(jobs)]
-    batches: dict[int, list[int]] = {}
+    """Return what the task runs do: a tile each or, above 200 tiles, batches that follow from the tiles' names."""
+    tiles: dict[str, list[int]] = {}
     for place, job in enumerate(jobs):
-        batches.setdefault(_batch_of(job.label), []).append(place)
-    return [
-        Work(tuple(jobs[place] for place in places), tuple(places), f"batch {number} of {BATCHES}: {len(places)}")
-        for number, places in sorted(batches.items())
-    ]
+        tiles.setdefault(job.bundle, []).append(place)
+    if len(tiles) <= MOST_TILES:
+        named = {tile if len(places) > 1 else jobs[places[0]].label: places for tile, places in tiles.items()}
+    else:
+        batches: dict[int, list[int]] = {}
+        for tile, places in tiles.items():
+            batches.setdefault(_batch_of(tile), []).extend(places)
+        named = {f"batch {number} of {BATCHES}: {len(batches[number])}": batches[number] for number in sorted(batches)}
+    return [Work(tuple(jobs[place] for place in places), tuple(places), name) for name, places in named.items()]
 
 
-def _batch_of(label: str) -> int:
-    return int.from_bytes(sha256(label.encode("utf-8", "surrogateescape")).digest()[:4], "big") % BATCHES
+def _batch_of(tile: str) -> int:
+    return int.from_bytes(sha256(tile.encode("utf-8", "surrogateescape")).digest()[:4], "big") % BATCHES
 
 
 def is_transient(_task: object, _task_run: TaskRun, state: State[Any]) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import shlex
+import shutil
 import sqlite3
 import tempfile
 import time
@@ -30,6 +31,7 @@ from flows.measures import (
 )
 from flows.secrets import without_secrets
 from flows.summary import Summary, Tracking
+from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import levelmatch_version
@@ -280,11 +282,8 @@ class Tracker:
             with tempfile.TemporaryDirectory() as scratch:
                 for name, content in matrix_files(match):
                     Path(scratch, name).write_bytes(content)
+                _picture_matrices(match, folder, Path(scratch))
                 client.log_artifacts(run_id, scratch, "matrices")
-            from flows.pictures import matrix_pictures  # noqa: PLC0415 - a run that changed nothing draws nothing
-
-            for name, figure in matrix_pictures(match):
-                client.log_figure(run_id, figure, f"matrices/{name}")
 
     def _tracking(self, run: Run, *, new: bool) -> Tracking:
         run_id, experiment = run.info.run_id, run.info.experiment_id
@@ -296,6 +295,22 @@ class Tracker:
             url=f"{server}/#/experiments/{experiment}/runs/{run_id}?{PAGES}",
             new=new,
         )
+
+
+def _picture_matrices(match: FieldMatch, output: Path, scratch: Path) -> None:
+    """Put a picture of each stage's matrices beside their numbers: the figure of the output, else one that is drawn."""
+    # here and no earlier: a run that changed nothing draws nothing, and matplotlib takes its time to import
+    from levelmatch_core.products.figures import MAX_MEMBERS, draw_matrix, figure_file, matrix_figure  # noqa: PLC0415
+
+    for stage in match.stages:
+        if not any(solution.pairs for solution in stage.solutions) or len(stage.members) > MAX_MEMBERS:
+            continue
+        picture = scratch / f"{match.field.name}.{stage.stage}.png"
+        drawn = output / figure_file(match.field.name, matrix_figure(stage.stage))
+        if drawn.is_file():
+            shutil.copyfile(drawn, picture)
+        else:
+            draw_matrix(picture, stage, match.field.unit, f"{match.field.name}: {stage.stage.replace('_', ' ')}")
 
 
 def description(summary: Summary) -> str:

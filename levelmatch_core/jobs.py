@@ -109,6 +109,11 @@ class Job(Record):
         """The tile (or field) and the stage that its log lines name."""
         return self.label, self.step
 
+    @property
+    def bundle(self) -> str:
+        """What is done in one go with it: jobs of one step and one bundle, such as a tile's exposures."""
+        return self.label
+
     def do(self, workspace: Workspace) -> Record:
         """Do the work, with log lines that say where."""
         with placed(*self.place):
@@ -152,6 +157,11 @@ class CutoutJob(Job):
     def place(self) -> tuple[str, str]:
         """The exposure's tile."""
         return self.exposure.tile, self.step
+
+    @property
+    def bundle(self) -> str:
+        """The exposure's tile."""
+        return self.exposure.tile
 
     def run(self, workspace: Workspace) -> CutoutRecord:
         """Return the cutout, from the store where it lies there already."""
@@ -294,7 +304,12 @@ class WriteJob(Job):
     @property
     def place(self) -> tuple[str, str]:
         """The tiles that the file has exposures of."""
-        return ", ".join(sorted({each.exposure.tile for each in self.corrections})), self.step
+        return self.bundle, self.step
+
+    @property
+    def bundle(self) -> str:
+        """The tiles that the file has exposures of."""
+        return ", ".join(sorted({each.exposure.tile for each in self.corrections}))
 
     def writes(self) -> tuple[str, ...]:
         """Return the one name."""

@@ -14,8 +14,9 @@ import logging
 import multiprocessing
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,15 +56,51 @@ class Crew(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class Threads:
-    """The caller's own threads."""
+    """The caller's own threads, of which so many work at a time, however many there are.
 
-    size: int = 1
+    Parameters
+    ----------
+    size
+        How many jobs they do at a time; 1 leaves that to the caller.
+    """
+
+    def __init__(self, size: int = 1) -> None:
+        self.size = size
+        self._free = threading.Semaphore(size) if size > 1 else nullcontext()
 
     def do(self, jobs: Sequence[Job], workspace: Workspace) -> list[Record]:
-        """Do some jobs in this thread."""
-        return [job.do(workspace) for job in jobs]
+        """Do some jobs in this thread, one after the other."""
+        results = []
+        for job in jobs:
+            with self._free:
+                results.append(job.do(workspace))
+        return results
+
+
+def shared_out(crew: Crew, jobs: Sequence[Job], workspace: Workspace) -> list[Record]:
+    """Do some jobs on all workers of a crew that are free.
+
+    Parameters
+    ----------
+    crew
+        The workers.
+    jobs
+        What to do; results come in this order.
+    workspace
+        Where the jobs may touch the disk.
+
+    Raises
+    ------
+    LevelMatchError, OSError
+        As the first job that fails does, once all have ended.
+    """
+    if crew.size == 1 or len(jobs) == 1:
+        return crew.do(jobs, workspace)
+    with ThreadPoolExecutor(min(crew.size, len(jobs))) as pool:
+        # each in a copy of our context: log lines find their run by it
+        futures = [pool.submit(copy_context().run, crew.do, [job], workspace) for job in jobs]
+    return [future.result()[0] for future in futures]
 
 
 @dataclass

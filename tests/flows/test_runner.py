@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.runner import BATCHES, MOST_SINGLE, PrefectEach, _task_of, works_of
+from flows.runner import BATCHES, MOST_TILES, PrefectEach, _task_of, works_of
 from levelmatch_core.errors import NoUsablePixelsError
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.jobs import Job, Workspace
@@ -24,6 +25,7 @@ from levelmatch_core.products.runrecord import OutputFile
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore, StoredArray
+from levelmatch_core.workers import Threads, shared_out
 
 
 class Made(Record):
@@ -224,9 +226,67 @@ def test_results_are_json_and_no_pickle(workspace, home):
             json.loads(content["result"])
 
 
+# -- tiles -------------------------------------------------------------------------------------------------------------
+class ShotJob(MakeJob):
+    """One of several exposures of a tile."""
+
+    tile: str
+    active: ClassVar[list[int]] = []
+    most: ClassVar[list[int]] = []
+
+    @property
+    def bundle(self) -> str:
+        return self.tile
+
+    def run(self, workspace: Workspace) -> Made:
+        with self.guard:
+            self.active.append(self.number)
+            self.most.append(len(self.active))
+        time.sleep(0.05)
+        try:
+            return super().run(workspace)
+        finally:
+            self.active.remove(self.number)
+
+
+def shot(number: int, tile: str, how: str = "well") -> ShotJob:
+    return ShotJob(
+        label=f"shot {number}", exposures=(f"e{number}",), settings=MatchSettings(), number=number, how=how, tile=tile
+    )
+
+
+def test_the_exposures_of_a_tile_are_one_task_run(workspace):
+    jobs = [shot(1, "north"), shot(2, "south"), shot(3, "north"), shot(4, "east")]
+    results, each, flow_run = in_flow(workspace, jobs)
+    assert [result.number for result in results] == [1, 2, 3, 4]
+    assert each.executed == {"make": 4}
+    assert task_states(flow_run, 3) == dict.fromkeys(("north", "shot 2", "shot 4"), "Completed")
+
+
+def test_a_bad_exposure_costs_itself_and_not_its_tile(workspace):
+    jobs = [shot(1, "north"), shot(2, "north", "bad data"), shot(3, "north")]
+    results, each, flow_run = in_flow(workspace, jobs)
+    assert [results[0].number, results[1].exposures, results[2].number] == [1, ("e2",), 3]
+    assert each.failed == {"make": 1}
+    states = task_states(flow_run, 4)
+    assert states == {"north": "Failed", "shot 1": "Completed", "shot 2": "Failed", "shot 3": "Completed"}
+
+
+def test_workers_share_a_tile_and_are_no_more_than_they_should_be(workspace):
+    ShotJob.most.clear()
+    crew = Threads(2)
+    done = shared_out(crew, [shot(number, "north") for number in range(6)], workspace)
+    assert [each.number for each in done] == list(range(6))
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda tile: shared_out(crew, [shot(n, tile) for n in range(4)], workspace), "abc"))
+    assert max(ShotJob.most) == 2
+    with pytest.raises(NoUsablePixelsError):
+        shared_out(crew, [shot(1, "north"), shot(2, "north", "bad data")], workspace)
+
+
 # -- batches -----------------------------------------------------------------------------------------------------------
 def test_a_new_job_moves_no_other_to_another_batch():
-    jobs = [job(number) for number in range(MOST_SINGLE + 50)]
+    jobs = [job(number) for number in range(MOST_TILES + 50)]
     before = {done.label: work.label.split(":")[0] for work in works_of(jobs) for done in work.jobs}
     more = [job(9999), *jobs, job(10_000)]
     after = {done.label: work.label.split(":")[0] for work in works_of(more) for done in work.jobs}
@@ -234,14 +294,14 @@ def test_a_new_job_moves_no_other_to_another_batch():
     assert len(set(after.values())) <= BATCHES
 
 
-def test_up_to_two_hundred_jobs_are_a_task_each():
-    assert [len(work.jobs) for work in works_of([job(number) for number in range(MOST_SINGLE)])] == [1] * MOST_SINGLE
+def test_up_to_two_hundred_tiles_are_a_task_each():
+    assert [len(work.jobs) for work in works_of([job(number) for number in range(MOST_TILES)])] == [1] * MOST_TILES
 
 
 def test_a_batch_is_known_by_the_keys_of_its_jobs():
-    jobs = [job(number) for number in range(MOST_SINGLE + 1)]
+    jobs = [job(number) for number in range(MOST_TILES + 1)]
     works = {work.label: work for work in works_of(jobs)}
-    changed = {work.label: work for work in works_of([*jobs[:-1], job(MOST_SINGLE, rms_sig_limit=3.0)])}
+    changed = {work.label: work for work in works_of([*jobs[:-1], job(MOST_TILES, rms_sig_limit=3.0)])}
     moved = [label for label in works if works[label].key() != changed[label].key()]
     assert len(moved) == 1
     assert jobs[-1].label in {done.label for done in works[moved[0]].jobs}
@@ -250,7 +310,7 @@ def test_a_batch_is_known_by_the_keys_of_its_jobs():
 
 @pytest.mark.slow
 def test_many_jobs_are_done_in_batches_and_a_bad_one_costs_itself_only(workspace):
-    jobs = [job(number) for number in range(MOST_SINGLE + 20)]
+    jobs = [job(number) for number in range(MOST_TILES + 20)]
     jobs[7] = job(7, "bad data")
     results, each, _ = in_flow(workspace, jobs)
     assert [result.number for number, result in enumerate(results) if number != 7] == [

@@ -7,7 +7,7 @@ from pathlib import Path
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch
 from levelmatch_core.matching.overlap import Difference
 from levelmatch_core.matching.results import PairResult, Solution
-from levelmatch_core.products.figures.matrix import MAX_MEMBERS, draw_matrix
+from levelmatch_core.products.figures.matrix import MAX_MEMBERS, draw_matrix, matrix_figure
 from levelmatch_core.products.figures.mosaic import draw_mosaic
 from levelmatch_core.products.figures.overlap import draw_overlaps
 from levelmatch_core.products.figures.pair import draw_pair
@@ -15,7 +15,7 @@ from levelmatch_core.products.figures.residuals import draw_convergence, draw_re
 from levelmatch_core.products.runrecord import OutputFile
 from levelmatch_core.settings import MatchSettings
 
-__all__ = ["choose_pairs", "draw_figures"]
+__all__ = ["MAX_MEMBERS", "choose_pairs", "draw_figures", "draw_matrix", "figure_file", "matrix_figure"]
 
 Write = Callable[[str, Callable[[Path], object]], OutputFile]
 """As `OutputFolder.write`."""
@@ -65,7 +65,7 @@ def draw_figures(
     for stage in stages:
         if len(stage.members) <= MAX_MEMBERS:
             title = f"{field.name}: {_words(stage)}"
-            figures.append((f"{stage.stage}_delta", partial(draw_matrix, stage=stage, unit=unit, title=title)))
+            figures.append((matrix_figure(stage.stage), partial(draw_matrix, stage=stage, unit=unit, title=title)))
     told = with_history(stages)
     if told:
         figures.append(
@@ -75,7 +75,12 @@ def draw_figures(
         solution = _solution_of(field_match, stage_name, pair)
         draw = partial(draw_pair, solution=solution, pair=pair, image=image, unit=unit, max_points=settings.max_points)
         figures.append((f"pair_{number:02d}", draw))
-    return [write(f"figures/{field.name}_{name}.png", draw) for name, draw in figures]
+    return [write(figure_file(field.name, name), draw) for name, draw in figures]
+
+
+def figure_file(field: str, name: str) -> str:
+    """Return the name of a field's figure below the output folder."""
+    return f"figures/{field}_{name}.png"
 
 
 def choose_pairs(field_match: FieldMatch) -> list[tuple[StageMatch, PairResult]]:

@@ -14,6 +14,8 @@ from levelmatch_core.products.figures import style
 
 MAX_SIDE = 1200
 """Longest side of the images that are drawn, pixels: larger ones are averaged in blocks."""
+_LEFT, _BETWEEN, _RIGHT, _BELOW, _ABOVE = 0.95, 0.35, 1.0, 0.55, 0.35
+"""Room for labels left of, between, right of (the colour bar), below and above the panels, inches."""
 
 
 def draw_mosaic(path: Path, mosaic: Path, title: str) -> None:
@@ -35,19 +37,20 @@ def draw_mosaic(path: Path, mosaic: Path, title: str) -> None:
     wcs = WCS(header, naxis=2)[::step, ::step]
     images = {"before": before - np.nanmedian(before), "after": after - np.nanmedian(after)}
     norm = stretch(images["after"])
-    tall = after.shape[0] / after.shape[1] > 1.6
-    height, width = (7.5, 4.5) if tall else (1.0 + 5.4 * after.shape[0] / after.shape[1], 6.2)
-    fig = style.figure(2 * width + 1.0, max(height, 3.2))
-    panels = []
-    for number, (name, image) in enumerate(images.items(), start=1):
-        axes = fig.add_subplot(1, 2, number, projection=wcs)
+    # panels of the image's shape, abreast; a tall one gets less width
+    scale = min(5.6 / after.shape[1], 7.0 / after.shape[0])
+    width, height = max(1.5, scale * after.shape[1]), max(1.5, scale * after.shape[0])
+    fig = style.figure(_LEFT + 2 * width + _BETWEEN + _RIGHT, _BELOW + height + _ABOVE)
+    for number, (name, image) in enumerate(images.items()):
+        left = _LEFT + number * (width + _BETWEEN)
+        axes = style.axes_at(fig, left, _BELOW, width, height, projection=wcs)
         shown = axes.imshow(
             image, origin="lower", cmap=style.colour_map(style.IMAGE), norm=norm, interpolation="nearest"
         )
         axes.set_title(f"{style.short(title)}: {name}", fontsize=11)
-        sky_axes(axes, labelled=number == 1)
-        panels.append(axes)
-    bar = fig.colorbar(shown, ax=panels, extend="both", fraction=0.03, pad=0.01, ticks=_ticks(norm))
+        sky_axes(axes, labelled=number == 0)
+    beside = style.axes_at(fig, left + width + 0.12, _BELOW, 0.15, height)
+    bar = fig.colorbar(shown, cax=beside, extend="both", ticks=_ticks(norm))
     bar.ax.minorticks_off()
     bar.ax.yaxis.set_major_formatter("{x:g}")
     bar.set_label(f"{style.shown_unit(header.get('BUNIT', ''))}, minus the median")
@@ -98,3 +101,4 @@ def sky_axes(axes: object, *, labelled: bool) -> None:
         coordinate.set_ticklabel(size=8, exclude_overlapping=True)
     if not labelled:
         dec.set_axislabel("")
+        dec.set_ticklabel_visible(False)

@@ -25,9 +25,10 @@ def draw_overlaps(path: Path, stage: StageMatch, grid: Grid, unit: str, title: s
     low, high = corners.min(axis=0), corners.max(axis=0)
     margin = 0.03 * (high - low).max() + 1
     wide, tall = high - low + 2 * margin
-    height = float(np.clip(6.5 * tall / wide, 3.5, 8.0))
-    fig = style.figure(8.0, height + 0.8)
-    axes = fig.add_subplot(projection=grid.wcs(int(origin[0]), int(origin[1])))
+    scale = min(5.8 / wide, 8.0 / tall)
+    width, height = max(1.5, float(scale * wide)), max(1.5, float(scale * tall))
+    fig = style.figure(0.95 + width + 1.2, 0.55 + height + 0.6)
+    axes = style.axes_at(fig, 0.95, 0.55, width, height, projection=grid.wcs(int(origin[0]), int(origin[1])))
     axes.set_xlim(low[0] - margin, high[0] + margin)
     axes.set_ylim(low[1] - margin, high[1] + margin)
     axes.set_aspect("equal")
@@ -45,10 +46,10 @@ def draw_overlaps(path: Path, stage: StageMatch, grid: Grid, unit: str, title: s
     _mark_members(axes, stage, centres)
     sky_axes(axes, labelled=True)
     if used:
-        bar = fig.colorbar(lines, ax=axes, fraction=0.04, pad=0.02)
+        bar = fig.colorbar(lines, cax=style.axes_at(fig, 0.95 + width + 0.12, 0.55, 0.15, height))
         bar.set_label(f"rms of the difference left [{style.shown_unit(unit)}]")
     note = f"pairs: {len(used)} used, {len(rejected)} rejected (dashed)"
-    axes.set_title(f"{style.short(title, 80)}\n{note}", fontsize=10)
+    axes.set_title(f"{style.short(title, 60)}\n{note}", fontsize=10)
     style.save(fig, path)
 
 

@@ -83,9 +83,7 @@ def _arranged(shape: tuple[int, ...], images: int, *, histogram: bool) -> tuple[
     if nx > 1.5 * ny:
         width = 6.0
         heights = [float(np.clip(width * ny / nx, 1.0, 3.5))] * images + [2.4] * histogram
-        fig = style.figure(
-            _LEFT + width + _RIGHT, sum(heights) + (_BOTTOM + _GAP) * len(heights) + _TOP, arranged=False
-        )
+        fig = style.figure(_LEFT + width + _RIGHT, sum(heights) + (_BOTTOM + _GAP) * len(heights) + _TOP)
         ends = np.cumsum([height + _BOTTOM + _GAP for height in heights])
         top = fig.get_figheight() - _TOP
         return fig, [
@@ -93,7 +91,7 @@ def _arranged(shape: tuple[int, ...], images: int, *, histogram: bool) -> tuple[
         ]
     height = 4.5
     widths = [float(np.clip(height * nx / ny, 1.0, 4.5))] * images + [3.6] * histogram
-    fig = style.figure(sum(widths) + (_LEFT + _RIGHT) * len(widths), height + _BOTTOM + _GAP + _TOP, arranged=False)
+    fig = style.figure(sum(widths) + (_LEFT + _RIGHT) * len(widths), height + _BOTTOM + _GAP + _TOP)
     starts = np.cumsum([_LEFT, *(width + _LEFT + _RIGHT for width in widths[:-1])])
     return fig, [(float(start), _BOTTOM, width, height) for start, width in zip(starts, widths, strict=True)]
 
@@ -128,7 +126,9 @@ def _histogram(axes: Axes, difference: NDArray[np.float64], pair: PairResult, un
     values = difference[np.isfinite(difference)]
     every = max(1, -(-values.size // max_points))
     level, spread = pair.fit.plane.level, 6 * (pair.fit.rms or 1.0)
-    axes.hist(values[::every], bins=60, range=(level - spread, level + spread), color=style.AFTER)
+    # one outline, and not sixty bars, each of which matplotlib would lay out by itself
+    counts, edges = np.histogram(values[::every], bins=60, range=(level - spread, level + spread))
+    axes.stairs(counts, edges, fill=True, color=style.AFTER)
     outside = np.count_nonzero(np.abs(values - level) > spread) / max(values.size, 1)
     axes.axvline(level, color=style.BEFORE, label=f"level {style.number(level)}\n{100 * outside:.2g} % lie outside")
     axes.set_xlim(level - spread, level + spread)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from levelmatch_core.matching.corrections import StageMatch
@@ -16,11 +17,18 @@ _LOWEST = 1e-6
 
 def draw_residuals(path: Path, stages: list[StageMatch], unit: str, title: str) -> None:
     """Draw, for each stage, every pair's difference before and after, with its expected error."""
-    fig = style.figure(9.5, 0.8 + 2.7 * len(stages))
-    for axes, stage in zip(fig.subplots(len(stages), 1, squeeze=False).flat, stages, strict=True):
+    fig, panels = _stacked(len(stages), beside=2.1, title=title)
+    for axes, stage in zip(panels, stages, strict=True):
         _panel(axes, stage, unit)
-    fig.suptitle(style.short(title, 90))
     style.save(fig, path)
+
+
+def _stacked(count: int, *, beside: float, title: str) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a title and panels below each other, with room beside them, inches."""
+    left, width, high, each, top = 0.85, 6.4, 1.9, 2.7, 0.4
+    fig = style.figure(left + width + beside, count * each + top)
+    fig.suptitle(style.short(title, 90), y=1 - 0.1 / fig.get_figheight(), va="top", fontsize=11)
+    return fig, [style.axes_at(fig, left, (count - 1 - number) * each + 0.5, width, high) for number in range(count)]
 
 
 def _panel(axes: Axes, stage: StageMatch, unit: str) -> None:
@@ -62,8 +70,8 @@ def _rms(name: str, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str
 
 def draw_convergence(path: Path, stages: list[StageMatch], unit: str, title: str) -> None:
     """Draw the largest change of each sweep of an iterative solve, a line a group and coefficient."""
-    fig = style.figure(8.0, 0.8 + 2.7 * len(stages))
-    for axes, stage in zip(fig.subplots(len(stages), 1, squeeze=False).flat, stages, strict=True):
+    fig, panels = _stacked(len(stages), beside=0.3, title=title)
+    for axes, stage in zip(panels, stages, strict=True):
         colours: dict[str, str] = {}
         for solution in stage.solutions:
             for history in solution.status.history:
@@ -81,7 +89,6 @@ def draw_convergence(path: Path, stages: list[StageMatch], unit: str, title: str
         axes.set_ylabel(f"largest change [{style.shown_unit(unit)}]")
         style.grid_lines(axes)
         axes.legend(fontsize=8)
-    fig.suptitle(style.short(title, 90))
     style.save(fig, path)
 
 

@@ -1,7 +1,9 @@
 """What all figures share: a canvas without global state, colours that all eyes can tell apart, fixed bytes."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -10,6 +12,8 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 DPI = 100
+COMPRESSION = 3
+"""Of PNG files: images of noise hardly shrink with more, and a third of the time of a figure goes there."""
 IMAGE, DIFFERENCE, SEQUENCE = "cividis", "RdBu_r", "viridis"
 """Colour maps for images of the sky, for differences about 0, and for sizes."""
 BEFORE, AFTER, REJECTED, FAINT = "#d55e00", "#0072b2", "#8c8c8c", "#c8c8c8"
@@ -20,28 +24,33 @@ MANY = 60
 """More members than this, and only some are named."""
 ROUNDING = 1e-9
 """What is left of a difference is rounding below this fraction of it."""
-_LONGEST = 44
+_LONGEST, _LABEL = 44, 24
 
 
-def figure(width: float, height: float, *, arranged: bool = True) -> Figure:
+def figure(width: float, height: float) -> Figure:
     """Return an empty figure, sizes in inches, on a canvas of its own.
 
-    An arranged one finds room for labels by itself, which doubles the time that it takes; see :func:`axes_at`.
+    Its axes are put in their places by :func:`axes_at`: a figure that finds room for labels by itself is drawn twice.
     """
-    fig = Figure(figsize=(width, height), dpi=DPI, layout="constrained" if arranged else None)
+    fig = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(fig)
     return fig
 
 
-def axes_at(fig: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+def axes_at(fig: Figure, left: float, bottom: float, width: float, height: float, **options: Any) -> Axes:  # noqa: ANN401 - matplotlib's
     """Add axes to a figure, in inches from its lower left corner."""
     across, up = fig.get_size_inches()
-    return fig.add_axes((left / across, bottom / up, width / across, height / up))
+    return fig.add_axes((left / across, bottom / up, width / across, height / up), **options)
+
+
+def width_of(labels: Iterable[str], size: float) -> float:
+    """Return about how wide the longest of some labels is, inches, its letters being `size` points high."""
+    return max((len(label) for label in labels), default=0) * 0.62 * size / 72
 
 
 def save(fig: Figure, path: Path) -> None:
     """Write a PNG that names neither time nor software."""
-    fig.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+    fig.savefig(path, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": COMPRESSION})
 
 
 def colour_map(name: str) -> Colormap:
@@ -61,22 +70,31 @@ def short(name: str, longest: int = _LONGEST) -> str:
 
 
 def distinct(names: list[str]) -> list[str]:
-    """Return the names without what they all begin and end with, cut at separators: short labels that still differ."""
+    """Return the names without what they all begin and end with, cut at separators: short labels that still differ.
+
+    Where that leaves too much, all that they share in front gives way to dots.
+    """
     if len(names) < 2:
-        return [short(name, 24) for name in names]
+        return [short(name, _LABEL) for name in names]
     head = _common(names)
     tail = _common([name[len(head) :][::-1] for name in names])
-    return [short(name[len(head) : len(name) - len(tail)] or name, 24) for name in names]
+    cut = [name[len(head) : len(name) - len(tail)] or name for name in names]
+    shared = _shared(cut) if max(map(len, cut)) > _LABEL else 0
+    return [short(f"…{label[shared:]}" if shared > 1 else label, _LABEL) for label in cut]
 
 
 def _common(names: list[str]) -> str:
     """Return the longest beginning that all share, ending with a separator."""
+    length = _shared(names)
+    cut = max(names[0].rfind(separator, 0, length) for separator in "_./+ ") + 1
+    return names[0][:cut]
+
+
+def _shared(names: list[str]) -> int:
+    """Return how many letters all begin with."""
     first, last = min(names), max(names)
-    length = next(
-        (at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
-    )
-    cut = max(first.rfind(separator, 0, length) for separator in "_./+ ") + 1
-    return first[:cut]
+    ends = min(len(first), len(last))
+    return next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), ends)
 
 
 def number(value: float) -> str:
