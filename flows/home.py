@@ -104,6 +104,11 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         # a new database is migrated first: over ten seconds on a busy machine, and 20 is Prefect's patience
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        # task runs are written to the database by the second and not each by itself, which took three times as much
+        # CPU time and came so late that the last ones were missing when a command's server ended
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -1,5 +1,6 @@
 """The runner that makes each job a task run of Prefect: cached by the job's key, retried, quarantined when it fails."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from flows.progress import LineReporter, Reporter
 from levelmatch_core.errors import EngineError, LevelMatchError
 from levelmatch_core.jobs import Job, Workspace, failure_of
 from levelmatch_core.loglines import logger_of, placed
+from levelmatch_core.products.folder import OutputFolder
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.runners import ONE_THREAD
 from levelmatch_core.workers import Crew, shared_out
@@ -30,7 +32,7 @@ logger = logger_of(__name__)
 MOST_TILES = 200
 """Up to so many tiles (or what else jobs are bundled by) have a task run each in a step; more are done in batches."""
 
-BATCHES = 128
+BATCHES = 64
 """Number of batches. It is fixed, so that a tile's batch follows from its name alone."""
 
 RETRY_DELAYS = (1.0, 5.0)
@@ -184,8 +186,11 @@ class PrefectEach:
                 logger.warning("%s: the stored result cannot be read; it is made anew", work.label)
             return None
         if not self.workspace.intact(records):
+            folder = self.workspace.folder
+            # of a new output it is no news that files of another one are not in it
+            level = logging.DEBUG if isinstance(folder, OutputFolder) and folder.previous is None else logging.INFO
             with placed(*work.place):
-                logger.info("%s: a stored file is gone or was altered; it is made anew", work.label)
+                logger.log(level, "%s: a stored file is gone or was altered; it is made anew", work.label)
             return None
         self.cached[work.step] += len(work.jobs)
         return records

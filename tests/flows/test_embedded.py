@@ -1,9 +1,11 @@
 """The embedded server of a command: started early where nothing else is configured, and gone with the command."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,45 @@ def test_a_flow_runs_on_it_and_it_ends_with_the_process(tmp_path: Path) -> None:
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{pid}").exists()
+
+
+MANY = """
+import os, sqlite3, sys
+from flows.home import prepare_environment
+from flows import embedded
+home = prepare_environment(quiet=True)
+server = embedded.start()
+server.wait()
+from prefect import flow, task
+@task
+def one(number):
+    return number
+@flow
+def many():
+    return sum(future.result() for future in [one.submit(number) for number in range(60)])
+assert many() == 1770
+"""
+
+
+@pytest.mark.slow
+def test_every_task_run_is_in_the_database_when_the_command_has_ended(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(MANY)
+    environment = {**plain_environment(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    database = tmp_path / "home" / "prefect" / "prefect.db"
+    deadline = time.monotonic() + 20
+    while (states := _task_states(database)) != [("COMPLETED", 60)]:  # the server may still be ending
+        assert time.monotonic() < deadline, states
+        time.sleep(0.5)
+
+
+def _task_states(database: Path) -> list[tuple[str, int]]:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return connection.execute("SELECT state_type, count(*) FROM task_run GROUP BY state_type").fetchall()
 
 
 def test_help_comes_at_once() -> None:
