@@ -122,6 +122,8 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet
     }
     if quiet:
         defaults["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        # a command goes on without a server that is gone: each question to it costs seconds then, not a minute
+        defaults["PREFECT_CLIENT_MAX_RETRIES"] = "2"
     if "PREFECT_RESULTS_LOCAL_STORAGE_PATH" in environ:  # the other name of the same setting
         del defaults["PREFECT_LOCAL_STORAGE_PATH"]
     for name, value in defaults.items():
