@@ -98,8 +98,16 @@ for number in range(50):
 
 
 def at_work(parent):
-    """Return what a process started, without Python's own tracker of shared memory, which stays."""
-    return [each for each in parent.children(recursive=True) if "resource_tracker" not in " ".join(each.cmdline())]
+    """Return what a process started and has not reaped, without Python's tracker of shared memory, which stays."""
+    return [each for each in parent.children(recursive=True) if "resource_tracker" not in words_of(each)]
+
+
+def words_of(process):
+    """Return a process's command line; '' of one that has ended, which is there until it is reaped."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.ZombieProcess, psutil.NoSuchProcess):
+        return ""
 
 
 def asked(url, path, body=None):
