@@ -204,7 +204,7 @@ class SolveJob(Job):
     """Solve one group for its members' corrections."""
 
     step = "solve"
-    version = 4
+    version = 5
     roles = ("solve",)
     gives = Solution
 

@@ -5,16 +5,17 @@ taken, as short as the order of a search makes them (most are triangles and quad
 loop before it holds. A pair that is in many loops that fail, and whose error would close them all, explains them.
 """
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order
 
 from levelmatch_core.matching.results import Loop, LoopClosure, Suspect
-from levelmatch_core.matching.solvers.problem import Array, Problem
+from levelmatch_core.matching.solvers.problem import Array, Index, Problem
 
 LIMIT = 4.0
 """A loop fails whose sum is beyond so many of its sigmas (times the scatter of all loops, where that is above 1)."""
@@ -27,11 +28,36 @@ ALIKE = 0.98
 NORMAL_MEDIAN = 0.6744897501960817
 """Median absolute value of a standard normal variable."""
 
-Way = list[tuple[int, float]]
-"""Pairs along a loop, each with +1 where it is walked from its first member to its second, -1 the other way."""
+
+@dataclass(frozen=True)
+class Loops:
+    """Loops of a graph, one after another."""
+
+    starts: Index
+    """(L + 1,) where each starts."""
+    pairs: Index
+    """Pairs along the loops."""
+    signs: Array
+    """+1 where the pair is walked from its first member to its second, -1 the other way."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __iter__(self) -> Iterator[tuple[Index, Array]]:
+        return (self.at(number) for number in range(len(self)))
+
+    def at(self, number: int) -> tuple[Index, Array]:
+        """Return the pairs and signs of one loop."""
+        here = slice(self.starts[number], self.starts[number + 1])
+        return self.pairs[here], self.signs[here]
+
+    @property
+    def loop(self) -> Index:
+        """The loop of each entry of `pairs`."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
 
-def independent_loops(members: int, first: Sequence[int], second: Sequence[int], most: int) -> list[Way]:
+def independent_loops(members: int, first: Index, second: Index, most: int) -> Loops:
     """Return independent loops of a connected graph, at most `most`, in an order that hangs on the graph alone.
 
     Parameters
@@ -39,56 +65,77 @@ def independent_loops(members: int, first: Sequence[int], second: Sequence[int],
     members
         Number of nodes.
     first, second
-        Ends of each edge.
+        (K,) ends of each edge.
     most
         Most loops.
     """
-    edges = len(first)
-    ends = np.array([first, second], dtype=np.int64).reshape(2, -1)
-    degree = np.bincount(ends.ravel(), minlength=members)
-    graph = csr_array(coo_array((np.ones(edges), ends), shape=(members, members)))
+    degree = np.bincount(first, minlength=members) + np.bincount(second, minlength=members)
+    graph = csr_array((np.ones(len(first)), (first, second)), shape=(members, members))
     order, parents = breadth_first_order(graph, int(np.argmax(degree)), directed=False)
     rank = np.full(members, members)
     rank[order] = np.arange(len(order))
-    of = {(int(a), int(b)): pair for pair, (a, b) in enumerate(ends.T.tolist())}
-    tree = {
-        of[a, b] if (a, b) in of else of[b, a]
-        for a, b in ((int(parents[node]), int(node)) for node in order.tolist() if parents[node] >= 0)
-    }
-    near: list[list[tuple[int, int, float]]] = [[] for _ in range(members)]
-
-    def join(pair: int) -> None:
-        a, b = int(ends[0, pair]), int(ends[1, pair])
-        near[a].append((b, pair, 1.0))
-        near[b].append((a, pair, -1.0))
-
-    for pair in sorted(tree):
-        join(pair)
-    rest = [pair for pair in range(edges) if pair not in tree]
-    rest.sort(key=lambda pair: (int(rank[ends[:, pair]].max()), int(rank[ends[:, pair]].min())))
-    loops = []
-    for pair in rest[:most]:
-        loops.append([(pair, 1.0), *_way(near, int(ends[1, pair]), int(ends[0, pair]))])
-        join(pair)
-    return loops
+    tree = np.zeros(len(first), dtype=bool)
+    for child, parent in ((first, second), (second, first)):
+        of_child = np.flatnonzero(parents[child] == parent)
+        tree[of_child] = True
+    rest = np.flatnonzero(~tree)
+    late, early = np.maximum(rank[first], rank[second])[rest], np.minimum(rank[first], rank[second])[rest]
+    rest = rest[np.lexsort((early, late))][:most]
+    return Loops(*_closed(members, first, second, np.flatnonzero(tree), rest))
 
 
-def _way(near: list[list[tuple[int, int, float]]], start: int, goal: int) -> Way:
-    """Return the shortest way, the first found of equals."""
-    came: dict[int, tuple[int, int, float]] = {start: (-1, -1, 0.0)}
-    queue = deque([start])
-    while goal not in came:
-        node = queue.popleft()
-        for other, pair, sign in near[node]:
-            if other not in came:
-                came[other] = node, pair, sign
-                queue.append(other)
-    way: Way = []
-    node = goal
-    while node != start:
-        node, pair, sign = came[node]
-        way.append((pair, sign))
-    return way[::-1]
+@njit(nogil=True, cache=True)
+def _closed(  # noqa: C901 - compiled: one search a loop  # pragma: no cover
+    members: int, first: Index, second: Index, tree: Index, rest: Index
+) -> tuple[Index, Index, Array]:
+    """Return, for each further edge, the loop that it closes by the shortest way (the first found of equals) back."""
+    head, tail = np.full(members, -1), np.full(members, -1)
+    following = np.full(2 * first.size, -1)  # entry 2 pair leads from first to second, 2 pair + 1 back
+    came, seen, queue = np.full(members, -1), np.full(members, -1), np.empty(members, dtype=np.int64)
+    starts, pairs, at = np.zeros(rest.size + 1, dtype=np.int64), np.empty(8 * rest.size + members, dtype=np.int64), 0
+    signs = np.empty(pairs.size)
+    for number in range(tree.size + rest.size):
+        pair = tree[number] if number < tree.size else rest[number - tree.size]
+        if number >= tree.size:
+            loop = number - tree.size
+            start, goal = second[pair], first[pair]
+            seen[start], queue[0], done, many = loop, start, 0, 1
+            while seen[goal] != loop:
+                node = queue[done]
+                done += 1
+                way = head[node]
+                while way >= 0:
+                    other = second[way // 2] if way % 2 == 0 else first[way // 2]
+                    if seen[other] != loop:
+                        seen[other], came[other], queue[many] = loop, way, other
+                        many += 1
+                    way = following[way]
+            length, node = 1, goal
+            while node != start:
+                node = first[came[node] // 2] if came[node] % 2 == 0 else second[came[node] // 2]
+                length += 1
+            if at + length > pairs.size:
+                longer, signed = np.empty(2 * pairs.size + length, dtype=np.int64), np.empty(2 * pairs.size + length)
+                for i in range(at):
+                    longer[i], signed[i] = pairs[i], signs[i]
+                pairs, signs = longer, signed
+            pairs[at], signs[at] = pair, 1.0
+            place, node = at + length - 1, goal
+            while node != start:
+                way = came[node]
+                pairs[place], signs[place] = way // 2, 1.0 if way % 2 == 0 else -1.0
+                node = first[way // 2] if way % 2 == 0 else second[way // 2]
+                place -= 1
+            at += length
+            starts[loop + 1] = at
+        for side in range(2):
+            node, entry = (first[pair] if side == 0 else second[pair]), 2 * pair + side
+            if head[node] < 0:
+                head[node] = entry
+            else:
+                following[tail[node]] = entry
+            tail[node] = entry
+    return starts, pairs[:at].copy(), signs[:at].copy()
 
 
 def closure(problem: Problem, covariance: csr_array) -> LoopClosure | None:
@@ -105,8 +152,7 @@ def closure(problem: Problem, covariance: csr_array) -> LoopClosure | None:
     count = pairs - len(problem.names) + 1
     if count <= 0:
         return None
-    first, second = problem.first.tolist(), problem.second.tolist()
-    loops = independent_loops(len(problem.names), first, second, MOST_LOOPS)
+    loops = independent_loops(len(problem.names), problem.first, problem.second, MOST_LOOPS)
     walk = _walk(problem, loops)
     sums = np.asarray(walk @ problem.delta.ravel())
     sigma = np.sqrt(np.asarray((walk @ covariance).multiply(walk).sum(axis=1)).ravel())
@@ -114,70 +160,64 @@ def closure(problem: Problem, covariance: csr_array) -> LoopClosure | None:
     scatter = float(np.median(size)) / NORMAL_MEDIAN
     failed = size > LIMIT * max(1.0, scatter)
     worst = np.argsort(-size, kind="stable")[:NAMED]
-    names = problem.names
     return LoopClosure(
         tested=len(loops),
         untested=count - len(loops),
         scatter=scatter,
         failed=int(np.count_nonzero(failed)),
         worst=tuple(
-            Loop(
-                members=tuple(names[first[pair] if sign > 0 else second[pair]] for pair, sign in loops[loop]),
-                sum=float(sums[loop]),
-                sigma=float(sigma[loop]),
-            )
+            Loop(members=_members(problem, *loops.at(loop)), sum=float(sums[loop]), sigma=float(sigma[loop]))
             for loop in worst.tolist()
         ),
-        suspects=_suspects(problem, loops, sums, sigma, failed),
+        suspects=_suspects(problem, loops, sums, sigma, failed) if failed.any() else (),
     )
 
 
-def _walk(problem: Problem, loops: list[Way]) -> csr_array:
+def _members(problem: Problem, pairs: Index, signs: Array) -> tuple[str, ...]:
+    """Return the members along a loop."""
+    return tuple(problem.names[i] for i in np.where(signs > 0, problem.first[pairs], problem.second[pairs]).tolist())
+
+
+def _walk(problem: Problem, loops: Loops) -> csr_array:
     """Return (L, K k): from the pairs' coefficients to each loop's sum, taken about the mean of its centroids."""
-    k = problem.k
-    rows, columns, values = [], [], []
-    for number, loop in enumerate(loops):
-        members = [pair for pair, _ in loop]
-        away = (problem.centroids[members].mean(axis=0) - problem.centroids[members]) / problem.scale
-        terms = np.concatenate([np.ones((len(loop), 1)), away], axis=1)[:, :k]
-        rows.append(np.full(len(loop) * k, number))
-        columns.append((np.array(members)[:, None] * k + np.arange(k)).ravel())
-        values.append((terms * np.array([sign for _, sign in loop])[:, None]).ravel())
-    entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
-    return csr_array(coo_array(entries, shape=(len(loops), problem.delta.size)))
+    k, loop = problem.k, loops.loop
+    places = problem.centroids[loops.pairs]
+    mean = np.add.reduceat(places, loops.starts[:-1]) / np.diff(loops.starts)[:, None]
+    terms = np.ones((len(loop), k))
+    terms[:, 1:] = ((mean[loop] - places) / problem.scale)[:, : k - 1]
+    terms *= loops.signs[:, None]
+    columns = loops.pairs[:, None] * k + np.arange(k)
+    entries = terms.ravel(), (np.repeat(loop, k), columns.ravel())
+    return csr_array(entries, shape=(len(loops), problem.delta.size))
 
 
 def _suspects(
-    problem: Problem, loops: list[Way], sums: Array, sigma: Array, failed: NDArray[np.bool_]
+    problem: Problem, loops: Loops, sums: Array, sigma: Array, failed: NDArray[np.bool_]
 ) -> tuple[Suspect, ...]:
     """Name the pairs that explain the loops that fail, the one that explains most first.
 
     A pair's error is fitted to all loops that hold it; those are then out, and the next is looked for.
     """
-    holding: dict[int, list[tuple[int, float]]] = {}
-    for number, loop in enumerate(loops):
-        for pair, sign in loop:
-            holding.setdefault(pair, []).append((number, sign))
-    open_loops = np.ones(len(loops), dtype=bool)
+    count, loop, precision = len(problem.rms), loops.loop, sigma**-2.0
+    still = np.ones(len(loops), dtype=bool)
     found: list[Suspect] = []
-    while len(found) < NAMED and np.any(failed & open_loops):
-        inside = sorted({pair for loop in np.flatnonzero(failed & open_loops).tolist() for pair, _ in loops[loop]})
-        explained: dict[int, tuple[float, float, int]] = {}
-        for pair in inside:
-            mine = [(loop, sign) for loop, sign in holding[pair] if open_loops[loop]]
-            at, signs = np.array([loop for loop, _ in mine]), np.array([sign for _, sign in mine])
-            precision = sigma[at] ** -2.0
-            error = float(np.sum(precision * signs * sums[at]) / np.sum(precision))
-            explained[pair] = error**2 * float(np.sum(precision)), error, int(np.count_nonzero(failed[at]))
-        best = max(inside, key=lambda pair: explained[pair][0])
-        alike = [pair for pair in inside if explained[pair][0] >= ALIKE * explained[best][0]]
+    while len(found) < NAMED and np.any(failed & still):
+        here = still[loop]
+        pairs, of = loops.pairs[here], loop[here]
+        inside = np.unique(loops.pairs[(failed & still)[loop]])
+        known = np.bincount(pairs, weights=precision[of], minlength=count)[inside]
+        error = (
+            np.bincount(pairs, weights=precision[of] * loops.signs[here] * sums[of], minlength=count)[inside] / known
+        )
+        explained = error**2 * known
+        best = int(np.argmax(explained))
+        alike = inside[explained >= ALIKE * explained[best]]
         found.append(
             Suspect(
                 pairs=tuple((problem.names[problem.first[one]], problem.names[problem.second[one]]) for one in alike),
-                loops=explained[best][2],
-                error=explained[best][1],
+                loops=int(np.count_nonzero(failed[of[pairs == inside[best]]])),
+                error=float(error[best]),
             )
         )
-        for pair in alike:
-            open_loops[[loop for loop, _ in holding[pair]]] = False
+        still[loop[np.isin(loops.pairs, alike)]] = False
     return tuple(found)

@@ -45,7 +45,9 @@ def bridges(pairs: Iterable[Pair]) -> set[Pair]:
     edges = list(pairs)
     index = {name: number for number, name in enumerate(sorted({name for pair in edges for name in pair}))}
     ends = np.array([(index[a], index[b]) for a, b in edges], dtype=np.int64).reshape(-1, 2)
-    flags = bridge_flags(len(index), np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1]))
+    first, second = np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1])
+    first.flags.writeable = second.flags.writeable = False  # as those of a problem are: compiled once for both
+    flags = bridge_flags(len(index), first, second)
     return {edges[number] for number in np.flatnonzero(flags).tolist()}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from levelmatch_core.errors import SolveError
 from levelmatch_core.images.given import Given
@@ -27,6 +28,7 @@ from levelmatch_core.matching.results import (
     WeakMode,
 )
 from levelmatch_core.matching.solvers import robust, solve
+from levelmatch_core.matching.solvers.noise import PairNoise
 from levelmatch_core.matching.solvers.prior import slope_prior
 from levelmatch_core.matching.solvers.problem import Answer, Array, Problem, build, numbers
 from levelmatch_core.matching.solvers.seams import pair_covariance, seams
@@ -203,7 +205,9 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         return _Part(component, nothing, {}, None, 0, zero.notes)
     pairs_alone = build(members, fits, fit_type, zero.held, settings, zero.reference if zero.level_only else None)
     outliers, doubts = frozenset[Pair](), zero.notes
-    loops = closure(pairs_alone, pair_covariance(pairs_alone))
+    noise = PairNoise.of(pairs_alone)
+    covariance = pair_covariance(pairs_alone, noise)
+    loops = closure(pairs_alone, covariance)
     both = constrained(pairs_alone, known, zero.slopes_of)
     problem = both.problem
     if settings.robust and settings.solver == "least_squares":
@@ -216,8 +220,13 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         pairs_alone = build(members, fits, fit_type, zero.held, settings, zero.reference if zero.level_only else None)
         both = constrained(pairs_alone, known, zero.slopes_of)
         problem = both.problem
+    if outliers or len(problem.rms) > len(pairs_alone.rms):
+        noise = PairNoise.of(problem)
+        covariance = pair_covariance(problem, noise)
     answer = solve(problem, settings)
-    errors, modes = uncertainties(problem, prior=answer.prior, seed=settings.seed, equations=answer.equations)
+    errors, modes = uncertainties(
+        problem, prior=answer.prior, seed=settings.seed, equations=answer.equations, noise=noise
+    )
     count = len(members)  # the ground, if there is one, comes last and is nobody's
     full = np.zeros((2, count, 3))
     full[:, :, : problem.k] = answer.corrections[:count], errors[:count]
@@ -239,7 +248,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         outliers=outliers,
         modes=tuple((sigma, share, pattern[:count]) for sigma, share, pattern in modes),
         loops=loops,
-        seams=_seams(problem, answer, fits, both.known),
+        seams=_seams(problem, answer, fits, both.known, covariance),
     )
 
 
@@ -251,10 +260,10 @@ def _lone(component: Component, member: Member, zero: Zero, known: Constraints) 
 
 
 def _seams(
-    problem: Problem, answer: Answer, fits: Sequence[PairFit], known: Array
+    problem: Problem, answer: Answer, fits: Sequence[PairFit], known: Array, covariance: csr_array
 ) -> dict[Pair, tuple[float | None, Plane | None]]:
     hung = bridge_flags(len(problem.names), problem.first, problem.second)
-    found = seams(problem, answer, hung, pair_covariance(problem))
+    found = seams(problem, answer, hung, covariance)
     count = len(fits)  # rows behind the pairs are what the user gave
     unseen = np.zeros((count, 3))
     unseen[:, : problem.k] = (problem.delta - found.foretold)[:count]

@@ -3,8 +3,9 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it carries no types
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it carries no types
 
 
 class _Count:
@@ -13,10 +14,16 @@ class _Count:
     def __init__(self) -> None:
         self.guard = threading.Lock()
         self.inside = 0
-        self.limit: threadpool_limits | None = None
+        self.limit: ThreadpoolController | None = None
 
 
 _COUNT = _Count()
+
+
+@cache
+def _pools() -> ThreadpoolController:
+    """Look once for the process's thread pools: numpy and scipy have loaded theirs, and looking costs milliseconds."""
+    return ThreadpoolController()
 
 
 @contextmanager
@@ -24,7 +31,7 @@ def one_blas_thread() -> Iterator[None]:
     """Hold BLAS to one thread; any number of threads may do so at a time."""
     with _COUNT.guard:
         if _COUNT.inside == 0:
-            _COUNT.limit = threadpool_limits(limits=1, user_api="blas")
+            _COUNT.limit = _pools().limit(limits=1, user_api="blas")
         _COUNT.inside += 1
     try:
         yield

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.sparse import block_diag, csr_array
 
 from levelmatch_core.matching.results import Convergence
-from levelmatch_core.matching.solvers.normal import NormalEquations, assemble, scores
+from levelmatch_core.matching.solvers.normal import NormalEquations, assembled, blocks_of, scores
 from levelmatch_core.matching.solvers.problem import Answer, Array, Problem
 from levelmatch_core.settings import MatchSettings
 
@@ -82,7 +82,7 @@ def solve(problem: Problem, settings: MatchSettings) -> Answer:
 def _sweep(problem: Problem, moments: Array, start: Array, settings: MatchSettings) -> _Sweeps:
     """Sweep from `start` (N, k); p <- p + D^-1 (b - A p) / 2, with D the members' own blocks of A."""
     n, k = len(problem.names), problem.k
-    matrix = assemble(problem, moments)
+    matrix = assembled(problem, blocks_of(problem, moments))
     # A single held member is a matter of gauge: all move, and its plane is taken out of all in the end.
     moving = ~problem.held if problem.held.sum() > 1 else np.ones(n, dtype=bool)
     blocks = [np.linalg.pinv(_block(matrix, i, k), hermitian=True) * (0.5 * moving[i]) for i in range(n)]

@@ -10,14 +10,19 @@ The part of a median's variance that exceeds the mean's, about (pi/2 - 1) rms^2 
 pairs: signs of differences that share an exposure (rho = 1/2) correlate by arcsin(rho) = 0.52.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import shapely
 from numba import njit
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array, vstack
-from scipy.sparse.linalg import lsqr
+from scipy.sparse import csr_array, vstack
 
 from levelmatch_core.matching.kernels import neighbours
+from levelmatch_core.matching.solvers.blocks import Geometry
+from levelmatch_core.matching.solvers.cholesky import Cholesky
+from levelmatch_core.matching.solvers.elimination import Elimination
+from levelmatch_core.matching.solvers.normal import DENSE_UNKNOWNS
 from levelmatch_core.matching.solvers.problem import Array, Index, Problem
 
 POINTS = 600
@@ -28,6 +33,8 @@ TINY = 1e-12
 """Added to moments, whose members' half size is 1, so that an overlap that is a line has a root."""
 SPLIT_PRIOR = 1e-3
 """Weight of the wish that members are equally noisy, where the pairs do not tell (a single pair, a chain)."""
+WEIGHTIEST = 1e3
+"""Most weight of a pair's equation over the typical one's: noise-free pairs have no end of it."""
 NO_PIVOT = 1e-14
 """Pivots below this part of the largest are rounding."""
 
@@ -40,58 +47,140 @@ def pixel_variances(problem: Problem) -> Array:
 
     Where the pairs leave the split open (a bipartite graph), members of equal noise are preferred.
     """
-    n, pairs = len(problem.names), len(problem.rms)
+    n = len(problem.names)
     square = problem.rms**2  # infinite where a difference was given, and not measured
     measured = square[np.isfinite(square)]
     typical = float(np.median(measured)) / 2 if len(measured) else 1.0
     # relative equations, each about 1, and N weak ones s_i^2 = typical
-    row = np.concatenate([np.arange(pairs), np.arange(pairs), pairs + np.arange(n)])
-    column = np.concatenate([problem.first, problem.second, np.arange(n)])
-    value = np.concatenate([typical / square, typical / square, np.full(n, SPLIT_PRIOR)])
-    system = csr_array((value, (row, column)), shape=(pairs + n, n))
-    right = np.concatenate([np.ones(pairs), np.full(n, SPLIT_PRIOR)])
-    few = n <= 1000
-    tolerance, most = (1e-10, 4 * n + 100) if few else (1e-4, 300)
-    solved = lsqr(system, right, atol=tolerance, btol=tolerance, iter_lim=most, x0=np.ones(n))[0]
+    weight = np.minimum(typical / square, WEIGHTIEST) ** 2
+    told = weight * np.where(np.isfinite(square), square, 0.0) / typical
+    own, right = np.full(n, SPLIT_PRIOR**2), np.full(n, SPLIT_PRIOR**2)
+    for ends in (problem.first, problem.second):
+        own += np.bincount(ends, weights=weight, minlength=n)
+        right += np.bincount(ends, weights=told, minlength=n)
+    if n <= DENSE_UNKNOWNS:
+        matrix = np.diag(own)
+        np.add.at(matrix, (problem.first, problem.second), weight)
+        np.add.at(matrix, (problem.second, problem.first), weight)
+        solved = np.linalg.solve(matrix, right)
+    else:
+        plan = Elimination.of(problem.centres, problem.first, problem.second, np.zeros(n, dtype=bool))
+        factor = Cholesky.of(plan, own.reshape(n, 1, 1), weight.reshape(-1, 1, 1), own.reshape(n, 1) ** -0.5)
+        solved = factor.solve(right)
     return typical * np.maximum(solved, 1e-6)
 
 
-def score_factor(problem: Problem) -> csr_array:
+@dataclass(frozen=True)
+class PairNoise:
+    """The noise of all pairs' differences as draws of white noise make it.
+
+    It is told as y = M d, the error d of a pair's difference times its moments: the scores are the sum of weight B' y.
+    """
+
+    problem: Problem
+    roots: Array
+    """(K, k, k) lower roots of the moments."""
+    alone: Array
+    """(K,) variance of each pair's level that it shares with no other."""
+    begin: Index
+    """(N + 1,) where each member's pairs start."""
+    number: Index
+    """The pairs of each member over which its noise is shared."""
+    starts: Index
+    """(N + 1,) where each member's root starts."""
+    packed: Array
+    """Lower root of the covariance, between a member's pairs, of what its noise makes of y; row by row."""
+
+    @classmethod
+    def of(cls, problem: Problem) -> "PairNoise":
+        """Sample the noise of a component's members."""
+        k = problem.k
+        shapes = _shapes_of(problem.outlines)
+        unit = spread_evenly(POINTS)
+        ends = np.stack([problem.first, problem.second], axis=1)
+        root = np.asarray(np.linalg.cholesky(problem.moments + TINY * np.eye(k)), dtype=float)
+        inside, sums = _inside(unit, shapes, ends, problem.centroids, problem.scale, k)
+        sampled = inside.min(axis=1) >= FEWEST
+        shared = np.where(sampled, problem.variance * problem.shared, 0.0)
+        variances = pixel_variances(problem)[ends]
+        part = shared[:, None] * variances / variances.sum(axis=1)[:, None] / np.maximum(inside, 1)
+        # the basis [1, x, y] at the points, transformed so that its mean outer square is the overlap's
+        own = np.linalg.cholesky(sums / np.maximum(inside, 1)[:, :, None, None] + TINY * np.eye(k))
+        matched = root[:, None] @ np.linalg.inv(own)
+        matched *= (np.array([-1.0, 1.0]) * np.sqrt(part))[:, :, None, None]
+        counting = np.flatnonzero(sampled)
+        begin, beside, number = neighbours(len(problem.names), ends[counting, 0], ends[counting, 1])
+        number = counting[number]
+        starts, packed = _by_member(unit, shapes, (begin, beside, number), problem.geometry, matched)
+        alone = np.maximum(problem.variance - shared, 0.0)
+        return cls(problem, root, alone, begin, number, starts, packed)
+
+    @property
+    def sources(self) -> int:
+        """Independent sources of noise: k of each pair alone, and k of each member for each of its pairs."""
+        return self.problem.k * (len(self.alone) + len(self.number))
+
+    def draw(self, noise: Array) -> Array:
+        """Return (K, k) the y that white noise (sources,) makes."""
+        own = self.problem.delta.size
+        drawn = np.sqrt(self.alone)[:, None] * np.einsum(
+            "nab,nb->na", self.roots, noise[:own].reshape(-1, self.problem.k)
+        )
+        _spread(self.begin, self.number, self.starts, self.packed, noise[own:], drawn)
+        return drawn
+
+    def covariance_times(self, values: Array) -> Array:
+        """Return (K, k) the covariance of y times values (K, k)."""
+        back = np.einsum("nba,nb->na", self.roots, values)
+        product = self.alone[:, None] * np.einsum("nab,nb->na", self.roots, back)
+        _spread_back(self.begin, self.number, self.starts, self.packed, values, product)
+        return product
+
+    def shared_factor(self) -> csr_array:
+        """Return F (R, K k): F'F is the covariance of y that the members' noise makes."""
+        values, columns, starts = _rows(self.begin, self.number, self.starts, self.packed, self.problem.k)
+        return csr_array((values, columns, starts), shape=(len(starts) - 1, self.problem.delta.size))
+
+
+def score_factor(problem: Problem, noise: PairNoise | None = None) -> csr_array:
     """Return H (R, N k): the covariance of the scores is H'H; each row is what one unit of one noise source makes.
 
     Parameters
     ----------
     problem
         The component.
+    noise
+        Of its pairs, where it is there already.
     """
-    k, n, pairs = problem.k, len(problem.names), len(problem.rms)
-    shapes = _shapes_of(problem.outlines)
-    unit = spread_evenly(POINTS)
-    ends = np.stack([problem.first, problem.second], axis=1)
-    root = np.linalg.cholesky(problem.moments + TINY * np.eye(k))
-    # what a unit of each pair's plane at its centroid does to the scores of its two members
-    shifts = [-problem.shifts(problem.first), problem.shifts(problem.second)]
-    reach = problem.weights[:, None, None] * np.concatenate(shifts, axis=2)
-    inside, sums = _inside(unit, shapes, ends, problem.centroids, problem.scale)
-    sampled = inside.min(axis=1) >= FEWEST
-    shared = np.where(sampled, problem.variance * problem.shared, 0.0)
-    variances = pixel_variances(problem)[ends]
-    part = shared[:, None] * variances / variances.sum(axis=1)[:, None] / np.maximum(inside, 1)
-    # the basis [1, x, y] at the points, transformed so that its mean outer square is the overlap's
-    own = np.linalg.cholesky(sums[:, :, :k, :k] / np.maximum(inside, 1)[:, :, None, None] + TINY * np.eye(k))
-    matched = np.linalg.inv(own).transpose(0, 1, 3, 2) @ (root.transpose(0, 2, 1) @ reach)[:, None]
-    matched *= (np.array([-1.0, 1.0]) * np.sqrt(part))[:, :, None, None]
-    alone = np.sqrt(np.maximum(problem.variance - shared, 0.0))[:, None, None] * (root.transpose(0, 2, 1) @ reach)
-    alone = alone[problem.variance > shared]
-    columns = (ends[problem.variance > shared][:, :, None] * k + np.arange(k)).reshape(-1, 1, 2 * k)
-    rows = np.arange(len(alone) * k).reshape(-1, k, 1)
-    row, column = (np.broadcast_to(index, alone.shape).ravel() for index in (rows, columns))
-    by_pair = csr_array(coo_array((alone.ravel(), (row, column)), shape=(len(alone) * k, n * k)))
-    values, indices, starts = _by_member(
-        unit, shapes, ends[sampled], problem.centroids[sampled], problem.scale, matched[sampled]
-    )
-    by_member = csr_array((values, indices, starts), shape=(len(starts) - 1, n * k))
-    return csr_array(vstack([by_pair, by_member])) if pairs else by_pair
+    noise = noise or PairNoise.of(problem)
+    own = block_diagonal(np.sqrt(noise.alone)[:, None, None] * noise.roots.transpose(0, 2, 1))
+    own = own[np.repeat(noise.alone > 0, problem.k)]
+    weighted = design(problem).T * np.repeat(problem.weights, problem.k)
+    return csr_array(vstack([own, noise.shared_factor()]) @ weighted.T)
+
+
+def design(problem: Problem) -> csr_array:
+    """Return B (K k, N k): from the corrections to what they make of each pair's difference."""
+    k, pairs = problem.k, len(problem.rms)
+    row = (np.arange(pairs)[:, None, None] * k + np.arange(k)[:, None]) + np.zeros(k, dtype=np.int64)
+    inner = np.zeros((k, 1), dtype=np.int64) + np.arange(k)
+    column = [end[:, None, None] * k + inner for end in (problem.first, problem.second)]
+    value = [-problem.shifts(problem.first), problem.shifts(problem.second)]
+    entries = np.concatenate(value).ravel(), (np.concatenate([row, row]).ravel(), np.concatenate(column).ravel())
+    return csr_array(entries, shape=(pairs * k, len(problem.names) * k))
+
+
+def times_blocks(matrix: Array, blocks: Array) -> Array:
+    """Return a matrix (R, K k) times that with blocks (K, k, k) along its diagonal."""
+    count, k, _ = blocks.shape
+    return np.asarray(matrix.reshape(-1, count, k).transpose(1, 0, 2) @ blocks).transpose(1, 0, 2).reshape(matrix.shape)
+
+
+def block_diagonal(blocks: Array) -> csr_array:
+    """Return (K k, K k) the matrix with blocks (K, k, k) along its diagonal."""
+    count, k, _ = blocks.shape
+    columns = np.repeat(np.arange(count * k).reshape(count, k), k, axis=0)
+    return csr_array((blocks.ravel(), columns.ravel(), np.arange(0, blocks.size + 1, k)), shape=(count * k, count * k))
 
 
 def _shapes_of(polygons: tuple[object, ...] | NDArray[np.object_]) -> Shapes:
@@ -124,23 +213,35 @@ def _holds(edges: Array, start: int, stop: int, x: float, y: float) -> bool:  # 
     return True
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _reach(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Return which of a member's points, which are in the order of x, may lie in another one."""
-    width = boxes[mine, 2] - boxes[mine, 0]
-    low = np.searchsorted(unit[:, 0], (boxes[other, 0] - boxes[mine, 0]) / width)
-    high = np.searchsorted(unit[:, 0], (boxes[other, 2] - boxes[mine, 0]) / width, side="right")
-    return low, high
+@njit(nogil=True, cache=True)
+def _before(unit: Array, x: float) -> int:  # pragma: no cover - compiled
+    """Return how many points, which are in the order of x, come before it."""
+    low, high = 0, len(unit)
+    while low < high:
+        middle = (low + high) // 2
+        if unit[middle, 0] < x:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @njit(nogil=True, cache=True)
-def _inside(  # pragma: no cover - compiled
-    unit: Array, shapes: Shapes, ends: Index, centroids: Array, scale: float
+def _reach(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Return which of a member's points may lie in another one: from, and up to."""
+    width = boxes[mine, 2] - boxes[mine, 0]
+    low, high = (boxes[other, 0] - boxes[mine, 0]) / width, (boxes[other, 2] - boxes[mine, 0]) / width
+    return _before(unit, low), _before(unit, high)
+
+
+@njit(nogil=True, cache=True)
+def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
+    unit: Array, shapes: Shapes, ends: Index, centroids: Array, scale: float, k: int
 ) -> tuple[Index, Array]:
-    """Return (K, 2) how many points of either member lie in the other, and (K, 2, 3, 3) their summed moments."""
+    """Return (K, 2) how many points of either member lie in the other, and (K, 2, k, k) their summed moments."""
     edges, starts, boxes = shapes
     count = np.zeros(ends.shape, dtype=np.int64)
-    sums = np.zeros((len(ends), 2, 3, 3))
+    sums = np.zeros((len(ends), 2, k, k))
     basis = np.ones(3)
     for pair in range(len(ends)):
         for side in range(2):
@@ -152,78 +253,126 @@ def _inside(  # pragma: no cover - compiled
                 if _holds(edges, starts[other], starts[other + 1], x, y):
                     count[pair, side] += 1
                     basis[1], basis[2] = (x - centroids[pair, 0]) / scale, (y - centroids[pair, 1]) / scale
-                    for a in range(3):
-                        for b in range(3):
+                    for a in range(k):
+                        for b in range(k):
                             sums[pair, side, a, b] += basis[a] * basis[b]
     return count, sums
 
 
 @njit(nogil=True, cache=True)
-def _by_member(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: no cover
-    unit: Array, shapes: Shapes, ends: Index, centroids: Array, scale: float, matched: Array
-) -> tuple[Array, Index, Index]:
-    """Return the factor's rows that are the members' noise, as values, columns and row starts.
+def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
+    unit: Array, shapes: Shapes, lists: tuple[Index, Index, Index], geometry: Geometry, matched: Array
+) -> tuple[Index, Array]:
+    """Return where each member's root starts, and the roots: of the covariance that its noise makes between its pairs.
 
-    The noise at one member's points touches the scores of it and of its neighbours; their covariance has as many rows
-    as it has columns in its root (Cholesky, with vanishing pivots passed over).
+    (Cholesky, with vanishing pivots passed over: there may be fewer points than pairs.)
     """
-    edges, starts, boxes = shapes
+    edges, corners, boxes = shapes
+    begin, beside, number = lists
+    first, _, _, centroids, scale = geometry
     n, k = len(boxes), matched.shape[2]
-    begin, beside, number = neighbours(n, np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1]))
-    size, rows = 0, 0
+    starts = np.zeros(n + 1, dtype=np.int64)
     for member in range(n):
-        wide = k * (1 + begin[member + 1] - begin[member])
-        size += wide * (wide + 1) // 2
-        rows += wide
-    values, columns = np.empty(size), np.empty(size, dtype=np.int64)
-    row_starts = np.zeros(rows + 1, dtype=np.int64)
-    at, row = 0, 0
+        wide = k * (begin[member + 1] - begin[member])
+        starts[member + 1] = starts[member] + wide * (wide + 1) // 2
+    packed = np.empty(starts[n])
     for member in range(n):
         low, high = begin[member], begin[member + 1]
-        wide = k * (1 + high - low)
+        wide = k * (high - low)
         gram, noise = np.zeros((wide, wide)), np.zeros(wide)
-        slots = np.zeros(1 + high - low, dtype=np.int64)
-        reach = np.empty((high - low, 2), dtype=np.int64)
+        slots, reach = np.zeros(high - low, dtype=np.int64), np.empty((high - low, 2), dtype=np.int64)
         for place in range(low, high):
-            reach[place - low] = _reach(unit, boxes, member, beside[place])
+            reach[place - low, 0], reach[place - low, 1] = _reach(unit, boxes, member, beside[place])
         for q in range(len(unit)):
             x = boxes[member, 0] + unit[q, 0] * (boxes[member, 2] - boxes[member, 0])
             y = boxes[member, 1] + unit[q, 1] * (boxes[member, 3] - boxes[member, 1])
             many = 0
-            noise[:k] = 0.0
             for place in range(low, high):
                 pair, other = number[place], beside[place]
                 if not reach[place - low, 0] <= q < reach[place - low, 1]:
                     continue
-                if not _holds(edges, starts[other], starts[other + 1], x, y):
+                if not _holds(edges, corners[other], corners[other + 1], x, y):
                     continue
-                side = 0 if ends[pair, 0] == member else 1
-                slot = k * (1 + place - low)
-                many += 1
+                side, slot = 0 if first[pair] == member else 1, k * (place - low)
                 slots[many] = slot
+                many += 1
                 for a in range(k):
-                    mine, theirs = 0.0, 0.0
-                    for b in range(k):
-                        basis = 1.0
-                        if b > 0:
-                            basis = ((x if b == 1 else y) - centroids[pair, b - 1]) / scale
-                        mine += basis * matched[pair, side, b, side * k + a]
-                        theirs += basis * matched[pair, side, b, (1 - side) * k + a]
-                    noise[a] += mine
-                    noise[slot + a] = theirs
-            for i in range(many + 1 if many else 0):
+                    value = matched[pair, side, a, 0]
+                    for b in range(1, k):
+                        value += matched[pair, side, a, b] * ((x if b == 1 else y) - centroids[pair, b - 1]) / scale
+                    noise[slot + a] = value
+            for i in range(many):
                 for j in range(i + 1):
                     for a in range(k):
                         for b in range(k):
                             gram[slots[i] + a, slots[j] + b] += noise[slots[i] + a] * noise[slots[j] + b]
         _semidefinite_root(gram)
+        at = starts[member]
         for r in range(wide):
-            for c in range(r, wide):
-                value = gram[c, r]
+            for c in range(r + 1):
+                packed[at] = gram[r, c]
+                at += 1
+    return starts, packed
+
+
+@njit(nogil=True, cache=True)
+def _spread(  # noqa: PLR0917 - compiled  # pragma: no cover
+    begin: Index, number: Index, starts: Index, packed: Array, noise: Array, drawn: Array
+) -> None:
+    """Add to `drawn` (K, k) what white noise, a number for each row of the members' roots, makes of y."""
+    k, source = drawn.shape[1], 0
+    for member in range(begin.size - 1):
+        at, wide = starts[member], k * (begin[member + 1] - begin[member])
+        for r in range(wide):
+            value = 0.0
+            for c in range(r + 1):
+                value += packed[at + c] * noise[source + c]
+            at += r + 1
+            drawn[number[begin[member] + r // k], r % k] += value
+        source += wide
+
+
+@njit(nogil=True, cache=True)
+def _spread_back(  # noqa: PLR0917 - compiled  # pragma: no cover
+    begin: Index, number: Index, starts: Index, packed: Array, values: Array, product: Array
+) -> None:
+    """Add to `product` (K, k) the members' covariances of y times values (K, k)."""
+    k, most = values.shape[1], 0
+    for member in range(begin.size - 1):
+        most = max(most, k * (begin[member + 1] - begin[member]))
+    back = np.empty(most)
+    for member in range(begin.size - 1):
+        at, wide = starts[member], k * (begin[member + 1] - begin[member])
+        back[:wide] = 0.0
+        for r in range(wide):
+            value = values[number[begin[member] + r // k], r % k]
+            for c in range(r + 1):
+                back[c] += packed[at + c] * value
+            at += r + 1
+        at = starts[member]
+        for r in range(wide):
+            value = 0.0
+            for c in range(r + 1):
+                value += packed[at + c] * back[c]
+            at += r + 1
+            product[number[begin[member] + r // k], r % k] += value
+
+
+@njit(nogil=True, cache=True)
+def _rows(  # pragma: no cover - compiled
+    begin: Index, number: Index, starts: Index, packed: Array, k: int
+) -> tuple[Array, Index, Index]:
+    """Return the columns of the members' roots as rows of one sparse matrix: values, columns and row starts."""
+    values, columns = np.empty(packed.size), np.empty(packed.size, dtype=np.int64)
+    row_starts = np.zeros(k * number.size + 1, dtype=np.int64)
+    at, row = 0, 0
+    for member in range(begin.size - 1):
+        wide = k * (begin[member + 1] - begin[member])
+        for c in range(wide):
+            for r in range(c, wide):
+                value = packed[starts[member] + r * (r + 1) // 2 + c]
                 if value != 0:
-                    slot, a = c // k, c % k
-                    owner = member if slot == 0 else beside[low + slot - 1]
-                    values[at], columns[at] = value, owner * k + a
+                    values[at], columns[at] = value, number[begin[member] + r // k] * k + r % k
                     at += 1
             row += 1
             row_starts[row] = at

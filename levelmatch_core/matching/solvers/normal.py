@@ -12,24 +12,50 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
-from scipy.sparse import coo_array, csc_array, diags_array
-from scipy.sparse.linalg import LinearOperator, onenormest, splu
+from scipy.linalg import eigh, eigvalsh
+from scipy.linalg.lapack import dpotrf, dpotrs
+from scipy.sparse import coo_array, csc_array
+from scipy.sparse.linalg import LinearOperator, onenormest
 
-from levelmatch_core.errors import SolveError
-from levelmatch_core.matching.kernels import nested_dissection
+from levelmatch_core.matching.solvers.blocks import normal_blocks, to_members
+from levelmatch_core.matching.solvers.cholesky import SINGULAR, Cholesky
+from levelmatch_core.matching.solvers.elimination import Elimination
 from levelmatch_core.matching.solvers.problem import Array, Problem
 
 DENSE_UNKNOWNS = 600
 """Most unknowns that are solved densely, with all eigenvalues known."""
-LEAF = 8
-"""Members that nested dissection leaves in the order in which they come."""
-ON_ONE_PLACE = 200
-"""Above so many members on one place the matrix alone must tell the order of elimination."""
 LOOKS = 2
-"""Iterations of the condition's estimate: each is four solves."""
-SINGULAR = 1e-13
-"""Eigenvalues below this fraction of the largest are taken as 0: a mode that the pairs do not measure."""
+"""Iterations of the condition's estimate: each is two solves."""
+
+Blocks = tuple[Array, Array]
+"""(N, k, k) diagonal blocks of A, and (K, k, k) those in the row of each pair's first and the column of its second."""
+
+
+@dataclass(frozen=True)
+class PairsPart:
+    """The pairs' part of a normal matrix: what all priors on the same problem share."""
+
+    problem: Problem
+    like: "PairsPart | None" = None
+    """That of the same members and pairs with other weights: its order of elimination serves."""
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The matrix as blocks."""
+        return blocks_of(self.problem, self.problem.moments)
+
+    @cached_property
+    def dense(self) -> Array:
+        """(N k, N k) the matrix."""
+        return np.asarray(assembled(self.problem, self.blocks).toarray())
+
+    @cached_property
+    def plan(self) -> Elimination:
+        """The order of elimination."""
+        problem = self.problem
+        if self.like is not None:
+            return self.like.plan
+        return Elimination.of(problem.centres, problem.first, problem.second, problem.held)
 
 
 @dataclass(frozen=True)
@@ -39,15 +65,18 @@ class NormalEquations:
     problem: Problem
     slope_sd: float | None = None
     """Standard deviation of the Gaussian prior on each slope, data unit over `problem.scale` pixels; None: no prior."""
+    known: PairsPart | None = None
+    """The pairs' part, where it is there already."""
 
-    pairs_matrix: csc_array | None = None
-    """The pairs' part of the matrix, where it is assembled already."""
+    def of(self, problem: Problem, slope_sd: float | None) -> "NormalEquations":
+        """Return the equations of the same members and pairs with other weights, or another prior."""
+        same = self.pairs if problem is self.problem else PairsPart(problem, self.pairs)
+        return NormalEquations(problem, slope_sd, same)
 
     @cached_property
-    def matrix(self) -> csc_array:
-        """(N k, N k) normal matrix with prior, before the gauge."""
-        own = assemble(self.problem, self.problem.moments) if self.pairs_matrix is None else self.pairs_matrix
-        return own + diags_array(self.prior, format="csc")
+    def pairs(self) -> PairsPart:
+        """The pairs' part of the matrix."""
+        return self.known or PairsPart(self.problem)
 
     @cached_property
     def prior(self) -> Array:
@@ -58,38 +87,39 @@ class NormalEquations:
         return diagonal.ravel()
 
     @cached_property
-    def free(self) -> NDArray[np.int64]:
-        """Unknowns that are solved for: not those of held members, nor those of the grounded one.
-
-        Many are in an order in which the sparse factors stay small.
-        """
+    def fixed(self) -> NDArray[np.bool_]:
+        """(N, k) unknowns that are not solved for: those of held members, or of the grounded one."""
         problem = self.problem
         fixed = np.repeat(problem.held[:, None], problem.k, axis=1)
         if problem.mean_gauge:
-            degree = np.bincount(problem.first, minlength=len(fixed)) + np.bincount(
-                problem.second, minlength=len(fixed)
-            )
+            n = len(fixed)
+            degree = np.bincount(problem.first, minlength=n) + np.bincount(problem.second, minlength=n)
             fixed[int(np.argmax(degree)), : (1 if self.slope_sd is not None else problem.k)] = True
-        free = np.flatnonzero(~fixed.ravel())
-        if len(free) <= DENSE_UNKNOWNS or self._ordering is None:
-            return free
-        ordered = (self._ordering[:, None] * problem.k + np.arange(problem.k)).ravel()
-        return ordered[~fixed.ravel()[ordered]]
+        return fixed
 
     @cached_property
-    def _ordering(self) -> NDArray[np.int64] | None:
-        """Members as nested dissection orders them; None where they have no places that it could go by."""
-        problem = self.problem
-        order, stuck = nested_dissection(problem.centres, problem.first, problem.second, LEAF)
-        return order if stuck <= ON_ONE_PLACE else None
+    def free(self) -> NDArray[np.int64]:
+        """Unknowns that are solved for."""
+        return np.flatnonzero(~self.fixed.ravel())
 
     @cached_property
-    def _reduced(self) -> tuple[csc_array, Array]:
-        """Return the free part of the matrix, scaled to a unit diagonal, and the scaling."""
-        part = self.matrix[self.free][:, self.free]
-        diagonal = part.diagonal()
-        scaling = np.where(diagonal > 0, diagonal, 1.0) ** -0.5
-        return csc_array(diags_array(scaling) @ part @ diags_array(scaling)), scaling
+    def diagonal(self) -> Array:
+        """(N k,) diagonal of the matrix with prior, before the gauge."""
+        own = self.pairs.blocks[0]
+        return np.einsum("naa->na", own).ravel() + self.prior
+
+    @cached_property
+    def _scaling(self) -> Array:
+        """(N, k) what scales the matrix to a unit diagonal; 0 for what is not solved for."""
+        scaling = np.where(self.diagonal > 0, self.diagonal, 1.0) ** -0.5
+        return scaling.reshape(self.fixed.shape) * ~self.fixed
+
+    @cached_property
+    def _factor(self) -> Cholesky:
+        own, across = self.pairs.blocks
+        if self.slope_sd is not None:
+            own = own + np.diag(self.prior[: self.problem.k])
+        return Cholesky.of(self.pairs.plan, own, across, self._scaling)
 
     @property
     def dense(self) -> bool:
@@ -97,52 +127,81 @@ class NormalEquations:
         return len(self.free) <= DENSE_UNKNOWNS
 
     @cached_property
-    def _eigen(self) -> tuple[Array, Array, NDArray[np.bool_]]:
-        values, vectors = eigh(self._reduced[0].toarray())
-        return values, vectors, values > SINGULAR * values[-1]
+    def _reduced(self) -> Array:
+        """The free part of the matrix, dense, scaled to a unit diagonal."""
+        scaling = self._scaling.ravel()[self.free]
+        part = self.pairs.dense[np.ix_(self.free, self.free)]
+        part[np.arange(len(part)), np.arange(len(part))] += self.prior[self.free]
+        part *= scaling[:, None]
+        part *= scaling
+        return part
 
     @cached_property
-    def _factor(self) -> object:
-        ordering = "MMD_AT_PLUS_A" if self._ordering is None else "NATURAL"
-        try:
-            return splu(self._reduced[0], permc_spec=ordering, diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-        except RuntimeError as error:  # what SuperLU raises for an exactly singular matrix
-            message = (
-                f"the level problem of {self.problem.names[0]} and {len(self.problem.names) - 1} more members is "
-                f"singular ({error}): its overlaps do not determine a plane for each. Use fit type 'level'"
-            )
-            raise SolveError(message) from error
+    def _root(self) -> Array | None:
+        """The Cholesky root of the dense matrix; None where a pivot vanishes."""
+        root, failed = dpotrf(self._reduced.T, lower=1)  # its own transpose, in LAPACK's order
+        return None if failed or np.any(root.diagonal() ** 2 <= SINGULAR) else np.asarray(root)
+
+    @cached_property
+    def _eigen(self) -> tuple[Array, Array, NDArray[np.bool_]]:
+        values, vectors = eigh(self._reduced)
+        return values, vectors, values > SINGULAR * values[-1]
 
     @cached_property
     def log_determinant(self) -> float:
         """Logarithm of the determinant of the free part of the matrix, which a prior makes positive definite."""
-        part, scaling = self._reduced
-        if self.dense:
-            value = float(np.linalg.slogdet(part.toarray())[1])
+        if not self.dense:
+            value = self._factor.logarithm
+        elif self._root is None:
+            value = float(np.linalg.slogdet(self._reduced)[1])
         else:
-            value = float(np.sum(np.log(np.abs(self._factor.U.diagonal()))))  # type: ignore[attr-defined]  # SuperLU: no types
-        return value - 2 * float(np.sum(np.log(scaling)))
+            value = 2 * float(np.sum(np.log(self._root.diagonal())))
+        return value - 2 * float(np.sum(np.log(self._scaling.ravel()[self.free])))
 
     def apply_inverse(self, right: Array) -> Array:
         """Solve for right-hand sides (N k,) or (N k, M); grounded and held unknowns are 0."""
-        _, scaling = self._reduced
-        columns = right.reshape(len(right), -1)[self.free] * scaling[:, None]
-        if self.dense:
+        if not self.dense:
+            return self._factor.solve(right)
+        result = np.zeros((len(right), right.size // len(right)))
+        if not len(self.free):
+            return result.reshape(right.shape)
+        scaling = self._scaling.ravel()[self.free, None]
+        columns = right.reshape(result.shape)[self.free] * scaling
+        if self._determined and self._root is not None:
+            solved, _ = dpotrs(self._root, columns, lower=1)
+        else:
             values, vectors, good = self._eigen
             kept = vectors[:, good]
             solved = kept @ ((kept.T @ columns) / values[good][:, None])
-        else:
-            solved = self._factor.solve(np.ascontiguousarray(columns))  # type: ignore[attr-defined]  # SuperLU: no types
-        result = np.zeros((len(right), columns.shape[1]))
-        result[self.free] = solved * scaling[:, None]
+        result[self.free] = scaling * solved
         return result.reshape(right.shape)
 
     @cached_property
+    def response(self) -> Array:
+        """(N k, K k) A^-1 B': what a pull at each pair's centroid makes of the corrections; for small problems."""
+        problem, pairs = self.problem, np.arange(len(self.problem.rms))
+        pulls = np.zeros((*self.fixed.shape, len(pairs), problem.k))
+        pulls[problem.second, :, pairs] = problem.shifts(problem.second).transpose(0, 2, 1)
+        pulls[problem.first, :, pairs] -= problem.shifts(problem.first).transpose(0, 2, 1)
+        return self.apply_inverse(pulls.reshape(self.fixed.size, -1))
+
+    @property
+    def _determined(self) -> bool:
+        """Whether the unknowns are determined as a matter of course: levels by the pairs, slopes by the prior."""
+        return self.problem.k == 1 or self.slope_sd is not None
+
+    @cached_property
     def rank(self) -> int:
-        """Unknowns that are determined, the mean gauge's being counted out (see `Problem.unknowns`)."""
+        """Unknowns that are determined, the mean gauge's being counted out (see `Problem.unknowns`).
+
+        Of large problems those are counted whose pivots vanish: a lower bound of the missing rank, which the
+        condition's estimate completes.
+        """
         if not len(self.free):
             return 0
-        missing = int(np.count_nonzero(~self._eigen[2])) if self.dense else self._missing_sparse()
+        if self._determined:
+            return self.problem.unknowns
+        missing = int(np.count_nonzero(~self._eigen[2])) if self.dense else self._factor.missing
         return self.problem.unknowns - missing
 
     @cached_property
@@ -152,22 +211,28 @@ class NormalEquations:
         if not n:
             return None
         if self.dense:
-            values, _, good = self._eigen
-            return float(values[-1] / values[good][0])
-        factor = self._factor
-        inverse = LinearOperator((n, n), matvec=factor.solve, rmatvec=factor.solve, dtype=float)  # type: ignore[attr-defined]  # SuperLU: no types
-        return float(onenormest(self._reduced[0]) * onenormest(inverse, itmax=LOOKS))
+            values = eigvalsh(self._reduced) if self._determined else self._eigen[0]
+            good = values[values > SINGULAR * values[-1]]
+            return float(values[-1] / good[0])
+        factor, size = self._factor, self.fixed.size
+        inverse = LinearOperator((size, size), matvec=factor.apply, rmatvec=factor.apply, dtype=float)
+        # one column at a time: several would be started at random
+        return self._norm * float(onenormest(inverse, t=1, itmax=LOOKS))
 
-    def _missing_sparse(self) -> int:
-        """Count the pivots that vanish: a lower bound of the missing rank, which the condition estimate completes."""
-        if self.problem.k == 1 or self.slope_sd is not None:  # tied by the pairs; by the prior
-            return 0
-        pivots = np.abs(self._factor.U.diagonal())  # type: ignore[attr-defined]  # SuperLU: no types
-        return int(np.count_nonzero(pivots <= SINGULAR * pivots.max()))
+    @cached_property
+    def _norm(self) -> float:
+        """The 1-norm of the scaled matrix."""
+        (own, across), scaling = self.pairs.blocks, self._scaling
+        diagonal = np.abs(own) * scaling[:, :, None] * scaling[:, None]
+        sums = diagonal.sum(axis=1) + self.prior.reshape(scaling.shape) * scaling**2
+        first, second = self.problem.first, self.problem.second
+        size = np.abs(across) * scaling[first][:, :, None] * scaling[second][:, None]
+        sums += _summed(first, size.sum(axis=2), len(sums)) + _summed(second, size.sum(axis=1), len(sums))
+        return float(sums.max())
 
 
-def assemble(problem: Problem, moments: Array) -> csc_array:
-    """Return (N k, N k) the sum of B' (weight moments) B over the pairs.
+def blocks_of(problem: Problem, moments: Array) -> Blocks:
+    """Return the blocks of the sum of B' (weight moments) B over the pairs.
 
     Parameters
     ----------
@@ -176,12 +241,13 @@ def assemble(problem: Problem, moments: Array) -> csc_array:
     moments
         (K, k, k) moment matrix of each pair.
     """
+    return normal_blocks(problem.geometry, problem.weights[:, None, None] * moments)
+
+
+def assembled(problem: Problem, given: Blocks) -> csc_array:
+    """Return (N k, N k) the matrix of these blocks."""
     k, n = problem.k, len(problem.names)
-    left, right = problem.shifts(problem.first), problem.shifts(problem.second)
-    weighted = problem.weights[:, None, None] * moments
-    from_left, from_right = left.transpose(0, 2, 1) @ weighted, right.transpose(0, 2, 1) @ weighted
-    own = _summed(problem.first, from_left @ left, n) + _summed(problem.second, from_right @ right, n)
-    across = -from_left @ right
+    own, across = given
     blocks = np.concatenate([own, across, across.transpose(0, 2, 1)])
     members = np.arange(n)
     rows = np.concatenate([members, problem.first, problem.second])
@@ -194,15 +260,11 @@ def assemble(problem: Problem, moments: Array) -> csc_array:
 
 def scores(problem: Problem, residuals: Array, moments: Array) -> Array:
     """Return (N k,) the sum of B' (weight moments) residual over the pairs: the objective's downhill gradient."""
-    weighted = problem.weights[:, None] * np.einsum("kab,kb->ka", moments, residuals)
-    n = len(problem.names)
-    there = np.einsum("kba,kb->ka", problem.shifts(problem.second), weighted)
-    here = np.einsum("kba,kb->ka", problem.shifts(problem.first), weighted)
-    return (_summed(problem.second, there, n) - _summed(problem.first, here, n)).ravel()
+    total = np.zeros((len(problem.names), problem.k))
+    to_members(problem.geometry, problem.weights[:, None] * np.einsum("kab,kb->ka", moments, residuals), total)
+    return total.ravel()
 
 
 def _summed(members: NDArray[np.int64], values: Array, n: int) -> Array:
-    """Return (n, ...) the sum of values (K, ...) over each member's entries."""
-    flat = values.reshape(len(values), -1)
-    columns = [np.bincount(members, weights=column, minlength=n) for column in flat.T]
-    return np.stack(columns, axis=1).reshape(n, *values.shape[1:]).astype(float)
+    """Return (n, k) the sum of values (K, k) over each member's entries."""
+    return np.stack([np.bincount(members, weights=column, minlength=n) for column in values.T], axis=1)

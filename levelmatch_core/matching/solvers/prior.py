@@ -20,9 +20,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.sparse import csc_array
 
-from levelmatch_core.matching.solvers.normal import NormalEquations, assemble, scores
+from levelmatch_core.matching.solvers.normal import NormalEquations, scores
 from levelmatch_core.matching.solvers.problem import Array, Problem, SlopePrior
 from levelmatch_core.settings import MatchSettings
 
@@ -68,8 +67,8 @@ def _estimated(problem: Problem) -> SlopePrior | None:
         return None
     low, high = math.log(WEAKEST * information), math.log(STRONGEST * information)
     looked_at = _patches(problem) if len(problem.names) > ALL else [problem]
-    parts = [(part, assemble(part, part.moments)) for part in looked_at]
-    measured = sum(_measured(part) for part, _ in parts)
+    parts = [NormalEquations(part) for part in looked_at]
+    measured = sum(_measured(part.problem) for part in parts)
     tried = np.linspace(low, high, STEPS)
     values = [_evidence(parts, float(x), measured)[0] for x in tried]
     best = int(np.argmin(values))
@@ -90,7 +89,7 @@ def _estimated(problem: Problem) -> SlopePrior | None:
 
 def _slope_information(problem: Problem) -> Array:
     """Return (2 M,) the normal matrix's diagonal at the slopes of members that are not held."""
-    diagonal = NormalEquations(problem).matrix.diagonal().reshape(-1, problem.k)
+    diagonal = NormalEquations(problem).diagonal.reshape(-1, problem.k)
     return np.asarray(diagonal[~problem.held, 1:].ravel())
 
 
@@ -100,12 +99,13 @@ def _measured(problem: Problem) -> int:
     return int(np.count_nonzero(values > RANK * values[:, -1:]))
 
 
-def _evidence(parts: Sequence[tuple[Problem, csc_array]], log_precision: float, measured: int) -> tuple[float, float]:
+def _evidence(parts: Sequence[NormalEquations], log_precision: float, measured: int) -> tuple[float, float]:
     """Return minus twice the log likelihood of a precision (but for a constant), and the misfit s^2."""
     precision = math.exp(log_precision)
     squares, determinant, slopes, free = 0.0, 0.0, 0, 0
-    for part, matrix in parts:
-        equations = NormalEquations(part, slope_sd=precision**-0.5, pairs_matrix=matrix)
+    for known in parts:
+        part = known.problem
+        equations = known.of(part, precision**-0.5)
         corrections = equations.apply_inverse(scores(part, part.delta, part.moments)).reshape(-1, part.k)
         left = part.residuals(corrections)
         squares += float(np.sum(part.weights * np.einsum("ka,kab,kb->k", left, part.moments, left)))

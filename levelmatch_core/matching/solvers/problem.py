@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from levelmatch_core.matching.pairs import outlines, rounding_floor
 from levelmatch_core.matching.results import Convergence, Member, PairFit
+from levelmatch_core.matching.solvers.blocks import Geometry, what_is_left
 from levelmatch_core.settings import FitType, MatchSettings
 
 if TYPE_CHECKING:
@@ -118,15 +119,18 @@ class Problem:
         _, label = connected_components(joined, directed=False)
         return np.flatnonzero(label == np.argmax(np.bincount(label)))
 
+    @property
+    def geometry(self) -> Geometry:
+        """The pairs as the compiled loops take them."""
+        return self.first, self.second, self.centres, self.centroids, self.scale
+
     def shifts(self, of: Index) -> Array:
         """Return (K, k, k) matrices that take the coefficients of members `of` to each pair's centroid."""
         return shift(self.centres[of], self.centroids, self.scale, self.k)
 
     def residuals(self, corrections: Array) -> Array:
         """Return (K, k) what is left of each delta after `corrections` (N, k) are subtracted."""
-        there = np.einsum("kab,kb->ka", self.shifts(self.second), corrections[self.second])
-        here = np.einsum("kab,kb->ka", self.shifts(self.first), corrections[self.first])
-        return self.delta - (there - here)
+        return what_is_left(self.geometry, self.delta, np.ascontiguousarray(corrections))
 
     def mean_plane(self, corrections: Array) -> Array:
         """Return (N, k) the mean of all members' planes, about each member's centre."""

@@ -3,19 +3,21 @@
 S is the covariance of the scores, and pairs that share an exposure share its noise (see `noise`): N exposures on top of
 each other are far from N(N-1)/2 independent pairs (taking them so gives a variance N/2 too small).
 
-Small problems are propagated exactly. Of large ones the errors are drawn: with H'H = S, each seeded draw of white noise
-e gives A^-1 H'e, one possible error of all corrections, at the price of a solve; sigmas are the draws' scatter, to one
-part in the root of twice their number. The weakest modes are the leading eigenvectors of the same operator, by Lanczos
-iteration.
+Small problems are propagated exactly. Of large ones the errors are drawn: each seeded draw of the pairs' noise gives
+one possible error of all corrections, at the price of a solve; sigmas are the draws' scatter, to one part in the root
+of twice their number. The weakest modes are the leading eigenvectors of the same covariance, by block Lanczos iteration
+(Golub and Underwood 1977, Mathematical Software III, 361) that starts from the first draws.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import eigh, qr
 from scipy.sparse import csr_array, diags_array, vstack
-from scipy.sparse.linalg import LinearOperator, eigsh
 
-from levelmatch_core.matching.solvers.noise import score_factor
+from levelmatch_core.matching.solvers.blocks import to_members, what_is_left
+from levelmatch_core.matching.solvers.noise import PairNoise, times_blocks
 from levelmatch_core.matching.solvers.normal import NormalEquations
 from levelmatch_core.matching.solvers.problem import Array, Problem, SlopePrior, shift
 
@@ -23,16 +25,16 @@ DRAWS, FEWEST_DRAWS = 200, 50
 """Draws by which the sigmas of large problems are estimated: to 5 % up to `FULL_DRAWS` unknowns, to 10 % at worst."""
 FULL_DRAWS = 100_000
 """Unknowns for which all draws are made; beyond, as many as keep their cost, so long as there are `FEWEST_DRAWS`."""
-DRAWS_AT_ONCE = 10
-"""Draws that are solved together: memory."""
+AT_ONCE = 10
+"""Draws that are solved together: memory. The modes' iteration has as many columns."""
 MODES = 3
 """Weakest modes that are told."""
 MODE_MEMBERS = 200_000
 """Most members of a component whose modes are told: each has a number for every member."""
 NO_MODE = 1e-9
 """A mode with less than this part of the variance is none."""
-MODE_TOLERANCE = 1e-4
-"""Relative, of a mode's variance."""
+MODE_TOLERANCE, MODE_ROUNDS = 1e-4, 20
+"""Relative residual of a mode at which it is found, and most rounds of the iteration."""
 
 Mode = tuple[float, float, Array]
 """1 sigma of the rms over members, share of the variance, (N,) pattern of rms 1."""
@@ -43,32 +45,72 @@ class _Noise:
     """The noise of the scores on its way to the corrections."""
 
     problem: Problem
+    prior: SlopePrior | None
     equations: NormalEquations
-    factor: csr_array
+    pairs: PairNoise
 
-    @classmethod
-    def of(cls, problem: Problem, prior: SlopePrior | None, equations: NormalEquations) -> "_Noise":
-        factor = score_factor(problem)
-        if prior is not None:
-            factor = csr_array(vstack([factor, _prior_factor(problem, prior)]))
-        return cls(problem, equations, factor)
-
-    def to_corrections(self, noise: Array) -> Array:
-        """Return (N k, M) the errors that noise (R, M) of the scores makes, in the gauge."""
-        return _to_gauge(self.problem, self.equations.apply_inverse(self.factor.T @ noise))
+    @property
+    def pulled(self) -> Array:
+        """(N, k) what a unit of width of the true slopes, which the prior pulls to 0, does to the scores."""
+        pulled = np.zeros((len(self.problem.names), self.problem.k))
+        if self.prior is not None:
+            pulled[~self.problem.held, 1:] = self.prior.width / self.prior.sd**2
+        return pulled
 
     def exact(self) -> Array:
-        """Return S (N k, R), S S' the covariance: A^-1 H'H A^-1 = (A^-1 H')(A^-1 H')', squares never subtracted."""
-        return _to_gauge(self.problem, self.equations.apply_inverse(self.factor.T.toarray()))
+        """Return C (N k, R), C C' the covariance: A^-1 H'H A^-1 = (A^-1 H')(A^-1 H')', squares never subtracted."""
+        problem, pairs = self.problem, self.pairs
+        response = self.equations.response * np.repeat(problem.weights, problem.k)
+        own = np.sqrt(pairs.alone)[:, None, None] * pairs.roots
+        made = [times_blocks(response, own)]
+        made.append((pairs.shared_factor() @ response.T).T)
+        if self.prior is not None:
+            made.append(self.equations.apply_inverse(self._prior_factor().toarray().T))
+        return _to_gauge(problem, np.concatenate(made, axis=1))
+
+    def draws(self, count: int, seed: int) -> Iterator[Array]:
+        """Yield (N k, M) seeded errors of all corrections, some at a time."""
+        problem, pulled, random = self.problem, self.pulled, np.random.default_rng(seed)
+        for start in range(0, count, AT_ONCE):
+            several = np.empty((problem.delta.shape[1] * len(problem.names), min(AT_ONCE, count - start)))
+            for column in several.T:
+                scores = np.zeros(pulled.shape)
+                drawn = self.pairs.draw(random.standard_normal(self.pairs.sources))
+                to_members(problem.geometry, problem.weights[:, None] * drawn, scores)
+                if self.prior is not None:
+                    scores += pulled * random.standard_normal(pulled.shape)
+                    if not problem.mean_gauge:  # slopes relative to a held member lack its own, which all others share
+                        scores += pulled * random.standard_normal(problem.k)
+                column[:] = scores.ravel()
+            yield _to_gauge(problem, self.equations.apply_inverse(several))
 
     def level_covariance(self, levels: Array) -> Array:
-        """Return (N,) the covariance of the levels times a pattern (N,)."""
-        problem = self.problem
-        pattern = np.zeros((len(problem.names), problem.k))
-        pattern[:, 0] = levels
-        pulled = self.equations.apply_inverse(_from_gauge(problem, pattern.reshape(-1, 1)))
-        back = self.to_corrections(self.factor @ pulled)
-        return back.reshape(-1, problem.k)[:, 0]
+        """Return (N, M) the covariance of the levels times patterns (N, M)."""
+        problem, pulled = self.problem, self.pulled
+        patterns = np.zeros((len(problem.names), problem.k, levels.shape[1]))
+        patterns[:, 0] = levels
+        through = self.equations.apply_inverse(_from_gauge(problem, patterns.reshape(pulled.size, -1)))
+        several, none = np.empty_like(through), np.zeros_like(problem.delta)
+        for column, given in zip(several.T, through.T, strict=True):
+            own = np.ascontiguousarray(given).reshape(pulled.shape)
+            seen = problem.weights[:, None] * -what_is_left(problem.geometry, none, own)
+            scores = pulled**2 * own
+            if not problem.mean_gauge:
+                scores += pulled * np.sum(pulled * own, axis=0)
+            to_members(problem.geometry, problem.weights[:, None] * self.pairs.covariance_times(seen), scores)
+            column[:] = scores.ravel()
+        back = _to_gauge(problem, self.equations.apply_inverse(several))
+        return back.reshape(*pulled.shape, -1)[:, 0]
+
+    def _prior_factor(self) -> csr_array:
+        """Return (R, N k): what the true slopes, pulled to 0, do to the scores, a row each."""
+        pulled = self.pulled
+        rows = [diags_array(pulled.ravel()).tocsr()[pulled.ravel() > 0]]
+        if not self.problem.mean_gauge:
+            common = np.zeros((2, *pulled.shape))
+            common[0, :, 1], common[1, :, 2] = pulled[:, 1], pulled[:, 2]
+            rows.append(csr_array(common.reshape(2, pulled.size)))
+        return csr_array(vstack(rows))
 
 
 def sigmas(problem: Problem, *, prior: SlopePrior | None = None, seed: int = 0) -> Array:
@@ -83,6 +125,7 @@ def uncertainties(
     seed: int = 0,
     modes: int = MODES,
     equations: NormalEquations | None = None,
+    noise: PairNoise | None = None,
 ) -> tuple[Array, list[Mode]]:
     """Return the 1-sigma errors of the corrections, relative to the gauge, and the weakest modes of the levels.
 
@@ -100,6 +143,8 @@ def uncertainties(
         Most modes that are told, weakest first; none in components of more than 200,000 members.
     equations
         The normal equations of this problem with this prior, where they are there already.
+    noise
+        That of its pairs, where it is there already.
 
     Returns
     -------
@@ -108,44 +153,60 @@ def uncertainties(
     modes
         1 sigma of the rms over members, share of all levels' variance, pattern of rms 1.
     """
-    noise = _Noise.of(problem, prior, equations or NormalEquations(problem, prior.sd if prior else None))
+    equations = equations or NormalEquations(problem, prior.sd if prior else None)
+    known = _Noise(problem, prior, equations, noise or PairNoise.of(problem))
     shape = len(problem.names), problem.k
-    if noise.equations.dense:
-        columns = noise.exact()
+    if equations.dense:
+        columns = known.exact()
         variances = np.sum(columns**2, axis=1).reshape(shape)
-        levels = columns.reshape(*shape, -1)[:, 0]
-        values, vectors = np.linalg.eigh(levels @ levels.T)
-        values, vectors = values[: -modes - 1 : -1], vectors[:, : -modes - 1 : -1]
+        values, vectors = _largest(columns.reshape(*shape, -1)[:, 0], modes)
     else:
-        variances = _drawn(noise, seed)
+        first, variances = _drawn(known, seed)
         told = modes if len(problem.names) <= MODE_MEMBERS else 0
-        values, vectors = _leading(noise, told, seed)
+        values, vectors = _leading(known, first, told)
     return np.sqrt(variances), _modes(values, vectors, float(variances[:, 0].sum()))
 
 
-def _drawn(noise: _Noise, seed: int) -> Array:
-    """Return (N, k) the corrections' variances over seeded draws."""
+def _drawn(noise: _Noise, seed: int) -> tuple[Array, Array]:
+    """Return the levels of some draws (N, M), and (N, k) the corrections' variances over all."""
     shape = len(noise.problem.names), noise.problem.k
-    draws = int(np.clip(DRAWS * FULL_DRAWS // (shape[0] * shape[1]), FEWEST_DRAWS, DRAWS))
-    squares = np.zeros(shape[0] * shape[1])
-    random = np.random.default_rng(seed)
-    for start in range(0, draws, DRAWS_AT_ONCE):
-        several = min(DRAWS_AT_ONCE, draws - start)
-        drawn = noise.to_corrections(random.standard_normal((noise.factor.shape[0], several)))
+    count = int(np.clip(DRAWS * FULL_DRAWS // (shape[0] * shape[1]), FEWEST_DRAWS, DRAWS))
+    first, squares = np.zeros((0, 0)), np.zeros(shape[0] * shape[1])
+    for drawn in noise.draws(count, seed):
         squares += np.einsum("nm,nm->n", drawn, drawn)
-    return (squares / draws).reshape(shape)
+        first = first if first.size else drawn[:: shape[1]].copy()
+    return first, (squares / count).reshape(shape)
 
 
-def _leading(noise: _Noise, modes: int, seed: int) -> tuple[Array, Array]:
-    """Return the largest eigenvalues of the levels' covariance, falling, and (N, modes) their eigenvectors."""
-    n = len(noise.problem.names)
+def _largest(levels: Array, modes: int) -> tuple[Array, Array]:
+    """Return the largest eigenvalues of levels (N, R) times their transpose, falling, and their eigenvectors."""
+    n = len(levels)
     if not modes:
         return np.zeros(0), np.zeros((n, 0))
-    covariance = LinearOperator((n, n), matvec=noise.level_covariance, dtype=float)
-    start = np.random.default_rng(seed).standard_normal(n)
-    values, vectors = eigsh(covariance, k=modes, which="LA", v0=start, tol=MODE_TOLERANCE)
-    falling = np.argsort(-values, kind="stable")
-    return values[falling], vectors[:, falling]
+    values, vectors = eigh(levels @ levels.T, subset_by_index=(max(0, n - modes), n - 1))
+    return values[::-1], vectors[:, ::-1]
+
+
+def _leading(noise: _Noise, start: Array, modes: int) -> tuple[Array, Array]:
+    """Return the largest eigenvalues of the levels' covariance, falling, and (N, modes) their eigenvectors."""
+    if not modes:
+        return np.zeros(0), np.zeros((len(start), 0))
+    seen = np.zeros((len(start), 0))
+    basis, _ = qr(start, mode="economic")
+    newest = basis
+    while True:
+        seen = np.concatenate([seen, noise.level_covariance(newest)], axis=1)
+        values, turns = np.linalg.eigh(basis.T @ seen)
+        values, turns = values[: -modes - 1 : -1], turns[:, : -modes - 1 : -1]
+        vectors = basis @ turns
+        left = np.linalg.norm(seen @ turns - vectors * values, axis=0)
+        room = min(len(start), MODE_ROUNDS * start.shape[1]) - basis.shape[1]
+        if np.all(left <= MODE_TOLERANCE * values) or room <= 0:
+            return values, vectors
+        newest = seen[:, -min(room, newest.shape[1]) :]
+        for _ in range(2):  # twice is enough (Kahan and Parlett)
+            newest, _ = qr(newest - basis @ (basis.T @ newest), mode="economic")
+        basis = np.concatenate([basis, newest], axis=1)
 
 
 def _modes(values: Array, vectors: Array, total: float) -> list[Mode]:
@@ -156,22 +217,6 @@ def _modes(values: Array, vectors: Array, total: float) -> list[Mode]:
             turned = vector * np.sign(vector[np.argmax(np.abs(vector))]) * np.sqrt(n)
             modes.append((float(np.sqrt(value / n)), value / total, turned))
     return modes
-
-
-def _prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
-    """Return (R, N k): what the true slopes, pulled to 0, do to the scores: precision times width for each slope.
-
-    Slopes relative to a held member lack that member's own, which all others share.
-    """
-    size = len(problem.names) * problem.k
-    slopes = np.zeros((len(problem.names), problem.k))
-    slopes[~problem.held, 1:] = prior.width / prior.sd**2
-    rows = [diags_array(slopes.ravel()).tocsr()[slopes.ravel() > 0]]
-    if not problem.mean_gauge:
-        common = np.zeros((2, *slopes.shape))
-        common[0, :, 1], common[1, :, 2] = slopes[:, 1], slopes[:, 2]
-        rows.append(csr_array(common.reshape(2, size)))
-    return csr_array(vstack(rows))
 
 
 def _to_gauge(problem: Problem, columns: Array) -> Array:
