@@ -8,12 +8,12 @@ exactly is subtracted from the differences beforehand, and its member is held.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import shapely
 
 from levelmatch_core.images.given import Action, Given, PairRule
-from levelmatch_core.matching.graph import is_named
 from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Member
 from levelmatch_core.matching.solvers.problem import Array, Problem
@@ -57,22 +57,21 @@ def constraints_of(members: Sequence[Member], given: Given, *, with_levels: bool
     """
     locked: dict[str, float] = {member.name: 0.0 for member in members if member.locked}
     levels: dict[str, tuple[float, float]] = {}
-    for one in given.levels if with_levels else ():
-        for member in members:
-            if is_named(member, {one.tile}):
-                if one.error == 0:
-                    locked[member.name] = one.level
-                else:
-                    levels[member.name] = one.level, one.error
     pairs: dict[Action, dict[Pair, PairRule]] = {action: {} for action in Action}
+    named = _by_any_name(members) if given.levels or given.rules else {}
+    for one in given.levels if with_levels else ():
+        for name in named.get(one.tile, ()):
+            if one.error == 0:
+                locked[name] = one.level
+            else:
+                levels[name] = one.level, one.error
     for rule in given.rules:
-        for first in members:
-            for second in members if is_named(first, {rule.first}) else ():
-                if second.name != first.name and is_named(second, {rule.second}):
-                    turned = first.name > second.name
-                    key = (second.name, first.name) if turned else (first.name, second.name)
-                    difference = -rule.difference if turned else rule.difference
-                    pairs[rule.action][key] = rule.model_copy(update={"difference": difference})
+        for first, second in product(named.get(rule.first, ()), named.get(rule.second, ())):
+            if second != first:
+                turned = first > second
+                difference = -rule.difference if turned else rule.difference
+                key = (second, first) if turned else (first, second)
+                pairs[rule.action][key] = rule.model_copy(update={"difference": difference})
     return Constraints(
         levels=levels,
         locked=locked,
@@ -80,6 +79,15 @@ def constraints_of(members: Sequence[Member], given: Given, *, with_levels: bool
         forced=frozenset(pairs[Action.FORCE]),
         forbidden=frozenset(pairs[Action.FORBID]),
     )
+
+
+def _by_any_name(members: Sequence[Member]) -> dict[str, list[str]]:
+    """Return the members that each name stands for (see :func:`~levelmatch_core.matching.graph.is_named`)."""
+    named: dict[str, list[str]] = {}
+    for member in members:
+        for name in {member.name, member.tile, *member.tile.split("+")}:
+            named.setdefault(name, []).append(member.name)
+    return named
 
 
 @dataclass(frozen=True)

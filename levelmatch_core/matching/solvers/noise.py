@@ -247,10 +247,11 @@ def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
         for side in range(2):
             mine, other = ends[pair, side], ends[pair, 1 - side]
             low, high = _reach(unit, boxes, mine, other)
+            start, stop, bottom, top = starts[other], starts[other + 1], boxes[other, 1], boxes[other, 3]
             for q in range(low, high):
                 x = boxes[mine, 0] + unit[q, 0] * (boxes[mine, 2] - boxes[mine, 0])
                 y = boxes[mine, 1] + unit[q, 1] * (boxes[mine, 3] - boxes[mine, 1])
-                if _holds(edges, starts[other], starts[other + 1], x, y):
+                if bottom < y < top and _holds(edges, start, stop, x, y):
                     count[pair, side] += 1
                     basis[1], basis[2] = (x - centroids[pair, 0]) / scale, (y - centroids[pair, 1]) / scale
                     for a in range(k):
@@ -270,42 +271,46 @@ def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
     edges, corners, boxes = shapes
     begin, beside, number = lists
     first, _, _, centroids, scale = geometry
-    n, k = len(boxes), matched.shape[2]
+    n, k, most = len(boxes), matched.shape[2], 0
     starts = np.zeros(n + 1, dtype=np.int64)
     for member in range(n):
         wide = k * (begin[member + 1] - begin[member])
         starts[member + 1] = starts[member] + wide * (wide + 1) // 2
-    packed = np.empty(starts[n])
+        most = max(most, begin[member + 1] - begin[member])
+    packed, noise = np.empty(starts[n]), np.empty(k * most)
+    many, holders = np.empty(len(unit), dtype=np.int64), np.empty((len(unit), most), dtype=np.int64)
     for member in range(n):
         low, high = begin[member], begin[member + 1]
         wide = k * (high - low)
-        gram, noise = np.zeros((wide, wide)), np.zeros(wide)
-        slots, reach = np.zeros(high - low, dtype=np.int64), np.empty((high - low, 2), dtype=np.int64)
-        for place in range(low, high):
-            reach[place - low, 0], reach[place - low, 1] = _reach(unit, boxes, member, beside[place])
+        gram = np.zeros((wide, wide))
+        x0, y0 = boxes[member, 0], boxes[member, 1]
+        width, height = boxes[member, 2] - x0, boxes[member, 3] - y0
         for q in range(len(unit)):
-            x = boxes[member, 0] + unit[q, 0] * (boxes[member, 2] - boxes[member, 0])
-            y = boxes[member, 1] + unit[q, 1] * (boxes[member, 3] - boxes[member, 1])
-            many = 0
-            for place in range(low, high):
-                pair, other = number[place], beside[place]
-                if not reach[place - low, 0] <= q < reach[place - low, 1]:
-                    continue
-                if not _holds(edges, corners[other], corners[other + 1], x, y):
-                    continue
-                side, slot = 0 if first[pair] == member else 1, k * (place - low)
-                slots[many] = slot
-                many += 1
+            many[q] = 0
+        for place in range(low, high):
+            other = beside[place]
+            left, right = _reach(unit, boxes, member, other)
+            start, stop, bottom, top = corners[other], corners[other + 1], boxes[other, 1], boxes[other, 3]
+            for q in range(left, right):
+                x, y = x0 + unit[q, 0] * width, y0 + unit[q, 1] * height
+                if bottom < y < top and _holds(edges, start, stop, x, y):
+                    holders[q, many[q]] = place
+                    many[q] += 1
+        for q in range(len(unit)):
+            x, y = x0 + unit[q, 0] * width, y0 + unit[q, 1] * height
+            for i in range(many[q]):
+                pair = number[holders[q, i]]
+                side, slot = 0 if first[pair] == member else 1, k * (holders[q, i] - low)
                 for a in range(k):
                     value = matched[pair, side, a, 0]
                     for b in range(1, k):
                         value += matched[pair, side, a, b] * ((x if b == 1 else y) - centroids[pair, b - 1]) / scale
                     noise[slot + a] = value
-            for i in range(many):
                 for j in range(i + 1):
+                    other = k * (holders[q, j] - low)
                     for a in range(k):
                         for b in range(k):
-                            gram[slots[i] + a, slots[j] + b] += noise[slots[i] + a] * noise[slots[j] + b]
+                            gram[slot + a, other + b] += noise[slot + a] * noise[other + b]
         _semidefinite_root(gram)
         at = starts[member]
         for r in range(wide):

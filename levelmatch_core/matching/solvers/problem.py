@@ -210,6 +210,7 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
     held: Collection[str],
     settings: MatchSettings,
     level_zero: str | None = None,
+    table: Array | None = None,
 ) -> Problem:
     """Arrange one component for the solvers.
 
@@ -227,11 +228,13 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
         `weight_method` is read.
     level_zero
         Name of the member whose level is 0 where none is held, in place of the mean level.
+    table
+        The pairs' :func:`numbers`, where they are there already.
     """
     k = 1 if fit_type == "level" else 3
     index: Mapping[str, int] = {member.name: i for i, member in enumerate(members)}
     scale = member_scale(members)
-    table = numbers(fits)
+    table = numbers(fits) if table is None else table
     n_used = table[:, 0]
     lengths = np.array([1.0, 1 / scale, 1 / scale])
     moments = table[:, 10:].reshape(-1, 3, 3) / n_used[:, None, None]

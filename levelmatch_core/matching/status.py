@@ -1,0 +1,189 @@
+"""How a match ended: what the parts of a group were told by their solvers, as notes and a status."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from levelmatch_core.matching import graph
+from levelmatch_core.matching.pairs import Pair
+from levelmatch_core.matching.results import Component, LoopClosure, PairFit, Rejection, SolveStatus, WeakMode
+from levelmatch_core.matching.solvers.problem import Answer, Array
+from levelmatch_core.matching.zero import some
+from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.plane import Plane
+
+UNTESTABLE = 2
+"""With so few pairs a member's bad one cannot be told from its good one."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The measured pairs of a group, sorted by name."""
+
+    fits: Sequence[PairFit]
+    keys: Sequence[Pair]
+    table: Array
+    """(K, 19) their numbers, as :func:`~levelmatch_core.matching.solvers.problem.numbers` has them."""
+
+    def at(self, where: Sequence[int]) -> "Pairs":
+        """Return some of them."""
+        return Pairs([self.fits[i] for i in where], [self.keys[i] for i in where], self.table[list(where)])
+
+    def __len__(self) -> int:
+        return len(self.fits)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component and what the solver said of it (no answer where there was nothing to solve)."""
+
+    component: Component
+    results: Mapping[str, tuple[Plane, tuple[float, float, float]]]
+    answer: Answer | None = None
+    unknowns: int = 0
+    notes: tuple[str, ...] = ()
+    outliers: frozenset[int] = frozenset()
+    """Which of its pairs were left out."""
+    modes: tuple[tuple[float, float, Array], ...] = ()
+    loops: LoopClosure | None = None
+    pairs: Sequence[tuple[float, float | None, Plane | None]] = ()
+    """Of each pair that was not left out: weight, expected 1 sigma of what is left, what all others foretell of it."""
+
+
+def doubts(pairs: Pairs, outliers: Collection[int], *, trusted: bool) -> tuple[str, ...]:
+    """Return what the user should know of the outliers."""
+    out = ["{} - {}".format(*pairs.keys[i]) for i in sorted(outliers)]
+    notes: tuple[str, ...] = ()
+    if out:
+        notes += (f"{len(out)} of {len(pairs)} pairs contradict the others and were left out: {some(out)}",)
+    if not trusted:
+        notes += ("so many pairs contradict each other that this solve cannot be trusted",)
+    return notes
+
+
+def untestable_members(used: Collection[Pair]) -> set[str]:
+    """Return the members with so few pairs that a bad one cannot be told."""
+    degree = Counter(chain.from_iterable(used))
+    return {name for name, count in degree.items() if count <= UNTESTABLE}
+
+
+def what_is_left(pairs: Pairs, planes: Mapping[str, Plane]) -> tuple[Array, Array]:
+    """Return (K,) the level at each pair's centroid that the corrections leave, and the rms over the overlap."""
+    place = {name: number for number, name in enumerate(planes)}
+    at = np.array([(one.level, one.slope_x, one.slope_y, one.x0, one.y0) for one in planes.values()]).reshape(-1, 5)
+    corrected = pairs.table[:, 5:8].copy()
+    for end, sign in ((1, -1.0), (0, 1.0)):
+        mine = at[np.array([place[key[end]] for key in pairs.keys], dtype=np.int64)]
+        corrected += sign * mine[:, :3]
+        corrected[:, 0] += sign * np.sum(mine[:, 1:3] * (pairs.table[:, 8:10] - mine[:, 3:]), axis=1)
+    return corrected[:, 0], plane_rms_of(pairs.table, corrected)
+
+
+def plane_rms_of(table: Array, planes: Array) -> Array:
+    """Return (K,) the rms of planes (K, 3) about the pairs' centroids over the pixels that the fits used."""
+    moments = table[:, 10:].reshape(-1, 3, 3) / table[:, 0, None, None]
+    return np.asarray(np.sqrt(np.maximum(0.0, np.einsum("ka,kab,kb->k", planes, moments, planes))))
+
+
+def graph_notes(
+    parts: Sequence[tuple[str, ...]],
+    rejected: Mapping[Pair, Rejection],
+    used: Pairs,
+    hung: set[Pair],
+    few: set[str],
+) -> list[str]:
+    """Return what the user should know of who hangs together, and by what.
+
+    Parameters
+    ----------
+    parts
+        Names of the members of each component.
+    rejected
+        Pairs that are not used.
+    used
+        Those that are.
+    hung
+        Bridges that are news.
+    few
+        Members whose bad pairs cannot be told, where bad pairs are looked for.
+    """
+    notes: list[str] = []
+    cut = graph.cut_by(parts, rejected)
+    if cut:
+        named = [f"{a} - {b} ({rejected[a, b]})" for a, b in cut]
+        notes.append(f"rejected pairs that would have joined components: {some(named)}")
+    if hung:
+        named = [f"{a} - {b}" for a, b in sorted(hung)]
+        notes.append(f"bridges, whose levels no other pair can test: {some(named)}")
+    if few and len(used) > 1:  # of two members by themselves all is known
+        notes.append(f"{len(few)} members with two pairs or fewer, whose bad pairs cannot be told: {some(sorted(few))}")
+    restless = [f"{fit.first} - {fit.second}" for fit in used.fits if not fit.converged]
+    if restless:
+        notes.append(f"pair fits that did not settle within their iterations: {some(restless)}")
+    return notes
+
+
+def status_of(
+    parts: Sequence[Part],
+    notes: Sequence[str],
+    settings: MatchSettings,
+    untestable: Collection[str],
+    residuals: tuple[float, float],
+) -> SolveStatus:
+    """Return how the solves of all components ended.
+
+    Parameters
+    ----------
+    parts
+        The components.
+    notes
+        On the group as a whole.
+    settings
+        `solver` is told.
+    untestable
+        Members whose bad pairs cannot be told.
+    residuals
+        Rms of the used pairs' differences before and after.
+    """
+    answers = [(number, part.answer) for number, part in enumerate(parts) if part.answer is not None]
+    several = len(answers) > 1
+    history = [
+        story.model_copy(update={"coefficient": f"{story.coefficient} {number}"}) if several else story
+        for number, answer in answers
+        for story in answer.history
+    ]
+    own = [
+        f"component {number}: {note}" if several else note
+        for number, part in enumerate(parts)
+        for note in (*part.notes, *(part.answer.notes if part.answer else ()))
+    ]
+    conditions = [answer.condition for _, answer in answers if answer.condition is not None]
+    return SolveStatus(
+        converged=all(answer.converged for _, answer in answers),
+        solver=settings.solver,
+        iterations=max((answer.iterations for _, answer in answers), default=0),
+        residual_before=residuals[0],
+        residual_after=residuals[1],
+        rank=sum(answer.rank for _, answer in answers),
+        unknowns=sum(part.unknowns for part in parts),
+        condition=max(conditions, default=None),
+        nullity=sum(part.unknowns - part.answer.rank for part in parts if part.answer is not None),
+        slope_prior=tuple(answer.prior.width for _, answer in answers if answer.prior is not None),
+        modes=tuple(
+            WeakMode(component=number, sigma=sigma, share=share, pattern=tuple(pattern.tolist()))
+            for number, part in enumerate(parts)
+            for sigma, share, pattern in part.modes
+        ),
+        loops=tuple(part.loops for part in parts if part.loops is not None),
+        untestable=tuple(sorted(untestable)),
+        history=tuple(history),
+        notes=(*notes, *own),
+    )
+
+
+def rms_of(values: Array) -> float:
+    """Return the root mean square; 0 of nothing."""
+    return float(np.sqrt(np.mean(np.square(values)))) if len(values) else 0.0
