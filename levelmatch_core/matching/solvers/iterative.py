@@ -13,9 +13,10 @@ rate being how much a sweep shrinks the steps, and must be within the tolerances
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import block_diag, csr_array
+from scipy.sparse import csr_array
 
 from levelmatch_core.matching.results import Convergence
+from levelmatch_core.matching.solvers.noise import block_diagonal
 from levelmatch_core.matching.solvers.normal import NormalEquations, assembled, blocks_of, scores
 from levelmatch_core.matching.solvers.problem import Answer, Array, Problem
 from levelmatch_core.settings import MatchSettings
@@ -82,11 +83,11 @@ def solve(problem: Problem, settings: MatchSettings) -> Answer:
 def _sweep(problem: Problem, moments: Array, start: Array, settings: MatchSettings) -> _Sweeps:
     """Sweep from `start` (N, k); p <- p + D^-1 (b - A p) / 2, with D the members' own blocks of A."""
     n, k = len(problem.names), problem.k
-    matrix = assembled(problem, blocks_of(problem, moments))
+    blocks = blocks_of(problem, moments)
+    matrix = assembled(problem, blocks)
     # A single held member is a matter of gauge: all move, and its plane is taken out of all in the end.
     moving = ~problem.held if problem.held.sum() > 1 else np.ones(n, dtype=bool)
-    blocks = [np.linalg.pinv(_block(matrix, i, k), hermitian=True) * (0.5 * moving[i]) for i in range(n)]
-    half = block_diag(blocks, format="csr")
+    half = block_diagonal(0.5 * moving[:, None, None] * np.linalg.pinv(blocks[0], hermitian=True))
     constant = half @ scores(problem, problem.delta, moments)
     change = csr_array(half @ matrix)
     product = change.toarray() if n * k <= DENSE_SIZE else change
@@ -120,10 +121,6 @@ def _distance_left(size: float, before: float | None, whole: float) -> float:
         return np.inf
     rate = (size / before) ** (1 / CHECK)
     return size * rate / (1 - rate) if rate < 1 else np.inf
-
-
-def _block(matrix: csr_array, i: int, k: int) -> Array:
-    return np.asarray(matrix[i * k : (i + 1) * k, i * k : (i + 1) * k].toarray())
 
 
 def _plane_of(problem: Problem, member: int, corrections: Array) -> Array:

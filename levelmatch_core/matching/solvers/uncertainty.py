@@ -51,11 +51,10 @@ class _Noise:
 
     @property
     def pulled(self) -> Array:
-        """(N, k) what a unit of width of the true slopes, which the prior pulls to 0, does to the scores."""
-        pulled = np.zeros((len(self.problem.names), self.problem.k))
-        if self.prior is not None:
-            pulled[~self.problem.held, 1:] = self.prior.width / self.prior.sd**2
-        return pulled
+        """(N, k) what a unit of the true slopes' width does to the scores; 0 without a prior."""
+        if self.prior is None:
+            return np.zeros((len(self.problem.names), self.problem.k))
+        return _pulled(self.problem, self.prior)
 
     def exact(self) -> Array:
         """Return C (N k, R), C C' the covariance: A^-1 H'H A^-1 = (A^-1 H')(A^-1 H')', squares never subtracted."""
@@ -65,7 +64,7 @@ class _Noise:
         made = [times_blocks(response, own)]
         made.append((pairs.shared_factor() @ response.T).T)
         if self.prior is not None:
-            made.append(self.equations.apply_inverse(self._prior_factor().toarray().T))
+            made.append(self.equations.apply_inverse(_prior_factor(problem, self.prior).toarray().T))
         return _to_gauge(problem, np.concatenate(made, axis=1))
 
     def draws(self, count: int, seed: int) -> Iterator[Array]:
@@ -101,16 +100,6 @@ class _Noise:
             column[:] = scores.ravel()
         back = _to_gauge(problem, self.equations.apply_inverse(several))
         return back.reshape(*pulled.shape, -1)[:, 0]
-
-    def _prior_factor(self) -> csr_array:
-        """Return (R, N k): what the true slopes, pulled to 0, do to the scores, a row each."""
-        pulled = self.pulled
-        rows = [diags_array(pulled.ravel()).tocsr()[pulled.ravel() > 0]]
-        if not self.problem.mean_gauge:
-            common = np.zeros((2, *pulled.shape))
-            common[0, :, 1], common[1, :, 2] = pulled[:, 1], pulled[:, 2]
-            rows.append(csr_array(common.reshape(2, pulled.size)))
-        return csr_array(vstack(rows))
 
 
 def sigmas(problem: Problem, *, prior: SlopePrior | None = None, seed: int = 0) -> Array:
@@ -217,6 +206,27 @@ def _modes(values: Array, vectors: Array, total: float) -> list[Mode]:
             turned = vector * np.sign(vector[np.argmax(np.abs(vector))]) * np.sqrt(n)
             modes.append((float(np.sqrt(value / n)), value / total, turned))
     return modes
+
+
+def _pulled(problem: Problem, prior: SlopePrior) -> Array:
+    """Return (N, k) what a unit of width of the true slopes, which the prior pulls to 0, does to the scores."""
+    pulled = np.zeros((len(problem.names), problem.k))
+    pulled[~problem.held, 1:] = prior.width / prior.sd**2
+    return pulled
+
+
+def _prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
+    """Return (R, N k): what the true slopes, pulled to 0, do to the scores: precision times width for each slope.
+
+    Slopes relative to a held member lack that member's own, which all others share.
+    """
+    pulled = _pulled(problem, prior)
+    rows = [diags_array(pulled.ravel()).tocsr()[pulled.ravel() > 0]]
+    if not problem.mean_gauge:
+        common = np.zeros((2, *pulled.shape))
+        common[0, :, 1], common[1, :, 2] = pulled[:, 1], pulled[:, 2]
+        rows.append(csr_array(common.reshape(2, pulled.size)))
+    return csr_array(vstack(rows))
 
 
 def _to_gauge(problem: Problem, columns: Array) -> Array:
