@@ -168,7 +168,7 @@ class MeasureJob(Job):
     """Fit the differences of some pairs of one group."""
 
     step = "measure"
-    version = 3
+    version = 4
     roles = ("mask", "measure")
     gives = PairFits
 
@@ -250,7 +250,7 @@ class SkyJob(Job):
     """Measure the local sky of the exposure that stands for a component."""
 
     step = "local sky"
-    version = 2
+    version = 3
     roles = ("mask",)
     gives = SkyLevel
 
