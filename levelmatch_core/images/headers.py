@@ -157,7 +157,10 @@ class Hdu:
     def has(self, card: str) -> bool:
         """Return whether the header has a card, without taking it apart."""
         start = f"{card:8}=".encode()
-        return any(self.raw.startswith(start, at) for at in range(0, len(self.raw), _CARD))
+        at = self.raw.find(start)
+        while at >= 0 and at % _CARD:
+            at = self.raw.find(start, at + 1)
+        return at >= 0
 
 
 def read_headers(path: Path, shown: str | None = None) -> tuple[Hdu, ...]:

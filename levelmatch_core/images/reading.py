@@ -3,8 +3,10 @@
 import gzip
 import hashlib
 import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -224,9 +226,41 @@ def read_pixels(exposure: Exposure) -> Pixels:
     OSError
         If the file cannot be read; another try may succeed.
     """
+    with _opened(exposure) as (raw, hdus):
+        return _pixels_of(raw, hdus, exposure)
+
+
+def read_exposure(exposure: Exposure) -> tuple[AnyWcs, Pixels]:
+    """Return WCS and pixels: :func:`read_wcs` and :func:`read_pixels` at one opening of the file."""
+    with _opened(exposure) as (raw, hdus):
+        wcs = wcs_from(exposure.wcs_source, hdus, exposure.sci, exposure.path, exposure.name)
+        return wcs, _pixels_of(raw, hdus, exposure)
+
+
+@contextmanager
+def _opened(exposure: Exposure) -> Iterator[tuple[BinaryIO, tuple[Hdu, ...]]]:
+    """Open an exposure's file, decompressed where it is gzipped, and check that its HDUs are what they have to be."""
+    try:
+        with exposure.path.open("rb") as file:
+            raw = io.BytesIO(gzip.decompress(file.read())) if is_gzip(file) else file
+            size = len(raw.getbuffer()) if isinstance(raw, io.BytesIO) else os.fstat(file.fileno()).st_size
+            hdus = scan(raw, exposure.file, size)
+            _check(hdus, exposure)
+            yield raw, hdus
+    except FAULTS as error:
+        message = f"{exposure.file}: damaged: {error}; fetch it again"
+        raise NotFitsError(message) from error
+    except OSError as error:
+        if error.errno is not None:  # the disk's fault, not the file's
+            raise
+        message = f"{exposure.file}: damaged: {error}; fetch it again"
+        raise NotFitsError(message) from error
+
+
+def _pixels_of(raw: BinaryIO, hdus: Sequence[Hdu], exposure: Exposure) -> Pixels:
     instrument = instrument_of(exposure)
     wanted = [exposure.sci, exposure.err, exposure.dq if instrument.bad_bits else None]
-    arrays = _stored_arrays(exposure, wanted)
+    arrays = _stored_arrays(raw, hdus, wanted)
     if any(array is not None and array.shape != exposure.shape for array in arrays):
         message = (
             f"{exposure.file}: damaged: its images are not of the shape {exposure.shape} that they were listed with"
@@ -240,30 +274,15 @@ def read_pixels(exposure: Exposure) -> Pixels:
     return Pixels(data, None if error is None else _variance(error, data.dtype))
 
 
-def _stored_arrays(exposure: Exposure, wanted: Sequence[int | None]) -> list[Any]:
+def _stored_arrays(raw: BinaryIO, hdus: Sequence[Hdu], wanted: Sequence[int | None]) -> list[Any]:
     """Return the arrays of HDUs, scaled by BSCALE and BZERO; None where None is wanted."""
-    try:
-        with exposure.path.open("rb") as file:
-            zipped = is_gzip(file)
-            raw = io.BytesIO(gzip.decompress(file.read())) if zipped else file
-            size = len(raw.getbuffer()) if isinstance(raw, io.BytesIO) else exposure.path.stat().st_size
-            hdus = scan(raw, exposure.file, size)
-            _check(hdus, exposure)
-            arrays = [None if index is None else _plain_array(raw, hdus[index]) for index in wanted]
-            if all(array is not None for index, array in zip(wanted, arrays, strict=True) if index is not None):
-                return arrays
-            del arrays
-            raw.seek(0)
-            with quiet(), np.errstate(all="ignore"), fits.open(raw, mode="readonly", memmap=False) as opened:
-                return [None if index is None else np.asarray(opened[index].data) for index in wanted]
-    except FAULTS as error:
-        message = f"{exposure.file}: damaged: {error}; fetch it again"
-        raise NotFitsError(message) from error
-    except OSError as error:
-        if error.errno is not None:  # the disk's fault, not the file's
-            raise
-        message = f"{exposure.file}: damaged: {error}; fetch it again"
-        raise NotFitsError(message) from error
+    arrays = [None if index is None else _plain_array(raw, hdus[index]) for index in wanted]
+    if all(array is not None for index, array in zip(wanted, arrays, strict=True) if index is not None):
+        return arrays
+    del arrays
+    raw.seek(0)
+    with quiet(), np.errstate(all="ignore"), fits.open(raw, mode="readonly", memmap=False) as opened:
+        return [None if index is None else np.asarray(opened[index].data) for index in wanted]
 
 
 def _plain_array(raw: BinaryIO, hdu: Hdu) -> NDArray[np.generic] | None:

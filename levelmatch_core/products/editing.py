@@ -173,9 +173,8 @@ def local_plane(
     rows, columns = (window.rows, window.columns) if window else ((0, shape[0]), (0, shape[1]))
     x, y = (sum(columns) - 1) / 2, (sum(rows) - 1) / 2
     to_sky, _ = sky_transforms(wcs)
-    _, to_grid = sky_transforms(grid.wcs())
     steps = np.array([[0, 0], [-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
-    values = total(*to_grid(*to_sky(x + steps[:, 0], y + steps[:, 1])))
+    values = total(*grid.to_pixel(*to_sky(x + steps[:, 0], y + steps[:, 1])))
     if per_area:
         values = values * areas_at(to_sky, x + steps[:, 0], y + steps[:, 1]) / grid.pixel_area
     here, left, right, below, above = values

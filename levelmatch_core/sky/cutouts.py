@@ -13,7 +13,7 @@ from levelmatch_core.images.exposure import Exposure
 from levelmatch_core.images.given import SkyMask
 from levelmatch_core.images.headers import quiet
 from levelmatch_core.images.pixelarea import relative_areas
-from levelmatch_core.images.reading import Pixels, read_pixels, read_wcs
+from levelmatch_core.images.reading import Pixels, read_exposure
 from levelmatch_core.images.transforms import AnyWcs, sky_transforms
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.settings import MatchSettings
@@ -36,7 +36,7 @@ __all__ = [
     "open_cutout",
 ]
 
-ALGORITHM = "cutout 2"
+ALGORITHM = "cutout 3"
 """Goes into every key: raise it whenever the same input and settings would give other numbers."""
 
 
@@ -119,8 +119,8 @@ def make_cutout(
     known = store.recall(key)
     if known is not None:
         return CutoutRecord.from_json({**known, "name": exposure.name})
-    wcs = read_wcs(exposure)
-    pixels = _masked(_per_area(read_pixels(exposure), exposure, grid, wcs), settings)
+    wcs, pixels = read_exposure(exposure)
+    pixels = _masked(_per_area(pixels, exposure, grid, wcs), settings)
     if exclude is not None:
         pixels = _blanked(pixels, excluded(exclude, wcs, pixels.data.shape))
     rectangle = _valid_rectangle(pixels, exposure)

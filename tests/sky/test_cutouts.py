@@ -85,7 +85,7 @@ def test_the_second_time_it_is_recalled(
     exposure = make_exposure(tmp_path / "a.fits", image((30, 30)), make_wcs((30, 30)))
     first = make_cutout(exposure, GRID, SETTINGS, store)
     calls: list[Any] = []
-    monkeypatch.setattr(cutouts, "read_pixels", lambda exposure: calls.append(exposure) or cutouts_read(exposure))
+    monkeypatch.setattr(cutouts, "read_exposure", lambda exposure: calls.append(exposure) or cutouts_read(exposure))
     assert make_cutout(exposure, GRID, SETTINGS, CutoutStore(store.root)) == first
     renamed = exposure.model_copy(update={"name": "b", "path": tmp_path / "moved"})
     assert make_cutout(renamed, GRID, SETTINGS, store) == first.model_copy(update={"name": "b"})
@@ -101,7 +101,7 @@ def test_the_second_time_it_is_recalled(
     assert path.read_bytes() == content
 
 
-cutouts_read = cutouts.read_pixels
+cutouts_read = cutouts.read_exposure
 
 
 def test_what_goes_into_the_key(make_bare: Callable[..., Exposure]) -> None:
