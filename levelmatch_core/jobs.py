@@ -26,6 +26,7 @@ from levelmatch_core.matching.results import Member, PairFit, PairResult, Soluti
 from levelmatch_core.products.apply import write_corrected
 from levelmatch_core.products.folder import OutputFile, OutputFolder
 from levelmatch_core.products.mosaic import write_mosaic
+from levelmatch_core.products.placing import Sha256
 from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.products.sharing import SharedFolder
@@ -304,8 +305,10 @@ class WriteJob(Job):
         """Write it whole."""
         notes: list[str] = []
 
-        def writer(path: Path) -> None:
-            notes.extend(write_corrected(path, self.corrections, self.grids, self.settings))
+        def writer(path: Path) -> Sha256:
+            made = write_corrected(path, self.corrections, self.grids, self.settings)
+            notes.extend(made.notes)
+            return Sha256(made.sha256)
 
         return Written(files=(workspace.output().write(self.writes()[0], writer),), notes=tuple(notes))
 
