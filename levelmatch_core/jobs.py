@@ -317,7 +317,7 @@ class MosaicJob(Job):
     """Write the mosaic of one field, with and without the corrections."""
 
     step = "mosaic"
-    version = 2
+    version = 3
     gives = Written
 
     field: str

@@ -83,7 +83,7 @@ def write_mosaic(
             layout.start(file)
             for band in mosaic_bands(corrected, store, layout.box, band_rows=band_rows, before=True):
                 layout.put(file, "SCI", band.row0, band.mean)
-                layout.put(file, "ERR", band.row0, band.error)
+                layout.put(file, "ERR", band.row0, None if band.variance is None else np.sqrt(band.variance))
                 layout.put(file, "COVERAGE", band.row0, band.coverage)
                 layout.put(file, "BEFORE", band.row0, band.before)
         temporary.replace(path)

@@ -162,21 +162,25 @@ def add_part(  # noqa: PLR0917 - a compiled function takes positions only # prag
     corrected, raw, variances, count
         Sums; `raw` and `variances` may be empty.
     """
-    with_raw = raw.size > 0
-    with_variance = variances.size > 0
+    nx = data.shape[1]
     for r in range(data.shape[0]):
-        level = plane[0] + plane[2] * r
-        row = at[0] + r
-        for k in range(data.shape[1]):
-            value = np.float64(data[r, k])
-            if not np.isnan(value):
-                column = at[1] + k
-                corrected[row, column] += value - (level + plane[1] * k)
-                count[row, column] += 1
-                if with_raw:
-                    raw[row, column] += value
-                if with_variance:
-                    variances[row, column] += variance[r, k]
+        level, row = plane[0] + plane[2] * r, at[0] + r
+        values = data[r]
+        total, seen = corrected[row, at[1] : at[1] + nx], count[row, at[1] : at[1] + nx]
+        for k in range(nx):
+            value = np.float64(values[k])
+            valid = not np.isnan(value)
+            total[k] += value - (level + plane[1] * k) if valid else 0.0
+            seen[k] += valid
+        if raw.size > 0:
+            total = raw[row, at[1] : at[1] + nx]
+            for k in range(nx):
+                value = np.float64(values[k])
+                total[k] += 0.0 if np.isnan(value) else value
+        if variances.size > 0:
+            total, more = variances[row, at[1] : at[1] + nx], variance[r]
+            for k in range(nx):
+                total[k] += 0.0 if np.isnan(values[k]) else np.float64(more[k])
 
 
 @njit(nogil=True, cache=True)
@@ -184,10 +188,11 @@ def share(  # pragma: no cover - compiled
     data: NDArray[np.floating], at: tuple[int, int], count: NDArray[np.int32]
 ) -> float:
     """Return the sum of 1 / count**2 over a part's valid pixels: its share of the variance of a mean."""
-    total = 0.0
+    nx = data.shape[1]
+    columns = np.zeros(nx)
     for r in range(data.shape[0]):
-        for k in range(data.shape[1]):
-            if not np.isnan(data[r, k]):
-                n = np.float64(count[at[0] + r, at[1] + k])
-                total += 1.0 / (n * n)
-    return total
+        values, seen = data[r], count[at[0] + r, at[1] : at[1] + nx]
+        for k in range(nx):
+            n = np.float64(seen[k])
+            columns[k] += 0.0 if np.isnan(values[k]) else 1.0 / (n * n)
+    return columns.sum()

@@ -59,8 +59,8 @@ def test_the_file_holds_what_was_asked_for(store: CutoutStore, tmp_path: Path) -
         hdus.verify("exception")
         assert [hdu.name for hdu in hdus] == ["PRIMARY", "SCI", "ERR", "COVERAGE", "BEFORE"]
         np.testing.assert_array_equal(hdus["SCI"].data, band.mean.astype(np.float32))
-        assert band.error is not None
-        np.testing.assert_array_equal(hdus["ERR"].data, band.error.astype(np.float32))
+        assert band.variance is not None
+        np.testing.assert_array_equal(hdus["ERR"].data, np.sqrt(band.variance).astype(np.float32))
         np.testing.assert_array_equal(hdus["COVERAGE"].data, band.coverage)
         assert band.before is not None
         np.testing.assert_array_equal(hdus["BEFORE"].data, band.before.astype(np.float32))
