@@ -125,7 +125,8 @@ def _tangent_steps(
     east = np.array([-middle[1], middle[0], 0.0])
     length = np.linalg.norm(east)
     east = east / length if length > 0 else np.array([0.0, 1.0, 0.0])
-    basis = np.stack([east, np.cross(middle, east)])
+    (x, y, z), (ex, ey, _) = middle, east
+    basis = np.array([east, (-z * ey, z * ex, x * ey - y * ex)])
     return basis @ (vectors[1] - vectors[0]), basis @ (vectors[3] - vectors[2])
 
 

@@ -6,6 +6,7 @@ point is snapped to a fixed lattice on the sky. A field that grows keeps its gri
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -75,18 +76,17 @@ class Grid(Record):
         structures it costs nothing to set up, and any thread may use it.
         """
         cosine, sine, step = self._turn
-        xi, eta = step * (sine * y - cosine * x), step * (sine * x + cosine * y)
-        east, north, outward = _tangent_basis(unit_vectors([(self.ra, self.dec)])[0])
-        px, py, pz = (outward[axis] + xi * east[axis] + eta * north[axis] for axis in range(3))
+        plane = np.stack([step * (sine * y - cosine * x), step * (sine * x + cosine * y), np.ones(np.shape(x))])
+        px, py, pz = np.einsum("ij,i...->j...", _basis_at(self.ra, self.dec), plane)
         return np.stack([np.degrees(np.arctan2(py, px)) % 360.0, np.degrees(np.arctan2(pz, np.hypot(px, py)))])
 
     def to_pixel(self, ra: Floats, dec: Floats) -> Floats:
         """Return (2, ...) x and y of positions on the sky, ICRS degrees; NaN beyond the hemisphere."""
         cosine, sine, step = self._turn
-        east, north, outward = _tangent_basis(unit_vectors([(self.ra, self.dec)])[0])
         ra, dec = np.radians(ra), np.radians(dec)
-        vector = np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)
-        xi, eta, depth = (sum(v * w for v, w in zip(vector, axis, strict=True)) for axis in (east, north, outward))
+        across = np.cos(dec)
+        vectors = np.stack([across * np.cos(ra), across * np.sin(ra), np.sin(dec)])
+        xi, eta, depth = np.einsum("ij,j...->i...", _basis_at(self.ra, self.dec), vectors)
         depth = np.where(depth > 0.0, depth, np.nan) * step
         xi, eta = xi / depth, eta / depth
         return np.stack([sine * eta - cosine * xi, sine * xi + cosine * eta])
@@ -212,8 +212,15 @@ def _tangent_basis(tangent: NDArray[np.float64]) -> NDArray[np.float64]:
     horizontal = math.hypot(x, y)
     # below 1e-12 the point is the pole (cos 90 degrees is 6e-17 in doubles)
     east = np.array([-y, x, 0.0]) / horizontal if horizontal > 1e-12 else np.array([0.0, 1.0, 0.0])
-    north = np.cross([x, y, z], east)
-    return np.stack([east, north, tangent])
+    ex, ey, _ = east
+    return np.array([east, (-z * ey, z * ex, x * ey - y * ex), tangent])
+
+
+@lru_cache(maxsize=64)
+def _basis_at(ra: float, dec: float) -> NDArray[np.float64]:
+    basis = _tangent_basis(unit_vectors([(ra, dec)])[0])
+    basis.flags.writeable = False
+    return basis
 
 
 def _width(corners: NDArray[np.float64], centre: NDArray[np.float64]) -> float:

@@ -242,7 +242,7 @@ class CutoutStore:
     def _replacing(self, path: str) -> Iterator[BinaryIO]:
         """Open a temporary file that becomes `path` by rename."""
         folder = os.path.dirname(path)  # noqa: PTH120 - plain text: this is done for every exposure
-        with room_for(Path(path)):
+        with room_for(path):
             _make_real(folder)
             handle, temporary = _locked_temporary(folder)
             try:
