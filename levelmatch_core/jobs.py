@@ -38,6 +38,7 @@ from levelmatch_core.sky.masks import local_sky
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import stack
 from levelmatch_core.sky.store import CutoutStore
+from levelmatch_core.spare import side_by_side
 
 logger = logger_of(__name__)
 
@@ -187,7 +188,11 @@ class MeasureJob(Job):
     def run(self, workspace: Workspace) -> PairFits:
         """Return the fits of those pairs that have a pixel in common."""
         cutouts = {member.name: open_cutout(member.cutout, workspace.store) for member in self.members}
-        fits = (fit_pair(cutouts[first], cutouts[second], self.fit_type, self.settings) for first, second in self.pairs)
+
+        def fit(pair: tuple[str, str]) -> PairFit | None:
+            return fit_pair(cutouts[pair[0]], cutouts[pair[1]], self.fit_type, self.settings)
+
+        fits = side_by_side(fit, self.pairs)
         return PairFits(fits=tuple(fit for fit in fits if fit is not None))
 
 

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import io
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ _NARROW = frozenset({"f4", "i1", "u1", "i2", "u2"})
 """Stored types whose every value float32 holds exactly."""
 
 _BAND_PIXELS = 1 << 16
-"""Pixels that are masked at a time: what is made of them on the way stays in the processor's cache."""
+"""Pixels that are read or masked at a time: what is made of them on the way stays in the processor's cache."""
 
 _SCALING = (b"BSCALE  =", b"BZERO   =", b"BLANK   =")
 
@@ -299,15 +298,20 @@ def _plain_array(raw: BinaryIO, hdu: Hdu) -> NDArray[np.generic] | None:
     if cards and not unsigned:
         return None
     kind = {-32: ">f4", -64: ">f8", 8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8"}[hdu.bitpix]
-    values = np.empty(hdu.shape, kind)
+    values = np.empty(hdu.shape, np.dtype(kind).newbyteorder("="))
+    flat, stored = values.reshape(-1), np.empty(min(values.size, _BAND_PIXELS), kind)
+    turned = f"u{values.itemsize}"
     raw.seek(hdu.data)
-    if values.size and raw.readinto(values.reshape(-1).view(np.uint8).data) != values.nbytes:  # type: ignore[attr-defined]
-        return None
-    values = values.byteswap(inplace=True).view(values.dtype.newbyteorder("=")) if sys.byteorder == "little" else values
-    if unsigned:
-        values = values.view(f"u{values.itemsize}")
-        values ^= values.dtype.type(1 << (hdu.bitpix - 1))
-    return values
+    for start in range(0, flat.size, _BAND_PIXELS):
+        band = flat[start : start + _BAND_PIXELS]
+        piece = stored[: band.size]
+        if raw.readinto(piece.view(np.uint8).data) != piece.nbytes:  # type: ignore[attr-defined]
+            return None
+        band[...] = piece
+        if unsigned:
+            bits = band.view(turned)
+            bits ^= bits.dtype.type(1 << (hdu.bitpix - 1))
+    return values.view(turned) if unsigned else values
 
 
 def _check(hdus: tuple[Hdu, ...], exposure: Exposure) -> None:

@@ -1,13 +1,16 @@
 """Parts of the sky that are left out before anything is measured: DS9 regions, or a FITS mask on the sky."""
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 from numpy.typing import NDArray
-from regions import PixCoord, Regions, SkyRegion
+
+if TYPE_CHECKING:
+    from regions import SkyRegion
 
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.images.given import SkyMask
@@ -43,6 +46,9 @@ def excluded(mask: SkyMask, wcs: WCS, shape: tuple[int, int]) -> Mask:
         marked = np.zeros(shape, dtype=bool)
         marked[inside] = image[y[inside], x[inside]]
         return marked
+    # here and no earlier: regions take 0.2 s to import, and few runs have any
+    from regions import PixCoord  # noqa: PLC0415
+
     plane = _tangent(wcs, shape)
     places = PixCoord(*plane.world_to_pixel(sky))
     marked = np.zeros(shape, dtype=bool)
@@ -67,7 +73,7 @@ def _tangent(wcs: WCS, shape: tuple[int, int]) -> WCS:
 
 
 @lru_cache(maxsize=4)
-def load_mask(mask: SkyMask) -> list[SkyRegion] | tuple[Mask, WCS]:
+def load_mask(mask: SkyMask) -> "list[SkyRegion] | tuple[Mask, WCS]":
     """Return what a file leaves out: regions on the sky, or an image and its WCS. A file is read once.
 
     Raises
@@ -90,7 +96,9 @@ def load_mask(mask: SkyMask) -> list[SkyRegion] | tuple[Mask, WCS]:
     raise SettingsError(message)
 
 
-def _regions(mask: SkyMask) -> list[SkyRegion]:
+def _regions(mask: SkyMask) -> "list[SkyRegion]":
+    from regions import Regions, SkyRegion  # noqa: PLC0415 - as above
+
     try:
         found = list(Regions.read(mask.path, format="ds9"))
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
