@@ -207,6 +207,18 @@ def sift(  # pragma: no cover - compiled
 
 
 @njit(nogil=True, cache=True)
+def _place(ordered: Floats, low: int, high: int, value: float, after: bool) -> int:  # pragma: no cover - compiled
+    """Return where in a run a value belongs, before or after its equals (numpy's own search compiles for a second)."""
+    while low < high:
+        middle = (low + high) // 2
+        if ordered[middle] < value or (after and ordered[middle] == value):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(nogil=True, cache=True)
 def _cuts(ordered: Floats, sigma: float, maxiters: int) -> Cuts:  # pragma: no cover - compiled
     """Clip a sorted sample, and return between what values the medians, and beyond which the limits lay."""
     margin = int(np.ceil(_DEVIATIONS * 0.5 * np.sqrt(ordered.size))) + 1
@@ -219,8 +231,8 @@ def _cuts(ordered: Floats, sigma: float, maxiters: int) -> Cuts:  # pragma: no c
         centre = run_median(ordered, low, high)
         mean, square = run_moments(ordered, low, high, centre)
         limit = sigma * np.sqrt(max(square - mean * mean, 0.0))
-        start = low + int(np.searchsorted(ordered[low:high], centre - limit, side="left"))
-        stop = low + int(np.searchsorted(ordered[low:high], centre + limit, side="right"))
+        start = _place(ordered, low, high, centre - limit, False)
+        stop = _place(ordered, low, high, centre + limit, True)
         if start >= stop or (start == low and stop == high):
             break
         low, high = start, stop
@@ -241,8 +253,8 @@ def _clip_sifted(  # pragma: no cover - compiled
     """
     _, n_low, n_high, total, squares = left
     pivot, below, lower, upper, above = cuts
-    first = int(np.searchsorted(ordered, lower, side="left"))
-    last = int(np.searchsorted(ordered, upper, side="right"))
+    first = _place(ordered, 0, ordered.size, lower, False)
+    last = _place(ordered, 0, ordered.size, upper, True)
     if n_low + n_high == 0:  # all was kept
         first, last = 0, ordered.size
     failed = (False, 0.0, 0.0, 0, 0.0, 0.0, 0.0, False)
@@ -265,8 +277,8 @@ def _clip_sifted(  # pragma: no cover - compiled
         limit = sigma * np.sqrt(max(square - offset * offset, 0.0))
         if rest > 0 and not (centre - limit <= below and centre + limit >= above):
             return failed
-        start = low + int(np.searchsorted(ordered[low:high], centre - limit, side="left"))
-        stop = low + int(np.searchsorted(ordered[low:high], centre + limit, side="right"))
+        start = _place(ordered, low, high, centre - limit, False)
+        stop = _place(ordered, low, high, centre + limit, True)
         if start >= stop:  # sigma so small that nothing would be left: keep what there was
             break
         converged = start == low and stop == high

@@ -205,12 +205,13 @@ def bilinear(  # noqa: PLR0917 - a compiled function takes positions only # prag
         for start in range(0, nx, RUN):
             stop = min(start + RUN, nx)
             px, py = x[: stop - start], y[: stop - start]
-            if positions.size > 0:
-                px[:] = positions[0, r, start:stop]
-                py[:] = positions[1, r, start:stop]
-            else:
-                spline_row(pieces, lattice, 0, origin[1] + r, origin[0] + start, px)
-                spline_row(pieces, lattice, 1, origin[1] + r, origin[0] + start, py)
+            for axis in range(2):
+                place = px if axis == 0 else py
+                if positions.size > 0:
+                    for k in range(place.size):  # an assignment of slices would compile its error messages for seconds
+                        place[k] = positions[axis, r, start + k]
+                else:
+                    spline_row(pieces, lattice, axis, origin[1] + r, origin[0] + start, place)
             row_variance = out_variance[r, start:stop] if variance.size > 0 else out[r, start:stop]  # not touched
             _run(data, variance, px, py, out[r, start:stop], row_variance, work)
         ends_of(out[r], ends[r])
