@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -32,7 +33,7 @@ from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.products.sharing import SharedFolder
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.settings import FitType, MatchSettings, Role
-from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray, make_cutout, open_cutout
+from levelmatch_core.sky.cutouts import CutoutRecord, CutoutsInUse, StoredArray, make_cutout, open_cutout
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.masks import local_sky
 from levelmatch_core.sky.plane import Plane
@@ -187,10 +188,12 @@ class MeasureJob(Job):
 
     def run(self, workspace: Workspace) -> PairFits:
         """Return the fits of those pairs that have a pixel in common."""
-        cutouts = {member.name: open_cutout(member.cutout, workspace.store) for member in self.members}
+        records = (member.cutout for member in self.members)
+        cutouts = CutoutsInUse(records, chain.from_iterable(self.pairs), workspace.store)
 
         def fit(pair: tuple[str, str]) -> PairFit | None:
-            return fit_pair(cutouts[pair[0]], cutouts[pair[1]], self.fit_type, self.settings)
+            with cutouts.use(*pair) as (first, second):
+                return fit_pair(first, second, self.fit_type, self.settings)
 
         fits = side_by_side(fit, self.pairs)
         return PairFits(fits=tuple(fit for fit in fits if fit is not None))

@@ -1,6 +1,10 @@
 """A cutout: an exposure, or a stack of exposures, resampled to its field's grid within its own bounding box."""
 
 import math
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +33,7 @@ __all__ = [
     "Cutout",
     "CutoutRecord",
     "CutoutStore",
+    "CutoutsInUse",
     "StoredArray",
     "cutout_key",
     "extent_of",
@@ -171,6 +176,50 @@ def open_cutout(record: CutoutRecord, store: CutoutStore, *, verify: bool = Fals
     """
     planes = store.open(record.array, verify=verify, shape=(2 if record.has_variance else 1, *record.shape))
     return Cutout(record, planes[0], planes[1] if record.has_variance else None)
+
+
+class CutoutsInUse:
+    """Cutouts that are mapped into memory from their first use to their last; any thread may use them.
+
+    Parameters
+    ----------
+    records
+        The cutouts.
+    uses
+        The name of one for each time that it will be used.
+    store
+        Where they lie.
+    """
+
+    def __init__(self, records: Iterable[CutoutRecord], uses: Iterable[str], store: CutoutStore) -> None:
+        self._records = {record.name: record for record in records}
+        self._left = Counter(uses)
+        self._store = store
+        self._opened: dict[str, Cutout] = {}
+        self._guard = threading.Lock()
+
+    @contextmanager
+    def use(self, *names: str) -> Iterator[tuple[Cutout, ...]]:
+        """Use some of them once.
+
+        Raises
+        ------
+        StoreError
+            As :func:`open_cutout`.
+        """
+        with self._guard:
+            for name in names:
+                if name not in self._opened:
+                    self._opened[name] = open_cutout(self._records[name], self._store)
+            cutouts = tuple(self._opened[name] for name in names)
+        try:
+            yield cutouts
+        finally:
+            with self._guard:
+                self._left.subtract(names)
+                for name in names:
+                    if self._left[name] <= 0:
+                        del self._opened[name]
 
 
 def extent_of(ends: NDArray[np.int64], angle: float) -> tuple[float, float]:
