@@ -26,7 +26,7 @@ from levelmatch_core.spare import side_by_side
 BLOCK = 2880
 """FITS files are made of blocks of this many bytes."""
 
-STRIP_PIXELS = 4 * BAND_PIXELS
+STRIP_PIXELS = 8 * BAND_PIXELS
 """Pixels that one thread fills before it takes others."""
 
 MosaicPart = tuple[CutoutRecord, Plane, float]

@@ -18,8 +18,8 @@ from levelmatch_core.sky.store import CutoutStore
 ALGORITHM = "stack 2"
 """Goes into every key: raise it whenever the same parts would give other numbers."""
 
-BAND_PIXELS = 1 << 18
-"""Pixels that are summed at a time: 8 MB of sums."""
+BAND_PIXELS = 1 << 17
+"""Pixels that are summed at a time: arrays of 1 MB, which the allocator keeps for the next band."""
 
 Part = tuple[CutoutRecord, Plane]
 """A cutout and what is subtracted from it."""
