@@ -12,7 +12,7 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
 @contextmanager
-def room_for(place: Path) -> Iterator[None]:
+def room_for(place: Path | str) -> Iterator[None]:
     """Turn the refusal of a disk to take what is written at `place` into a clear error.
 
     Raises

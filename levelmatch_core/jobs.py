@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -26,17 +27,19 @@ from levelmatch_core.matching.results import Member, PairFit, PairResult, Soluti
 from levelmatch_core.products.apply import write_corrected
 from levelmatch_core.products.folder import OutputFile, OutputFolder
 from levelmatch_core.products.mosaic import write_mosaic
+from levelmatch_core.products.placing import Sha256
 from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.products.sharing import SharedFolder
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.settings import FitType, MatchSettings, Role
-from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray, make_cutout, open_cutout
+from levelmatch_core.sky.cutouts import CutoutRecord, CutoutsInUse, StoredArray, make_cutout, open_cutout
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.masks import local_sky
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import stack
 from levelmatch_core.sky.store import CutoutStore
+from levelmatch_core.spare import side_by_side
 
 logger = logger_of(__name__)
 
@@ -178,7 +181,7 @@ class MeasureJob(Job):
     """Fit the differences of some pairs of one group."""
 
     step = "measure"
-    version = 3
+    version = 4
     roles = ("mask", "measure")
     gives = PairFits
 
@@ -195,8 +198,14 @@ class MeasureJob(Job):
 
     def run(self, workspace: Workspace) -> PairFits:
         """Return the fits of those pairs that have a pixel in common."""
-        cutouts = {member.name: open_cutout(member.cutout, workspace.store) for member in self.members}
-        fits = (fit_pair(cutouts[first], cutouts[second], self.fit_type, self.settings) for first, second in self.pairs)
+        records = (member.cutout for member in self.members)
+        cutouts = CutoutsInUse(records, chain.from_iterable(self.pairs), workspace.store)
+
+        def fit(pair: tuple[str, str]) -> PairFit | None:
+            with cutouts.use(*pair) as (first, second):
+                return fit_pair(first, second, self.fit_type, self.settings)
+
+        fits = side_by_side(fit, self.pairs)
         return PairFits(fits=tuple(fit for fit in fits if fit is not None))
 
 
@@ -260,7 +269,7 @@ class SkyJob(Job):
     """Measure the local sky of the exposure that stands for a component."""
 
     step = "local sky"
-    version = 2
+    version = 3
     roles = ("mask",)
     gives = SkyLevel
 
@@ -319,8 +328,10 @@ class WriteJob(Job):
         """Write it whole."""
         notes: list[str] = []
 
-        def writer(path: Path) -> None:
-            notes.extend(write_corrected(path, self.corrections, self.grids, self.settings))
+        def writer(path: Path) -> Sha256:
+            made = write_corrected(path, self.corrections, self.grids, self.settings)
+            notes.extend(made.notes)
+            return Sha256(made.sha256)
 
         return Written(files=(workspace.output().write(self.writes()[0], writer),), notes=tuple(notes))
 
@@ -329,7 +340,7 @@ class MosaicJob(Job):
     """Write the mosaic of one field, with and without the corrections."""
 
     step = "mosaic"
-    version = 2
+    version = 3
     gives = Written
 
     field: str

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from levelmatch_core.errors import LevelMatchError, StrictError
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.jobs import Each, Job, Workspace, failure_of
 from levelmatch_core.records import Record
+from levelmatch_core.spare import lent, share
 from levelmatch_core.workers import Crew, Threads
 
 ONE_THREAD = Threads()
@@ -23,14 +25,16 @@ class PlainEach:
 
     def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:  # noqa: ARG002 - nothing is shown here
         """Do all jobs, in their order of results."""
+        threads = share(self.crew.size, len(jobs))
         if self.crew.size == 1 or len(jobs) < 2:
-            return [self._outcome(job) for job in jobs]
+            return [self._outcome(job, threads) for job in jobs]
         with ThreadPoolExecutor(self.crew.size) as pool:
-            return list(pool.map(self._outcome, jobs))
+            return list(pool.map(self._outcome, jobs, repeat(threads)))
 
-    def _outcome(self, job: Job) -> Record | Failure:
+    def _outcome(self, job: Job, threads: int) -> Record | Failure:
         try:
-            return self.crew.do([job], self.workspace)[0]
+            with lent(threads):
+                return self.crew.do([job], self.workspace)[0]
         except (LevelMatchError, OSError) as error:
             return failure_of(job, error)
 

@@ -26,6 +26,7 @@ from levelmatch_core.loglines import logger_of
 from levelmatch_core.products.sharing import SharedFolder
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
+from levelmatch_core.spare import lent, threads_lent
 
 logger = logger_of(__name__)
 
@@ -136,11 +137,11 @@ class Others:
         names = [name for job in jobs for name in job.writes() or ()]
         if names:
             workspace.held().claim(names)
-        shared = workspace.shared()
+        shared, threads = workspace.shared(), threads_lent()
         for attempt in range(1, ATTEMPTS + 1):
             executor = self._executor
             try:
-                done: _Done = executor.submit(_perform, tuple(jobs), shared).result()
+                done: _Done = executor.submit(_perform, tuple(jobs), shared, threads).result()
             except (BrokenExecutor, CancelledError) as error:
                 self._renew(executor)
                 logger.warning("%s, %s: lost its worker (%s)", jobs[0].label, jobs[0].step, error)
@@ -194,7 +195,10 @@ def crew_of(settings: MatchSettings) -> Iterator[Crew]:
 
 def _processes(number: int) -> ProcessPoolExecutor:
     # spawned: a fork of a process with threads may hang
-    return ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"))
+    executor = ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"))
+    for _ in range(number):  # they import, for a second or two, while the run takes its inventory
+        executor.submit(_awake)
+    return executor
 
 
 @contextmanager
@@ -228,11 +232,15 @@ def _dask(settings: MatchSettings) -> Iterator[Any]:
 
 
 # -- in the worker -----------------------------------------------------------------------------------------------------
-def _perform(jobs: tuple[Job, ...], workspace: Workspace) -> _Done:
+def _awake() -> None:
+    """Do nothing: whoever is asked to has imported this module."""
+
+
+def _perform(jobs: tuple[Job, ...], workspace: Workspace, threads: int) -> _Done:
     results: list[Record] = []
     said: list[Said] = []
     for job in jobs:
-        with _listening() as lines:
+        with _listening() as lines, lent(threads):
             results.append(job.do(workspace))
         said += [(job.place, *line) for line in lines]
     folder = workspace.folder

@@ -24,6 +24,7 @@ PLACES = {
     "disk": "errors",
     "loglines": "errors",
     "records": "errors",
+    "spare": "errors",
     "instrument_tables": "errors",
     "__init__": "pipeline",
 }

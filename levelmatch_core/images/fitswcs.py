@@ -20,6 +20,7 @@ WCS_CARD = re.compile(
 """Cards that bear on a celestial WCS without tables; a JWST header has hundreds of others."""
 
 _SIP = re.compile(rb"[AB]P?_")
+_TERM = re.compile(r"([AB]P?)_(\d)_(\d)")
 _UNUSUAL = re.compile(rb"P[VS]|PROJP|EPOCH")
 """Cards that astropy mends in ways of its own (those of old SCAMP headers), or that are old."""
 
@@ -59,24 +60,21 @@ def _sip(values: Mapping[str, Value]) -> Sip | None:
     """Return the distortion of SIP cards; None if they are unusual."""
     if not all(str(values[name]).endswith("-SIP") for name in ("CTYPE1", "CTYPE2")):
         return None
-    inverse = any(name.startswith(("AP_", "BP_")) for name in values)
-    terms = [_terms(stem, values) for stem in ("A", "B", *(("AP", "BP") if inverse else ()))]
-    if any(found is None for found in terms):
-        return None
-    return Sip(*terms, *(() if inverse else (None, None)), (values["CRPIX1"], values["CRPIX2"]))
-
-
-def _terms(stem: str, values: Mapping[str, Value]) -> NDArray[np.float64] | None:
-    """Return the (n + 1, n + 1) coefficients of one SIP polynomial; None if they are unusual."""
-    order = values.get(f"{stem}_ORDER")
-    if not isinstance(order, int) or not 2 <= order <= 9:
-        return None
-    terms = np.zeros((order + 1, order + 1))
+    terms: dict[str, NDArray[np.float64]] = {}
+    for stem in ("A", "B", "AP", "BP"):
+        order = values.get(f"{stem}_ORDER")
+        if isinstance(order, int) and 2 <= order <= 9:
+            terms[stem] = np.zeros((order + 1, order + 1))
+        elif order is not None:
+            return None
     for name, value in values.items():
-        found = re.fullmatch(rf"{stem}_(\d)_(\d)", name)
-        if found is not None:
-            i, j = int(found[1]), int(found[2])
-            if i + j > order or isinstance(value, str | bool):
-                return None
-            terms[i, j] = value
-    return terms
+        term = _TERM.fullmatch(name)
+        if term is None:
+            continue
+        stem, i, j = term[1], int(term[2]), int(term[3])
+        if stem not in terms or i + j >= len(terms[stem]) or isinstance(value, str | bool):
+            return None
+        terms[stem][i, j] = value
+    if "A" not in terms or "B" not in terms or ("AP" in terms) != ("BP" in terms):
+        return None
+    return Sip(terms["A"], terms["B"], terms.get("AP"), terms.get("BP"), (values["CRPIX1"], values["CRPIX2"]))

@@ -1,7 +1,6 @@
 """Where an image lies on the sky: outlines, pixel scales, and which outlines touch."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from astropy.coordinates import SkyCoord
@@ -15,7 +14,7 @@ from scipy.spatial import KDTree
 from levelmatch_core.errors import NoWcsError
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.headers import FAULTS, quiet
-from levelmatch_core.images.transforms import AnyWcs, frame_of, sky_transforms
+from levelmatch_core.images.transforms import AnyWcs, frame_of, sky_transforms, world_transforms
 from levelmatch_core.records import Record
 
 Outline = tuple[tuple[float, float], ...]
@@ -88,7 +87,7 @@ def _to_icrs(
     """Return RA and Dec (ICRS, degrees) of pixel coordinates, checked against the way back."""
     good = False
     is_fits = isinstance(wcs, WCS)
-    to_world, to_pixel = _fits_ways(wcs) if is_fits else sky_transforms(wcs)
+    to_world, to_pixel = world_transforms(wcs) if is_fits else sky_transforms(wcs)
     try:
         with quiet(), np.errstate(all="ignore"):
             world = to_world(x, y)
@@ -112,11 +111,6 @@ def _to_icrs(
     return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
 
 
-def _fits_ways(wcs: WCS) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return pixel -> the header's own world coordinates, and back, with what does not converge raised."""
-    return lambda x, y: wcs.all_pix2world(x, y, 0), lambda *world: wcs.all_world2pix(*world, 0)
-
-
 def _tangent_steps(
     ra: NDArray[np.float64], dec: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -131,7 +125,8 @@ def _tangent_steps(
     east = np.array([-middle[1], middle[0], 0.0])
     length = np.linalg.norm(east)
     east = east / length if length > 0 else np.array([0.0, 1.0, 0.0])
-    basis = np.stack([east, np.cross(middle, east)])
+    (x, y, z), (ex, ey, _) = middle, east
+    basis = np.array([east, (-z * ey, z * ex, x * ey - y * ex)])
     return basis @ (vectors[1] - vectors[0]), basis @ (vectors[3] - vectors[2])
 
 

@@ -4,16 +4,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from astropy.io import ascii as text_tables
-from astropy.table import Table
-
 from levelmatch_core.errors import DataError, UsageError
 
 GroupBy = Callable[[str], str]
 """Gives the tile of a file, by its shown name; raises DataError where the user named none."""
 
 _COLUMNS = ("file", "tile")
-_AS_TEXT = {"*": [text_tables.convert_numpy(str)]}
 
 
 def grouping(group_by: str | Path) -> GroupBy:
@@ -75,9 +71,13 @@ def _by_table(path: Path) -> GroupBy:
 
 def _rows(path: Path) -> list[tuple[str, str]]:
     """Read the two columns as text: a tile called 007 keeps its zeros."""
+    # here and no earlier: tables take a third of a second to import, and few files are grouped by one
+    from astropy.io import ascii as text_tables  # noqa: PLC0415
+
     try:
         head = path.read_text(encoding="utf-8").partition("\n")[0]
-        table: Table = text_tables.read(path, guess=False, converters=_AS_TEXT, **_form(head))
+        as_text = {"*": [text_tables.convert_numpy(str)]}
+        table = text_tables.read(path, guess=False, converters=as_text, **_form(head))
     except (text_tables.InconsistentTableError, ValueError) as error:
         reason = " ".join(str(error).split())
         message = f"group_by table {path}: cannot be read as two columns, file and tile ({reason})"

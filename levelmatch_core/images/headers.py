@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
+import numpy as np
 from astropy import log
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
@@ -40,6 +41,7 @@ _MAX_FIELDS = 999
 
 _CHUNK = 1 << 20
 _CARD = 80
+_KEYWORD = 8
 
 MATCHED_CARD = "LVLSTAT"
 """The card by which a file says that it was matched before."""
@@ -119,6 +121,14 @@ quiet = _Quiet()
 """Ignore what astropy has to say on cards that are slightly off the standard: levelmatch checks what it uses."""
 
 
+class Cards(Protocol):
+    """What of a header is looked up by those who only want to know a value."""
+
+    def get(self, keyword: str, default: Any = None, /) -> Any:  # noqa: ANN401 - as astropy's headers have it
+        """Return the value of a card, or the default where there is none."""
+        ...
+
+
 @dataclass(frozen=True)
 class Hdu:
     """One HDU, without its data."""
@@ -156,8 +166,30 @@ class Hdu:
 
     def has(self, card: str) -> bool:
         """Return whether the header has a card, without taking it apart."""
-        start = f"{card:8}=".encode()
-        return any(self.raw.startswith(start, at) for at in range(0, len(self.raw), _CARD))
+        return self._find(card) >= 0
+
+    def get(self, keyword: str, default: Any = None) -> Any:  # noqa: ANN401 - as astropy's headers have it
+        """Return what `header.get` does; of cards that are written as the standard has them without taking it apart."""
+        at = self._find(keyword) if self._usual and len(keyword) <= _KEYWORD and keyword.isupper() else None
+        if at is not None:
+            found = plain_cards([self.raw[at : at + _CARD]]) if at >= 0 else {}
+            if found is not None:
+                return found.get(keyword, default)
+        return self.header.get(keyword, default)
+
+    @cached_property
+    def _usual(self) -> bool:
+        """Whether all keywords are of eight characters and upper case at most: astropy takes others, too."""
+        keywords = np.frombuffer(self.raw, np.uint8).reshape(-1, _CARD)[:, :_KEYWORD]
+        return b"HIERARCH" not in self.raw and not np.any((keywords >= ord("a")) & (keywords <= ord("z")))
+
+    def _find(self, keyword: str) -> int:
+        """Return where the first card of a keyword begins, -1 where there is none."""
+        start = f"{keyword:8}=".encode()
+        at = self.raw.find(start)
+        while at >= 0 and at % _CARD:
+            at = self.raw.find(start, at + 1)
+        return at
 
 
 def read_headers(path: Path, shown: str | None = None) -> tuple[Hdu, ...]:
@@ -312,6 +344,8 @@ def plain_cards(cards: Iterable[bytes]) -> dict[str, str | int | float | bool] |
         name, logical, integer, real, text = found.groups()
         value: str | int | float | bool
         if text is not None:
+            if not text.strip() and card.count(b"'") > 2:  # astropy takes quotes of a comment for those of a blank value
+                return None
             value = text.decode("ascii").rstrip()
         elif integer is not None:
             value = int(integer)

@@ -27,7 +27,7 @@ from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.footprint import footprint_of
 from levelmatch_core.images.grouping import GroupBy, grouping
 from levelmatch_core.images.gwcs import gwcs_of, require_extra, tree_of
-from levelmatch_core.images.headers import Hdu, quiet, read_headers
+from levelmatch_core.images.headers import Cards, Hdu, quiet, read_headers
 from levelmatch_core.images.instruments import Instrument, Source, known_with, recognise
 from levelmatch_core.images.pixelarea import area_range, is_per_pixel
 from levelmatch_core.images.reading import digest_of, refuse_matched, refuse_shapes, wcs_of
@@ -58,13 +58,13 @@ class _File:
     instrument: Instrument
 
     @property
-    def primary(self) -> fits.Header:
-        return self.hdus[0].header
+    def primary(self) -> Hdu:
+        return self.hdus[0]
 
     def card(self, name: str) -> str:
         """Return a card of the primary header, else of the image's own, as lower-case text; '' if there is none."""
         for hdu in (self.hdus[0], *(hdu for hdu in self.hdus if hdu.shape is not None)):
-            value = hdu.header.get(name)
+            value = hdu.get(name)
             if value is not None and str(value).strip():
                 return str(value).strip().lower()
         return ""
@@ -227,7 +227,7 @@ def _read(path: Path, shown: str, known: Sequence[Instrument]) -> _File | Failur
         return _failure(name, DataError(f"{name}: its name is not UTF-8, which tables and records need; rename it"))
     try:
         hdus = read_headers(path, shown)
-        file = _File(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0].header, known))
+        file = _File(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0], known))
         _ = file.bands, file.camera  # a damaged card shows here
     except DataError as error:
         return _failure(shown, error)
@@ -297,12 +297,12 @@ def _quality_notes(files: Sequence[_File], settings: MatchSettings) -> list[str]
     return notes
 
 
-def _has_unsubtracted(primary: fits.Header) -> bool:
+def _has_unsubtracted(primary: Cards) -> bool:
     return primary.get("BKGSUB") is False and bool(_number(primary.get("BKGLEVEL")))
 
 
 def _has_loose_sip(hdu: Hdu) -> bool:
-    return hdu.has("A_ORDER") and not str(hdu.header.get("CTYPE1", "")).endswith("-SIP")
+    return hdu.has("A_ORDER") and not str(hdu.get("CTYPE1", "")).endswith("-SIP")
 
 
 # -- exposures ---------------------------------------------------------------------------------------------------------
@@ -378,7 +378,7 @@ def _exposures_in(
     refuse_shapes(sci, tuple(hdu for hdu in (err, dq) if hdu is not None), shown)
     source, wcs = _wcs(file, sci, chip, settings)
     parts = file.instrument.split(Source(file.shown, chip, shape, file.primary, tile), settings)
-    kind = Kind(file.instrument.name, file.camera, file.band, _text(sci.header.get("BUNIT")))
+    kind = Kind(file.instrument.name, file.camera, file.band, _text(sci.get("BUNIT")))
     made: list[Labelled | Failure] = []
     for part in parts:
         where = footprint_of(wcs, shape, part.window, shown)

@@ -3,8 +3,9 @@
 import gzip
 import hashlib
 import io
-import sys
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,7 +46,7 @@ _NARROW = frozenset({"f4", "i1", "u1", "i2", "u2"})
 """Stored types whose every value float32 holds exactly."""
 
 _BAND_PIXELS = 1 << 16
-"""Pixels that are masked at a time: what is made of them on the way stays in the processor's cache."""
+"""Pixels that are read or masked at a time: what is made of them on the way stays in the processor's cache."""
 
 _SCALING = (b"BSCALE  =", b"BZERO   =", b"BLANK   =")
 
@@ -224,9 +225,41 @@ def read_pixels(exposure: Exposure) -> Pixels:
     OSError
         If the file cannot be read; another try may succeed.
     """
+    with _opened(exposure) as (raw, hdus):
+        return _pixels_of(raw, hdus, exposure)
+
+
+def read_exposure(exposure: Exposure) -> tuple[AnyWcs, Pixels]:
+    """Return WCS and pixels: :func:`read_wcs` and :func:`read_pixels` at one opening of the file."""
+    with _opened(exposure) as (raw, hdus):
+        wcs = wcs_from(exposure.wcs_source, hdus, exposure.sci, exposure.path, exposure.name)
+        return wcs, _pixels_of(raw, hdus, exposure)
+
+
+@contextmanager
+def _opened(exposure: Exposure) -> Iterator[tuple[BinaryIO, tuple[Hdu, ...]]]:
+    """Open an exposure's file, decompressed where it is gzipped, and check that its HDUs are what they have to be."""
+    try:
+        with exposure.path.open("rb") as file:
+            raw = io.BytesIO(gzip.decompress(file.read())) if is_gzip(file) else file
+            size = len(raw.getbuffer()) if isinstance(raw, io.BytesIO) else os.fstat(file.fileno()).st_size
+            hdus = scan(raw, exposure.file, size)
+            _check(hdus, exposure)
+            yield raw, hdus
+    except FAULTS as error:
+        message = f"{exposure.file}: damaged: {error}; fetch it again"
+        raise NotFitsError(message) from error
+    except OSError as error:
+        if error.errno is not None:  # the disk's fault, not the file's
+            raise
+        message = f"{exposure.file}: damaged: {error}; fetch it again"
+        raise NotFitsError(message) from error
+
+
+def _pixels_of(raw: BinaryIO, hdus: Sequence[Hdu], exposure: Exposure) -> Pixels:
     instrument = instrument_of(exposure)
     wanted = [exposure.sci, exposure.err, exposure.dq if instrument.bad_bits else None]
-    arrays = _stored_arrays(exposure, wanted)
+    arrays = _stored_arrays(raw, hdus, wanted)
     if any(array is not None and array.shape != exposure.shape for array in arrays):
         message = (
             f"{exposure.file}: damaged: its images are not of the shape {exposure.shape} that they were listed with"
@@ -240,30 +273,15 @@ def read_pixels(exposure: Exposure) -> Pixels:
     return Pixels(data, None if error is None else _variance(error, data.dtype))
 
 
-def _stored_arrays(exposure: Exposure, wanted: Sequence[int | None]) -> list[Any]:
+def _stored_arrays(raw: BinaryIO, hdus: Sequence[Hdu], wanted: Sequence[int | None]) -> list[Any]:
     """Return the arrays of HDUs, scaled by BSCALE and BZERO; None where None is wanted."""
-    try:
-        with exposure.path.open("rb") as file:
-            zipped = is_gzip(file)
-            raw = io.BytesIO(gzip.decompress(file.read())) if zipped else file
-            size = len(raw.getbuffer()) if isinstance(raw, io.BytesIO) else exposure.path.stat().st_size
-            hdus = scan(raw, exposure.file, size)
-            _check(hdus, exposure)
-            arrays = [None if index is None else _plain_array(raw, hdus[index]) for index in wanted]
-            if all(array is not None for index, array in zip(wanted, arrays, strict=True) if index is not None):
-                return arrays
-            del arrays
-            raw.seek(0)
-            with quiet(), np.errstate(all="ignore"), fits.open(raw, mode="readonly", memmap=False) as opened:
-                return [None if index is None else np.asarray(opened[index].data) for index in wanted]
-    except FAULTS as error:
-        message = f"{exposure.file}: damaged: {error}; fetch it again"
-        raise NotFitsError(message) from error
-    except OSError as error:
-        if error.errno is not None:  # the disk's fault, not the file's
-            raise
-        message = f"{exposure.file}: damaged: {error}; fetch it again"
-        raise NotFitsError(message) from error
+    arrays = [None if index is None else _plain_array(raw, hdus[index]) for index in wanted]
+    if all(array is not None for index, array in zip(wanted, arrays, strict=True) if index is not None):
+        return arrays
+    del arrays
+    raw.seek(0)
+    with quiet(), np.errstate(all="ignore"), fits.open(raw, mode="readonly", memmap=False) as opened:
+        return [None if index is None else np.asarray(opened[index].data) for index in wanted]
 
 
 def _plain_array(raw: BinaryIO, hdu: Hdu) -> NDArray[np.generic] | None:
@@ -280,15 +298,20 @@ def _plain_array(raw: BinaryIO, hdu: Hdu) -> NDArray[np.generic] | None:
     if cards and not unsigned:
         return None
     kind = {-32: ">f4", -64: ">f8", 8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8"}[hdu.bitpix]
-    values = np.empty(hdu.shape, kind)
+    values = np.empty(hdu.shape, np.dtype(kind).newbyteorder("="))
+    flat, stored = values.reshape(-1), np.empty(min(values.size, _BAND_PIXELS), kind)
+    turned = f"u{values.itemsize}"
     raw.seek(hdu.data)
-    if values.size and raw.readinto(values.reshape(-1).view(np.uint8).data) != values.nbytes:  # type: ignore[attr-defined]
-        return None
-    values = values.byteswap(inplace=True).view(values.dtype.newbyteorder("=")) if sys.byteorder == "little" else values
-    if unsigned:
-        values = values.view(f"u{values.itemsize}")
-        values ^= values.dtype.type(1 << (hdu.bitpix - 1))
-    return values
+    for start in range(0, flat.size, _BAND_PIXELS):
+        band = flat[start : start + _BAND_PIXELS]
+        piece = stored[: band.size]
+        if raw.readinto(piece.view(np.uint8).data) != piece.nbytes:  # type: ignore[attr-defined]
+            return None
+        band[...] = piece
+        if unsigned:
+            bits = band.view(turned)
+            bits ^= bits.dtype.type(1 << (hdu.bitpix - 1))
+    return values.view(turned) if unsigned else values
 
 
 def _check(hdus: tuple[Hdu, ...], exposure: Exposure) -> None:

@@ -11,9 +11,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-Array = NDArray[np.floating]
+from levelmatch_core.matching.differences import Box, Cut, Image, difference_row, unit
 
 LAG = 3
 """Pixels to either side at which the brightness is told: beyond the reach of a resampled pixel's noise."""
@@ -37,46 +38,112 @@ class Gain:
     """Mean of both over the overlap, data unit: slope times it is the level that the gain feigns."""
 
 
-def gain(first: Array, difference: Array, keep: NDArray[np.bool_]) -> Gain | None:
+def gain(first: Image, second: Image, box: Box, cut: Cut, n_kept: int) -> Gain | None:
     """Return the slope of a difference against brightness; None where there is nothing to tell it by.
 
     Parameters
     ----------
-    first
-        (ny, nx) the first member over the box of the difference.
-    difference
-        (ny, nx) second - first.
-    keep
-        (ny, nx) the pixels that clipping left.
+    first, second, box, cut
+        A pair and the pixels that clipping left, as in :mod:`levelmatch_core.matching.differences`.
+    n_kept
+        How many these are.
     """
-    ny, nx = difference.shape
-    step = max(2, math.isqrt(math.ceil(keep.sum() / SAMPLES)))  # at 2 pixels, resampled noise is independent
+    step = max(2, math.isqrt(math.ceil(n_kept / SAMPLES)))  # at 2 pixels, resampled noise is independent
+    ny, nx = box[4:]
     if nx <= 2 * LAG:
         return None
-    rows, columns = slice(0, ny, step), slice(LAG, nx - LAG, step)
-    left, right = slice(0, nx - 2 * LAG, step), slice(2 * LAG, nx, step)
-    use = keep[rows, columns] & keep[rows, left] & keep[rows, right]
-    n = int(np.count_nonzero(use))
+    values = np.empty((5, -(-ny // step) * -(-(nx - 2 * LAG) // step)))
+    n = _samples(first, second, box, cut, step, values)
     if n < FEWEST:
         return None
-
-    def bright(at: slice) -> NDArray[np.float64]:
-        return np.asarray((first[rows, at] + 0.5 * difference[rows, at])[use], dtype=np.float64)
-
-    y, x = np.nonzero(use)
-    here = bright(columns)
-    values = np.stack([difference[rows, columns][use], here, bright(left) + bright(right)])
-    mean = float(here.mean())
-    basis, _ = np.linalg.qr(np.column_stack([np.ones(n), x - x.mean(), y - y.mean()]))
-    values = values - np.einsum("vn,nk,mk->vm", values, basis, basis, optimize=True)
-    delta, _, beside = values
-    products = np.einsum("n,vn->v", beside, values)
-    if products[2] <= 0 or products[1] == 0:
+    mean, square, with_delta, with_here, beside = _products(values, n)
+    if beside <= 0 or with_here == 0:
         return None
-    slope = float(products[0] / products[1])
+    slope = with_delta / with_here
     # of the difference as it is, as if it had no slope: where brightness is noise, a fitted slope would take noise away
-    scatter = float(np.sqrt(np.mean(delta**2) * n / max(1, n - 3)))
-    sigma = scatter * math.sqrt(products[2]) / abs(float(products[1]))
+    scatter = math.sqrt(square / max(1, n - 3))
+    sigma = scatter * math.sqrt(beside) / abs(with_here)
     if not 0 < sigma < MOST_ERROR:
         return None
     return Gain(slope, sigma, mean)
+
+
+@njit(nogil=True, cache=True)
+def _samples(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    first: Image, second: Image, box: Box, cut: Cut, step: int, values: NDArray[np.float64]
+) -> int:
+    """Fill (5, n or more) with difference, brightness, brightness beside, x and y of pixels; return their number."""
+    ny, nx = box[4], box[5]
+    row, bright, keep = np.empty(nx), np.empty(nx), np.empty(nx, np.bool_)
+    x, y = unit(nx), unit(ny)
+    n = 0
+    for r in range(0, ny, step):
+        difference_row(first, second, box, r, row)
+        a = first[box[0] + r, box[1] : box[1] + nx]
+        level = cut[0] + cut[2] * y[r]
+        for k in range(nx):
+            left = row[k] - (level + cut[1] * x[k])
+            keep[k] = (left >= cut[3]) & (left <= cut[4])
+            bright[k] = np.float64(a[k]) + 0.5 * row[k]
+        for k in range(LAG, nx - LAG, step):
+            if keep[k] & keep[k - LAG] & keep[k + LAG]:
+                values[0, n] = row[k]
+                values[1, n] = bright[k]
+                values[2, n] = bright[k - LAG] + bright[k + LAG]
+                values[3, n] = x[k]
+                values[4, n] = y[r]
+                n += 1
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _products(  # pragma: no cover - compiled
+    values: NDArray[np.float64], n: int
+) -> tuple[float, float, float, float, float]:
+    """Take a plane in x and y out of the first three rows of n samples, and return what the slope is made of.
+
+    Returns
+    -------
+    Mean brightness; then the sums of difference squared, and of brightness beside times difference, brightness, and
+    itself.
+    """
+    m0 = m1 = m2 = mx = my = 0.0
+    for k in range(n):
+        m0 += values[0, k]
+        m1 += values[1, k]
+        m2 += values[2, k]
+        mx += values[3, k]
+        my += values[4, k]
+    m0, m1, m2, mx, my = m0 / n, m1 / n, m2 / n, mx / n, my / n
+    xx = xy = yy = x0 = x1 = x2 = y0 = y1 = y2 = 0.0
+    for k in range(n):
+        x, y = values[3, k] - mx, values[4, k] - my
+        v0, v1, v2 = values[0, k] - m0, values[1, k] - m1, values[2, k] - m2
+        xx += x * x
+        xy += x * y
+        yy += y * y
+        x0 += v0 * x
+        x1 += v1 * x
+        x2 += v2 * x
+        y0 += v0 * y
+        y1 += v1 * y
+        y2 += v2 * y
+    # y less what x tells of it; a direction in which all are on one place has no slope
+    turn = xy / xx if xx > 0.0 else 0.0
+    rest = yy - turn * xy
+    in_x = 1.0 / xx if xx > 0.0 else 0.0
+    in_y = 1.0 / rest if rest > 1e-12 * yy else 0.0
+    y0, y1, y2 = (y0 - turn * x0) * in_y, (y1 - turn * x1) * in_y, (y2 - turn * x2) * in_y
+    x0, x1, x2 = x0 * in_x, x1 * in_x, x2 * in_x
+    square = with_delta = with_here = beside = 0.0
+    for k in range(n):
+        x = values[3, k] - mx
+        y = values[4, k] - my - turn * x
+        v0 = values[0, k] - m0 - x0 * x - y0 * y
+        v1 = values[1, k] - m1 - x1 * x - y1 * y
+        v2 = values[2, k] - m2 - x2 * x - y2 * y
+        square += v0 * v0
+        with_delta += v2 * v0
+        with_here += v2 * v1
+        beside += v2 * v2
+    return m1, square, with_delta, with_here, beside

@@ -18,16 +18,17 @@ setting `statistic = "median"` gives levels their median, and planes the clipped
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from levelmatch_core.matching.differences import Box, Cut, Image, mask_sums, plane_sums, sift_difference, unit
 from levelmatch_core.matching.gain import gain
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
-from levelmatch_core.sky import kernels
-from levelmatch_core.sky.clipping import clip_sorted, run_median, run_moments
-from levelmatch_core.sky.cutouts import Cutout, CutoutRecord, extent_of
+from levelmatch_core.sky.clipping import ALL, FEWEST, Cuts, Sifted, clip, cuts_of, sample_step
+from levelmatch_core.sky.cutouts import Cutout, CutoutRecord
 from levelmatch_core.sky.plane import Plane
 
 Array = NDArray[np.float64]
@@ -43,6 +44,8 @@ HUBER_SETTLED = 1e-6
 """Huber's estimate has settled when it moves by less than this fraction of its standard error."""
 ROUNDING = 64 * np.finfo(float).eps
 """Residuals below this fraction of the largest difference are rounding, and are never clipped."""
+_FINITE = float(np.finfo(float).max)
+"""No finite residual is beyond it."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,50 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """A fit about the middle of the difference's box; slopes are over half the box, so that all is in data units."""
+class _Pair:
+    """Two cutouts and the box that both cover."""
 
-    keep: Mask
+    first: Cutout
+    second: Cutout
+    x0: int
+    """Grid column of the box's first pixel."""
+    y0: int
+    """Grid row of it."""
+    shape: tuple[int, int]
+    """Rows, columns."""
+    parts: tuple[Image, Image, Box]
+    """What the compiled passes take: the two images, as they are mapped from the store, and the box in them."""
+
+    @classmethod
+    def of(cls, first: Cutout, second: Cutout) -> "_Pair | None":
+        """Return the pair, None where no pixel is common to the boxes."""
+        a, b = first.record, second.record
+        x0, y0 = max(a.x0, b.x0), max(a.y0, b.y0)
+        nx = min(a.x0 + a.shape[1], b.x0 + b.shape[1]) - x0
+        ny = min(a.y0 + a.shape[0], b.y0 + b.shape[0]) - y0
+        if nx <= 0 or ny <= 0:
+            return None
+        box = (y0 - a.y0, x0 - a.x0, y0 - b.y0, x0 - b.x0, ny, nx)
+        return cls(first, second, x0, y0, (ny, nx), (_plain(first.data), _plain(second.data), box))
+
+    def sample(self) -> Array:
+        """Return differences, not all of them valid, evenly spread over the box."""
+        first, second, (ay, ax, by, bx, ny, nx) = self.parts
+        every = sample_step(ny * nx)
+        across = max(1, min(nx, math.isqrt(every)))
+        down = max(1, every // across)
+        one = first[ay : ay + ny : down, ax : ax + nx : across]
+        other = second[by : by + ny : down, bx : bx + nx : across]
+        with np.errstate(invalid="ignore"):  # inf - inf
+            return np.subtract(other, one, dtype=np.float64).reshape(-1)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A fit about the middle of the box; slopes are over half the box, so that all is in data units."""
+
+    cut: Cut
+    """Which pixels it used."""
     coefficients: Array
     rms: float
     mean_like: float
@@ -92,19 +135,17 @@ def difference(first: Cutout, second: Cutout) -> Difference | None:
     Difference or None
         None where no pixel is common.
     """
-    a, b = first.record, second.record
-    x0, y0 = max(a.x0, b.x0), max(a.y0, b.y0)
-    x1 = min(a.x0 + a.shape[1], b.x0 + b.shape[1])
-    y1 = min(a.y0 + a.shape[0], b.y0 + b.shape[0])
-    if x1 <= x0 or y1 <= y0:
+    pair = _Pair.of(first, second)
+    if pair is None:
         return None
-    data, valid = np.empty((y1 - y0, x1 - x0)), np.empty((y1 - y0, x1 - x0), dtype=bool)
-    # what is not finite (inf - inf, too) is not valid
-    at_first, at_second = (y0 - a.y0, x0 - a.x0), (y0 - b.y0, x0 - b.x0)
-    n_valid = kernels.subtract(_plain(first.data), _plain(second.data), at_first, at_second, data, valid)
-    if n_valid == 0:
+    one, other, (ay, ax, by, bx, ny, nx) = pair.parts
+    with np.errstate(invalid="ignore"):  # inf - inf
+        data = np.subtract(other[by : by + ny, bx : bx + nx], one[ay : ay + ny, ax : ax + nx], dtype=np.float64)
+    valid = np.isfinite(data)
+    if not valid.any():
         return None
-    return Difference(data, valid, x0, y0, n_valid)
+    data[~valid] = np.nan
+    return Difference(data, valid, pair.x0, pair.y0, int(np.count_nonzero(valid)))
 
 
 def _plain(image: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -131,29 +172,25 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     PairFit or None
         None where no pixel is common.
     """
-    both = difference(first, second)
-    if both is None:
+    pair = _Pair.of(first, second)
+    found = None if pair is None else _fitted(pair, fit_type, settings)
+    if pair is None or found is None:
         return None
+    fit, n_valid, extent = found
     correlation = max(1.0, 2.0 / (first.record.noise_gain + second.record.noise_gain))
-    fit = _fit_level(both, settings) if fit_type == "level" else _fit_plane(both, settings)
-    if settings.statistic == "huber":
-        fit = _huber(both, fit, settings, slopes=fit_type != "level")
     mean_like = correlation * fit.mean_like
     inefficiency = mean_like + fit.excess
-    extent = _extent(both, first.record.axis_angle)
-    n_used, (x, y), moments = _moments(fit.keep)
-    top, left = both.y0 - first.record.y0, both.x0 - first.record.x0
-    ny, nx = both.data.shape
-    grown = gain(first.data[top : top + ny, left : left + nx], both.data, fit.keep)
+    n_used, (x, y), moments = _moments(pair, fit.cut)
+    grown = gain(*pair.parts, fit.cut, n_used)
     return PairFit(
         first=first.record.name,
         second=second.record.name,
-        npix=both.n_valid,
+        npix=n_valid,
         n_used=n_used,
-        plane=_grid_plane(fit.coefficients, both, x, y),
-        moments=tuple(moments.ravel().tolist()),
+        plane=_grid_plane(fit.coefficients, pair, x, y),
+        moments=moments,
         rms=fit.rms,
-        stderr=float(fit.rms * np.sqrt(inefficiency / n_used)),
+        stderr=fit.rms * math.sqrt(inefficiency / n_used),
         correlation=correlation,
         shared=mean_like / inefficiency,
         extent=extent,
@@ -163,6 +200,26 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     )
 
 
+def _fitted(pair: _Pair, fit_type: FitType, settings: MatchSettings) -> tuple[_Fit, int, tuple[float, float]] | None:
+    """Return the fit, the number of valid pixels and the size of their area along the first's axes; None for none."""
+    angle = pair.first.record.axis_angle
+    axis = math.cos(angle), math.sin(angle)
+    kept = np.empty(pair.shape[0] * pair.shape[1])
+    is_level = fit_type == "level"
+    cuts = cuts_of(pair.sample(), settings.sigma, settings.maxiters) if is_level and kept.size > FEWEST else ALL
+    for tried in (cuts, ALL):  # the last always does
+        left, n_valid, extent = sift_difference(*pair.parts, axis, tried, kept)
+        if n_valid == 0:
+            return None
+        fit = _fit_level(kept, left, tried, settings) if is_level else _fit_plane(pair, kept[:n_valid], settings)
+        if fit is not None and settings.statistic == "huber":
+            fit = _huber(pair, fit, settings, slopes=not is_level)
+        if fit is not None:
+            return fit, n_valid, extent
+    return None
+
+
+@lru_cache
 def _kappa(sigma: float, iterations: int) -> float:
     """Return the standard deviation of unit normal noise after `iterations` clips at `sigma` of its own deviations.
 
@@ -179,26 +236,122 @@ def _kappa(sigma: float, iterations: int) -> float:
 
 
 # -- level -----------------------------------------------------------------------------------------------------------
-def clipped_median(values: Array, sigma: float, maxiters: int) -> tuple[float, float, float, bool]:
-    """Return the sigma-clipped median (centre: median, width: standard deviation), as astropy's SigmaClip would.
+def _fit_level(kept: Array, left: Sifted, cuts: Cuts, settings: MatchSettings) -> _Fit | None:
+    """Clip what was sifted; None where the cuts do not do."""
+    found = clip(kept, left, cuts, settings.sigma, settings.maxiters)
+    if found is None:
+        return None
+    kappa = _kappa(settings.sigma, settings.maxiters)
+    level, rms = found.median, found.rms
+    mean_like, excess = kappa**-2, (math.pi / 2 - 1) * kappa**-2
+    if settings.statistic == "clipped_mean":
+        level, rms = found.median + found.offset, found.std
+        mean_like, excess = kappa**-4, 0.0
+    cut = (0.0, 0.0, 0.0, found.low, found.high)
+    return _Fit(cut, np.array([level, 0.0, 0.0]), rms, mean_like, excess, found.converged)
 
-    Parameters
-    ----------
-    values
-        Finite values, any order, at least one.
-    sigma
-        Limit in standard deviations.
-    maxiters
-        Most iterations.
 
-    Returns
-    -------
-    median, low, high, converged
-        The median and the extremes of what is left, and whether the last clip removed nothing.
+# -- plane -----------------------------------------------------------------------------------------------------------
+def _fit_plane(pair: _Pair, measured: Array, settings: MatchSettings) -> _Fit:
+    """Fit a plane: clip about the last plane, solve the normal equations of what is left, until the plane settles."""
+    rounding = ROUNDING * float(np.max(np.abs(measured)))
+    # Robust start: about the median, width from the median absolute deviation, which wild pixels do not move; of many
+    # pixels those of a sample.
+    sample = measured if measured.size <= FEWEST else measured[:: sample_step(measured.size)]
+    start = float(np.median(sample))
+    width = MAD_TO_SIGMA * float(np.median(np.abs(sample - start)))
+    coefficients = np.array([start, 0.0, 0.0])
+    limit = settings.sigma * max(width, rounding)
+    converged = False
+    for turn in range(settings.plane_fit_maxiters + 1):
+        level, slope_x, slope_y = coefficients.tolist()
+        cut = (level, slope_x, slope_y, -limit, limit)
+        sums = plane_sums(*pair.parts, cut)
+        if sums[0] == 0:  # sigma so small that nothing would be left
+            cut = (level, slope_x, slope_y, -_FINITE, _FINITE)
+            sums = plane_sums(*pair.parts, cut)
+        step, square = _plane_step(sums)
+        coefficients = coefficients + step
+        allowed = np.maximum(settings.plane_fit_abs_tol, settings.plane_fit_rel_tol * np.abs(coefficients))
+        converged = turn > 0 and bool(np.all(np.abs(step) <= allowed))
+        if converged:
+            break
+        limit = settings.sigma * math.sqrt(square) + rounding
+    kappa = _kappa(settings.sigma, settings.plane_fit_maxiters)
+    return _Fit(cut, coefficients, math.sqrt(square), kappa**-4, 0.0, converged)
+
+
+def _plane_step(sums: Array) -> tuple[Array, float]:
+    """Return the least-squares plane of what is left, a slope that no pixel sees being 0, and the mean square then."""
+    n, sx, sy, sxx, sxy, syy, *right, square = sums.tolist()
+    moments = np.array([[n, sx, sy], [sx, sxx, sxy], [sy, sxy, syy]])
+    step = np.linalg.pinv(moments, rcond=1e-12, hermitian=True) @ np.array(right)
+    return step, max(0.0, square - float(step @ right)) / n
+
+
+def _moments(pair: _Pair, cut: Cut) -> tuple[int, tuple[float, float], tuple[float, ...]]:
+    """Return the number, the centroid (within the box) and the 3x3 moments about it of the kept pixels.
+
+    The sums are whole numbers, so that nothing is lost where the centroid is taken out.
     """
-    ordered = np.sort(values, axis=None)
-    low, high, converged = clip_sorted(ordered, float(sigma), maxiters)
-    return run_median(ordered, low, high), float(ordered[low]), float(ordered[high - 1]), converged
+    n, sx, sy, sxx, sxy, syy = mask_sums(*pair.parts, cut)
+    xx, xy, yy = (
+        (n * product - one * other) / n for product, one, other in ((sxx, sx, sx), (sxy, sx, sy), (syy, sy, sy))
+    )
+    return n, (sx / n, sy / n), (float(n), 0.0, 0.0, 0.0, xx, xy, 0.0, xy, yy)
+
+
+def _grid_plane(coefficients: Array, pair: _Pair, x: float, y: float) -> Plane:
+    """Return the fit as a plane on the grid, about the centroid (x, y) within the box."""
+    level, slope_x, slope_y = coefficients.tolist()
+    ny, nx = pair.shape
+    slope_x, slope_y = slope_x / (nx / 2), slope_y / (ny / 2)
+    level += slope_x * (x - (nx - 1) / 2) + slope_y * (y - (ny - 1) / 2)
+    return Plane(level=level, slope_x=slope_x, slope_y=slope_y, x0=pair.x0 + x, y0=pair.y0 + y)
+
+
+# -- Huber ------------------------------------------------------------------------------------------------------------
+def _huber(pair: _Pair, clipped: _Fit, settings: MatchSettings, *, slopes: bool) -> _Fit:
+    """Return Huber's estimate from the pixels that clipping left (modified residuals: Huber 1981, chapter 7)."""
+    both = difference(pair.first, pair.second)
+    if both is None or clipped.rms == 0.0:
+        return clipped
+    ny, nx = pair.shape
+    x, y = unit(nx), unit(ny)
+    level, slope_x, slope_y, low, high = clipped.cut
+    with np.errstate(invalid="ignore"):
+        left = both.data - (level + slope_x * x + slope_y * y[:, None])
+        keep = (left >= low) & (left <= high)
+    kappa = _kappa(settings.sigma, settings.plane_fit_maxiters if slopes else settings.maxiters)
+    limit = HUBER_LIMIT * clipped.rms / kappa
+    values = np.where(keep, both.data, 0.0)
+    weight = keep.astype(np.float64)
+    coefficients = clipped.coefficients
+    settled = HUBER_SETTLED * clipped.rms / math.sqrt(np.count_nonzero(keep))
+    converged = False
+    for _ in range(HUBER_SWEEPS):
+        residuals = values - (coefficients[0] + coefficients[1] * x + coefficients[2] * y[:, None])
+        held_in = np.where(keep, np.clip(residuals, -limit, limit), 0.0)
+        step = _huber_step(held_in, weight, x, y) if slopes else np.array([held_in.sum() / weight.sum(), 0.0, 0.0])
+        coefficients = coefficients + step
+        converged = bool(np.abs(step).max() <= settled)
+        if converged:
+            break
+    left = residuals[keep]
+    rms = _rms(left)
+    within = np.count_nonzero(np.abs(left) <= limit) / left.size
+    variance = _rms(np.clip(left, -limit, limit)) ** 2 / within**2
+    mean_like = kappa**-2
+    excess = max(0.0, variance / rms**2 - mean_like)
+    return _Fit(clipped.cut, coefficients, rms, mean_like, excess, clipped.converged and converged)
+
+
+def _huber_step(values: Array, weight: Array, x: Array, y: Array) -> Array:
+    """Return the least-squares plane of values that are 0 where their weight is."""
+    columns, rows, lines = weight.sum(axis=0), weight.sum(axis=1), np.einsum("ij,j->i", weight, x)
+    moments = [rows.sum(), _dot(columns, x), _dot(rows, y), _dot(columns, x * x), _dot(y, lines), _dot(rows, y * y)]
+    right = [values.sum(), _dot(values.sum(axis=0), x), _dot(values.sum(axis=1), y)]
+    return _plane_step(np.array([*moments, *right, 0.0]))[0]
 
 
 def _dot(a: Array, b: Array) -> float:
@@ -210,150 +363,14 @@ def _rms(values: Array) -> float:
     return math.sqrt(_dot(values, values) / values.size)
 
 
-def _fit_level(both: Difference, settings: MatchSettings) -> _Fit:
-    ordered = np.empty(both.n_valid)
-    kernels.pack(both.data, ordered)
-    ordered.sort()
-    low, high, converged = clip_sorted(ordered, float(settings.sigma), settings.maxiters)
-    keep = (both.data >= ordered[low]) & (both.data <= ordered[high - 1])  # NaN is never kept
-    kappa = _kappa(settings.sigma, settings.maxiters)
-    mean_like, excess = kappa**-2, (np.pi / 2 - 1) * kappa**-2
-    level = run_median(ordered, low, high)
-    offset, square = run_moments(ordered, low, high, level)
-    if settings.statistic == "clipped_mean":
-        level += offset
-        square = max(square - offset**2, 0.0)
-        mean_like, excess = kappa**-4, 0.0
-    return _Fit(keep, np.array([level, 0.0, 0.0]), math.sqrt(square), mean_like, excess, converged)
-
-
-# -- plane -----------------------------------------------------------------------------------------------------------
-def _fit_plane(both: Difference, settings: MatchSettings) -> _Fit:
-    """Fit a plane: clip about the last plane, solve the normal equations of what is left, until the plane settles."""
-    ny, nx = both.data.shape
-    x, y = _unit(nx), _unit(ny)
-    values = np.where(both.valid, both.data, 0.0)
-    measured = both.data[both.valid]
-    rounding = ROUNDING * float(np.max(np.abs(measured)))
-    # Robust start: about the median, width from the median absolute deviation, which wild pixels do not move.
-    start = float(np.median(measured))
-    width = MAD_TO_SIGMA * float(np.median(np.abs(measured - start)))
-    keep = both.valid & (np.abs(values - start) <= settings.sigma * max(width, rounding))
-    coefficients = _solve_plane(values, keep, x, y)
-    converged = False
-    for _ in range(settings.plane_fit_maxiters):
-        residuals = np.abs(values - (coefficients[0] + coefficients[1] * x + coefficients[2] * y[:, None]))
-        width = _rms(residuals[keep])
-        keep = both.valid & (residuals <= settings.sigma * width + rounding)
-        if not keep.any():  # sigma so small that nothing would be left
-            keep = both.valid
-        before, coefficients = coefficients, _solve_plane(values, keep, x, y)
-        change = np.abs(coefficients - before)
-        allowed = np.maximum(settings.plane_fit_abs_tol, settings.plane_fit_rel_tol * np.abs(coefficients))
-        converged = bool(np.all(change <= allowed))
-        if converged:
-            break
-    residuals = (values - (coefficients[0] + coefficients[1] * x + coefficients[2] * y[:, None]))[keep]
-    kappa = _kappa(settings.sigma, settings.plane_fit_maxiters)
-    return _Fit(keep, coefficients, _rms(residuals), kappa**-4, 0.0, converged)
-
-
-def _unit(n: int) -> Array:
-    """Return pixel positions about the middle, in units of half the box."""
-    return (np.arange(n, dtype=np.float64) - (n - 1) / 2) / (n / 2)
-
-
-def _solve_plane(values: Array, keep: Mask, x: Array, y: Array) -> Array:
-    """Return the least-squares plane [level, slopes] of the kept pixels; a slope that they do not see is 0."""
-    weight = keep.astype(np.float64)
-    kept = values * weight
-    columns, rows = kept.sum(axis=0), kept.sum(axis=1)
-    right = np.array([rows.sum(), _dot(columns, x), _dot(rows, y)])
-    return np.linalg.pinv(_moment_matrix(weight, x, y), rcond=1e-12, hermitian=True) @ right
-
-
-def _moment_matrix(weight: Array, x: Array, y: Array) -> Array:
-    """Return the sum of [1, x, y] outer itself, by sums over rows and columns."""
-    columns, rows = weight.sum(axis=0), weight.sum(axis=1)
-    n, sx, sy = rows.sum(), _dot(columns, x), _dot(rows, y)
-    sxx, syy, sxy = _dot(columns, x * x), _dot(rows, y * y), _dot(y, np.einsum("ij,j->i", weight, x))
-    return np.array([[n, sx, sy], [sx, sxx, sxy], [sy, sxy, syy]])
-
-
-def _moments(keep: Mask) -> tuple[int, tuple[float, float], Array]:
-    """Return the number, the centroid (within the box) and the 3x3 moments about it of the kept pixels.
-
-    The sums are whole numbers, so that nothing is lost where the centroid is taken out.
-    """
-    n, sx, sy, sxx, sxy, syy = (int(each) for each in kernels.mask_sums(keep))
-    xx, xy, yy = (
-        (n * product - one * other) / n for product, one, other in ((sxx, sx, sx), (sxy, sx, sy), (syy, sy, sy))
-    )
-    return n, (sx / n, sy / n), np.array([[n, 0.0, 0.0], [0.0, xx, xy], [0.0, xy, yy]])
-
-
-def _grid_plane(coefficients: Array, both: Difference, x: float, y: float) -> Plane:
-    """Return the fit as a plane on the grid, about the centroid (x, y) within the box."""
-    ny, nx = both.data.shape
-    slope_x, slope_y = coefficients[1] / (nx / 2), coefficients[2] / (ny / 2)
-    middle = Plane(
-        level=float(coefficients[0]),
-        slope_x=float(slope_x),
-        slope_y=float(slope_y),
-        x0=both.x0 + (nx - 1) / 2,
-        y0=both.y0 + (ny - 1) / 2,
-    )
-    return middle.about(both.x0 + x, both.y0 + y)
-
-
-# -- Huber ------------------------------------------------------------------------------------------------------------
-def _huber(both: Difference, clipped: _Fit, settings: MatchSettings, *, slopes: bool) -> _Fit:
-    """Return Huber's estimate from the pixels that clipping left (modified residuals: Huber 1981, chapter 7)."""
-    if clipped.rms == 0.0:
-        return clipped
-    ny, nx = both.data.shape
-    x, y = _unit(nx), _unit(ny)
-    kappa = _kappa(settings.sigma, settings.plane_fit_maxiters if slopes else settings.maxiters)
-    limit = HUBER_LIMIT * clipped.rms / kappa
-    values = np.where(clipped.keep, both.data, 0.0)
-    coefficients = clipped.coefficients
-    settled = HUBER_SETTLED * clipped.rms / math.sqrt(np.count_nonzero(clipped.keep))
-    converged = False
-    for _ in range(HUBER_SWEEPS):
-        residuals = values - (coefficients[0] + coefficients[1] * x + coefficients[2] * y[:, None])
-        held_in = np.clip(residuals, -limit, limit)
-        if slopes:
-            step = _solve_plane(np.where(clipped.keep, held_in, 0.0), clipped.keep, x, y)
-        else:
-            step = np.array([float(np.mean(held_in[clipped.keep])), 0.0, 0.0])
-        coefficients = coefficients + step
-        converged = bool(np.abs(step).max() <= settled)
-        if converged:
-            break
-    left = residuals[clipped.keep]
-    rms = _rms(left)
-    within = np.count_nonzero(np.abs(left) <= limit) / left.size
-    variance = _rms(np.clip(left, -limit, limit)) ** 2 / within**2
-    mean_like = kappa**-2
-    excess = max(0.0, variance / rms**2 - mean_like)
-    return _Fit(clipped.keep, coefficients, rms, mean_like, excess, clipped.converged and converged)
-
-
 # -- extents -----------------------------------------------------------------------------------------------------------
-def _extent(both: Difference, angle: float) -> tuple[float, float]:
-    """Return the size of the valid area along an axis at `angle` and across it, as the members' own was measured."""
-    ends = np.empty((both.data.shape[0], 3), dtype=np.int64)
-    kernels.row_ends(both.data, ends)
-    return extent_of(ends, angle)
-
-
 def _fractions(extent: tuple[float, float], first: CutoutRecord, second: CutoutRecord) -> tuple[float, float]:
     """Return `extent` as the larger fraction of either member's own extent, on the first member's two axes.
 
     The second member's rectangle is projected onto the first's axes, as the overlap itself is measured.
     """
     turn = second.axis_angle - first.axis_angle
-    cosine, sine = abs(np.cos(turn)), abs(np.sin(turn))
+    cosine, sine = abs(math.cos(turn)), abs(math.sin(turn))
     along, across = second.extent
     projected = (along * cosine + across * sine, along * sine + across * cosine)
     one, other = (

@@ -27,6 +27,7 @@ from levelmatch_core.products.editing import (
     shifted,
 )
 from levelmatch_core.products.headers import LocalPlane, put_cards, put_window_cards
+from levelmatch_core.products.placing import HashedFile
 from levelmatch_core.products.rawfits import RawFile, RawHeader, open_raw
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.grid import Grid
@@ -34,6 +35,15 @@ from levelmatch_core.sky.plane import Plane
 
 _BAND_PIXELS = 1 << 15
 """Pixels that are corrected at a time: what is made of them on the way stays in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A corrected file that was written."""
+
+    sha256: str
+    notes: tuple[str, ...]
+    """What the user should know: windows that were masked because nothing ties them to the rest."""
 
 
 def products_of(corrections: Iterable[Correction]) -> dict[str, list[Correction]]:
@@ -51,7 +61,7 @@ def products_of(corrections: Iterable[Correction]) -> dict[str, list[Correction]
 
 def write_corrected(
     path: Path, parts: Sequence[Correction], grids: Mapping[str, Grid], settings: MatchSettings
-) -> tuple[str, ...]:
+) -> Corrected:
     """Write one corrected file.
 
     Parameters
@@ -65,10 +75,6 @@ def write_corrected(
         Each field's grid, by the field's name.
     settings
         Of the run.
-
-    Returns
-    -------
-    What the user should know: windows that were masked because nothing ties them to the rest.
 
     Raises
     ------
@@ -99,8 +105,9 @@ def write_corrected(
             level = _local_plane(main, grids[main.field], None).level
             put_background(edited, level, main.exposure.file)
         with path.open("wb") as file:
-            edited.write(file)
-    return tuple(notes)
+            hashed = HashedFile(file)
+            edited.write(hashed)
+    return Corrected(hashed.sha256(), tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -226,9 +233,10 @@ def _corrected_plainly(
     change = change_of(correction.total, grid, wcs, shape, per_area=per_area)
     corrected = np.empty(shape, output_type(stored.dtype))
     step = max(1, _BAND_PIXELS // shape[1])
+    scaling = scaling_of(header)
     for row in range(0, shape[0], step):
         rows = slice(row, row + step)
-        values = physical_values(stored[rows], header)
+        values = physical_values(stored[rows], header, scaling)
         taken = change if isinstance(change, float) else change[rows]
         corrected[rows] = moved_by(values, -1, taken, blank_zero=blank_zero)
     return corrected

@@ -14,6 +14,7 @@ from levelmatch_core.images.headers import BLOCK
 from levelmatch_core.images.pixelarea import areas_at, relative_areas
 from levelmatch_core.images.transforms import AnyWcs, sky_transforms
 from levelmatch_core.products.headers import LocalPlane
+from levelmatch_core.products.placing import Sink
 from levelmatch_core.products.rawfits import RawFile, RawHeader, renew_checksums, stored_image
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import plane_on_image
@@ -52,7 +53,7 @@ class EditedFile:
         renew_checksums(header, lambda: self.base.data(index) if data is None else data)
         self.hdus[index] = (header, data)
 
-    def write(self, file: BinaryIO) -> None:
+    def write(self, file: Sink) -> None:
         """Write the whole file, compressed as the input is, but without time and name."""
         with _stream(file, gzipped=self.base.gzipped) as out:
             for index, span in enumerate(self.base.spans):
@@ -70,17 +71,19 @@ class EditedFile:
 
 
 @contextmanager
-def _stream(file: BinaryIO, *, gzipped: bool) -> Iterator[BinaryIO]:
+def _stream(file: Sink, *, gzipped: bool) -> Iterator[Sink]:
     if not gzipped:
         yield file
         return
-    with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=_GZIP_LEVEL) as out:
-        yield cast(BinaryIO, out)
+    with gzip.GzipFile(filename="", mode="wb", fileobj=cast(BinaryIO, file), mtime=0, compresslevel=_GZIP_LEVEL) as out:
+        yield out
 
 
-def physical_values(stored: NDArray[np.generic], header: RawHeader) -> NDArray[np.float64]:
-    """Return stored values in their unit, BLANK as NaN."""
-    scale, zero = scaling_of(header)
+def physical_values(
+    stored: NDArray[np.generic], header: RawHeader, scaling: tuple[float, float] | None = None
+) -> NDArray[np.float64]:
+    """Return stored values in their unit, BLANK as NaN; the scaling is looked up where it is not given."""
+    scale, zero = scaling_of(header) if scaling is None else scaling
     values = stored.astype(np.float64)
     if stored.dtype.kind in "iu" and "BLANK" in header:
         values[stored == int(header.get("BLANK"))] = np.nan
@@ -173,9 +176,8 @@ def local_plane(
     rows, columns = (window.rows, window.columns) if window else ((0, shape[0]), (0, shape[1]))
     x, y = (sum(columns) - 1) / 2, (sum(rows) - 1) / 2
     to_sky, _ = sky_transforms(wcs)
-    _, to_grid = sky_transforms(grid.wcs())
     steps = np.array([[0, 0], [-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
-    values = total(*to_grid(*to_sky(x + steps[:, 0], y + steps[:, 1])))
+    values = total(*grid.to_pixel(*to_sky(x + steps[:, 0], y + steps[:, 1])))
     if per_area:
         values = values * areas_at(to_sky, x + steps[:, 0], y + steps[:, 1]) / grid.pixel_area
     here, left, right, below, above = values

@@ -5,34 +5,37 @@ journal (an unfinished one), and by the names of temporary files. A file appears
 would not change is left alone.
 """
 
-import hashlib
 import json
 import os
-import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from levelmatch_core.disk import room_for
 from levelmatch_core.errors import OutputFolderError
+from levelmatch_core.images.reading import digest_of
 from levelmatch_core.products.lock import FolderLock
+from levelmatch_core.products.placing import (
+    JOURNAL,
+    LOG,
+    RUN,
+    Writer,
+    checked_name,
+    is_temporary,
+    place_of,
+    put,
+    replace,
+)
 from levelmatch_core.products.runrecord import OutputFile, RunRecord, json_bytes
 from levelmatch_core.settings import MatchSettings, roles_by_name
 
 __all__ = ["JOURNAL", "LOG", "RUN", "OutputFile", "OutputFolder", "put"]
 
-RUN, LOG, JOURNAL = "run.json", "log.json", "unfinished.json"
 JOURNAL_SCHEMA = 1
-_TEMPORARY = ".levelmatch-*.tmp*"
 _SHOWN = 5
 """How many names a message shows."""
-
-Writer = Callable[[Path], object]
-"""Writes a file at the path that it is given."""
 
 
 class OutputFolder:
@@ -141,7 +144,7 @@ class OutputFolder:
             If a name leaves the folder or is reserved.
         """
         with self._guard:
-            self._expected |= {_checked_name(name) for name in names}
+            self._expected |= {checked_name(name) for name in names}
 
     def claim(self, names: Iterable[str]) -> None:
         """Put names into the journal, so that after a crash their files are known as levelmatch's.
@@ -151,13 +154,13 @@ class OutputFolder:
         OutputFolderError
             If a name leaves the folder or is reserved.
         """
-        checked = {_checked_name(name) for name in names}
+        checked = {checked_name(name) for name in names}
         with self._guard:
             if self._in_journal and checked <= self._claimed:
                 return
             self._claimed |= checked | self._expected
             content = {"schema": JOURNAL_SCHEMA, "settings": self._settings, "files": sorted(self._claimed)}
-            _replace(self.path / JOURNAL, json_bytes(content))
+            replace(self.path / JOURNAL, json_bytes(content))
             self._in_journal = True
 
     def write(self, name: str, writer: Writer) -> OutputFile:
@@ -191,10 +194,10 @@ class OutputFolder:
     def check(self, file: OutputFile) -> bool:
         """Return whether a file is here as it was written: a regular file inside the folder with this digest."""
         try:
-            path = _place(self.path, file.name)
+            path = place_of(self.path, file.name)
         except OutputFolderError:
             return False
-        return path.is_file() and not path.is_symlink() and _digest(path) == file.sha256
+        return path.is_file() and not path.is_symlink() and digest_of(path) == file.sha256
 
     def finish(self, record: RunRecord, log: Mapping[str, Any]) -> bool:
         """End the run: remove what it no longer needs, write run.json and log.json, and drop the journal.
@@ -216,7 +219,7 @@ class OutputFolder:
             If a file of the manifest is not there.
         """
         wanted = {file.name for file in record.files}
-        missing = [name for name in sorted(wanted) if not _place(self.path, name).is_file()]
+        missing = [name for name in sorted(wanted) if not place_of(self.path, name).is_file()]
         if missing:
             message = f"output folder {self.path}: {_some(missing)} should be there and are not; run again"
             raise OutputFolderError(message)
@@ -229,9 +232,9 @@ class OutputFolder:
         changed = self._changed or not same
         if changed:
             self.claim([])
-            _replace(self.path / LOG, json_bytes(log))
+            replace(self.path / LOG, json_bytes(log))
             if not same:
-                _replace(run, content)
+                replace(run, content)
         (self.path / JOURNAL).unlink(missing_ok=True)
         self._in_journal, self._changed, self._claimed = False, False, wanted
         return changed
@@ -240,53 +243,12 @@ class OutputFolder:
 def note_in_log(root: Path, entries: Mapping[str, Any]) -> None:
     """Add entries to the log.json of a finished output: what is known only after it was finished, such as run ids."""
     log = root / LOG
-    _replace(log, json_bytes({**json.loads(log.read_bytes()), **entries}))
-
-
-def put(root: Path, name: str, writer: Writer, before: Callable[[], None] | None = None) -> tuple[OutputFile, bool]:
-    """Let `writer` make a file below `root`, and put it in its place if its bytes are new.
-
-    Parameters
-    ----------
-    root
-        The output folder.
-    name
-        Path relative to it.
-    writer
-        As in :meth:`OutputFolder.write`.
-    before
-        Called once the file is made and its bytes are new, before it appears.
-
-    Returns
-    -------
-    The file, and whether it is new.
-    """
-    place = _place(root, name)
-    with room_for(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.parent / f".levelmatch-{secrets.token_hex(8)}.tmp{_suffix(place.name)}"
-    try:
-        with room_for(place):
-            writer(temporary)
-        digest = _digest(temporary)
-        same = (
-            place.is_file()
-            and not place.is_symlink()
-            and place.stat().st_size == temporary.stat().st_size
-            and _digest(place) == digest
-        )
-        if not same:
-            if before is not None:
-                before()
-            temporary.replace(place)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return OutputFile(name=name, sha256=digest), not same
+    replace(log, json_bytes({**json.loads(log.read_bytes()), **entries}))
 
 
 def clear_temporaries(root: Path) -> None:
     """Remove what a run that was killed left half written; only one that has the folder for itself may do so."""
-    for path in [path for path in _walk(root) if _is_temporary(path)]:
+    for path in [path for path in _walk(root) if is_temporary(path)]:
         path.unlink(missing_ok=True)
 
 
@@ -321,7 +283,7 @@ def _refuse_foreign(shown: Path, path: Path, made: set[str]) -> None:
     foreign = sorted(
         found.relative_to(path).as_posix()
         for found in _walk(path)
-        if found.is_symlink() or (found.relative_to(path).as_posix() not in made and not _is_temporary(found))
+        if found.is_symlink() or (found.relative_to(path).as_posix() not in made and not is_temporary(found))
     )
     if foreign:
         message = f"output folder {shown}: holds files that levelmatch did not make ({_some(foreign)}); choose another"
@@ -374,32 +336,11 @@ def _load_journal(path: Path) -> dict[str, Any]:
 
 
 # -- names and files ---------------------------------------------------------------------------------------------------
-def _checked_name(name: str) -> str:
-    parts = PurePosixPath(name).parts
-    plain = name and "\0" not in name and PurePosixPath(name).as_posix() == name
-    if not plain or name.startswith("/") or {".", ".."} & set(parts) or name in {RUN, LOG, JOURNAL}:
-        message = f"output file {name!r}: expected a path inside the output folder that is not reserved"
-        raise OutputFolderError(message)
-    if _is_temporary(Path(name)):
-        message = f"output file {name!r}: such names are kept for temporary files"
-        raise OutputFolderError(message)
-    return name
-
-
-def _place(root: Path, name: str) -> Path:
-    """Return where a file of this name lies; no link may lead out of the folder."""
-    place = root / _checked_name(name)
-    if place.parent.resolve() != root.resolve() / PurePosixPath(name).parent:
-        message = f"output file {name!r}: a link leads out of {root}; remove the link"
-        raise OutputFolderError(message)
-    return place
-
-
 def _remove(root: Path, name: str) -> bool:
     """Remove a file of ours, and the folders that are empty without it; return whether it was there."""
     if name in {RUN, LOG, JOURNAL}:
         return False
-    place = _place(root, name)
+    place = place_of(root, name)
     there = place.is_file() or place.is_symlink()
     place.unlink(missing_ok=True)
     with suppress(OSError):  # a folder that is not empty stays
@@ -415,35 +356,6 @@ def _walk(root: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(root):
         yield from (Path(folder, name) for name in files)
         yield from (Path(folder, name) for name in folders if Path(folder, name).is_symlink())
-
-
-def _is_temporary(path: Path) -> bool:
-    return fnmatchcase(path.name, _TEMPORARY)
-
-
-def _suffix(name: str) -> str:
-    """Return a name's suffix, both parts of such as `.fits.gz`: writers choose the format by it."""
-    suffixes = PurePosixPath(name).suffixes
-    return "".join(suffixes[-2:] if suffixes[-1:] in ([".gz"], [".fz"]) else suffixes[-1:])
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a small file whole, and see it safely on disk before it appears."""
-    temporary = path.parent / f".levelmatch-{secrets.token_hex(8)}.tmp"
-    try:
-        with room_for(path):
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _let_go(lock: FolderLock | None, folders: Iterable[Path]) -> None:

@@ -4,6 +4,7 @@ The file's layout is known beforehand, so that the co-added bands go straight to
 the same parts give the same bytes.
 """
 
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,15 @@ from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import Box
 from levelmatch_core.sky.plane import Plane
-from levelmatch_core.sky.stack import box_of, mosaic_bands
+from levelmatch_core.sky.stack import BAND_PIXELS, box_of, mosaic_bands
 from levelmatch_core.sky.store import CutoutStore
+from levelmatch_core.spare import side_by_side
 
 BLOCK = 2880
 """FITS files are made of blocks of this many bytes."""
+
+STRIP_PIXELS = 8 * BAND_PIXELS
+"""Pixels that one thread fills before it takes others."""
 
 MosaicPart = tuple[CutoutRecord, Plane, float]
 """A cutout, the correction of all stages together, and the local sky: both are subtracted."""
@@ -79,13 +84,18 @@ def write_mosaic(
     layout = _Layout(grid, box_of(records), records, unit, cards or {})
     temporary = path.parent / f".levelmatch-{secrets.token_hex(8)}.tmp"
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("xb", buffering=0) as file:
             layout.start(file)
-            for band in mosaic_bands(corrected, store, layout.box, band_rows=band_rows, before=True):
-                layout.put(file, "SCI", band.row0, band.mean)
-                layout.put(file, "ERR", band.row0, band.error)
-                layout.put(file, "COVERAGE", band.row0, band.coverage)
-                layout.put(file, "BEFORE", band.row0, band.before)
+
+            def fill(strip: Box) -> None:
+                for band in mosaic_bands(corrected, store, strip, band_rows=band_rows, before=True):
+                    row = strip.y0 - layout.box.y0 + band.row0
+                    layout.put(file, "SCI", row, band.mean)
+                    layout.put(file, "ERR", row, None if band.variance is None else np.sqrt(band.variance))
+                    layout.put(file, "COVERAGE", row, band.coverage)
+                    layout.put(file, "BEFORE", row, band.before)
+
+            side_by_side(fill, _strips(layout.box))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -119,18 +129,33 @@ class _Layout:
     def start(self, file: BinaryIO) -> None:
         """Write the headers and make the file as long as it will be."""
         file.truncate(self.length)
-        file.write(self._headers[""])
+        _write_at(file, 0, self._headers[""])
         for name, start in self._starts.items():
-            file.seek(start - len(self._headers[name]))
-            file.write(self._headers[name])
+            _write_at(file, start - len(self._headers[name]), self._headers[name])
 
     def put(self, file: BinaryIO, name: str, row0: int, rows: NDArray[Any] | None) -> None:
         """Write some rows of an HDU, if the file has it."""
         if rows is None or name not in self._types:
             return
         kind = self._types[name]
-        file.seek(self._starts[name] + row0 * self.box.shape[1] * kind.itemsize)
-        file.write(rows.astype(kind).data)
+        start = self._starts[name] + row0 * self.box.shape[1] * kind.itemsize
+        _write_at(file, start, rows.astype(kind).reshape(-1).view(np.uint8).data)
+
+
+def _strips(box: Box) -> list[Box]:
+    """Cut a box into strips of some bands each, which threads may fill side by side."""
+    rows = max(1, STRIP_PIXELS // max(box.shape[1], 1))
+    return [
+        Box(box.x0, box.y0 + row, (min(rows, box.shape[0] - row), box.shape[1])) for row in range(0, box.shape[0], rows)
+    ]
+
+
+def _write_at(file: BinaryIO, start: int, data: bytes | memoryview) -> None:
+    """Write all of it at a place of its own: any thread may."""
+    left = memoryview(data)
+    while left:
+        done = os.pwrite(file.fileno(), left, start)
+        start, left = start + done, left[done:]
 
 
 def _image_header(name: str, kind: np.dtype[Any], grid: Grid, box: Box, unit: str) -> fits.Header:

@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import NotFitsError
 from levelmatch_core.images.headers import BLOCK, is_gzip, plain_cards, quiet, scan
+from levelmatch_core.products.placing import Sink
 
 _CARD = 80
+_NAME = 9
+"""Bytes of a card that hold its keyword and the equals sign."""
 _END = b"END".ljust(_CARD)
 _CHUNK = 1 << 18
 """Bytes that are copied at a time: they stay in the processor's cache."""
@@ -42,6 +45,7 @@ class RawHeader:
     def __init__(self, raw: bytes) -> None:
         cards = [raw[at : at + _CARD] for at in range(0, len(raw), _CARD)]
         self._cards = cards[: cards.index(_END)]
+        self._places: dict[bytes, int] | None = None
 
     def __contains__(self, keyword: str) -> bool:
         return self._find(keyword) is not None
@@ -64,10 +68,15 @@ class RawHeader:
         """Put a card where the keyword stands, or at the end."""
         new = _format(keyword, value, comment)
         at = self._find(keyword)
-        if at is None:
-            self._cards.extend(new)
-        else:
-            self._cards[at : self._after(at)] = new
+        if at is not None:
+            after = self._after(at)
+            self._cards[at:after] = new
+            if after - at != len(new):
+                self._places = None
+            return
+        if self._places is not None:
+            self._places[new[0][:_NAME]] = len(self._cards)
+        self._cards.extend(new)
 
     def structure(self) -> list[bytes]:
         """Return the cards of a compressed image that say how its pixels are stored."""
@@ -76,15 +85,18 @@ class RawHeader:
     def replace_structure(self, structure: list[bytes]) -> None:
         """Put other cards for those that say how a compressed image's pixels are stored."""
         self._cards = structure + [card for card in self._cards if not _STRUCTURE.fullmatch(_keyword(card))]
+        self._places = None
 
     def remove(self, keyword: str) -> None:
         """Remove the card of a keyword, where there is one."""
         at = self._find(keyword)
         if at is not None:
             del self._cards[at : self._after(at)]
+            self._places = None
 
     def add_history(self, text: str) -> None:
         """Add a HISTORY record, of as many cards as it takes, at the end."""
+        self._places = None
         with quiet():
             lines = fits.Header([("HISTORY", as_ascii(text))]).tostring(endcard=False, padding=False)
         self._cards += _cut(lines.encode("ascii"))
@@ -95,8 +107,11 @@ class RawHeader:
         return raw.ljust(_padded(len(raw)))
 
     def _find(self, keyword: str) -> int | None:
-        start = keyword.encode("ascii").ljust(8) + b"="
-        return next((at for at, card in enumerate(self._cards) if card.startswith(start)), None)
+        if self._places is None:
+            self._places = {}
+            for at, card in enumerate(self._cards):
+                self._places.setdefault(card[:_NAME], at)
+        return self._places.get(keyword.encode("ascii").ljust(8) + b"=")
 
     def _after(self, at: int) -> int:
         """Return the index after a card and the CONTINUE cards that belong to it."""
@@ -145,7 +160,7 @@ class RawFile:
             self._file.readinto(stored.reshape(-1).view(np.uint8).data)  # type: ignore[attr-defined]
         return stored
 
-    def copy(self, out: BinaryIO, start: int, end: int | None) -> None:
+    def copy(self, out: Sink, start: int, end: int | None) -> None:
         """Copy bytes from `start` to `end` (or the file's end) to `out`."""
         self._file.seek(start)
         buffer = memoryview(bytearray(_CHUNK))

@@ -9,7 +9,8 @@ from levelmatch_core.images.exposure import Exposure, Failure
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.matching.corrections import Correction
 from levelmatch_core.products.apply import products_of, write_corrected
-from levelmatch_core.products.folder import Writer, clear_temporaries
+from levelmatch_core.products.folder import clear_temporaries
+from levelmatch_core.products.placing import Sha256, Writer
 from levelmatch_core.products.runrecord import OutputFile
 from levelmatch_core.products.solution import Known, KnownSolution
 from levelmatch_core.products.undo import GivenBack, put_new, refuse_overlap
@@ -131,8 +132,10 @@ def _known(exposure: Exposure, find: Finder, solution: KnownSolution) -> Known:
 def _writer(
     parts: Sequence[Correction], grids: Mapping[str, Grid], settings: MatchSettings, notes: list[str]
 ) -> Writer:
-    def write(path: Path) -> None:
-        notes.extend(write_corrected(path, parts, grids, settings))
+    def write(path: Path) -> Sha256:
+        made = write_corrected(path, parts, grids, settings)
+        notes.extend(made.notes)
+        return Sha256(made.sha256)
 
     return write
 

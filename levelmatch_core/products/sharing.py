@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from levelmatch_core.products.folder import OutputFile, Writer, put
+from levelmatch_core.products.placing import Writer, put
+from levelmatch_core.products.runrecord import OutputFile
 
 
 class SharedFolder:

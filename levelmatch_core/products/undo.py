@@ -16,8 +16,9 @@ from levelmatch_core.images.instruments import known_with, recognise
 from levelmatch_core.images.reading import wcs_from
 from levelmatch_core.products.background import take_background_back
 from levelmatch_core.products.editing import EditedFile, inside_of, physical_values, shifted
-from levelmatch_core.products.folder import JOURNAL, RUN, Writer, clear_temporaries, put
+from levelmatch_core.products.folder import clear_temporaries
 from levelmatch_core.products.headers import CARDS
+from levelmatch_core.products.placing import JOURNAL, RUN, Writer, put
 from levelmatch_core.products.rawfits import open_raw
 from levelmatch_core.products.runrecord import OutputFile, RunRecord
 from levelmatch_core.products.solution import PRODUCTS, Known, KnownImage, KnownSolution, images_of
@@ -115,7 +116,7 @@ def undo_file(
         If a plane cannot be put on the image.
     """
     hdus = read_headers(source, shown)
-    blank_zero = recognise(Path(shown).name, hdus[0].header, known_with(solution.instruments)).blank_zero
+    blank_zero = recognise(Path(shown).name, hdus[0], known_with(solution.instruments)).blank_zero
     notes = []
     with open_raw(source, shown) as base:
         edited = EditedFile(base)

@@ -1,27 +1,307 @@
-"""Sigma clipping of sorted values: what is left after each clip is a run of them, so that none is moved twice.
+"""Sigma clipping about the median, as astropy's `SigmaClip` does it, without sorting what does not decide it.
 
-The sums run over eight interleaved parts: as fast as the processor's vectors, and the same whatever their width.
+Of many values only those matter that may be the median at one time or another, and those far out, where the limits
+fall. A sample says where these two kinds lie; one pass keeps them and sums up all between, which stay whatever happens;
+what was kept, a few per cent, is sorted. The result is that of sorting everything, and everything is sorted where the
+sample misled.
+
+Sums run over columns or over eight interleaved parts: as fast as the processor's vectors, and the same whatever their
+width.
 """
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Sorted = NDArray[np.floating]
+Floats = NDArray[np.float64]
+Cuts = tuple[float, float, float, float, float]
+"""Values are sorted below the second, from the third to the fourth and above the fifth; sums are about the first."""
+
+Sifted = tuple[int, int, int, float, float]
+"""How many values were kept to be sorted, how many others lie below and above the middle, and of those others the sum
+and that of the squares about the pivot."""
+
+ALL: Cuts = (0.0, math.inf, math.inf, math.inf, math.inf)
+"""Cuts that sort everything."""
+FEWEST = 4096
+"""Sorting fewer values costs no more than finding out which of them to sort."""
+SAMPLE = (1024, 16384)
+"""Least and most values of a sample; between, it is one of every sixteen."""
+_DEVIATIONS = 3.5
+"""By so many standard deviations of a sample's ranks the medians may lie beside the sample's."""
+_INSIDE = 0.9
+"""Values farther from the median than this part of the last limit of the sample are sorted."""
+_BLOCK = 2048
+"""Values that are looked at together: they stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """What clipping leaves."""
+
+    low: float
+    """No value below it is left, and all others above it are, up to `high`."""
+    high: float
+    n: int
+    """Number of values left."""
+    median: float
+    offset: float
+    """Their mean less their median."""
+    square: float
+    """Their mean squared distance from their median."""
+    converged: bool
+    """Whether the last clip removed nothing."""
+
+    @property
+    def rms(self) -> float:
+        """Root mean square about the median."""
+        return math.sqrt(self.square)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation."""
+        return math.sqrt(max(self.square - self.offset**2, 0.0))
+
+
+def clipped(values: NDArray[np.floating], sigma: float, maxiters: int) -> Clipped | None:
+    """Clip about the median by standard deviations.
+
+    Parameters
+    ----------
+    values
+        Any shape and order; what is not finite does not count.
+    sigma
+        Limit in standard deviations.
+    maxiters
+        Most iterations.
+
+    Returns
+    -------
+    Clipped or None
+        None where nothing is finite.
+    """
+    flat = np.ascontiguousarray(values).reshape(-1)
+    every = sample_step(flat.size)
+    cuts = ALL if flat.size <= FEWEST else cuts_of(flat[::every].astype(np.float64), sigma, maxiters)
+    kept = np.empty(flat.size)
+    for tried in (cuts, ALL):
+        left = sift(flat, tried, kept)
+        if left[0] + left[1] + left[2] == 0:
+            return None
+        found = clip(kept, left, tried, sigma, maxiters)
+        if found is not None:
+            return found
+    return None
+
+
+def sample_step(size: int) -> int:
+    """Return of how many values one is enough for a sample; odd, so that it walks through all columns of an image."""
+    return max(1, size // min(max(size // 16, SAMPLE[0]), SAMPLE[1])) | 1
+
+
+def cuts_of(sample: Floats, sigma: float, maxiters: int) -> Cuts:
+    """Return where values decide on a clip, by a sample of them.
+
+    Parameters
+    ----------
+    sample
+        (n,) any order; what is not finite does not count.
+    sigma, maxiters
+        Of the clip.
+    """
+    sample = sample[np.isfinite(sample)]
+    if sample.size < SAMPLE[0] // 4:
+        return ALL
+    sample.sort()
+    return tuple(_cuts(sample, float(sigma), maxiters))
+
+
+def clip(kept: Floats, left: Sifted, cuts: Cuts, sigma: float, maxiters: int) -> Clipped | None:
+    """Clip what was sifted.
+
+    Parameters
+    ----------
+    kept
+        The first values are those that were kept; they are sorted in place.
+    left
+        What the sift said.
+    cuts
+        Those of the sift.
+    sigma, maxiters
+        As in :func:`clipped`.
+
+    Returns
+    -------
+    Clipped or None
+        None where the cuts do not do: a median or a limit falls between them.
+    """
+    ordered = kept[: left[0]]
+    ordered.sort()
+    found, *result = _clip_sifted(ordered, left, cuts, float(sigma), maxiters)
+    return Clipped(*result) if found else None
 
 
 @njit(nogil=True, cache=True)
-def run_moments(ordered: Sorted, low: int, high: int, centre: float) -> tuple[float, float]:  # pragma: no cover
+def sift_row(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    row: Floats, cuts: Cuts, kept: Floats, at: int, sums: Floats, take: NDArray[np.uint8]
+) -> tuple[int, int, int, int]:
+    """Keep what the cuts want sorted, and sum up the rest.
+
+    Parameters
+    ----------
+    row
+        (n,) what is not finite does not count.
+    cuts
+        See :data:`Cuts`.
+    kept, at
+        Where values are kept, and how many there are already.
+    sums
+        (2, n or more) to which the rest and its squares are added, about the pivot.
+    take
+        (n or more,) for use here.
+
+    Returns
+    -------
+    How many are kept now, how many are finite, how many of the rest lie below the middle and above it.
+    """
+    pivot, below, lower, upper, above = cuts
+    finite = low = high = 0
+    for k in range(row.size):
+        value = row[k]
+        is_low = (value >= below) & (value < lower)
+        is_high = (value > upper) & (value <= above)
+        inside = is_low | is_high
+        x = value - pivot if inside else 0.0
+        sums[0, k] += x
+        sums[1, k] += x * x
+        low += is_low
+        high += is_high
+        is_finite = np.abs(value) < np.inf
+        finite += is_finite
+        take[k] = is_finite & ~inside
+    for k in range(row.size):
+        kept[at] = row[k]  # at is at most the number of values before this one
+        at += take[k]
+    return at, finite, low, high
+
+
+@njit(nogil=True, cache=True)
+def sift(  # pragma: no cover - compiled
+    values: NDArray[np.floating], cuts: Cuts, kept: Floats
+) -> Sifted:
+    """Keep what the cuts want sorted, and sum up the rest; see :func:`sift_row` and :func:`clip`."""
+    row, take = np.empty(_BLOCK), np.empty(_BLOCK, np.uint8)
+    sums = np.zeros((2, _BLOCK))
+    at = low = high = 0
+    for start in range(0, values.size, _BLOCK):
+        n = min(_BLOCK, values.size - start)
+        for k in range(n):
+            row[k] = np.float64(values[start + k])
+        at, _, more_low, more_high = sift_row(row[:n], cuts, kept, at, sums, take)
+        low += more_low
+        high += more_high
+    return at, low, high, sums[0].sum(), sums[1].sum()
+
+
+@njit(nogil=True, cache=True)
+def _place(ordered: Floats, low: int, high: int, value: float, after: bool) -> int:  # pragma: no cover - compiled
+    """Return where in a run a value belongs, before or after its equals (numpy's own search compiles for a second)."""
+    while low < high:
+        middle = (low + high) // 2
+        if ordered[middle] < value or (after and ordered[middle] == value):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(nogil=True, cache=True)
+def _cuts(ordered: Floats, sigma: float, maxiters: int) -> Cuts:  # pragma: no cover - compiled
+    """Clip a sorted sample, and return between what values the medians, and beyond which the limits lay."""
+    margin = int(np.ceil(_DEVIATIONS * 0.5 * np.sqrt(ordered.size))) + 1
+    low, high = 0, ordered.size
+    first = last = (low + high) // 2
+    centre, limit = run_median(ordered, low, high), np.inf
+    for _ in range(maxiters):
+        middle = (low + high) // 2
+        first, last = min(first, middle), max(last, middle)
+        centre = run_median(ordered, low, high)
+        mean, square = run_moments(ordered, low, high, centre)
+        limit = sigma * np.sqrt(max(square - mean * mean, 0.0))
+        start = _place(ordered, low, high, centre - limit, False)
+        stop = _place(ordered, low, high, centre + limit, True)
+        if start >= stop or (start == low and stop == high):
+            break
+        low, high = start, stop
+    middle = (low + high) // 2
+    first, last = min(first, middle) - margin, max(last, middle) + margin
+    lower = ordered[first] if first >= 0 else -np.inf
+    upper = ordered[last] if last < ordered.size else np.inf
+    return centre, min(centre - _INSIDE * limit, lower), lower, upper, max(centre + _INSIDE * limit, upper)
+
+
+@njit(nogil=True, cache=True)
+def _clip_sifted(  # pragma: no cover - compiled
+    ordered: Floats, left: Sifted, cuts: Cuts, sigma: float, maxiters: int
+) -> tuple[bool, float, float, int, float, float, float, bool]:
+    """Clip; return whether the cuts did for it, then what :class:`Clipped` holds.
+
+    `low` and `high` count in what was kept; the rest lies before and behind those from the middle cuts.
+    """
+    _, n_low, n_high, total, squares = left
+    pivot, below, lower, upper, above = cuts
+    first = _place(ordered, 0, ordered.size, lower, False)
+    last = _place(ordered, 0, ordered.size, upper, True)
+    if n_low + n_high == 0:  # all was kept
+        first, last = 0, ordered.size
+    failed = (False, 0.0, 0.0, 0, 0.0, 0.0, 0.0, False)
+    low, high = 0, ordered.size
+    converged = False
+    rest = n_low + n_high
+    for turn in range(maxiters + 1):
+        n = high - low + rest
+        middle, odd = low - n_low + n // 2, n % 2
+        if not (first <= middle - 1 + odd and middle < last):
+            return failed
+        centre = ordered[middle] if odd else 0.5 * (ordered[middle - 1] + ordered[middle])
+        offset, square = run_moments(ordered, low, high, centre)
+        if rest > 0:
+            shift = centre - pivot
+            offset = (offset * (high - low) + total - rest * shift) / n
+            square = (square * (high - low) + squares - shift * (2.0 * total - rest * shift)) / n
+        if turn == maxiters:
+            break
+        limit = sigma * np.sqrt(max(square - offset * offset, 0.0))
+        if rest > 0 and not (centre - limit <= below and centre + limit >= above):
+            return failed
+        start = _place(ordered, low, high, centre - limit, False)
+        stop = _place(ordered, low, high, centre + limit, True)
+        if start >= stop:  # sigma so small that nothing would be left: keep what there was
+            break
+        converged = start == low and stop == high
+        low, high = start, stop
+        if converged:
+            break
+    least = ordered[low] if low < first or n_low == 0 else below
+    most = ordered[high - 1] if high > last or n_high == 0 else above
+    return True, least, most, n, centre, offset, square, converged
+
+
+@njit(nogil=True, cache=True)
+def run_moments(ordered: Floats, low: int, high: int, centre: float) -> tuple[float, float]:  # pragma: no cover
     """Return the mean distance of a run from `centre` and its mean square (of at least one value)."""
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
     q0 = q1 = q2 = q3 = q4 = q5 = q6 = q7 = 0.0
     run = ordered[low:high]
     whole = run.size // 8 * 8
     for k in range(0, whole, 8):
-        d0, d1 = np.float64(run[k]) - centre, np.float64(run[k + 1]) - centre
-        d2, d3 = np.float64(run[k + 2]) - centre, np.float64(run[k + 3]) - centre
-        d4, d5 = np.float64(run[k + 4]) - centre, np.float64(run[k + 5]) - centre
-        d6, d7 = np.float64(run[k + 6]) - centre, np.float64(run[k + 7]) - centre
+        d0, d1 = run[k] - centre, run[k + 1] - centre
+        d2, d3 = run[k + 2] - centre, run[k + 3] - centre
+        d4, d5 = run[k + 4] - centre, run[k + 5] - centre
+        d6, d7 = run[k + 6] - centre, run[k + 7] - centre
         s0 += d0
         s1 += d1
         s2 += d2
@@ -41,68 +321,16 @@ def run_moments(ordered: Sorted, low: int, high: int, centre: float) -> tuple[fl
     total = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
     squares = ((q0 + q1) + (q2 + q3)) + ((q4 + q5) + (q6 + q7))
     for k in range(whole, run.size):
-        d0 = np.float64(run[k]) - centre
+        d0 = run[k] - centre
         total += d0
         squares += d0 * d0
     return total / run.size, squares / run.size
 
 
 @njit(nogil=True, cache=True)
-def run_median(ordered: Sorted, low: int, high: int) -> float:  # pragma: no cover - compiled
+def run_median(ordered: Floats, low: int, high: int) -> float:  # pragma: no cover - compiled
     """Return the median of a run."""
     middle = (low + high) // 2
     if (high - low) % 2:
-        return np.float64(ordered[middle])
-    return 0.5 * (np.float64(ordered[middle - 1]) + np.float64(ordered[middle]))
-
-
-@njit(nogil=True, cache=True)
-def clip_sorted(ordered: Sorted, sigma: float, maxiters: int) -> tuple[int, int, bool]:  # pragma: no cover - compiled
-    """Clip about the median by standard deviations, as astropy's `SigmaClip` does.
-
-    Parameters
-    ----------
-    ordered
-        Finite values, ascending, at least one.
-    sigma
-        Limit in standard deviations.
-    maxiters
-        Most iterations.
-
-    Returns
-    -------
-    low, high, converged
-        The run that is left, half open, and whether the last clip removed nothing.
-    """
-    low, high = 0, ordered.size
-    converged = False
-    for _ in range(maxiters):
-        centre = run_median(ordered, low, high)
-        mean, square = run_moments(ordered, low, high, centre)
-        limit = sigma * np.sqrt(max(square - mean * mean, 0.0))
-        start = low + int(np.searchsorted(ordered[low:high], centre - limit, side="left"))
-        stop = low + int(np.searchsorted(ordered[low:high], centre + limit, side="right"))
-        if start >= stop:  # sigma so small that nothing would be left: keep what there was
-            break
-        converged = start == low and stop == high
-        low, high = start, stop
-        if converged:
-            break
-    return low, high, converged
-
-
-def clipped_statistics(values: Sorted, sigma: float, maxiters: int) -> tuple[float, float, float]:
-    """Return mean, median and standard deviation of what clipping leaves; as astropy's `sigma_clipped_stats`.
-
-    Parameters
-    ----------
-    values
-        (n,) finite values, any order, at least one; they are sorted in place.
-    sigma, maxiters
-        As in :func:`clip_sorted`.
-    """
-    values.sort()
-    low, high, _ = clip_sorted(values, float(sigma), int(maxiters))
-    median = run_median(values, low, high)
-    offset, square = run_moments(values, low, high, median)
-    return median + offset, median, float(np.sqrt(max(square - offset * offset, 0.0)))
+        return ordered[middle]
+    return 0.5 * (ordered[middle - 1] + ordered[middle])

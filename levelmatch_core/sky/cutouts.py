@@ -1,6 +1,10 @@
 """A cutout: an exposure, or a stack of exposures, resampled to its field's grid within its own bounding box."""
 
 import math
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +17,7 @@ from levelmatch_core.images.exposure import Exposure
 from levelmatch_core.images.given import SkyMask
 from levelmatch_core.images.headers import quiet
 from levelmatch_core.images.pixelarea import relative_areas
-from levelmatch_core.images.reading import Pixels, read_pixels, read_wcs
+from levelmatch_core.images.reading import Pixels, read_exposure
 from levelmatch_core.images.transforms import AnyWcs, sky_transforms
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.settings import MatchSettings
@@ -29,6 +33,7 @@ __all__ = [
     "Cutout",
     "CutoutRecord",
     "CutoutStore",
+    "CutoutsInUse",
     "StoredArray",
     "cutout_key",
     "extent_of",
@@ -36,7 +41,7 @@ __all__ = [
     "open_cutout",
 ]
 
-ALGORITHM = "cutout 2"
+ALGORITHM = "cutout 3"
 """Goes into every key: raise it whenever the same input and settings would give other numbers."""
 
 
@@ -119,8 +124,8 @@ def make_cutout(
     known = store.recall(key)
     if known is not None:
         return CutoutRecord.from_json({**known, "name": exposure.name})
-    wcs = read_wcs(exposure)
-    pixels = _masked(_per_area(read_pixels(exposure), exposure, grid, wcs), settings)
+    wcs, pixels = read_exposure(exposure)
+    pixels = _masked(_per_area(pixels, exposure, grid, wcs), settings)
     if exclude is not None:
         pixels = _blanked(pixels, excluded(exclude, wcs, pixels.data.shape))
     rectangle = _valid_rectangle(pixels, exposure)
@@ -171,6 +176,50 @@ def open_cutout(record: CutoutRecord, store: CutoutStore, *, verify: bool = Fals
     """
     planes = store.open(record.array, verify=verify, shape=(2 if record.has_variance else 1, *record.shape))
     return Cutout(record, planes[0], planes[1] if record.has_variance else None)
+
+
+class CutoutsInUse:
+    """Cutouts that are mapped into memory from their first use to their last; any thread may use them.
+
+    Parameters
+    ----------
+    records
+        The cutouts.
+    uses
+        The name of one for each time that it will be used.
+    store
+        Where they lie.
+    """
+
+    def __init__(self, records: Iterable[CutoutRecord], uses: Iterable[str], store: CutoutStore) -> None:
+        self._records = {record.name: record for record in records}
+        self._left = Counter(uses)
+        self._store = store
+        self._opened: dict[str, Cutout] = {}
+        self._guard = threading.Lock()
+
+    @contextmanager
+    def use(self, *names: str) -> Iterator[tuple[Cutout, ...]]:
+        """Use some of them once.
+
+        Raises
+        ------
+        StoreError
+            As :func:`open_cutout`.
+        """
+        with self._guard:
+            for name in names:
+                if name not in self._opened:
+                    self._opened[name] = open_cutout(self._records[name], self._store)
+            cutouts = tuple(self._opened[name] for name in names)
+        try:
+            yield cutouts
+        finally:
+            with self._guard:
+                self._left.subtract(names)
+                for name in names:
+                    if self._left[name] <= 0:
+                        del self._opened[name]
 
 
 def extent_of(ends: NDArray[np.int64], angle: float) -> tuple[float, float]:

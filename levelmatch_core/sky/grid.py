@@ -6,6 +6,7 @@ point is snapped to a fixed lattice on the sky. A field that grows keeps its gri
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -33,6 +34,9 @@ LATTICE = 0.5
 
 ANGLE_STEP = 5.0
 """Position angles are rounded to multiples of this (degrees)."""
+
+
+Floats = NDArray[np.float64]
 
 
 class Grid(Record):
@@ -64,6 +68,35 @@ class Grid(Record):
         wcs.wcs.pc = [[cosine, -sine], [sine, cosine]]
         wcs.wcs.set()
         return wcs
+
+    def to_sky(self, x: Floats, y: Floats) -> Floats:
+        """Return (2, ...) right ascension and declination, ICRS degrees, of positions: what :meth:`wcs` says.
+
+        The gnomonic projection (Calabretta & Greisen 2002, A&A 395, 1077, section 5.1.3) by vectors. Unlike wcslib's
+        structures it costs nothing to set up, and any thread may use it.
+        """
+        cosine, sine, step = self._turn
+        plane = np.stack([step * (sine * y - cosine * x), step * (sine * x + cosine * y), np.ones(np.shape(x))])
+        px, py, pz = np.einsum("ij,i...->j...", _basis_at(self.ra, self.dec), plane)
+        return np.stack([np.degrees(np.arctan2(py, px)) % 360.0, np.degrees(np.arctan2(pz, np.hypot(px, py)))])
+
+    def to_pixel(self, ra: Floats, dec: Floats) -> Floats:
+        """Return (2, ...) x and y of positions on the sky, ICRS degrees; NaN beyond the hemisphere."""
+        cosine, sine, step = self._turn
+        ra, dec = np.radians(ra), np.radians(dec)
+        across = np.cos(dec)
+        vectors = np.stack([across * np.cos(ra), across * np.sin(ra), np.sin(dec)])
+        xi, eta, depth = np.einsum("ij,j...->i...", _basis_at(self.ra, self.dec), vectors)
+        depth = np.where(depth > 0.0, depth, np.nan) * step
+        xi, eta = xi / depth, eta / depth
+        return np.stack([sine * eta - cosine * xi, sine * xi + cosine * eta])
+
+    @property
+    def _turn(self) -> tuple[float, float, float]:
+        """Cosine and sine of the angle, and the pixel size in radians."""
+        # at the north pole itself the default of LONPOLE is 0 and not 180 degrees: the plane lies the other way round
+        angle = math.radians(self.angle + (180.0 if self.dec >= 90.0 else 0.0))
+        return math.cos(angle), math.sin(angle), math.radians(self.scale / 3600.0)
 
     def header_cards(self, x0: int = 0, y0: int = 0) -> dict[str, Any]:
         """Return the full WCS as FITS cards, with the four numbers that :meth:`from_header_cards` reads."""
@@ -179,8 +212,15 @@ def _tangent_basis(tangent: NDArray[np.float64]) -> NDArray[np.float64]:
     horizontal = math.hypot(x, y)
     # below 1e-12 the point is the pole (cos 90 degrees is 6e-17 in doubles)
     east = np.array([-y, x, 0.0]) / horizontal if horizontal > 1e-12 else np.array([0.0, 1.0, 0.0])
-    north = np.cross([x, y, z], east)
-    return np.stack([east, north, tangent])
+    ex, ey, _ = east
+    return np.array([east, (-z * ey, z * ex, x * ey - y * ex), tangent])
+
+
+@lru_cache(maxsize=64)
+def _basis_at(ra: float, dec: float) -> NDArray[np.float64]:
+    basis = _tangent_basis(unit_vectors([(ra, dec)])[0])
+    basis.flags.writeable = False
+    return basis
 
 
 def _width(corners: NDArray[np.float64], centre: NDArray[np.float64]) -> float:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from levelmatch_core.errors import NoUsablePixelsError
-from levelmatch_core.sky.clipping import clipped_statistics
+from levelmatch_core.sky.clipping import clipped
 
 Image = NDArray[np.floating]
 
@@ -33,12 +33,12 @@ def source_mask(
     max_iters
         Most clipping iterations.
     """
-    good = data[np.isfinite(data)]
-    if good.size == 0:
+    sky = clipped(data, sigma, max_iters)
+    if sky is None:
         return np.zeros(data.shape, dtype=bool)
-    mean, _, scatter = clipped_statistics(good, sigma, max_iters)
     # NaN compares false: invalid pixels are in no source
-    labels, _ = ndimage.label(data > mean + sigma * scatter, structure=np.ones((3, 3), dtype=bool))
+    bright = data > sky.median + sky.offset + sigma * sky.std
+    labels, _ = ndimage.label(bright, structure=np.ones((3, 3), dtype=bool))
     sources = np.bincount(labels.ravel()) >= npixels
     sources[0] = False
     # of a square, dilation is the running maximum, which is separable
@@ -63,15 +63,14 @@ def local_sky(data: Image, *, sigma: float = 3.0, npixels: int = 3, dilate_size:
         If no pixel is left.
     """
     sources = source_mask(data, sigma=sigma, npixels=npixels, dilate_size=dilate_size, max_iters=max_iters)
-    sky = data[~sources & np.isfinite(data)]
-    if sky.size == 0:
+    sky = clipped(np.where(sources, np.nan, data), sigma, max_iters)
+    if sky is None:
         message = (
             f"no pixel of {data.shape[0]} x {data.shape[1]} is left for the local sky: {int(sources.sum())} are masked "
             f"as sources, {int((~np.isfinite(data)).sum())} are invalid; switch do_local_subtraction off"
         )
         raise NoUsablePixelsError(message)
-    _, median, _ = clipped_statistics(sky, sigma, max_iters)
-    if not math.isfinite(median):
-        message = f"the local sky of {sky.size} pixels came out as {median}: the pixels' values are out of range"
+    if not math.isfinite(sky.median):
+        message = f"the local sky of {sky.n} pixels came out as {sky.median}: the pixels' values are out of range"
         raise NoUsablePixelsError(message)
-    return median
+    return sky.median

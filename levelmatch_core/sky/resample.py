@@ -13,7 +13,7 @@ from astropy.wcs import WCS
 from astropy.wcs.wcsapi import BaseHighLevelWCS, BaseLowLevelWCS
 from numpy.typing import NDArray
 
-from levelmatch_core.sky import kernels
+from levelmatch_core.sky import interpolation, kernels
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import Box, PixelMap
 
@@ -73,17 +73,15 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box)
     empty = np.empty((0, 0), data.dtype)
     source = empty if variance is None else variance
     target = empty if variance is None else planes[1]
-    if pixel_map.pieces is not None:
-        origin = np.array([box.x0, box.y0], float)
-        squares = kernels.bilinear_spline(
-            data, source, pixel_map.pieces, pixel_map.lattice, origin, planes[0], target, ends
+    squares = 0.0
+    for band in [box] if pixel_map.pieces is not None else pixel_map.bands(box):
+        rows = slice(band.y0 - box.y0, band.y0 - box.y0 + band.shape[0])
+        pieces = np.empty((0,) * 5) if pixel_map.pieces is None else pixel_map.pieces
+        positions = pixel_map.on(band) if pixel_map.pieces is None else np.empty((0,) * 3)
+        squares += interpolation.bilinear(
+            *(data, source, pieces, pixel_map.lattice, positions, (float(band.x0), float(band.y0))),
+            *(planes[0, rows], target[rows], ends[rows]),
         )
-    else:
-        squares = 0.0
-        for band in pixel_map.bands(box):
-            rows = slice(band.y0 - box.y0, band.y0 - box.y0 + band.shape[0])
-            x, y = pixel_map.on(band)
-            squares += kernels.bilinear_points(data, source, x, y, planes[0, rows], target[rows], ends[rows])
     count = int(ends[:, 2].sum())
     return Resampled(planes, squares / count if count else float("nan"), ends)
 

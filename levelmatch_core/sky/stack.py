@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from levelmatch_core.errors import NoUsablePixelsError
 from levelmatch_core.records import content_key
 from levelmatch_core.sky import kernels
-from levelmatch_core.sky.cutouts import CutoutRecord, extent_of, open_cutout
+from levelmatch_core.sky.cutouts import Cutout, CutoutRecord, extent_of, open_cutout
 from levelmatch_core.sky.pixelmap import Box
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.store import CutoutStore
 
-ALGORITHM = "stack 1"
+ALGORITHM = "stack 2"
 """Goes into every key: raise it whenever the same parts would give other numbers."""
 
-BAND_PIXELS = 1 << 19
-"""Pixels that are summed at a time: 15 MB of sums."""
+BAND_PIXELS = 1 << 17
+"""Pixels that are summed at a time: arrays of 1 MB, which the allocator keeps for the next band."""
 
 Part = tuple[CutoutRecord, Plane]
 """A cutout and what is subtracted from it."""
@@ -33,8 +33,8 @@ class Band:
     """First row, counted from the first of the box."""
     mean: NDArray[np.float64]
     """(rows, columns) mean of the corrected parts, NaN where there is none."""
-    error: NDArray[np.float64] | None
-    """Root of the summed variances over the number of parts; None where a part has no variance."""
+    variance: NDArray[np.float64] | None
+    """The summed variances over the squared number of parts; None where a part has no variance."""
     coverage: NDArray[np.int32]
     """Number of parts."""
     before: NDArray[np.float64] | None
@@ -114,31 +114,37 @@ def mosaic_bands(
     """
     rows = band_rows or max(1, BAND_PIXELS // max(box.shape[1], 1))
     with_variance = all(record.has_variance for record, _ in parts)
+    opened: dict[int, Cutout] = {}
     for row0 in range(0, box.shape[0], rows):
         shape = (min(rows, box.shape[0] - row0), box.shape[1])
+        low, high = box.y0 + row0, box.y0 + row0 + shape[0]
         seen = [
-            (number, *_rows_in(record, store, Box(box.x0, box.y0 + row0, shape)), record, plane)
-            for number, (record, plane) in enumerate(parts)
-            if record.y0 < box.y0 + row0 + shape[0] and record.y0 + record.shape[0] > box.y0 + row0
+            number for number, (record, _) in enumerate(parts) if record.y0 < high and record.y0 + record.shape[0] > low
         ]
+        opened = {number: opened.get(number) or open_cutout(parts[number][0], store) for number in seen}
         total, coverage = np.zeros(shape), np.zeros(shape, np.int32)
         none = np.zeros((0, 0))
         variances = np.zeros(shape) if with_variance else none
         raw = np.zeros(shape) if before else none
-        for _, planes, (row, column), (x, y), _, plane in seen:
+        places = []
+        for number, cutout in opened.items():
+            planes, at, (x, y) = _rows_in(cutout, Box(box.x0, low, shape))
+            plane = parts[number][1]
             value = np.array([float(plane(x, y)), plane.slope_x, plane.slope_y])
-            kernels.add_part(planes[0], planes[-1], (row, column), value, total, raw, variances, coverage)
+            kernels.add_part(planes[0], planes[-1], at, value, total, raw, variances, coverage)
+            places.append((number, planes[0], at))
         part_shares = np.zeros(len(parts)) if shares else None
         if part_shares is not None:
-            for number, planes, at, *_ in seen:
-                part_shares[number] = kernels.share(planes[0], at, coverage)
+            for number, data, at in places:
+                part_shares[number] = kernels.share(data, at, coverage)
         with np.errstate(invalid="ignore", divide="ignore"):
+            count = coverage.astype(np.float64)
             yield Band(
                 row0=row0,
-                mean=total / coverage,
-                error=np.sqrt(variances) / coverage if with_variance else None,
+                mean=total / count,
+                variance=variances / np.square(count) if with_variance else None,
                 coverage=coverage,
-                before=raw / coverage if before else None,
+                before=raw / count if before else None,
                 shares=part_shares,
             )
 
@@ -151,11 +157,9 @@ def box_of(records: Sequence[CutoutRecord]) -> Box:
     return Box(x0, y0, (y1 - y0, x1 - x0))
 
 
-def _rows_in(
-    record: CutoutRecord, store: CutoutStore, box: Box
-) -> tuple[list[NDArray[np.floating]], tuple[int, int], tuple[int, int]]:
+def _rows_in(cutout: Cutout, box: Box) -> tuple[list[NDArray[np.floating]], tuple[int, int], tuple[int, int]]:
     """Return a cutout's planes within a box, and row and column there and (x, y) on the grid of their first pixel."""
-    cutout = open_cutout(record, store)
+    record = cutout.record
     x0, y0 = max(record.x0, box.x0), max(record.y0, box.y0)
     rows = slice(y0 - record.y0, max(0, box.y0 + box.shape[0] - record.y0))
     columns = slice(x0 - record.x0, max(0, box.x0 + box.shape[1] - record.x0))
@@ -180,9 +184,8 @@ def _made(name: str, key: str, parts: Sequence[Part], store: CutoutStore) -> Cut
     for band in mosaic_bands(parts, store, box, shares=True):
         rows = slice(band.row0, band.row0 + band.mean.shape[0])
         planes[0, rows] = band.mean
-        if band.error is not None:
-            planes[1, rows] = np.square(band.error)
-            planes[1, rows][band.coverage == 0] = np.nan
+        if band.variance is not None:
+            planes[1, rows] = band.variance
         if band.shares is not None:
             weights += band.shares
     ends = np.empty((box.shape[0], 3), np.int64)

@@ -7,13 +7,17 @@ links or otherwise, are refused.
 
 import fcntl
 import hashlib
+import io
 import json
+import math
+import mmap
 import os
 import re
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,8 +29,11 @@ from levelmatch_core.disk import room_for
 from levelmatch_core.errors import StoreError, StoreInUseError
 from levelmatch_core.records import Record
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 """Bytes that are hashed and written at a time: what fits into the processor's cache is read from memory once."""
+
+_HEAD = 128
+"""Bytes of a .npy file that hold its header, as a rule."""
 
 _PART = ".part"
 """Suffix of files that are being written."""
@@ -114,17 +121,19 @@ class CutoutStore:
             raise StoreError(message)
         path = self._path(key, ".npy")
         array = np.asarray(array, order="C")
-        digest = hashlib.sha256()
         with self._replacing(path) as file:
-            header = _HashedHeader(file, digest)
+            header = io.BytesIO()
             np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+            digest = hashlib.sha256(header.getbuffer())
+            _write_whole(file, header.getbuffer())
             data = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
             for start in range(0, len(data), CHUNK):
                 chunk = data[start : start + CHUNK]
                 digest.update(chunk)
                 _write_whole(file, chunk)
-        stored = StoredArray(file=path.relative_to(self.root).as_posix(), sha256=digest.hexdigest())
-        self._seen[stored] = _identity(path.lstat())
+            identity = _identity(os.fstat(file.fileno()))
+        stored = StoredArray(file=f"{key[:2]}/{key}.npy", sha256=digest.hexdigest())
+        self._seen[stored] = identity
         return stored
 
     def open(self, stored: StoredArray, *, verify: bool = False, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
@@ -149,14 +158,14 @@ class CutoutStore:
             message = f"stored array {stored.file} was altered: its sha256 is not {stored.sha256}; run again"
             raise StoreError(message)
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            array = _mapped(path)
+        except (OSError, ValueError) as error:
             message = f"stored array {stored.file} cannot be read ({error}); run again, it will be made anew"
             raise StoreError(message) from error
         if shape is not None and array.shape != shape:
             message = f"stored array {stored.file} has shape {array.shape}, expected {shape}; run again"
             raise StoreError(message)
-        return np.asarray(array)
+        return array
 
     def check(self, stored: StoredArray) -> bool:
         """Say whether the file is there, inside the store, not through a link, and has the digest.
@@ -167,7 +176,7 @@ class CutoutStore:
             path = self._existing(stored)
         except StoreError:
             return False
-        with path.open("rb", buffering=0) as file:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as above
             identity = _identity(os.fstat(file.fileno()))
             if self._seen.get(stored) == identity:
                 return True
@@ -186,10 +195,10 @@ class CutoutStore:
     def recall(self, key: str) -> dict[str, Any] | None:
         """Return the record of a key; None if there is none, or if an array that it names is not whole."""
         path = self._path(key, ".json")
-        if not self._is_plain(path):
+        if not _is_plain(path):
             return None
         try:
-            record = json.loads(path.read_bytes())
+            record = json.loads(Path(path).read_bytes())
         except (OSError, ValueError):
             return None  # damaged: what it describes is made anew
         if not isinstance(record, dict) or not all(self.check(stored) for stored in _arrays_in(record)):
@@ -211,57 +220,119 @@ class CutoutStore:
                     total += Path(folder, name).lstat().st_size
         return total
 
-    def _path(self, key: str, suffix: str) -> Path:
+    def _path(self, key: str, suffix: str) -> str:
         if not KEY.fullmatch(key):
             message = f"{key!r} is no key: expected 16 to 64 lower-case hexadecimal digits"
             raise StoreError(message)
-        return self.root / key[:2] / f"{key}{suffix}"
+        return f"{self.root}/{key[:2]}/{key}{suffix}"
 
-    def _existing(self, stored: StoredArray) -> Path:
+    def _existing(self, stored: StoredArray) -> str:
         folder, slash, name = stored.file.partition("/")
         stem = name.removesuffix(".npy")
         if not slash or not KEY.fullmatch(stem) or stem[:2] != folder or not name.endswith(".npy"):
             message = f"stored array {stored.file!r} does not lie in the store: expected ab/abcdef....npy"
             raise StoreError(message)
-        path = self.root / folder / name
-        if not self._is_plain(path):
+        path = f"{self.root}/{folder}/{name}"
+        if not _is_plain(path):
             message = f"stored array {stored.file} is missing, or is reached through a link; run again"
             raise StoreError(message)
         return path
 
-    def _is_plain(self, path: Path) -> bool:
-        """Say whether a file is regular and its folder is a real one."""
-        try:
-            return stat.S_ISREG(path.lstat().st_mode) and stat.S_ISDIR(path.parent.lstat().st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-
     @contextmanager
-    def _replacing(self, path: Path) -> Iterator[BinaryIO]:
+    def _replacing(self, path: str) -> Iterator[BinaryIO]:
         """Open a temporary file that becomes `path` by rename."""
+        folder = os.path.dirname(path)  # noqa: PTH120 - plain text: this is done for every exposure
         with room_for(path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if path.parent.is_symlink():
-                message = f"{path.parent} is a link: the store writes into its own folders only; remove the link"
-                raise StoreError(message)
-            handle, temporary = _locked_temporary(path.parent)
+            _make_real(folder)
+            handle, temporary = _locked_temporary(folder)
             try:
                 with os.fdopen(handle, "wb", buffering=0) as file:
                     yield file
-                    temporary.replace(path)  # before the lock ends with the file's closing
+                    os.replace(temporary, path)  # noqa: PTH105 - before the lock ends with the file's closing
             except BaseException:
-                temporary.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)  # noqa: PTH108 - as above
                 raise
 
 
-def _locked_temporary(folder: Path) -> tuple[int, Path]:
+def _make_real(folder: str) -> None:
+    """Make a folder of the store, unless it is there.
+
+    Raises
+    ------
+    StoreError
+        If it is a link.
+    """
+    try:
+        is_link = stat.S_ISLNK(os.lstat(folder).st_mode)
+    except FileNotFoundError:
+        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_link = False
+    if is_link:
+        message = f"{folder} is a link: the store writes into its own folders only; remove the link"
+        raise StoreError(message)
+
+
+def _is_plain(path: str) -> bool:
+    """Say whether a file is regular and its folder is a real one."""
+    try:
+        in_folder = stat.S_ISDIR(os.lstat(os.path.dirname(path)).st_mode)  # noqa: PTH120 - as above
+        return in_folder and stat.S_ISREG(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _mapped(path: str) -> NDArray[Any]:
+    """Map a .npy file of plain numbers into memory, read-only.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it is none, or cut short.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        start = os.pread(handle, _HEAD, 0)
+        content = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(handle)
+    size = int.from_bytes(start[8:10], "little") + 10
+    dtype, shape = _header_of(start[:size] if size <= len(start) else content[:size])
+    if len(content) != size + math.prod(shape) * dtype.itemsize:
+        message = f"of {len(content)} bytes, expected {size + math.prod(shape) * dtype.itemsize}"
+        raise ValueError(message)
+    return np.ndarray(shape, dtype, buffer=content, offset=size)
+
+
+@lru_cache(maxsize=256)
+def _header_of(raw: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return type and shape of an array by the start of its file, as :meth:`CutoutStore.put` writes it.
+
+    Raises
+    ------
+    ValueError
+        If it is none of plain numbers in C order.
+    """
+    stream = io.BytesIO(raw)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        message = "not of version 1.0 of the format"
+        raise ValueError(message)
+    shape, in_columns, dtype = np.lib.format.read_array_header_1_0(stream)
+    if in_columns or dtype.hasobject:
+        message = "not plain numbers in C order"
+        raise ValueError(message)
+    return dtype, shape
+
+
+def _locked_temporary(folder: str) -> tuple[int, str]:
     """Make a temporary file (0600) and lock it: a lock ends with its process, so that one without is left over."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=".", suffix=_PART, dir=folder)
+        name = f"{folder}/.{secrets.token_hex(8)}{_PART}"
+        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with suppress(OSError):  # a file system without locks: there, nothing is ever cleared
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
-            return handle, Path(name)
+            return handle, name
         os.close(handle)  # cleared before it was locked
 
 
@@ -278,19 +349,6 @@ def _clear_if_left(path: Path) -> None:
         return
     finally:
         os.close(handle)
-
-
-class _HashedHeader:
-    """A file to which the header goes, and by the way the digest."""
-
-    def __init__(self, file: BinaryIO, digest: Any) -> None:  # noqa: ANN401 - hashlib names no public type
-        self._file = file
-        self._digest = digest
-
-    def write(self, data: bytes) -> int:
-        self._digest.update(data)
-        _write_whole(self._file, data)
-        return len(data)
 
 
 def _write_whole(file: BinaryIO, data: bytes | memoryview) -> None:

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def cards(path: Path, hdu: int = 1) -> list[str]:
 
 
 def correct(out: Path, make: Any, *parts: Any) -> tuple[str, ...]:
-    return write_corrected(out, parts, {"f770w": make.grid}, make.settings)
+    made = write_corrected(out, parts, {"f770w": make.grid}, make.settings)
+    assert made.sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
+    return made.notes
 
 
 # -- what changes ------------------------------------------------------------------------------------------------------

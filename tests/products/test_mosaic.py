@@ -15,6 +15,7 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import box_of, mosaic_bands
 from levelmatch_core.sky.store import CutoutStore
+from levelmatch_core.spare import lent
 
 GRID = Grid(ra=83.5, dec=-5.0, angle=15.0, scale=0.11)
 
@@ -47,6 +48,18 @@ def parts_in(store: CutoutStore, *, variance: bool = True, n: int = 3) -> list[t
     return parts
 
 
+def test_threads_do_not_matter(store: CutoutStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = parts_in(store, n=5)
+    monkeypatch.setattr("levelmatch_core.products.mosaic.STRIP_PIXELS", 200)
+    for threads in (1, 3):
+        with lent(threads):
+            write_mosaic(tmp_path / f"{threads}.fits", GRID, parts, store, band_rows=2)
+    monkeypatch.undo()
+    write_mosaic(tmp_path / "whole.fits", GRID, parts, store)
+    one, three, whole = ((tmp_path / f"{name}.fits").read_bytes() for name in ("1", "3", "whole"))
+    assert one == three == whole
+
+
 def test_the_file_holds_what_was_asked_for(store: CutoutStore, tmp_path: Path) -> None:
     parts = parts_in(store)
     path = tmp_path / "mosaic_f_1.fits"
@@ -59,8 +72,8 @@ def test_the_file_holds_what_was_asked_for(store: CutoutStore, tmp_path: Path) -
         hdus.verify("exception")
         assert [hdu.name for hdu in hdus] == ["PRIMARY", "SCI", "ERR", "COVERAGE", "BEFORE"]
         np.testing.assert_array_equal(hdus["SCI"].data, band.mean.astype(np.float32))
-        assert band.error is not None
-        np.testing.assert_array_equal(hdus["ERR"].data, band.error.astype(np.float32))
+        assert band.variance is not None
+        np.testing.assert_array_equal(hdus["ERR"].data, np.sqrt(band.variance).astype(np.float32))
         np.testing.assert_array_equal(hdus["COVERAGE"].data, band.coverage)
         assert band.before is not None
         np.testing.assert_array_equal(hdus["BEFORE"].data, band.before.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Clipping of sorted values is astropy's clipping."""
+"""Clipping is astropy's clipping, whether everything is sorted or only what decides it."""
 
 import numpy as np
 import pytest
@@ -7,30 +7,110 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from levelmatch_core.sky.clipping import clip_sorted, clipped_statistics, run_moments
+from levelmatch_core.sky import clipping
+from levelmatch_core.sky.clipping import ALL, clip, clipped, cuts_of, run_moments, sample_step, sift
+
+CROOKED = [2.0137, 3.0171, 4.5291]
+"""No value lies on a limit, where rounding decides."""
 
 
 @settings(deadline=None)  # the first call compiles
 @given(
     arrays(np.float64, st.integers(1, 60), elements=st.floats(-1e6, 1e6).map(lambda value: round(value, 3))),
-    st.sampled_from([2.0137, 3.0171, 4.5291]),  # crooked: no value lies on a limit, where rounding decides
+    st.sampled_from(CROOKED),
     st.integers(1, 10),
 )
-def test_statistics_are_astropys(values: np.ndarray, sigma: float, maxiters: int) -> None:
+def test_what_is_left_is_what_astropy_leaves(values: np.ndarray, sigma: float, maxiters: int) -> None:
     kept = sigma_clip(values, sigma=sigma, maxiters=maxiters, masked=False, axis=None)
-    ordered = np.sort(values)
-    low, high, _ = clip_sorted(ordered, sigma, maxiters)
-    np.testing.assert_array_equal(ordered[low:high], np.sort(kept))
+    found = clipped(values, sigma, maxiters)
+    assert found is not None
+    assert (found.low, found.high, found.n) == (kept.min(), kept.max(), kept.size)
+    assert found.median == np.median(kept)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("wild", [0.0, 1e10])
 def test_an_image(dtype: type, wild: float) -> None:
     rng = np.random.default_rng(1)
-    values = (rng.standard_normal(100_003) * 2 + 30).astype(dtype)
-    values[:500] += wild
+    values = (rng.standard_normal((307, 326)) * 2 + 30).astype(dtype)
+    values[:2] += wild
     theirs = sigma_clipped_stats(values.astype(float), sigma=3, maxiters=20)
-    np.testing.assert_allclose(clipped_statistics(values, 3, 20), theirs, rtol=1e-12)
+    values[100, ::3] = np.nan
+    values[101, ::3] = np.inf
+    theirs = sigma_clipped_stats(values[np.isfinite(values)].astype(float), sigma=3, maxiters=20)
+    found = clipped(values, 3, 20)
+    assert found is not None
+    np.testing.assert_allclose((found.median + found.offset, found.median, found.std), theirs, rtol=1e-12)
+
+
+def sifted(values: np.ndarray, cuts: clipping.Cuts, sigma: float, maxiters: int) -> tuple[clipping.Clipped | None, int]:
+    kept = np.empty(values.size)
+    left = sift(values, cuts, kept)
+    return clip(kept, left, cuts, sigma, maxiters), left[0]
+
+
+RNG = np.random.default_rng(4)
+NOISE = RNG.standard_normal(60_001)
+KINDS = {
+    "noise": NOISE,
+    "sources": NOISE + RNG.exponential(5, NOISE.size) * (RNG.random(NOISE.size) < 0.1),
+    "wild": np.where(RNG.random(NOISE.size) < 0.01, 1e12, NOISE),
+    "ramp": NOISE + np.linspace(0, 20, NOISE.size),
+    "steps": np.round(NOISE, 1),
+    "holes": np.where(RNG.random(NOISE.size) < 0.6, np.nan, NOISE),
+    "far": 1e7 + NOISE,
+    "same": np.full(NOISE.size, 3.7),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sigma", CROOKED)
+@pytest.mark.parametrize("maxiters", [1, 10])
+def test_sorting_what_decides_is_sorting_everything(kind: str, sigma: float, maxiters: int) -> None:
+    values = KINDS[kind]
+    whole, _ = sifted(values, ALL, sigma, maxiters)
+    assert whole is not None
+    cuts = cuts_of(values[:: sample_step(values.size)].copy(), sigma, maxiters)
+    part, n_sorted = sifted(values, cuts, sigma, maxiters)
+    finite = values[np.isfinite(values)]
+    if part is None:  # seldom, and only where so few deviations clip on and on
+        assert sigma < 3
+        part = clipped(values, sigma, maxiters)
+    elif kind not in {"steps", "same"}:
+        assert n_sorted < 0.4 * finite.size
+    assert part is not None
+    left = finite[(finite >= part.low) & (finite <= part.high)]
+    np.testing.assert_array_equal(left, finite[(finite >= whole.low) & (finite <= whole.high)])
+    assert (part.n, part.median, part.converged) == (left.size, whole.median, whole.converged)
+    assert part.median == np.median(left)
+    assert part.offset == pytest.approx(whole.offset, rel=1e-9, abs=1e-12)
+    assert part.square == pytest.approx(whole.square, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        pytest.param((0.0, -3.0, 0.5, 0.6, 3.0), id="the median is elsewhere"),
+        pytest.param((0.0, -5.0, -0.1, 0.1, 5.0), id="the limits are elsewhere"),
+    ],
+)
+def test_cuts_that_mislead_are_noticed(cuts: clipping.Cuts) -> None:
+    values = np.random.default_rng(5).standard_normal(20_000)
+    assert sifted(values, cuts, 3.0, 10)[0] is None
+
+
+def test_a_sample_that_misleads_costs_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(6).standard_normal(20_000)
+    right = clipped(values, 3, 10)
+    monkeypatch.setattr(clipping, "cuts_of", lambda *_: (5.0, 4.9, 5.0, 5.1, 5.2))
+    assert clipped(values, 3, 10) == clipped(np.sort(values), 3, 10)
+    assert right is not None
+    assert clipped(values, 3, 10).n == right.n
+
+
+def test_nothing_finite_is_none() -> None:
+    assert clipped(np.array([np.nan, np.inf]), 3, 10) is None
+    assert clipped(np.full(10_000, np.nan), 3, 10) is None
 
 
 def test_moments_of_a_run() -> None:

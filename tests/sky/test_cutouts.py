@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import NoUsablePixelsError, NoWcsError, PixelMapError, StoreError
 from levelmatch_core.images.exposure import Exposure, Window
+from levelmatch_core.records import content_key
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky import cutouts
-from levelmatch_core.sky.cutouts import CutoutRecord, cutout_key, make_cutout, open_cutout
+from levelmatch_core.sky.cutouts import CutoutRecord, CutoutsInUse, cutout_key, make_cutout, open_cutout
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import grid_to_image, place
 from levelmatch_core.sky.resample import bilinear
@@ -85,7 +86,7 @@ def test_the_second_time_it_is_recalled(
     exposure = make_exposure(tmp_path / "a.fits", image((30, 30)), make_wcs((30, 30)))
     first = make_cutout(exposure, GRID, SETTINGS, store)
     calls: list[Any] = []
-    monkeypatch.setattr(cutouts, "read_pixels", lambda exposure: calls.append(exposure) or cutouts_read(exposure))
+    monkeypatch.setattr(cutouts, "read_exposure", lambda exposure: calls.append(exposure) or cutouts_read(exposure))
     assert make_cutout(exposure, GRID, SETTINGS, CutoutStore(store.root)) == first
     renamed = exposure.model_copy(update={"name": "b", "path": tmp_path / "moved"})
     assert make_cutout(renamed, GRID, SETTINGS, store) == first.model_copy(update={"name": "b"})
@@ -101,7 +102,7 @@ def test_the_second_time_it_is_recalled(
     assert path.read_bytes() == content
 
 
-cutouts_read = cutouts.read_pixels
+cutouts_read = cutouts.read_exposure
 
 
 def test_what_goes_into_the_key(make_bare: Callable[..., Exposure]) -> None:
@@ -249,3 +250,21 @@ def test_memory_of_a_large_exposure(
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     sys.stdout.write(f"\npeak {peak / data.nbytes:.1f} SCI arrays (clip {clip}), rss grew {grown / 1024:.0f} MB\n")
     assert peak <= 10 * data.nbytes
+
+
+def test_cutouts_are_mapped_from_first_to_last_use(store: CutoutStore) -> None:
+    record: dict[str, Any] = {"x0": 0, "y0": 0, "shape": (2, 3), "has_variance": False, "n_valid": 6, "noise_gain": 1.0}
+    record |= {"axis_angle": 0.0, "extent": (3.0, 2.0), "outline": ()}
+    records = [
+        CutoutRecord(name=name, array=store.put(content_key(name), np.full((1, 2, 3), n, np.float32)), **record)
+        for n, name in enumerate("abc")
+    ]
+    pairs = [("a", "b"), ("b", "c"), ("a", "b")]
+    used = CutoutsInUse(records, [name for pair in pairs for name in pair], store)
+    mapped = []
+    for pair in pairs:
+        with used.use(*pair) as cutouts:
+            assert [cutout.record.name for cutout in cutouts] == list(pair)
+            mapped.append(sorted(used._opened))
+    assert mapped == [["a", "b"], ["a", "b", "c"], ["a", "b"]]
+    assert used._opened == {}

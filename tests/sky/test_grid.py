@@ -32,6 +32,28 @@ def test_first_pixel_is_the_tangent_point_and_cutouts_lie_at_integer_offsets() -
     np.testing.assert_allclose(there, here, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("angle", [-45.0, 0.0, 35.0])
+@pytest.mark.parametrize(("ra", "dec"), [(210.25, 54.0), (0.0, 0.0), (83.5, -89.5), (0.0, 90.0), (0.0, -90.0)])
+def test_positions_are_those_of_the_wcs(angle: float, ra: float, dec: float) -> None:
+    grid = Grid(ra=ra, dec=dec, angle=angle, scale=3.1)
+    x, y = np.random.default_rng(1).uniform(-7000, 7000, (2, 20, 30))  # up to 6 degrees
+    x[0, 0] = y[0, 0] = 0.0
+    ours, theirs = grid.to_sky(x, y), np.stack(grid.wcs().pixel_to_world_values(x, y))
+    assert ours.shape == (2, 20, 30)
+    assert np.all((ours[0] >= 0) & (ours[0] < 360))
+    np.testing.assert_allclose(
+        unit_vectors(ours.reshape(2, -1).T), unit_vectors(theirs.reshape(2, -1).T), rtol=0, atol=1e-14
+    )
+    np.testing.assert_allclose(grid.to_pixel(*theirs), grid.wcs().world_to_pixel_values(*theirs), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(grid.to_pixel(*ours), (x, y), rtol=0, atol=1e-8)
+
+
+def test_the_other_hemisphere_has_no_place_on_the_grid() -> None:
+    grid = Grid(ra=210.0, dec=54.0, angle=10.0, scale=3.1)
+    x, _ = grid.to_pixel(np.array([30.0, 210.0, 210.0, np.nan]), np.array([-54.0, -37.0, -35.0, 0.0]))
+    assert np.isnan(x).tolist() == [True, True, False, True]
+
+
 @pytest.mark.parametrize("angle", [-45.0, 0.0, 30.0])
 def test_angle_is_that_of_y_east_of_north_and_pixels_have_the_scale(angle: float) -> None:
     grid = Grid(ra=10.0, dec=-30.0, angle=angle, scale=2.0)

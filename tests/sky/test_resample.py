@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from reproject import reproject_adaptive, reproject_exact, reproject_interp
 from scipy.ndimage import map_coordinates
 
-from levelmatch_core.sky import kernels
+from levelmatch_core.sky import interpolation
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import MAX_ERROR, Box, PixelMap, grid_to_image, place
 from levelmatch_core.sky.resample import bilinear, by_reproject
@@ -102,7 +102,8 @@ def test_edges_as_scipy_has_them(shape: tuple[int, int]) -> None:
     oracle = map_coordinates(data, [clipped(y, shape[0]), clipped(x, shape[1])], order=1, cval=np.nan)
     out, ends = np.empty(x.shape), np.empty((len(x), 3), np.int64)
     empty = np.empty((0, 0))
-    kernels.bilinear_points(data, empty, x, y, out, empty, ends)
+    nothing = np.empty((0,) * 5), np.empty(4)
+    interpolation.bilinear(data, empty, *nothing, np.stack([x, y]), (0.0, 0.0), out, empty, ends)
     np.testing.assert_allclose(out, oracle, rtol=0, atol=1e-12)
 
 

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from astropy.io import fits
-
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.images.exposure import Exposure
+from levelmatch_core.images.headers import Cards
 from levelmatch_core.images.instruments.base import Instrument, Part, Source
 from levelmatch_core.images.instruments.table import of_table
 from levelmatch_core.instrument_tables import InstrumentTable, read_table
@@ -45,7 +44,7 @@ def known_with(tables: Iterable[InstrumentTable]) -> tuple[Instrument, ...]:
     return known
 
 
-def recognise(file_name: str, primary: fits.Header, known: Iterable[Instrument] = ()) -> Instrument:
+def recognise(file_name: str, primary: Cards, known: Iterable[Instrument] = ()) -> Instrument:
     """Return the instrument of a file, by its name (without folders) and primary header, among those `known` or all."""
     return next(instrument for instrument in known or instruments() if instrument.recognises(file_name, primary))
 

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from astropy.io import fits
-
 from levelmatch_core.images.exposure import Window
+from levelmatch_core.images.headers import Cards
 from levelmatch_core.instrument_tables import InstrumentTable
 from levelmatch_core.settings import MatchSettings
 
@@ -20,7 +19,7 @@ class Source:
     """`#n` for the n-th SCI extension of a file that has several, '' otherwise."""
     shape: tuple[int, int]
     """Rows, columns of the image."""
-    primary: fits.Header
+    primary: Cards
     """The primary header."""
     tile: str | None = None
     """The tile that the user gave (by `group_by`); None lets the instrument choose."""
@@ -55,7 +54,7 @@ class Instrument:
     """One kind of input file. A new instrument is one new module of this package that defines `INSTRUMENT`."""
 
     name: str
-    recognises: Callable[[str, fits.Header], bool]
+    recognises: Callable[[str, Cards], bool]
     """Whether a file (its name without folders, its primary header) is of this instrument."""
     split: Callable[[Source, MatchSettings], tuple[Part, ...]]
     """The exposures that an image holds, one or more."""

@@ -1,12 +1,11 @@
 """Any FITS image: one exposure a tile, no masks but NaN and BLANK, and 0 is a value."""
 
-from astropy.io import fits
-
+from levelmatch_core.images.headers import Cards
 from levelmatch_core.images.instruments.base import Instrument, Part, Source, plain_groups
 from levelmatch_core.settings import MatchSettings
 
 
-def _recognises(_file_name: str, _primary: fits.Header) -> bool:
+def _recognises(_file_name: str, _primary: Cards) -> bool:
     return True
 
 

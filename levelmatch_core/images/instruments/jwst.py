@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from astropy.io import fits
-
+from levelmatch_core.images.headers import Cards
 from levelmatch_core.images.instruments.base import Instrument, Part, Source, plain_groups
 from levelmatch_core.settings import MatchSettings
 
@@ -68,7 +67,7 @@ def parse_name(file: str) -> JwstName | None:
     return JwstName(match["pointing"].lower(), match["exposure"].lower(), match["detector"].lower())
 
 
-def of_instrument(primary: fits.Header, instrument: str) -> bool:
+def of_instrument(primary: Cards, instrument: str) -> bool:
     """Return whether the primary header names this JWST instrument."""
     telescope = str(primary.get("TELESCOP", "")).strip().upper()
     return telescope == "JWST" and str(primary.get("INSTRUME", "")).strip().upper() == instrument
@@ -105,7 +104,7 @@ def identity_of(source: Source) -> str:
     return named.identity + source.chip if named else ""
 
 
-def _recognises(file_name: str, primary: fits.Header) -> bool:
+def _recognises(file_name: str, primary: Cards) -> bool:
     return parse_name(file_name) is not None or str(primary.get("TELESCOP", "")).strip().upper() == "JWST"
 
 

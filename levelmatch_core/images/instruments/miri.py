@@ -3,9 +3,8 @@
 import re
 from dataclasses import replace
 
-from astropy.io import fits
-
 from levelmatch_core.images.exposure import Window
+from levelmatch_core.images.headers import Cards
 from levelmatch_core.images.instruments import jwst
 from levelmatch_core.images.instruments.base import Instrument, Part, Source
 from levelmatch_core.settings import MatchSettings
@@ -19,7 +18,7 @@ LYOT_FIRST_ROW, LYOT_END_COLUMN = 735, 290
 STAGE = "recombine_lyot"
 
 
-def _recognises(file_name: str, primary: fits.Header) -> bool:
+def _recognises(file_name: str, primary: Cards) -> bool:
     named = jwst.parse_name(file_name)
     if named is not None:
         return named.detector in {WHOLE, LYOT, MAIN}

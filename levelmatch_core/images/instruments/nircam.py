@@ -3,8 +3,7 @@
 import re
 from dataclasses import replace
 
-from astropy.io import fits
-
+from levelmatch_core.images.headers import Cards
 from levelmatch_core.images.instruments import jwst
 from levelmatch_core.images.instruments.base import Instrument, Part, Source
 from levelmatch_core.settings import MatchSettings
@@ -14,7 +13,7 @@ _CHIP = re.compile(r"nrc[ab](?:[1-5]|long)")
 _SHORT_CHIP = re.compile(r"(?P<module>nrc[ab])[1-4]")
 
 
-def _recognises(file_name: str, primary: fits.Header) -> bool:
+def _recognises(file_name: str, primary: Cards) -> bool:
     named = jwst.parse_name(file_name)
     if named is not None:
         return _CHIP.fullmatch(named.detector) is not None

@@ -3,9 +3,8 @@
 import re
 from pathlib import PurePosixPath
 
-from astropy.io import fits
-
 from levelmatch_core.images.exposure import Window
+from levelmatch_core.images.headers import Cards
 from levelmatch_core.images.instruments.base import Instrument, Part, Source, plain_groups
 from levelmatch_core.instrument_tables import InstrumentTable
 from levelmatch_core.settings import MatchSettings
@@ -27,7 +26,7 @@ def of_table(table: InstrumentTable, *, own: bool = False) -> Instrument:
     wanted = {card: {value.strip().lower() for value in values} for card, values in table.header.items()}
     window = Window(rows=table.exclude.rows, columns=table.exclude.columns, inside=False) if table.exclude else None
 
-    def recognises(_file_name: str, primary: fits.Header) -> bool:
+    def recognises(_file_name: str, primary: Cards) -> bool:
         return any(str(primary.get(card, "")).strip().lower() in values for card, values in wanted.items())
 
     def split(source: Source, _settings: MatchSettings) -> tuple[Part, ...]:

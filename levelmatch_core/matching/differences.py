@@ -1,0 +1,156 @@
+"""The compiled passes over a pair's difference, formed on the way from both cutouts: no image of it is ever made.
+
+Both cutouts are (rows, columns), NaN where invalid; `box` is row and column of the common box's first pixel in the
+first, the same in the second, and its rows and columns. What is not finite in the difference is not valid.
+
+A cut says which pixels are kept: (level, slope x, slope y, low, high) keeps those whose difference less the plane lies
+from low to high. Planes are about the middle of the box, their slopes over half of it.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from levelmatch_core.sky.clipping import Cuts, Sifted, sift_row
+
+Floats = NDArray[np.float64]
+Image = NDArray[np.floating]
+Box = tuple[int, int, int, int, int, int]
+Cut = tuple[float, float, float, float, float]
+
+
+@njit(nogil=True, cache=True)
+def difference_row(first: Image, second: Image, box: Box, r: int, row: Floats) -> None:  # pragma: no cover - compiled
+    """Fill one row with second - first."""
+    nx = box[5]
+    a, b = first[box[0] + r, box[1] : box[1] + nx], second[box[2] + r, box[3] : box[3] + nx]
+    for k in range(nx):
+        row[k] = np.float64(b[k]) - np.float64(a[k])
+
+
+@njit(nogil=True, cache=True)
+def sift_difference(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    first: Image, second: Image, box: Box, axis: tuple[float, float], cuts: Cuts, kept: Floats
+) -> tuple[Sifted, int, tuple[float, float]]:
+    """Sift a difference for clipping, and measure the valid area.
+
+    Parameters
+    ----------
+    first, second, box
+        See above.
+    axis
+        Cosine and sine of the angle of an axis from +x.
+    cuts, kept
+        As in :func:`levelmatch_core.sky.clipping.sift_row`; `kept` takes all pixels of the box.
+
+    Returns
+    -------
+    left
+        What :func:`levelmatch_core.sky.clipping.clip` takes.
+    count
+        Number of valid pixels.
+    extent
+        Size of the valid area along the axis and across it, pixels: of its convex hull, which the ends of rows span.
+    """
+    ny, nx = box[4], box[5]
+    row, take = np.empty(nx), np.empty(nx, np.uint8)
+    sums = np.zeros((2, nx))
+    at = count = low = high = 0
+    least = np.full(2, np.inf)
+    most = np.full(2, -np.inf)
+    for r in range(ny):
+        difference_row(first, second, box, r, row)
+        at, valid, more_low, more_high = sift_row(row, cuts, kept, at, sums, take)
+        count += valid
+        low += more_low
+        high += more_high
+        if valid == 0:
+            continue
+        i, j = 0, nx - 1
+        while not np.isfinite(row[i]):
+            i += 1
+        while not np.isfinite(row[j]):
+            j -= 1
+        for end in (i, j):
+            along, across = end * axis[0] + r * axis[1], r * axis[0] - end * axis[1]
+            least[0], most[0] = min(least[0], along), max(most[0], along)
+            least[1], most[1] = min(least[1], across), max(most[1], across)
+    extent = (most[0] - least[0] + 1.0, most[1] - least[1] + 1.0)
+    return (at, low, high, sums[0].sum(), sums[1].sum()), count, extent
+
+
+@njit(nogil=True, cache=True)
+def unit(n: int) -> Floats:  # pragma: no cover - compiled
+    """Return (n,) positions of pixels about the middle, in units of half the box."""
+    return (np.arange(n).astype(np.float64) - (n - 1) / 2) / (n / 2)
+
+
+@njit(nogil=True, cache=True)
+def plane_sums(first: Image, second: Image, box: Box, cut: Cut) -> Floats:  # pragma: no cover - compiled
+    """Return the sums over the kept pixels by which a plane is fitted to what the cut's own leaves.
+
+    Returns
+    -------
+    (10,) of 1, x, y, x x, x y, y y, then of r, r x, r y, r r, where r is the difference less the plane of the cut.
+    """
+    ny, nx = box[4], box[5]
+    row = np.empty(nx)
+    x, y = unit(nx), unit(ny)
+    columns = np.zeros((6, nx))
+    slope, low, high = cut[1], cut[3], cut[4]
+    for j in range(ny):
+        difference_row(first, second, box, j, row)
+        here = y[j]
+        level = cut[0] + cut[2] * here
+        for k in range(nx):
+            left = row[k] - (level + slope * x[k])
+            one = 1.0 if (left >= low) & (left <= high) else 0.0
+            r = left if (left >= low) & (left <= high) else 0.0
+            columns[0, k] += one
+            columns[1, k] += one * here
+            columns[2, k] += one * (here * here)
+            columns[3, k] += r
+            columns[4, k] += r * here
+            columns[5, k] += r * r
+    found = np.zeros(10)
+    for k in range(nx):
+        found[0] += columns[0, k]
+        found[1] += columns[0, k] * x[k]
+        found[2] += columns[1, k]
+        found[3] += columns[0, k] * x[k] * x[k]
+        found[4] += columns[1, k] * x[k]
+        found[5] += columns[2, k]
+        found[6] += columns[3, k]
+        found[7] += columns[3, k] * x[k]
+        found[8] += columns[4, k]
+        found[9] += columns[5, k]
+    return found
+
+
+@njit(nogil=True, cache=True)
+def mask_sums(  # pragma: no cover - compiled
+    first: Image, second: Image, box: Box, cut: Cut
+) -> tuple[int, int, int, int, int, int]:
+    """Return the sums over the kept pixels of 1, x, y, x x, x y and y y, exactly; x and y count pixels from 0."""
+    ny, nx = box[4], box[5]
+    row = np.empty(nx)
+    x, y = unit(nx), unit(ny)
+    slope, low, high = cut[1], cut[3], cut[4]
+    n = sx = sy = sxx = sxy = syy = 0
+    for r in range(ny):
+        difference_row(first, second, box, r, row)
+        level = cut[0] + cut[2] * y[r]
+        count = columns = squares = 0
+        for k in range(nx):
+            left = row[k] - (level + slope * x[k])
+            one = int((left >= low) & (left <= high))
+            count += one
+            columns += one * k
+            squares += one * (k * k)
+        n += count
+        sx += columns
+        sxx += squares
+        sy += r * count
+        sxy += r * columns
+        syy += r * r * count
+    return n, sx, sy, sxx, sxy, syy
