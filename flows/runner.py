@@ -25,6 +25,7 @@ from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.products.folder import OutputFolder
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.runners import ONE_THREAD
+from levelmatch_core.spare import share
 from levelmatch_core.workers import Crew, shared_out
 
 logger = logger_of(__name__)
@@ -50,6 +51,8 @@ class Work:
     places: tuple[int, ...]
     """Where the jobs' results belong."""
     label: str
+    threads: int = 1
+    """How many threads a job may use, where jobs are fewer than workers."""
     refresh: bool = False
     """Whether to do it even where a result is stored."""
     begun: bool = field(default=False, init=False)
@@ -73,11 +76,11 @@ class Work:
     def do(self, workspace: Workspace, crew: Crew) -> list[dict[str, Any]]:
         """Let workers do the jobs and return their results as JSON."""
         self.begun = True
-        return [result.to_json() for result in shared_out(crew, self.jobs, workspace)]
+        return [result.to_json() for result in shared_out(crew, self.jobs, workspace, self.threads)]
 
     def afresh(self) -> "Work":
         """Return the same work, to be done whatever is stored."""
-        return Work(self.jobs, self.places, self.label, refresh=True)
+        return Work(self.jobs, self.places, self.label, self.threads, refresh=True)
 
     def singly(self) -> Iterator["Work"]:
         """Yield the jobs of a batch, each by itself."""
@@ -129,7 +132,7 @@ class PrefectEach:
         if not jobs:
             return results
         with self._reporter.step(title, len(jobs)) as advance:
-            works = works_of(jobs)
+            works = works_of(jobs, share(self._crew.size, len(jobs)))
             while works:
                 works = self._round(works, results, advance)
         return results
@@ -209,7 +212,7 @@ class PrefectEach:
         return failure_of(work.jobs[0], error)
 
 
-def works_of(jobs: Sequence[Job]) -> list[Work]:
+def works_of(jobs: Sequence[Job], threads: int = 1) -> list[Work]:
     """Return what the task runs do: a tile each or, above 200 tiles, batches that follow from the tiles' names."""
     tiles: dict[str, list[int]] = {}
     for place, job in enumerate(jobs):
@@ -221,7 +224,9 @@ def works_of(jobs: Sequence[Job]) -> list[Work]:
         for tile, places in tiles.items():
             batches.setdefault(_batch_of(tile), []).extend(places)
         named = {f"batch {number} of {BATCHES}: {len(batches[number])}": batches[number] for number in sorted(batches)}
-    return [Work(tuple(jobs[place] for place in places), tuple(places), name) for name, places in named.items()]
+    return [
+        Work(tuple(jobs[place] for place in places), tuple(places), name, threads) for name, places in named.items()
+    ]
 
 
 def _batch_of(tile: str) -> int:

@@ -14,9 +14,8 @@ import logging
 import multiprocessing
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
-from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +25,7 @@ from levelmatch_core.loglines import logger_of
 from levelmatch_core.products.sharing import SharedFolder
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
-from levelmatch_core.spare import lent, threads_lent
+from levelmatch_core.spare import lent, side_by_side, threads_lent
 
 logger = logger_of(__name__)
 
@@ -79,8 +78,8 @@ class Threads:
         return results
 
 
-def shared_out(crew: Crew, jobs: Sequence[Job], workspace: Workspace) -> list[Record]:
-    """Do some jobs on all workers of a crew that are free.
+def shared_out(crew: Crew, jobs: Sequence[Job], workspace: Workspace, threads: int = 1) -> list[Record]:
+    """Do some jobs on all workers of a crew that are free; one by itself may use so many threads.
 
     Parameters
     ----------
@@ -90,18 +89,18 @@ def shared_out(crew: Crew, jobs: Sequence[Job], workspace: Workspace) -> list[Re
         What to do; results come in this order.
     workspace
         Where the jobs may touch the disk.
+    threads
+        What a single job is lent.
 
     Raises
     ------
     LevelMatchError, OSError
-        As the first job that fails does, once all have ended.
+        As the first job that fails does, once what has begun is done.
     """
-    if crew.size == 1 or len(jobs) == 1:
-        return crew.do(jobs, workspace)
-    with ThreadPoolExecutor(min(crew.size, len(jobs))) as pool:
-        # each in a copy of our context: log lines find their run by it
-        futures = [pool.submit(copy_context().run, crew.do, [job], workspace) for job in jobs]
-    return [future.result()[0] for future in futures]
+    with lent(threads if len(jobs) == 1 else crew.size):
+        if len(jobs) == 1:
+            return crew.do(jobs, workspace)
+        return side_by_side(lambda job: crew.do([job], workspace)[0], jobs)
 
 
 @dataclass
