@@ -1,10 +1,14 @@
 """Who does the jobs: threads of this process, processes beside it, or a Dask cluster. One setting says which.
 
 Threads share the work of all that lets go of the interpreter's lock while it costs time: the compiled kernels of `sky`
-and `matching` (numba, nogil), numpy's arithmetic and sorting on large arrays, BLAS and SuperLU, zlib, sha256, and
-reading and writing files. What holds the lock is the making of records, FITS headers and WCS, tables, and matplotlib:
-work on many small exposures, and figures, gain from processes. Processes and Dask workers get jobs and give results
-through pickles on the way (nothing at rest is one), and share the store and the output folder by their paths.
+and `matching` (numba, all nogil), numpy's arithmetic, casts and sorting on large arrays, BLAS and SuperLU, zlib,
+sha256, and reading and writing files. What holds the lock is the making of records, FITS headers and WCS, tables, and
+matplotlib: one worker holds it 7 % of the time with exposures of 2048 pixels, a third of it with tiles of 512 (py-spy),
+so that work on many small exposures, and figures, gain from processes. Where a stage has fewer jobs than workers, as
+the mosaic has, its jobs share out their own work among threads (:mod:`levelmatch_core.spare`). Processes and Dask
+workers get jobs and give results through pickles on the way (nothing at rest is one), share the store and the output
+folder by their paths, and take a second or two to import what they need. `python -m tests.benchmarks.workers` measures
+both.
 
 The bytes that come out are the same for all three: a job is done alike wherever it is done, and all that depends on
 order is put in order by the caller.

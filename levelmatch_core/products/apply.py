@@ -226,12 +226,14 @@ def _corrected_plainly(
     """Return stored values minus the correction, as they are stored again.
 
     It goes band by band, in double precision: a whole image of doubles would cost more than reading and writing it.
+    Values that keep their type are corrected where they are.
     """
     shape = (stored.shape[0], stored.shape[1])
     per_area = correction.exposure.per_area
     wcs = None if correction.total.is_level and not per_area else read_wcs(correction.exposure)
     change = change_of(correction.total, grid, wcs, shape, per_area=per_area)
-    corrected = np.empty(shape, output_type(stored.dtype))
+    kept = output_type(stored.dtype)
+    corrected = cast(NDArray[np.floating], stored) if stored.dtype == kept else np.empty(shape, kept)
     step = max(1, _BAND_PIXELS // shape[1])
     scaling = scaling_of(header)
     for row in range(0, shape[0], step):

@@ -2,13 +2,16 @@
 
 Run it as `python -m tests.benchmarks.solver [--kind scans] [--most 100000] [--figure FILE.png]`. Every solver is given
 the same measured differences of a simulated survey and runs in a process of its own, whose CPU seconds (of the solve
-alone) and peak memory are told; one that takes longer than `--patience` seconds is not asked for more tiles. A peer
-that is not installed is passed over, and said so. "match" is all that the product
-does with the pairs: records of every tile and pair, errors, loops and seams, on top of the solve.
+alone, a slope prior learned included) and peak memory are told. One that takes longer than `--patience` seconds, or
+more than `--memory` GB, is not asked for more tiles, and what stopped it is told. A peer that is not installed is
+passed over, and said so. "+ errors" are solves with the uncertainties of all corrections; "match" is all that the
+product does with the pairs: records of every tile and pair, errors, loops and seams, on top of the solve.
 """
 
 import argparse
+import contextlib
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -20,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import psutil
 from threadpoolctl import threadpool_limits
 
 from levelmatch_core.matching.match import Gauge, match
@@ -29,6 +33,8 @@ from levelmatch_core.settings import MatchSettings
 from tests.benchmarks.surveys import KINDS, Survey, survey
 
 SETTINGS = MatchSettings(weight_method="error", fit_type_mosaic_tiles="level")
+LONGEST = 10
+"""CPU seconds of a whole process, preparation included, over those of its solve that patience allows."""
 SIZES = (100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 
 
@@ -39,8 +45,12 @@ def ours(given: Survey, k: int) -> Callable[[], object]:
 
 def our_errors(given: Survey, k: int) -> Callable[[], object]:
     problem = given.problem(k, held=0)
-    answer = solve(problem, SETTINGS)
-    return lambda: uncertainties(problem, prior=answer.prior, equations=answer.equations)[0][:, 0]
+
+    def run() -> object:
+        answer = solve(problem, SETTINGS)
+        return uncertainties(problem, prior=answer.prior, equations=answer.equations)[0][:, 0]
+
+    return run
 
 
 def our_records(given: Survey, k: int) -> Callable[[], object]:
@@ -106,9 +116,9 @@ def stcal(given: Survey, k: int) -> Callable[[], object]:
 
 WHO = {
     "levels": (ours, 1, None),
+    "levels + errors": (our_errors, 1, None),
     "planes": (ours, 3, None),
-    "errors of levels": (our_errors, 1, None),
-    "errors of planes": (our_errors, 3, None),
+    "planes + errors": (our_errors, 3, None),
     "match, levels": (our_records, 1, None),
     "match, planes": (our_records, 3, None),
     "MontagePy, levels": (montage, 1, "MontagePy"),
@@ -116,6 +126,7 @@ WHO = {
     "reproject, levels": (reproject, 1, "reproject"),
     "stcal, levels": (stcal, 1, "stcal"),
 }
+COLOURS = {None: "tab:blue", "MontagePy": "tab:orange", "reproject": "tab:green", "stcal": "tab:red"}
 
 
 def measure(who: str, kind: str, n: int) -> dict[str, float]:
@@ -123,7 +134,7 @@ def measure(who: str, kind: str, n: int) -> dict[str, float]:
     make, k, _ = WHO[who]
     with threadpool_limits(limits=1):
         if make in {ours, our_errors, our_records}:
-            make(survey(kind, 400), k)()  # what is compiled at first use
+            make(survey(kind, 900), k)()  # what is compiled at first use
         given = survey(kind, n, slope=0.3 if k == 3 else 0.0)
         work = make(given, k)
         cpu, wall = time.process_time(), time.perf_counter()
@@ -131,7 +142,7 @@ def measure(who: str, kind: str, n: int) -> dict[str, float]:
         spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
     seam = float("nan")
-    if "errors" not in who and "match" not in who:
+    if "match" not in who and "errors" not in who:
         levels = np.asarray(found)
         if k == 1:
             left = given.delta[:, 0] - sign_of(levels, given) * (levels[given.second] - levels[given.first])
@@ -144,32 +155,76 @@ def sign_of(levels: np.ndarray, given: Survey) -> float:
     return float(np.sign(np.sum(given.delta[:, 0] * (levels[given.second] - levels[given.first]))) or 1.0)
 
 
-def ask(who: str, kind: str, n: int, patience: float) -> dict[str, float] | str:
-    """Measure one solve in a process of its own; what went wrong, where something did."""
+def ask(who: str, kind: str, n: int, patience: float, memory: float = math.inf) -> dict[str, float] | str:
+    """Measure one solve in a process of its own; what stopped it, where it went beyond patience, memory or itself."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.solver", "--one", who, kind, str(n)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10 * patience, check=False)
-    except subprocess.TimeoutExpired:
-        return f"more than {10 * patience:.0f} s"
-    if done.returncode:
-        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:80]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as told:
+        started = subprocess.Popen(command, stdout=out, stderr=told, text=True)
+        process, stopped = psutil.Process(started.pid), ""
+        while started.poll() is None and not stopped:
+            time.sleep(0.1)
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if process.memory_info().rss > memory * (1 << 30):
+                    stopped = f"memory: above {memory:g} GB"
+                if sum(process.cpu_times()[:2]) > LONGEST * patience:
+                    stopped = f"time: above {LONGEST * patience:.0f} s with its preparation"
+        if stopped:
+            started.kill()
+            started.wait()
+            return stopped
+        out.seek(0)
+        told.seek(0)
+        if started.returncode:
+            return (told.read().strip().splitlines() or [f"exit code {started.returncode}"])[-1][:80]
+        found = dict(json.loads(out.read().splitlines()[-1]))
+    return f"memory: above {memory:g} GB" if found["memory"] > memory else found
 
 
-def draw(figure: Path, rows: dict[str, list[dict[str, float]]], kind: str) -> None:
-    """Draw cost against tiles."""
+def draw(figure: Path, rows: dict[str, list[dict[str, float]]], stopped: dict[str, str], kind: str) -> None:
+    """Draw cost and memory against tiles; a cross where a solver was stopped, and by what."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - only here
 
-    picture = Figure(figsize=(7, 5), layout="constrained")
-    axes = picture.add_subplot()
+    picture = Figure(figsize=(11, 5.6), layout="constrained")
+    axes = picture.subplots(1, 2, sharex=True)
     for who, found in rows.items():
-        if found:
-            style = "o-" if WHO[who][2] is None else "s--"
-            tiles, cost = zip(*((row["tiles"], max(row["cpu"], 1e-3)) for row in found), strict=True)
-            axes.loglog(tiles, cost, style, ms=4, label=who)
-    axes.set(xlabel="tiles", ylabel="CPU seconds of the solve", title=f"Simulated survey: {kind}")
-    axes.grid(alpha=0.3, which="major")
-    axes.legend(fontsize="small")
+        if not found:
+            continue
+        dashed = "planes" in who
+        style = {
+            "color": "black" if "match" in who else COLOURS[WHO[who][2]],
+            "linestyle": "--" if dashed else "-",
+            "marker": "o" if "errors" not in who else "^",
+            "markerfacecolor": "white" if dashed else None,
+            "markersize": 5,
+            "linewidth": 1.3,
+        }
+        tiles = [row["tiles"] for row in found]
+        reason = stopped.get(who, "")
+        label = who if WHO[who][2] else f"levelmatch, {who}"
+        for one, name in zip(axes, ("cpu", "memory"), strict=True):
+            values = [max(row[name], 1e-4) for row in found]
+            one.loglog(tiles, values, label=label, **style)
+            if reason:
+                one.loglog(tiles[-1:], values[-1:], "x", color=style["color"], ms=11, mew=2)
+        if reason:
+            axes[0].annotate(
+                f" {reason.split(':')[0]}",
+                (tiles[-1], max(found[-1]["cpu"], 1e-4)),
+                color=style["color"],
+                fontsize="small",
+                ha="left",
+                va="center",
+                xytext=(5, 0),
+                textcoords="offset points",
+            )
+    axes[0].set(xlabel="tiles", ylabel="CPU time of the solve [s]", title=f"simulated survey: {kind}")
+    axes[1].set(
+        xlabel="tiles", ylabel="peak memory of the process [GB]", title="crosses: stopped there by time or memory"
+    )
+    for one in axes:
+        one.grid(alpha=0.3, which="major")
+        one.set_xlim(60, 2.5e6)
+    picture.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
     picture.savefig(figure, dpi=130)
 
 
@@ -179,7 +234,8 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, default="scans")
     parser.add_argument("--most", type=int, default=100_000)
     parser.add_argument("--who", nargs="*", choices=list(WHO), default=list(WHO))
-    parser.add_argument("--patience", type=float, default=60.0)
+    parser.add_argument("--patience", type=float, default=60.0, help="CPU seconds")
+    parser.add_argument("--memory", type=float, default=8.0, help="GB")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--one", nargs=3)
     asked = parser.parse_args()
@@ -188,6 +244,7 @@ def main() -> None:
         print(json.dumps(measure(who, kind, int(n))))
         return
     rows: dict[str, list[dict[str, float]]] = {who: [] for who in asked.who}
+    stopped: dict[str, str] = {}
     print(f"{'solver':<20}{'tiles':>9}{'pairs':>9}{'CPU s':>9}{'wall s':>9}{'memory GB':>11}{'seam':>9}")
     for who in asked.who:
         needs = WHO[who][2]
@@ -195,20 +252,23 @@ def main() -> None:
             print(f"{who:<20} is not installed: passed over")
             continue
         for n in (size for size in SIZES if size <= asked.most):
-            found = ask(who, asked.kind, n, asked.patience)
+            found = ask(who, asked.kind, n, asked.patience, asked.memory)
             if isinstance(found, str):
-                print(f"{who:<20}{n:>9} ended: {found}", flush=True)
+                stopped[who] = found
+                print(f"{who:<20}{n:>9} stopped by {found}", flush=True)
                 break
             rows[who].append(found)
             print(
-                f"{who:<20}{found['tiles']:>9}{found['pairs']:>9}{found['cpu']:>9.2f}{found['wall']:>9.2f}"
+                f"{who:<20}{found['tiles']:>9}{found['pairs']:>9}{found['cpu']:>9.3f}{found['wall']:>9.2f}"
                 f"{found['memory']:>11.2f}{found['seam']:>9.4f}",
                 flush=True,
             )
-            if found["cpu"] > asked.patience:
+            if found["cpu"] > asked.patience and n < asked.most:
+                stopped[who] = f"time: above {asked.patience:g} s"
+                print(f"{who:<20}{'':>9} stopped by {stopped[who]}", flush=True)
                 break
     if asked.figure is not None:
-        draw(asked.figure, rows, asked.kind)
+        draw(asked.figure, rows, stopped, asked.kind)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from levelmatch_core.sky.plane import Plane
 
 SIZE = 100
 """Pixels along a tile."""
-KINDS = ("grid", "strips", "scans")
-"""Four neighbours; long strips that few pairs tie together; scans around the sky with eight neighbours, closed."""
+KINDS = ("grid", "strips", "scans", "chain")
+"""Four neighbours; long strips that few pairs tie together; scans of the sky with eight neighbours; one strip alone."""
 CORRELATION = 2.0
 """Pixels an independent pixel."""
 
@@ -137,7 +137,7 @@ def survey(kind: str, n: int, *, seed: int = 0, slope: float = 0.3, overlap: flo
     overlap
         Part of a tile's side that its neighbour covers.
     """
-    rows = max(2, round(n**0.5)) if kind != "strips" else max(2, round((n / 25) ** 0.5))
+    rows = {"strips": max(2, round((n / 25) ** 0.5)), "chain": 1}.get(kind, max(2, round(n**0.5)))
     columns = max(2, n // rows)
     number = np.arange(rows * columns).reshape(rows, columns)
     step = SIZE * (1 - overlap)

@@ -10,6 +10,7 @@ from levelmatch_core.matching.onethread import one_blas_thread
 from levelmatch_core.matching.results import Member, PairFit, Rejection, Solution
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane
+from tests.benchmarks.surveys import survey
 from tests.matching.fakes import (
     NO_REJECTION,
     fit_all,
@@ -261,6 +262,15 @@ def test_malformed_input_is_refused(wrong: str) -> None:
         fits[0] = fits[0].model_copy(update={"first": "b", "second": "a"})
     with pytest.raises(SolveError, match="match of t"):
         match("dithers", "t", members, fits, Gauge.MEAN, settings_for())
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_members_that_are_all_locked_stay_as_they_are(fit_type: str) -> None:
+    members, fits = survey("grid", 4).records()
+    members = [member.model_copy(update={"locked": True}) for member in members]
+    solution = match("dithers", "t", members, fits, Gauge.REFERENCE, settings_for("dithers", fit_type))
+    assert all(member.plane.level == 0 and member.sigma == (0, 0, 0) for member in solution.members)
+    assert (solution.status.converged, solution.status.nullity) == (True, 0)
 
 
 def test_blas_has_one_thread_until_the_last_solve_is_over() -> None:

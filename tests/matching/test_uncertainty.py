@@ -1,14 +1,18 @@
 """Uncertainties against the scatter over simulated programs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from levelmatch_core.matching.match import Gauge, match
 from levelmatch_core.matching.solvers import least_squares, normal
-from levelmatch_core.matching.solvers.noise import pixel_variances, score_factor
+from levelmatch_core.matching.solvers import noise as noise_module
+from levelmatch_core.matching.solvers.noise import PairNoise, design, pixel_variances, score_factor
 from levelmatch_core.matching.solvers.problem import SlopePrior, build
 from levelmatch_core.matching.solvers.uncertainty import sigmas, uncertainties
 from levelmatch_core.sky.plane import Plane
+from tests.benchmarks.surveys import survey
 from tests.matching.fakes import (
     NO_REJECTION,
     fit_all,
@@ -159,6 +163,18 @@ def test_members_of_unequal_noise_are_told_apart() -> None:
     np.testing.assert_allclose(alone, fits[0].rms ** 2 / 2, rtol=1e-3)
 
 
+def test_many_members_of_unequal_noise_are_told_apart_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = survey("scans", 100).problem(1)
+    sigma = np.random.default_rng(0).uniform(0.5, 2, 100)
+    rms = np.hypot(sigma[problem.first], sigma[problem.second])
+    np.testing.assert_allclose(np.sqrt(pixel_variances(replace(problem, rms=rms))), sigma, rtol=0.01)
+    odd = np.concatenate([[1e-4, np.inf, 1e-4], rms[3:]])  # noise-free pairs, and one that was given
+    problem = replace(problem, rms=odd)
+    few = pixel_variances(problem)
+    monkeypatch.setattr(noise_module, "DENSE_UNKNOWNS", 0)
+    np.testing.assert_allclose(pixel_variances(problem), few, rtol=1e-6)
+
+
 def test_tiny_overlaps_are_counted_as_independent() -> None:
     members = [member(make_cutout(name, np.zeros((100, 100)), x)) for name, x in (("a", 0), ("b", 99))]
     fit = made_up_fit(members[0], members[1], Plane(), (98.5, 0, 99.5, 100), rms=1.0)
@@ -168,6 +184,26 @@ def test_tiny_overlaps_are_counted_as_independent() -> None:
     expected = np.linalg.inv(moved) @ covariance @ np.linalg.inv(moved).T
     np.testing.assert_allclose(sigmas(problem)[1], np.sqrt(np.diag(expected)), rtol=1e-6)
     assert score_factor(problem).shape[1] == 6
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("kind", ["grid", "scans"])
+def test_a_unit_of_each_source_makes_the_covariance_of_pairs_and_scores(kind: str, k: int) -> None:
+    problem = survey(kind, 20).problem(k)
+    noise = PairNoise.of(problem)
+    made = np.stack([noise.draw(unit).ravel() for unit in np.eye(noise.sources)], axis=1)
+    covariance = made @ made.T
+    given = np.random.default_rng(0).standard_normal(problem.delta.shape)
+    np.testing.assert_allclose(noise.covariance_times(given).ravel(), covariance @ given.ravel(), rtol=1e-9, atol=1e-15)
+    # each pair's own variance is what was measured
+    inverse = np.linalg.inv(problem.moments)
+    own = covariance.reshape(len(problem.rms), k, len(problem.rms), k)[
+        np.arange(len(problem.rms)), :, np.arange(len(problem.rms))
+    ]
+    np.testing.assert_allclose((inverse @ own @ inverse)[:, 0, 0], problem.variance * inverse[:, 0, 0], rtol=1e-6)
+    factor = score_factor(problem).toarray()
+    scores = (design(problem).T * np.repeat(problem.weights, k)) @ made
+    np.testing.assert_allclose(factor.T @ factor, scores @ scores.T, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])

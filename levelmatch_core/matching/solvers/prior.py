@@ -52,9 +52,10 @@ def slope_prior(problem: Problem, settings: MatchSettings) -> SlopePrior | None:
     Returns
     -------
     SlopePrior or None
-        None for levels, where it is off, and where the pairs tell the slopes so well that it would change nothing.
+        None for levels, where it is off, where all members are held, and where the pairs tell the slopes so well that
+        it would change nothing.
     """
-    if problem.k == 1 or settings.slope_prior == "off":
+    if problem.k == 1 or settings.slope_prior == "off" or problem.held.all():
         return None
     if settings.slope_prior != "auto":
         return SlopePrior(sd=settings.slope_prior, width=settings.slope_prior)
