@@ -366,6 +366,7 @@ class FiguresJob(Job):
     """Draw the figures of one field."""
 
     step = "figures"
+    version = 2
     roles = ("mask", "draw")
     gives = Written
 
@@ -394,6 +395,7 @@ class ReportJob(Job):
     """Write the page that tells all of a run."""
 
     step = "report"
+    version = 2
     gives = Written
 
     record: RunRecord
