@@ -344,9 +344,7 @@ def plain_cards(cards: Iterable[bytes]) -> dict[str, str | int | float | bool] |
         name, logical, integer, real, text = found.groups()
         value: str | int | float | bool
         if text is not None:
-            if (
-                not text.strip() and card.count(b"'") > 2
-            ):  # astropy takes quotes of a comment for those of a blank value
+            if not text.strip() and card.count(b"'") > 2:  # astropy takes quotes of a comment for those of a blank value
                 return None
             value = text.decode("ascii").rstrip()
         elif integer is not None:
