@@ -181,7 +181,7 @@ class MeasureJob(Job):
     """Fit the differences of some pairs of one group."""
 
     step = "measure"
-    version = 4
+    version = 5
     roles = ("mask", "measure")
     gives = PairFits
 
@@ -213,7 +213,7 @@ class SolveJob(Job):
     """Solve one group for its members' corrections."""
 
     step = "solve"
-    version = 5
+    version = 6
     roles = ("solve",)
     gives = Solution
 
@@ -366,6 +366,7 @@ class FiguresJob(Job):
     """Draw the figures of one field."""
 
     step = "figures"
+    version = 2
     roles = ("mask", "draw")
     gives = Written
 
@@ -394,6 +395,7 @@ class ReportJob(Job):
     """Write the page that tells all of a run."""
 
     step = "report"
+    version = 2
     gives = Written
 
     record: RunRecord

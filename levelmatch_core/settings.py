@@ -86,7 +86,8 @@ class MatchSettings(BaseModel):
         None,
         "solve",
         "Table (CSV or ECSV: tile, level, error) of corrections of tiles that are known from elsewhere, in the data's "
-        "unit: normal priors on the mosaic stage's levels, which fix their component's zero. An error of 0 locks.",
+        "unit: normal priors on the mosaic stage's levels, which fix their component's zero. An error of 0 locks. A "
+        "level of 0 for every tile, with the scatter that is expected, bounds the drift of long strips.",
     )
     locked: tuple[str, ...] = _setting(
         (), "solve", "Tiles whose correction in the mosaic stage is 0, or their level in `levels`: exactly."
@@ -189,8 +190,9 @@ class MatchSettings(BaseModel):
     plane_gauge: Literal["reference", "mean"] = _setting(
         "reference",
         "solve",
-        "What is zero where planes are matched between tiles: the reference's whole plane, or the reference's level at "
-        "its centre and the mean of all slopes.",
+        "What is zero where planes are matched between tiles: the reference's whole plane, which is taken out of all, "
+        "so that the mosaic leans by the reference's own slopes; or the reference's level at its centre and the mean "
+        "of all slopes, which keeps ramps over the whole mosaic small. They differ by one plane, the same for all.",
     )
     n_draws: int = _setting(25, "solve", "Iterative solver: points drawn from each pair's plane.", ge=3)
     n_iter: int = _setting(10_000, "solve", "Iterative solver: most sweeps.", ge=1)

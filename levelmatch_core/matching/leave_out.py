@@ -6,9 +6,13 @@ comes with each solution (:mod:`levelmatch_core.matching.solvers.seams`).
 Level or plane? Both are asked to foretell the plane that was measured in each left-out pair. Levels foretell no slope,
 and are punished where there is one; planes follow the noise, and are punished where there is none. A pair's failure is
 ln(1 + chi2/3), minus the log likelihood of Student's distribution but for a constant: one wild pair does not decide.
-Planes must be better by one standard error, else the simpler answer stays (Breiman et al. 1984, Classification and
-Regression Trees, section 3.4.3). Of exposures on top of each other all pairs hold the same noise, which planes foretell
-as if it were a gradient: they are then often taken where there is none, which costs little (a slope prior holds them).
+chi2 holds the pair's echo: exposures on top of each other share their noise, which planes would foretell as if it were
+a gradient. A pair that one of the two left out and the other used is one that it did not see, and counts. A bridge is
+foretold by nothing; planes follow it, noise and all, so that their failure is that of noise (Efron's covariance penalty
+again: twice its three coefficients), and that of levels is the slope that it has, and twice its level.
+
+Levels are taken where they are better by one standard error. Otherwise planes are: with slopes held back by what the
+pairs tell of their width they are hardly less accurate where there are none, and levels are far less where there are.
 """
 
 import math
@@ -58,42 +62,82 @@ def choose(levels: Sequence[Solution], planes: Sequence[Solution]) -> Choice:
     levels, planes
         The same groups, solved with levels and with planes.
     """
-    one, other = _foretold(levels), _foretold(planes)
-    both = sorted(one.keys() & other.keys())
-    if not both:
-        reason = "levels: no pair is foretold by others, so that nothing speaks for planes"
+    one, other = _told(levels), _told(planes)
+    tested, bridges = [], []
+    for key in sorted(one.keys() & other.keys()):
+        by_levels, by_planes = one[key], other[key]
+        fit, flat, plane = by_planes.fit, by_levels.foretold, by_planes.foretold  # against the plane that was measured
+        if not (by_levels.used or by_planes.used):
+            continue
+        if flat is not None and plane is not None:
+            tested.append([_failure(fit, flat, by_levels.echo), _failure(fit, plane, by_planes.echo)])
+        elif by_levels.bridge and by_planes.bridge:
+            bridges.append([_failure(fit, Plane(level=fit.plane.level), 2.0), (0.0, 6.0)])
+    if not tested and not bridges:
+        reason = "levels: no pair is measured, so that nothing speaks for planes"
         return Choice(chosen="level", tested=0, level_seam=0, plane_seam=0, gain=0, gain_error=0, reason=reason)
-    seams = np.array(
-        [[_seam(other[key][0], told) for told in (one[key][1], other[key][1])] for key in both]
-    )  # pairs, fit types, (rms, chi2): both against the plane that was measured
-    gains = np.log1p(seams[:, 0, 1] / 3) - np.log1p(seams[:, 1, 1] / 3)
-    gain, error = float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains))) if len(gains) > 1 else math.inf
-    level_seam, plane_seam = np.sqrt(np.mean(seams[:, :, 0] ** 2, axis=0)).tolist()
-    better = gain > error
-    told = f"{len(both)} left-out pairs: seams of {level_seam:.3g} rms with levels, {plane_seam:.3g} with planes"
-    why = f"mean gain of planes in ln(1 + chi2/3) {gain:.3g} +- {error:.2g}"
-    return Choice(
-        chosen="level+slope" if better else "level",
-        tested=len(both),
+    failures = np.array([*tested, *bridges])  # pairs, fit types, (rms, chi2)
+    level_seam, plane_seam = np.sqrt(np.mean(failures[: len(tested), :, 0] ** 2, axis=0)).tolist() if tested else (0, 0)
+    losses = np.log1p(failures[:, :, 1] / 3)
+    gains = losses[:, 0] - losses[:, 1]
+    gain, error = float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains))) if len(gains) > 1 else 0.0
+    choice = Choice(
+        chosen="level+slope" if gain > -error else "level",
+        tested=len(tested),
+        bridges=len(bridges),
         level_seam=level_seam,
         plane_seam=plane_seam,
         gain=gain,
-        gain_error=error if math.isfinite(error) else 0.0,
-        reason=f"{'planes' if better else 'levels'} foretell {told}; {why}",
+        gain_error=error,
+        reason="",
     )
+    return choice.model_copy(update={"reason": _reason(choice)})
 
 
-def _foretold(solutions: Iterable[Solution]) -> dict[tuple[str, str, str], tuple[PairFit, Plane]]:
-    return {
-        (solution.group, pair.fit.first, pair.fit.second): (pair.fit, pair.foretold)
-        for solution in solutions
-        for pair in solution.pairs
-        if pair.foretold is not None
-    }
+def _reason(choice: Choice) -> str:
+    evidence = []
+    if choice.tested:
+        seams = f"seams of {choice.level_seam:.3g} rms with levels, {choice.plane_seam:.3g} with planes"
+        evidence.append(f"{choice.tested} left-out pairs have {seams}")
+    if choice.bridges:
+        evidence.append(f"pairs that nothing else tests, judged by their slopes: {choice.bridges}")
+    error = f" +- {choice.gain_error:.2g}" if choice.gain_error else ""
+    evidence.append(f"mean gain of planes in ln(1 + chi2/3) {choice.gain:.3g}{error}")
+    undecided = choice.chosen == "level+slope" and choice.gain <= 0
+    lead = "levels" if choice.chosen == "level" else "planes"
+    return f"{lead}{' (levels are not better by a standard error)' if undecided else ''}: {'; '.join(evidence)}"
 
 
-def _seam(fit: PairFit, told: Plane) -> tuple[float, float]:
-    """Return the rms of what is left of a measured plane, and the same squared over the level's variance."""
-    rms = plane_rms(fit, fit.plane + -told)
+@dataclass(frozen=True)
+class _Told:
+    """What a solution says of a pair."""
+
+    fit: PairFit
+    used: bool
+    bridge: bool
+    foretold: Plane | None
+    echo: float
+
+
+def _told(solutions: Iterable[Solution]) -> dict[tuple[str, str, str], _Told]:
+    """Return what solutions foretell of their pairs: for one that a solve did not use, that is all that it found."""
+    told = {}
+    for solution in solutions:
+        members = {member.name: member for member in solution.members}
+        for pair in solution.pairs:
+            fit, foretold = pair.fit, pair.foretold
+            first, second = members[fit.first], members[fit.second]
+            if pair.rejected is not None and first.component == second.component:
+                x0, y0 = fit.plane.x0, fit.plane.y0
+                foretold = second.plane.about(x0, y0) + -first.plane.about(x0, y0)
+            told[solution.group, fit.first, fit.second] = _Told(
+                fit=fit, used=pair.rejected is None, bridge=pair.bridge, foretold=foretold, echo=pair.echo
+            )
+    return told
+
+
+def _failure(fit: PairFit, told: Plane, echo: float) -> tuple[float, float]:
+    """Return the rms of what is left of a measured plane, and its square over the level's variance, with the echo."""
+    rms = plane_rms(fit, fit.plane + -told.about(fit.plane.x0, fit.plane.y0))
     rounding = ROUNDING * (plane_rms(fit, fit.plane) or 1.0)
-    return rms, (rms / max(fit.stderr, rounding)) ** 2
+    return rms, (rms / max(fit.stderr, rounding)) ** 2 + echo

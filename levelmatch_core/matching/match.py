@@ -34,6 +34,7 @@ from levelmatch_core.matching.solvers.uncertainty import uncertainties
 from levelmatch_core.matching.status import (
     Pairs,
     Part,
+    Story,
     doubts,
     graph_notes,
     plane_rms_of,
@@ -105,7 +106,7 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     for i in used:
         shares[where[pairs.keys[i][0]]].append(i)
     parts = []
-    told: dict[int, tuple[float, float | None, Plane | None]] = {}
+    told: dict[int, Story] = {}
     for names, share in zip(found, shares, strict=True):
         inside, mine = [by_name[name] for name in names], pairs.at(share)
         zero = zero_of(inside, mine.fits, stage, gauge, settings, preferred, known)
@@ -122,7 +123,7 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     # Two members hang together by one pair as a matter of course: no news.
     news = {pair for pair in hung if len(found[where[pair[0]]]) > 2}
     left, left_rms = what_is_left(pairs, planes)
-    nothing = (0.0, None, None)
+    nothing = (0.0, None, None, 0.0)
     results = tuple(
         PairResult(
             fit=fit,
@@ -133,6 +134,7 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
             residual_rms=rms,
             sigma=story[1],
             foretold=story[2],
+            echo=story[3],
         )
         for number, (fit, key, residual, rms) in enumerate(
             zip(pairs.fits, pairs.keys, left.tolist(), left_rms.tolist(), strict=True)
@@ -205,8 +207,11 @@ def _solve_part(  # noqa: PLR0917 - private, called once
     if not pairs and not known.ties:
         nothing = {member.name: (_plane_at(member, (0.0, 0.0, 0.0)), (0.0, 0.0, 0.0)) for member in members}
         return Part(component, nothing, notes=zero.notes)
-    level_zero = zero.reference if zero.level_only else None
-    pairs_alone = build(members, pairs.fits, fit_type, zero.held, settings, level_zero, pairs.table)
+    zeros = {
+        "level_zero": zero.reference if zero.level_only else None,
+        "plane_zero": zero.reference if zero.taken_out else None,
+    }
+    pairs_alone = build(members, pairs.fits, fit_type, zero.held, settings, table=pairs.table, **zeros)
     noise = PairNoise.of(pairs_alone)
     covariance = pair_covariance(pairs_alone, noise)
     loops = closure(pairs_alone, covariance)
@@ -219,7 +224,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         notes += doubts(pairs, outliers, trusted=found.trusted)
     if outliers:
         pairs = pairs.at([i for i in range(len(pairs)) if i not in outliers])
-        pairs_alone = build(members, pairs.fits, fit_type, zero.held, settings, level_zero, pairs.table)
+        pairs_alone = build(members, pairs.fits, fit_type, zero.held, settings, table=pairs.table, **zeros)
         both = constrained(pairs_alone, known, zero.slopes_of)
     problem = both.problem
     if outliers or len(problem.rms) > len(pairs_alone.rms):
@@ -261,8 +266,8 @@ def _lone(component: Component, member: Member, zero: Zero, known: Constraints) 
 
 def _stories(
     both: Constrained, answer: Answer, covariance: csr_array, pairs: Pairs, weights: Sequence[float]
-) -> list[tuple[float, float | None, Plane | None]]:
-    """Return each pair's weight, the expected 1 sigma of what is left, and what all others foretell of it."""
+) -> list[Story]:
+    """Return what is to be told of each pair."""
     problem, known = both.problem, both.known
     hung = bridge_flags(len(problem.names), problem.first, problem.second)
     found = seams(problem, answer, hung, covariance)
@@ -273,11 +278,10 @@ def _stories(
     unseen[:, 0] += known[problem.second[:count]] - known[problem.first[:count]]
     tested = np.all(np.isfinite(found.foretold[:count]), axis=1).tolist()
     places, sigmas = pairs.table[:, 8:10].tolist(), found.sigma[:count].tolist()
+    each = weights, sigmas, tested, unseen.tolist(), places, found.echo[:count].tolist()
     return [
-        (weight, sigma or None, Plane(level=level, slope_x=along_x, slope_y=along_y, x0=x0, y0=y0) if sure else None)
-        for weight, sigma, sure, (level, along_x, along_y), (x0, y0) in zip(
-            weights, sigmas, tested, unseen.tolist(), places, strict=True
-        )
+        (weight, sigma or None, Plane(level=a, slope_x=b, slope_y=c, x0=x0, y0=y0) if sure else None, echo)
+        for weight, sigma, sure, (a, b, c), (x0, y0), echo in zip(*each, strict=True)
     ]
 
 

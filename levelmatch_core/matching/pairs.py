@@ -1,5 +1,6 @@
 """Which members overlap, which of the measured pairs may be used, and the pairs as matrices."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
@@ -18,6 +19,8 @@ _T = TypeVar("_T", np.float64, np.int64, np.bool_)
 Pair = tuple[str, str]
 """Names of two members, the first before the second."""
 
+CHANCE = 4.0
+"""Standard deviations of an rms, of so many pixels, that chance may explain."""
 DENSE_MEMBERS = 2000
 """Most members for which the N x N matrices are built."""
 
@@ -76,7 +79,9 @@ def reject(fits: Sequence[PairFit], settings: MatchSettings) -> dict[Pair, Rejec
     Too few pixels: fewer than `min_area_percent` of the mean over all pairs. Too short: on neither detector axis
     `min_linear_frac` of either member's extent. Too noisy: rms above the mean by `rms_sig_limit` standard deviations,
     both taken over the pairs that survive the first two: a sliver's rms says nothing and would widen the limit. With
-    fewer than three such pairs, or without spread, nothing is rejected for noise.
+    fewer than three such pairs, or without spread, nothing is rejected for noise; nor is a pair whose rms is above the
+    mean by no more than so few pixels may scatter: of pairs that are all alike a fortieth is beyond two standard
+    deviations, and a strip that loses one falls in two.
     """
     rejected: dict[Pair, Rejection] = {}
     if not fits:
@@ -97,7 +102,8 @@ def reject(fits: Sequence[PairFit], settings: MatchSettings) -> dict[Pair, Rejec
     if spread <= 1e-9 * mean:
         return rejected
     for fit, value in zip(kept, rms.tolist(), strict=True):
-        if value > mean + settings.rms_sig_limit * spread:
+        chance = CHANCE * mean * math.sqrt(fit.correlation / (2 * max(1, fit.n_used)))
+        if value > mean + max(settings.rms_sig_limit * spread, chance):
             rejected[fit.first, fit.second] = Rejection.TOO_NOISY
     return rejected
 

@@ -84,6 +84,11 @@ class PairResult(Record):
     foretold: Plane | None = Described(
         default=None, description="difference that all other pairs foretell, about the fit's point; None where none do"
     )
+    echo: float = Described(
+        default=0.0,
+        description="mean square by which the error of what is foretold is too small, since other pairs share the "
+        "pair's noise; in units of stderr squared",
+    )
 
 
 class MemberResult(Record):
@@ -152,6 +157,9 @@ class Choice(Record):
 
     chosen: FitType
     tested: int = Described(description="pairs of the stage that the others foretell with either fit type")
+    bridges: int = Described(
+        default=0, description="pairs on which alone parts hang, whose slopes speak for themselves"
+    )
     level_seam: float = Described(description="rms of the seams of left-out pairs that levels leave, data unit")
     plane_seam: float = Described(description="the same of planes")
     gain: float = Described(description="mean over pairs of ln(1 + chi2/3) by levels less the same by planes")

@@ -15,6 +15,8 @@ from levelmatch_core.matching.zero import some
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane
 
+Story = tuple[float, float | None, Plane | None, float]
+"""A pair's weight, the expected 1 sigma of what is left, what all others foretell of it, and its echo."""
 UNTESTABLE = 2
 """With so few pairs a member's bad one cannot be told from its good one."""
 
@@ -49,8 +51,8 @@ class Part:
     """Which of its pairs were left out."""
     modes: tuple[tuple[float, float, Array], ...] = ()
     loops: LoopClosure | None = None
-    pairs: Sequence[tuple[float, float | None, Plane | None]] = ()
-    """Of each pair that was not left out: weight, expected 1 sigma of what is left, what all others foretell of it."""
+    pairs: Sequence[Story] = ()
+    """Of each pair that was not left out."""
 
 
 def doubts(pairs: Pairs, outliers: Collection[int], *, trusted: bool) -> tuple[str, ...]:

@@ -1,4 +1,8 @@
-"""What holds the zero of a component: what the user gave, else the gauge of the stage."""
+"""What holds the zero of a component: what the user gave, else the gauge of the stage.
+
+Differences leave one constant of a component free, and where planes are matched one whole plane. A member that holds
+the zero is held in the solve, but for a reference where slopes have a prior: its plane is taken out afterwards.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +12,7 @@ from levelmatch_core.images.given import ANCHOR
 from levelmatch_core.matching import graph
 from levelmatch_core.matching.constraints import Constraints
 from levelmatch_core.matching.results import Member, PairFit
-from levelmatch_core.settings import MatchSettings
+from levelmatch_core.settings import FitType, MatchSettings
 
 NAMED = 5
 """Most pairs or members that a note names."""
@@ -43,6 +47,8 @@ class Zero:
     """Where levels alone are given: the member whose slopes are 0."""
     level_only: bool = False
     """Whether the reference holds the level alone, the mean slopes being 0."""
+    taken_out: bool = False
+    """Whether the reference's plane is taken out of all in the end, and not held in the solve."""
 
 
 def zero_of(  # noqa: PLR0917 - a problem in the order in which one would tell it
@@ -85,8 +91,20 @@ def zero_of(  # noqa: PLR0917 - a problem in the order in which one would tell i
         name, reason = graph.choose_reference(members, keys, settings.reference, preferred)
         if settings.fit_type(stage) == "level+slope" and settings.plane_gauge == "mean" and len(members) > 1:
             return Zero(frozenset(), name, reason, level_only=True)
+        if _has_prior(settings.fit_type(stage), settings) and len(members) > 1:
+            return Zero(frozenset(), name, reason, taken_out=True)
         return Zero(frozenset({name}), name, reason)
     return Zero() if gauge is Gauge.MEAN else _anchored(members, stage)
+
+
+def _has_prior(fit_type: FitType, settings: MatchSettings) -> bool:
+    """Return whether slopes have a prior.
+
+    It says that all slopes are drawn alike about 0. Those relative to a reference are about minus its own: with the
+    reference held, the prior would bend the mosaic about it to bring the others' mean to 0. So none is held, and the
+    reference's plane is taken out afterwards, which changes no difference.
+    """
+    return fit_type == "level+slope" and settings.slope_prior != "off" and settings.solver == "least_squares"
 
 
 def _anchored(members: Sequence[Member], stage: str) -> Zero:

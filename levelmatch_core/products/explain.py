@@ -158,6 +158,12 @@ def _stage_lines(stage: StageSummary, pairs: Table, unit: str, record: RunRecord
         yield f"  Chosen: {stage.choice.reason}."
     used = pairs[pairs["used"]]
     yield from (f"  {line}" for line in (*loop_lines(stage, unit), *seam_lines(stage, unit)))
+    if stage.modes:
+        mode = stage.modes[0]
+        yield (
+            f"  The pattern of corrections that the overlaps see least may be off by {mode.sigma:.3g} {unit} rms at "
+            f"1 sigma, {mode.share:.0%} of the levels' variance."
+        )
     if len(used):
         yield f"  {_quality(stage, used, unit, tried)}"
     if not stage.converged:

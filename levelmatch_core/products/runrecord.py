@@ -17,7 +17,7 @@ from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.images.exposure import Failure, Inventory
 from levelmatch_core.images.reading import digest_of
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
-from levelmatch_core.matching.results import Choice, Component, Loop, PairResult, Solution, Suspect
+from levelmatch_core.matching.results import Choice, Component, Loop, PairResult, Solution, Suspect, WeakMode
 from levelmatch_core.matching.zeros import lacking
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings, roles_by_name
@@ -27,7 +27,7 @@ SCHEMA = 1
 """Version of run.json's layout."""
 
 NAMED = 10
-"""Most loops and suspects of a stage."""
+"""Most loops, suspects and modes of a stage."""
 
 SEAM_LIMIT = 4.0
 """A residual beyond so many of its sigmas is more than noise."""
@@ -146,6 +146,9 @@ class StageSummary(Record):
     )
     gains_found: int = Described(default=0, description="how many such pairs there are")
     choice: Choice | None = Described(default=None, description="why levels or planes, where that was to be chosen")
+    modes: tuple[WeakMode, ...] = Described(
+        default=(), description="each component's weakest, largest sigma first, ten at most, without their patterns"
+    )
     notes: tuple[str, ...]
 
 
@@ -378,6 +381,7 @@ def _stage(stage: StageMatch) -> StageSummary:
     loops = [one for solution in solutions for one in solution.status.loops]
     worst = sorted((loop for one in loops for loop in one.worst), key=lambda loop: -abs(loop.sum) / loop.sigma)
     suspects = sorted((suspect for one in loops for suspect in one.suspects), key=lambda one: (-one.loops, one.pairs))
+    modes = sorted((one for solution in solutions for one in _weakest(solution)), key=lambda one: -one.sigma)
     return StageSummary(
         stage=stage.stage,
         fit_type="/".join(sorted({solution.fit_type for solution in solutions})),
@@ -406,8 +410,15 @@ def _stage(stage: StageMatch) -> StageSummary:
         gains=tuple(gains[:NAMED]),
         gains_found=len(gains),
         choice=next((solution.status.choice for solution in solutions), None),
+        modes=tuple(modes[:NAMED]),
         notes=tuple(f"{solution.group}: {note}" for solution in solutions for note in solution.status.notes),
     )
+
+
+def _weakest(solution: Solution) -> list[WeakMode]:
+    """Return the weakest mode of each component that has any, without its pattern."""
+    first = {mode.component: mode for mode in reversed(solution.status.modes)}
+    return [mode.model_copy(update={"pattern": ()}) for _, mode in sorted(first.items())]
 
 
 def _has_gain(pair: PairResult) -> bool:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from levelmatch_core.matching.overlap import fit_pair
+from levelmatch_core.products.runrecord import GAIN_LIMIT
+from tests.benchmarks.statistics import SCENES, pair_of
 from tests.matching.fakes import make_cutout, settings_for
 
 SHAPE = (120, 160)
@@ -40,6 +42,29 @@ def test_levels_and_gradients_are_no_gains(noise, sky):
     if sky == "nebula":
         assert len(sizes) == 60
         assert 0.75 < sizes.std() < 1.3
+
+
+@pytest.mark.parametrize(("gain", "sign"), [(1.0026, 1), (1 / 1.0026, -1)])
+def test_a_quarter_of_a_per_cent_is_flagged_in_a_bright_nebula(gain, sign):
+    """0.0028 mag: what the zero points of two scans of 2MASS differ by; and none is flagged where there is none."""
+    found = np.array([measured(seed, gain, sky=10 * NEBULA) for seed in range(20)])
+    assert np.all(sign * found[:, 0] > GAIN_LIMIT * found[:, 1])
+    pulls = (found[:, 0] - sign * 0.0026) / found[:, 1]
+    assert abs(pulls.mean()) < 0.6
+    assert 0.6 < pulls.std() < 1.3
+    none = np.array([measured(seed, 1.0, sky=10 * NEBULA) for seed in range(20)])
+    assert np.all(np.abs(none[:, 0]) < 3.5 * none[:, 1])
+
+
+@pytest.mark.parametrize("scene", ["bright emission, one PSF", "stars, one PSF"])
+def test_what_sampling_leaves_of_a_scene_is_no_gain(scene):
+    """Pixels one by one would be 2.3 times too sure of it, and call every twentieth pair an error of gain."""
+    sizes = []
+    for seed in range(25):
+        fit = fit_pair(*pair_of(SCENES[scene], np.random.default_rng(seed)), "level", settings_for())
+        sizes.append(fit.gain[0] / fit.gain[1])
+    assert np.all(np.abs(sizes) < GAIN_LIMIT)
+    assert np.std(sizes) < 2.1
 
 
 def test_slivers_and_noise_free_pairs_say_nothing():

@@ -3,17 +3,14 @@
 import numpy as np
 import pytest
 
-from levelmatch_core.matching.leave_out import choose, leave_one_pair_out
+from levelmatch_core.matching.leave_out import leave_one_pair_out
 from levelmatch_core.matching.match import Gauge, match
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.sky.plane import Plane
 from tests.matching.fakes import (
     NO_REJECTION,
-    fit_all,
-    grid_positions,
     make_cutout,
     member,
-    scene,
     settings_for,
 )
 
@@ -98,70 +95,3 @@ def test_nothing_to_test():
     measured = trial(1, 5, [(0, 1)], 2)
     found = leave_one_pair_out([solution(measured, 2, 1)])
     assert (found.rms, found.tested, found.used) == (0.0, 0, 1)
-
-
-# -- level or plane ---------------------------------------------------------------------------------------------------
-SIZE, NOISE = 64, 1.0
-
-
-def both(seed, slope, layout="grid", **options):
-    """Return the choice, and the rms errors of levels and planes against the truth, over all members' pixels.
-
-    `slope` is the true slopes' standard deviation, from a tile's middle to its edge, in units of the pixels' noise.
-    """
-    rng = np.random.default_rng(seed)
-    positions = grid_positions(3, 3, SIZE, 0.25) if layout == "grid" else [(0, 0), (5, 3), (2, 7), (8, 9)]
-    stage, gauge = ("mosaic_tiles", Gauge.REFERENCE) if layout == "grid" else ("dithers", Gauge.MEAN)
-    truth = rng.standard_normal((len(positions), 3)) * [10.0, slope * 2 / SIZE, slope * 2 / SIZE]
-    cutouts = scene(positions, (SIZE, SIZE), truth, NOISE, rng)
-    solutions, errors = [], []
-    for fit_type in ("level", "level+slope"):
-        chosen = settings_for(stage, fit_type, **NO_REJECTION | options)
-        members, fits = fit_all(cutouts, fit_type, chosen)
-        found = match(stage, "all", members, fits, gauge, chosen)
-        errors.append(error_of(found, truth, positions))
-        solutions.append([found])
-    return choose(*solutions), errors
-
-
-def error_of(found, truth, positions):
-    """Return the rms over all pixels of correction minus truth, a free plane over all of them taken out."""
-    step = (np.arange(8) + 0.5) / 8 * SIZE - SIZE / 2
-    u, v = (grid.ravel() for grid in np.meshgrid(step, step))
-    left = np.concatenate([
-        one.plane.level - a + (one.plane.slope_x - b) * u + (one.plane.slope_y - c) * v
-        for one, (a, b, c) in zip(found.members, truth, strict=True)
-    ])  # fmt: skip
-    places = np.concatenate([np.column_stack([np.ones_like(u), u + x, v + y]) for x, y in positions])
-    return float(np.std(left - places @ np.linalg.lstsq(places, left)[0]))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", ["grid", "dithers"])
-@pytest.mark.parametrize("weights", ["error", "equal"])
-def test_where_there_are_planes_levels_are_never_chosen(layout, weights):
-    for seed in range(4):
-        for slope in (0.15, 0.3, 1.0, 5.0):  # at 0.1 of the pixels' noise levels are as good
-            choice, (level, plane) = both(seed, slope, layout, weight_method=weights)
-            assert choice.chosen == "level+slope", (seed, slope, choice.reason)
-            assert plane < level, (seed, slope)
-            assert choice.plane_seam < choice.level_seam
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", ["grid", "dithers"])
-@pytest.mark.parametrize("weights", ["error", "equal"])
-def test_where_there_are_none_the_choice_costs_at_most_a_fifth(layout, weights):
-    chosen, levels = [], []
-    for seed in range(12):
-        choice, (level, plane) = both(seed + 100, 0.0, layout, weight_method=weights)
-        chosen.append(level if choice.chosen == "level" else plane)
-        levels.append(level)
-    assert np.sqrt(np.mean(np.square(chosen))) <= 1.2 * np.sqrt(np.mean(np.square(levels)))
-
-
-def test_without_a_pair_that_others_foretell_levels_stay():
-    measured = trial(1, 5, [(0, 1)], 2)
-    choice = choose([solution(measured, 2, 1)], [solution(measured, 2, 3)])
-    assert (choice.chosen, choice.tested) == ("level", 0)
-    assert "no pair is foretold" in choice.reason

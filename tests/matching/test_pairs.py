@@ -103,6 +103,18 @@ def test_noise_of_two_pairs_or_of_equal_ones_rejects_nothing() -> None:
     assert reject(some_fits([1.0, 1.0, 2.0]), limit) != {}
 
 
+def test_what_chance_makes_of_pairs_that_are_alike_is_no_noise() -> None:
+    """A hundred pairs of 600 pixels scatter by 3 % in rms; one that is truly noisier is told."""
+    rng = np.random.default_rng(4)
+    alike = (1 + 0.03 * rng.standard_normal(100)).tolist()
+    assert max(alike) > np.mean(alike) + 2 * np.std(alike)
+    assert reject(some_fits(alike, npix=[600] * 100), settings_for()) == {}
+    worse = some_fits([*alike, 1.2], npix=[600] * 101)
+    assert reject(worse, settings_for()) == {("m100", "m101"): Rejection.TOO_NOISY}
+    correlated = [fit.model_copy(update={"correlation": 4.0}) for fit in worse]
+    assert reject(correlated, settings_for()) == {}
+
+
 def test_matrices_are_antisymmetric_and_name_the_used_pairs() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(4, 3)) * [5, 0.01, 0.01]

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from levelmatch_core.errors import SettingsError
+from levelmatch_core.images.given import Given, GivenLevel
 from levelmatch_core.matching.match import Gauge, match
-from levelmatch_core.matching.results import Solution
-from levelmatch_core.matching.solvers import least_squares, normal
+from levelmatch_core.matching.results import PairFit, Solution
+from levelmatch_core.matching.solvers import least_squares, normal, uncertainty
 from levelmatch_core.matching.solvers.prior import slope_prior
 from levelmatch_core.matching.solvers.problem import build
+from levelmatch_core.matching.solvers.uncertainty import sigmas
+from levelmatch_core.sky.plane import Plane
 from tests.benchmarks.accuracy import Mosaic, errors
 from tests.matching.fakes import NO_REJECTION, fit_all, grid_positions, scene, settings_for
 
@@ -49,6 +52,50 @@ def test_ramps_and_bowls_stay_bounded_and_seams_are_no_worse() -> None:
     assert found["auto"][1] < 1.05 * found["off"][1]
 
 
+@pytest.mark.parametrize("gauge", ["reference", "mean"])
+def test_large_slopes_do_not_bend_the_mosaic_about_its_reference(gauge: str) -> None:
+    """The reference's own slope is as large as any other: a prior about 0 relative to it would say all lean its way."""
+    mosaic = Mosaic(side=6, size=64, overlap=0.15)
+    values, bound, left = mosaic.values(3), mosaic.bound(3), []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        truth = truth_of(rng, 1.0)
+        options = settings_for("mosaic_tiles", "level+slope", weight_method="error", plane_gauge=gauge, **NO_REJECTION)
+        members, fits = fit_all(mosaic.tiles(truth, rng), "level+slope", options)
+        solution = match("mosaic_tiles", "f", members, fits, Gauge.REFERENCE, options)
+        reference = next(m for m in solution.members if m.name == solution.components[0].reference)
+        assert reference.plane.level == 0
+        assert reference.plane.is_level is (gauge == "reference")
+        left.append(np.mean((values @ errors(mosaic, solution, truth).ravel()) ** 2))
+    assert np.sqrt(np.mean(left)) < bound  # which holds where nothing is known of the slopes beforehand
+
+
+def test_the_two_gauges_differ_by_one_plane() -> None:
+    """To rounding: what is common to all members is a matter of gauge, and of nothing else."""
+    truth = truth_of(np.random.default_rng(6), 1.0)
+    by_gauge = [solved(6, truth, plane_gauge=gauge, reference="m0014")[1] for gauge in ("reference", "mean")]
+    apart = by_gauge[0] - by_gauge[1]
+    np.testing.assert_allclose(THIN.values(3) @ apart.ravel(), 0, atol=1e-9)
+    np.testing.assert_allclose(apart[:, 1:], apart[:1, 1:].repeat(36, axis=0), atol=1e-9)
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_sigmas_about_a_reference_are_what_the_covariance_gives(fit_type: str) -> None:
+    """Dense and drawn, against the transformation of unit vectors: the plane of one member taken out of all."""
+    rng = np.random.default_rng(7)
+    options = settings_for("dithers", fit_type, **NO_REJECTION)
+    cutouts = scene(grid_positions(3, 2, 30, 0.3), (30, 30), np.zeros((6, 3)), 1.0, rng)
+    members, fits = fit_all(cutouts, fit_type, options)
+    free = build(members, fits, fit_type, (), options)  # type: ignore[arg-type]
+    zero = build(members, fits, fit_type, (), options, plane_zero="m0002")  # type: ignore[arg-type]
+    held = build(members, fits, fit_type, ("m0002",), options)  # type: ignore[arg-type]
+    np.testing.assert_allclose(sigmas(zero), sigmas(held), atol=1e-9)
+    unit = np.eye(6 * free.k)
+    there = np.stack([zero.to_gauge(row.reshape(6, -1)).ravel() for row in unit])
+    np.testing.assert_allclose(uncertainty._to_gauge(zero, unit), there.T, atol=1e-12)
+    np.testing.assert_allclose(uncertainty._from_gauge(zero, unit), there, atol=1e-12)
+
+
 @pytest.mark.parametrize("width", [0.05, 0.3, 2.0])
 def test_the_width_is_learned_from_the_pairs(width: float) -> None:
     options = settings_for("mosaic_tiles", "level+slope", weight_method="error", **NO_REJECTION)
@@ -72,6 +119,75 @@ def test_slopes_that_the_overlaps_know_are_not_shrunk() -> None:
     prior = slope_prior(problem, options)
     free, shrunk = least_squares.solve(problem).corrections, least_squares.solve(problem, prior).corrections
     np.testing.assert_allclose(shrunk, free, atol=2e-5)  # a hundredth of the noise that the slopes have
+
+
+def test_noise_that_all_pairs_share_is_not_taken_for_slopes() -> None:
+    """Eight exposures on top of each other: 28 pairs agree on gradients that are noise."""
+    options = settings_for("dithers", "level+slope", **NO_REJECTION)
+    places = [(0, 0), (5, 3), (2, 7), (8, 1), (4, 4), (1, 9), (7, 6), (9, 9)]
+    found, flat = [], []
+    for seed in range(10):
+        cutouts = scene(places, (48, 48), np.zeros((8, 3)), 1.0, np.random.default_rng(seed))
+        members, fits = fit_all(cutouts, "level+slope", options)
+        solution = match("dithers", "t", members, fits, Gauge.MEAN, options)
+        found.append([(m.plane.slope_x, m.plane.slope_y) for m in solution.members])
+        flat.append(
+            [
+                (m.plane.slope_x, m.plane.slope_y)
+                for m in match(
+                    "dithers", "t", members, fits, Gauge.MEAN, options.model_copy(update={"slope_prior": "off"})
+                ).members
+            ]
+        )
+    assert np.sqrt(np.mean(np.square(found))) < 0.4 * np.sqrt(np.mean(np.square(flat)))
+
+
+def plane_of(coefficients: np.ndarray, fit: PairFit) -> Plane:
+    level, slope_x, slope_y = coefficients.tolist()
+    return Plane(level=level, slope_x=slope_x, slope_y=slope_y, x0=fit.plane.x0, y0=fit.plane.y0)
+
+
+@pytest.mark.parametrize("weights", ["equal", "error"])
+def test_pairs_cut_from_one_scan_do_not_say_that_there_are_no_slopes(weights: str) -> None:
+    """Two images of each scan share slopes and pixels, so that their differences are exact; others are off by more.
+
+    As in 2MASS, where the differences between scans are off by ten times what their pixels' noise makes.
+    """
+    rng = np.random.default_rng(8)
+    truth = np.tile(truth_of(rng, 4.0, 6), (2, 1)) / [1, 20, 20]
+    cutouts = scene(grid_positions(6, 2, 40, 0.25), (40, 40), truth, 1.0, rng)
+    options = settings_for("dithers", "level+slope", weight_method=weights, **NO_REJECTION)
+    members, fits = fit_all(cutouts, "level+slope", options)
+    measured = []
+    for fit in fits:
+        root = np.linalg.inv(np.linalg.cholesky(np.reshape(fit.moments, (3, 3)) / fit.n_used)).T
+        off = plane_of(10 * fit.stderr * root @ rng.standard_normal(3), fit)
+        changed = {"plane": fit.plane + off}
+        if int(fit.first[1:]) + 6 == int(fit.second[1:]):
+            flat = {"slope_x": 0.0, "slope_y": 0.0}
+            changed = {"rms": 1e-3, "stderr": 1e-3 * fit.stderr, "plane": fit.plane.model_copy(update=flat)}
+        measured.append(fit.model_copy(update=changed))
+    prior = slope_prior(build(members, measured, "level+slope", (), options), options)
+    assert prior is not None
+    assert 1.6 < prior.width < 8
+
+
+def test_given_levels_are_the_prior_that_bounds_the_drift_of_a_strip() -> None:
+    """Each tile given as 0 +- what levels are known to scatter by: a long strip drifts no further than that."""
+    strip = Mosaic(side=80, size=24, overlap=0.15, rows=1)
+    options = settings_for("mosaic_tiles", weight_method="error", statistic="clipped_mean", **NO_REJECTION)
+    free, bounded = [], []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        truth = 0.1 * rng.standard_normal((80, 3)) * [1, 0, 0]
+        members, fits = fit_all(strip.tiles(truth, rng), "level", options)
+        known = Given(levels=tuple(GivenLevel(tile=one.tile, level=0.0, error=0.1) for one in members))
+        for given, left in ((Given(), free), (known, bounded)):
+            solution = match("mosaic_tiles", "f", members, fits, Gauge.REFERENCE, options, given=given)
+            error = errors(strip, solution, truth)[:, 0]
+            left.append(np.std(error))
+    assert np.mean(free) > 3 * np.mean(bounded)
+    assert np.mean(bounded) < 0.1
 
 
 def test_levels_have_no_prior_and_off_is_off() -> None:

@@ -10,7 +10,8 @@ from levelmatch_core.matching.solvers import least_squares
 from levelmatch_core.matching.solvers.problem import build
 from levelmatch_core.matching.solvers.robust import verdict
 from levelmatch_core.sky.plane import Plane
-from tests.matching.fakes import NO_REJECTION, grid_positions, made_up_fit, make_cutout, member, settings_for
+from tests.benchmarks.accuracy import Mosaic
+from tests.matching.fakes import NO_REJECTION, fit_all, grid_positions, made_up_fit, make_cutout, member, settings_for
 
 SIDE = 8
 BLANK = np.zeros((40, 40))
@@ -92,6 +93,9 @@ def test_outliers_keep_their_numbers_and_their_reason(fit_type: str) -> None:
     assert len(out & bad) >= 0.8 * len(bad)
     assert len(out - bad) <= 3
     assert {pair.weight for pair in solution.pairs if pair.rejected} == {0.0}
+    assert [pair.fit for pair in solution.pairs] == sorted(fits, key=lambda fit: (fit.first, fit.second))
+    assert all(pair.rejected is None or pair.rejected in Rejection for pair in solution.pairs)
+    assert all(pair.residual for pair in solution.pairs if pair.rejected)
     assert any("contradict the others" in note for note in solution.status.notes)
     assert len(solution.components) == 1
 
@@ -108,3 +112,23 @@ def test_a_bridge_is_never_left_out_and_weak_members_are_named() -> None:
     notes = " ".join(solution.status.notes)
     assert "c - d" in notes
     assert "4 members with two pairs or fewer" in notes
+    assert solution.status.untestable == tuple("abcdef")  # and the two at the bridge
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_what_is_bad_does_not_hang_on_what_pairs_weigh(fit_type: str) -> None:
+    """One over a corner that counts as much as two over whole sides would be believed, and they not."""
+    mosaic = Mosaic(side=5, size=32, overlap=0.15)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        options = settings_for("mosaic_tiles", fit_type, **NO_REJECTION)
+        members, fits = fit_all(mosaic.tiles(0.1 * rng.standard_normal((25, 3)), rng), fit_type, options)
+        for number in rng.choice(len(fits), 6, replace=False).tolist():
+            off = fits[number].plane + Plane(level=rng.uniform(3, 30) * fits[number].stderr)
+            fits[number] = fits[number].model_copy(update={"plane": off})
+        found = [
+            verdict(build(members, fits, fit_type, (), options.model_copy(update={"weight_method": method})))  # type: ignore[arg-type]
+            for method in ("equal", "npix", "rms", "error")
+        ]
+        assert all(np.array_equal(one.outliers, found[0].outliers) for one in found)
+        assert found[0].outliers.any()

@@ -56,7 +56,7 @@ def relative(problem: Problem, truth: np.ndarray) -> np.ndarray:
     scaled = (truth * [1, problem.scale, problem.scale])[:, : problem.k]
     if problem.mean_gauge:
         return problem.to_gauge(scaled)
-    return scaled - iterative._plane_of(problem, int(np.argmax(problem.held)), scaled)
+    return scaled - problem.plane_of(int(np.argmax(problem.held)), scaled)
 
 
 def tight(fit_type: str, **values: object) -> MatchSettings:

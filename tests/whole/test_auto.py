@@ -32,9 +32,13 @@ def test_the_choice_is_made_and_told(planes, tmp_path, level_match):
     assert summary["choice"]["reason"] == choice.reason
     assert summary["fit_type"] == expected
     assert summary["loops"] > 0
+    assert 0 < summary["modes"][0]["sigma"] < 1
     told = explain(out)
     assert f"Chosen: {choice.reason}" in told
     assert "independent loops of overlaps close" in told
+    assert "The pattern of corrections that the overlaps see least may be off by" in told
     page = (out / "report.html").read_text()
     assert "left-out pairs" in page
     assert "independent loops of overlaps close" in page
+    assert "Weakest modes" in page
+    assert (out / "figures" / f"{result.matches[0].field.name}_modes.png").stat().st_size > 5000

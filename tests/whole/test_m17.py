@@ -87,6 +87,30 @@ def test_seams_vanish(m17, level_match, tmp_path, fit_type, bound):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weight_method": "equal"},
+        {"weight_method": "npix"},
+        {"weight_method": "rms"},
+        {"weight_method": "error"},
+        {"weight_method": "error", "robust": True},
+        {"weight_method": "error", "do_sigma_clip": True},
+    ],
+    ids=lambda settings: " ".join(map(str, settings.values())),
+)
+def test_planes_are_chosen_whatever_pairs_weigh(m17, level_match, settings):
+    """Pairs of one scan scatter by a thousandth of the others, which are off by ten times their noise."""
+    result = level_match(m17, fit_type_mosaic_tiles="auto", **settings)
+    (solution,) = result.matches[0].stages[-1].solutions
+    choice = solution.status.choice
+    assert choice.chosen == solution.fit_type == "level+slope"
+    assert choice.gain > choice.gain_error
+    if not settings.get("robust"):  # which leaves little but the exact pairs, and says that it is not to be trusted
+        assert 0.3 < solution.status.slope_prior[0] < 3
+
+
+@pytest.mark.slow
 def test_same_scan_pairs_are_measured(m17, level_match, tmp_path):
     level_match(m17)
     pairs = Table.read(tmp_path / "out" / "pairs.ecsv")

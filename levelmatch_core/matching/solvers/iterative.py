@@ -109,7 +109,7 @@ def _sweep(problem: Problem, moments: Array, start: Array, settings: MatchSettin
                 break
     result = here.reshape(n, k)
     if problem.held.sum() == 1:
-        result = result - _plane_of(problem, int(np.argmax(problem.held)), result)
+        result = result - problem.plane_of(int(np.argmax(problem.held)), result)
     return _Sweeps(result, steps[:done].copy(), converged, left)
 
 
@@ -121,15 +121,6 @@ def _distance_left(size: float, before: float | None, whole: float) -> float:
         return np.inf
     rate = (size / before) ** (1 / CHECK)
     return size * rate / (1 - rate) if rate < 1 else np.inf
-
-
-def _plane_of(problem: Problem, member: int, corrections: Array) -> Array:
-    """Return (N, k) the plane of one member, about each member's centre."""
-    plane = np.broadcast_to(corrections[member], corrections.shape).copy()
-    if problem.k == 3:
-        away = (problem.centres - problem.centres[member]) / problem.scale
-        plane[:, 0] += away @ corrections[member, 1:]
-    return plane
 
 
 def _level_part(problem: Problem) -> Problem:

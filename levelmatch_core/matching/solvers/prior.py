@@ -6,10 +6,15 @@ what tau is: it is chosen to make the measured pairs most probable (empirical Ba
 out. With lambda = s^2 / tau^2 the precision of the prior in units of the weights, A the data's normal matrix, P the
 slopes' diagonal and Q the least of the penalised sum of squares, the width minimises
 
-    log|A + lambda P| - m log(lambda) + D log(s^2) + Q(lambda) / s^2,    s^2 = max(1, Q / D),
+    log|A + lambda P| - m log(lambda) + D log(s^2) + Q(lambda) / s^2,    s^2 = max(f, Q / D),
 
 m being the number of slopes and D the pairs' coefficients less the levels (restricted maximum likelihood: Patterson and
-Thompson 1971, Biometrika 58, 545). s^2 above 1 is misfit: seams that disagree by more than their noise.
+Thompson 1971, Biometrika 58, 545). s^2 above 1 is misfit: seams that disagree by more than their noise. f, at least 1,
+is the variance of the slopes' scores with noise shared between pairs over that of independent ones: exposures on top of
+each other agree on their noise, which would pass for slopes.
+
+Nor may a pair whose pixels hardly scatter (two images cut from one scan) outweigh all that differs by more than noise:
+for learning, it counts `MOST` times the median pair at most.
 
 Two slopes a member are plenty of evidence for one number: above `ALL` members the sums go over compact patches, evenly
 spread, each with a level of its own, and the cost of learning no longer grows.
@@ -17,10 +22,12 @@ spread, each with a level of its own, and the cost of learning no longer grows.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from levelmatch_core.matching.solvers.noise import score_factor
 from levelmatch_core.matching.solvers.normal import NormalEquations, scores
 from levelmatch_core.matching.solvers.problem import Array, Problem, SlopePrior
 from levelmatch_core.settings import MatchSettings
@@ -35,6 +42,8 @@ ALL = 4000
 """Most members that are all looked at."""
 PATCHES, PATCH = 10, 300
 """Patches that are looked at of more members, and members of each."""
+MOST = 10.0
+"""Most weight of a pair over the median pair's, where the width is learned."""
 RANK = 1e-9
 """Eigenvalues of a pair's moments below this fraction of the largest are no measurement."""
 
@@ -67,23 +76,25 @@ def _estimated(problem: Problem) -> SlopePrior | None:
     if not information > 0:
         return None
     low, high = math.log(WEAKEST * information), math.log(STRONGEST * information)
-    looked_at = _patches(problem) if len(problem.names) > ALL else [problem]
+    evened = replace(problem, weights=np.minimum(problem.weights, MOST * np.median(problem.weights)))
+    looked_at = _patches(evened) if len(problem.names) > ALL else [evened]
     parts = [NormalEquations(part) for part in looked_at]
+    least = max(1.0, _shared(parts))
     measured = sum(_measured(part.problem) for part in parts)
     tried = np.linspace(low, high, STEPS)
-    values = [_evidence(parts, float(x), measured)[0] for x in tried]
+    values = [_evidence(parts, float(x), measured, least)[0] for x in tried]
     best = int(np.argmin(values))
     if best == 0:
         return None
     bounds = float(tried[best - 1]), float(tried[min(best + 1, STEPS - 1)])
     found = minimize_scalar(
-        lambda x: _evidence(parts, float(x), measured)[0],
+        lambda x: _evidence(parts, float(x), measured, least)[0],
         bounds=bounds,
         method="bounded",
         options={"xatol": TOLERANCE},
     )
     log_precision = float(found.x)
-    misfit = _evidence(parts, log_precision, measured)[1]
+    misfit = _evidence(parts, log_precision, measured, least)[1]
     sd = math.exp(-log_precision / 2)
     return SlopePrior(sd=sd, width=sd * math.sqrt(misfit))
 
@@ -94,14 +105,28 @@ def _slope_information(problem: Problem) -> Array:
     return np.asarray(diagonal[~problem.held, 1:].ravel())
 
 
+def _shared(parts: Sequence[NormalEquations]) -> float:
+    """Return the variance of the slopes' scores over what it were if no two pairs shared their noise."""
+    shared, independent = 0.0, 0.0
+    for part in parts:
+        factor = score_factor(part.problem)
+        variances = np.bincount(factor.indices, weights=factor.data**2, minlength=factor.shape[1])
+        slopes = np.tile(np.arange(part.problem.k) > 0, len(part.problem.names))
+        shared += float(variances[slopes].sum())
+        independent += float(part.diagonal.ravel()[slopes].sum())
+    return shared / independent
+
+
 def _measured(problem: Problem) -> int:
     """Count the coefficients that the pairs measure."""
     values = np.linalg.eigvalsh(problem.moments)
     return int(np.count_nonzero(values > RANK * values[:, -1:]))
 
 
-def _evidence(parts: Sequence[NormalEquations], log_precision: float, measured: int) -> tuple[float, float]:
-    """Return minus twice the log likelihood of a precision (but for a constant), and the misfit s^2."""
+def _evidence(
+    parts: Sequence[NormalEquations], log_precision: float, measured: int, least: float
+) -> tuple[float, float]:
+    """Return minus twice the log likelihood of a precision (but for a constant), and the misfit, at least `least`."""
     precision = math.exp(log_precision)
     squares, determinant, slopes, free = 0.0, 0.0, 0, 0
     for known in parts:
@@ -115,7 +140,7 @@ def _evidence(parts: Sequence[NormalEquations], log_precision: float, measured: 
         slopes += 2 * int(np.count_nonzero(~part.held))
         free += len(equations.free)
     freedom = max(1, measured - (free - slopes))
-    misfit = max(1.0, squares / freedom)
+    misfit = max(least, squares / freedom)
     likelihood = determinant - slopes * log_precision + freedom * math.log(misfit) + squares / misfit
     return likelihood, misfit
 

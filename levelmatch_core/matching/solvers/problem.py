@@ -69,6 +69,8 @@ class Problem:
 
     level_zero: int | None = None
     """Where none is held: the member whose level is 0 at its centre, in place of the mean level."""
+    plane_zero: int | None = None
+    """Where none is held: the member whose plane is taken out of all in the end, so that its own is 0."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -109,6 +111,7 @@ class Problem:
             first=place[self.first[inside]],
             second=place[self.second[inside]],
             level_zero=None,
+            plane_zero=None,
             **by_pair,
         )
 
@@ -138,10 +141,17 @@ class Problem:
         mean = np.einsum("nab,nb->a", shift(self.centres, common, self.scale, self.k), corrections) / len(self.names)
         return np.einsum("nab,b->na", shift(common, self.centres, self.scale, self.k), mean)
 
+    def plane_of(self, member: int, corrections: Array) -> Array:
+        """Return (N, k) the plane of one member, about each member's centre."""
+        its = np.broadcast_to(self.centres[member], self.centres.shape)
+        return np.einsum("nab,b->na", shift(its, self.centres, self.scale, self.k), corrections[member])
+
     def to_gauge(self, corrections: Array) -> Array:
         """Return the corrections less their mean plane; with held members they are in their gauge already."""
         if not self.mean_gauge:
             return corrections
+        if self.plane_zero is not None:
+            return corrections - self.plane_of(self.plane_zero, corrections)
         centred = corrections - self.mean_plane(corrections)
         if self.level_zero is not None:
             centred[:, 0] -= centred[self.level_zero, 0]
@@ -211,6 +221,7 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
     settings: MatchSettings,
     level_zero: str | None = None,
     table: Array | None = None,
+    plane_zero: str | None = None,
 ) -> Problem:
     """Arrange one component for the solvers.
 
@@ -230,6 +241,8 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
         Name of the member whose level is 0 where none is held, in place of the mean level.
     table
         The pairs' :func:`numbers`, where they are there already.
+    plane_zero
+        Name of the member whose whole plane is 0 where none is held.
     """
     k = 1 if fit_type == "level" else 3
     index: Mapping[str, int] = {member.name: i for i, member in enumerate(members)}
@@ -262,6 +275,7 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
         variance=variance,
         shared=table[:, 4].copy(),
         level_zero=None if level_zero is None else index[level_zero],
+        plane_zero=None if plane_zero is None else index[plane_zero],
     )
 
 

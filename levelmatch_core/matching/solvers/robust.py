@@ -8,6 +8,9 @@ their pairs agree (iterated conditional modes: Besag 1986, J. R. Statist. Soc. B
 is an outlier and is left out of the solve, which is then plain least squares again, as efficient as if the bad pairs
 had been known.
 
+Pairs count by the inverse of their variance here, whatever they weigh in the solve: one over a corner that counts as
+much as two over whole sides would win against both.
+
 A pair on which alone the component hangs has no residual and cannot be tested; it is never left out.
 """
 
@@ -64,10 +67,11 @@ def verdict(problem: Problem, prior: SlopePrior | None = None) -> Verdict:
     Parameters
     ----------
     problem
-        The component.
+        The component; its weights are passed over.
     prior
         Slope prior of the solve.
     """
+    problem = replace(problem, weights=1 / problem.variance)
     pairs = len(problem.weights)
     keys = list(zip(problem.first.tolist(), problem.second.tolist(), strict=True))
     hung = bridge_flags(len(problem.names), problem.first, problem.second)

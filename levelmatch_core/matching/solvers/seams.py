@@ -6,6 +6,10 @@ foretell its difference to within r / (1 - h), h being its own block of H: no so
 being that of the pairs, in which pairs that share an exposure's pixels share its noise: the loops of exposures on top
 of each other close far better than independent pairs would.
 
+Noise that pairs share is foretold with them: the error y_k - yhat_k of a pair's left-out difference lacks twice the
+covariance of the two, which a measurement of the same pair with noise of its own would have (the covariance penalty:
+Efron 2004, J. Am. Stat. Assoc. 99, 619). Exposures on top of each other foretell nothing else; it is told as `echo`.
+
 Where the matrices would be too large, a pair's leverage is estimated by draws, or taken as the mean of all (as in
 generalized cross-validation: Golub, Heath and Wahba 1979, Technometrics 21, 215), and the residual's variance as
 (1 - h) times the pair's own.
@@ -44,6 +48,9 @@ class Seams:
     """(K, k) difference left when all others foretell it, data unit; NaN where nothing else does."""
     sigma: Array
     """(K,) 1 sigma expected of the level left after the solve, data unit; 0 where nothing can be left."""
+    echo: Array
+    """(K,) mean square by which `foretold` is too small, over that of the level's noise: a pair's noise is not its own.
+    """
 
 
 def seams(problem: Problem, answer: Answer, hung: NDArray[np.bool_], covariance: csr_array) -> Seams:
@@ -60,8 +67,9 @@ def seams(problem: Problem, answer: Answer, hung: NDArray[np.bool_], covariance:
     """
     left = problem.residuals(answer.corrections)
     equations = answer.equations or NormalEquations(problem, answer.prior.sd if answer.prior else None)
-    if left.size <= EXACT:
-        keeps, sigma = _exact(problem, equations, covariance)
+    exact = left.size <= EXACT
+    if exact:
+        keeps, sigma, kept = _exact(problem, equations, covariance)
     else:
         leverage = _drawn(problem, equations) if problem.unknowns <= DRAWN else _mean(problem, equations)
         keeps = np.eye(problem.k) - leverage
@@ -71,7 +79,12 @@ def seams(problem: Problem, answer: Answer, hung: NDArray[np.bool_], covariance:
     smallest = np.linalg.svd(keeps, compute_uv=False)[:, -1]
     told = (smallest >= UNTESTABLE) & ~hung
     foretold[told] = np.linalg.solve(keeps[told], left[told][:, :, None])[:, :, 0]
-    return Seams(foretold, sigma)
+    echo = np.zeros(len(left))
+    if exact:
+        own = _own_blocks(covariance, problem.k)[told]
+        together = own - np.linalg.solve(keeps[told], kept[told].transpose(0, 2, 1)).transpose(0, 2, 1)
+        echo[told] = 2 * np.einsum("nab,nba->n", problem.moments[told], together) / problem.variance[told]
+    return Seams(foretold, sigma, np.maximum(echo, 0.0))
 
 
 def pair_covariance(problem: Problem, noise: PairNoise | None = None) -> csr_array:
@@ -95,8 +108,14 @@ def pair_covariance(problem: Problem, noise: PairNoise | None = None) -> csr_arr
     return csr_array(block_diagonal(own[:, None, None] * inverse) + shared.T @ shared)
 
 
-def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) -> tuple[Array, Array]:
-    """Return (K, k, k) what each pair keeps of itself, I - h, and (K,) the residual levels' 1 sigma."""
+def _own_blocks(matrix: csr_array, k: int) -> Array:
+    """Return (K, k, k) the diagonal blocks of a matrix (K k, K k)."""
+    rows = [np.stack([matrix[a::k, b::k].diagonal() for b in range(k)], axis=1) for a in range(k)]
+    return np.stack(rows, axis=1)
+
+
+def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) -> tuple[Array, Array, Array]:
+    """Return (K, k, k) what each pair keeps of itself, I - h, the residual levels' 1 sigma, (V (I - H)')_kk."""
     k, pairs = problem.k, len(problem.rms)
     size, each = pairs * k, np.arange(pairs)
     response = times_blocks(equations.response, problem.weights[:, None, None] * -problem.moments)
@@ -105,7 +124,13 @@ def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) 
     levels = keeps[::k]
     variance = np.einsum("ij,ij->i", np.asarray(covariance @ levels.T).T, levels)
     own = keeps.reshape(pairs, k, pairs, k)[each, :, each]
-    return own, np.sqrt(np.maximum(variance, 0.0))
+    kept = [np.stack([_summed(covariance[a::k], keeps[b::k]) for b in range(k)], axis=1) for a in range(k)]
+    return own, np.sqrt(np.maximum(variance, 0.0)), np.stack(kept, axis=1)
+
+
+def _summed(sparse: csr_array, dense: Array) -> Array:
+    """Return (K,) the sum of each row of an element by element product (K, m)."""
+    return np.asarray(sparse.multiply(dense).sum(axis=1)).ravel()
 
 
 def _drawn(problem: Problem, equations: NormalEquations) -> Array:

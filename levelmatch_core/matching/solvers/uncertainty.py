@@ -230,11 +230,14 @@ def _prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
 
 
 def _to_gauge(problem: Problem, columns: Array) -> Array:
-    """Take the mean plane out of each column (N k, M) where no member is held."""
+    """Take the mean plane, or that of the member that is 0, out of each column (N k, M) where no member is held."""
     if not problem.mean_gauge:
         return columns
     n, k = len(problem.names), problem.k
     planes = columns.reshape(n, k, -1)
+    if problem.plane_zero is not None:
+        there = _from_zero(problem, problem.plane_zero)
+        return (planes - np.einsum("nab,bm->nam", there, planes[problem.plane_zero])).reshape(columns.shape)
     common = np.broadcast_to(problem.centres.mean(axis=0), problem.centres.shape)
     mean = np.einsum("nab,nbm->am", shift(problem.centres, common, problem.scale, k), planes) / n
     back = np.einsum("nab,bm->nam", shift(common, problem.centres, problem.scale, k), mean)
@@ -250,9 +253,18 @@ def _from_gauge(problem: Problem, columns: Array) -> Array:
         return columns
     n, k = len(problem.names), problem.k
     planes = columns.reshape(n, k, -1).copy()
+    if problem.plane_zero is not None:
+        planes[problem.plane_zero] -= np.einsum("nba,nbm->am", _from_zero(problem, problem.plane_zero), planes)
+        return planes.reshape(columns.shape)
     if problem.level_zero is not None:
         planes[problem.level_zero, 0] -= planes[:, 0].sum(axis=0)
     common = np.broadcast_to(problem.centres.mean(axis=0), problem.centres.shape)
     total = np.einsum("nba,nbm->am", shift(common, problem.centres, problem.scale, k), planes) / n
     back = np.einsum("nba,bm->nam", shift(problem.centres, common, problem.scale, k), total)
     return np.asarray((planes - back).reshape(columns.shape))
+
+
+def _from_zero(problem: Problem, member: int) -> Array:
+    """Return (N, k, k) matrices that take a plane about one member's centre to every member's."""
+    its = np.broadcast_to(problem.centres[member], problem.centres.shape)
+    return shift(its, problem.centres, problem.scale, problem.k)

@@ -8,6 +8,7 @@ from levelmatch_core.matching.corrections import FieldMatch, StageMatch
 from levelmatch_core.matching.overlap import Difference
 from levelmatch_core.matching.results import PairResult, Solution
 from levelmatch_core.products.figures.matrix import MAX_MEMBERS, draw_matrix, matrix_figure
+from levelmatch_core.products.figures.modes import draw_modes
 from levelmatch_core.products.figures.mosaic import draw_mosaic
 from levelmatch_core.products.figures.overlap import draw_overlaps
 from levelmatch_core.products.figures.pair import draw_pair
@@ -62,6 +63,8 @@ def draw_figures(
         figures.append(
             ("residuals", partial(draw_residuals, stages=stages, unit=unit, title=f"{field.name}: pair differences"))
         )
+        if any(solution.status.modes for solution in last.solutions):
+            figures.append(("modes", partial(draw_modes, stage=last, grid=field_match.grid, unit=unit, title=title)))
     for stage in stages:
         if len(stage.members) <= MAX_MEMBERS:
             title = f"{field.name}: {_words(stage)}"

@@ -16,6 +16,7 @@ from levelmatch_core.products.figures import style
 from levelmatch_core.products.figures.matrix import MAX_MEMBERS
 from levelmatch_core.products.report import drawings
 from levelmatch_core.products.report.images import BeforeAfter, before_and_after
+from levelmatch_core.products.report.modes import mode_lines, modes
 from levelmatch_core.products.runrecord import RunRecord, StageSummary
 from levelmatch_core.products.verdict import left_out_of, residual_of, told_changes, verdict, why_untied
 from levelmatch_core.settings import MatchSettings
@@ -42,8 +43,9 @@ class StageView:
     after: Markup | None
     seams: Markup
     convergence: Markup | None
+    modes: Markup | None
     loops: tuple[str, ...]
-    """Sentences on how the loops of overlaps close, and on what cannot be tested."""
+    """Sentences on how the loops of overlaps close, on what cannot be tested, and on the weakest modes."""
     left_out: int
     """Pairs that the drawings do not show."""
 
@@ -191,7 +193,8 @@ def _stage_view(stage: StageMatch, summary: StageSummary, match: FieldMatch) -> 
         after=drawings.matrix(stage, unit, after=True) if drawn else None,
         seams=drawings.seams(stage, unit),
         convergence=drawings.convergence(stage, unit),
-        loops=(*loop_lines(summary, unit), *seam_lines(summary, unit)),
+        modes=modes(stage, unit),
+        loops=(*loop_lines(summary, unit), *seam_lines(summary, unit), *mode_lines(stage, unit)),
         left_out=max(0, len(drawings.pairs_of(stage)) - drawings.MOST_PAIRS),
     )
 
