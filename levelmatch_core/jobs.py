@@ -259,6 +259,44 @@ class StackJob(Job):
         return stack(self.name, self.parts, workspace.store)
 
 
+class ErrorMap(Record):
+    """1 sigma of a mosaic's level at evenly spread points."""
+
+    array: StoredArray = Described(description="(ny, nx), data unit, NaN where nothing lies")
+    x0: float = Described(description="grid column of the first point")
+    y0: float = Described(description="grid row of the first point")
+    step: float = Described(description="grid pixels from one point to the next")
+
+
+class FieldErrors(Record):
+    """How sure the whole corrections of a field are."""
+
+    sigmas: dict[str, Sigma] = Described(description="of each exposure that a solve concerned")
+    map: ErrorMap | None = None
+
+
+class ErrorsJob(Job):
+    """Propagate the noise of all exposures of a field through all stages."""
+
+    step = "errors"
+    roles = ("solve",)
+    gives = FieldErrors
+
+    field: str
+    stages: tuple[StageMatch, ...]
+    cutouts: dict[str, CutoutRecord]
+    given: Given = NOTHING
+
+    def run(self, workspace: Workspace) -> FieldErrors:
+        """Return 1 sigma of every correction, and store the map of the mosaic's."""
+        found = field_errors(self.stages, self.cutouts, self.settings, self.given)
+        if found is None:
+            return FieldErrors(sigmas={})
+        at = found.lattice
+        array = workspace.store.put(self.key(), found.levels)
+        return FieldErrors(sigmas=dict(found.sigmas), map=ErrorMap(array=array, x0=at.x0, y0=at.y0, step=at.step))
+
+
 class SkyLevel(Record):
     """The constant that makes a component's zero its reference's local sky."""
 

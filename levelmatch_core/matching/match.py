@@ -6,18 +6,19 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from levelmatch_core.errors import SolveError
 from levelmatch_core.images.given import Given
 from levelmatch_core.matching import graph
 from levelmatch_core.matching.closure import closure
-from levelmatch_core.matching.constraints import Constrained, Constraints, constrained, constraints_of
+from levelmatch_core.matching.constraints import Constrained, Constraints, constraints_of
 from levelmatch_core.matching.kernels import bridge_flags
 from levelmatch_core.matching.onethread import one_blas_thread
 from levelmatch_core.matching.pairs import Pair, reject
+from levelmatch_core.matching.posing import pose
 from levelmatch_core.matching.results import (
     Component,
+    Hold,
     Member,
     MemberResult,
     PairFit,
@@ -28,8 +29,8 @@ from levelmatch_core.matching.results import (
 from levelmatch_core.matching.solvers import robust, solve
 from levelmatch_core.matching.solvers.noise import PairNoise
 from levelmatch_core.matching.solvers.prior import slope_prior
-from levelmatch_core.matching.solvers.problem import Answer, Problem, build, numbers
-from levelmatch_core.matching.solvers.seams import pair_covariance, seams
+from levelmatch_core.matching.solvers.problem import Problem, numbers
+from levelmatch_core.matching.solvers.seams import Seams, pair_covariance, seams
 from levelmatch_core.matching.solvers.uncertainty import uncertainties
 from levelmatch_core.matching.status import (
     Pairs,
@@ -196,43 +197,46 @@ def _solve_part(  # noqa: PLR0917 - private, called once
     settings: MatchSettings,
     known: Constraints,
 ) -> Part:
+    hold = _hold(zero)
     component = Component(
         members=tuple(member.name for member in members),
         reference=zero.reference,
         reference_reason=zero.reason,
         given=zero.given,
+        hold=hold,
     )
     if not pairs and len(members) == 1:
         return _lone(component, members[0], zero, known)
     if not pairs and not known.ties:
         nothing = {member.name: (_plane_at(member, (0.0, 0.0, 0.0)), (0.0, 0.0, 0.0)) for member in members}
         return Part(component, nothing, notes=zero.notes)
-    zeros = {
-        "level_zero": zero.reference if zero.level_only else None,
-        "plane_zero": zero.reference if zero.taken_out else None,
-    }
-    pairs_alone = build(members, pairs.fits, fit_type, zero.held, settings, table=pairs.table, **zeros)
-    noise = PairNoise.of(pairs_alone)
-    covariance = pair_covariance(pairs_alone, noise)
-    loops = closure(pairs_alone, covariance)
-    both = constrained(pairs_alone, known, zero.slopes_of)
+    asked = pose(members, pairs.fits, fit_type, hold, settings, known, pairs.table)
+    noise = PairNoise.of(asked.pairs)
+    covariance = pair_covariance(asked.pairs, noise)
+    loops = closure(asked.pairs, covariance)
     outliers, notes = frozenset[int](), zero.notes
     if settings.robust and settings.solver == "least_squares":
-        found = robust.verdict(both.problem, slope_prior(both.problem, settings))
+        found = robust.verdict(asked.whole.problem, slope_prior(asked.whole.problem, settings))
         bad = np.flatnonzero(found.outliers[: len(pairs)]).tolist()
         outliers = frozenset(i for i in bad if pairs.keys[i] not in known.forced)
         notes += doubts(pairs, outliers, trusted=found.trusted)
     if outliers:
         pairs = pairs.at([i for i in range(len(pairs)) if i not in outliers])
-        pairs_alone = build(members, pairs.fits, fit_type, zero.held, settings, table=pairs.table, **zeros)
-        both = constrained(pairs_alone, known, zero.slopes_of)
+        asked = pose(members, pairs.fits, fit_type, hold, settings, known, pairs.table)
+    both = asked.whole
     problem = both.problem
-    if outliers or len(problem.rms) > len(pairs_alone.rms):
+    if outliers or len(problem.rms) > len(asked.pairs.rms):
         noise = PairNoise.of(problem)
         covariance = pair_covariance(problem, noise)
     answer = solve(problem, settings)
+    hung = bridge_flags(len(problem.names), problem.first, problem.second)
+    left = seams(problem, answer, hung, covariance)
     errors, modes = uncertainties(
-        problem, prior=answer.prior, seed=settings.seed, equations=answer.equations, noise=noise
+        problem,
+        prior=answer.prior,
+        seed=settings.seed,
+        equations=answer.equations,
+        noise=noise.with_misfit(left.misfit),
     )
     count = len(members)  # the ground, if there is one, comes last and is nobody's
     full = np.zeros((2, count, 3))
@@ -244,8 +248,9 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         member.name: (_plane_at(member, plane), (sigma[0], sigma[1], sigma[2]))
         for member, plane, sigma in zip(members, planes, sigmas, strict=True)
     }
+    learned = {"slope_prior": answer.prior and (answer.prior.sd, answer.prior.width), "misfit": left.misfit}
     return Part(
-        component=component,
+        component=component.model_copy(update=learned),
         results=results,
         answer=replace(answer, equations=None),  # its factors are large
         unknowns=problem.unknowns,
@@ -253,7 +258,16 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         outliers=outliers,
         modes=tuple((sigma, share, pattern[:count]) for sigma, share, pattern in modes),
         loops=loops,
-        pairs=_stories(both, answer, covariance, pairs, _stated_weights(pairs_alone, settings)),
+        pairs=_stories(both, left, pairs, _stated_weights(asked.pairs, settings)),
+    )
+
+
+def _hold(zero: Zero) -> Hold:
+    return Hold(
+        held=tuple(sorted(zero.held)),
+        level_zero=zero.reference if zero.level_only else None,
+        plane_zero=zero.reference if zero.taken_out else None,
+        slopes_of=zero.slopes_of,
     )
 
 
@@ -264,13 +278,9 @@ def _lone(component: Component, member: Member, zero: Zero, known: Constraints) 
     return Part(component, alone, notes=zero.notes)
 
 
-def _stories(
-    both: Constrained, answer: Answer, covariance: csr_array, pairs: Pairs, weights: Sequence[float]
-) -> list[Story]:
+def _stories(both: Constrained, found: Seams, pairs: Pairs, weights: Sequence[float]) -> list[Story]:
     """Return what is to be told of each pair."""
     problem, known = both.problem, both.known
-    hung = bridge_flags(len(problem.names), problem.first, problem.second)
-    found = seams(problem, answer, hung, covariance)
     count = len(pairs)  # rows behind the pairs are what the user gave
     unseen = np.zeros((count, 3))
     unseen[:, : problem.k] = (problem.delta - found.foretold)[:count]

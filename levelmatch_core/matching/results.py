@@ -100,6 +100,15 @@ class MemberResult(Record):
     sigma: tuple[float, float, float] = Described(description="1 sigma of level, slope_x, slope_y")
 
 
+class Hold(Record):
+    """What is 0 in the solve of a component; the mean correction where nothing is named."""
+
+    held: tuple[str, ...] = Described(default=(), description="members whose whole correction is known, sorted")
+    level_zero: str | None = Described(default=None, description="the member whose level is 0, the mean slopes being 0")
+    plane_zero: str | None = Described(default=None, description="the member whose plane is taken out of all")
+    slopes_of: str | None = Described(default=None, description="the member whose slopes are 0 where levels are given")
+
+
 class Component(Record):
     """Members joined by usable pairs: their relative levels are known, and nothing relates them to others."""
 
@@ -107,6 +116,14 @@ class Component(Record):
     reference: str | None = Described(default=None, description="the member held at 0, if the gauge has one")
     reference_reason: str = ""
     given: bool = Described(default=False, description="whether its zero is what the user gave")
+    hold: Hold = Hold()
+    slope_prior: tuple[float, float] | None = Described(
+        default=None, description="width of the slopes' prior in the solve, and as a distribution; over half a member"
+    )
+    misfit: float = Described(
+        default=0.0,
+        description="1 sigma by which pairs differ from the fit beside noise, data unit; 0 where it does not show",
+    )
 
 
 class Convergence(Record):

@@ -92,7 +92,7 @@ def test_sigmas_about_a_reference_are_what_the_covariance_gives(fit_type: str) -
     np.testing.assert_allclose(sigmas(zero), sigmas(held), atol=1e-9)
     unit = np.eye(6 * free.k)
     there = np.stack([zero.to_gauge(row.reshape(6, -1)).ravel() for row in unit])
-    np.testing.assert_allclose(uncertainty._to_gauge(zero, unit), there.T, atol=1e-12)
+    np.testing.assert_allclose(uncertainty.to_gauge(zero, unit), there.T, atol=1e-12)
     np.testing.assert_allclose(uncertainty._from_gauge(zero, unit), there, atol=1e-12)
 
 

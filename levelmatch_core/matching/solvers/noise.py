@@ -10,7 +10,7 @@ The part of a median's variance that exceeds the mean's, about (pi/2 - 1) rms^2 
 pairs: signs of differences that share an exposure (rho = 1/2) correlate by arcsin(rho) = 0.52.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
@@ -114,6 +114,12 @@ class PairNoise:
         starts, packed = _by_member(unit, shapes, (begin, beside, number), problem.geometry, matched)
         alone = np.maximum(problem.variance - shared, 0.0)
         return cls(problem, root, alone, begin, number, starts, packed)
+
+    def with_misfit(self, misfit: float) -> "PairNoise":
+        """Return the noise with one more error of every measured pair's level, of this 1 sigma."""
+        if misfit == 0:
+            return self
+        return replace(self, alone=self.alone + np.where(np.isfinite(self.problem.rms), misfit**2, 0.0))
 
     @property
     def sources(self) -> int:

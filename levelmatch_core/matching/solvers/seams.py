@@ -10,6 +10,9 @@ Noise that pairs share is foretold with them: the error y_k - yhat_k of a pair's
 covariance of the two, which a measurement of the same pair with noise of its own would have (the covariance penalty:
 Efron 2004, J. Am. Stat. Assoc. 99, 619). Exposures on top of each other foretell nothing else; it is told as `echo`.
 
+Where residuals are larger than noise makes them, the fit does not describe the data: levels where there are slopes,
+planes where the sky is bent. What is beside the noise is taken as one more error of each pair, alike for all.
+
 Where the matrices would be too large, a pair's leverage is estimated by draws, or taken as the mean of all (as in
 generalized cross-validation: Golub, Heath and Wahba 1979, Technometrics 21, 215), and the residual's variance as
 (1 - h) times the pair's own.
@@ -32,6 +35,9 @@ EXACT = 3000
 """Most coefficients of all pairs for which the whole hat matrix is formed."""
 DRAWN = 20_000
 """Most unknowns for which leverages are estimated by draws; above, all have the mean."""
+SHOWN = 2.0
+"""Residuals show a misfit if the sum of their squares is above what is expected by so many of its sigmas: a few of them
+would often feign one."""
 DRAWS = 100
 """Seeded draws of a leverage: to 14 % of it."""
 LEAST_OWN = 0.02
@@ -48,6 +54,8 @@ class Seams:
     """(K, k) difference left when all others foretell it, data unit; NaN where nothing else does."""
     sigma: Array
     """(K,) 1 sigma expected of the level left after the solve, data unit; 0 where nothing can be left."""
+    misfit: float
+    """1 sigma by which pairs differ from the fit beside noise, data unit; 0 where the residuals do not show it."""
     echo: Array
     """(K,) mean square by which `foretold` is too small, over that of the level's noise: a pair's noise is not its own.
     """
@@ -69,11 +77,12 @@ def seams(problem: Problem, answer: Answer, hung: NDArray[np.bool_], covariance:
     equations = answer.equations or NormalEquations(problem, answer.prior.sd if answer.prior else None)
     exact = left.size <= EXACT
     if exact:
-        keeps, sigma, kept = _exact(problem, equations, covariance)
+        keeps, sigma, kept, alone = _exact(problem, equations, covariance)
     else:
         leverage = _drawn(problem, equations) if problem.unknowns <= DRAWN else _mean(problem, equations)
         keeps = np.eye(problem.k) - leverage
-        sigma = np.sqrt(problem.variance * np.clip(keeps[:, 0, 0], 0.0, 1.0))
+        alone = np.clip(keeps[:, 0, 0], 0.0, 1.0)
+        sigma = np.sqrt(problem.variance * alone)
     sigma = np.where(hung, 0.0, sigma)
     foretold = np.full_like(left, np.nan)
     smallest = np.linalg.svd(keeps, compute_uv=False)[:, -1]
@@ -84,7 +93,34 @@ def seams(problem: Problem, answer: Answer, hung: NDArray[np.bool_], covariance:
         own = _own_blocks(covariance, problem.k)[told]
         together = own - np.linalg.solve(keeps[told], kept[told].transpose(0, 2, 1)).transpose(0, 2, 1)
         echo[told] = 2 * np.einsum("nab,nba->n", problem.moments[told], together) / problem.variance[told]
-    return Seams(foretold, sigma, np.maximum(echo, 0.0))
+    freedom = left.size - equations.rank
+    misfit = _misfit(left[told, 0], sigma[told], alone[told], freedom / left.size)
+    return Seams(foretold, sigma, misfit, np.maximum(echo, 0.0))
+
+
+def _misfit(left: Array, sigma: Array, alone: Array, free: float) -> float:
+    """Return how much pairs differ from the fit beside their noise, by moments (DerSimonian and Laird 1986, eq. 8).
+
+    Parameters
+    ----------
+    left
+        (T,) level that each tested pair leaves.
+    sigma
+        (T,) 1 sigma that noise leaves of it.
+    alone
+        (T,) part that is left of the variance of something that no two pairs share.
+    free
+        Degrees of freedom a coefficient.
+    """
+    use = sigma > 0
+    if not use.any() or free <= 0:
+        return 0.0
+    weight = sigma[use] ** -2.0
+    count = int(np.count_nonzero(use))
+    excess = float(np.sum(weight * left[use] ** 2)) - count
+    if excess < SHOWN * np.sqrt(2 * count / free):
+        return 0.0
+    return float(np.sqrt(excess / np.sum(weight * alone[use])))
 
 
 def pair_covariance(problem: Problem, noise: PairNoise | None = None) -> csr_array:
@@ -114,8 +150,20 @@ def _own_blocks(matrix: csr_array, k: int) -> Array:
     return np.stack(rows, axis=1)
 
 
-def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) -> tuple[Array, Array, Array]:
-    """Return (K, k, k) what each pair keeps of itself, I - h, the residual levels' 1 sigma, (V (I - H)')_kk."""
+def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) -> tuple[Array, Array, Array, Array]:
+    """Return what the whole hat matrix tells.
+
+    Returns
+    -------
+    own
+        (K, k, k) what each pair keeps of itself, I - h.
+    sigma
+        (K,) the residual levels' 1 sigma.
+    kept
+        (K, k, k) diagonal blocks of V (I - H)'.
+    alone
+        (K,) the residual levels' variance if every pair had a unit of its own.
+    """
     k, pairs = problem.k, len(problem.rms)
     size, each = pairs * k, np.arange(pairs)
     response = times_blocks(equations.response, problem.weights[:, None, None] * -problem.moments)
@@ -125,7 +173,9 @@ def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) 
     variance = np.einsum("ij,ij->i", np.asarray(covariance @ levels.T).T, levels)
     own = keeps.reshape(pairs, k, pairs, k)[each, :, each]
     kept = [np.stack([_summed(covariance[a::k], keeps[b::k]) for b in range(k)], axis=1) for a in range(k)]
-    return own, np.sqrt(np.maximum(variance, 0.0)), np.stack(kept, axis=1)
+    inverse = np.asarray(np.linalg.inv(problem.moments + TINY * np.eye(k)), dtype=float)
+    alone = np.einsum("ij,ij->i", times_blocks(levels, inverse), levels)
+    return own, np.sqrt(np.maximum(variance, 0.0)), np.stack(kept, axis=1), alone
 
 
 def _summed(sparse: csr_array, dense: Array) -> Array:

@@ -64,8 +64,8 @@ class _Noise:
         made = [times_blocks(response, own)]
         made.append((pairs.shared_factor() @ response.T).T)
         if self.prior is not None:
-            made.append(self.equations.apply_inverse(_prior_factor(problem, self.prior).toarray().T))
-        return _to_gauge(problem, np.concatenate(made, axis=1))
+            made.append(self.equations.apply_inverse(prior_factor(problem, self.prior).toarray().T))
+        return to_gauge(problem, np.concatenate(made, axis=1))
 
     def draws(self, count: int, seed: int) -> Iterator[Array]:
         """Yield (N k, M) seeded errors of all corrections, some at a time."""
@@ -81,7 +81,7 @@ class _Noise:
                     if not problem.mean_gauge:  # slopes relative to a held member lack its own, which all others share
                         scores += pulled * random.standard_normal(problem.k)
                 column[:] = scores.ravel()
-            yield _to_gauge(problem, self.equations.apply_inverse(several))
+            yield to_gauge(problem, self.equations.apply_inverse(several))
 
     def level_covariance(self, levels: Array) -> Array:
         """Return (N, M) the covariance of the levels times patterns (N, M)."""
@@ -98,7 +98,7 @@ class _Noise:
                 scores += pulled * np.sum(pulled * own, axis=0)
             to_members(problem.geometry, problem.weights[:, None] * self.pairs.covariance_times(seen), scores)
             column[:] = scores.ravel()
-        back = _to_gauge(problem, self.equations.apply_inverse(several))
+        back = to_gauge(problem, self.equations.apply_inverse(several))
         return back.reshape(*pulled.shape, -1)[:, 0]
 
 
@@ -215,7 +215,7 @@ def _pulled(problem: Problem, prior: SlopePrior) -> Array:
     return pulled
 
 
-def _prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
+def prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
     """Return (R, N k): what the true slopes, pulled to 0, do to the scores: precision times width for each slope.
 
     Slopes relative to a held member lack that member's own, which all others share.
@@ -229,7 +229,7 @@ def _prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
     return csr_array(vstack(rows))
 
 
-def _to_gauge(problem: Problem, columns: Array) -> Array:
+def to_gauge(problem: Problem, columns: Array) -> Array:
     """Take the mean plane, or that of the member that is 0, out of each column (N k, M) where no member is held."""
     if not problem.mean_gauge:
         return columns
@@ -248,7 +248,7 @@ def _to_gauge(problem: Problem, columns: Array) -> Array:
 
 
 def _from_gauge(problem: Problem, columns: Array) -> Array:
-    """Return the transpose of `_to_gauge` applied to columns (N k, M)."""
+    """Return the transpose of `to_gauge` applied to columns (N k, M)."""
     if not problem.mean_gauge:
         return columns
     n, k = len(problem.names), problem.k
