@@ -194,7 +194,7 @@ class SolveJob(Job):
     """Solve one group for its members' corrections."""
 
     step = "solve"
-    version = 5
+    version = 6
     roles = ("solve",)
     gives = Solution
 
