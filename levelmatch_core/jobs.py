@@ -194,7 +194,7 @@ class SolveJob(Job):
     """Solve one group for its members' corrections."""
 
     step = "solve"
-    version = 6
+    version = 7
     roles = ("solve",)
     gives = Solution
 
