@@ -213,7 +213,7 @@ class SolveJob(Job):
     """Solve one group for its members' corrections."""
 
     step = "solve"
-    version = 6
+    version = 8
     roles = ("solve",)
     gives = Solution
 

@@ -103,6 +103,25 @@ def test_a_held_member_that_all_are_tied_to_fills_nothing_in() -> None:
     assert len(plan.rows) < 1.1 * len(plan_of(problem).rows)
 
 
+def test_a_member_that_lies_over_all_is_eliminated_last() -> None:
+    """A wide image among many tiles: as a neighbour of all it would make a border of half of them."""
+    problem = survey("grid", 2500).problem(1)
+    n = len(problem.names)
+    first = np.concatenate([problem.first, np.arange(n)])
+    second = np.concatenate([problem.second, np.full(n, n)])
+    centres = np.concatenate([problem.centres, problem.centres.mean(axis=0)[None]])
+    plan = Elimination.of(centres, first, second, np.zeros(n + 1, dtype=bool))
+    assert plan.order[-1] == n
+    assert len(plan.rows) < len(plan_of(problem).rows) + len(plan.parent)
+    own, across = np.full((n + 1, 1, 1), 2.0 * n), np.full((len(first), 1, 1), -1.0)
+    factor = Cholesky.of(plan, own, across, own[:, 0] ** -0.5)
+    right = np.random.default_rng(0).standard_normal(n + 1)
+    back = 2.0 * n * factor.solve(right)
+    np.add.at(back, first, -factor.solve(right)[second])
+    np.add.at(back, second, -factor.solve(right)[first])
+    np.testing.assert_allclose(back, right, atol=1e-12)
+
+
 def test_the_same_condition_whatever_is_drawn_elsewhere() -> None:
     problem = survey("scans", 900).problem(1, held=0)
     found = set()

@@ -16,6 +16,10 @@ from levelmatch_core.matching.kernels import Flags, Floats, Index, neighbours
 
 LEAF = 12
 """Parts of so many members are not halved: dense algebra is cheaper there."""
+WIDE = 10.0
+"""A member with pairs beyond this times the root of all members' number is no neighbour but lies over all: it would
+make a border of half of them, and is eliminated last (as minimum degree orderings do with dense rows: Amestoy, Davis
+and Duff 1996, SIAM J. Matrix Anal. Appl. 17, 886)."""
 
 Plan = tuple[Index, Index, Index, Index, Index, Index]
 """Order, starts, parent, row starts, rows and places of an elimination."""
@@ -56,7 +60,14 @@ class Elimination:
         """
         counting = np.flatnonzero(~(held[first] | held[second]))
         begin, beside, number = neighbours(len(centres), first[counting], second[counting])
-        order, low, up = _halved(centres, begin, beside, LEAF)
+        wide = np.diff(begin) > WIDE * len(centres) ** 0.5
+        near = counting[~(wide[first[counting]] | wide[second[counting]])]
+        start, close, _ = neighbours(len(centres), first[near], second[near]) if wide.any() else (begin, beside, number)
+        order, low, up = _halved(np.flatnonzero(~wide), centres, start, close, LEAF)
+        if wide.any():  # one more node, above all others
+            up = np.append(np.where(up < 0, len(up), up), -1)
+            low = np.append(low, len(order))
+            order = np.concatenate([order, np.flatnonzero(wide)])
         by_place = np.argsort(low, kind="stable")
         rank = np.empty(len(low) + 1, dtype=np.int64)
         rank[by_place], rank[-1] = np.arange(len(low)), -1  # who has no parent keeps none
@@ -166,10 +177,12 @@ def _parted(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
 
 
 @njit(nogil=True, cache=True)
-def _halved(centres: Floats, start: Index, beside: Index, leaf: int) -> tuple[Index, Index, Index]:  # pragma: no cover
-    """Return the order, and where each node's members start and the node above (in the order of their making)."""
-    n = len(centres)
-    order, below, inside = np.arange(n), np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+def _halved(  # pragma: no cover - compiled
+    members: Index, centres: Floats, start: Index, beside: Index, leaf: int
+) -> tuple[Index, Index, Index]:
+    """Return the order of some members, and where each node's members start and the node above."""
+    n, order = members.size, members.copy()
+    below, inside = np.zeros(len(centres), dtype=np.int64), np.zeros(len(centres), dtype=np.int64)
     lows, ups, nodes = np.empty(n + 1, dtype=np.int64), np.empty(n + 1, dtype=np.int64), 0
     parts, waiting, number = np.empty((n + 2, 3), dtype=np.int64), 1, 0
     parts[0, 0], parts[0, 1], parts[0, 2] = 0, n, -1

@@ -24,6 +24,7 @@ from levelmatch_core.matching.solvers.cholesky import Cholesky
 from levelmatch_core.matching.solvers.elimination import Elimination
 from levelmatch_core.matching.solvers.normal import DENSE_UNKNOWNS
 from levelmatch_core.matching.solvers.problem import Array, Index, Problem
+from levelmatch_core.matching.solvers.roots import as_rows, covariance_times, spread
 
 POINTS = 600
 """Sample points a member."""
@@ -89,7 +90,7 @@ class PairNoise:
     starts: Index
     """(N + 1,) where each member's root starts."""
     packed: Array
-    """Lower root of the covariance, between a member's pairs, of what its noise makes of y; row by row."""
+    """Root of the covariance, between a member's pairs, of what its noise makes of y (see `roots`)."""
 
     @classmethod
     def of(cls, problem: Problem) -> "PairNoise":
@@ -123,8 +124,8 @@ class PairNoise:
 
     @property
     def sources(self) -> int:
-        """Independent sources of noise: k of each pair alone, and k of each member for each of its pairs."""
-        return self.problem.k * (len(self.alone) + len(self.number))
+        """Independent sources of noise: k of each pair alone, and k of each member for each pair, `POINTS` at most."""
+        return self.problem.delta.size + int(np.minimum(self.problem.k * np.diff(self.begin), POINTS).sum())
 
     def draw(self, noise: Array) -> Array:
         """Return (K, k) the y that white noise (sources,) makes."""
@@ -132,19 +133,19 @@ class PairNoise:
         drawn = np.sqrt(self.alone)[:, None] * np.einsum(
             "nab,nb->na", self.roots, noise[:own].reshape(-1, self.problem.k)
         )
-        _spread(self.begin, self.number, self.starts, self.packed, noise[own:], drawn)
+        spread(self.begin, self.number, (self.starts, self.packed, POINTS), noise[own:], drawn)
         return drawn
 
     def covariance_times(self, values: Array) -> Array:
         """Return (K, k) the covariance of y times values (K, k)."""
         back = np.einsum("nba,nb->na", self.roots, values)
         product = self.alone[:, None] * np.einsum("nab,nb->na", self.roots, back)
-        _spread_back(self.begin, self.number, self.starts, self.packed, values, product)
+        covariance_times(self.begin, self.number, (self.starts, self.packed, POINTS), values, product)
         return product
 
     def shared_factor(self) -> csr_array:
         """Return F (R, K k): F'F is the covariance of y that the members' noise makes."""
-        values, columns, starts = _rows(self.begin, self.number, self.starts, self.packed, self.problem.k)
+        values, columns, starts = as_rows(self.begin, self.number, (self.starts, self.packed, POINTS), self.problem.k)
         return csr_array((values, columns, starts), shape=(len(starts) - 1, self.problem.delta.size))
 
 
@@ -272,23 +273,25 @@ def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
 ) -> tuple[Index, Array]:
     """Return where each member's root starts, and the roots: of the covariance that its noise makes between its pairs.
 
-    (Cholesky, with vanishing pivots passed over: there may be fewer points than pairs.)
+    (Cholesky, with vanishing pivots passed over: there may be fewer points than pairs. Where there are far fewer, what
+    each point makes is a root as it is.)
     """
     edges, corners, boxes = shapes
     begin, beside, number = lists
     first, _, _, centroids, scale = geometry
-    n, k, most = len(boxes), matched.shape[2], 0
+    n, k, points, most = len(boxes), matched.shape[2], len(unit), 0
     starts = np.zeros(n + 1, dtype=np.int64)
     for member in range(n):
         wide = k * (begin[member + 1] - begin[member])
-        starts[member + 1] = starts[member] + wide * (wide + 1) // 2
+        starts[member + 1] = starts[member] + (wide * (wide + 1) // 2 if wide <= points else wide * points)
         most = max(most, begin[member + 1] - begin[member])
-    packed, noise = np.empty(starts[n]), np.empty(k * most)
+    packed, noise = np.zeros(starts[n]), np.empty(k * most)
     many, holders = np.empty(len(unit), dtype=np.int64), np.empty((len(unit), most), dtype=np.int64)
     for member in range(n):
         low, high = begin[member], begin[member + 1]
         wide = k * (high - low)
-        gram = np.zeros((wide, wide))
+        gram = np.zeros((wide, wide) if wide <= points else (0, 0))
+        at = starts[member]
         x0, y0 = boxes[member, 0], boxes[member, 1]
         width, height = boxes[member, 2] - x0, boxes[member, 3] - y0
         for q in range(len(unit)):
@@ -312,82 +315,19 @@ def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
                     for b in range(1, k):
                         value += matched[pair, side, a, b] * ((x if b == 1 else y) - centroids[pair, b - 1]) / scale
                     noise[slot + a] = value
-                for j in range(i + 1):
+                    if wide > points:
+                        packed[at + (slot + a) * points + q] = value
+                for j in range(i + 1 if wide <= points else 0):
                     other = k * (holders[q, j] - low)
                     for a in range(k):
                         for b in range(k):
                             gram[slot + a, other + b] += noise[slot + a] * noise[other + b]
         _semidefinite_root(gram)
-        at = starts[member]
-        for r in range(wide):
+        for r in range(len(gram)):
             for c in range(r + 1):
                 packed[at] = gram[r, c]
                 at += 1
     return starts, packed
-
-
-@njit(nogil=True, cache=True)
-def _spread(  # noqa: PLR0917 - compiled  # pragma: no cover
-    begin: Index, number: Index, starts: Index, packed: Array, noise: Array, drawn: Array
-) -> None:
-    """Add to `drawn` (K, k) what white noise, a number for each row of the members' roots, makes of y."""
-    k, source = drawn.shape[1], 0
-    for member in range(begin.size - 1):
-        at, wide = starts[member], k * (begin[member + 1] - begin[member])
-        for r in range(wide):
-            value = 0.0
-            for c in range(r + 1):
-                value += packed[at + c] * noise[source + c]
-            at += r + 1
-            drawn[number[begin[member] + r // k], r % k] += value
-        source += wide
-
-
-@njit(nogil=True, cache=True)
-def _spread_back(  # noqa: PLR0917 - compiled  # pragma: no cover
-    begin: Index, number: Index, starts: Index, packed: Array, values: Array, product: Array
-) -> None:
-    """Add to `product` (K, k) the members' covariances of y times values (K, k)."""
-    k, most = values.shape[1], 0
-    for member in range(begin.size - 1):
-        most = max(most, k * (begin[member + 1] - begin[member]))
-    back = np.empty(most)
-    for member in range(begin.size - 1):
-        at, wide = starts[member], k * (begin[member + 1] - begin[member])
-        back[:wide] = 0.0
-        for r in range(wide):
-            value = values[number[begin[member] + r // k], r % k]
-            for c in range(r + 1):
-                back[c] += packed[at + c] * value
-            at += r + 1
-        at = starts[member]
-        for r in range(wide):
-            value = 0.0
-            for c in range(r + 1):
-                value += packed[at + c] * back[c]
-            at += r + 1
-            product[number[begin[member] + r // k], r % k] += value
-
-
-@njit(nogil=True, cache=True)
-def _rows(  # pragma: no cover - compiled
-    begin: Index, number: Index, starts: Index, packed: Array, k: int
-) -> tuple[Array, Index, Index]:
-    """Return the columns of the members' roots as rows of one sparse matrix: values, columns and row starts."""
-    values, columns = np.empty(packed.size), np.empty(packed.size, dtype=np.int64)
-    row_starts = np.zeros(k * number.size + 1, dtype=np.int64)
-    at, row = 0, 0
-    for member in range(begin.size - 1):
-        wide = k * (begin[member + 1] - begin[member])
-        for c in range(wide):
-            for r in range(c, wide):
-                value = packed[starts[member] + r * (r + 1) // 2 + c]
-                if value != 0:
-                    values[at], columns[at] = value, number[begin[member] + r // k] * k + r % k
-                    at += 1
-            row += 1
-            row_starts[row] = at
-    return values[:at].copy(), columns[:at].copy(), row_starts
 
 
 @njit(nogil=True, cache=True)

@@ -6,11 +6,13 @@ each other are far from N(N-1)/2 independent pairs (taking them so gives a varia
 Small problems are propagated exactly. Of large ones the errors are drawn: each seeded draw of the pairs' noise gives
 one possible error of all corrections, at the price of a solve; sigmas are the draws' scatter, to one part in the root
 of twice their number. The weakest modes are the leading eigenvectors of the same covariance, by block Lanczos iteration
-(Golub and Underwood 1977, Mathematical Software III, 361) that starts from the first draws.
+(Golub and Underwood 1977, Mathematical Software III, 361) that starts from the first draws; what they make of the
+levels' variance is then known better than that.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from scipy.linalg import eigh, qr
@@ -129,7 +131,8 @@ def uncertainties(
     seed
         Seed of the draws.
     modes
-        Most modes that are told, weakest first; none in components of more than 200,000 members.
+        Most modes that are told, weakest first; none in components of more than 200,000 members, and none that large
+        problems hardly tell from others.
     equations
         The normal equations of this problem with this prior, where they are there already.
     noise
@@ -150,21 +153,28 @@ def uncertainties(
         variances = np.sum(columns**2, axis=1).reshape(shape)
         values, vectors = _largest(columns.reshape(*shape, -1)[:, 0], modes)
     else:
-        first, variances = _drawn(known, seed)
-        told = modes if len(problem.names) <= MODE_MEMBERS else 0
-        values, vectors = _leading(known, first, told)
-    return np.sqrt(variances), _modes(values, vectors, float(variances[:, 0].sum()))
+        variances, values, vectors = _drawn(known, seed)
+    return np.sqrt(variances), _modes(values[:modes], vectors[:, :modes], float(variances[:, 0].sum()))
 
 
-def _drawn(noise: _Noise, seed: int) -> tuple[Array, Array]:
-    """Return the levels of some draws (N, M), and (N, k) the corrections' variances over all."""
-    shape = len(noise.problem.names), noise.problem.k
-    count = int(np.clip(DRAWS * FULL_DRAWS // (shape[0] * shape[1]), FEWEST_DRAWS, DRAWS))
-    first, squares = np.zeros((0, 0)), np.zeros(shape[0] * shape[1])
-    for drawn in noise.draws(count, seed):
+def _drawn(noise: _Noise, seed: int) -> tuple[Array, Array, Array]:
+    """Return (N, k) the corrections' variances over seeded draws, and what :func:`_leading` does.
+
+    What the leading modes make of the levels' variance is known, and need not be drawn.
+    """
+    n, k = len(noise.problem.names), noise.problem.k
+    count = int(np.clip(DRAWS * FULL_DRAWS // (n * k), FEWEST_DRAWS, DRAWS))
+    draws = noise.draws(count, seed)
+    first = next(draws)
+    values, vectors = _leading(noise, first[::k], MODES if n <= MODE_MEMBERS else 0)
+    vectors[~first[::k].any(axis=1)] = 0.0  # of held members: rounding
+    squares = np.zeros(n * k)
+    for drawn in chain([first], draws):
+        drawn[::k] -= vectors @ (vectors.T @ drawn[::k])
         squares += np.einsum("nm,nm->n", drawn, drawn)
-        first = first if first.size else drawn[:: shape[1]].copy()
-    return first, (squares / count).reshape(shape)
+    variances = (squares / count).reshape(n, k)
+    variances[:, 0] += vectors**2 @ values
+    return variances, values, vectors
 
 
 def _largest(levels: Array, modes: int) -> tuple[Array, Array]:
@@ -177,7 +187,10 @@ def _largest(levels: Array, modes: int) -> tuple[Array, Array]:
 
 
 def _leading(noise: _Noise, start: Array, modes: int) -> tuple[Array, Array]:
-    """Return the largest eigenvalues of the levels' covariance, falling, and (N, modes) their eigenvectors."""
+    """Return the largest eigenvalues of the levels' covariance, falling, and their eigenvectors (N, at most `modes`).
+
+    Those that the iteration does not tell apart are left out: none of many that are alike is the weakest.
+    """
     if not modes:
         return np.zeros(0), np.zeros((len(start), 0))
     seen = np.zeros((len(start), 0))
@@ -190,8 +203,9 @@ def _leading(noise: _Noise, start: Array, modes: int) -> tuple[Array, Array]:
         vectors = basis @ turns
         left = np.linalg.norm(seen @ turns - vectors * values, axis=0)
         room = min(len(start), MODE_ROUNDS * start.shape[1]) - basis.shape[1]
-        if np.all(left <= MODE_TOLERANCE * values) or room <= 0:
-            return values, vectors
+        told = left <= MODE_TOLERANCE * values
+        if np.all(told) or room <= 0:
+            return values[told], vectors[:, told]
         newest = seen[:, -min(room, newest.shape[1]) :]
         for _ in range(2):  # twice is enough (Kahan and Parlett)
             newest, _ = qr(newest - basis @ (basis.T @ newest), mode="economic")
