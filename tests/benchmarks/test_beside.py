@@ -22,16 +22,19 @@ def only_reproject(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(others, "there", lambda package: package == "reproject")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_reproject")
 def test_small_levels_are_no_worse_than_those_of_reproject() -> None:
-    table = solved(scenes(quick=True)["levels 10x10"], 2)
+    table = solved(scenes(quick=True)["levels 10x10"], 6)
     ours = table.rows[BEST].rms
     peers = {who: row.rms for who, row in table.rows.items() if not row.ours}
     assert set(peers) == {"reproject (levels alone)", "reproject, our fits"}
-    assert all(ours < 1.05 * error for error in peers.values()), peers
+    assert all(ours < error for error in peers.values()), peers
+    assert ours < 1.2 * table.bound
     assert "ahead of all" in table.losses("levels").split(BEST)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_reproject")
 def test_strips_hang_together_and_peers_that_sweep_are_far_off() -> None:
     """A strip that lost a pair to chance would fall in two, at any level to each other."""

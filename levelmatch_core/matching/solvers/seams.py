@@ -172,15 +172,20 @@ def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) 
     levels = keeps[::k]
     variance = np.einsum("ij,ij->i", np.asarray(covariance @ levels.T).T, levels)
     own = keeps.reshape(pairs, k, pairs, k)[each, :, each]
-    kept = [np.stack([_summed(covariance[a::k], keeps[b::k]) for b in range(k)], axis=1) for a in range(k)]
     inverse = np.asarray(np.linalg.inv(problem.moments + TINY * np.eye(k)), dtype=float)
     alone = np.einsum("ij,ij->i", times_blocks(levels, inverse), levels)
-    return own, np.sqrt(np.maximum(variance, 0.0)), np.stack(kept, axis=1), alone
+    return own, np.sqrt(np.maximum(variance, 0.0)), _kept(covariance, keeps, k), alone
 
 
-def _summed(sparse: csr_array, dense: Array) -> Array:
-    """Return (K,) the sum of each row of an element by element product (K, m)."""
-    return np.asarray(sparse.multiply(dense).sum(axis=1)).ravel()
+def _kept(covariance: csr_array, keeps: Array, k: int) -> Array:
+    """Return (K, k, k) the diagonal blocks of V (I - H)', from the entries of V alone."""
+    entries = covariance.tocoo()
+    row, column = entries.coords
+    size = covariance.shape[0]
+    columns = [
+        np.bincount(row, weights=entries.data * keeps[row // k * k + b, column], minlength=size) for b in range(k)
+    ]
+    return np.stack(columns, axis=1).astype(float).reshape(-1, k, k)
 
 
 def _drawn(problem: Problem, equations: NormalEquations) -> Array:
