@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-
 _SHARED: dict[frozenset[str], set[str]] = {}
 
 
@@ -20,7 +19,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def model_post_init(self, _context: object, /) -> None:
-        """Share the set of the fields that were given: a run's thousands of records need as much for it as for all else.
+        """Share the set of the fields that were given: thousands of records would need as much for theirs as for all else.
 
         Nobody changes it: records are frozen, and a copy of one gets a set of its own.
         """
