@@ -24,6 +24,7 @@ from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMa
 from levelmatch_core.matching.match import NOTHING, Gauge, match
 from levelmatch_core.matching.overlap import Difference, difference, fit_pair
 from levelmatch_core.matching.results import Member, PairFit, PairResult, Solution
+from levelmatch_core.memory import give_back
 from levelmatch_core.products.apply import write_corrected
 from levelmatch_core.products.folder import OutputFile, OutputFolder
 from levelmatch_core.products.mosaic import write_mosaic
@@ -42,6 +43,9 @@ from levelmatch_core.sky.store import CutoutStore
 from levelmatch_core.spare import side_by_side
 
 logger = logger_of(__name__)
+
+MANY = 200
+"""A solve of more members than this takes so much memory for a while that it is worth giving it back."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,8 @@ class SolveJob(Job):
         solution = match(
             self.stage, self.group, self.members, self.fits, self.gauge, settings, self.preferred, self.given
         )
+        if len(self.members) > MANY:
+            give_back()
         status, used = solution.status, sum(pair.rejected is None for pair in solution.pairs)
         logger.info(
             "%d of %d pairs are used; their differences are %.4g rms before and %.4g after",

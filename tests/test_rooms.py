@@ -23,6 +23,7 @@ PLACES = {
     "simulate": "pipeline",
     "disk": "errors",
     "loglines": "errors",
+    "memory": "errors",
     "records": "errors",
     "spare": "errors",
     "instrument_tables": "errors",
