@@ -8,7 +8,7 @@ from uuid import uuid4
 from flows.home import Home
 from flows.progress import REPORTER
 from flows.summary import Summary, summarize
-from levelmatch_core.jobs import Job, Workspace
+from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.pipeline import Request, peak_memory, run
 from levelmatch_core.products.folder import note_in_log
 from levelmatch_core.runners import PlainEach

@@ -19,7 +19,7 @@ from prefect.exceptions import PrefectException
 
 from flows.progress import Advance, Reporter
 from flows.summary import Summary
-from levelmatch_core.jobs import mosaic_name
+from levelmatch_core.jobs.products import mosaic_name
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.report.images import side_by_side
 

@@ -20,7 +20,7 @@ from flows.progress import REPORTER
 from flows.runner import RETRY_DELAYS, PrefectEach
 from flows.summary import Summary, summarize
 from flows.tracking import FlowFacts, Tracker
-from levelmatch_core.jobs import Workspace
+from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
 from levelmatch_core.products.folder import note_in_log
 from levelmatch_core.settings import MatchSettings

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from flows.engine import of_engine
 from flows.progress import LineReporter, Reporter
 from levelmatch_core.errors import EngineError, LevelMatchError
-from levelmatch_core.jobs import Job, Workspace, failure_of
+from levelmatch_core.jobs.job import Job, Workspace, failure_of
 from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.products.folder import OutputFolder
 from levelmatch_core.records import Record, content_key

@@ -6,7 +6,17 @@ from typing import Any
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.images.given import GivenFiles
-from levelmatch_core.jobs import CutoutJob, Each, MeasureJob, PairFits, SkyJob, SolveJob, StackJob, parted
+from levelmatch_core.jobs.job import Each, parted
+from levelmatch_core.jobs.science import (
+    CutoutJob,
+    ErrorsJob,
+    FieldErrors,
+    MeasureJob,
+    PairFits,
+    SkyJob,
+    SolveJob,
+    StackJob,
+)
 from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.matching.corrections import (
     Correction,
@@ -111,7 +121,11 @@ def match_field(
         merged, lost = _merge(stage, groups, solutions, work)
         failures += lost
         members = sorted(passed_over + merged, key=lambda member: member.name)
-    corrections = corrections_of(field, cutouts, tuple(stages), tuple(failures), zeros)
+    errors = _errors(tuple(stages), cutouts, work)
+    sigmas = None if isinstance(errors, Failure) else errors.sigmas
+    corrections = corrections_of(field, cutouts, tuple(stages), tuple(failures), zeros, sigmas=sigmas)
+    if isinstance(errors, Failure):
+        failures.append(errors)
     corrections, lost, notes = _with_local_sky(corrections, cutouts, work)
     living = {one.exposure.tile for one in corrections if one.status is not Status.FAILED}
     for note in notes:
@@ -123,6 +137,7 @@ def match_field(
         cutouts=cutouts,
         stages=tuple(stages),
         corrections=corrections,
+        error_map=None if isinstance(errors, Failure) else errors.map,
         failures=with_tiles(field, [*failures, *lost]),
         notes=notes,
         missing=tuple(sorted(zeros.missing | {exposure.tile for exposure in field.exposures} - living)),
@@ -285,6 +300,22 @@ def _merge(
         if not isinstance(cutout, Failure):
             members.append(merger.member(cutout))
     return members, failures
+
+
+def _errors(stages: tuple[StageMatch, ...], cutouts: dict[str, CutoutRecord], work: _Work) -> FieldErrors | Failure:
+    """Return how sure the sums of all stages are; a failure costs no exposure, for their levels are known."""
+    if not any(len(component.members) > 1 for s in stages for one in s.solutions for component in one.components):
+        return FieldErrors(sigmas={})
+    job = ErrorsJob(
+        label=work.field,
+        exposures=(),
+        settings=work.settings,
+        stages=stages,
+        cutouts=cutouts,
+        given=work.files.given,
+    )
+    result: FieldErrors | Failure = work.each([job], f"{work.field}: errors")[0]
+    return result
 
 
 def _with_local_sky(

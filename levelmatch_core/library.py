@@ -28,7 +28,8 @@ from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.given import read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.images.transforms import AnyWcs
-from levelmatch_core.jobs import Workspace, mosaic_name
+from levelmatch_core.jobs.job import Workspace
+from levelmatch_core.jobs.products import mosaic_name
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
 from levelmatch_core.nddata import write_images
 from levelmatch_core.pipeline import Request, check_reference, grid_for, run, zeros_of

@@ -20,16 +20,16 @@ from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure, Field, Inventory
 from levelmatch_core.images.given import read_given
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.jobs import (
-    Each,
+from levelmatch_core.jobs.job import Each, Workspace, parted
+from levelmatch_core.jobs.products import (
     FiguresJob,
+    LevelErrorJob,
     MosaicJob,
     ReportJob,
-    Workspace,
     WriteJob,
     Written,
+    level_error_name,
     mosaic_name,
-    parted,
 )
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
 from levelmatch_core.matching.zeros import KnownZero, Zeros, lacking, names_lost, names_of
@@ -212,14 +212,23 @@ def write_products(
     results: list[Written] = list(written)
     finished = []
     for match in (match.with_failures(unwritten) for match in matches):
-        mosaics, failures = parted(each(_mosaic_jobs(match, settings), f"{match.field.name}: mosaic"))
+        name = match.field.name
+        mosaics, failures = parted(each(_mosaic_jobs(match, settings), f"{name}: mosaic"))
+        maps, lost = parted(each(_level_error_jobs(match, settings), f"{name}: level error"))
         drawings = [
-            FiguresJob(label=match.field.name, exposures=(), settings=settings, match=match, mosaic=done.files[0])
+            FiguresJob(
+                label=name,
+                exposures=(),
+                settings=settings,
+                match=match,
+                mosaic=done.files[0],
+                level_error=next((one.files[0] for one in maps), None),
+            )
             for done in (mosaics if settings.figures != "none" else ())
         ]
-        figures, more = parted(each(drawings, f"{match.field.name}: figures"))
-        finished.append(match.with_failures(failures + more))
-        results += [*mosaics, *figures]
+        figures, more = parted(each(drawings, f"{name}: figures"))
+        finished.append(match.with_failures([*failures, *lost, *more]))
+        results += [*mosaics, *maps, *figures]
     for result in results:
         for note in result.notes:
             logger.warning(note)
@@ -270,9 +279,29 @@ def _mosaic_jobs(match: FieldMatch, settings: MatchSettings) -> list[MosaicJob]:
     ]
 
 
+def _level_error_jobs(match: FieldMatch, settings: MatchSettings) -> list[LevelErrorJob]:
+    field = match.field
+    return [
+        LevelErrorJob(
+            label=field.name,
+            exposures=(),
+            settings=settings,
+            field=field.name,
+            unit=field.unit,
+            grid=match.grid,
+            map=found,
+        )
+        for found in filter(None, (match.error_map,))
+    ]
+
+
 def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: MatchSettings) -> ReportJob:
     files = {file.name: file for file in record.files}
-    names = {match.field.name: mosaic_name(match.field.name) for match in matches}
+
+    def made(name_of: Callable[[str], str]) -> dict[str, OutputFile]:
+        names = {match.field.name: name_of(match.field.name) for match in matches}
+        return {field: files[name] for field, name in names.items() if name in files}
+
     return ReportJob(
         label=record.program,
         exposures=(),
@@ -280,7 +309,8 @@ def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: Ma
         # without the files: their digests hang on figures that the report does not show
         record=record.model_copy(update={"files": ()}),
         matches=matches,
-        mosaics={field: files[name] for field, name in names.items() if name in files},
+        mosaics=made(mosaic_name),
+        level_errors=made(level_error_name),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from levelmatch_core.errors import LevelMatchError, StrictError
 from levelmatch_core.images.exposure import Failure
-from levelmatch_core.jobs import Each, Job, Workspace, failure_of
+from levelmatch_core.jobs.job import Each, Job, Workspace, failure_of
 from levelmatch_core.records import Record
 from levelmatch_core.spare import lent, share
 from levelmatch_core.workers import Crew, Threads

@@ -22,7 +22,7 @@ from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Exposure
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.images.reading import read_pixels, read_wcs
-from levelmatch_core.jobs import Workspace
+from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.library import LevelMatch, match_levels
 from levelmatch_core.matching.bare import solve_matrices
 from levelmatch_core.matching.match import Gauge, match

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from levelmatch_core.errors import SettingsError, WorkerError
-from levelmatch_core.jobs import Job, Workspace
+from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.loglines import logger_of
 from levelmatch_core.products.sharing import SharedFolder
 from levelmatch_core.records import Record

@@ -3,7 +3,7 @@
 import pytest
 
 from levelmatch_core.errors import NoUsablePixelsError, StrictError
-from levelmatch_core.jobs import failure_of
+from levelmatch_core.jobs.job import failure_of
 from levelmatch_core.pipeline import Request, run
 from levelmatch_core.runners import PlainEach
 from levelmatch_core.settings import MatchSettings

@@ -1,7 +1,7 @@
 """From the solutions of all stages to one correction an exposure, with its status."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import hypot
@@ -14,7 +14,7 @@ from levelmatch_core.matching.results import Component, Member, MemberResult, So
 from levelmatch_core.matching.zeros import Zeros, lacking, names_of
 from levelmatch_core.records import Record
 from levelmatch_core.settings import FitType
-from levelmatch_core.sky.cutouts import CutoutRecord
+from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 
@@ -32,6 +32,10 @@ class Status(StrEnum):
     """It overlaps others, but every pair was rejected."""
     FAILED = "failed"
     """No output file; the failures say why."""
+
+
+Sigma = tuple[float, float, float]
+"""1 sigma of a level, data unit, and of the slopes along x and y, data unit a grid pixel."""
 
 
 class StageMatch(Record):
@@ -56,7 +60,8 @@ class Correction(Record):
     stages: dict[str, Plane] = Described(default={}, description="stage -> plane subtracted, about the cutout's centre")
     fit_types: dict[str, FitType] = Described(default={}, description="stage -> what was fitted there")
     plane: Plane = Described(default=Plane(), description="sum of the stages, about the same point, without local_sky")
-    sigma: tuple[float, float, float] = Described(default=(0.0, 0.0, 0.0), description="1 sigma of level and slopes")
+    stage_sigmas: dict[str, Sigma] = Described(default={}, description="stage -> 1 sigma of its plane alone")
+    sigma: Sigma = Described(default=(0.0, 0.0, 0.0), description="1 sigma of all stages together")
     local_sky: float = Described(default=0.0, description="constant that is subtracted beside the plane")
     partial: bool = Described(default=False, description="whether its field lacks members")
 
@@ -64,6 +69,15 @@ class Correction(Record):
     def total(self) -> Plane:
         """All that is subtracted: the plane and the local sky."""
         return self.plane.model_copy(update={"level": self.plane.level + self.local_sky})
+
+
+class ErrorMap(Record):
+    """1 sigma of a mosaic's level at evenly spread points."""
+
+    array: StoredArray = Described(description="(ny, nx), data unit, NaN where nothing lies")
+    x0: float = Described(description="grid column of the first point")
+    y0: float = Described(description="grid row of the first point")
+    step: float = Described(description="grid pixels from one point to the next")
 
 
 class FieldMatch(Record):
@@ -74,6 +88,7 @@ class FieldMatch(Record):
     cutouts: dict[str, CutoutRecord] = Described(description="by exposure name, of those that did not fail")
     stages: tuple[StageMatch, ...]
     corrections: tuple[Correction, ...] = Described(description="sorted by exposure name, failed ones too")
+    error_map: ErrorMap | None = Described(default=None, description="None where nothing was solved")
     failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = Described(default=(), description="what the user should know of this field")
     missing: tuple[str, ...] = Described(default=(), description="tiles of which nothing could be used, sorted")
@@ -109,11 +124,16 @@ def corrections_of(
     stages: tuple[StageMatch, ...],
     failures: tuple[Failure, ...],
     zeros: Zeros,
+    *,
+    sigmas: Mapping[str, Sigma] | None = None,
 ) -> tuple[Correction, ...]:
     """Return the correction of every exposure of `field`: the sum of its members' planes over the stages.
 
     The last stage's component is the exposure's component: whatever an earlier stage tied stays together. The
     reference of one that lacks its true reference is provisional; where no other tile is in it, its own tile is named.
+
+    `sigmas` are those of the sums; None where they could not be had: the stages' own are then added in quadrature, as
+    if they had no noise in common.
     """
     lost = {name for failure in failures for name in failure.exposures}
     partial = bool(lost or lacking(zeros.lost))
@@ -152,7 +172,8 @@ def corrections_of(
             stages=planes,
             fit_types={step.stage: step.fit_type for step in paths[name]},
             plane=sum(planes.values(), start=Plane(x0=x0, y0=y0)),
-            sigma=_sigma(paths[name], x0, y0),
+            stage_sigmas={step.stage: _about(step.result, x0, y0) for step in paths[name]},
+            sigma=_in_quadrature(paths[name], x0, y0) if sigmas is None else sigmas.get(name, (0.0, 0.0, 0.0)),
             partial=partial,
         )
 
@@ -240,12 +261,13 @@ def _status(*, shared: bool, reference: bool, overlapping: bool) -> Status:
     return Status.UNTIED if overlapping else Status.ALONE
 
 
-def _sigma(steps: list[_Step], x0: float, y0: float) -> tuple[float, float, float]:
-    """Return the stages' uncertainties in quadrature, each stage's level quoted at (x0, y0)."""
-    levels, across, along = [], [], []
-    for step in steps:
-        level, slope_x, slope_y = step.result.sigma
-        levels += [level, slope_x * (x0 - step.result.plane.x0), slope_y * (y0 - step.result.plane.y0)]
-        across.append(slope_x)
-        along.append(slope_y)
-    return hypot(*levels), hypot(*across), hypot(*along)
+def _about(result: MemberResult, x0: float, y0: float) -> Sigma:
+    """Return a member's 1 sigma with its level quoted at (x0, y0)."""
+    level, slope_x, slope_y = result.sigma
+    return hypot(level, slope_x * (x0 - result.plane.x0), slope_y * (y0 - result.plane.y0)), slope_x, slope_y
+
+
+def _in_quadrature(steps: list[_Step], x0: float, y0: float) -> Sigma:
+    """Return the stages' uncertainties in quadrature."""
+    level, slope_x, slope_y = zip((0.0,) * 3, *(_about(step.result, x0, y0) for step in steps), strict=True)
+    return hypot(*level), hypot(*slope_x), hypot(*slope_y)

@@ -8,7 +8,7 @@ import numpy as np
 
 from levelmatch_core.images.given import Given
 from levelmatch_core.matching.constraints import constraints_of
-from levelmatch_core.matching.corrections import StageMatch
+from levelmatch_core.matching.corrections import Sigma, StageMatch
 from levelmatch_core.matching.match import Gauge
 from levelmatch_core.matching.onethread import one_blas_thread
 from levelmatch_core.matching.pairs import outlines
@@ -23,9 +23,6 @@ from levelmatch_core.sky.cutouts import CutoutRecord
 
 POINTS_ALONG = 96
 """Points of the map of errors along the longer side of the mosaic."""
-
-Sigma = tuple[float, float, float]
-"""1 sigma of a level, data unit, and of the slopes along x and y, data unit a grid pixel."""
 
 
 @dataclass(frozen=True)

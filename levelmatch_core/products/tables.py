@@ -13,7 +13,7 @@ from astropy.table import Column, MaskedColumn, Table
 
 from levelmatch_core.errors import UsageError
 from levelmatch_core.images.exposure import Window
-from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
+from levelmatch_core.matching.corrections import Correction, FieldMatch, Sigma, Status
 from levelmatch_core.matching.results import PairResult, Solution
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.sky.plane import Plane
@@ -99,7 +99,8 @@ def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
     Levels are in the data's unit, slopes in that per grid pixel, x0 and y0 in grid pixels. `hdu` is the HDU of
     the input that holds the image, `window` the part of it that the row is about, `wcs_source` where its WCS was
     taken from. A stage that does not concern an exposure has 0 and no fit type; a failed exposure has NaN and no
-    component.
+    component. `<stage>_sigma_...` are 1 sigma of that stage alone, `sigma_...` of all together: stages see the same
+    pixels, so that theirs do not add in quadrature.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     rows = [_correction_row(match, correction) for match in matches for correction in match.corrections]
@@ -171,7 +172,11 @@ _CORRECTION_TYPES: _Types = {
     **dict.fromkeys(("tile", "detector", "band", "unit", "status", "reference"), str),
     **dict.fromkeys(("provisional", "partial"), bool),
     **dict.fromkeys(("x0", "y0"), float),
-    **{name: kind for s in STAGES for name, kind in ({f"{s.name}_fit": str} | _planes(f"{s.name}_")).items()},
+    **{
+        name: kind
+        for s in STAGES
+        for name, kind in ({f"{s.name}_fit": str} | _planes(f"{s.name}_") | _planes(f"{s.name}_sigma_")).items()
+    },
     **_planes(""),
     **_planes("sigma_"),
     "local_sky": float,
@@ -223,8 +228,10 @@ def _correction_row(match: FieldMatch, correction: Correction) -> dict[str, Any]
         row[f"{stage.name}_fit"] = fits.get(stage.name, "") if stage.name in correction.stages else ""
         # every plane of a row is quoted about the row's point
         row |= _terms(f"{stage.name}_", plane.about(total.x0, total.y0), failed=failed)
+        own = correction.stage_sigmas.get(stage.name, (0.0, 0.0, 0.0))
+        row |= _sigmas(f"{stage.name}_sigma_", own, failed=failed)
     row |= _terms("", total, failed=failed)
-    row |= {f"sigma_{t}": math.nan if failed else s for t, s in zip(_PLANE, correction.sigma, strict=True)}
+    row |= _sigmas("sigma_", correction.sigma, failed=failed)
     row["local_sky"] = math.nan if failed else correction.local_sky
     row["product"] = "" if failed else f"tiles/{exposure.product or exposure.file}"
     row["hdu"] = exposure.sci
@@ -266,6 +273,10 @@ def _terms(prefix: str, plane: Plane, *, failed: bool) -> dict[str, float]:
     return {prefix + term: math.nan if failed else getattr(plane, term) for term in _PLANE}
 
 
+def _sigmas(prefix: str, sigma: Sigma, *, failed: bool) -> dict[str, float]:
+    return {prefix + term: math.nan if failed else one for term, one in zip(_PLANE, sigma, strict=True)}
+
+
 def _pair_row(match: FieldMatch, solution: Solution, pair: PairResult) -> dict[str, Any]:
     fit = pair.fit
     return {
@@ -303,12 +314,12 @@ _DTYPES: dict[type[Any], str] = {int: "i8", float: "f8", bool: "?"}
 _TYPES = _CORRECTION_TYPES | _PAIR_TYPES
 _DATA_UNIT = {
     *_PLANE[:1],
-    *(f"{stage.name}_level" for stage in STAGES),
+    *(f"{stage.name}_{term}" for stage in STAGES for term in ("level", "sigma_level")),
     *("sigma_level", "local_sky", "rms", "stderr", "residual", "residual_rms", "brightness"),
 }
 _SLOPES = {
     f"{prefix}{term}"
-    for prefix in ("", "sigma_", *(f"{stage.name}_" for stage in STAGES))
+    for prefix in ("", "sigma_", *(f"{s.name}_{kind}" for s in STAGES for kind in ("", "sigma_")))
     for term in ("slope_x", "slope_y")
 }
 _PIXELS = {"x0", "y0", "extent_x", "extent_y", "npix", "n_used"}

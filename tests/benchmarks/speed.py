@@ -21,7 +21,7 @@ from astropy.io import fits
 from scipy.ndimage import map_coordinates
 
 from levelmatch_core import pipeline
-from levelmatch_core.jobs import Job, Workspace
+from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
 from levelmatch_core.runners import PlainEach
 from levelmatch_core.settings import MatchSettings

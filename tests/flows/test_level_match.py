@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from flows.level_match import level_match
 from flows.summary import Summary
 from levelmatch_core.errors import NoUsablePixelsError, OutputFolderError, StrictError
-from levelmatch_core.jobs import CutoutJob
+from levelmatch_core.jobs.science import CutoutJob
 from levelmatch_core.pipeline import Request, run
 from levelmatch_core.runners import PlainEach
 from levelmatch_core.settings import MatchSettings

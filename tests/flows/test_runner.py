@@ -19,7 +19,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.runner import BATCHES, MOST_TILES, PrefectEach, _task_of, works_of
 from levelmatch_core.errors import NoUsablePixelsError
 from levelmatch_core.images.exposure import Failure
-from levelmatch_core.jobs import Job, Workspace
+from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.products.folder import OutputFolder
 from levelmatch_core.products.runrecord import OutputFile
 from levelmatch_core.records import Record
@@ -113,7 +113,8 @@ def test_results_come_in_the_order_of_the_jobs(workspace):
 
 
 def test_every_step_is_a_task_of_its_own_by_name_and_key():
-    steps = ("cutout", "local sky", "measure", "solve", "stack", "write", "mosaic", "figures", "report")
+    products = ("write", "mosaic", "level error", "figures", "report")
+    steps = ("cutout", "local sky", "measure", "solve", "stack", "errors", *products)
     tasks = [_task_of(step) for step in steps]
     assert [each.name for each in tasks] == list(steps)
     assert [each.task_key.rpartition("-")[0] for each in tasks] == [step.replace(" ", "_") for step in steps]

@@ -51,7 +51,7 @@ def mosaic(tmp_path: Path, make: Any) -> Path:
 
 def draw(match: Any, root: Path, mosaic: Path | None = None, *, pairs: int = 2) -> list[OutputFile]:
     images = [(stage.stage, pair, difference(pair)) for stage, pair in choose_pairs(match)][:pairs]
-    return draw_figures(match, mosaic, images, MatchSettings(max_points=500), Folder(root))
+    return draw_figures(match, images, MatchSettings(max_points=500), Folder(root), mosaic=mosaic)
 
 
 @pytest.mark.parametrize("planes", [False, True])
@@ -98,7 +98,7 @@ def test_a_pair_without_scatter_can_be_drawn(make: Any, tmp_path: Path) -> None:
 
 def test_many_tiles_are_drawn_with_few_names(make: Any, tmp_path: Path) -> None:
     match = make.match(12, 8)
-    images = draw_figures(match, None, [], MatchSettings(), Folder(tmp_path))
+    images = draw_figures(match, [], MatchSettings(), Folder(tmp_path))
     assert {Path(file.name).stem for file in images} == {
         "f770w_overlaps",
         "f770w_residuals",

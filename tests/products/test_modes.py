@@ -72,7 +72,7 @@ def test_it_is_among_the_figures_where_there_are_modes(make: Any, tmp_path: Any)
         return name
 
     plain, more = (
-        draw_figures(match, None, [], MatchSettings(), write) for match in (make.match(), with_modes(make.match()))
+        draw_figures(match, [], MatchSettings(), write) for match in (make.match(), with_modes(make.match()))
     )  # type: ignore[arg-type]
     assert set(more) - set(plain) == {"figures/f770w_modes.png"}
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from levelmatch_core.jobs import ReportJob
+from levelmatch_core.jobs.products import ReportJob
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.matching.overlap import Difference
 from levelmatch_core.products.report.images import before_and_after, thumbnail
-from levelmatch_core.products.report.page import choose_thumbnails, write_report
+from levelmatch_core.products.report.page import FieldImages, choose_thumbnails, write_report
 from levelmatch_core.products.report.svg import LogScale, Svg
 from levelmatch_core.products.runrecord import RunRecord, record_of
 from levelmatch_core.settings import MatchSettings
@@ -54,9 +54,12 @@ def thumbnails(match: Any) -> dict[tuple[str, str, str, str], str]:
     }
 
 
-def write(path: Path, match: Any, make: Any, mosaic: Path | None = None, **settings: object) -> str:
-    mosaics = {match.field.name: mosaic} if mosaic else {}
-    write_report(path, record(match, make, **settings), [match], mosaics, thumbnails(match))
+def write(
+    path: Path, match: Any, make: Any, mosaic: Path | None = None, level_error: Path | None = None, **settings: object
+) -> str:
+    mosaics, level_errors = ({match.field.name: file} if file else {} for file in (mosaic, level_error))
+    images = FieldImages(mosaics, level_errors, thumbnails(match))
+    write_report(path, record(match, make, **settings), [match], images)
     return path.read_text(encoding="utf-8")
 
 
@@ -164,7 +167,13 @@ def test_before_and_after_share_the_stretch_and_keep_what_is_missing(mosaic: Pat
 def test_the_job_depends_on_the_mosaic_and_not_on_where_files_lie(make: Any) -> None:
     match = make.match()
     job = ReportJob(
-        label="p", exposures=(), settings=MatchSettings(), record=record(match, make), matches=(match,), mosaics={}
+        label="p",
+        exposures=(),
+        settings=MatchSettings(),
+        record=record(match, make),
+        matches=(match,),
+        mosaics={},
+        level_errors={},
     )
     moved = match.field.exposures[0].model_copy(update={"path": Path("/elsewhere/a.fits")})
     field = match.field.model_copy(update={"exposures": (moved, *match.field.exposures[1:])})

@@ -7,6 +7,7 @@ from pathlib import Path
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch
 from levelmatch_core.matching.overlap import Difference
 from levelmatch_core.matching.results import PairResult, Solution
+from levelmatch_core.products.figures.levelerror import draw_level_error
 from levelmatch_core.products.figures.matrix import MAX_MEMBERS, draw_matrix, matrix_figure
 from levelmatch_core.products.figures.modes import draw_modes
 from levelmatch_core.products.figures.mosaic import draw_mosaic
@@ -27,10 +28,12 @@ MAX_PAIRS = 8
 
 def draw_figures(
     field_match: FieldMatch,
-    mosaic: Path | None,
     pair_images: Sequence[tuple[str, PairResult, Difference]],
     settings: MatchSettings,
     write: Write,
+    *,
+    mosaic: Path | None = None,
+    level_error: Path | None = None,
 ) -> list[OutputFile]:
     """Draw the figures of a field.
 
@@ -38,14 +41,16 @@ def draw_figures(
     ----------
     field_match
         The field, solved.
-    mosaic
-        Its mosaic's FITS file; None leaves its figure out.
     pair_images
         Stage, pair and difference, before the stage's solve, of those pairs that :func:`choose_pairs` names.
     settings
         Of the run.
     write
         Puts a figure in its place, given its name below the output folder and what writes it.
+    mosaic
+        Its mosaic's FITS file; None leaves its figure out.
+    level_error
+        The map of its level's errors; None leaves its figure out.
 
     Returns
     -------
@@ -55,6 +60,8 @@ def draw_figures(
     figures: list[tuple[str, Callable[[Path], object]]] = []
     if mosaic is not None:
         figures.append(("mosaic", partial(draw_mosaic, mosaic=mosaic, title=field.name)))
+    if level_error is not None:
+        figures.append(("level_error", partial(draw_level_error, level_error=level_error, title=field.name)))
     stages = [stage for stage in field_match.stages if _pairs(stage)]
     if stages:
         last = stages[-1]

@@ -16,8 +16,9 @@ from levelmatch_core.matching.overlap import Difference
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.products.figures import style
 from levelmatch_core.products.figures.mosaic import block_mean, stretch
+from levelmatch_core.products.levelerror import IMAGE
 
-MOSAIC_SIDE, THUMBNAIL_SIDE = 900, 150
+MOSAIC_SIDE, THUMBNAIL_SIDE, ERROR_SIDE = 900, 150, 360
 """Longest sides, pixels."""
 
 _SHADES = 255
@@ -36,6 +37,41 @@ class BeforeAfter:
     low: float
     high: float
     """Limits of the colours, data unit, about each image's median."""
+
+
+@dataclass(frozen=True)
+class LevelErrorView:
+    """A map of errors, colours from 0 to the largest."""
+
+    address: str
+    """`data:` address."""
+    width: int
+    height: int
+    """As shown, pixels."""
+    low: float
+    half: float
+    high: float
+    """Least, median and largest 1 sigma, data unit."""
+
+
+def level_error(file: Path) -> LevelErrorView | None:
+    """Return the image of a map of errors, None where nothing lies on it."""
+    with fits.open(file, mode="readonly", memmap=False) as hdus:
+        levels = hdus[IMAGE].data.astype(float)
+    seen = levels[np.isfinite(levels)]
+    if not seen.size:
+        return None
+    height, width = levels.shape
+    times = max(1, ERROR_SIDE // max(levels.shape))
+    low, half, high = (float(one) for one in np.percentile(seen, [0, 50, 100]))
+    return LevelErrorView(
+        address=_address(levels / (high or 1.0), style.SEQUENCE),
+        width=times * width,
+        height=times * height,
+        low=low,
+        half=half,
+        high=high,
+    )
 
 
 def before_and_after(mosaic: Path) -> BeforeAfter:

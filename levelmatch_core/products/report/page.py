@@ -15,7 +15,7 @@ from levelmatch_core.products.explain import loop_lines, seam_lines
 from levelmatch_core.products.figures import style
 from levelmatch_core.products.figures.matrix import MAX_MEMBERS
 from levelmatch_core.products.report import drawings
-from levelmatch_core.products.report.images import BeforeAfter, before_and_after
+from levelmatch_core.products.report.images import BeforeAfter, LevelErrorView, before_and_after, level_error
 from levelmatch_core.products.report.modes import mode_lines, modes
 from levelmatch_core.products.runrecord import RunRecord, StageSummary
 from levelmatch_core.products.verdict import left_out_of, residual_of, told_changes, verdict, why_untied
@@ -29,6 +29,18 @@ MAX_ROWS = 500
 
 PairKey = tuple[str, str, str, str]
 """Field, stage, first, second."""
+
+
+@dataclass(frozen=True)
+class FieldImages:
+    """What a report shows beside numbers."""
+
+    mosaics: Mapping[str, Path]
+    """Each field's mosaic file, of those that have one."""
+    level_errors: Mapping[str, Path]
+    """Each field's map of errors, of those that have one."""
+    thumbnails: Mapping[PairKey, str]
+    """The differences of rejected pairs, as `data:` addresses."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,7 @@ class FieldView:
     summary: object
     unit: str
     mosaic: BeforeAfter | None
+    level_error: LevelErrorView | None
     stages: tuple[StageView, ...]
     rejected: tuple[RejectedView, ...]
     corrections: tuple[Correction, ...]
@@ -92,8 +105,7 @@ def write_report(
     path: Path,
     record: RunRecord,
     field_matches: Sequence[FieldMatch],
-    mosaics: Mapping[str, Path],
-    thumbnails: Mapping[PairKey, str],
+    images: FieldImages,
 ) -> None:
     """Write the page. The same run gives the same bytes.
 
@@ -105,17 +117,12 @@ def write_report(
         Of the run; its files may still be missing.
     field_matches
         All fields, solved.
-    mosaics
-        Each field's mosaic file, of those that have one.
-    thumbnails
-        The differences of rejected pairs, as `data:` addresses.
+    images
+        Of the fields.
     """
     residuals = [residual_of(match) for match in field_matches]
     summaries = {field.name: field for field in record.fields}
-    fields = [
-        _field_view(match, record, mosaics.get(match.field.name), thumbnails)
-        for match in sorted(field_matches, key=lambda match: match.field.name)
-    ]
+    fields = [_field_view(match, record, images) for match in sorted(field_matches, key=lambda match: match.field.name)]
     environment = Environment(
         loader=PackageLoader("levelmatch_core.products.report", "template"),
         autoescape=True,
@@ -138,12 +145,11 @@ def write_report(
     path.write_bytes(text.encode("utf-8", "replace"))
 
 
-def _field_view(
-    match: FieldMatch, record: RunRecord, mosaic: Path | None, thumbnails: Mapping[PairKey, str]
-) -> FieldView:
+def _field_view(match: FieldMatch, record: RunRecord, images: FieldImages) -> FieldView:
     summary = next(field for field in record.fields if field.name == match.field.name)
     summaries = {stage.stage: stage for stage in summary.stages}
     unit = style.shown_unit(match.field.unit)
+    mosaic, error = images.mosaics.get(match.field.name), images.level_errors.get(match.field.name)
     own = match.field.exposures[0].table
     instrument = by_name(match.field.instrument, [own] if own else ())
     rejected = [
@@ -151,7 +157,7 @@ def _field_view(
             stage=stage.stage,
             pair=pair,
             reason=pair.rejected.value if pair.rejected else "",
-            thumbnail=thumbnails.get((match.field.name, stage.stage, pair.fit.first, pair.fit.second), ""),
+            thumbnail=images.thumbnails.get((match.field.name, stage.stage, pair.fit.first, pair.fit.second), ""),
         )
         for stage, pair in _rejected(match)
     ]
@@ -161,6 +167,7 @@ def _field_view(
         summary=summary,
         unit=unit,
         mosaic=before_and_after(mosaic) if mosaic is not None else None,
+        level_error=level_error(error) if error is not None else None,
         # the mosaic first: what its tiles did is what a person looks for
         stages=tuple(
             _stage_view(stage, summaries[stage.stage], match)

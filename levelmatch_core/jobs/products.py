@@ -1,0 +1,203 @@
+"""The jobs that write what was found: corrected exposures, mosaics, maps, figures and the report."""
+
+from functools import partial
+from pathlib import Path
+
+from levelmatch_core.images.headers import MATCHED_CARD
+from levelmatch_core.jobs.job import Job, Workspace
+from levelmatch_core.matching.corrections import Correction, ErrorMap, FieldMatch, StageMatch
+from levelmatch_core.matching.overlap import Difference, difference
+from levelmatch_core.matching.results import PairResult
+from levelmatch_core.products.apply import write_corrected
+from levelmatch_core.products.folder import OutputFile
+from levelmatch_core.products.levelerror import write_level_error
+from levelmatch_core.products.mosaic import write_mosaic
+from levelmatch_core.products.placing import Sha256
+from levelmatch_core.products.report import REPORT
+from levelmatch_core.products.runrecord import RunRecord
+from levelmatch_core.records import Record
+from levelmatch_core.sky.cutouts import CutoutRecord, open_cutout
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.plane import Plane
+from levelmatch_core.sky.store import CutoutStore
+
+
+class Written(Record):
+    """Files that a job wrote, and what the user should know of them."""
+
+    files: tuple[OutputFile, ...]
+    notes: tuple[str, ...] = ()
+
+
+class WriteJob(Job):
+    """Write one corrected file."""
+
+    step = "write"
+    roles = ("fit", "write")
+    gives = Written
+
+    product: str
+    corrections: tuple[Correction, ...]
+    grids: dict[str, Grid]
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The tiles that the file has exposures of."""
+        return self.bundle, self.step
+
+    @property
+    def bundle(self) -> str:
+        """The tiles that the file has exposures of."""
+        return ", ".join(sorted({each.exposure.tile for each in self.corrections}))
+
+    def writes(self) -> tuple[str, ...]:
+        """Return the one name."""
+        return (f"tiles/{self.product}",)
+
+    def run(self, workspace: Workspace) -> Written:
+        """Write it whole."""
+        notes: list[str] = []
+
+        def writer(path: Path) -> Sha256:
+            made = write_corrected(path, self.corrections, self.grids, self.settings)
+            notes.extend(made.notes)
+            return Sha256(made.sha256)
+
+        return Written(files=(workspace.output().write(self.writes()[0], writer),), notes=tuple(notes))
+
+
+class MosaicJob(Job):
+    """Write the mosaic of one field, with and without the corrections."""
+
+    step = "mosaic"
+    version = 3
+    gives = Written
+
+    field: str
+    unit: str
+    grid: Grid
+    parts: tuple[tuple[CutoutRecord, Plane, float], ...]
+
+    def writes(self) -> tuple[str, ...]:
+        """Return the one name."""
+        return (mosaic_name(self.field),)
+
+    def run(self, workspace: Workspace) -> Written:
+        """Write it whole."""
+
+        def writer(path: Path) -> None:
+            cards = {MATCHED_CARD: ("mosaic", "levelmatch: made of matched exposures")}
+            write_mosaic(path, self.grid, self.parts, workspace.store, unit=self.unit, cards=cards)
+
+        return Written(files=(workspace.output().write(mosaic_name(self.field), writer),))
+
+
+class LevelErrorJob(Job):
+    """Write the map of the errors of a field's levels."""
+
+    step = "level error"
+    gives = Written
+
+    field: str
+    unit: str
+    grid: Grid
+    map: ErrorMap
+
+    def writes(self) -> tuple[str, ...]:
+        """Return the one name."""
+        return (level_error_name(self.field),)
+
+    def run(self, workspace: Workspace) -> Written:
+        """Write it whole."""
+        levels = workspace.store.open(self.map.array)
+        writer = partial(write_level_error, grid=self.grid, levels=levels, at=self.map, unit=self.unit)
+        return Written(files=(workspace.output().write(level_error_name(self.field), writer),))
+
+
+class FiguresJob(Job):
+    """Draw the figures of one field."""
+
+    step = "figures"
+    version = 3
+    roles = ("mask", "draw")
+    gives = Written
+
+    match: FieldMatch
+    mosaic: OutputFile
+    level_error: OutputFile | None
+
+    def writes(self) -> None:
+        """Return None: which pairs are drawn is seen on the way."""
+
+    def run(self, workspace: Workspace) -> Written:
+        """Draw them, with the difference images of the pairs that deserve a look."""
+        # here and no earlier: matplotlib takes a second to import, and a run that changes nothing draws nothing
+        from levelmatch_core.products.figures import choose_pairs, draw_figures  # noqa: PLC0415
+
+        folder = workspace.output()
+        images = []
+        for stage, pair in choose_pairs(self.match) if self.settings.figures == "all" else ():
+            image = _image_of(stage, pair, workspace.store)
+            if image is not None:
+                images.append((stage.stage, pair, image))
+        error = folder.path / self.level_error.name if self.level_error is not None else None
+        files = draw_figures(
+            self.match, images, self.settings, folder.write, mosaic=folder.path / self.mosaic.name, level_error=error
+        )
+        return Written(files=tuple(files))
+
+
+class ReportJob(Job):
+    """Write the page that tells all of a run."""
+
+    step = "report"
+    version = 3
+    gives = Written
+
+    record: RunRecord
+    matches: tuple[FieldMatch, ...]
+    mosaics: dict[str, OutputFile]
+    level_errors: dict[str, OutputFile]
+
+    def writes(self) -> tuple[str, ...]:
+        """Return the one name."""
+        return (REPORT,)
+
+    def run(self, workspace: Workspace) -> Written:
+        """Write it, with thumbnails of the rejected pairs."""
+        # here and no earlier: as for figures
+        from levelmatch_core.products.report.images import thumbnail  # noqa: PLC0415
+        from levelmatch_core.products.report.page import FieldImages, choose_thumbnails, write_report  # noqa: PLC0415
+
+        folder = workspace.output()
+        thumbnails = {}
+        for match_ in self.matches:
+            for stage, pair in choose_thumbnails(match_):
+                image = _image_of(stage, pair, workspace.store)
+                if image is not None:
+                    key = (match_.field.name, stage.stage, pair.fit.first, pair.fit.second)
+                    thumbnails[key] = thumbnail(image, pair.fit)
+        images = FieldImages(
+            mosaics={field: folder.path / file.name for field, file in self.mosaics.items()},
+            level_errors={field: folder.path / file.name for field, file in self.level_errors.items()},
+            thumbnails=thumbnails,
+        )
+        writer = partial(write_report, record=self.record, field_matches=self.matches, images=images)
+        return Written(files=(folder.write(REPORT, writer),))
+
+
+def _image_of(stage: StageMatch, pair: PairResult, store: CutoutStore) -> Difference | None:
+    """Return the difference of a pair as it was before the solve."""
+    members = {member.name: member for member in stage.members}
+    first, second = (open_cutout(members[name].cutout, store) for name in (pair.fit.first, pair.fit.second))
+    return difference(first, second)
+
+
+def mosaic_name(field: str) -> str:
+    """Return the name of a field's mosaic in the output folder."""
+    return f"mosaic_{field}.fits"
+
+
+def level_error_name(field: str) -> str:
+    """Return the name of the map of the errors of a field's levels in the output folder."""
+    return f"level_error_{field}.fits"

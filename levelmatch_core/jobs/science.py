@@ -1,0 +1,207 @@
+"""The jobs that the science is made of: cutouts, differences, solutions, stacks, their errors, and the local sky."""
+
+from itertools import chain
+
+import numpy as np
+from pydantic import Field as Described
+
+from levelmatch_core.images.exposure import Exposure
+from levelmatch_core.images.given import Given, SkyMask
+from levelmatch_core.jobs.job import Job, Workspace
+from levelmatch_core.loglines import logger_of
+from levelmatch_core.matching.corrections import Correction, ErrorMap, Sigma, StageMatch
+from levelmatch_core.matching.match import NOTHING, Gauge, match
+from levelmatch_core.matching.overlap import fit_pair
+from levelmatch_core.matching.results import Member, PairFit, Solution
+from levelmatch_core.matching.totals import field_errors
+from levelmatch_core.memory import give_back
+from levelmatch_core.records import Record
+from levelmatch_core.settings import FitType
+from levelmatch_core.sky.cutouts import CutoutRecord, CutoutsInUse, make_cutout, open_cutout
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.masks import local_sky
+from levelmatch_core.sky.plane import Plane
+from levelmatch_core.sky.stack import stack
+from levelmatch_core.spare import side_by_side
+
+logger = logger_of(__name__)
+
+MANY = 200
+"""A solve of more members than this takes so much memory for a while that it is worth giving it back."""
+
+
+class CutoutJob(Job):
+    """Resample one exposure to its field's grid."""
+
+    step = "cutout"
+    roles = ("mask", "resample")
+    gives = CutoutRecord
+
+    exposure: Exposure
+    grid: Grid
+    exclude: SkyMask | None = None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The exposure's tile."""
+        return self.exposure.tile, self.step
+
+    @property
+    def bundle(self) -> str:
+        """The exposure's tile."""
+        return self.exposure.tile
+
+    def run(self, workspace: Workspace) -> CutoutRecord:
+        """Return the cutout, from the store where it lies there already."""
+        return make_cutout(self.exposure, self.grid, self.settings, workspace.store, self.exclude)
+
+
+class PairFits(Record):
+    """The measured pairs of a group, or of a part of one."""
+
+    fits: tuple[PairFit, ...]
+
+
+class MeasureJob(Job):
+    """Fit the differences of some pairs of one group."""
+
+    step = "measure"
+    version = 5
+    roles = ("mask", "measure")
+    gives = PairFits
+
+    stage: str
+    group: str
+    fit_type: FitType
+    members: tuple[Member, ...]
+    pairs: tuple[tuple[str, str], ...]
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The group, which is a tile where dithers are matched, and the stage by its name."""
+        return self.group, f"{self.stage} {self.step}"
+
+    def run(self, workspace: Workspace) -> PairFits:
+        """Return the fits of those pairs that have a pixel in common."""
+        records = (member.cutout for member in self.members)
+        cutouts = CutoutsInUse(records, chain.from_iterable(self.pairs), workspace.store)
+
+        def fit(pair: tuple[str, str]) -> PairFit | None:
+            with cutouts.use(*pair) as (first, second):
+                return fit_pair(first, second, self.fit_type, self.settings)
+
+        fits = side_by_side(fit, self.pairs)
+        return PairFits(fits=tuple(fit for fit in fits if fit is not None))
+
+
+class SolveJob(Job):
+    """Solve one group for its members' corrections."""
+
+    step = "solve"
+    version = 8
+    roles = ("solve",)
+    gives = Solution
+
+    stage: str
+    group: str
+    fit_type: FitType
+    members: tuple[Member, ...]
+    fits: tuple[PairFit, ...]
+    gauge: Gauge
+    preferred: tuple[str, ...] = ()
+    given: Given = NOTHING
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The group, which is a tile where dithers are matched, and the stage by its name."""
+        return self.group, f"{self.stage} {self.step}"
+
+    def run(self, workspace: Workspace) -> Solution:  # noqa: ARG002 - all jobs have the same call
+        """Return the solution, every component by itself."""
+        settings = self.settings.model_copy(update={f"fit_type_{self.stage}": self.fit_type})
+        solution = match(
+            self.stage, self.group, self.members, self.fits, self.gauge, settings, self.preferred, self.given
+        )
+        if len(self.members) > MANY:
+            give_back()
+        status, used = solution.status, sum(pair.rejected is None for pair in solution.pairs)
+        logger.info(
+            "%d of %d pairs are used; their differences are %.4g rms before and %.4g after",
+            *(used, len(solution.pairs), status.residual_before, status.residual_after),
+        )
+        return solution
+
+
+class StackJob(Job):
+    """Average the members that a stage tied together, corrected, into one."""
+
+    step = "stack"
+    gives = CutoutRecord
+
+    name: str
+    parts: tuple[tuple[CutoutRecord, Plane], ...]
+
+    def run(self, workspace: Workspace) -> CutoutRecord:
+        """Return the stack's cutout."""
+        return stack(self.name, self.parts, workspace.store)
+
+
+class FieldErrors(Record):
+    """How sure the whole corrections of a field are."""
+
+    sigmas: dict[str, Sigma] = Described(description="of each exposure that a solve concerned")
+    map: ErrorMap | None = None
+
+
+class ErrorsJob(Job):
+    """Propagate the noise of all exposures of a field through all stages."""
+
+    step = "errors"
+    roles = ("solve",)
+    gives = FieldErrors
+
+    stages: tuple[StageMatch, ...]
+    cutouts: dict[str, CutoutRecord]
+    given: Given = NOTHING
+
+    def run(self, workspace: Workspace) -> FieldErrors:
+        """Return 1 sigma of every correction, and store the map of the mosaic's level."""
+        found = field_errors(self.stages, self.cutouts, self.settings, self.given)
+        if found is None:
+            return FieldErrors(sigmas={})
+        at = found.lattice
+        array = workspace.store.put(self.key(), found.levels)
+        return FieldErrors(sigmas=dict(found.sigmas), map=ErrorMap(array=array, x0=at.x0, y0=at.y0, step=at.step))
+
+
+class SkyLevel(Record):
+    """The constant that makes a component's zero its reference's local sky."""
+
+    level: float
+
+
+class SkyJob(Job):
+    """Measure the local sky of the exposure that stands for a component."""
+
+    step = "local sky"
+    version = 3
+    roles = ("mask",)
+    gives = SkyLevel
+
+    correction: Correction
+    cutout: CutoutRecord
+
+    def run(self, workspace: Workspace) -> SkyLevel:
+        """Return the source-masked, clipped median of the corrected exposure, on the grid."""
+        cutout = open_cutout(self.cutout, workspace.store)
+        settings = self.settings
+        ny, nx = cutout.data.shape
+        rows, columns = np.ogrid[:ny, :nx]
+        level = local_sky(
+            cutout.data - self.correction.plane(columns + self.cutout.x0, rows + self.cutout.y0),
+            sigma=settings.sigma,
+            npixels=settings.npixels,
+            dilate_size=settings.dilate_size,
+            max_iters=settings.max_iters,
+        )
+        return SkyLevel(level=level)
