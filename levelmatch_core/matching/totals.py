@@ -16,7 +16,7 @@ from levelmatch_core.matching.posing import pose
 from levelmatch_core.matching.solvers.noise import pixel_variances
 from levelmatch_core.matching.solvers.problem import Array, SlopePrior
 from levelmatch_core.matching.solvers.propagation import Lattice, Solved, mosaic_levels, total_errors
-from levelmatch_core.matching.solvers.sources import Exposures, Posed
+from levelmatch_core.matching.solvers.scene import Exposures, Posed
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord

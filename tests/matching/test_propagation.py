@@ -8,7 +8,8 @@ import shapely
 
 from levelmatch_core.matching.solvers.problem import Problem, shift
 from levelmatch_core.matching.solvers.propagation import Lattice, Solved, mosaic_levels, total_errors
-from levelmatch_core.matching.solvers.sources import Exposures, Posed, pair_errors
+from levelmatch_core.matching.solvers.scene import Exposures, Posed
+from levelmatch_core.matching.solvers.sources import pair_errors
 from levelmatch_core.matching.solvers.uncertainty import sigmas
 
 SIZE = 24

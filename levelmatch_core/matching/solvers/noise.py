@@ -96,7 +96,7 @@ class PairNoise:
     def of(cls, problem: Problem) -> "PairNoise":
         """Sample the noise of a component's members."""
         k = problem.k
-        shapes = _shapes_of(problem.outlines)
+        shapes = shapes_of(problem.outlines)
         unit = spread_evenly(POINTS)
         ends = np.stack([problem.first, problem.second], axis=1)
         root = np.asarray(np.linalg.cholesky(problem.moments + TINY * np.eye(k)), dtype=float)
@@ -190,7 +190,8 @@ def block_diagonal(blocks: Array) -> csr_array:
     return csr_array((blocks.ravel(), columns.ravel(), np.arange(0, blocks.size + 1, k)), shape=(count * k, count * k))
 
 
-def _shapes_of(polygons: tuple[object, ...] | NDArray[np.object_]) -> Shapes:
+def shapes_of(polygons: tuple[object, ...] | NDArray[np.object_]) -> Shapes:
+    """Return convex polygons (shapely) as compiled loops take them: edges, where each one's start, and boxes."""
     shapes = shapely.orient_polygons(np.asarray(polygons, dtype=object))
     corners, owner = shapely.get_coordinates(shapes, return_index=True)
     step = np.roll(corners, -1, axis=0) - corners
@@ -213,7 +214,8 @@ def spread_evenly(points: int) -> Array:
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _holds(edges: Array, start: int, stop: int, x: float, y: float) -> bool:  # pragma: no cover - compiled
+def holds(edges: Array, start: int, stop: int, x: float, y: float) -> bool:  # pragma: no cover - compiled
+    """Return whether a convex polygon, whose edges are the given ones, holds a point."""
     for e in range(start, stop):  # noqa: SIM110 - compiled
         if not edges[e, 0] * x + edges[e, 1] * y + edges[e, 2] > 0:
             return False
@@ -258,7 +260,7 @@ def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
             for q in range(low, high):
                 x = boxes[mine, 0] + unit[q, 0] * (boxes[mine, 2] - boxes[mine, 0])
                 y = boxes[mine, 1] + unit[q, 1] * (boxes[mine, 3] - boxes[mine, 1])
-                if bottom < y < top and _holds(edges, start, stop, x, y):
+                if bottom < y < top and holds(edges, start, stop, x, y):
                     count[pair, side] += 1
                     basis[1], basis[2] = (x - centroids[pair, 0]) / scale, (y - centroids[pair, 1]) / scale
                     for a in range(k):
@@ -302,7 +304,7 @@ def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
             start, stop, bottom, top = corners[other], corners[other + 1], boxes[other, 1], boxes[other, 3]
             for q in range(left, right):
                 x, y = x0 + unit[q, 0] * width, y0 + unit[q, 1] * height
-                if bottom < y < top and _holds(edges, start, stop, x, y):
+                if bottom < y < top and holds(edges, start, stop, x, y):
                     holders[q, many[q]] = place
                     many[q] += 1
         for q in range(len(unit)):
@@ -322,7 +324,7 @@ def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
                     for a in range(k):
                         for b in range(k):
                             gram[slot + a, other + b] += noise[slot + a] * noise[other + b]
-        _semidefinite_root(gram)
+        semidefinite_root(gram)
         for r in range(len(gram)):
             for c in range(r + 1):
                 packed[at] = gram[r, c]
@@ -331,7 +333,7 @@ def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
 
 
 @njit(nogil=True, cache=True)
-def _semidefinite_root(matrix: Array) -> None:  # pragma: no cover - compiled
+def semidefinite_root(matrix: Array) -> None:  # pragma: no cover - compiled
     """Put the lower Cholesky factor in the place of a positive semidefinite matrix (its lower triangle is read)."""
     n = len(matrix)
     least = 0.0

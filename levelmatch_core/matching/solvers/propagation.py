@@ -19,7 +19,8 @@ from scipy.sparse import csr_array
 from levelmatch_core.matching.solvers.noise import design
 from levelmatch_core.matching.solvers.normal import NormalEquations
 from levelmatch_core.matching.solvers.problem import Array, SlopePrior
-from levelmatch_core.matching.solvers.sources import Exposures, PairErrors, Posed, pair_errors
+from levelmatch_core.matching.solvers.scene import Exposures, Posed
+from levelmatch_core.matching.solvers.sources import PairErrors, pair_errors
 from levelmatch_core.matching.solvers.uncertainty import prior_factor, to_gauge
 
 EXACT = 600
