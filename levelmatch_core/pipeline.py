@@ -1,7 +1,7 @@
 """The whole way of the data: files in, corrections, files out. How jobs are run is the caller's choice.
 
 :func:`run` is what the command does; :func:`levelmatch_core.fields.match_field` is the science. Both hand their work to
-an :class:`~levelmatch_core.jobs.Each`, so that a plain loop, threads, or a workflow engine do the same work.
+an :class:`~levelmatch_core.jobs.job.Each`, so that a plain loop, threads, or a workflow engine do the same work.
 """
 
 import difflib

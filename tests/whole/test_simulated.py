@@ -99,7 +99,7 @@ def test_workers_and_a_second_run_change_no_byte(tmp_path, level_match):
 
 
 def test_a_new_exposure_resamples_only_itself(tmp_path, level_match, monkeypatch):
-    from levelmatch_core import jobs  # noqa: PLC0415 - patched here
+    from levelmatch_core.jobs import science  # noqa: PLC0415 - patched here
 
     folder = tmp_path / "in"
     simulate(folder, small(tiles=(3, 1)))
@@ -108,7 +108,7 @@ def test_a_new_exposure_resamples_only_itself(tmp_path, level_match, monkeypatch
     level_match(folder)
     elsewhere.rename(held_back)
     resampled = []
-    real = jobs.make_cutout
+    real = science.make_cutout
 
     def spy(exposure, grid, settings, store, *further):
         before = store.size()
@@ -117,6 +117,6 @@ def test_a_new_exposure_resamples_only_itself(tmp_path, level_match, monkeypatch
             resampled.append(exposure.file)
         return record
 
-    monkeypatch.setattr(jobs, "make_cutout", spy)
+    monkeypatch.setattr(science, "make_cutout", spy)
     level_match(folder)
     assert resampled == [held_back.name]

@@ -98,7 +98,8 @@ def _noise(links: _Links, posed: Sequence[Posed], firsts: Index, rows: Index) ->
     count = links.of_sides(links.count.astype(float), pairs)
     seen = (count.min(axis=1) >= FEWEST) & (shared > 0)
     power = np.maximum(links.of_sides(links.power, pairs), np.finfo(float).tiny)
-    pixels = power / np.maximum(links.of_sides(links.area, pairs), np.finfo(float).tiny) ** 2
+    area = np.where(seen[:, None], links.of_sides(links.area, pairs), 1.0)  # what is not seen has no part in it
+    pixels = power / area**2
     part = np.where(seen, variance * shared, 0.0)[:, None] * pixels / pixels.sum(axis=1, keepdims=True)
     own = np.where(seen, variance * (1 - shared), variance)
     own += np.concatenate([part.misfit**2 * np.isfinite(part.problem.rms) for part in posed])
