@@ -107,7 +107,7 @@ def test_a_flow_run_with_its_log_and_artifacts(page, uis, runs, tmp_path):
     assert (
         page.get_by_role("link", name=f"run {runs[0]}").get_attribute("href").endswith("workflowType=machine_learning")
     )
-    see(page, by_key["orion-bar-rejected-pairs"], tmp_path / "prefect-rejected.png", "rms too high", "reason")
+    see(page, by_key["orion-bar-rejected-pairs"], tmp_path / "prefect-rejected.png", "overlap too short", "reason")
     see(page, by_key["orion-bar-left-out"], tmp_path / "prefect-left-out.png", "truncated or damaged")
 
 

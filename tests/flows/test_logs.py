@@ -42,7 +42,8 @@ def test_each_line_of_a_job_names_its_tile_and_stage(small_program, tmp_path):
     settings = MatchSettings(figures="none", procs=2)
     state = level_match(inputs=[str(small_program)], output=str(tmp_path / "out"), settings=settings, return_state=True)
     lines = lines_of(state.state_details.flow_run_id, "mosaic: 1 done")
-    of_jobs = [text for name, _, text in lines if name in {"levelmatch_core.jobs", "prefect.task_runs"}]
+    job_loggers = ("levelmatch_core.jobs.", "prefect.task_runs")
+    of_jobs = [text for name, _, text in lines if name.startswith(job_loggers)]
     found = [PLACED.match(text) for text in of_jobs]
     assert all(found), of_jobs
     places = {(each["tile"], each["stage"]) for each in found}
