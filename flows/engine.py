@@ -7,7 +7,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,9 +30,7 @@ _DATABASES = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CO
 
 
 def prepare_engine(home: Home) -> None:
-    """See that Prefect can be used: that its server answers or, where runs start their own, that its database is made.
-
-    Two servers that make the same database at once would spoil each other's work.
+    """See that Prefect can be used: that its server answers or, where runs start their own, that its database is sound.
 
     Raises
     ------
@@ -42,9 +41,36 @@ def prepare_engine(home: Home) -> None:
     if url:
         _refuse_silent(url)
     elif not any(name in os.environ for name in _DATABASES):
-        folder = Path(os.environ.get("PREFECT_HOME", home.prefect))
-        with home.alone("prefect"):
-            _make_database(folder / "prefect.db", folder / f"made-by-prefect-{version('prefect')}")
+        database = _database(home)
+        if database.exists():
+            try:
+                with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+                    connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            except sqlite3.DatabaseError as error:
+                message = (
+                    f"its database {database} is damaged ({error}); move it away, and the next run makes a new one"
+                )
+                raise EngineError(message) from error
+
+
+@contextmanager
+def making_database(home: Home) -> Iterator[bool]:
+    """Keep others from making Prefect's own database while it is made here; say whether that is to be done.
+
+    It is where this version of Prefect has not made or migrated it. Two servers that did so at once would spoil each
+    other's work. Where the block ends well it is taken for made: a server that answers has done it.
+    """
+    elsewhere = any(name in os.environ for name in ("PREFECT_API_URL", *_DATABASES))
+    database = _database(home)
+    mark = database.parent / f"made-by-prefect-{version('prefect')}"
+    if elsewhere or (database.exists() and mark.exists()):
+        yield False
+        return
+    with home.alone("prefect"):
+        unmade = not (database.exists() and mark.exists())
+        yield unmade
+        if unmade:
+            mark.touch(mode=0o600)
 
 
 def of_engine(error: BaseException) -> bool:
@@ -87,17 +113,15 @@ def _plain(url: str) -> str:
     return without_secrets(url).rstrip("/")
 
 
-def _make_database(database: Path, mark: Path) -> None:
-    """Make or migrate Prefect's own database, unless this version of Prefect has done so."""
-    if database.exists():
-        try:
-            with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        except sqlite3.DatabaseError as error:
-            message = f"its database {database} is damaged ({error}); move it away, and the next run makes a new one"
-            raise EngineError(message) from error
-        if mark.exists():
-            return
+def make_database(home: Home) -> None:
+    """Make or migrate Prefect's own database, in a process of its own.
+
+    Raises
+    ------
+    EngineError
+        If it cannot be made.
+    """
+    database = _database(home)
     words = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=_MIGRATION, check=False)  # noqa: S603 - ours
@@ -108,4 +132,7 @@ def _make_database(database: Path, mark: Path) -> None:
         said = (done.stderr.strip() or done.stdout.strip() or f"code {done.returncode}").splitlines()[-1]
         message = f"its database {database} could not be made: {said}"
         raise EngineError(message)
-    mark.touch(mode=0o600)
+
+
+def _database(home: Home) -> Path:
+    return Path(os.environ.get("PREFECT_HOME", home.prefect)) / "prefect.db"
