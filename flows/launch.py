@@ -9,9 +9,9 @@ from rich.console import Console
 
 from flows import embedded
 from flows.alone import match_alone
-from flows.engine import of_engine, prepare_engine
+from flows.engine import make_database, making_database, of_engine, prepare_engine
 from flows.environment import LOGGERS
-from flows.home import prepare_environment
+from flows.home import Home, prepare_environment
 from flows.memory import pass_over_imports
 from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
 from flows.secrets import without_secrets
@@ -61,7 +61,7 @@ def launch(request: Request, log_level: str | None = None) -> Summary:
     with terminal(log_level):
         try:
             prepare_engine(home)
-            return _under_prefect(request)
+            return _under_prefect(request, home)
         except EngineError as error:
             logger.warning(
                 "Prefect cannot be used: %s; this run is done without Prefect, and only its record there is lost", error
@@ -69,7 +69,7 @@ def launch(request: Request, log_level: str | None = None) -> Summary:
         return match_alone(request)
 
 
-def _under_prefect(request: Request) -> Summary:
+def _under_prefect(request: Request, home: Home) -> Summary:
     """Run the flow.
 
     Raises
@@ -79,14 +79,19 @@ def _under_prefect(request: Request) -> Summary:
     LevelMatchError
         As :func:`launch`.
     """
-    server = embedded.start()
-    # here and no earlier: Prefect and MLflow take seconds to import
-    from flows.level_match import level_match  # noqa: PLC0415
-
-    pass_over_imports()
     try:
-        if server is not None:
-            server.wait()
+        with making_database(home) as unmade:
+            server = embedded.start()  # which makes the database
+            if server is None and unmade:
+                make_database(home)
+            # here and no earlier: Prefect and MLflow take seconds to import, and the server as long to start
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
+
+            from flows.level_match import level_match  # noqa: PLC0415
+
+            pass_over_imports()
+            if server is not None:
+                server.wait()
         state = level_match(
             inputs=[str(path) for path in request.inputs],
             output=str(request.output),

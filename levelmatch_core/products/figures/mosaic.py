@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from levelmatch_core.products.figures import style
 
-MAX_SIDE = 1200
-"""Longest side of the images that are drawn, pixels: larger ones are averaged in blocks."""
+MAX_SIDE = 700
+"""Longest side of the images that are drawn, pixels, about that of the panels: larger ones are averaged in blocks."""
 _LEFT, _BETWEEN, _RIGHT, _BELOW, _ABOVE = 0.95, 0.35, 1.0, 0.55, 0.35
 """Room for labels left of, between, right of (the colour bar), below and above the panels, inches."""
 
