@@ -67,7 +67,7 @@ def draw_matrix(path: Path, stage: StageMatch, unit: str, title: str) -> None:
 def _draw(path: Path, panels: tuple[_Panel, ...], names: list[str], rejected: list[PairResult], title: str) -> None:
     step = max(1, -(-len(names) // style.MANY))
     ticks = range(0, len(names), step)
-    labels = [style.distinct(names)[at] for at in ticks]
+    labels = style.distinct(names)[::step]
     size = 8 if len(ticks) <= 20 else 5.5
     side = float(np.clip(0.3 * len(names), 2.2, 5.0))
     left = 0.25 + style.width_of(labels, size)

@@ -64,7 +64,7 @@ class LogScale:
 
 def colours(name: str, parts: Sequence[float]) -> list[str]:
     """Return colours of a map at fractions 0 to 1."""
-    return [to_hex(mpl.colormaps[name](float(np.clip(part, 0, 1)))) for part in parts]
+    return [to_hex(colour) for colour in mpl.colormaps[name](np.clip(np.asarray(parts, dtype=float), 0, 1))]
 
 
 def _plain(value: str | float) -> str:
