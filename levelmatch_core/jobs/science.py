@@ -167,6 +167,8 @@ class ErrorsJob(Job):
     def run(self, workspace: Workspace) -> FieldErrors:
         """Return 1 sigma of every correction, and store the map of the mosaic's level."""
         found = field_errors(self.stages, self.cutouts, self.settings, self.given)
+        if len(self.cutouts) > MANY:
+            give_back()
         if found is None:
             return FieldErrors(sigmas={})
         at = found.lattice
