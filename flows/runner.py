@@ -19,6 +19,8 @@ from pydantic import ValidationError
 
 from flows.engine import of_engine
 from flows.progress import LineReporter, Reporter
+from flows.unstored import unstored
+from levelmatch_core.disk import refuse_without_room
 from levelmatch_core.errors import EngineError, LevelMatchError
 from levelmatch_core.jobs.job import Job, Workspace, failure_of
 from levelmatch_core.loglines import logger_of, placed
@@ -138,25 +140,39 @@ class PrefectEach:
         return results
 
     def _round(self, works: Sequence[Work], results: list[Any], advance: Callable[[int], None]) -> list[Work]:
-        """Do works, put what came out in its places, and return what must be done again."""
-        futures = [self._submit(work) for work in works]
+        """Do works, put what came out in its places, and return what must be done again.
+
+        Raises
+        ------
+        NoRoomError
+            If a result could not be stored since a disk is full.
+        """
         again: list[Work] = []
-        for work, future in zip(works, futures, strict=True):
-            future.wait()
-            state = future.state
-            if state.is_completed():
-                outcomes: Sequence[Any] | None = self._results(work, state)
-            elif len(work.jobs) == 1 and (work.begun or work.refresh):
-                outcomes = [self._failure(work, state)]
-            else:
-                outcomes = None
-            if outcomes is None:
-                again += work.singly() if work.begun else [work.afresh()]
-                continue
-            for place, outcome in zip(work.places, outcomes, strict=True):
-                results[place] = outcome
-            advance(len(work.jobs))
+        with unstored() as errors:
+            futures = [self._submit(work) for work in works]
+            for work, future in zip(works, futures, strict=True):
+                future.wait()
+                outcomes = self._outcomes(work, future.state)
+                if outcomes is None:
+                    again += work.singly() if work.begun else [work.afresh()]
+                    continue
+                for place, outcome in zip(work.places, outcomes, strict=True):
+                    results[place] = outcome
+                advance(len(work.jobs))
+        for error in errors:
+            refuse_without_room(error)
+        if errors:
+            why = f"{type(errors[0]).__name__}: {errors[0]}"
+            logger.warning("%d results could not be stored (%s): the next run does that work again", len(errors), why)
         return again
+
+    def _outcomes(self, work: Work, state: State[Any]) -> Sequence[Any] | None:
+        """Return the results and failures of a work that has ended; None if it must be done again."""
+        if state.is_completed():
+            return self._results(work, state)
+        if len(work.jobs) == 1 and (work.begun or work.refresh):
+            return [self._failure(work, state)]
+        return None
 
     def _submit(self, work: Work) -> PrefectConcurrentFuture[list[dict[str, Any]]]:
         delays = self._retry_delays

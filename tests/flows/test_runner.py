@@ -1,6 +1,8 @@
 """Jobs as task runs: what is cached, what is done again, what is retried, what is quarantined."""
 
+import errno
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -17,7 +19,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.runner import BATCHES, MOST_TILES, PrefectEach, _task_of, works_of
-from levelmatch_core.errors import NoUsablePixelsError
+from levelmatch_core.errors import NoRoomError, NoUsablePixelsError
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.products.folder import OutputFolder
@@ -330,3 +332,18 @@ def test_many_jobs_are_done_in_batches_and_a_bad_one_costs_itself_only(workspace
 
 def _bucket(label):
     return int.from_bytes(sha256(label.encode()).digest()[:4], "big") % BATCHES
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_result_that_cannot_be_stored_is_told_and_a_full_disk_ends_the_run(workspace, monkeypatch, caplog, number):
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number), "results")
+
+    monkeypatch.setattr("prefect.results.ResultStore.persist_result_record", refused)
+    if number == errno.ENOSPC:
+        with pytest.raises(NoRoomError, match="No space left on device; make room and run again"):
+            in_flow(workspace, [job(1)])
+        return
+    results, *_ = in_flow(workspace, [job(1)])
+    assert results[0].number == 1
+    assert "1 results could not be stored (OSError: [Errno 5] Input/output error: 'results')" in caplog.text
