@@ -48,10 +48,9 @@ class LevelErrorView:
     width: int
     height: int
     """As shown, pixels."""
-    low: float
     half: float
     high: float
-    """Least, median and largest 1 sigma, data unit."""
+    """Median and largest 1 sigma, data unit."""
 
 
 def level_error(file: Path) -> LevelErrorView | None:
@@ -63,12 +62,11 @@ def level_error(file: Path) -> LevelErrorView | None:
         return None
     height, width = levels.shape
     times = max(1, ERROR_SIDE // max(levels.shape))
-    low, half, high = (float(one) for one in np.percentile(seen, [0, 50, 100]))
+    half, high = (float(one) for one in np.percentile(seen, [50, 100]))
     return LevelErrorView(
         address=_address(levels / (high or 1.0), style.SEQUENCE),
         width=times * width,
         height=times * height,
-        low=low,
         half=half,
         high=high,
     )
