@@ -289,3 +289,35 @@ def test_unmeasured_unknowns_are_counted() -> None:
     line = fit.model_copy(update={"moments": (20.0, 0, 0, 0, 0, 0, 0, 0, 665.0)})
     options = settings_for("dithers", "level+slope", slope_prior="off", **NO_REJECTION)
     assert match("dithers", "t", members, [line], Gauge.MEAN, options).status.nullity == 1
+
+
+def unmodelled(extra: float, seed: int) -> tuple[np.ndarray, float]:
+    """Return pulls (N,) of levels whose pairs have one more error each, so many times their noise; and the misfit."""
+    rng = np.random.default_rng(seed)
+    options = settings_for("mosaic_tiles", "level", weight_method="error", **NO_REJECTION)
+    cutouts = scene(grid_positions(4, 4, 24, 0.25), (24, 24), np.zeros((16, 3)), 1.0, rng)
+    members, fits = fit_all(cutouts, "level", options)
+    size = extra * float(np.median([fit.stderr for fit in fits]))
+    moved = [
+        fit.model_copy(update={"plane": fit.plane + Plane(level=size * float(rng.standard_normal()))}) for fit in fits
+    ]
+    solution = match("mosaic_tiles", "f", members, moved, Gauge.REFERENCE, options)
+    held = [m.sigma[0] > 0 for m in solution.members]
+    found = np.array([m.plane.level / m.sigma[0] for m in solution.members if m.sigma[0] > 0])
+    assert sum(held) == 15
+    return found, solution.components[0].misfit / size if extra else solution.components[0].misfit
+
+
+@pytest.mark.slow
+def test_what_the_fit_does_not_describe_is_allowed_for() -> None:
+    """Differences that disagree by five times their noise: stated errors hold, and the misfit is found."""
+    runs = [unmodelled(5.0, seed) for seed in range(40)]
+    assert np.sqrt(np.mean([pulls**2 for pulls, _ in runs])) == pytest.approx(1.0, abs=0.15)
+    assert np.median([misfit for _, misfit in runs]) == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.slow
+def test_noise_alone_is_no_misfit() -> None:
+    runs = [unmodelled(0.0, seed) for seed in range(40)]
+    assert np.sqrt(np.mean([pulls**2 for pulls, _ in runs])) == pytest.approx(1.0, abs=0.15)
+    assert sum(misfit > 0 for _, misfit in runs) <= 5
