@@ -235,9 +235,10 @@ def _quality(stage: StageSummary, used: Table, unit: str, tried: list[str]) -> s
     if ratio <= GOOD_RATIO:
         return f"What is left is {ratio:.2g} times the pairs' own errors ({expected:.2g} {unit}), as it should be."
     verdict_ = "more than noise" if ratio <= POOR_RATIO else "far more than noise"
+    planes = "" if "slope" in stage.fit_type else f"planes (fit_type_{stage.stage}='level+slope'), "
     tried.append(
-        f"{stage.stage}: look at {named}; planes (fit_type_{stage.stage}='level+slope'), source masks "
-        f"(do_sigma_clip=true) or better flats and astrometry may explain it"
+        f"{stage.stage}: look at {named}; {planes}source masks (do_sigma_clip=true) or better flats and astrometry may "
+        f"explain it"
     )
     return (
         f"What is left is {ratio:.2g} times the pairs' own errors ({expected:.2g} {unit}), {verdict_}; worst: {named}."
