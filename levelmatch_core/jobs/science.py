@@ -98,7 +98,7 @@ class SolveJob(Job):
     """Solve one group for its members' corrections."""
 
     step = "solve"
-    version = 8
+    version = 9
     roles = ("solve",)
     gives = Solution
 

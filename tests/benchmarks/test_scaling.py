@@ -22,7 +22,7 @@ LEAST = 0.02
 def test_ten_times_the_footprints_cost_far_less_than_a_hundred_times(what: str) -> None:
     make = WHAT[what]
     make(500)()
-    small, large = cost(make(2000), 3), cost(make(20_000), 2)
+    small, large = cost(make(2000), 5), cost(make(20_000), 5)  # the least of five: others use the processors, too
     assert large < 30 * max(small, LEAST)
 
 
