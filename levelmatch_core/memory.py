@@ -4,6 +4,9 @@ import ctypes
 from collections.abc import Callable
 from functools import cache
 
+MANY = 200
+"""Work on more members or exposures than this takes so much memory for a while that it is worth giving it back."""
+
 
 def give_back() -> None:
     """Give freed memory back to the system, in some milliseconds; where the C library has no way to, do nothing.

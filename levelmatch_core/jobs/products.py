@@ -8,6 +8,7 @@ from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.matching.corrections import Correction, ErrorMap, FieldMatch, StageMatch
 from levelmatch_core.matching.overlap import Difference, difference
 from levelmatch_core.matching.results import PairResult
+from levelmatch_core.memory import MANY, give_back
 from levelmatch_core.products.apply import write_corrected
 from levelmatch_core.products.folder import OutputFile
 from levelmatch_core.products.levelerror import write_level_error
@@ -84,6 +85,8 @@ class MosaicJob(Job):
 
     def run(self, workspace: Workspace) -> Written:
         """Write it whole."""
+        if len(self.parts) > MANY:
+            give_back()
 
         def writer(path: Path) -> None:
             cards = {MATCHED_CARD: ("mosaic", "levelmatch: made of matched exposures")}

@@ -14,7 +14,7 @@ from levelmatch_core.matching.match import NOTHING, Gauge, match
 from levelmatch_core.matching.overlap import fit_pair
 from levelmatch_core.matching.results import Member, PairFit, Solution
 from levelmatch_core.matching.totals import field_errors
-from levelmatch_core.memory import give_back
+from levelmatch_core.memory import MANY, give_back
 from levelmatch_core.records import Record
 from levelmatch_core.settings import FitType
 from levelmatch_core.sky.cutouts import CutoutRecord, CutoutsInUse, make_cutout, open_cutout
@@ -25,9 +25,6 @@ from levelmatch_core.sky.stack import stack
 from levelmatch_core.spare import side_by_side
 
 logger = logger_of(__name__)
-
-MANY = 200
-"""A solve of more members than this takes so much memory for a while that it is worth giving it back."""
 
 
 class CutoutJob(Job):
