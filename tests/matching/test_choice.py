@@ -137,15 +137,14 @@ def rms(values: list[float]) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def hold(trials: list[Trial], slope: float, scene: Scene = PLAIN, *, few: bool = False) -> None:
+def hold(trials: list[Trial], slope: float, scene: Scene = PLAIN) -> None:
     """Choosing costs at most a fifth; where planes matter and can be seen, levels are not chosen at all.
 
-    But for programs with a bad pair that nobody looks for, or among so few pairs that it can hardly be told: it decides
-    their errors.
+    But for programs with a bad pair that nobody looks for: it decides their errors.
     """
     level, plane = rms([one.level for one in trials]), rms([one.plane for one in trials])
     assert rms([one.chosen for one in trials]) <= COST * min(level, plane)
-    if slope >= DETECTED and level > COST * plane and (not scene.bad or (scene.robust and not few)):
+    if slope >= DETECTED and level > COST * plane and (scene.robust or not scene.bad):
         for one in trials:
             assert one.choice.chosen == "level+slope" or one.level <= COST * one.plane, one.choice.reason
 
@@ -169,11 +168,14 @@ def test_where_there_are_no_planes_the_choice_costs_at_most_a_fifth(layout: str)
 @pytest.mark.full
 @pytest.mark.parametrize("scene", list(SCENES))
 @pytest.mark.parametrize("layout", list(LAYOUTS))
-def test_the_whole_suite(layout: str, scene: str) -> None:
+def test_the_whole_suite(request: pytest.FixtureRequest, layout: str, scene: str) -> None:
     """10 layouts of 3 to 100 tiles, 5 scenes, 5 slopes, 2 weights.
 
     Without slopes there are many programs: in few of them noise looks like slopes, and they make most of the cost.
     """
+    if (layout, scene) == ("2x2", "bad pair, robust"):
+        reason = "of a square's sides a bad one leaves a chain: levels are chosen in 3 of 32 programs with planes"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     if layout == "10x10" and scene != "plain":
         pytest.skip("large mosaics are looked at without more")
     without = 250 if len(LAYOUTS[layout]) <= 4 else 100
@@ -181,9 +183,7 @@ def test_the_whole_suite(layout: str, scene: str) -> None:
     for weights in ("error", "equal"):
         for slope in (0.0, 0.1, 0.3, DETECTED, 5.0):
             seeds = range(large.get(layout, 16 if slope else without))
-            trials = [trial(layout, slope, seed, SCENES[scene], weights) for seed in seeds]
-            # of a square's four sides a bad one leaves a chain, which two corners test
-            hold(trials, slope, SCENES[scene], few=layout == "2x2")
+            hold([trial(layout, slope, seed, SCENES[scene], weights) for seed in seeds], slope, SCENES[scene])
 
 
 # -- what it rests on -------------------------------------------------------------------------------------------------
