@@ -95,7 +95,7 @@ class SolveJob(Job):
     """Solve one group for its members' corrections."""
 
     step = "solve"
-    version = 9
+    version = 10
     roles = ("solve",)
     gives = Solution
 

@@ -7,9 +7,13 @@ Level or plane? Both are asked to foretell the plane that was measured in each l
 and are punished where there is one; planes follow the noise, and are punished where there is none. A pair's failure is
 ln(1 + chi2/3), minus the log likelihood of Student's distribution but for a constant: one wild pair does not decide.
 chi2 holds the pair's echo: exposures on top of each other share their noise, which planes would foretell as if it were
-a gradient. A pair that one of the two left out and the other used is one that it did not see, and counts. A bridge is
-foretold by nothing; planes follow it, noise and all, so that their failure is that of noise (Efron's covariance penalty
-again: twice its three coefficients), and that of levels is the slope that it has, and twice its level.
+a gradient. A pair that one of the two left out and the other used is one that it did not see, and counts.
+
+The fewer others there are, the less do they foretell: planes that hang on a corner of a square are wide of a side that
+is left out, though with it they would be right. So a pair's chi2 is a mean of two: that of its left-out difference,
+which counts by what the others tell of it (the `spare` of planes), and that of what the solve leaves, the pair's `pull`
+added (Efron's covariance penalty). A bridge is foretold by nothing; planes follow it, noise and all, so that their
+failure is that of noise, and that of levels is the slope that it has.
 
 Levels are taken where they are better by one standard error. Otherwise planes are: with slopes held back by what the
 pairs tell of their width they are hardly less accurate where there are none, and levels are far less where there are.
@@ -63,28 +67,26 @@ def choose(levels: Sequence[Solution], planes: Sequence[Solution]) -> Choice:
         The same groups, solved with levels and with planes.
     """
     one, other = _told(levels), _told(planes)
-    tested, bridges = [], []
+    seams, losses = [], []
     for key in sorted(one.keys() & other.keys()):
-        by_levels, by_planes = one[key], other[key]
-        fit, flat, plane = by_planes.fit, by_levels.foretold, by_planes.foretold  # against the plane that was measured
-        if not (by_levels.used or by_planes.used):
+        both = one[key], other[key]
+        if not any(told.used for told in both):
             continue
-        if flat is not None and plane is not None:
-            tested.append([_failure(fit, flat, by_levels.echo), _failure(fit, plane, by_planes.echo)])
-        elif by_levels.bridge and by_planes.bridge:
-            bridges.append([_failure(fit, Plane(level=fit.plane.level), 2.0), (0.0, 6.0)])
-    if not tested and not bridges:
+        fit, spare = both[1].fit, both[1].spare  # the plane that was measured, and how well it is foretold
+        losses.append([math.log1p(_failure(fit, told, spare) / 3) for told in both])
+        foretold = [told.foretold for told in both if told.foretold is not None]
+        if len(foretold) == len(both):
+            seams.append([_unseen(fit, plane) for plane in foretold])
+    if not losses:
         reason = "levels: no pair is measured, so that nothing speaks for planes"
         return Choice(chosen="level", tested=0, level_seam=0, plane_seam=0, gain=0, gain_error=0, reason=reason)
-    failures = np.array([*tested, *bridges])  # pairs, fit types, (rms, chi2)
-    level_seam, plane_seam = np.sqrt(np.mean(failures[: len(tested), :, 0] ** 2, axis=0)).tolist() if tested else (0, 0)
-    losses = np.log1p(failures[:, :, 1] / 3)
-    gains = losses[:, 0] - losses[:, 1]
+    level_seam, plane_seam = np.sqrt(np.mean(np.square(seams), axis=0)).tolist() if seams else (0, 0)
+    gains = -np.diff(losses, axis=1)
     gain, error = float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains))) if len(gains) > 1 else 0.0
     choice = Choice(
         chosen="level+slope" if gain > -error else "level",
-        tested=len(tested),
-        bridges=len(bridges),
+        tested=len(seams),
+        bridges=len(losses) - len(seams),
         level_seam=level_seam,
         plane_seam=plane_seam,
         gain=gain,
@@ -110,34 +112,56 @@ def _reason(choice: Choice) -> str:
 
 @dataclass(frozen=True)
 class _Told:
-    """What a solution says of a pair."""
+    """What a solution says of a pair whose members it relates to each other."""
 
     fit: PairFit
     used: bool
-    bridge: bool
+    found: Plane
+    """The difference that it makes of the pair, about the fit's point."""
     foretold: Plane | None
     echo: float
+    spare: float
+    pull: float
 
 
 def _told(solutions: Iterable[Solution]) -> dict[tuple[str, str, str], _Told]:
-    """Return what solutions foretell of their pairs: for one that a solve did not use, that is all that it found."""
+    """Return what solutions say of their pairs: of one that a solve did not use, all that it found is foretold."""
     told = {}
     for solution in solutions:
         members = {member.name: member for member in solution.members}
         for pair in solution.pairs:
-            fit, foretold = pair.fit, pair.foretold
+            fit, used = pair.fit, pair.rejected is None
             first, second = members[fit.first], members[fit.second]
-            if pair.rejected is not None and first.component == second.component:
-                x0, y0 = fit.plane.x0, fit.plane.y0
-                foretold = second.plane.about(x0, y0) + -first.plane.about(x0, y0)
+            if first.component != second.component:
+                continue
+            x0, y0 = fit.plane.x0, fit.plane.y0
+            found = second.plane.about(x0, y0) + -first.plane.about(x0, y0)
             told[solution.group, fit.first, fit.second] = _Told(
-                fit=fit, used=pair.rejected is None, bridge=pair.bridge, foretold=foretold, echo=pair.echo
+                fit=fit,
+                used=used,
+                found=found,
+                foretold=pair.foretold if used else found,
+                echo=pair.echo,
+                spare=pair.spare if used else 1.0,
+                pull=pair.pull,
             )
     return told
 
 
-def _failure(fit: PairFit, told: Plane, echo: float) -> tuple[float, float]:
-    """Return the rms of what is left of a measured plane, and its square over the level's variance, with the echo."""
-    rms = plane_rms(fit, fit.plane + -told.about(fit.plane.x0, fit.plane.y0))
+def _failure(fit: PairFit, told: _Told, spare: float) -> float:
+    """Return chi2 of a measured plane: of what is foretold of it and of what is found, by how much the others tell."""
+    seen = _square(fit, told.found) + told.pull
+    if told.foretold is None:
+        return seen
+    return spare * (_square(fit, told.foretold) + told.echo) + (1 - spare) * seen
+
+
+def _square(fit: PairFit, told: Plane) -> float:
+    """Return the mean square of what is left of a measured plane over the level's variance."""
     rounding = ROUNDING * (plane_rms(fit, fit.plane) or 1.0)
-    return rms, (rms / max(fit.stderr, rounding)) ** 2 + echo
+    return (_unseen(fit, told) / max(fit.stderr, rounding)) ** 2
+
+
+def _unseen(fit: PairFit, told: Plane) -> float:
+    """Return the rms of what is left of a measured plane."""
+    return plane_rms(fit, fit.plane + -told.about(fit.plane.x0, fit.plane.y0))

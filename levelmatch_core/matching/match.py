@@ -124,18 +124,14 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     # Two members hang together by one pair as a matter of course: no news.
     news = {pair for pair in hung if len(found[where[pair[0]]]) > 2}
     left, left_rms = what_is_left(pairs, planes)
-    nothing = (0.0, None, None, 0.0)
     results = tuple(
         PairResult(
             fit=fit,
-            weight=(story := told.get(number, nothing))[0],
             rejected=rejected.get(key),
             bridge=key in hung,
             residual=residual,
             residual_rms=rms,
-            sigma=story[1],
-            foretold=story[2],
-            echo=story[3],
+            **told.get(number, Story())._asdict(),
         )
         for number, (fit, key, residual, rms) in enumerate(
             zip(pairs.fits, pairs.keys, left.tolist(), left_rms.tolist(), strict=True)
@@ -288,10 +284,11 @@ def _stories(both: Constrained, found: Seams, pairs: Pairs, weights: Sequence[fl
     unseen[:, 0] += known[problem.second[:count]] - known[problem.first[:count]]
     tested = np.all(np.isfinite(found.foretold[:count]), axis=1).tolist()
     places, sigmas = pairs.table[:, 8:10].tolist(), found.sigma[:count].tolist()
-    each = weights, sigmas, tested, unseen.tolist(), places, found.echo[:count].tolist()
+    own = zip(found.echo[:count].tolist(), found.spare[:count].tolist(), found.pull[:count].tolist(), strict=True)
+    each = weights, sigmas, tested, unseen.tolist(), places, own
     return [
-        (weight, sigma or None, Plane(level=a, slope_x=b, slope_y=c, x0=x0, y0=y0) if sure else None, echo)
-        for weight, sigma, sure, (a, b, c), (x0, y0), echo in zip(*each, strict=True)
+        Story(weight, sigma or None, Plane(level=a, slope_x=b, slope_y=c, x0=x0, y0=y0) if sure else None, *numbers)
+        for weight, sigma, sure, (a, b, c), (x0, y0), numbers in zip(*each, strict=True)
     ]
 
 

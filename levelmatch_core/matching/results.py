@@ -89,6 +89,14 @@ class PairResult(Record):
         description="mean square by which the error of what is foretold is too small, since other pairs share the "
         "pair's noise; in units of stderr squared",
     )
+    spare: float = Described(
+        default=0.0, description="part of itself that the others tell at least: 0 of a bridge, 1 where it pulls nothing"
+    )
+    pull: float = Described(
+        default=0.0,
+        description="mean square by which what is left is too small, since the solve followed the pair's own noise; in "
+        "units of stderr squared",
+    )
 
 
 class MemberResult(Record):
@@ -174,9 +182,7 @@ class Choice(Record):
 
     chosen: FitType
     tested: int = Described(description="pairs of the stage that the others foretell with either fit type")
-    bridges: int = Described(
-        default=0, description="pairs on which alone parts hang, whose slopes speak for themselves"
-    )
+    bridges: int = Described(default=0, description="the other pairs, whose slopes speak for themselves")
     level_seam: float = Described(description="rms of the seams of left-out pairs that levels leave, data unit")
     plane_seam: float = Described(description="the same of planes")
     gain: float = Described(description="mean over pairs of ln(1 + chi2/3) by levels less the same by planes")

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,10 +16,19 @@ from levelmatch_core.matching.zero import some
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane
 
-Story = tuple[float, float | None, Plane | None, float]
-"""A pair's weight, the expected 1 sigma of what is left, what all others foretell of it, and its echo."""
 UNTESTABLE = 2
 """With so few pairs a member's bad one cannot be told from its good one."""
+
+
+class Story(NamedTuple):
+    """What a solve tells of a pair; as it is where the solve did not use it. Fields are those of its result."""
+
+    weight: float = 0.0
+    sigma: float | None = None
+    foretold: Plane | None = None
+    echo: float = 0.0
+    spare: float = 0.0
+    pull: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The bounds of issue 5 on time beside the floor, and on memory."""
+"""Bounds on time beside the floor, on what the whole command adds, and on memory."""
 
 from pathlib import Path
 

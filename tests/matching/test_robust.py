@@ -132,3 +132,40 @@ def test_what_is_bad_does_not_hang_on_what_pairs_weigh(fit_type: str) -> None:
         ]
         assert all(np.array_equal(one.outliers, found[0].outliers) for one in found)
         assert found[0].outliers.any()
+
+
+def with_planes(seed: int, side: int) -> tuple[list[Member], list[PairFit]]:
+    """Return tiles with planes and their pairs, as they were measured."""
+    rng = np.random.default_rng(seed)
+    mosaic, options = Mosaic(side=side, size=48, overlap=0.25), settings_for("mosaic_tiles", **NO_REJECTION)
+    truth = rng.standard_normal((side * side, 3)) * [10, 0.5, 0.5]
+    return fit_all(mosaic.tiles(truth, rng), "level+slope", options)
+
+
+def off_by(fit: PairFit, sigmas: float) -> PairFit:
+    """Return a pair whose level is off by so many of its own sigmas."""
+    return fit.model_copy(update={"plane": fit.plane + Plane(level=sigmas * fit.stderr)})
+
+
+def left_out(members: list[Member], fits: list[PairFit]) -> list[int]:
+    options = settings_for("mosaic_tiles", "level+slope", weight_method="error", robust=True, **NO_REJECTION)
+    pairs = match("mosaic_tiles", "all", members, fits, Gauge.REFERENCE, options).pairs
+    return [number for number, pair in enumerate(pairs) if pair.rejected is Rejection.OUTLIER]
+
+
+def test_one_bad_pair_of_few_is_told_though_all_scatter_by_it() -> None:
+    for seed in range(30):
+        members, fits = with_planes(seed, 2)
+        bad = seed % len(fits)
+        fits[bad] = off_by(fits[bad], 30)
+        assert left_out(members, fits) == [bad], seed
+
+
+def test_where_all_pairs_scatter_hardly_one_is_left_out() -> None:
+    out, pairs = 0, 0
+    for seed in range(20):
+        members, fits = with_planes(seed, 3)
+        scatter = np.random.default_rng(seed).standard_normal(len(fits))
+        out += len(left_out(members, [off_by(fit, 5 * one) for fit, one in zip(fits, scatter.tolist(), strict=True)]))
+        pairs += len(fits)
+    assert out < 0.08 * pairs

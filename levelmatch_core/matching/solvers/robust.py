@@ -9,16 +9,23 @@ is an outlier and is left out of the solve, which is then plain least squares ag
 had been known.
 
 Pairs count by the inverse of their variance here, whatever they weigh in the solve: one over a corner that counts as
-much as two over whole sides would win against both.
+much as two over whole sides would win against both. Slopes are held back by their width alone: what the solve adds for
+pairs that disagree may be the work of the bad ones.
+
+Where residuals scatter more than their errors, the limits widen with them; of few pairs a single bad one can widen them
+past itself. So it is also tried whether a few bad pairs explain the scatter: they do if what they leave is noise, and
+what they take is more than chance takes from errors of any size (the mean shift outlier test, for as many pairs as were
+chosen: Cook and Weisberg 1982, Residuals and Influence in Regression, section 2.2.2).
 
 A pair on which alone the component hangs has no residual and cannot be tested; it is never left out.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtri, gammaincinv
+from scipy.special import chdtri, comb, fdtrc, gammaincinv
 
 from levelmatch_core.matching.kernels import agreeing_moves, bridge_flags
 from levelmatch_core.matching.solvers.normal import NormalEquations, scores
@@ -47,6 +54,8 @@ TRUSTED = 0.2
 """Above this part of outliers among the pairs that can be tested the majority may be wrong as well."""
 SCATTERED, TRUSTED_SCATTERED = 1.5, 0.03
 """Where residuals scatter so much more than their errors, bad pairs hide among them: then so few are trusted."""
+CHANCE = 0.01
+"""Probability with which errors that scatter may let a few pairs look bad."""
 
 
 @dataclass(frozen=True)
@@ -72,31 +81,75 @@ def verdict(problem: Problem, prior: SlopePrior | None = None) -> Verdict:
         Slope prior of the solve.
     """
     problem = replace(problem, weights=1 / problem.variance)
+    prior = prior and replace(prior, sd=prior.width)
     pairs = len(problem.weights)
     keys = list(zip(problem.first.tolist(), problem.second.tolist(), strict=True))
     hung = bridge_flags(len(problem.names), problem.first, problem.second)
     spare = problem.k * pairs - problem.unknowns
     if spare <= 0 or hung.all():
         return Verdict(np.zeros(pairs, dtype=bool), 1.0, trusted=True)
-    last = float(np.sqrt(chdtri(problem.k, LIMIT)))
+    start = _least_absolute(problem, prior)
     typical = float(np.sqrt(2 * gammaincinv(problem.k / 2, QUANTILE) * spare / (problem.k * pairs)))
-    size = _sizes(problem, np.ones(pairs), prior)
-    for softness in np.geomspace(float(size.max()), ABSOLUTE, SOFTENINGS):  # least absolute residuals
+    scatter, size, limit = _annealed(
+        problem, prior, start, lambda left: float(np.quantile(left[~hung], QUANTILE)) / typical
+    )
+    outliers = _kept_together(keys, size, size > limit, hung)
+    testable = np.count_nonzero(~hung)
+    if scatter >= SCATTERED:
+        _, size, limit = _annealed(problem, prior, start, lambda _: 1.0)
+        few = _kept_together(keys, size, size > limit, hung)
+        if few.sum() <= TRUSTED * testable and _explained(problem, prior, few, spare):
+            outliers, scatter = few, 1.0
+    part = outliers.sum() / testable
+    trusted = part <= (TRUSTED if scatter < SCATTERED else TRUSTED_SCATTERED)
+    return Verdict(outliers, scatter, trusted=bool(trusted))
+
+
+def _least_absolute(problem: Problem, prior: SlopePrior | None) -> Array:
+    """Return (K,) the residuals' sizes where their sum is least."""
+    size = _sizes(problem, np.ones(len(problem.weights)), prior)
+    for softness in np.geomspace(float(size.max()), ABSOLUTE, SOFTENINGS):
         size = _sizes(problem, 1 / np.hypot(size, softness), prior)
+    return size
+
+
+def _annealed(
+    problem: Problem, prior: SlopePrior | None, size: Array, scattering: Callable[[Array], float]
+) -> tuple[float, Array, float]:
+    """Narrow the limit step by step, then move single members; return the scatter, the residuals' sizes, the limit.
+
+    `scattering` tells from sizes how much wider the last limit is, if that is above 1.
+    """
+    last = float(np.sqrt(chdtri(problem.k, LIMIT)))
     limit, scatter, settling = START * last, 1.0, 0
     while settling < SETTLING:
-        scatter = max(1.0, float(np.quantile(size[~hung], QUANTILE)) / typical)
+        scatter = max(1.0, scattering(size))
         narrow = last * scatter
         settling += limit <= narrow
         limit = max(limit * SHRINK, narrow)
         # twice the limit: a biweight is 0 beyond its own, and a pair at the limit must not have lost all weight
         factors = np.maximum(np.square(np.maximum(0.0, 1 - np.square(size / (2 * limit)))), LEAST)
         size = _sizes(problem, factors, prior)
-    limit, size = _improved(problem, prior, factors, last * scatter)
-    outliers = _kept_together(keys, size, size > limit, hung)
-    part = outliers.sum() / np.count_nonzero(~hung)
-    trusted = part <= (TRUSTED if scatter < SCATTERED else TRUSTED_SCATTERED)
-    return Verdict(outliers, scatter, trusted=bool(trusted))
+    limit = last * scatter
+    return scatter, _improved(problem, prior, factors, limit), limit
+
+
+def _explained(problem: Problem, prior: SlopePrior | None, few: NDArray[np.bool_], spare: int) -> bool:
+    """Tell whether a few bad pairs explain the scatter, better than chance explains them.
+
+    What they leave must be noise in the levels alone, too: slopes that do not scatter say nothing of those.
+    """
+    bad = int(few.sum())
+    freedom, levels = spare - problem.k * bad, (spare - problem.k * bad) // problem.k
+    if not bad or levels <= 0:
+        return False
+    left = problem.residuals(_solved(problem, np.where(few, LEAST, 1.0), prior))
+    if float(np.sum((left[:, 0] ** 2 / problem.variance)[~few])) > SCATTERED**2 * levels:
+        return False
+    rest = float(np.sum(_size(problem, left)[~few] ** 2))
+    taken = float(np.sum(_sizes(problem, np.ones(len(few)), prior) ** 2)) - rest
+    chance = fdtrc(problem.k * bad, freedom, taken / (problem.k * bad) / (rest / freedom))
+    return bool(comb(len(few), bad) * chance < CHANCE)
 
 
 def _solved(problem: Problem, factors: Array, prior: SlopePrior | None) -> Array:
@@ -115,11 +168,11 @@ def _sizes(problem: Problem, factors: Array, prior: SlopePrior | None) -> Array:
     return _size(problem, problem.residuals(_solved(problem, factors, prior)))
 
 
-def _improved(problem: Problem, prior: SlopePrior | None, factors: Array, limit: float) -> tuple[float, Array]:
+def _improved(problem: Problem, prior: SlopePrior | None, factors: Array, limit: float) -> Array:
     """Move single members to where more of their pairs agree, until no move lowers the truncated sum of squares.
 
     Each member in turn may take the level that any one of its pairs gives it, its neighbours staying; all are then
-    solved again without the outliers. Returns the limit and the residuals' sizes.
+    solved again without the outliers. Returns the residuals' sizes.
     """
     size = _sizes(problem, factors, prior)
     best = float(np.sum(np.minimum(size, limit) ** 2))
@@ -131,7 +184,7 @@ def _improved(problem: Problem, prior: SlopePrior | None, factors: Array, limit:
         if cost >= best:
             break
         best, size = cost, found
-    return limit, size
+    return size
 
 
 def _kept_together(

@@ -8,7 +8,9 @@ of each other close far better than independent pairs would.
 
 Noise that pairs share is foretold with them: the error y_k - yhat_k of a pair's left-out difference lacks twice the
 covariance of the two, which a measurement of the same pair with noise of its own would have (the covariance penalty:
-Efron 2004, J. Am. Stat. Assoc. 99, 619). Exposures on top of each other foretell nothing else; it is told as `echo`.
+Efron 2004, J. Am. Stat. Assoc. 99, 619). Exposures on top of each other foretell nothing else; it
+is told as `echo`. What is left of a pair that is not left out lacks twice the covariance of its difference and its own
+fit: `pull`.
 
 Where residuals are larger than noise makes them, the fit does not describe the data: levels where there are slopes,
 planes where the sky is bent. What is beside the noise is taken as one more error of each pair, alike for all.
@@ -59,6 +61,10 @@ class Seams:
     echo: Array
     """(K,) mean square by which `foretold` is too small, over that of the level's noise: a pair's noise is not its own.
     """
+    spare: Array
+    """(K,) part of itself that the others tell at least, 0 to 1: the least eigenvalue of 1 - h; 0 of a bridge."""
+    pull: Array
+    """(K,) mean square by which what is left is too small, over that of the level's noise: pairs pull the solve."""
 
 
 def seams(problem: Problem, answer: Answer, hung: NDArray[np.bool_], covariance: csr_array) -> Seams:
@@ -81,6 +87,7 @@ def seams(problem: Problem, answer: Answer, hung: NDArray[np.bool_], covariance:
     else:
         leverage = _drawn(problem, equations) if problem.unknowns <= DRAWN else _mean(problem, equations)
         keeps = np.eye(problem.k) - leverage
+        pull = 2 * np.trace(leverage, axis1=1, axis2=2)
         alone = np.clip(keeps[:, 0, 0], 0.0, 1.0)
         sigma = np.sqrt(problem.variance * alone)
     sigma = np.where(hung, 0.0, sigma)
@@ -90,12 +97,14 @@ def seams(problem: Problem, answer: Answer, hung: NDArray[np.bool_], covariance:
     foretold[told] = np.linalg.solve(keeps[told], left[told][:, :, None])[:, :, 0]
     echo = np.zeros(len(left))
     if exact:
-        own = _own_blocks(covariance, problem.k)[told]
-        together = own - np.linalg.solve(keeps[told], kept[told].transpose(0, 2, 1)).transpose(0, 2, 1)
+        own = _own_blocks(covariance, problem.k)
+        pull = 2 * np.einsum("nab,nba->n", problem.moments, own - kept) / problem.variance
+        together = own[told] - np.linalg.solve(keeps[told], kept[told].transpose(0, 2, 1)).transpose(0, 2, 1)
         echo[told] = 2 * np.einsum("nab,nba->n", problem.moments[told], together) / problem.variance[told]
     freedom = left.size - equations.rank
     misfit = _misfit(left[told, 0], sigma[told], alone[told], freedom / left.size)
-    return Seams(foretold, sigma, misfit, np.maximum(echo, 0.0))
+    spare = np.where(told, np.clip(smallest, 0.0, 1.0), 0.0)
+    return Seams(foretold, sigma, misfit, np.maximum(echo, 0.0), spare, np.maximum(pull, 0.0))
 
 
 def _misfit(left: Array, sigma: Array, alone: Array, free: float) -> float:
