@@ -109,9 +109,13 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
             from flows.looking import show_plan  # noqa: PLC0415 - as the module says
 
             return show_plan(_request(inputs, output, options))
-        from flows.launch import launch  # noqa: PLC0415 - as the module says
+        from flows import embedded, home  # noqa: PLC0415 - as the module says
 
-        summary = launch(_request(inputs, output, options), log_level)
+        home.set_environment(quiet=True)
+        server = embedded.start()  # it takes as long as all that follows
+        from flows.launch import launch  # noqa: PLC0415
+
+        summary = launch(_request(inputs, output, options), log_level, server)
         report(summary)
     sys.exit(OK if summary.complete else UNFINISHED)
 

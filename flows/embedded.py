@@ -1,4 +1,4 @@
-"""The embedded Prefect server of a command, started before Prefect is imported, so that both take their time at once.
+"""The embedded Prefect server of a command, started before all else, so that both import at once what they need.
 
 Prefect would start the same server by itself, but only when its own import is over, and would import the server's code
 into this process, too, to learn the command line. Where a server, a profile or any other configuration of Prefect is
@@ -13,7 +13,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,13 +41,21 @@ _STOPPING = 5.0
 
 @dataclass(frozen=True)
 class EmbeddedServer:
-    """A server that was started and may not answer yet."""
+    """A server that was started: it touches no file before it is opened, and may not answer yet when it is."""
 
     process: subprocess.Popen[bytes]
     url: str
     """Of its API."""
     patience: float
     """Seconds within which it has to answer: a new database is made first."""
+
+    def open(self, environ: MutableMapping[str, str] = os.environ) -> None:
+        """Let it serve, and tell Prefect, which must not be imported yet, of it by PREFECT_API_URL in `environ`."""
+        if self.process.stdin is not None:
+            with suppress(BrokenPipeError):  # it has ended: to wait for it tells why
+                self.process.stdin.write(b"\n")
+                self.process.stdin.close()
+        environ["PREFECT_API_URL"] = self.url
 
     def wait(self) -> None:
         """Wait until it answers.
@@ -86,13 +95,13 @@ class EmbeddedServer:
             return False
 
 
-def start(environ: MutableMapping[str, str] = os.environ) -> EmbeddedServer | None:
-    """Start a server and tell Prefect, which must not be imported yet, of it; it ends with this process.
+def start(environ: Mapping[str, str] = os.environ) -> EmbeddedServer | None:
+    """Start a server that is to be opened; it ends with this process.
 
     Parameters
     ----------
     environ
-        As :func:`flows.home.prepare_environment` left it; PREFECT_API_URL is added.
+        As :func:`flows.home.set_environment` left it.
 
     Returns
     -------
@@ -107,15 +116,14 @@ def start(environ: MutableMapping[str, str] = os.environ) -> EmbeddedServer | No
     command += ["--log-level", "error", "--lifespan", "on"]
     # as Prefect starts its own: without the UI, and with the services of a temporary server only
     own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    process = subprocess.Popen(command, env={**environ, **own})  # noqa: S603 - our own interpreter
+    process = subprocess.Popen(command, env={**environ, **own}, stdin=subprocess.PIPE)  # noqa: S603 - our own
     server = EmbeddedServer(process, f"http://127.0.0.1:{port}/api", float(environ.get(_PATIENCE, "180")))
     # Prefect's own calls at exit, which hand in logs and events, are made before: the last comes first
     atexit.register(server.stop)
-    environ["PREFECT_API_URL"] = server.url
     return server
 
 
-def _configured(environ: MutableMapping[str, str]) -> bool:
+def _configured(environ: Mapping[str, str]) -> bool:
     """Return whether something may tell Prefect of a server, or how to start one."""
     here = Path.cwd()
     project = here / "pyproject.toml"

@@ -87,7 +87,23 @@ class Home:
 
 
 def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bool = False) -> Home:
-    """Make the home and set what Prefect and MLflow read at their import. What the user has set stays.
+    """Set the environment, and make the home that it names.
+
+    Parameters
+    ----------
+    environ, quiet
+        As for :func:`set_environment`.
+
+    Raises
+    ------
+    UsageError
+        If the home cannot be made.
+    """
+    return set_environment(environ, quiet=quiet).make()
+
+
+def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bool = False) -> Home:
+    """Set what Prefect and MLflow read at their import; nothing is written. What the user has set stays.
 
     Parameters
     ----------
@@ -96,7 +112,7 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet
     quiet
         Whether Prefect is to leave the terminal to us. Its run logs go to its server as ever.
     """
-    home = Home.of(environ).make()
+    home = Home.of(environ)
     defaults = {
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_LOCAL_STORAGE_PATH": str(home.results),

@@ -40,7 +40,7 @@ def check(request: Request) -> None:
         )
 
 
-def launch(request: Request, log_level: str | None = None) -> Summary:
+def launch(request: Request, log_level: str | None = None, server: embedded.EmbeddedServer | None = None) -> Summary:
     """Run the flow in this process and return its summary; where Prefect cannot be used, do the same without it.
 
     Parameters
@@ -50,6 +50,8 @@ def launch(request: Request, log_level: str | None = None) -> Summary:
     log_level
         Lowest level of the lines shown on stderr; None shows warnings beside a progress bar on a terminal, and
         everything from `info` on elsewhere.
+    server
+        Prefect's embedded server, where one was started already; it is opened once the request is known to be sound.
 
     Raises
     ------
@@ -61,16 +63,18 @@ def launch(request: Request, log_level: str | None = None) -> Summary:
     with terminal(log_level):
         try:
             prepare_engine(home)
-            return _under_prefect(request, home)
+            return _under_prefect(request, home, server or embedded.start())
         except EngineError as error:
             logger.warning(
                 "Prefect cannot be used: %s; this run is done without Prefect, and only its record there is lost", error
             )
+            if server is not None:
+                server.stop()
         return match_alone(request)
 
 
-def _under_prefect(request: Request, home: Home) -> Summary:
-    """Run the flow.
+def _under_prefect(request: Request, home: Home, server: embedded.EmbeddedServer | None) -> Summary:
+    """Run the flow, on a server that was started or on what Prefect finds by itself.
 
     Raises
     ------
@@ -81,15 +85,19 @@ def _under_prefect(request: Request, home: Home) -> Summary:
     """
     try:
         with making_database(home) as unmade:
-            server = embedded.start()  # which makes the database
-            if server is None and unmade:
+            if server is not None:
+                server.open()  # it makes the database
+            elif unmade:
                 make_database(home)
             # here and no earlier: Prefect and MLflow take seconds to import, and the server as long to start
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
 
             from flows.level_match import level_match  # noqa: PLC0415
+            from flows.tracking import Tracker  # noqa: PLC0415
 
             pass_over_imports()
+            if unmade:
+                Tracker(home).make_store()  # while the server makes its own
             if server is not None:
                 server.wait()
         state = level_match(

@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -127,6 +128,12 @@ class Tracker:
             logger.warning("%s; the outputs are complete", lost)
             return Tracking(store=without_secrets(self._uri), lost=lost)
         return self._tracking(run, new=True)
+
+    def make_store(self) -> None:
+        """Make a local store that is not there yet. What hinders it is told when there is something to record."""
+        if self._local:
+            with suppress(MlflowException, SQLAlchemyError, sqlite3.Error, OSError):
+                self._client()
 
     def log_failure(
         self, program: str, facts: FlowFacts, reason: str, settings: Mapping[str, object], tags: Mapping[str, str]

@@ -12,8 +12,11 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -36,24 +39,44 @@ class Run:
     others: float
     """Part of all processors that other programs had meanwhile."""
 
+    @classmethod
+    def since(cls, started: float, cpu: float, load: float) -> Self:
+        """Return what it took since the clocks :func:`time.monotonic`, :func:`own` and :func:`busy` showed these."""
+        wall, cpu, load = time.monotonic() - started, own() - cpu, busy() - load
+        return cls(wall, cpu, max(0.0, load - cpu) / (wall * (os.cpu_count() or 1)))
 
-def measured(folder: Path, place: Path, workers: int, runner: str) -> Run:
-    """Match a folder."""
-    settings = MatchSettings.from_mapping({"figures": "none", "procs": workers, "runner": runner})
-    busy, cpu, started = _busy(), _own(), time.monotonic()
-    match_levels(folder, output=place / "out", cache=place / "store", settings=settings)
-    wall, cpu, busy = time.monotonic() - started, _own() - cpu, _busy() - busy
-    return Run(wall, cpu, max(0.0, busy - cpu) / (wall * (os.cpu_count() or 1)))
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.wall:6.2f} s wall, {self.cpu:6.2f} CPU s; others had {self.others:.0%} of the machine"
 
 
-def _own() -> float:
+def own() -> float:
+    """Return the CPU seconds of this process and of the processes that it has waited for."""
     used = psutil.Process().cpu_times()
     return used.user + used.system + used.children_user + used.children_system
 
 
-def _busy() -> float:
+def busy() -> float:
+    """Return the CPU seconds that all programs of the machine have had."""
     times = psutil.cpu_times()
     return sum(times) - times.idle - getattr(times, "iowait", 0.0)
+
+
+@contextmanager
+def timed() -> Iterator[None]:
+    """Print wall time, CPU time and what others had while the block runs."""
+    started, cpu, load = time.monotonic(), own(), busy()
+    yield
+    run = Run.since(started, cpu, load)
+    print(run.wall, run.cpu, run.others)
+
+
+def measured(folder: Path, place: Path, workers: int, runner: str) -> Run:
+    """Match a folder."""
+    settings = MatchSettings.from_mapping({"figures": "none", "procs": workers, "runner": runner})
+    load, cpu, started = busy(), own(), time.monotonic()
+    match_levels(folder, output=place / "out", cache=place / "store", settings=settings)
+    return Run.since(started, cpu, load)
 
 
 def compare(folder: Path, root: Path, runner: str, rounds: int) -> tuple[Run, Run]:
@@ -63,8 +86,7 @@ def compare(folder: Path, root: Path, runner: str, rounds: int) -> tuple[Run, Ru
         for workers in (ONE, TWO):
             with tempfile.TemporaryDirectory(dir=root, prefix=f"{runner}{number}") as place:
                 run = measured(folder, Path(place), workers, runner if workers == TWO else "threads")
-            spent = f"{run.wall:6.2f} s wall, {run.cpu:6.2f} CPU s; others had {run.others:.0%} of the machine"
-            print(f"    {runner}, {workers} worker{'s' if workers > 1 else ''}: {spent}", flush=True)
+            print(f"    {runner}, {workers} worker{'s' if workers > 1 else ''}: {run}", flush=True)
             best[workers] = min(best.get(workers, run), run, key=lambda each: each.wall)
     return best[ONE], best[TWO]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows import embedded
+from flows.home import set_environment
 from levelmatch_core.errors import ServerError
 
 
@@ -64,13 +65,39 @@ def test_a_server_that_stays_silent_is_told() -> None:
         assert process.returncode is not None
 
 
+@pytest.mark.slow
+def test_before_it_is_opened_it_writes_nothing_and_it_ends_when_nobody_is_left_to_open_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "prefect", raising=False)
+    monkeypatch.chdir(tmp_path)
+    environment = plain_environment(tmp_path / "home")
+    set_environment(environment, quiet=True)
+    server = embedded.start(environment)
+    assert server is not None
+    assert server.process.stdin is not None
+    server.process.stdin.close()
+    assert server.process.wait(60) == 0  # all is imported by then
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_request_leaves_no_home(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "none", "--output", "out"]
+    environment = plain_environment(tmp_path / "home") | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 SCRIPT = """
 import os, sys
 from flows.home import prepare_environment
 from flows import embedded
+from flows.home import set_environment
 prepare_environment(quiet=True)
 server = embedded.start()
 assert "prefect" not in sys.modules
+server.open()
 server.wait()
 from prefect import flow
 from prefect.settings import PREFECT_API_URL
@@ -109,8 +136,10 @@ MANY = """
 import os, sqlite3, sys
 from flows.home import prepare_environment
 from flows import embedded
+from flows.home import set_environment
 home = prepare_environment(quiet=True)
 server = embedded.start()
+server.open()
 server.wait()
 from prefect import flow, task
 @task

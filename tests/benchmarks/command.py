@@ -1,0 +1,141 @@
+"""What `levelmatch run` adds to the library on the same input, and what of that is Prefect's.
+
+    python -m tests.benchmarks.command [--tiles 16x16] [--size 256] [--rounds 2]
+
+In turn, each in a process of its own, nothing being stored of the work before:
+
+- library: `match_levels` without figures, once all is imported;
+- with figures: the same with its figures;
+- without Prefect: what the command does where Prefect cannot be used, the whole process, imports and MLflow counted in;
+- command: `levelmatch run` with a LEVELMATCH_HOME that is there, server and all;
+- new home: the first run in a LEVELMATCH_HOME.
+
+Orchestration is the command less what it takes without Prefect. The best of some rounds counts; what others had of the
+processors meanwhile is printed: with more than a few per cent of it, seconds say little.
+"""
+
+import argparse
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+from levelmatch_core.simulate import SimulatedProgram, simulate
+from tests.benchmarks.workers import Run, busy, own
+
+LIBRARY, FIGURES, ALONE, COMMAND, NEW = "library", "with figures", "without Prefect", "command", "new home"
+
+_LIBRARY = """
+import sys
+from pathlib import Path
+from levelmatch_core import MatchSettings, match_levels
+from tests.benchmarks.workers import timed
+folder, place, figures = sys.argv[1:]
+settings = MatchSettings(figures=figures)
+with timed():
+    match_levels(folder, output=Path(place) / "out", cache=Path(place) / "store", settings=settings)
+"""
+_ALONE = """
+import sys
+from pathlib import Path
+from flows.alone import match_alone
+from flows.home import prepare_environment
+from flows.launch import check, terminal
+from levelmatch_core.pipeline import Request
+request = Request(inputs=(Path(sys.argv[1]),), output=Path(sys.argv[2]) / "out")
+check(request)
+prepare_environment(quiet=True)
+with terminal(None):
+    match_alone(request)
+"""
+
+
+class Bench:
+    """One folder of exposures, matched in all the ways.
+
+    Parameters
+    ----------
+    folder
+        Of the exposures.
+    root
+        For homes and outputs.
+    """
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self._folder, self._root = folder, root
+        self.best: dict[str, Run] = {}
+        self._home = root / "home"
+
+    def round(self) -> None:
+        """Measure each way once; the first makes the home."""
+        for figures, name in (("none", LIBRARY), ("all", FIGURES)):
+            self._keep(name, Run(*map(float, self._do([sys.executable, "-c", _LIBRARY], figures)[1].split())))
+        shutil.rmtree(self._root / "new", ignore_errors=True)
+        command = [str(Path(sys.executable).with_name("levelmatch")), "run"]
+        self._keep(NEW, self._do(command, home=self._root / "new")[0])
+        if not self._home.exists():
+            self._do(command)
+        self._keep(ALONE, self._do([sys.executable, "-c", _ALONE])[0])
+        self._keep(COMMAND, self._do(command)[0])
+
+    @property
+    def task_runs(self) -> int:
+        """Task runs of one command."""
+        with closing(sqlite3.connect(self._root / "new" / "prefect" / "prefect.db")) as database:
+            count: int = database.execute("SELECT count(*) FROM task_run").fetchone()[0]
+        return count
+
+    @property
+    def orchestration(self) -> float:
+        """Part of the command's wall time that is Prefect's."""
+        return 1 - self.best[ALONE].wall / self.best[COMMAND].wall
+
+    def _do(self, words: list[str], *more: str, home: Path | None = None) -> tuple[Run, str]:
+        """Run a process to its end, nothing being stored; return what it took and what it printed."""
+        home = home or self._home
+        for stored in (home / "cutouts", home / "results"):
+            shutil.rmtree(stored, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=self._root) as place:
+            out = ["--output", f"{place}/out"] if words[-1] == "run" else [place]
+            environ = os.environ | {"LEVELMATCH_HOME": str(home)}
+            load, cpu, started = busy(), own(), time.monotonic()
+            done = subprocess.run(
+                [*words, str(self._folder), *out, *more], env=environ, capture_output=True, text=True, check=False
+            )
+            run = Run.since(started, cpu, load)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return run, done.stdout
+
+    def _keep(self, name: str, run: Run) -> None:
+        print(f"    {name}: {run}", flush=True)
+        self.best[name] = min(self.best.get(name, run), run, key=lambda each: each.wall)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiles", default="2x2", help="tiles along x and y, of four dithers each")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=2)
+    asked = parser.parse_args()
+    across, up = map(int, asked.tiles.split("x"))
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "in"
+        simulate(folder, SimulatedProgram.of(tiles=(across, up), dithers=4, size=asked.size))
+        bench = Bench(folder, Path(root))
+        for _ in range(asked.rounds):
+            bench.round()
+        print(f"{4 * across * up} exposures of {asked.size} pixels: {bench.task_runs} task runs")
+        for name, run in bench.best.items():
+            print(f"  {name:16} {run.wall:6.1f} s wall {run.cpu:6.1f} CPU s")
+        print(f"  orchestration    {bench.orchestration:6.1%} of the command")
+
+
+if __name__ == "__main__":
+    main()
