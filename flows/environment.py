@@ -3,10 +3,8 @@
 import logging
 import os
 
-from flows.home import prepare_environment
+from flows.home import LOGGERS, prepare_environment
 from levelmatch_core.loglines import put_in_front
-
-LOGGERS = ("levelmatch_core", "flows")
 
 
 class TaskRunLines(logging.Filter):

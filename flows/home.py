@@ -16,6 +16,9 @@ from levelmatch_core.errors import UsageError
 
 VARIABLE = "LEVELMATCH_HOME"
 
+LOGGERS = ("levelmatch_core", "flows")
+"""Whose log lines belong to a run's log."""
+
 
 @dataclass(frozen=True)
 class Home:
@@ -128,8 +131,7 @@ def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bo
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # the library's log lines belong to the run's log
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "levelmatch_core,flows",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(LOGGERS),
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
         # a tracking server that is out of reach costs seconds, not minutes

@@ -10,8 +10,7 @@ from rich.console import Console
 from flows import embedded
 from flows.alone import match_alone
 from flows.engine import make_database, making_database, of_engine, prepare_engine
-from flows.environment import LOGGERS
-from flows.home import Home, prepare_environment
+from flows.home import LOGGERS, Home, prepare_environment
 from flows.memory import pass_over_imports
 from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
 from flows.secrets import without_secrets
