@@ -35,7 +35,7 @@ logger = logger_of(__name__)
 MOST_TILES = 200
 """Up to so many tiles (or what else jobs are bundled by) have a task run each in a step; more are done in batches."""
 
-BATCHES = 64
+BATCHES = 32
 """Number of batches. It is fixed, so that a tile's batch follows from its name alone."""
 
 RETRY_DELAYS = (1.0, 5.0)
@@ -59,6 +59,8 @@ class Work:
     """Whether to do it even where a result is stored."""
     begun: bool = field(default=False, init=False)
     """Whether a job was begun, and not only looked up."""
+    done: Sequence[Record] = field(default=(), init=False)
+    """What the jobs gave, where they were done."""
 
     @property
     def step(self) -> str:
@@ -76,9 +78,10 @@ class Work:
         return keys[0] if len(keys) == 1 else content_key("batch", keys)
 
     def do(self, workspace: Workspace, crew: Crew) -> list[dict[str, Any]]:
-        """Let workers do the jobs and return their results as JSON."""
+        """Let workers do the jobs and return their results as JSON, for the store."""
         self.begun = True
-        return [result.to_json() for result in shared_out(crew, self.jobs, workspace, self.threads)]
+        self.done = shared_out(crew, self.jobs, workspace, self.threads)
+        return [result.to_json() for result in self.done]
 
     def afresh(self) -> "Work":
         """Return the same work, to be done whatever is stored."""
@@ -126,7 +129,7 @@ class PrefectEach:
         """Jobs that failed, by step."""
         self._task_runner = task_runner
         self._reporter = reporter or LineReporter()
-        self._retry_delays = list(retry_delays)
+        self._retry_delays = tuple(retry_delays)
 
     def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:
         """Do all jobs; results and failures come in the order of the jobs."""
@@ -175,13 +178,7 @@ class PrefectEach:
         return None
 
     def _submit(self, work: Work) -> PrefectConcurrentFuture[list[dict[str, Any]]]:
-        delays = self._retry_delays
-        options = _task_of(work.step).with_options(
-            refresh_cache=work.refresh,
-            retries=len(delays),
-            retry_delay_seconds=delays or 0,
-            retry_condition_fn=is_transient,
-        )
+        options = _task_of(work.step, self._retry_delays, refresh=work.refresh)
         # quoted: Prefect would otherwise walk through every record in search of futures
         parameters: dict[str, Any] = {
             "work": quote(work),
@@ -192,12 +189,12 @@ class PrefectEach:
         }
         return self._task_runner.submit(options, parameters)
 
-    def _results(self, work: Work, state: State[Any]) -> list[Record] | None:
+    def _results(self, work: Work, state: State[Any]) -> Sequence[Record] | None:
         """Return the results of a work that is done; None if they were stored and what they name is not there."""
-        content: Any = state.result(raise_on_failure=False)
         if work.begun:
             self.executed[work.step] += len(work.jobs)
-            return [job.gives.from_json(item) for job, item in zip(work.jobs, content, strict=True)]
+            return work.done
+        content: Any = state.result(raise_on_failure=False)
         try:
             records = [job.gives.from_json(item) for job, item in zip(work.jobs, content, strict=True)]
         except (ValidationError, TypeError, ValueError):
@@ -261,7 +258,7 @@ def _key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 
 @cache
-def _task_of(step: str) -> Task[..., list[dict[str, Any]]]:
+def _task_of(step: str, retry_delays: tuple[float, ...], *, refresh: bool) -> Task[..., list[dict[str, Any]]]:
     """Return the task of one step, under the name that a person sees."""
 
     def do(work: Work, workspace: Workspace, crew: Crew, key: str, label: str) -> list[dict[str, Any]]:  # noqa: ARG001
@@ -275,4 +272,8 @@ def _task_of(step: str) -> Task[..., list[dict[str, Any]]]:
         cache_policy=CacheKeyFnPolicy(cache_key_fn=_key),
         persist_result=True,
         result_serializer="json",
+        refresh_cache=refresh,
+        retries=len(retry_delays),
+        retry_delay_seconds=list(retry_delays) or 0,
+        retry_condition_fn=is_transient,
     )(do)

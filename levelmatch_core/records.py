@@ -6,9 +6,21 @@ Arrays never live in records. A record travels between tasks and into run.json; 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer, SerializationInfo
+
+FOR_KEY = {"for": "key"}
+"""Context in which a record is written to make a key of it."""
+
+
+def _written(path: Path, info: SerializationInfo) -> str:
+    return "" if info.context == FOR_KEY else str(path)
+
+
+Place = Annotated[Path, PlainSerializer(_written, when_used="json")]
+"""Where a file lies, which is no part of what it holds: a key is the same wherever it is."""
 
 _SHARED: dict[frozenset[str], set[str]] = {}
 

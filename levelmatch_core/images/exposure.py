@@ -1,11 +1,9 @@
 """One detector image, as a record of where it lies and what it is; reading its pixels is in :mod:`.reading`."""
 
-from pathlib import Path
-
 from pydantic import Field as Described
 
 from levelmatch_core.instrument_tables import InstrumentTable
-from levelmatch_core.records import Record
+from levelmatch_core.records import Place, Record
 from levelmatch_core.settings import WcsSource
 
 
@@ -23,7 +21,7 @@ class Exposure(Record):
     name: str = Described(
         description="unique in a run: the file, `#n` for a further chip, `@lyot` / `@main` for a half"
     )
-    path: Path = Described(description="absolute path of the file; never part of a cache key or of an output")
+    path: Place = Described(description="absolute path of the file; never part of an output")
     file: str = Described(description="path relative to the INPUT that it came from, posix; what tables show")
     product: str = Described(
         default="",

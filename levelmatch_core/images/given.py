@@ -17,7 +17,7 @@ from levelmatch_core.errors import NoInputError, SettingsError, UsageError
 from levelmatch_core.images.exposure import Exposure, Inventory
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.images.reading import digest_of
-from levelmatch_core.records import Record
+from levelmatch_core.records import Place, Record
 from levelmatch_core.settings import MatchSettings
 
 ANCHOR = "anchor:"
@@ -56,7 +56,7 @@ class PairRule(Record):
 class SkyMask(Record):
     """A file that says which part of the sky is left out."""
 
-    path: Path = Described(description="never part of a cache key")
+    path: Place
     digest: str = Described(description="sha256 (hex) of the file's bytes")
 
 

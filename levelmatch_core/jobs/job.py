@@ -15,7 +15,7 @@ from levelmatch_core.images.exposure import Failure
 from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.products.folder import OutputFile, OutputFolder
 from levelmatch_core.products.sharing import SharedFolder
-from levelmatch_core.records import Record, content_key
+from levelmatch_core.records import FOR_KEY, Record, content_key
 from levelmatch_core.settings import MatchSettings, Role
 from levelmatch_core.sky.cutouts import StoredArray
 from levelmatch_core.sky.store import CutoutStore
@@ -83,7 +83,7 @@ class Job(Record):
 
     def key(self) -> str:
         """Return the digest of all that the result depends on."""
-        content = _without_paths(self.model_dump(mode="json", exclude={"settings", "label", "exposures"}))
+        content = self.model_dump_json(exclude={"settings", "label", "exposures"}, context=FOR_KEY)
         return content_key(self.step, self.version, content, self.settings.of_role(*self.roles))
 
     @property
@@ -148,12 +148,3 @@ def parted(results: Sequence[Any]) -> tuple[list[Any], list[Failure]]:
     """Part what was done from what failed."""
     failures = [result for result in results if isinstance(result, Failure)]
     return [result for result in results if not isinstance(result, Failure)], failures
-
-
-def _without_paths(value: Any) -> Any:  # noqa: ANN401 - walks JSON
-    """Drop every `path`: where a file lies is no part of what it holds."""
-    if isinstance(value, dict):
-        return {name: _without_paths(item) for name, item in value.items() if name != "path"}
-    if isinstance(value, list):
-        return [_without_paths(item) for item in value]
-    return value

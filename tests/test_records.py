@@ -1,0 +1,57 @@
+"""Keys of records: of all that they hold, and of nothing else."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel, PlainSerializer
+
+from levelmatch_core.images.given import SkyMask
+from levelmatch_core.jobs import products, science
+from levelmatch_core.jobs.job import Job
+from levelmatch_core.records import FOR_KEY, Record
+from levelmatch_core.settings import MatchSettings
+
+JOBS = [kind for module in (science, products) for kind in vars(module).values() if isinstance(kind, type)]
+JOBS = [kind for kind in JOBS if issubclass(kind, Job) and kind is not Job]
+
+
+def paths_in_keys(kind: type[BaseModel], seen: set[type]) -> Iterator[str]:
+    """Yield the fields of a record, and of those in it, that would put a file's place into a key."""
+    seen.add(kind)
+    for name, info in kind.model_fields.items():
+        for part in flat(info.annotation):
+            if part is Path and not any(isinstance(one, PlainSerializer) for one in info.metadata):
+                yield f"{kind.__name__}.{name}"
+            if isinstance(part, type) and issubclass(part, BaseModel) and part not in seen:
+                yield from paths_in_keys(part, seen)
+
+
+def flat(annotation: object) -> Iterator[object]:
+    """Yield a type and all that it is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from flat(part)
+
+
+class Careless(Record):
+    place: Path | None
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_no_job_has_the_place_of_a_file_in_its_key(kind: type[Job]) -> None:
+    assert not list(paths_in_keys(kind, {MatchSettings}))  # which have a key of their own
+
+
+def test_a_place_in_a_key_would_be_seen() -> None:
+    assert len(JOBS) > 8
+    assert list(paths_in_keys(Careless, set())) == ["Careless.place"]
+
+
+def test_where_a_file_lies_is_written_and_is_in_no_key() -> None:
+    one, other = (SkyMask(path=Path(at), digest="a") for at in ("/here/mask.fits", "/there/mask.fits"))
+    assert SkyMask.from_json(one.to_json()) == one
+    assert one.model_dump_json(context=FOR_KEY) == other.model_dump_json(context=FOR_KEY)
+    changed = one.model_copy(update={"digest": "b"})
+    assert one.model_dump_json(context=FOR_KEY) != changed.model_dump_json(context=FOR_KEY)
