@@ -1,6 +1,7 @@
 """Whether Prefect can be used by a command: its database is made by one process at a time, its server answers."""
 
 import os
+import queue
 import sqlite3
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -84,6 +85,19 @@ def of_engine(error: BaseException) -> bool:
     if trace is not None:
         modules.append(str(trace.tb_frame.f_globals.get("__name__", "")))
     return any(module.partition(".")[0] in _PACKAGES for module in modules)
+
+
+def forget_unsent() -> None:
+    """Drop the events and log lines that Prefect still means to send to a server that is gone.
+
+    At the end of the process it would try to send each for seconds, some minutes in all. Nothing in Prefect's public
+    interface ends that; the queues that it drains then are emptied here.
+    """
+    services = sys.modules.get("prefect._internal.concurrency.services")
+    for service in tuple(getattr(services, "_active_services", ())):
+        with suppress(queue.Empty):
+            while True:
+                service._queue.get_nowait()  # noqa: SLF001 - as said above
 
 
 def _refuse_silent(url: str) -> None:

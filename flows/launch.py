@@ -9,7 +9,7 @@ from rich.console import Console
 
 from flows import embedded
 from flows.alone import match_alone
-from flows.engine import make_database, making_database, of_engine, prepare_engine
+from flows.engine import forget_unsent, make_database, making_database, of_engine, prepare_engine
 from flows.home import LOGGERS, Home, prepare_environment
 from flows.memory import pass_over_imports
 from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
@@ -69,6 +69,7 @@ def launch(request: Request, log_level: str | None = None, server: embedded.Embe
             )
             if server is not None:
                 server.stop()
+            forget_unsent()
         return match_alone(request)
 
 

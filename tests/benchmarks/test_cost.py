@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from levelmatch_core.simulate import SimulatedProgram, simulate
+from tests.benchmarks.command import COMMAND, LIBRARY, NEW, Bench
 from tests.benchmarks.memory import exposure, tiles
 from tests.benchmarks.speed import PROGRAMS, measure
 
@@ -27,3 +29,26 @@ def test_memory_is_bounded_by_workers(tmp_path: Path) -> None:
     hundred, many = tiles(tmp_path, 10, 512), tiles(tmp_path, 20, 512)
     assert many <= 1.1 * hundred
     assert max(hundred, many) < 1500
+
+
+@pytest.mark.full
+def test_the_command_costs_ten_seconds_more_than_the_library(tmp_path: Path) -> None:
+    simulate(tmp_path / "in", SimulatedProgram.of(tiles=(2, 2), dithers=4, size=512))
+    bench = Bench(tmp_path / "in", tmp_path)
+    for _ in range(3):
+        bench.round()
+    best = bench.best
+    assert best[COMMAND].wall <= 10 + 1.1 * best[LIBRARY].wall
+    assert best[NEW].wall <= 18 + 1.1 * best[LIBRARY].wall
+    assert best[LIBRARY].cpu <= 2
+    assert best[COMMAND].cpu <= 15
+
+
+@pytest.mark.full
+def test_a_thousand_exposures_are_a_few_hundred_tasks_which_take_less_than_a_tenth(tmp_path: Path) -> None:
+    simulate(tmp_path / "in", SimulatedProgram.of(tiles=(16, 16), dithers=4, size=256))
+    bench = Bench(tmp_path / "in", tmp_path)
+    for _ in range(5):
+        bench.compare()
+    assert 20 < bench.task_runs < 400
+    assert bench.orchestration < 0.1

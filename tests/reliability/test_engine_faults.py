@@ -14,6 +14,9 @@ from flows.home import Home
 from flows.secrets import without_secrets
 from levelmatch_core.errors import EngineError
 
+AT_MOST = 150
+"""Seconds within which a run ends whose server died: Prefect tries each call for a while, the work is done again."""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["out of reach", "damaged database"])
@@ -48,7 +51,7 @@ def server_dies(reliability, undisturbed, root, share):
             time.sleep(0.005)
         assert process.poll() is None
         reliability.kill_tree(server)
-        assert process.wait(600) == 0, world.said
+        assert process.wait(AT_MOST) == 0, world.said
     assert reliability.digests(world.out) == undisturbed.files
     assert world.left_over() == []
     assert "Traceback" not in world.said
