@@ -56,6 +56,7 @@ class Exposure(Record):
     )
     angle: float = Described(description="position angle of the image's +y axis, degrees east of north")
     background_time: float | None = Described(default=None, description="DT_BGR of the primary header (a difference)")
+    zero_point: float | None = Described(default=None, description="photometric zero point of the header, magnitudes")
 
 
 class Failure(Record):

@@ -376,3 +376,17 @@ def _skip(stream: BinaryIO | gzip.GzipFile, span: int, end: int, size: int | Non
             return False
         span -= got
     return True
+
+
+def text_of(value: object) -> str:
+    """Return a card's value as text, '' where there is none."""
+    return "" if value is None else str(value).strip()
+
+
+def number_of(value: object) -> float | None:
+    """Return a card's value as a finite number; None where it is none."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

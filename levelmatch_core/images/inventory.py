@@ -1,6 +1,5 @@
 """Files in; exposures, tiles and fields out. What cannot be used is left out by name, with its reason."""
 
-import math
 import re
 import time
 from collections import Counter
@@ -27,11 +26,12 @@ from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.footprint import footprint_of
 from levelmatch_core.images.grouping import GroupBy, grouping
 from levelmatch_core.images.gwcs import gwcs_of, require_extra, tree_of
-from levelmatch_core.images.headers import Cards, Hdu, quiet, read_headers
+from levelmatch_core.images.headers import Cards, Hdu, number_of, quiet, read_headers, text_of
 from levelmatch_core.images.instruments import Instrument, Source, known_with, recognise
 from levelmatch_core.images.pixelarea import area_range, is_per_pixel
 from levelmatch_core.images.reading import digest_of, refuse_matched, refuse_shapes, wcs_of
 from levelmatch_core.images.transforms import AnyWcs, sky_transforms
+from levelmatch_core.images.zeropoints import zero_point_notes, zero_point_of
 from levelmatch_core.instrument_tables import ALL
 from levelmatch_core.settings import MatchSettings, WcsSource
 
@@ -137,6 +137,7 @@ def take_inventory(
     trees = {file.shown: file.hdus for file in files if tree_of(file.hdus) is not None}
     notes += wcs_notes([labelled.exposure for labelled in found], trees, settings)
     fields = fields_of(found, notes)
+    notes += zero_point_notes(fields)
     failures = sorted((_with_tiles(one, settings, tile_of) for one in failures), key=lambda one: one.name)
     return Inventory(
         fields=fields,
@@ -298,7 +299,7 @@ def _quality_notes(files: Sequence[_File], settings: MatchSettings) -> list[str]
 
 
 def _has_unsubtracted(primary: Cards) -> bool:
-    return primary.get("BKGSUB") is False and bool(_number(primary.get("BKGLEVEL")))
+    return primary.get("BKGSUB") is False and bool(number_of(primary.get("BKGLEVEL")))
 
 
 def _has_loose_sip(hdu: Hdu) -> bool:
@@ -378,7 +379,7 @@ def _exposures_in(
     refuse_shapes(sci, tuple(hdu for hdu in (err, dq) if hdu is not None), shown)
     source, wcs = _wcs(file, sci, chip, settings)
     parts = file.instrument.split(Source(file.shown, chip, shape, file.primary, tile), settings)
-    kind = Kind(file.instrument.name, file.camera, file.band, _text(sci.get("BUNIT")))
+    kind = Kind(file.instrument.name, file.camera, file.band, text_of(sci.get("BUNIT")))
     made: list[Labelled | Failure] = []
     for part in parts:
         where = footprint_of(wcs, shape, part.window, shown)
@@ -406,7 +407,8 @@ def _exposures_in(
             scale=where.scale,
             angle=where.angle,
             area=area_range(sky_transforms(wcs)[0], shape, part.window, shown) if is_per_pixel(kind.unit) else None,
-            background_time=_number(file.primary.get(BACKGROUND_CARD)),
+            background_time=number_of(file.primary.get(BACKGROUND_CARD)),
+            zero_point=zero_point_of(sci, file.primary),
         )
         made.append(Labelled(kind, exposure, part.identity))
     return made
@@ -420,18 +422,6 @@ def _wcs(file: _File, sci: Hdu, chip: str, settings: MatchSettings) -> tuple[Wcs
         if found is not None:
             return "gwcs", found
     return "header", wcs_of(sci, file.path, shown)
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _number(value: object) -> float | None:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _repeats_marked(found: Sequence[Labelled]) -> Iterator[Labelled | Failure]:
