@@ -214,7 +214,8 @@ def write_products(
     for match in (match.with_failures(unwritten) for match in matches):
         name = match.field.name
         mosaics, failures = parted(each(_mosaic_jobs(match, settings), f"{name}: mosaic"))
-        maps, lost = parted(each(_level_error_jobs(match, settings), f"{name}: level error"))
+        errors = [LevelErrorJob.of(match, settings, map=found) for found in filter(None, (match.error_map,))]
+        maps, lost = parted(each(errors, f"{name}: level error"))
         drawings = [
             FiguresJob(
                 label=name,
@@ -263,36 +264,7 @@ def _mosaic_jobs(match: FieldMatch, settings: MatchSettings) -> list[MosaicJob]:
         for correction in match.corrections
         if correction.status is not Status.FAILED
     )
-    if not parts:
-        return []
-    field = match.field
-    return [
-        MosaicJob(
-            label=field.name,
-            exposures=(),
-            settings=settings,
-            field=field.name,
-            unit=field.unit,
-            grid=match.grid,
-            parts=parts,
-        )
-    ]
-
-
-def _level_error_jobs(match: FieldMatch, settings: MatchSettings) -> list[LevelErrorJob]:
-    field = match.field
-    return [
-        LevelErrorJob(
-            label=field.name,
-            exposures=(),
-            settings=settings,
-            field=field.name,
-            unit=field.unit,
-            grid=match.grid,
-            map=found,
-        )
-        for found in filter(None, (match.error_map,))
-    ]
+    return [MosaicJob.of(match, settings, parts=parts)] if parts else []
 
 
 def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: MatchSettings) -> ReportJob:

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any, Self
 
 from levelmatch_core.images.headers import MATCHED_CARD
 from levelmatch_core.jobs.job import Job, Workspace
@@ -17,6 +18,7 @@ from levelmatch_core.products.placing import Sha256
 from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record
+from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord, open_cutout
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
@@ -67,16 +69,36 @@ class WriteJob(Job):
         return Written(files=(workspace.output().write(self.writes()[0], writer),), notes=tuple(notes))
 
 
-class MosaicJob(Job):
-    """Write the mosaic of one field, with and without the corrections."""
+class FieldImageJob(Job):
+    """Write an image of a whole field, on its grid."""
 
-    step = "mosaic"
-    version = 3
     gives = Written
 
     field: str
     unit: str
     grid: Grid
+
+    @classmethod
+    def of(cls, match: FieldMatch, settings: MatchSettings, **what: Any) -> Self:  # noqa: ANN401 - checked as a record
+        """Return the job of a matched field; `what` is what the image is made of."""
+        field = match.field
+        return cls(
+            label=field.name,
+            exposures=(),
+            settings=settings,
+            field=field.name,
+            unit=field.unit,
+            grid=match.grid,
+            **what,
+        )
+
+
+class MosaicJob(FieldImageJob):
+    """Write the mosaic of one field, with and without the corrections."""
+
+    step = "mosaic"
+    version = 3
+
     parts: tuple[tuple[CutoutRecord, Plane, float], ...]
 
     def writes(self) -> tuple[str, ...]:
@@ -95,15 +117,11 @@ class MosaicJob(Job):
         return Written(files=(workspace.output().write(mosaic_name(self.field), writer),))
 
 
-class LevelErrorJob(Job):
+class LevelErrorJob(FieldImageJob):
     """Write the map of the errors of a field's levels."""
 
     step = "level error"
-    gives = Written
 
-    field: str
-    unit: str
-    grid: Grid
     map: ErrorMap
 
     def writes(self) -> tuple[str, ...]:
