@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -92,7 +92,7 @@ def _under_prefect(request: Request, home: Home, server: embedded.EmbeddedServer
             # here and no earlier: Prefect and MLflow take seconds to import, and the server as long to start
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
 
-            from flows.level_match import level_match  # noqa: PLC0415
+            from flows.level_match import level_match, no_heartbeats  # noqa: PLC0415
             from flows.tracking import Tracker  # noqa: PLC0415
 
             pass_over_imports()
@@ -100,15 +100,16 @@ def _under_prefect(request: Request, home: Home, server: embedded.EmbeddedServer
                 Tracker(home).make_store()  # while the server makes its own
             if server is not None:
                 server.wait()
-        state = level_match(
-            inputs=[str(path) for path in request.inputs],
-            output=str(request.output),
-            program=request.program,
-            settings=request.settings,
-            recursive=request.recursive,
-            group_by=request.group_by,
-            return_state=True,
-        )
+        with no_heartbeats() if server is not None else nullcontext():
+            state = level_match(
+                inputs=[str(path) for path in request.inputs],
+                output=str(request.output),
+                program=request.program,
+                settings=request.settings,
+                recursive=request.recursive,
+                group_by=request.group_by,
+                return_state=True,
+            )
         outcome: Any = state.result(raise_on_failure=False)
     except ServerError as error:
         raise EngineError(str(error)) from error

@@ -43,19 +43,16 @@ with timed():
     match_levels(folder, output=Path(place) / "out", cache=Path(place) / "store", settings=settings)
 """
 _ALONE = """
-import sys
-from pathlib import Path
-from flows.alone import match_alone
-from flows.home import prepare_environment
-from flows.launch import check, terminal
-from levelmatch_core.pipeline import Request
-request = Request(inputs=(Path(sys.argv[1]),), output=Path(sys.argv[2]) / "out")
-check(request)
-prepare_environment(quiet=True)
-with terminal(None):
-    match_alone(request)
-"""
+from flows import cli, embedded, launch
+from levelmatch_core.errors import EngineError
 
+def refused(home):
+    raise EngineError("it is not to be used")
+
+embedded.start = lambda: None
+launch.prepare_engine = refused
+cli.main()
+"""
 _COMMAND = [str(Path(sys.executable).with_name("levelmatch")), "run"]
 
 
@@ -87,7 +84,7 @@ class Bench:
         """Measure the command, without Prefect and with it."""
         if not self._home.exists():
             self._do(_COMMAND)
-        self._keep(ALONE, self._do([sys.executable, "-c", _ALONE])[0])
+        self._keep(ALONE, self._do([sys.executable, "-c", _ALONE, "run"])[0])
         self._keep(COMMAND, self._do(_COMMAND)[0])
 
     @property

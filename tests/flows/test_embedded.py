@@ -173,6 +173,21 @@ def _task_states(database: Path) -> list[tuple[str, int]]:
         return connection.execute("SELECT state_type, count(*) FROM task_run GROUP BY state_type").fetchall()
 
 
+def test_flow_runs_on_it_send_no_heartbeats() -> None:
+    """The thread that sends them would cost up to a second at the end of each."""
+    code = (
+        "from flows.level_match import no_heartbeats\n"
+        "from prefect.settings import get_current_settings\n"
+        "with no_heartbeats():\n"
+        "    print(get_current_settings().flows.heartbeat_frequency)\n"
+        "print(get_current_settings().flows.heartbeat_frequency)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    inside, outside = done.stdout.split()
+    assert inside == "None"
+    assert int(outside) >= 30
+
+
 def test_help_comes_at_once() -> None:
     """Under half a second of CPU, and neither numerics nor Prefect nor MLflow is imported for it."""
     code = (
