@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from flows.engine import of_engine, prepare_engine
+from flows.engine import forget_unsent, of_engine, prepare_engine
 from flows.home import Home
 from flows.secrets import without_secrets
 from levelmatch_core.errors import EngineError
@@ -64,6 +64,21 @@ def test_a_server_that_dies_at_any_time(reliability, undisturbed, tmp_path, shar
 
 
 # -- the pieces --------------------------------------------------------------------------------------------------------
+def test_what_could_not_be_sent_is_dropped():
+    """It is found in Prefect's internals, which another version may arrange otherwise."""
+    from prefect._internal.concurrency.services import QueueService  # noqa: PLC0415 - as the docstring says
+
+    class Service(QueueService[int]):
+        async def _handle(self, item: int) -> None:
+            raise AssertionError(item)
+
+    service = Service()
+    for number in range(100):
+        service._queue.put(number)
+    forget_unsent()
+    assert service._queue.empty()
+
+
 def test_whose_error_it_is():
     with pytest.raises(urllib.error.URLError) as caught:
         urllib.request.urlopen("http://127.0.0.1:9", timeout=1)
