@@ -362,9 +362,8 @@ class LevelMatchStep:
         (exposure,) = self._exposures([file])
         resample = getattr(reproject, f"reproject_{self.settings.reproject_func}")
         image = (np.asarray(read_pixels(exposure).data, dtype=float), read_wcs(exposure))
-        resampled, _ = resample(image, optimal_wcs, shape_out=optimal_shape)
         del stacked_image
-        return cast("Floats", resampled)
+        return cast("Floats", resample(image, optimal_wcs, shape_out=optimal_shape)[0])
 
     def get_plot_name(self, files1: Dither, files2: Dither) -> str:
         """Return a name for the picture of two groups' difference: their first files, without folders and suffixes."""
