@@ -10,12 +10,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -49,34 +50,36 @@ class EmbeddedServer:
     patience: float
     """Seconds within which it has to answer: a new database is made first."""
 
+    _answered: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+    """Set when it answers, or has ended."""
+
     def open(self, environ: MutableMapping[str, str] = os.environ) -> None:
         """Let it serve, and tell Prefect, which must not be imported yet, of it by PREFECT_API_URL in `environ`."""
         if self.process.stdin is not None:
             with suppress(BrokenPipeError):  # it has ended: to wait for it tells why
                 self.process.stdin.write(b"\n")
-                self.process.stdin.close()
+                self.process.stdin.flush()  # and not closed: at its end the server ends, too
         environ["PREFECT_API_URL"] = self.url
+        # beside our imports: the first call of its API takes it a quarter of a second
+        threading.Thread(target=self._call, daemon=True).start()
 
     def wait(self) -> None:
-        """Wait until it answers.
+        """Wait until it answers, once it is open.
 
         Raises
         ------
         ServerError
             If it ended, or does not answer in time.
         """
-        started = time.monotonic()
-        while not self._answers():
-            if self.process.poll() is not None:
-                message = (
-                    f"Prefect's embedded server ended with code {self.process.returncode} before it answered; see what "
-                    f"it wrote above, or set PREFECT_API_URL to a server that runs"
-                )
-                raise ServerError(message)
-            if time.monotonic() - started > self.patience:
-                message = f"Prefect's embedded server does not answer after {self.patience:g} s; set {_PATIENCE} higher"
-                raise ServerError(message)
-            time.sleep(_PAUSE)
+        if not self._answered.wait(self.patience):
+            message = f"Prefect's embedded server does not answer after {self.patience:g} s; set {_PATIENCE} higher"
+            raise ServerError(message)
+        if self.process.poll() is not None:
+            message = (
+                f"Prefect's embedded server ended with code {self.process.returncode} before it answered; see what "
+                f"it wrote above, or set PREFECT_API_URL to a server that runs"
+            )
+            raise ServerError(message)
 
     def stop(self) -> None:
         """End it."""
@@ -87,10 +90,19 @@ class EmbeddedServer:
             self.process.kill()
             self.process.wait()
 
+    def _call(self) -> None:
+        """Ask until it answers or has ended."""
+        while self.process.poll() is None and not self._answers():
+            time.sleep(_PAUSE)
+        self._answered.set()
+
     def _answers(self) -> bool:
+        """Ask what Prefect's client asks first."""
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5):  # noqa: S310 - http, on the loopback
+            with urllib.request.urlopen(f"{self.url}/admin/version", timeout=5):  # noqa: S310 - http, on the loopback
                 return True
+        except urllib.error.HTTPError as error:
+            return error.code < 500  # it may want a password
         except (urllib.error.URLError, OSError):
             return False
 

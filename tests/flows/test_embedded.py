@@ -1,6 +1,7 @@
 """The embedded server of a command: started early where nothing else is configured, and gone with the command."""
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def test_files_of_configuration_are_left_to_prefect(
 def test_a_server_that_ends_is_told() -> None:
     with subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"]) as process:
         server = embedded.EmbeddedServer(process, "http://127.0.0.1:9/api", 60.0)
+        server.open({})
         with pytest.raises(ServerError, match="ended with code 7"):
             server.wait()
 
@@ -59,6 +61,7 @@ def test_a_server_that_ends_is_told() -> None:
 def test_a_server_that_stays_silent_is_told() -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
         server = embedded.EmbeddedServer(process, "http://127.0.0.1:9/api", 0.2)
+        server.open({})
         with pytest.raises(ServerError, match=r"does not answer after 0\.2 s"):
             server.wait()
         server.stop()
@@ -130,6 +133,35 @@ def test_a_flow_runs_on_it_and_it_ends_with_the_process(tmp_path: Path) -> None:
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{pid}").exists()
+
+
+KILLED = """
+import os, signal
+from flows.home import prepare_environment
+from flows import embedded
+prepare_environment(quiet=True)
+server = embedded.start()
+server.open()
+server.wait()
+print(server.process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_it_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(KILLED)
+    environment = {**plain_environment(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    with (tmp_path / "told").open("w+") as told:  # no pipe, which the server would hold open
+        done = subprocess.run([sys.executable, str(script)], env=environment, cwd=tmp_path, stdout=told, check=False)
+        assert done.returncode == -signal.SIGKILL
+        told.seek(0)
+        pid = int(told.read())
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 MANY = """
