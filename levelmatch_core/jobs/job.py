@@ -4,6 +4,7 @@ Each job carries all that its result depends on; `key()` is that content's diges
 up instead of doing the job. Results are records; arrays go to the cutout store, files to the output folder.
 """
 
+import hashlib
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -84,7 +85,8 @@ class Job(Record):
     def key(self) -> str:
         """Return the digest of all that the result depends on."""
         content = self.model_dump_json(exclude={"settings", "label", "exposures"}, context=FOR_KEY)
-        return content_key(self.step, self.version, content, self.settings.of_role(*self.roles))
+        digest = hashlib.sha256(content.encode()).hexdigest()  # megabytes, for a field of a thousand exposures
+        return content_key(self.step, self.version, digest, self.settings.of_role(*self.roles))
 
     @property
     def place(self) -> tuple[str, str]:

@@ -10,9 +10,12 @@ In turn, each in a process of its own, nothing being stored of the work before:
 - command: `levelmatch run` with a LEVELMATCH_HOME that is there, server and all;
 - new home: the first run in a LEVELMATCH_HOME.
 
-Orchestration is the command less what it takes without Prefect, round by round: the median counts, since a machine may
-be slower for a while. Of all else the best of some rounds counts. What others had of the processors meanwhile is
-printed: with more than a few per cent of it, seconds say little.
+Orchestration is the command less what it takes without Prefect, the best of some rounds each; a round of the two by
+itself says little where a machine is slower for a minute. Beside it stands what one command by itself tells: all of its
+time in which it neither starts, imports what it imports without Prefect, too, does jobs, writes to MLflow, nor does what
+lies between jobs. Prefect's import, its server's start and end, keys, task runs and artifacts are in that part; what its
+server, on another processor, costs the work is not. What others had of the processors meanwhile is printed: with more
+than a few per cent of it, seconds say little.
 """
 
 import argparse
@@ -53,7 +56,46 @@ embedded.start = lambda: None
 launch.prepare_engine = refused
 cli.main()
 """
-_COMMAND = [str(Path(sys.executable).with_name("levelmatch")), "run"]
+_COMMAND = """
+import sys, time
+started = time.monotonic()
+from flows import cli, embedded, memory  # and nothing that takes long: the server is started by cli
+seconds = dict.fromkeys(("open", "imports", "run", "each", "do", "log"), 0.0)
+
+def timed(owner, name, into):
+    function = getattr(owner, name)
+    def call(*args, **kwargs):
+        begun = time.monotonic()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds[into] += time.monotonic() - begun
+    setattr(owner, name, call)
+
+def opened(server, was=embedded.EmbeddedServer.open):
+    seconds["open"] = time.monotonic() - started
+    was(server)
+    begun = time.monotonic()
+    import mlflow.store.tracking.sqlalchemy_store
+    import flows.alone, flows.tracking
+    seconds["imports"] = time.monotonic() - begun
+
+def imported(was=memory.pass_over_imports):
+    from flows import level_match, runner, tracking
+    timed(level_match, "run", "run")
+    timed(runner.PrefectEach, "__call__", "each")
+    timed(runner.Work, "do", "do")
+    timed(tracking.Tracker, "log", "log")
+    was()
+
+embedded.EmbeddedServer.open = opened
+memory.pass_over_imports = imported
+try:
+    cli.main()
+finally:
+    library = seconds["open"] + seconds["imports"] + seconds["run"] - seconds["each"] + seconds["do"] + seconds["log"]
+    print("library", library, file=sys.stderr)
+"""
 
 
 class Bench:
@@ -70,22 +112,25 @@ class Bench:
     def __init__(self, folder: Path, root: Path) -> None:
         self._folder, self._root = folder, root
         self._runs: dict[str, list[Run]] = {}
+        self._told: list[float] = []
         self._home = root / "home"
 
     def round(self) -> None:
         """Measure each way once; the first makes the home."""
         for figures, name in (("none", LIBRARY), ("all", FIGURES)):
-            self._keep(name, Run(*map(float, self._do([sys.executable, "-c", _LIBRARY], figures)[1].split())))
+            self._keep(name, Run(*map(float, self._do([sys.executable, "-c", _LIBRARY], figures)[1].stdout.split())))
         shutil.rmtree(self._root / "new", ignore_errors=True)
-        self._keep(NEW, self._do(_COMMAND, home=self._root / "new")[0])
+        self._keep(NEW, self._command(self._root / "new")[0])
         self.compare()
 
     def compare(self) -> None:
         """Measure the command, without Prefect and with it."""
         if not self._home.exists():
-            self._do(_COMMAND)
+            self._command()
         self._keep(ALONE, self._do([sys.executable, "-c", _ALONE, "run"])[0])
-        self._keep(COMMAND, self._do(_COMMAND)[0])
+        run, library = self._command()
+        self._keep(COMMAND, run)
+        self._told.append(1 - library / run.wall)
 
     @property
     def task_runs(self) -> int:
@@ -102,11 +147,22 @@ class Bench:
 
     @property
     def orchestration(self) -> float:
-        """Part of the command's wall time that is Prefect's."""
-        both = zip(self._runs[ALONE], self._runs[COMMAND], strict=True)
-        return statistics.median(1 - alone.wall / command.wall for alone, command in both)
+        """Part of the command's wall time by which it is longer than without Prefect."""
+        return 1 - self.best[ALONE].wall / self.best[COMMAND].wall
 
-    def _do(self, words: list[str], *more: str, home: Path | None = None) -> tuple[Run, str]:
+    @property
+    def told(self) -> float:
+        """Part of the command's wall time that is Prefect's by its own clock, the median of the rounds."""
+        return statistics.median(self._told)
+
+    def _command(self, home: Path | None = None) -> tuple[Run, float]:
+        """Run the command; return what it took, and how many seconds of that are not Prefect's."""
+        run, done = self._do([sys.executable, "-c", _COMMAND, "run"], home=home)
+        return run, float(done.stderr.rpartition("library ")[2].split()[0])
+
+    def _do(
+        self, words: list[str], *more: str, home: Path | None = None
+    ) -> tuple[Run, subprocess.CompletedProcess[str]]:
         """Run a process to its end, nothing being stored; return what it took and what it printed."""
         home = home or self._home
         for stored in (home / "cutouts", home / "results"):
@@ -121,7 +177,7 @@ class Bench:
             run = Run.since(started, cpu, load)
         if done.returncode:
             raise RuntimeError(done.stderr)
-        return run, done.stdout
+        return run, done
 
     def _keep(self, name: str, run: Run) -> None:
         print(f"    {name}: {run}", flush=True)
@@ -145,7 +201,7 @@ def main() -> None:
         print(f"{4 * across * up} exposures of {asked.size} pixels: {bench.task_runs} task runs")
         for name, run in bench.best.items():
             print(f"  {name:16} {run.wall:6.1f} s wall {run.cpu:6.1f} CPU s")
-        print(f"  orchestration    {bench.orchestration:6.1%} of the command")
+        print(f"  orchestration    {bench.orchestration:6.1%} of the command, {bench.told:.1%} by its own clock")
 
 
 if __name__ == "__main__":
