@@ -35,7 +35,7 @@ logger = logger_of(__name__)
 MOST_TILES = 200
 """Up to so many tiles (or what else jobs are bundled by) have a task run each in a step; more are done in batches."""
 
-BATCHES = 16
+BATCHES = 8
 """Number of batches. It is fixed, so that a tile's batch follows from its name alone."""
 
 RETRY_DELAYS = (1.0, 5.0)

@@ -11,11 +11,11 @@ In turn, each in a process of its own, nothing being stored of the work before:
 - new home: the first run in a LEVELMATCH_HOME.
 
 Orchestration is the command less what it takes without Prefect, the best of some rounds each; a round of the two by
-itself says little where a machine is slower for a minute. Beside it stands what one command by itself tells: all of its
-time in which it neither starts, imports what it imports without Prefect, too, does jobs, writes to MLflow, nor does what
-lies between jobs. Prefect's import, its server's start and end, keys, task runs and artifacts are in that part; what its
-server, on another processor, costs the work is not. What others had of the processors meanwhile is printed: with more
-than a few per cent of it, seconds say little.
+itself says little where a machine is slower for a minute. Beside it stands what one command by itself tells: all of
+its time in which it neither starts, imports what it imports without Prefect, too, does jobs, writes to MLflow, nor
+does what lies between jobs. Prefect's import, its server's start and end, keys, task runs and artifacts are in that
+part; what its server, on another processor, costs the work is not. What others had of the processors meanwhile is
+printed: with more than a few per cent of it, seconds say little.
 """
 
 import argparse

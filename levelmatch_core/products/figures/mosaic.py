@@ -59,16 +59,17 @@ def draw_mosaic(path: Path, mosaic: Path, title: str) -> None:
 
 def block_mean(image: NDArray[np.floating], step: int) -> NDArray[np.float64]:
     """Return the mean of the finite pixels of each block of step x step pixels, NaN where there are none."""
+    if step == 1:
+        return np.where(np.isfinite(image), image, np.nan).astype(np.float64)
     rows, columns = (-(-size // step) for size in image.shape)
     out = np.full((rows, columns), np.nan)
     for row in range(rows):  # a row of blocks at a time: the image may be larger than memory
-        band = np.full((step, columns * step), np.nan)
-        part = image[row * step : (row + 1) * step]
-        band[: part.shape[0], : part.shape[1]] = part
-        blocks = band.reshape(step, columns, step)
-        seen = np.isfinite(blocks)
-        count = seen.sum(axis=(0, 2))
-        total = np.where(seen, blocks, 0).sum(axis=(0, 2))
+        part = np.asarray(image[row * step : (row + 1) * step], dtype=np.float64)
+        seen = np.isfinite(part)
+        starts = range(0, part.shape[1], step)
+        # down the columns first, which is how the pixels lie
+        count = np.add.reduceat(seen.sum(axis=0), starts)
+        total = np.add.reduceat(np.where(seen, part, 0.0).sum(axis=0), starts)
         np.divide(total, count, out=out[row], where=count > 0)
     return out
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup, escape
-from matplotlib.colors import to_hex
+from matplotlib.colors import Colormap, to_hex
 
 WIDTH = 460
 """Width of every drawing, user units: letters stay readable where a phone shows it in 360 pixels."""
@@ -64,7 +65,13 @@ class LogScale:
 
 def colours(name: str, parts: Sequence[float]) -> list[str]:
     """Return colours of a map at fractions 0 to 1."""
-    return [to_hex(colour) for colour in mpl.colormaps[name](np.clip(np.asarray(parts, dtype=float), 0, 1))]
+    return [to_hex(colour) for colour in _map(name)(np.clip(np.asarray(parts, dtype=float), 0, 1))]
+
+
+@cache
+def _map(name: str) -> Colormap:
+    """Return a colour map; matplotlib gives a copy each time, whose table is made when it is first used."""
+    return mpl.colormaps[name]
 
 
 def _plain(value: str | float) -> str:
