@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 import cloup
 
-from flows.memory import collect_rarely
+from flows.memory import collect_rarely, end_at_once
 from flows.options import (
     examples,
     inputs_argument,
@@ -82,6 +82,7 @@ class _Lazy(cloup.Group):
 def main() -> None:
     """Match the sky levels of overlapping astronomical exposures."""
     collect_rarely()
+    end_at_once()
 
 
 @main.command(

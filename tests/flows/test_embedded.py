@@ -220,6 +220,19 @@ def test_flow_runs_on_it_send_no_heartbeats() -> None:
     assert int(outside) >= 30
 
 
+def test_a_process_that_ends_looks_for_no_rubbish() -> None:
+    code = (
+        "import atexit, gc; from flows.memory import end_at_once\n"
+        "atexit.register(lambda: print(gc.get_freeze_count()))\n"
+        "end_at_once()\n"
+        "print(gc.get_freeze_count())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before == 0
+    assert after > 1000
+
+
 def test_help_comes_at_once() -> None:
     """Under half a second of CPU, and neither numerics nor Prefect nor MLflow is imported for it."""
     code = (

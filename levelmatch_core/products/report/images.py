@@ -87,17 +87,25 @@ def before_and_after(mosaic: Path) -> BeforeAfter:
 
 
 def side_by_side(mosaic: Path, side: int) -> str:
-    """Return the same two as one image, before at the left, as a `data:` address; each is `side` pixels at most."""
-    before, after, _ = _stretched(mosaic, side)
+    """Return the same two as one image, before at the left, as a `data:` address; each is `side` pixels at most.
+
+    Of a large mosaic, only a sample of the pixels is read.
+    """
+    before, after, _ = _stretched(mosaic, side, sampled=3)
     gap = np.full((after.shape[0], max(1, side // 50)), np.nan)
     return _address(np.hstack([before, gap, after]), style.IMAGE)
 
 
-def _stretched(mosaic: Path, side: int) -> tuple[NDArray[np.float64], NDArray[np.float64], Normalize]:
-    """Return a mosaic before and after, each minus its median, as colours from 0 to 1, and their stretch."""
+def _stretched(mosaic: Path, side: int, sampled: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64], Normalize]:
+    """Return a mosaic before and after, each minus its median, as colours from 0 to 1, and their stretch.
+
+    A pixel of it is the mean of a block of pixels or, where `sampled` is given, of about so many by so many of them.
+    """
     with fits.open(mosaic, mode="readonly", memmap=True) as hdus:
         step = max(1, -(-max(hdus["SCI"].shape) // side))
-        after, before = (block_mean(hdus[name].data, step) for name in ("SCI", "BEFORE"))
+        every = max(1, step // sampled) if sampled else 1
+        pixels = (hdus[name].data[::every, ::every] for name in ("SCI", "BEFORE"))
+        after, before = (block_mean(each, -(-step // every)) for each in pixels)
     after, before = after - np.nanmedian(after), before - np.nanmedian(before)
     norm = stretch(after)
     return np.ma.filled(norm(before), np.nan), np.ma.filled(norm(after), np.nan), norm
