@@ -10,7 +10,7 @@ In turn, each in a process of its own, nothing being stored of the work before:
 - command: `levelmatch run` with a LEVELMATCH_HOME that is there, server and all;
 - new home: the first run in a LEVELMATCH_HOME.
 
-Orchestration is the command less what it takes without Prefect, the best of some rounds each; a round of the two by
+Orchestration is the command less what it takes without Prefect, the median of some rounds each; a round of the two by
 itself says little where a machine is slower for a minute. Beside it stands what one command by itself tells: all of
 its time in which it neither starts, imports what it imports without Prefect, too, does jobs, writes to MLflow, nor
 does what lies between jobs. Prefect's import, its server's start and end, keys, task runs and artifacts are in that
@@ -124,10 +124,17 @@ class Bench:
         self.compare()
 
     def compare(self) -> None:
-        """Measure the command, without Prefect and with it."""
+        """Measure the command, without Prefect and with it; which is first changes from round to round."""
         if not self._home.exists():
             self._command()
+        ways = [self._alone, self._whole]
+        for way in ways if len(self._told) % 2 == 0 else reversed(ways):
+            way()
+
+    def _alone(self) -> None:
         self._keep(ALONE, self._do([sys.executable, "-c", _ALONE, "run"])[0])
+
+    def _whole(self) -> None:
         run, library = self._command()
         self._keep(COMMAND, run)
         self._told.append(1 - library / run.wall)
@@ -148,7 +155,8 @@ class Bench:
     @property
     def orchestration(self) -> float:
         """Part of the command's wall time by which it is longer than without Prefect."""
-        return 1 - self.best[ALONE].wall / self.best[COMMAND].wall
+        alone, command = (statistics.median(run.wall for run in self._runs[way]) for way in (ALONE, COMMAND))
+        return 1 - alone / command
 
     @property
     def told(self) -> float:
@@ -167,6 +175,7 @@ class Bench:
         home = home or self._home
         for stored in (home / "cutouts", home / "results"):
             shutil.rmtree(stored, ignore_errors=True)
+        os.sync()  # what the run before left to be written is not this one's
         with tempfile.TemporaryDirectory(dir=self._root) as place:
             out = ["--output", f"{place}/out"] if words[-1] == "run" else [place]
             environ = os.environ | {"LEVELMATCH_HOME": str(home)}
