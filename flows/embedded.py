@@ -84,11 +84,11 @@ class EmbeddedServer:
     def stop(self) -> None:
         """End it."""
         self.process.terminate()
-        try:
-            self.process.wait(_STOPPING)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        patience = time.monotonic() + _STOPPING
+        while self.process.poll() is None and time.monotonic() < patience:  # Popen's own wait looks every 50 ms
+            time.sleep(_PAUSE / 10)
+        self.process.kill()  # nothing, once it has ended
+        self.process.wait()
 
     def _call(self) -> None:
         """Ask until it answers or has ended."""

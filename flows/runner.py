@@ -3,7 +3,8 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from typing import Any
@@ -18,6 +19,7 @@ from prefect.utilities.annotations import quote
 from pydantic import ValidationError
 
 from flows.engine import of_engine
+from flows.gathered import gathered
 from flows.progress import LineReporter, Reporter
 from flows.unstored import unstored
 from levelmatch_core.disk import refuse_without_room
@@ -57,6 +59,8 @@ class Work:
     """How many threads a job may use, where jobs are fewer than workers."""
     refresh: bool = False
     """Whether to do it even where a result is stored."""
+    batch: bool = False
+    """Whether it is a batch of tiles."""
     begun: bool = field(default=False, init=False)
     """Whether a job was begun, and not only looked up."""
     done: Sequence[Record] = field(default=(), init=False)
@@ -77,15 +81,16 @@ class Work:
         keys = [job.key() for job in self.jobs]
         return keys[0] if len(keys) == 1 else content_key("batch", keys)
 
-    def do(self, workspace: Workspace, crew: Crew) -> list[dict[str, Any]]:
-        """Let workers do the jobs and return their results as JSON, for the store."""
+    def do(self, workspace: Workspace, crew: Crew) -> list[str]:
+        """Let workers do the jobs and return their results, as the store keeps them."""
         self.begun = True
-        self.done = shared_out(crew, self.jobs, workspace, self.threads)
-        return [result.to_json() for result in self.done]
+        with gathered() if self.batch else nullcontext():
+            self.done = shared_out(crew, self.jobs, workspace, self.threads)
+        return [result.to_text() for result in self.done]
 
     def afresh(self) -> "Work":
         """Return the same work, to be done whatever is stored."""
-        return Work(self.jobs, self.places, self.label, self.threads, refresh=True)
+        return replace(self, refresh=True)
 
     def singly(self) -> Iterator["Work"]:
         """Yield the jobs of a batch, each by itself."""
@@ -177,7 +182,7 @@ class PrefectEach:
             return [self._failure(work, state)]
         return None
 
-    def _submit(self, work: Work) -> PrefectConcurrentFuture[list[dict[str, Any]]]:
+    def _submit(self, work: Work) -> PrefectConcurrentFuture[list[str]]:
         options = _task_of(work.step, self._retry_delays, refresh=work.refresh)
         # quoted: Prefect would otherwise walk through every record in search of futures
         parameters: dict[str, Any] = {
@@ -196,7 +201,7 @@ class PrefectEach:
             return work.done
         content: Any = state.result(raise_on_failure=False)
         try:
-            records = [job.gives.from_json(item) for job, item in zip(work.jobs, content, strict=True)]
+            records = [job.gives.from_text(item) for job, item in zip(work.jobs, content, strict=True)]
         except (ValidationError, TypeError, ValueError):
             with placed(*work.place):
                 logger.warning("%s: the stored result cannot be read; it is made anew", work.label)
@@ -230,7 +235,8 @@ def works_of(jobs: Sequence[Job], threads: int = 1) -> list[Work]:
     tiles: dict[str, list[int]] = {}
     for place, job in enumerate(jobs):
         tiles.setdefault(job.bundle, []).append(place)
-    if len(tiles) <= MOST_TILES:
+    batch = len(tiles) > MOST_TILES
+    if not batch:
         named = {tile if len(places) > 1 else jobs[places[0]].label: places for tile, places in tiles.items()}
     else:
         batches: dict[int, list[int]] = {}
@@ -238,7 +244,8 @@ def works_of(jobs: Sequence[Job], threads: int = 1) -> list[Work]:
             batches.setdefault(_batch_of(tile), []).extend(places)
         named = {f"batch {number} of {BATCHES}: {len(batches[number])}": batches[number] for number in sorted(batches)}
     return [
-        Work(tuple(jobs[place] for place in places), tuple(places), name, threads) for name, places in named.items()
+        Work(tuple(jobs[place] for place in places), tuple(places), name, threads, batch=batch)
+        for name, places in named.items()
     ]
 
 
@@ -258,10 +265,10 @@ def _key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 
 @cache
-def _task_of(step: str, retry_delays: tuple[float, ...], *, refresh: bool) -> Task[..., list[dict[str, Any]]]:
+def _task_of(step: str, retry_delays: tuple[float, ...], *, refresh: bool) -> Task[..., list[str]]:
     """Return the task of one step, under the name that a person sees."""
 
-    def do(work: Work, workspace: Workspace, crew: Crew, key: str, label: str) -> list[dict[str, Any]]:  # noqa: ARG001
+    def do(work: Work, workspace: Workspace, crew: Crew, key: str, label: str) -> list[str]:  # noqa: ARG001
         # key and label are parameters, so that cache policy and run name find them
         return work.do(workspace, crew)
 

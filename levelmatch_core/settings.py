@@ -9,6 +9,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -356,6 +357,7 @@ class MatchSettings(BaseModel):
         return self.fit_types(stage)[0]
 
 
+@cache
 def roles_by_name() -> dict[str, Role]:
     """Return each setting's role."""
     return {name: field.json_schema_extra["role"] for name, field in MatchSettings.model_fields.items()}  # type: ignore[index,misc]

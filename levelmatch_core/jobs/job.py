@@ -4,7 +4,6 @@ Each job carries all that its result depends on; `key()` is that content's diges
 up instead of doing the job. Results are records; arrays go to the cutout store, files to the output folder.
 """
 
-import hashlib
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from levelmatch_core.images.exposure import Failure
 from levelmatch_core.loglines import logger_of, placed
 from levelmatch_core.products.folder import OutputFile, OutputFolder
 from levelmatch_core.products.sharing import SharedFolder
-from levelmatch_core.records import FOR_KEY, Record, content_key
+from levelmatch_core.records import Record, content_key, digest_of
 from levelmatch_core.settings import MatchSettings, Role
 from levelmatch_core.sky.cutouts import StoredArray
 from levelmatch_core.sky.store import CutoutStore
@@ -84,9 +83,8 @@ class Job(Record):
 
     def key(self) -> str:
         """Return the digest of all that the result depends on."""
-        content = self.model_dump_json(exclude={"settings", "label", "exposures"}, context=FOR_KEY)
-        digest = hashlib.sha256(content.encode()).hexdigest()  # megabytes, for a field of a thousand exposures
-        return content_key(self.step, self.version, digest, self.settings.of_role(*self.roles))
+        content = digest_of(self, "settings", "label", "exposures")
+        return content_key(self.step, self.version, content, self.settings.of_role(*self.roles))
 
     @property
     def place(self) -> tuple[str, str]:

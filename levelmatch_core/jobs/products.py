@@ -142,6 +142,7 @@ class FiguresJob(Job):
     version = 3
     roles = ("mask", "draw")
     gives = Written
+    large = ("match",)
 
     match: FieldMatch
     mosaic: OutputFile
@@ -174,6 +175,7 @@ class ReportJob(Job):
     step = "report"
     version = 3
     gives = Written
+    large = ("matches",)
 
     record: RunRecord
     matches: tuple[FieldMatch, ...]

@@ -156,6 +156,7 @@ class ErrorsJob(Job):
     step = "errors"
     roles = ("solve",)
     gives = FieldErrors
+    large = ("stages",)
 
     stages: tuple[StageMatch, ...]
     cutouts: dict[str, CutoutRecord]

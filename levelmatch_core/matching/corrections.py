@@ -83,6 +83,8 @@ class ErrorMap(Record):
 class FieldMatch(Record):
     """All that is known of one field once it is solved."""
 
+    large = ("stages",)
+
     field: Field
     grid: Grid
     cutouts: dict[str, CutoutRecord] = Described(description="by exposure name, of those that did not fail")
@@ -99,6 +101,8 @@ class FieldMatch(Record):
         failures = with_tiles(
             self.field, [one for one in failures if not one.exposures or mine.intersection(one.exposures)]
         )
+        if not failures:
+            return self
         lost = {name for failure in failures for name in failure.exposures}
         corrections = tuple(
             correction.model_copy(update={"status": Status.FAILED}) if correction.exposure.name in lost else correction

@@ -19,8 +19,8 @@ printed: with more than a few per cent of it, seconds say little.
 """
 
 import argparse
+import itertools
 import os
-import shutil
 import sqlite3
 import statistics
 import subprocess
@@ -113,14 +113,14 @@ class Bench:
         self._folder, self._root = folder, root
         self._runs: dict[str, list[Run]] = {}
         self._told: list[float] = []
+        self._places = itertools.count()
         self._home = root / "home"
 
     def round(self) -> None:
         """Measure each way once; the first makes the home."""
         for figures, name in (("none", LIBRARY), ("all", FIGURES)):
             self._keep(name, Run(*map(float, self._do([sys.executable, "-c", _LIBRARY], figures)[1].stdout.split())))
-        shutil.rmtree(self._root / "new", ignore_errors=True)
-        self._keep(NEW, self._command(self._root / "new")[0])
+        self._keep(NEW, self._command(self._root / f"new{next(self._places)}")[0])
         self.compare()
 
     def compare(self) -> None:
@@ -171,19 +171,28 @@ class Bench:
     def _do(
         self, words: list[str], *more: str, home: Path | None = None
     ) -> tuple[Run, subprocess.CompletedProcess[str]]:
-        """Run a process to its end, nothing being stored; return what it took and what it printed."""
+        """Run a process to its end, nothing being stored; return what it took and what it printed.
+
+        What earlier ones stored and wrote is moved out of the way and emptied, but not deleted: for minutes ext4 goes
+        around each inode that was freed, which costs the next thousand files a second or more, and not always the same.
+        """
         home = home or self._home
+        place = self._root / f"{next(self._places)}"
+        place.mkdir()
         for stored in (home / "cutouts", home / "results"):
-            shutil.rmtree(stored, ignore_errors=True)
+            if stored.exists():
+                stored.rename(place / stored.name)
+        for file in self._root.glob("[0-9]*/**/*"):
+            if file.is_file():
+                os.truncate(file, 0)
+        out = ["--output", f"{place}/out"] if words[-1] == "run" else [str(place / "made")]
+        environ = os.environ | {"LEVELMATCH_HOME": str(home)}
         os.sync()  # what the run before left to be written is not this one's
-        with tempfile.TemporaryDirectory(dir=self._root) as place:
-            out = ["--output", f"{place}/out"] if words[-1] == "run" else [place]
-            environ = os.environ | {"LEVELMATCH_HOME": str(home)}
-            load, cpu, started = busy(), own(), time.monotonic()
-            done = subprocess.run(
-                [*words, str(self._folder), *out, *more], env=environ, capture_output=True, text=True, check=False
-            )
-            run = Run.since(started, cpu, load)
+        load, cpu, started = busy(), own(), time.monotonic()
+        done = subprocess.run(
+            [*words, str(self._folder), *out, *more], env=environ, capture_output=True, text=True, check=False
+        )
+        run = Run.since(started, cpu, load)
         if done.returncode:
             raise RuntimeError(done.stderr)
         return run, done

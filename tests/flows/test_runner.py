@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import threading
 import time
@@ -15,19 +16,22 @@ from uuid import UUID
 import pytest
 from prefect import flow, runtime
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.filters import FlowRunFilter, LogFilter, LogFilterFlowRunId
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.runner import BATCHES, MOST_TILES, PrefectEach, _task_of, works_of
 from levelmatch_core.errors import NoRoomError, NoUsablePixelsError
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.jobs.job import Job, Workspace
+from levelmatch_core.loglines import logger_of
 from levelmatch_core.products.folder import OutputFolder
 from levelmatch_core.products.runrecord import OutputFile
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore, StoredArray
 from levelmatch_core.workers import Threads, shared_out
+
+LOGGER = logger_of("levelmatch_core.jobs.trial")
 
 
 class Made(Record):
@@ -59,6 +63,8 @@ class MakeJob(Job):
             raise ZeroDivisionError(message)
         if self.how == "missing":
             raise FileNotFoundError(2, "No such file", self.label)
+        if self.how == "talks":
+            LOGGER.info("%d is made", self.number)
         if self.how == "flaky" and self.calls[self.label] < 3:
             raise OSError(5, "Input/output error")
         if self.how == "writes":
@@ -328,6 +334,24 @@ def test_many_jobs_are_done_in_batches_and_a_bad_one_costs_itself_only(workspace
     assert each.cached == {"make": len(jobs) - 1}
     assert max(MakeJob.calls.values()) <= 4
     assert sum(count > 1 for count in MakeJob.calls.values()) <= mates
+
+
+@pytest.mark.slow
+def test_a_batch_is_one_entry_of_prefects_log(workspace):
+    logging.getLogger("levelmatch_core").setLevel(logging.INFO)
+    jobs = [job(number, "talks") for number in range(MOST_TILES + 1)]
+    _, _, flow_run = in_flow(workspace, jobs)
+    chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(flow_run)]))
+    deadline = time.monotonic() + 30
+    lines = []
+    while len(lines) < len(jobs):
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.2)
+        with get_client(sync_client=True) as client:
+            entries = [log.message for log in client.read_logs(chosen, limit=200) if log.name == LOGGER.name]
+        lines = [line for entry in entries for line in entry.splitlines()]
+    assert len(entries) == BATCHES
+    assert sorted(lines) == sorted(f"[{each.label}, make] {each.number} is made" for each in jobs)
 
 
 def _bucket(label):

@@ -178,6 +178,9 @@ def test_the_job_depends_on_the_mosaic_and_not_on_where_files_lie(make: Any) -> 
     moved = match.field.exposures[0].model_copy(update={"path": Path("/elsewhere/a.fits")})
     field = match.field.model_copy(update={"exposures": (moved, *match.field.exposures[1:])})
     assert job.model_copy(update={"matches": (match.model_copy(update={"field": field}),)}).key() == job.key()
+    solved = match.stages[0].model_copy(update={"stage": "another"})
+    other = match.model_copy(update={"stages": (solved, *match.stages[1:])})
+    assert job.model_copy(update={"matches": (other,)}).key() != job.key()
     file = {"name": "mosaic.fits", "sha256": hashlib.sha256(b"x").hexdigest()}
     assert ReportJob.from_json(job.to_json() | {"mosaics": {"f": file}}).key() != job.key()
     json.dumps(job.to_json())
