@@ -106,7 +106,7 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet
 
 
 def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bool = False) -> Home:
-    """Set what Prefect and MLflow read at their import; nothing is written. What the user has set stays.
+    """Set what Prefect, MLflow and BLAS read at their import; nothing is written. What the user has set stays.
 
     Parameters
     ----------
@@ -137,6 +137,8 @@ def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bo
         # a tracking server that is out of reach costs seconds, not minutes
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        # solves hold BLAS to one thread; what more numpy and scipy start spins a tenth of a second beside the server
+        "OPENBLAS_NUM_THREADS": "1",
     }
     if quiet:
         defaults["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"

@@ -10,12 +10,12 @@ In turn, each in a process of its own, nothing being stored of the work before:
 - command: `levelmatch run` with a LEVELMATCH_HOME that is there, server and all;
 - new home: the first run in a LEVELMATCH_HOME.
 
-Orchestration is the command less what it takes without Prefect, the median of some rounds each; a round of the two by
-itself says little where a machine is slower for a minute. Beside it stands what one command by itself tells: all of
-its time in which it neither starts, imports what it imports without Prefect, too, does jobs, writes to MLflow, nor
-does what lies between jobs. Prefect's import, its server's start and end, keys, task runs and artifacts are in that
-part; what its server, on another processor, costs the work is not. What others had of the processors meanwhile is
-printed: with more than a few per cent of it, seconds say little.
+Orchestration is the command less what it takes without Prefect, both measured one after the other, and the median of
+some rounds: a machine changes its speed in minutes, by more than that, and a round by itself says little. Beside it
+stands what one command by itself tells: all of its time in which it neither starts, imports what it imports without
+Prefect, too, does jobs, writes to MLflow, nor does what lies between jobs. Prefect's import, its server's start and
+end, keys, task runs and artifacts are in that part; what its server, on another processor, costs the work is not. What
+others had of the processors meanwhile is printed: with more than a few per cent of it, seconds say little.
 """
 
 import argparse
@@ -154,9 +154,9 @@ class Bench:
 
     @property
     def orchestration(self) -> float:
-        """Part of the command's wall time by which it is longer than without Prefect."""
-        alone, command = (statistics.median(run.wall for run in self._runs[way]) for way in (ALONE, COMMAND))
-        return 1 - alone / command
+        """Part of the command's wall time by which it is longer than without Prefect, the median of the rounds."""
+        pairs = zip(self._runs[ALONE], self._runs[COMMAND], strict=True)
+        return statistics.median(1 - alone.wall / command.wall for alone, command in pairs)
 
     @property
     def told(self) -> float:

@@ -10,6 +10,29 @@ from tests.benchmarks.memory import exposure, tiles
 from tests.benchmarks.speed import PROGRAMS, measure
 
 
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The command on 1,024 exposures of 256 pixels, with Prefect and without it; before tests that delete files."""
+    place = tmp_path_factory.mktemp("thousand")
+    simulate(place / "in", SimulatedProgram.of(tiles=(16, 16), dithers=4, size=256))
+    bench = Bench(place / "in", place)
+    for _ in range(9):
+        bench.compare()
+    return bench
+
+
+@pytest.mark.full
+def test_a_thousand_exposures_are_a_few_hundred_tasks_which_take_less_than_a_tenth(thousand: Bench) -> None:
+    assert 20 < thousand.task_runs < 400
+    assert 0.01 < thousand.told < 0.1  # Prefect's import alone is more than that
+
+
+@pytest.mark.full
+def test_with_prefect_the_command_takes_a_tenth_longer_at_most(thousand: Bench) -> None:
+    """It is 7 to 10 % on two processors; more where thousands of files were deleted in the minutes before."""
+    assert thousand.orchestration < 0.1
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_library_costs_at_most_twice_the_floor(program: str) -> None:
@@ -42,26 +65,3 @@ def test_the_command_costs_ten_seconds_more_than_the_library(tmp_path: Path) -> 
     assert best[NEW].wall <= 18 + 1.1 * best[LIBRARY].wall
     assert best[LIBRARY].cpu <= 2
     assert best[COMMAND].cpu <= 15
-
-
-@pytest.fixture(scope="module")
-def thousand(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """The command on 1,024 exposures of 256 pixels, with Prefect and without it."""
-    place = tmp_path_factory.mktemp("thousand")
-    simulate(place / "in", SimulatedProgram.of(tiles=(16, 16), dithers=4, size=256))
-    bench = Bench(place / "in", place)
-    for _ in range(5):
-        bench.compare()
-    return bench
-
-
-@pytest.mark.full
-def test_a_thousand_exposures_are_a_few_hundred_tasks_which_take_less_than_a_tenth(thousand: Bench) -> None:
-    assert 20 < thousand.task_runs < 400
-    assert 0.01 < thousand.told < 0.1  # Prefect's import alone is more than that
-
-
-@pytest.mark.full
-def test_with_prefect_the_command_takes_a_tenth_longer_at_most(thousand: Bench) -> None:
-    """Fails on two processors, where it is 8 to 13 %: README says of what."""
-    assert thousand.orchestration < 0.1

@@ -220,6 +220,18 @@ def test_flow_runs_on_it_send_no_heartbeats() -> None:
     assert int(outside) >= 30
 
 
+@pytest.mark.parametrize("chosen", [{}, {"OPENBLAS_NUM_THREADS": str(min(2, os.cpu_count() or 1))}])
+def test_a_command_starts_no_threads_that_spin_unless_they_are_asked_for(chosen: dict[str, str]) -> None:
+    code = (
+        "from flows.home import set_environment; set_environment()\n"
+        "import numpy, scipy.linalg, threadpoolctl\n"
+        "print(*{each['num_threads'] for each in threadpoolctl.threadpool_info() if each['user_api'] == 'blas'})\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")} | chosen
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [chosen.get("OPENBLAS_NUM_THREADS", "1")]
+
+
 def test_a_process_that_ends_looks_for_no_rubbish() -> None:
     code = (
         "import atexit, gc; from flows.memory import end_at_once\n"
