@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cloup
 
-from flows.cli import OK, TROUBLE, clean_errors
+from flows.console import OK, TROUBLE, clean_errors
 from flows.home import prepare_environment
 from flows.options import examples, type_of_path
 
@@ -30,9 +30,9 @@ def log(folder: Path) -> None:
 
         home = prepare_environment()
         kept = kept_run(home, folder)
-        from flows.tracking import FlowFacts, Tracker  # noqa: PLC0415
+        from flows.tracking import Tracker  # noqa: PLC0415
 
-        tracking = Tracker(home).send(kept.result, kept.summary, FlowFacts(**dict(kept.facts)))
+        tracking = Tracker(home).send(kept.result, kept.summary, kept.facts)
         if tracking.lost:
             cloup.echo(tracking.lost, err=True)
             sys.exit(TROUBLE)

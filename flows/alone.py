@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from flows.home import Home
 from flows.progress import REPORTER
-from flows.summary import Summary, summarize
+from flows.summary import FlowFacts, Summary, summarize
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.pipeline import Request, peak_memory, run
 from levelmatch_core.products.folder import note_in_log
@@ -24,7 +24,7 @@ def match_alone(request: Request) -> Summary:
     LevelMatchError
         As :func:`levelmatch_core.pipeline.run` raises it.
     """
-    from flows.tracking import FlowFacts, Tracker  # noqa: PLC0415 - MLflow takes seconds to import
+    from flows.tracking import Tracker  # noqa: PLC0415 - MLflow takes seconds to import
 
     started = time.time()
     home = Home.of().make()

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import cloup
 
-from flows.cli import clean_errors
+from flows.console import clean_errors
 from flows.home import Home
 from levelmatch_core.errors import UsageError
 

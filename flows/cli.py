@@ -1,8 +1,6 @@
 """The command `levelmatch`. Imports are made where they are needed: help and version come at once."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 import cloup
 
+from flows.console import OK, UNFINISHED, clean_errors, report
 from flows.memory import collect_rarely, end_at_once
 from flows.options import (
     examples,
@@ -19,14 +18,10 @@ from flows.options import (
     output_option,
     type_of_path,
 )
-from levelmatch_core.errors import LevelMatchError, UsageError
+from levelmatch_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from flows.summary import Summary
     from levelmatch_core.pipeline import Request
-
-OK, TROUBLE, BAD_USAGE, UNFINISHED = 0, 1, 2, 3
-"""Exit codes: all well; anything else; bad usage with nothing written; finished, but some untied or failed."""
 
 
 class _Lazy(cloup.Group):
@@ -160,44 +155,6 @@ def demo(output: Path, log_level: str | None) -> None:
 
         summary = run_demo(output, log_level)
     sys.exit(OK if summary.complete else UNFINISHED)
-
-
-@contextmanager
-def clean_errors(log_level: str | None = None) -> Iterator[None]:
-    """Turn the errors that we raise on purpose into one line and an exit code."""
-    try:
-        yield
-    except LevelMatchError as error:
-        if log_level == "debug":
-            raise
-        click.echo(f"levelmatch: {error}", err=True)
-        sys.exit(BAD_USAGE if isinstance(error, UsageError) else TROUBLE)
-    except OSError as error:  # of the disk: nothing that a traceback would explain better
-        if log_level == "debug":
-            raise
-        click.echo(
-            f"levelmatch: {error.filename or 'a file'}: {error.strerror or error}; mend that, run again", err=True
-        )
-        sys.exit(TROUBLE)
-
-
-def report(summary: "Summary") -> None:
-    """Print the end of a run: the verdict on stdout, what went wrong on stderr."""
-    for problem in summary.problems:
-        click.echo(f"{problem.name}: {problem.status}: {problem.reason}", err=True)
-    click.echo(summary.verdict)
-    click.echo("exposures: " + ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count))
-    for each in summary.residuals:
-        click.echo(
-            f"{each.field}: residual rms {each.before:.5g} before, {each.after:.5g} after, in "
-            f"{each.unit or 'the data unit'}, over {each.used} pairs ({sum(each.rejected.values())} rejected)"
-        )
-    click.echo(f"outputs: {summary.output}{'' if summary.changed else ' (nothing changed)'}")
-    tracking = summary.tracking
-    if tracking is not None and tracking.lost:
-        click.echo(tracking.lost, err=True)
-    elif tracking is not None:
-        click.echo(f"MLflow:  run {tracking.run_id}{'' if tracking.new else ' (checked again)'} in {tracking.store}")
 
 
 def _request(inputs: tuple[Path, ...], output: Path, options: dict[str, Any]) -> "Request":

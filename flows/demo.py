@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli import report
+from flows.console import report
 from flows.launch import launch
 from flows.summary import Summary
 from levelmatch_core.errors import UsageError

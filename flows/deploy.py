@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from flows.cli import clean_errors
+from flows.console import clean_errors
 from flows.home import prepare_environment
 from levelmatch_core.errors import LevelMatchError, UsageError
 

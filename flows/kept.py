@@ -5,12 +5,11 @@ import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from flows.home import Home
-from flows.summary import Summary
+from flows.summary import FlowFacts, Summary
 from levelmatch_core.errors import UsageError
 from levelmatch_core.images.exposure import Inventory
 from levelmatch_core.matching.corrections import FieldMatch
@@ -20,19 +19,7 @@ from levelmatch_core.products.runrecord import RunRecord, json_bytes
 from levelmatch_core.products.undo import finished_record
 from levelmatch_core.records import Record
 
-if TYPE_CHECKING:
-    from flows.tracking import FlowFacts
-
 logger = logging.getLogger(__name__)
-
-
-class KeptFacts(Record):
-    """What is known of the flow run, as :class:`flows.tracking.FlowFacts` has it."""
-
-    flow_run_id: str
-    name: str
-    started: float
-    attempt: int = 1
 
 
 class KeptRun(Record):
@@ -44,7 +31,7 @@ class KeptRun(Record):
     record: RunRecord
     seconds: float
     summary: Summary
-    facts: KeptFacts
+    facts: FlowFacts
 
     @property
     def result(self) -> RunResult:
@@ -52,7 +39,7 @@ class KeptRun(Record):
         return RunResult(self.request, self.inventory, self.matches, self.record, changed=True, seconds=self.seconds)
 
 
-def keep(home: Home, result: RunResult, summary: Summary, facts: "FlowFacts") -> None:
+def keep(home: Home, result: RunResult, summary: Summary, facts: FlowFacts) -> None:
     """Keep what the record of a run is made of; a disk that takes it not costs that, and is said."""
     kept = KeptRun(
         request=result.request,
@@ -61,7 +48,7 @@ def keep(home: Home, result: RunResult, summary: Summary, facts: "FlowFacts") ->
         record=result.record,
         seconds=result.seconds,
         summary=summary,
-        facts=KeptFacts(**vars(facts)),
+        facts=facts,
     )
     place = place_of(home, result.request.output)
     temporary = place.with_suffix(f".{os.getpid()}.part")

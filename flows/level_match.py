@@ -19,8 +19,8 @@ from flows.artifacts import ProgressArtifact, publish
 from flows.home import Home
 from flows.progress import REPORTER
 from flows.runner import RETRY_DELAYS, PrefectEach
-from flows.summary import Summary, summarize
-from flows.tracking import FlowFacts, Tracker
+from flows.summary import FlowFacts, Summary, summarize
+from flows.tracking import Tracker
 from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
 from levelmatch_core.products.folder import note_in_log

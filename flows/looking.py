@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from flows.cli import clean_errors
+from flows.console import clean_errors
 from flows.options import complete_setting_name, examples, type_of_path
 
 if TYPE_CHECKING:

@@ -35,6 +35,15 @@ class Tracking(Record):
     lost: str = Described(default="", description="what could not be recorded, and why; '' if nothing")
 
 
+class FlowFacts(Record):
+    """What is known of the flow run: its tags in MLflow."""
+
+    flow_run_id: str = Described(description="the id under which a retried flow run goes on")
+    name: str
+    started: float = Described(description="Unix time, seconds")
+    attempt: int = 1
+
+
 class Summary(Record):
     """The end of a run."""
 

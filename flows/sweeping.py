@@ -8,7 +8,7 @@ from typing import Any
 import click
 import cloup
 
-from flows.cli import OK, UNFINISHED, clean_errors
+from flows.console import OK, UNFINISHED, clean_errors
 from flows.home import prepare_environment
 from flows.options import examples, inputs_argument, matching_options, output_option
 from levelmatch_core.errors import SettingsError

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -31,7 +30,7 @@ from flows.measures import (
     units_of,
 )
 from flows.secrets import without_secrets
-from flows.summary import Summary, Tracking
+from flows.summary import FlowFacts, Summary, Tracking
 from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.report import REPORT
@@ -60,18 +59,6 @@ _PATIENCE = 300.0
 
 _WHOLE = "levelmatch.recorded"
 """Tag of a run whose record is whole: the try that it is of."""
-
-
-@dataclass(frozen=True)
-class FlowFacts:
-    """What is known of the flow run: its tags in MLflow."""
-
-    flow_run_id: str
-    """The id under which a retried flow run goes on."""
-    name: str
-    started: float
-    """Unix time, seconds."""
-    attempt: int = 1
 
 
 class Tracker:
@@ -396,4 +383,4 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-__all__ = ["FlowFacts", "Tracker", "description", "output_id"]
+__all__ = ["Tracker", "description", "output_id"]

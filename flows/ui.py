@@ -16,7 +16,7 @@ from types import FrameType
 import click
 import cloup
 
-from flows.cli import clean_errors
+from flows.console import clean_errors
 from flows.home import Home, prepare_environment
 from levelmatch_core.errors import LevelMatchError, UsageError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from flows.cli import OK, UNFINISHED, clean_errors
+from flows.console import OK, UNFINISHED, clean_errors
 from flows.options import examples, inputs_argument, output_option, recursive_option, type_of_path
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ from levelmatch_core.images.reading import read_pixels, read_wcs
 from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.library import LevelMatch, match_levels
 from levelmatch_core.matching.bare import solve_matrices
-from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.match import match
 from levelmatch_core.matching.overlap import difference, fit_pair
-from levelmatch_core.matching.results import Member, PairFit
+from levelmatch_core.matching.results import Gauge, Member, PairFit
 from levelmatch_core.products.mosaic import write_mosaic
 from levelmatch_core.runners import PlainEach
 from levelmatch_core.settings import FitChoice, FitType, MatchSettings

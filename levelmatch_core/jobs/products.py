@@ -11,8 +11,8 @@ from levelmatch_core.matching.overlap import Difference, difference
 from levelmatch_core.matching.results import PairResult
 from levelmatch_core.memory import MANY, give_back
 from levelmatch_core.products.apply import write_corrected
-from levelmatch_core.products.folder import OutputFile
 from levelmatch_core.products.levelerror import write_level_error
+from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.mosaic import write_mosaic
 from levelmatch_core.products.placing import Sha256
 from levelmatch_core.products.report import REPORT

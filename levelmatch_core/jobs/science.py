@@ -10,9 +10,9 @@ from levelmatch_core.images.given import Given, SkyMask
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.loglines import logger_of
 from levelmatch_core.matching.corrections import Correction, ErrorMap, Sigma, StageMatch
-from levelmatch_core.matching.match import NOTHING, Gauge, match
+from levelmatch_core.matching.match import NOTHING, match
 from levelmatch_core.matching.overlap import fit_pair
-from levelmatch_core.matching.results import Member, PairFit, Solution
+from levelmatch_core.matching.results import Gauge, Member, PairFit, Solution
 from levelmatch_core.matching.totals import field_errors
 from levelmatch_core.memory import MANY, give_back
 from levelmatch_core.records import Record

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.match import Gauge, match
-from levelmatch_core.matching.results import Member, PairFit
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Gauge, Member, PairFit
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
 from levelmatch_core.sky.plane import Plane

@@ -18,6 +18,7 @@ from levelmatch_core.matching.pairs import Pair, reject
 from levelmatch_core.matching.posing import pose
 from levelmatch_core.matching.results import (
     Component,
+    Gauge,
     Hold,
     Member,
     MemberResult,
@@ -44,11 +45,11 @@ from levelmatch_core.matching.status import (
     untestable_members,
     what_is_left,
 )
-from levelmatch_core.matching.zero import NAMED, Gauge, Zero, zero_of
+from levelmatch_core.matching.zero import NAMED, Zero, zero_of
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.plane import Plane
 
-__all__ = ["NOTHING", "Gauge", "match"]
+__all__ = ["NOTHING", "match"]
 
 NOTHING = Given()
 """What a user gives who gives nothing."""

@@ -24,6 +24,17 @@ class Member(Record):
     background_time: float | None = Described(default=None, description="smallest |DT_BGR| of its exposures")
 
 
+class Gauge(StrEnum):
+    """What fixes the plane that differences leave free in each component."""
+
+    MEAN = "mean"
+    """The mean correction is the zero plane."""
+    ANCHOR = "anchor"
+    """Members whose `anchors` hold the stage have correction 0."""
+    REFERENCE = "reference"
+    """One member of each component, its reference, has correction 0."""
+
+
 class Rejection(StrEnum):
     """The closed list of reasons for which a pair is not used."""
 

@@ -6,8 +6,7 @@ A new stage is one entry of `STAGES`, and a group of that name in the exposures 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from levelmatch_core.matching.match import Gauge
-from levelmatch_core.matching.results import Component, Member, Solution
+from levelmatch_core.matching.results import Component, Gauge, Member, Solution
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.plane import Plane
 

@@ -11,7 +11,8 @@ import numpy as np
 from levelmatch_core.matching import graph
 from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Component, LoopClosure, PairFit, Rejection, SolveStatus, WeakMode
-from levelmatch_core.matching.solvers.problem import Answer, Array
+from levelmatch_core.matching.solvers.answer import Answer
+from levelmatch_core.matching.solvers.problem import Array
 from levelmatch_core.matching.zero import some
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane

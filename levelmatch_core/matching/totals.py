@@ -9,10 +9,10 @@ import numpy as np
 from levelmatch_core.images.given import Given
 from levelmatch_core.matching.constraints import constraints_of
 from levelmatch_core.matching.corrections import Sigma, StageMatch
-from levelmatch_core.matching.match import Gauge
 from levelmatch_core.matching.onethread import one_blas_thread
 from levelmatch_core.matching.pairs import outlines
 from levelmatch_core.matching.posing import pose
+from levelmatch_core.matching.results import Gauge
 from levelmatch_core.matching.solvers.noise import pixel_variances
 from levelmatch_core.matching.solvers.problem import Array, SlopePrior
 from levelmatch_core.matching.solvers.propagation import Lattice, Solved, mosaic_levels, total_errors

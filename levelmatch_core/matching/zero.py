@@ -6,27 +6,15 @@ the zero is held in the solve, but for a reference where slopes have a prior: it
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from levelmatch_core.images.given import ANCHOR
 from levelmatch_core.matching import graph
 from levelmatch_core.matching.constraints import Constraints
-from levelmatch_core.matching.results import Member, PairFit
+from levelmatch_core.matching.results import Gauge, Member, PairFit
 from levelmatch_core.settings import FitType, MatchSettings
 
 NAMED = 5
 """Most pairs or members that a note names."""
-
-
-class Gauge(StrEnum):
-    """What fixes the plane that differences leave free in each component."""
-
-    MEAN = "mean"
-    """The mean correction is the zero plane."""
-    ANCHOR = "anchor"
-    """Members whose `anchors` hold the stage have correction 0."""
-    REFERENCE = "reference"
-    """One member of each component, its reference, has correction 0."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.errors import DuplicateExposureError, ShapeMismatchError
+from levelmatch_core.images.byte_sink import HashedFile
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.instruments import instrument_of
 from levelmatch_core.images.reading import read_wcs
@@ -27,7 +28,6 @@ from levelmatch_core.products.editing import (
     shifted,
 )
 from levelmatch_core.products.headers import LocalPlane, put_cards, put_window_cards
-from levelmatch_core.products.placing import HashedFile
 from levelmatch_core.products.rawfits import RawFile, RawHeader, open_raw
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.grid import Grid

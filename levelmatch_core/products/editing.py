@@ -9,12 +9,12 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from levelmatch_core.images.byte_sink import Sink
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.headers import BLOCK
 from levelmatch_core.images.pixelarea import areas_at, relative_areas
 from levelmatch_core.images.transforms import AnyWcs, sky_transforms
 from levelmatch_core.products.headers import LocalPlane
-from levelmatch_core.products.placing import Sink
 from levelmatch_core.products.rawfits import RawFile, RawHeader, renew_checksums, stored_image
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import plane_on_image

@@ -17,6 +17,7 @@ from typing import Any, Self
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.images.reading import digest_of
 from levelmatch_core.products.lock import FolderLock
+from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.placing import (
     JOURNAL,
     LOG,
@@ -28,10 +29,10 @@ from levelmatch_core.products.placing import (
     put,
     replace,
 )
-from levelmatch_core.products.runrecord import OutputFile, RunRecord, json_bytes
+from levelmatch_core.products.runrecord import RunRecord, json_bytes
 from levelmatch_core.settings import MatchSettings, roles_by_name
 
-__all__ = ["JOURNAL", "LOG", "RUN", "OutputFile", "OutputFolder", "put"]
+__all__ = ["JOURNAL", "LOG", "RUN", "OutputFolder", "put"]
 
 JOURNAL_SCHEMA = 1
 _SHOWN = 5

@@ -1,23 +1,18 @@
 """How a file gets into an output folder: whole, by rename, under a name that lies in it; the same bytes stay."""
 
-import hashlib
 import os
 import secrets
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
 
 from levelmatch_core.disk import room_for
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.images.reading import digest_of
-from levelmatch_core.products.runrecord import OutputFile
+from levelmatch_core.products.manifest import OutputFile
 
 RUN, LOG, JOURNAL = "run.json", "log.json", "unfinished.json"
 _TEMPORARY = ".levelmatch-*.tmp*"
-_CHUNK = 1 << 18
-"""Bytes that are digested and written at a time: they stay in the processor's cache."""
-
 Writer = Callable[[Path], object]
 """Writes a file at the path that it is given; a :class:`Sha256` that it returns is the file's."""
 
@@ -26,41 +21,6 @@ class Sha256(str):
     """The digest (hex) of a file, from one who saw all its bytes."""
 
     __slots__ = ()
-
-
-class Sink(Protocol):
-    """What takes bytes, one after the other."""
-
-    def write(self, data: bytes | memoryview, /) -> int:
-        """Take all of them."""
-        ...
-
-
-class HashedFile:
-    """A new file that is written from its start to its end, and digested on the way.
-
-    Parameters
-    ----------
-    file
-        Open for writing, empty.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Write all of it."""
-        whole = memoryview(data)
-        for start in range(0, len(whole), _CHUNK):
-            chunk = whole[start : start + _CHUNK]
-            self._digest.update(chunk)
-            self._file.write(chunk)
-        return len(whole)
-
-    def sha256(self) -> str:
-        """Return the digest (hex) of what was written so far."""
-        return self._digest.hexdigest()
 
 
 def put(root: Path, name: str, writer: Writer, before: Callable[[], None] | None = None) -> tuple[OutputFile, bool]:

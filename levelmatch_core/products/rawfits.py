@@ -19,8 +19,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from levelmatch_core.errors import NotFitsError
+from levelmatch_core.images.byte_sink import Sink
 from levelmatch_core.images.headers import BLOCK, is_gzip, plain_cards, quiet, scan
-from levelmatch_core.products.placing import Sink
 
 _CARD = 80
 _NAME = 9

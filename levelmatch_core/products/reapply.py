@@ -10,8 +10,8 @@ from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.matching.corrections import Correction
 from levelmatch_core.products.apply import products_of, write_corrected
 from levelmatch_core.products.folder import clear_temporaries
+from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.placing import Sha256, Writer
-from levelmatch_core.products.runrecord import OutputFile
 from levelmatch_core.products.solution import Known, KnownSolution
 from levelmatch_core.products.undo import GivenBack, put_new, refuse_overlap
 from levelmatch_core.settings import MatchSettings

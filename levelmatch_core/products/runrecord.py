@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.images.exposure import Failure, Inventory
-from levelmatch_core.images.reading import digest_of
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
 from levelmatch_core.matching.results import Choice, Component, Loop, PairResult, Solution, Suspect, WeakMode
 from levelmatch_core.matching.zeros import lacking
+from levelmatch_core.products.manifest import InputFile, OutputFile
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings, roles_by_name
 from levelmatch_core.sky.grid import Grid
@@ -36,31 +36,6 @@ GAIN_LIMIT = 5.0
 
 LIBRARIES = ("numpy", "scipy", "astropy", "reproject", "photutils")
 """Libraries whose versions can change a digit."""
-
-
-class OutputFile(Record):
-    """One file of the output folder."""
-
-    name: str = Described(description="path relative to the folder, posix")
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path, name: str) -> "OutputFile":
-        """Return the file of this name as it lies at `path`.
-
-        Raises
-        ------
-        OSError
-            If it cannot be read.
-        """
-        return cls(name=name, sha256=digest_of(path))
-
-
-class InputFile(Record):
-    """One file that came in."""
-
-    file: str = Described(description="as tables show it")
-    sha256: str
 
 
 class ZeroChange(Record):

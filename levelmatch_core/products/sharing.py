@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.placing import Writer, put
-from levelmatch_core.products.runrecord import OutputFile
 
 
 class SharedFolder:

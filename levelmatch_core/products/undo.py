@@ -18,9 +18,10 @@ from levelmatch_core.products.background import take_background_back
 from levelmatch_core.products.editing import EditedFile, inside_of, physical_values, shifted
 from levelmatch_core.products.folder import clear_temporaries
 from levelmatch_core.products.headers import CARDS
+from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.placing import JOURNAL, RUN, Writer, put
 from levelmatch_core.products.rawfits import open_raw
-from levelmatch_core.products.runrecord import OutputFile, RunRecord
+from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.products.solution import PRODUCTS, Known, KnownImage, KnownSolution, images_of
 from levelmatch_core.sky.grid import Grid
 

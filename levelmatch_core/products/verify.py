@@ -15,7 +15,8 @@ from levelmatch_core.matching.corrections import Status
 from levelmatch_core.products.editing import local_plane
 from levelmatch_core.products.folder import JOURNAL, LOG, RUN, files_below
 from levelmatch_core.products.headers import AREA_CARD, IMAGE_CARDS, WINDOW_CARDS, reference_text
-from levelmatch_core.products.runrecord import OutputFile, RunRecord
+from levelmatch_core.products.manifest import OutputFile
+from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.products.solution import PRODUCTS, Known, KnownSolution, images_of
 from levelmatch_core.products.tables import read_pairs
 from levelmatch_core.products.undo import finished_record

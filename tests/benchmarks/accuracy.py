@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.match import Gauge, match
-from levelmatch_core.matching.results import Solution
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Gauge, Solution
 from levelmatch_core.sky.cutouts import Cutout
 from tests.matching.fakes import fit_all, grid_positions, make_cutout, settings_for
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.match import Gauge, match
-from levelmatch_core.matching.results import PairFit
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Gauge, PairFit
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate.sky import _nebula
 from levelmatch_core.sky.cutouts import Cutout

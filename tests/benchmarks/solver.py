@@ -26,7 +26,8 @@ import numpy as np
 import psutil
 from threadpoolctl import threadpool_limits
 
-from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Gauge
 from levelmatch_core.matching.solvers import solve
 from levelmatch_core.matching.solvers.uncertainty import uncertainties
 from levelmatch_core.settings import MatchSettings

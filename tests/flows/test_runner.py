@@ -25,7 +25,7 @@ from levelmatch_core.images.exposure import Failure
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.loglines import logger_of
 from levelmatch_core.products.folder import OutputFolder
-from levelmatch_core.products.runrecord import OutputFile
+from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore, StoredArray

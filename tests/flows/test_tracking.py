@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 
 from flows.home import Home
 from flows.measures import glossary, meaning_of, measures, name_of
-from flows.summary import Problem, summarize
-from flows.tracking import FlowFacts, Tracker, description, output_id
+from flows.summary import FlowFacts, Problem, summarize
+from flows.tracking import Tracker, description, output_id
 from levelmatch_core.matching.pairs import matrices
 from levelmatch_core.pipeline import Request, run
 from levelmatch_core.runners import PlainEach

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from levelmatch_core.matching.leave_out import choose
-from levelmatch_core.matching.match import Gauge, match
-from levelmatch_core.matching.results import Choice, PairFit, Solution
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Choice, Gauge, PairFit, Solution
 from levelmatch_core.matching.solvers.seams import seams
 from levelmatch_core.sky.plane import Plane
 from tests.matching.fakes import (

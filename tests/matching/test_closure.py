@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from levelmatch_core.matching.closure import closure, independent_loops
-from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Gauge
 from levelmatch_core.matching.solvers.problem import build
 from levelmatch_core.matching.solvers.seams import pair_covariance
 from tests.matching.fakes import NO_REJECTION, fit_all, grid_positions, scene, settings_for

@@ -7,7 +7,8 @@ import pytest
 from scipy.sparse import diags_array
 from scipy.sparse.linalg import splu
 
-from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Gauge
 from levelmatch_core.matching.solvers import least_squares, normal, prior, solve
 from levelmatch_core.matching.solvers.cholesky import Cholesky
 from levelmatch_core.matching.solvers.elimination import Elimination

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from levelmatch_core.matching.leave_out import leave_one_pair_out
-from levelmatch_core.matching.match import Gauge, match
-from levelmatch_core.matching.results import PairFit
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Gauge, PairFit
 from levelmatch_core.sky.plane import Plane
 from tests.matching.fakes import (
     NO_REJECTION,

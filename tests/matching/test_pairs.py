@@ -4,9 +4,9 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.match import match
 from levelmatch_core.matching.pairs import candidate_pairs, matrices, reject, triplets
-from levelmatch_core.matching.results import Rejection
+from levelmatch_core.matching.results import Gauge, Rejection
 from levelmatch_core.sky.plane import Plane
 from tests.matching.fakes import fit_all, grid_positions, made_up_fit, make_cutout, member, scene, settings_for
 

@@ -5,8 +5,8 @@ import pytest
 
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.images.given import Given, GivenLevel
-from levelmatch_core.matching.match import Gauge, match
-from levelmatch_core.matching.results import PairFit, Solution
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Gauge, PairFit, Solution
 from levelmatch_core.matching.solvers import least_squares, normal, uncertainty
 from levelmatch_core.matching.solvers.prior import slope_prior
 from levelmatch_core.matching.solvers.problem import build

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.match import match
 from levelmatch_core.matching.pairs import candidate_pairs
-from levelmatch_core.matching.results import Member, PairFit, Rejection
+from levelmatch_core.matching.results import Gauge, Member, PairFit, Rejection
 from levelmatch_core.matching.solvers import least_squares
 from levelmatch_core.matching.solvers.problem import build
 from levelmatch_core.matching.solvers.robust import verdict

@@ -9,8 +9,8 @@ import shapely
 
 from levelmatch_core.images.given import Given
 from levelmatch_core.matching.corrections import StageMatch
-from levelmatch_core.matching.match import Gauge, match
-from levelmatch_core.matching.results import Member, PairFit, Solution
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Gauge, Member, PairFit, Solution
 from levelmatch_core.matching.totals import TotalErrors, field_errors
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import Cutout, CutoutRecord

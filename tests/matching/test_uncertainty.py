@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Gauge
 from levelmatch_core.matching.solvers import least_squares, normal
 from levelmatch_core.matching.solvers import noise as noise_module
 from levelmatch_core.matching.solvers.noise import PairNoise, design, pixel_variances, score_factor

@@ -12,7 +12,7 @@ from levelmatch_core.products.figures import MAX_PAIRS, choose_pairs, draw_figur
 from levelmatch_core.products.figures.mosaic import block_mean, draw_mosaic
 from levelmatch_core.products.figures.pair import draw_pair
 from levelmatch_core.products.figures.style import distinct, short
-from levelmatch_core.products.runrecord import OutputFile
+from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.settings import MatchSettings
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from levelmatch_core.errors import OutputFolderError
-from levelmatch_core.products.folder import JOURNAL, LOG, RUN, OutputFile, OutputFolder
+from levelmatch_core.products.folder import JOURNAL, LOG, RUN, OutputFolder
+from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.runrecord import RunRecord, record_of
 from levelmatch_core.settings import MatchSettings
 

@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 
 from flows.cli import main
 from flows.home import Home
-from flows.summary import summarize
-from flows.tracking import FlowFacts, Tracker
+from flows.summary import FlowFacts, summarize
+from flows.tracking import Tracker
 from levelmatch_core.pipeline import Request, run
 from levelmatch_core.runners import PlainEach
 from levelmatch_core.settings import MatchSettings

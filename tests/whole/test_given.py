@@ -12,7 +12,8 @@ from astropy.wcs import WCS
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.images.given import Given, PairRule
 from levelmatch_core.matching.corrections import Status
-from levelmatch_core.matching.match import Gauge, match
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Gauge
 from levelmatch_core.products.explain import explain
 from levelmatch_core.simulate import SimulatedProgram, Truth, simulate
 from tests.matching.fakes import make_cutout, member, settings_for

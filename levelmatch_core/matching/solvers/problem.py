@@ -1,4 +1,4 @@
-"""The level problem of one component as arrays: what every solver is given, and what it gives back.
+"""The level problem of one component as arrays: what every solver is given.
 
 Inside the solvers a slope is the change over `scale` grid pixels (half a member), so that every coefficient is in data
 units, and each member's coefficients are about its own centre: the normal matrix is then as well conditioned as the
@@ -8,7 +8,6 @@ overlaps allow, wherever the mosaic lies on its grid.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +15,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from levelmatch_core.matching.pairs import outlines, rounding_floor
-from levelmatch_core.matching.results import Convergence, Member, PairFit
+from levelmatch_core.matching.results import Member, PairFit
 from levelmatch_core.matching.solvers.blocks import Geometry, what_is_left
 from levelmatch_core.settings import FitType, MatchSettings
-
-if TYPE_CHECKING:
-    from levelmatch_core.matching.solvers.normal import NormalEquations
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -166,26 +162,6 @@ class SlopePrior:
     """Its width in the solve: in the unit that the weights give the data. Data unit over `Problem.scale` pixels."""
     width: float
     """Its width; larger than `sd` where pairs disagree by more than their noise. Data unit over `Problem.scale`."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a solver found for a component."""
-
-    corrections: Array
-    """(N, k) to be subtracted, about each member's centre, slopes over `scale` pixels, data unit."""
-    converged: bool
-    iterations: int
-    rank: int
-    """Coefficients that the differences determine, of `Problem.unknowns`."""
-    condition: float | None
-    """Estimated 2-norm (dense) or 1-norm (sparse) condition of the diagonally scaled normal matrix."""
-    history: tuple[Convergence, ...] = ()
-    notes: tuple[str, ...] = ()
-    prior: SlopePrior | None = None
-    """The prior on slopes that was used."""
-    equations: "NormalEquations | None" = None
-    """The normal equations with their factors, for whoever goes on with them."""
 
 
 def shift(start: Array, end: Array, scale: float, k: int) -> Array:

@@ -26,10 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from levelmatch_core.matching.solvers.answer import Answer
 from levelmatch_core.matching.solvers.blocks import to_pairs
 from levelmatch_core.matching.solvers.noise import TINY, PairNoise, block_diagonal, design, times_blocks
 from levelmatch_core.matching.solvers.normal import NormalEquations
-from levelmatch_core.matching.solvers.problem import Answer, Array, Problem
+from levelmatch_core.matching.solvers.problem import Array, Problem
 
 UNTESTABLE = 1e-6
 """A pair that leaves less than this of itself is held by nothing else: a bridge."""

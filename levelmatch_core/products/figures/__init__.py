@@ -14,7 +14,7 @@ from levelmatch_core.products.figures.mosaic import draw_mosaic
 from levelmatch_core.products.figures.overlap import draw_overlaps
 from levelmatch_core.products.figures.pair import draw_pair
 from levelmatch_core.products.figures.residuals import draw_convergence, draw_residuals, with_history
-from levelmatch_core.products.runrecord import OutputFile
+from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.settings import MatchSettings
 
 __all__ = ["MAX_MEMBERS", "choose_pairs", "draw_figures", "draw_matrix", "figure_file", "matrix_figure"]

@@ -1,0 +1,33 @@
+"""The files of a run, with their digests: what came in, and what went out."""
+
+from pathlib import Path
+
+from pydantic import Field as Described
+
+from levelmatch_core.images.reading import digest_of
+from levelmatch_core.records import Record
+
+
+class OutputFile(Record):
+    """One file of the output folder."""
+
+    name: str = Described(description="path relative to the folder, posix")
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path, name: str) -> "OutputFile":
+        """Return the file of this name as it lies at `path`.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        """
+        return cls(name=name, sha256=digest_of(path))
+
+
+class InputFile(Record):
+    """One file that came in."""
+
+    file: str = Described(description="as tables show it")
+    sha256: str
