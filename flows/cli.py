@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 import cloup
 
-from flows.console import OK, UNFINISHED, clean_errors, report
-from flows.memory import collect_rarely, end_at_once
-from flows.options import (
+from flows.commands.console import OK, UNFINISHED, clean_errors, report
+from flows.commands.options import (
     examples,
     inputs_argument,
     log_level_option,
@@ -18,6 +17,7 @@ from flows.options import (
     output_option,
     type_of_path,
 )
+from flows.garbage_collection import collect_rarely, end_at_once
 from levelmatch_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ class _Lazy(cloup.Group):
     """A group whose further commands are imported when they are called, and whose help has sections."""
 
     further: ClassVar[dict[str, str]] = {
-        "deploy": "flows.deploy",
-        "explain": "flows.looking",
-        "log": "flows.afterwards",
-        "settings": "flows.looking",
-        "sweep": "flows.sweeping",
+        "deploy": "flows.commands.deploy",
+        "explain": "flows.commands.looking",
+        "log": "flows.commands.log",
+        "settings": "flows.commands.looking",
+        "sweep": "flows.commands.sweep",
         **{name: f"flows.{name}" for name in ("cache", "completion", "ui")},
-        **dict.fromkeys(("verify", "undo", "apply"), "flows.undoing"),
+        **dict.fromkeys(("verify", "undo", "apply"), "flows.commands.undoing"),
     }
     """Command -> the module that holds it, under the same name."""
     sections: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -102,14 +102,15 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
     """
     with clean_errors(log_level):
         if options["dry_run"]:
-            from flows.looking import show_plan  # noqa: PLC0415 - as the module says
+            from flows.commands.looking import show_plan  # noqa: PLC0415 - as the module says
 
             return show_plan(_request(inputs, output, options))
-        from flows import embedded, home  # noqa: PLC0415 - as the module says
+        from flows import home  # noqa: PLC0415 - as the module says
+        from flows.orchestration import ephemeral_server  # noqa: PLC0415 - as the module says
 
         home.set_environment(quiet=True)
-        server = embedded.start()  # it takes as long as all that follows
-        from flows.launch import launch  # noqa: PLC0415
+        server = ephemeral_server.start()  # it takes as long as all that follows
+        from flows.commands.launch import launch  # noqa: PLC0415
 
         summary = launch(_request(inputs, output, options), log_level, server)
         report(summary)
@@ -151,7 +152,7 @@ def simulate(folder: Path, tiles: str, **options: Any) -> None:  # noqa: ANN401 
 def demo(output: Path, log_level: str | None) -> None:
     """Simulate a MIRI program, match it, and show how well the known levels come back."""
     with clean_errors(log_level):
-        from flows.demo import run_demo  # noqa: PLC0415
+        from flows.commands.demo import run_demo  # noqa: PLC0415
 
         summary = run_demo(output, log_level)
     sys.exit(OK if summary.complete else UNFINISHED)

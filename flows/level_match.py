@@ -1,6 +1,6 @@
 """The flow `level_match`: the whole way of the data under Prefect, with its record in MLflow."""
 
-import flows.environment  # noqa: F401 - before Prefect and MLflow
+import flows.orchestration.environment  # noqa: F401 - before Prefect and MLflow
 
 # isort: split
 import time
@@ -15,15 +15,15 @@ from prefect.context import FlowRunContext, SettingsContext, get_settings_contex
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.artifacts import ProgressArtifact, publish
 from flows.home import Home
+from flows.orchestration.artifacts import ProgressArtifact, publish
+from flows.orchestration.task_runner import RETRY_DELAYS, PrefectEach
 from flows.progress import REPORTER
-from flows.runner import RETRY_DELAYS, PrefectEach
 from flows.summary import FlowFacts, Summary, summarize
-from flows.tracking import Tracker
+from flows.tracking.tracker import Tracker
 from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
-from levelmatch_core.products.folder import note_in_log
+from levelmatch_core.products.output.folder import note_in_log
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
 from levelmatch_core.workers import crew_of

@@ -1,6 +1,6 @@
 """The flow `sweep`: the same exposures under many settings, one MLflow run a combination, ranked at the end."""
 
-import flows.environment  # noqa: F401 - before Prefect and MLflow
+import flows.orchestration.environment  # noqa: F401 - before Prefect and MLflow
 
 # isort: split
 import logging
@@ -15,14 +15,14 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.artifacts import key_of
 from flows.home import Home
 from flows.level_match import QUARANTINED, facts_of_run, match_levels
-from flows.ranking import Combination, Ranking, compare_address, write_ranking
-from flows.runner import RETRY_DELAYS
-from flows.tracking import Tracker, output_id
+from flows.orchestration.artifacts import key_of
+from flows.orchestration.task_runner import RETRY_DELAYS
+from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
+from flows.tracking.tracker import Tracker, output_id
 from levelmatch_core.errors import LevelMatchError, SettingsError
-from levelmatch_core.matching.leave_out import leave_one_pair_out
+from levelmatch_core.matching.model_selection import leave_one_pair_out
 from levelmatch_core.pipeline import Request
 from levelmatch_core.records import content_key
 from levelmatch_core.settings import MatchSettings

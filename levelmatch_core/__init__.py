@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from levelmatch_core.library import LevelMatch, match_levels
+    from levelmatch_core.pjpipe_step import LevelMatchStep
     from levelmatch_core.settings import MatchSettings
-    from levelmatch_core.step import LevelMatchStep
 
 __all__ = ["LevelMatch", "LevelMatchStep", "MatchSettings", "match_levels"]
 

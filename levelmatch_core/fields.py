@@ -17,7 +17,7 @@ from levelmatch_core.jobs.science import (
     SolveJob,
     StackJob,
 )
-from levelmatch_core.loglines import logger_of, placed
+from levelmatch_core.log_context import logger_of, placed
 from levelmatch_core.matching.corrections import (
     Correction,
     FieldMatch,
@@ -27,11 +27,11 @@ from levelmatch_core.matching.corrections import (
     with_tiles,
 )
 from levelmatch_core.matching.graph import is_named
-from levelmatch_core.matching.leave_out import choose
+from levelmatch_core.matching.model_selection import choose
 from levelmatch_core.matching.pairs import candidate_pairs
+from levelmatch_core.matching.reference_history import Zeros
 from levelmatch_core.matching.results import Choice, Member, PairFit, Solution
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of, mergers
-from levelmatch_core.matching.zeros import Zeros
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid

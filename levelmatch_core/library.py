@@ -27,7 +27,7 @@ from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.given import read_given
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.images.transforms import AnyWcs
+from levelmatch_core.images.wcs.transforms import AnyWcs
 from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.jobs.products import mosaic_name
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status

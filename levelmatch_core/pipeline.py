@@ -32,10 +32,10 @@ from levelmatch_core.jobs.products import (
     mosaic_name,
 )
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
-from levelmatch_core.matching.zeros import KnownZero, Zeros, lacking, names_lost, names_of
-from levelmatch_core.products.apply import products_of
-from levelmatch_core.products.folder import OutputFolder
+from levelmatch_core.matching.reference_history import KnownZero, Zeros, lacking, names_lost, names_of
+from levelmatch_core.products.corrected.write import products_of
 from levelmatch_core.products.manifest import OutputFile
+from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.products.runrecord import FieldSummary, RunRecord, record_of
 from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record

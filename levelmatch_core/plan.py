@@ -15,11 +15,11 @@ from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory
 from levelmatch_core.images.given import read_given
 from levelmatch_core.matching.graph import choose_reference, components
 from levelmatch_core.matching.pairs import Pair, candidate_pairs, outlines
+from levelmatch_core.matching.reference_history import Zeros
 from levelmatch_core.matching.results import Gauge, Member
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of
-from levelmatch_core.matching.zeros import Zeros
 from levelmatch_core.pipeline import Request, grid_for, inventory_of, zeros_of
-from levelmatch_core.products.folder import RUN
+from levelmatch_core.products.output.folder import RUN
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record
 from levelmatch_core.settings import FitChoice, MatchSettings

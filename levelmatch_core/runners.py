@@ -10,7 +10,7 @@ from levelmatch_core.errors import LevelMatchError, StrictError
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.jobs.job import Each, Job, Workspace, failure_of
 from levelmatch_core.records import Record
-from levelmatch_core.spare import lent, share
+from levelmatch_core.thread_budget import lent, share
 from levelmatch_core.workers import Crew, Threads
 
 ONE_THREAD = Threads()

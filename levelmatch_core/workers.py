@@ -5,10 +5,10 @@ and `matching` (numba, all nogil), numpy's arithmetic, casts and sorting on larg
 sha256, and reading and writing files. What holds the lock is the making of records, FITS headers and WCS, tables, and
 matplotlib: one worker holds it 7 % of the time with exposures of 2048 pixels, a third of it with tiles of 512 (py-spy),
 so that work on many small exposures, and figures, gain from processes. Where a stage has fewer jobs than workers, as
-the mosaic has, its jobs share out their own work among threads (:mod:`levelmatch_core.spare`). Processes and Dask
-workers get jobs and give results through pickles on the way (nothing at rest is one), share the store and the output
-folder by their paths, and take a second or two to import what they need. `python -m tests.benchmarks.workers` measures
-both.
+the mosaic has, its jobs share out their own work among threads (:mod:`levelmatch_core.thread_budget`). Processes and
+Dask workers get jobs and give results through pickles on the way (nothing at rest is one), share the store and the
+output folder by their paths, and take a second or two to import what they need. `python -m tests.benchmarks.workers`
+measures both.
 
 The bytes that come out are the same for all three: a job is done alike wherever it is done, and all that depends on
 order is put in order by the caller.
@@ -25,11 +25,11 @@ from typing import Any, Protocol
 
 from levelmatch_core.errors import SettingsError, WorkerError
 from levelmatch_core.jobs.job import Job, Workspace
-from levelmatch_core.loglines import logger_of
-from levelmatch_core.products.sharing import SharedFolder
+from levelmatch_core.log_context import logger_of
+from levelmatch_core.products.output.shared_folder import SharedFolder
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
-from levelmatch_core.spare import lent, side_by_side, threads_lent
+from levelmatch_core.thread_budget import lent, side_by_side, threads_lent
 
 logger = logger_of(__name__)
 

@@ -6,10 +6,10 @@ import numpy as np
 
 from levelmatch_core.errors import DataError
 from levelmatch_core.images.exposure import Exposure
-from levelmatch_core.images.gwcs import extra_installed, gwcs_of
-from levelmatch_core.images.headers import Hdu, quiet
+from levelmatch_core.images.fits_headers import Hdu, quiet
 from levelmatch_core.images.reading import wcs_of
-from levelmatch_core.images.transforms import AnyWcs, sky_transforms
+from levelmatch_core.images.wcs.gwcs import extra_installed, gwcs_of
+from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
 from levelmatch_core.settings import MatchSettings
 
 MAX_DISAGREEMENT = 0.1

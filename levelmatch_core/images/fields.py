@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 from levelmatch_core.images.exposure import Exposure, Field
-from levelmatch_core.images.footprint import connected_sets, touching_pairs
-from levelmatch_core.images.pixelarea import LIMIT, differ
+from levelmatch_core.images.wcs.footprint import connected_sets, touching_pairs
+from levelmatch_core.images.wcs.pixel_area import LIMIT, differ
 
 MOSAIC = "mosaic_tiles"
 """The stage whose groups are the fields."""

@@ -23,14 +23,14 @@ from levelmatch_core.images.agreement import wcs_notes
 from levelmatch_core.images.exposure import Exposure, Failure, Inventory
 from levelmatch_core.images.fields import Kind, Labelled, fields_of
 from levelmatch_core.images.finding import find_files
-from levelmatch_core.images.footprint import footprint_of
+from levelmatch_core.images.fits_headers import Cards, Hdu, number_of, quiet, read_headers, text_of
 from levelmatch_core.images.grouping import GroupBy, grouping
-from levelmatch_core.images.gwcs import gwcs_of, require_extra, tree_of
-from levelmatch_core.images.headers import Cards, Hdu, number_of, quiet, read_headers, text_of
 from levelmatch_core.images.instruments import Instrument, Source, known_with, recognise
-from levelmatch_core.images.pixelarea import area_range, is_per_pixel
 from levelmatch_core.images.reading import digest_of, refuse_matched, refuse_shapes, wcs_of
-from levelmatch_core.images.transforms import AnyWcs, sky_transforms
+from levelmatch_core.images.wcs.footprint import footprint_of
+from levelmatch_core.images.wcs.gwcs import gwcs_of, require_extra, tree_of
+from levelmatch_core.images.wcs.pixel_area import area_range, is_per_pixel
+from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
 from levelmatch_core.images.zeropoints import zero_point_notes, zero_point_of
 from levelmatch_core.instrument_tables import ALL
 from levelmatch_core.settings import MatchSettings, WcsSource

@@ -25,9 +25,7 @@ from levelmatch_core.errors import (
     ShapeMismatchError,
 )
 from levelmatch_core.images.exposure import Exposure, Window
-from levelmatch_core.images.fitswcs import WCS_CARD, plain_wcs
-from levelmatch_core.images.gwcs import gwcs_of
-from levelmatch_core.images.headers import (
+from levelmatch_core.images.fits_headers import (
     FAULTS,
     MATCHED_CARD,
     Hdu,
@@ -39,7 +37,9 @@ from levelmatch_core.images.headers import (
     scan,
 )
 from levelmatch_core.images.instruments import Instrument, instrument_of
-from levelmatch_core.images.transforms import AnyWcs
+from levelmatch_core.images.wcs.fits_wcs import WCS_CARD, plain_wcs
+from levelmatch_core.images.wcs.gwcs import gwcs_of
+from levelmatch_core.images.wcs.transforms import AnyWcs
 from levelmatch_core.settings import WcsSource
 
 _NARROW = frozenset({"f4", "i1", "u1", "i2", "u2"})
@@ -161,7 +161,7 @@ def read_wcs(exposure: Exposure) -> AnyWcs:
     Raises
     ------
     NoWcsError, SettingsError, NotFitsError
-        As :func:`wcs_from` and :func:`levelmatch_core.images.headers.read_headers`.
+        As :func:`wcs_from` and :func:`levelmatch_core.images.fits_headers.read_headers`.
     """
     hdus = read_headers(exposure.path, exposure.file)
     sci = _hdu(hdus, exposure, exposure.sci).index

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from levelmatch_core.images.exposure import Field
-from levelmatch_core.images.headers import Cards, number_of
+from levelmatch_core.images.fits_headers import Cards, number_of
 
 CARDS = ("MAGZP", "MAGZPT", "MAGZERO", "PHOTZP")
 """Cards that hold a zero point in magnitudes, by preference: a pixel of value 1 has it."""

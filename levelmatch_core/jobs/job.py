@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from levelmatch_core.disk import refuse_without_room
+from levelmatch_core.disk_full import refuse_without_room
 from levelmatch_core.images.exposure import Failure
-from levelmatch_core.loglines import logger_of, placed
-from levelmatch_core.products.folder import OutputFolder
+from levelmatch_core.log_context import logger_of, placed
 from levelmatch_core.products.manifest import OutputFile
-from levelmatch_core.products.sharing import SharedFolder
+from levelmatch_core.products.output.folder import OutputFolder
+from levelmatch_core.products.output.shared_folder import SharedFolder
 from levelmatch_core.records import Record, content_key, digest_of
 from levelmatch_core.settings import MatchSettings, Role
 from levelmatch_core.sky.cutouts import StoredArray

@@ -4,17 +4,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from levelmatch_core.images.headers import MATCHED_CARD
+from levelmatch_core.images.fits_headers import MATCHED_CARD
 from levelmatch_core.jobs.job import Job, Workspace
+from levelmatch_core.malloc_trim import MANY, give_back
 from levelmatch_core.matching.corrections import Correction, ErrorMap, FieldMatch, StageMatch
-from levelmatch_core.matching.overlap import Difference, difference
+from levelmatch_core.matching.measure.pair_fit import Difference, difference
 from levelmatch_core.matching.results import PairResult
-from levelmatch_core.memory import MANY, give_back
-from levelmatch_core.products.apply import write_corrected
-from levelmatch_core.products.levelerror import write_level_error
+from levelmatch_core.products.corrected.write import write_corrected
+from levelmatch_core.products.level_error import write_level_error
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.mosaic import write_mosaic
-from levelmatch_core.products.placing import Sha256
+from levelmatch_core.products.output.placing import Sha256
 from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record

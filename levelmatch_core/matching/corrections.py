@@ -10,8 +10,8 @@ from typing import Self
 from pydantic import Field as Described
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field
+from levelmatch_core.matching.reference_history import Zeros, lacking, names_of
 from levelmatch_core.matching.results import Component, Member, MemberResult, Solution
-from levelmatch_core.matching.zeros import Zeros, lacking, names_of
 from levelmatch_core.records import Record
 from levelmatch_core.settings import FitType
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from levelmatch_core.matching.kernels import bridge_flags
+from levelmatch_core.matching.graph_kernels import bridge_flags
 from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Member
 

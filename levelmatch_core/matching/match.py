@@ -10,12 +10,14 @@ import numpy as np
 from levelmatch_core.errors import SolveError
 from levelmatch_core.images.given import Given
 from levelmatch_core.matching import graph
-from levelmatch_core.matching.closure import closure
-from levelmatch_core.matching.constraints import Constrained, Constraints, constraints_of
-from levelmatch_core.matching.kernels import bridge_flags
-from levelmatch_core.matching.onethread import one_blas_thread
+from levelmatch_core.matching.gauge import NAMED, Zero, zero_of
+from levelmatch_core.matching.graph_kernels import bridge_flags
+from levelmatch_core.matching.linear.blas_threads import one_blas_thread
+from levelmatch_core.matching.loop_closure import closure
+from levelmatch_core.matching.model.assembly import pose
+from levelmatch_core.matching.model.constraints import Constrained, Constraints, constraints_of
+from levelmatch_core.matching.model.problem import Problem, numbers
 from levelmatch_core.matching.pairs import Pair, reject
-from levelmatch_core.matching.posing import pose
 from levelmatch_core.matching.results import (
     Component,
     Gauge,
@@ -27,12 +29,9 @@ from levelmatch_core.matching.results import (
     Rejection,
     Solution,
 )
-from levelmatch_core.matching.solvers import robust, solve
-from levelmatch_core.matching.solvers.noise import PairNoise
-from levelmatch_core.matching.solvers.prior import slope_prior
-from levelmatch_core.matching.solvers.problem import Problem, numbers
-from levelmatch_core.matching.solvers.seams import Seams, pair_covariance, seams
-from levelmatch_core.matching.solvers.uncertainty import uncertainties
+from levelmatch_core.matching.solvers import solve
+from levelmatch_core.matching.solvers.outliers import find_outliers
+from levelmatch_core.matching.solvers.slope_prior import slope_prior
 from levelmatch_core.matching.status import (
     Pairs,
     Part,
@@ -45,7 +44,9 @@ from levelmatch_core.matching.status import (
     untestable_members,
     what_is_left,
 )
-from levelmatch_core.matching.zero import NAMED, Zero, zero_of
+from levelmatch_core.matching.uncertainty.component import uncertainties
+from levelmatch_core.matching.uncertainty.leave_one_out import Seams, pair_covariance, seams
+from levelmatch_core.matching.uncertainty.pair_noise import PairNoise
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.plane import Plane
 
@@ -213,7 +214,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
     loops = closure(asked.pairs, covariance)
     outliers, notes = frozenset[int](), zero.notes
     if settings.robust and settings.solver == "least_squares":
-        found = robust.verdict(asked.whole.problem, slope_prior(asked.whole.problem, settings))
+        found = find_outliers(asked.whole.problem, slope_prior(asked.whole.problem, settings))
         bad = np.flatnonzero(found.outliers[: len(pairs)]).tolist()
         outliers = frozenset(i for i in bad if pairs.keys[i] not in known.forced)
         notes += doubts(pairs, outliers, trusted=found.trusted)

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from levelmatch_core.matching import graph
+from levelmatch_core.matching.gauge import some
+from levelmatch_core.matching.linear.answer import Answer
+from levelmatch_core.matching.model.problem import Array
 from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Component, LoopClosure, PairFit, Rejection, SolveStatus, WeakMode
-from levelmatch_core.matching.solvers.answer import Answer
-from levelmatch_core.matching.solvers.problem import Array
-from levelmatch_core.matching.zero import some
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane
 
@@ -39,7 +39,7 @@ class Pairs:
     fits: Sequence[PairFit]
     keys: Sequence[Pair]
     table: Array
-    """(K, 19) their numbers, as :func:`~levelmatch_core.matching.solvers.problem.numbers` has them."""
+    """(K, 19) their numbers, as :func:`~levelmatch_core.matching.model.problem.numbers` has them."""
 
     def at(self, where: Sequence[int]) -> "Pairs":
         """Return some of them."""

@@ -14,7 +14,7 @@ from levelmatch_core.instrument_tables import InstrumentTable
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.matching.results import Rejection
 from levelmatch_core.matching.stages import STAGES
-from levelmatch_core.products.folder import JOURNAL, RUN
+from levelmatch_core.products.output.folder import JOURNAL, RUN
 from levelmatch_core.products.runrecord import GAIN_LIMIT, SEAM_LIMIT, FieldSummary, RunRecord, StageSummary
 from levelmatch_core.products.verdict import left_out_of, missing_of, residual_of_summary, told_changes, verdict
 

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.images.exposure import Failure, Inventory
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
+from levelmatch_core.matching.reference_history import lacking
 from levelmatch_core.matching.results import Choice, Component, Loop, PairResult, Solution, Suspect, WeakMode
-from levelmatch_core.matching.zeros import lacking
 from levelmatch_core.products.manifest import InputFile, OutputFile
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings, roles_by_name

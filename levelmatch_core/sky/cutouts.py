@@ -14,11 +14,11 @@ from pydantic import Field as Described
 
 from levelmatch_core.errors import DataError, NoUsablePixelsError
 from levelmatch_core.images.exposure import Exposure
+from levelmatch_core.images.fits_headers import quiet
 from levelmatch_core.images.given import SkyMask
-from levelmatch_core.images.headers import quiet
-from levelmatch_core.images.pixelarea import relative_areas
 from levelmatch_core.images.reading import Pixels, read_exposure
-from levelmatch_core.images.transforms import AnyWcs, sky_transforms
+from levelmatch_core.images.wcs.pixel_area import relative_areas
+from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky import kernels

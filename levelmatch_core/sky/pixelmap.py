@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 
 from levelmatch_core.errors import NoWcsError, PixelMapError
-from levelmatch_core.images.transforms import Floats, Transform, sky_transforms
+from levelmatch_core.images.wcs.transforms import Floats, Transform, sky_transforms
 from levelmatch_core.sky import kernels
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane

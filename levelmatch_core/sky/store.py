@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field as Described
 
-from levelmatch_core.disk import room_for
+from levelmatch_core.disk_full import room_for
 from levelmatch_core.errors import StoreError, StoreInUseError
 from levelmatch_core.records import Record
 

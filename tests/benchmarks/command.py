@@ -77,7 +77,7 @@ def opened(server, was=embedded.EmbeddedServer.open):
     was(server)
     begun = time.monotonic()
     import mlflow.store.tracking.sqlalchemy_store
-    import flows.alone, flows.tracking, levelmatch_core.products.report.images
+    import flows.without_prefect, flows.tracking.tracker, levelmatch_core.products.report.images
     seconds["imports"] = time.monotonic() - begun
 
 def imported(was=memory.pass_over_imports):

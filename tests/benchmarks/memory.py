@@ -73,7 +73,7 @@ def of_exposure(folder: Path, place: Path) -> dict[str, float]:
     """Cut out and write one exposure; what is added, in units of its SCI array, for each of the two."""
     from levelmatch_core.images.inventory import take_inventory  # noqa: PLC0415 - as above
     from levelmatch_core.matching.corrections import Correction, Status  # noqa: PLC0415
-    from levelmatch_core.products.apply import write_corrected  # noqa: PLC0415
+    from levelmatch_core.products.corrected.write import write_corrected  # noqa: PLC0415
     from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
     from levelmatch_core.sky.cutouts import make_cutout  # noqa: PLC0415
     from levelmatch_core.sky.grid import choose_grid  # noqa: PLC0415

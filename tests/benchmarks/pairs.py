@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from levelmatch_core.images.footprint import connected_sets, touching_pairs
+from levelmatch_core.images.wcs.footprint import connected_sets, touching_pairs
 from levelmatch_core.matching.pairs import candidate_pairs
 from levelmatch_core.matching.results import Member
 from tests.benchmarks.surveys import survey

@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 from levelmatch_core.matching.match import match
 from levelmatch_core.matching.results import Gauge
 from levelmatch_core.matching.solvers import solve
-from levelmatch_core.matching.solvers.uncertainty import uncertainties
+from levelmatch_core.matching.uncertainty.component import uncertainties
 from levelmatch_core.settings import MatchSettings
 from tests.benchmarks.surveys import KINDS, Survey, survey
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from levelmatch_core.matching.overlap import fit_pair
+from levelmatch_core.matching.measure.pair_fit import fit_pair
 from levelmatch_core.sky.cutouts import Cutout
 from tests.matching.fakes import make_cutout, settings_for
 

@@ -10,8 +10,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from levelmatch_core.matching.model.problem import Problem
 from levelmatch_core.matching.results import Member, PairFit
-from levelmatch_core.matching.solvers.problem import Problem
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
 from levelmatch_core.sky.plane import Plane
 

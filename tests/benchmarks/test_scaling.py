@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 
 from levelmatch_core.images.given import Action, Given, GivenLevel, PairRule
-from levelmatch_core.matching.constraints import constraints_of
+from levelmatch_core.matching.model.constraints import constraints_of
 from levelmatch_core.matching.solvers import solve
-from levelmatch_core.matching.solvers.uncertainty import uncertainties
+from levelmatch_core.matching.uncertainty.component import uncertainties
 from tests.benchmarks.pairs import WHAT, cost, on_the_sky
 from tests.benchmarks.solver import SETTINGS, ask
 from tests.benchmarks.surveys import KINDS, survey

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.deploy import prefect_yaml
-from flows.programs import Program, load_programs, refuse_trouble
+from flows.commands.deploy import prefect_yaml
+from flows.orchestration.programs import Program, load_programs, refuse_trouble
 from levelmatch_core.errors import SettingsError, UsageError
 
 DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"

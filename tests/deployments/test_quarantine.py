@@ -11,7 +11,7 @@ import pytest
 from astropy.io import fits
 from mlflow import MlflowClient
 
-from levelmatch_core.products.verify import verify
+from levelmatch_core.products.corrected.verify import verify
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ for _name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_LOCAL_STORAGE_PATH", "
     os.environ.pop(_name, None)
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
 
-import flows.environment  # noqa: E402, F401 - after the variables, before Prefect
+import flows.orchestration.environment  # noqa: E402, F401 - after the variables, before Prefect
 
 # isort: split
 

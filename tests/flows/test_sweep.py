@@ -15,11 +15,11 @@ import pytest
 from astropy.table import Table
 from mlflow import MlflowClient
 
-from flows.ranking import Combination, Ranking, compare_address, write_ranking
+from flows.commands.sweep import grid_of
 from flows.summary import Tracking
 from flows.sweep import combinations, folder_of, sweep
-from flows.sweeping import grid_of
-from flows.tracking import LOCAL_UI
+from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
+from flows.tracking.tracker import LOCAL_UI
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.settings import MatchSettings
 

@@ -11,10 +11,10 @@ from astropy.wcs import WCS
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from levelmatch_core.images.fitswcs import WCS_CARD, plain_wcs
-from levelmatch_core.images.headers import cards_of, plain_cards, quiet, read_headers, scan
+from levelmatch_core.images.fits_headers import cards_of, plain_cards, quiet, read_headers, scan
 from levelmatch_core.images.reading import _plain_array
-from levelmatch_core.images.transforms import world_transforms
+from levelmatch_core.images.wcs.fits_wcs import WCS_CARD, plain_wcs
+from levelmatch_core.images.wcs.transforms import world_transforms
 
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
 VALUES = st.one_of(

@@ -24,7 +24,7 @@ from levelmatch_core.errors import (
     ShapeMismatchError,
 )
 from levelmatch_core.images.exposure import Exposure, Window
-from levelmatch_core.images.headers import BLOCK, quiet
+from levelmatch_core.images.fits_headers import BLOCK, quiet
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.images.reading import Pixels, digest_of, read_pixels, read_wcs
 from levelmatch_core.settings import MatchSettings

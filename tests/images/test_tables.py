@@ -14,7 +14,7 @@ from levelmatch_core.images.instruments.table import of_table
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.images.reading import read_pixels
 from levelmatch_core.instrument_tables import InstrumentTable, read_table
-from levelmatch_core.products.folder import numbers_settings
+from levelmatch_core.products.output.folder import numbers_settings
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import cutout_key
 from levelmatch_core.sky.grid import choose_grid

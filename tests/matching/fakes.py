@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from levelmatch_core.matching.overlap import fit_pair
+from levelmatch_core.matching.measure.pair_fit import fit_pair
 from levelmatch_core.matching.pairs import candidate_pairs
 from levelmatch_core.matching.results import Member, PairFit
 from levelmatch_core.settings import MatchSettings

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[import-untyped]
 
 from levelmatch_core.errors import SolveError
+from levelmatch_core.matching.linear.blas_threads import one_blas_thread
 from levelmatch_core.matching.match import match
-from levelmatch_core.matching.onethread import one_blas_thread
 from levelmatch_core.matching.results import Gauge, Member, PairFit, Rejection, Solution
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from levelmatch_core.matching.overlap import Difference
+from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.products.figures import MAX_PAIRS, choose_pairs, draw_figures
 from levelmatch_core.products.figures.mosaic import block_mean, draw_mosaic
 from levelmatch_core.products.figures.pair import draw_pair

@@ -10,11 +10,11 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from levelmatch_core.errors import AlreadyMatchedError
-from levelmatch_core.images.headers import read_headers
+from levelmatch_core.images.fits_headers import read_headers
 from levelmatch_core.images.reading import refuse_matched
 from levelmatch_core.matching.corrections import ErrorMap
-from levelmatch_core.products.figures.levelerror import draw_level_error
-from levelmatch_core.products.levelerror import write_level_error
+from levelmatch_core.products.figures.level_error import draw_level_error
+from levelmatch_core.products.level_error import write_level_error
 from levelmatch_core.products.report.images import level_error
 from levelmatch_core.sky.store import StoredArray
 

@@ -15,7 +15,7 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import box_of, mosaic_bands
 from levelmatch_core.sky.store import CutoutStore
-from levelmatch_core.spare import lent
+from levelmatch_core.thread_budget import lent
 
 GRID = Grid(ra=83.5, dec=-5.0, angle=15.0, scale=0.11)
 

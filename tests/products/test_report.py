@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from levelmatch_core.jobs.products import ReportJob
 from levelmatch_core.matching.corrections import Status
-from levelmatch_core.matching.overlap import Difference
+from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.products.report.images import before_and_after, thumbnail
 from levelmatch_core.products.report.page import FieldImages, choose_thumbnails, write_report
 from levelmatch_core.products.report.svg import LogScale, Svg

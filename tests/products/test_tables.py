@@ -10,7 +10,7 @@ from astropy.wcs import WCS
 
 from levelmatch_core.errors import UsageError
 from levelmatch_core.matching.corrections import Status
-from levelmatch_core.products.apply import write_corrected
+from levelmatch_core.products.corrected.write import write_corrected
 from levelmatch_core.products.tables import read_corrections, write_corrections, write_pairs
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane

@@ -9,8 +9,8 @@ from contextlib import closing
 
 import pytest
 
-from flows.engine import forget_unsent, of_engine, prepare_engine
 from flows.home import Home
+from flows.orchestration.availability import forget_unsent, of_engine, prepare_engine
 from flows.secrets import without_secrets
 from levelmatch_core.errors import EngineError
 
@@ -94,7 +94,7 @@ def test_whose_error_it_is():
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "ftp://127.0.0.1/api", "nonsense"])
 def test_an_address_that_does_not_answer(tmp_path, monkeypatch, url):
     monkeypatch.setenv("PREFECT_API_URL", url)
-    monkeypatch.setattr("flows.engine._PATIENCE", 0.2)
+    monkeypatch.setattr("flows.orchestration.availability._PATIENCE", 0.2)
     with pytest.raises(EngineError, match="does not answer"):
         prepare_engine(Home(tmp_path / "home").make())
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from levelmatch_core.errors import DataError, LevelMatchError, NoInputError
-from levelmatch_core.images.headers import quiet
+from levelmatch_core.images.fits_headers import quiet
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.pipeline import Request, run
 from levelmatch_core.runners import PlainEach

@@ -11,7 +11,7 @@ from flows.home import prepare_environment
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECRETS = {"hunter2": "MLflow's password", "hunter3": "Prefect's password", "hunter4": "Prefect's auth string"}
 TOLD = """
-import flows.environment, mlflow.telemetry.utils, prefect.settings
+import flows.orchestration.environment, mlflow.telemetry.utils, prefect.settings
 from prefect._internal.analytics.enabled import is_telemetry_enabled
 print(prefect.settings.PREFECT_SERVER_ANALYTICS_ENABLED.value(), is_telemetry_enabled())
 print(mlflow.telemetry.utils.is_telemetry_disabled())

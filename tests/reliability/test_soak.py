@@ -23,7 +23,7 @@ WARM = 5
 ENDED = {"COMPLETED", "FAILED", "CRASHED"}
 
 SERVED = """
-import flows.environment
+import flows.orchestration.environment
 from flows.level_match import level_match
 if __name__ == "__main__":
     level_match.serve(name="soak", print_starting_message=False)
@@ -79,7 +79,7 @@ def test_fifty_runs_of_the_flow_in_one_process(reliability, program, server, tmp
     code = f"""
 import json, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-import flows.environment
+import flows.orchestration.environment
 from flows.level_match import level_match
 from test_soak import state
 from levelmatch_core import MatchSettings

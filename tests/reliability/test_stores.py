@@ -16,8 +16,8 @@ import pytest
 from flows.home import Home
 from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.errors import StoreError, UsageError
-from levelmatch_core.products.undo import undo
-from levelmatch_core.products.verify import verify
+from levelmatch_core.products.corrected.undo import undo
+from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.sky.store import CutoutStore, StoredArray
 
 KEY = "ab" * 16

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from flows.cli import main
 from flows.home import Home
 from flows.summary import FlowFacts, summarize
-from flows.tracking import Tracker
+from flows.tracking.tracker import Tracker
 from levelmatch_core.pipeline import Request, run
 from levelmatch_core.runners import PlainEach
 from levelmatch_core.settings import MatchSettings
@@ -171,7 +171,7 @@ def test_a_server_that_does_not_answer_costs_seconds(mlflow, home, ended, monkey
 
 
 def test_a_server_that_answers_late_each_time_is_given_up(home, ended, monkeypatch):
-    monkeypatch.setattr("flows.tracking._PATIENCE", 0.0)
+    monkeypatch.setattr("flows.tracking.tracker._PATIENCE", 0.0)
     tracking = Tracker(home).log(*ended)
     assert "the store is too slow: not done in 0 s" in tracking.lost
 

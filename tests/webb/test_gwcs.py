@@ -10,15 +10,15 @@ from astropy.io import fits
 
 from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.errors import NoInputError, SettingsError
-from levelmatch_core.images import gwcs as reader
 from levelmatch_core.images.agreement import disagreement
-from levelmatch_core.images.headers import read_headers
+from levelmatch_core.images.fits_headers import read_headers
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.images.reading import read_wcs
-from levelmatch_core.images.transforms import sky_transforms
-from levelmatch_core.products.reapply import apply_solution
-from levelmatch_core.products.undo import undo
-from levelmatch_core.products.verify import verify
+from levelmatch_core.images.wcs import gwcs as reader
+from levelmatch_core.images.wcs.transforms import sky_transforms
+from levelmatch_core.products.corrected.reapply import apply_solution
+from levelmatch_core.products.corrected.undo import undo
+from levelmatch_core.products.corrected.verify import verify
 from tests.webb.conftest import PROGRAM
 from tests.webb.files import write_webb
 

@@ -7,10 +7,10 @@ from astropy.io import fits
 
 from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.products.background import with_background, with_background_as
+from levelmatch_core.products.corrected.jwst_background import with_background, with_background_as
+from levelmatch_core.products.corrected.undo import undo
+from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.products.explain import explain
-from levelmatch_core.products.undo import undo
-from levelmatch_core.products.verify import verify
 from tests.webb.conftest import PROGRAM
 from tests.webb.files import write_webb
 

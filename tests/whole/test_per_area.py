@@ -9,11 +9,11 @@ from astropy.wcs import WCS, Sip
 
 from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.images import fields as fields_module
-from levelmatch_core.images.pixelarea import areas_at
-from levelmatch_core.images.transforms import sky_transforms
-from levelmatch_core.products.reapply import apply_solution
-from levelmatch_core.products.undo import undo
-from levelmatch_core.products.verify import verify
+from levelmatch_core.images.wcs.pixel_area import areas_at
+from levelmatch_core.images.wcs.transforms import sky_transforms
+from levelmatch_core.products.corrected.reapply import apply_solution
+from levelmatch_core.products.corrected.undo import undo
+from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.sky.grid import Grid
 
 SIZE = 160

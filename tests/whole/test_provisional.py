@@ -15,8 +15,8 @@ from astropy.table import Table
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.pipeline import Request
 from levelmatch_core.plan import describe, plan_run
+from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.products.explain import explain
-from levelmatch_core.products.verify import verify
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
 

@@ -56,7 +56,7 @@ def test_methods_have_the_specs_arguments(name, arguments):
 def test_every_name_of_the_spec_is_in_the_table():
     assert set(rows()) == {"LevelMatchStep", *METHODS, *PARALLEL}
     for name in METHODS:
-        assert f"`levelmatch_core.step.LevelMatchStep.{name}`" in rows()[name]
+        assert f"`levelmatch_core.pjpipe_step.LevelMatchStep.{name}`" in rows()[name]
 
 
 def test_every_name_in_the_table_exists():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from levelmatch_core.products.reapply import apply_solution
-from levelmatch_core.products.undo import undo
-from levelmatch_core.products.verify import verify
+from levelmatch_core.products.corrected.reapply import apply_solution
+from levelmatch_core.products.corrected.undo import undo
+from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.simulate import SimulatedProgram, simulate
 
 PLANES = {f"fit_type_{stage}": "level+slope" for stage in ("dithers", "recombine_lyot", "mosaic_tiles")}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.images.exposure import Exposure
-from levelmatch_core.images.headers import Cards
+from levelmatch_core.images.fits_headers import Cards
 from levelmatch_core.images.instruments.base import Instrument, Part, Source
 from levelmatch_core.images.instruments.table import of_table
 from levelmatch_core.instrument_tables import InstrumentTable, read_table

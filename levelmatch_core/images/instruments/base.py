@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from levelmatch_core.images.exposure import Window
-from levelmatch_core.images.headers import Cards
+from levelmatch_core.images.fits_headers import Cards
 from levelmatch_core.instrument_tables import InstrumentTable
 from levelmatch_core.settings import MatchSettings
 

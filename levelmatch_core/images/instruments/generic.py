@@ -1,6 +1,6 @@
 """Any FITS image: one exposure a tile, no masks but NaN and BLANK, and 0 is a value."""
 
-from levelmatch_core.images.headers import Cards
+from levelmatch_core.images.fits_headers import Cards
 from levelmatch_core.images.instruments.base import Instrument, Part, Source, plain_groups
 from levelmatch_core.settings import MatchSettings
 

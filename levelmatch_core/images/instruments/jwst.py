@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from levelmatch_core.images.headers import Cards
+from levelmatch_core.images.fits_headers import Cards
 from levelmatch_core.images.instruments.base import Instrument, Part, Source, plain_groups
 from levelmatch_core.settings import MatchSettings
 

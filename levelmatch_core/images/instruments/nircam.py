@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from levelmatch_core.images.headers import Cards
+from levelmatch_core.images.fits_headers import Cards
 from levelmatch_core.images.instruments import jwst
 from levelmatch_core.images.instruments.base import Instrument, Part, Source
 from levelmatch_core.settings import MatchSettings

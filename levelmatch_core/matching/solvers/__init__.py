@@ -1,9 +1,9 @@
 """Solvers of the level problem, and the uncertainties of what they give."""
 
+from levelmatch_core.matching.linear.answer import Answer
+from levelmatch_core.matching.model.problem import Problem
 from levelmatch_core.matching.solvers import iterative, least_squares
-from levelmatch_core.matching.solvers.answer import Answer
-from levelmatch_core.matching.solvers.prior import slope_prior
-from levelmatch_core.matching.solvers.problem import Problem
+from levelmatch_core.matching.solvers.slope_prior import slope_prior
 from levelmatch_core.settings import MatchSettings
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
+from levelmatch_core.matching.linear.answer import Answer
+from levelmatch_core.matching.linear.normal_equations import NormalEquations, assembled, blocks_of, scores
+from levelmatch_core.matching.model.problem import Array, Problem
 from levelmatch_core.matching.results import Convergence
-from levelmatch_core.matching.solvers.answer import Answer
-from levelmatch_core.matching.solvers.noise import block_diagonal
-from levelmatch_core.matching.solvers.normal import NormalEquations, assembled, blocks_of, scores
-from levelmatch_core.matching.solvers.problem import Array, Problem
+from levelmatch_core.matching.uncertainty.pair_noise import block_diagonal
 from levelmatch_core.settings import MatchSettings
 
 HISTORY = 500

@@ -3,9 +3,9 @@
 import numpy as np
 
 from levelmatch_core.errors import SolveError
-from levelmatch_core.matching.solvers.answer import Answer
-from levelmatch_core.matching.solvers.normal import NormalEquations, scores
-from levelmatch_core.matching.solvers.problem import Problem, SlopePrior
+from levelmatch_core.matching.linear.answer import Answer
+from levelmatch_core.matching.linear.normal_equations import NormalEquations, scores
+from levelmatch_core.matching.model.problem import Problem, SlopePrior
 
 REFINEMENTS = 3
 """Most corrections of the solution by its own residuals: normal equations lose half of the digits, which these win

@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch
-from levelmatch_core.matching.overlap import Difference
+from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.matching.results import PairResult, Solution
-from levelmatch_core.products.figures.levelerror import draw_level_error
+from levelmatch_core.products.figures.level_error import draw_level_error
 from levelmatch_core.products.figures.matrix import MAX_MEMBERS, draw_matrix, matrix_figure
 from levelmatch_core.products.figures.modes import draw_modes
 from levelmatch_core.products.figures.mosaic import draw_mosaic

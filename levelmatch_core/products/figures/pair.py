@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.overlap import Difference
+from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.matching.results import PairResult, Solution
 from levelmatch_core.products.figures import style
 

@@ -12,11 +12,11 @@ from matplotlib.colors import Normalize, to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
-from levelmatch_core.matching.overlap import Difference
+from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.products.figures import style
 from levelmatch_core.products.figures.mosaic import block_mean, stretch
-from levelmatch_core.products.levelerror import IMAGE
+from levelmatch_core.products.level_error import IMAGE
 
 MOSAIC_SIDE, THUMBNAIL_SIDE, ERROR_SIDE = 900, 150, 360
 """Longest sides, pixels."""

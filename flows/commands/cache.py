@@ -1,0 +1,132 @@
+"""`levelmatch cache`: how large the store of cutouts is, and making it smaller, never while a run uses it.
+
+Every run, the library's too, holds the store while it lasts; pruning needs it alone. What is pruned is made anew by the
+next run that needs it: nothing is lost but time.
+"""
+
+import os
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import cloup
+
+from flows.commands.console import clean_errors
+from flows.home import Home
+from levelmatch_core.errors import UsageError
+
+_SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_AGES = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored file."""
+
+    path: Path
+    size: int
+    """Bytes."""
+    used: float
+    """When it was written or (to within a day, as file systems tell it) last read: Unix time, seconds."""
+
+
+def entries(home: Home) -> list[Entry]:
+    """Return what is stored (cutouts and the results of tasks), the least recently used first."""
+    found = []
+    for root in (home.cutouts, home.results):
+        for folder, _, names in os.walk(root):
+            for name in names:
+                with suppress(FileNotFoundError):  # a run has just renamed it
+                    status = Path(folder, name).lstat()
+                    found.append(Entry(Path(folder, name), status.st_size, max(status.st_mtime, status.st_atime)))
+    return sorted(found, key=lambda entry: (entry.used, entry.path))
+
+
+def prune(home: Home, *, before: float | None = None, most: int | None = None, wait: bool = False) -> list[Entry]:
+    """Remove stored files and return them.
+
+    Parameters
+    ----------
+    home
+        Whose store.
+    before
+        Unix time: what was not used since goes.
+    most
+        Bytes that may stay: the least recently used goes first.
+    wait
+        Whether to wait for runs in progress.
+
+    Raises
+    ------
+    StoreInUseError
+        If a run is in progress, and we do not wait.
+    """
+    from levelmatch_core.sky.store import CutoutStore  # noqa: PLC0415 - it needs numpy: help comes at once
+
+    with CutoutStore(home.cutouts).alone(wait=wait):
+        return _pruned(entries(home), before, most)
+
+
+def _pruned(stored: list[Entry], before: float | None, most: int | None) -> list[Entry]:
+    left = sum(entry.size for entry in stored)
+    gone = []
+    for entry in stored:
+        too_old = before is not None and entry.used < before
+        too_much = most is not None and left > most
+        if too_old or too_much:
+            entry.path.unlink(missing_ok=True)
+            with suppress(OSError):  # only folders that are empty go
+                entry.path.parent.rmdir()
+            left -= entry.size
+            gone.append(entry)
+    return gone
+
+
+@cloup.command(short_help="Show the size of the stores, or prune them.")
+@cloup.option("--older-than", metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 8w.")
+@cloup.option("--shrink-to", metavar="SIZE", help="Remove what was used least recently, down to 500M, 20G.")
+@cloup.option("--wait", is_flag=True, help="Wait for runs in progress, in place of giving up.")
+def cache(older_than: str | None, shrink_to: str | None, *, wait: bool) -> None:
+    """Show the size of the store of cutouts and results in LEVELMATCH_HOME, or prune it.
+
+    Never while a run uses it. What is removed is made anew when it is needed.
+    """
+    with clean_errors():
+        home = Home.of().make()
+        if older_than or shrink_to:
+            before = time.time() - parsed(older_than, _AGES, "an age such as 12h or 30d") if older_than else None
+            most = int(parsed(shrink_to, _SIZES, "a size such as 500M or 20G")) if shrink_to else None
+            gone = prune(home, before=before, most=most, wait=wait)
+            click.echo(f"removed: {_told(gone)}")
+        stored = entries(home)
+        click.echo(f"stored:  {_told(stored)} in {home.root}")
+        if stored:
+            days = (time.time() - stored[0].used) / _AGES["d"]
+            click.echo(f"oldest:  not used for {days:.1f} days")
+
+
+def parsed(text: str, units: dict[str, float] | dict[str, int], expected: str) -> float:
+    """Return a number with a unit.
+
+    Raises
+    ------
+    UsageError
+        If the text is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]?)(?:i?b)?", text.strip().lower())
+    if found is None or found[2] not in units:
+        message = f"{text!r}: expected {expected}"
+        raise UsageError(message)
+    return float(found[1]) * units[found[2]]
+
+
+def _told(found: list[Entry]) -> str:
+    size = float(sum(entry.size for entry in found))
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1024:
+            return f"{len(found)} files, {size:.3g} {unit}"
+        size /= 1024
+    return f"{len(found)} files, {size:.3g} TB"

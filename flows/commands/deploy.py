@@ -1,0 +1,124 @@
+"""`levelmatch deploy`: program files -> deployments/prefect.yaml -> Prefect's server."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import cloup
+
+from flows.commands.console import clean_errors
+from flows.home import prepare_environment
+from levelmatch_core.errors import LevelMatchError, UsageError
+
+if TYPE_CHECKING:
+    from flows.orchestration.programs import Program
+
+HEAD = """\
+# Made by `levelmatch deploy` of programs/*.toml: edit those. Deployed from the repository's root by
+#     levelmatch deploy
+# or, the same, by
+#     prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml
+"""
+
+PROGRAMS = Path("deployments/programs")
+
+
+class DeployError(LevelMatchError):
+    """Prefect refused a deployment."""
+
+
+@cloup.command(short_help="Deploy the observing programs to Prefect's server.")
+@cloup.option(
+    "--programs",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=PROGRAMS,
+    show_default=True,
+    metavar="DIR",
+    help="Folder of <program>.toml files; prefect.yaml is written beside it.",
+)
+@cloup.option("--check", "only", metavar="NAME", help="Only say whether this program could run here.")
+@cloup.option("--render", is_flag=True, help="Only write prefect.yaml.")
+def deploy(folder: Path, only: str | None, *, render: bool) -> None:
+    """Deploy every observing program, from the repository's root, to the Prefect server.
+
+    Each file of DIR becomes a deployment. A variable that is not set and a folder that is not there end it here, with
+    exit code 2 and nothing deployed.
+    """
+    with clean_errors():
+        from flows.orchestration.programs import load_programs, refuse_trouble  # noqa: PLC0415 - help comes at once
+
+        programs = load_programs(Path(os.environ.get("LEVELMATCH_PROGRAMS", folder)) if only else folder)
+        if only is not None:
+            refuse_trouble(_named(programs, only))
+            return
+        if not render:
+            refuse_trouble(programs)
+        file = folder.absolute().parent / "prefect.yaml"
+        text = prefect_yaml(programs)
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
+        if render:
+            click.echo(f"{file}: {len(programs)} deployments")
+            return
+        _deploy(file, programs, folder.absolute())
+
+
+def prefect_yaml(programs: Sequence["Program"]) -> str:
+    """Return the text of prefect.yaml."""
+    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415 - it carries no types; help comes at once
+
+    content = {"name": "levelmatch", "deployments": [program.deployment() for program in programs]}
+    return HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _named(programs: Sequence["Program"], name: str) -> list["Program"]:
+    found = [program for program in programs if program.name == name]
+    if not found:
+        message = f"no program {name!r}; there are {', '.join(program.name for program in programs)}"
+        raise UsageError(message)
+    return found
+
+
+def _deploy(file: Path, programs: Sequence["Program"], folder: Path) -> None:
+    """Let Prefect read prefect.yaml; work pools that are not there are made first.
+
+    Raises
+    ------
+    UsageError
+        If we are not at the repository's root.
+    DeployError
+        If Prefect refuses.
+    """
+    if not Path("flows", "level_match.py").is_file():
+        message = f"{Path.cwd()}: no flows/level_match.py here; deploy from the repository's root"
+        raise UsageError(message)
+    prepare_environment()
+    # Prefect finds this environment's programs, and --check the same folder
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    environ = {**os.environ, "PATH": path, "LEVELMATCH_PROGRAMS": str(folder)}
+    for pool in sorted({program.work_pool for program in programs}):
+        if _prefect(environ, "work-pool", "inspect", pool).returncode:
+            made = _prefect(environ, "work-pool", "create", pool, "--type", "process")
+            if made.returncode and _prefect(environ, "work-pool", "inspect", pool).returncode:  # a worker may be faster
+                _refuse(made, f"work pool {pool}")
+    _refuse(_prefect(environ, "deploy", "--all", "--prefect-file", str(file)), "deploy")
+    for program in programs:
+        when = "; ".join(f"{each.cron or f'every {each.interval} s'} {each.timezone}" for each in program.schedule)
+        click.echo(f"{program.entrypoint.partition(':')[2]}/{program.name}: {when or 'by hand'}")
+    click.echo(f"a worker runs them: prefect worker start --pool {programs[0].work_pool} --type process")
+
+
+def _prefect(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
+    return subprocess.run(command, env=environ, text=True, capture_output=True, check=False)  # noqa: S603 - our words
+
+
+def _refuse(done: subprocess.CompletedProcess[str], what: str) -> None:
+    if done.returncode:
+        message = f"prefect, {what}: {(done.stderr + done.stdout).strip()[-2000:]}"
+        raise DeployError(message)

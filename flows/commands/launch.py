@@ -1,0 +1,147 @@
+"""Starting the flow from a command: the terminal is ours, Prefect and MLflow stay in the background."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from rich.console import Console
+
+from flows.garbage_collection import pass_over_imports
+from flows.home import LOGGERS, Home, prepare_environment
+from flows.orchestration import ephemeral_server
+from flows.orchestration.availability import forget_unsent, make_database, making_database, of_engine, prepare_engine
+from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
+from flows.secrets import without_secrets
+from flows.summary import Summary
+from flows.without_prefect import match_alone
+from levelmatch_core.errors import EngineError, ServerError
+from levelmatch_core.images.finding import find_files
+from levelmatch_core.pipeline import Request
+from levelmatch_core.products.output.folder import OutputFolder
+
+logger = logging.getLogger(__name__)
+
+
+def check(request: Request) -> None:
+    """Find out what can be told without any work, before the engine's slow start.
+
+    Raises
+    ------
+    UsageError
+        If the output folder or an input cannot be used.
+    NoInputError
+        If there is no file.
+    """
+    with OutputFolder.open(request.output, request.settings, request.inputs):
+        find_files(
+            request.inputs, step_ext=request.settings.step_ext, recursive=request.recursive, exclude=[request.output]
+        )
+
+
+def launch(
+    request: Request, log_level: str | None = None, server: ephemeral_server.EmbeddedServer | None = None
+) -> Summary:
+    """Run the flow in this process and return its summary; where Prefect cannot be used, do the same without it.
+
+    Parameters
+    ----------
+    request
+        What to do.
+    log_level
+        Lowest level of the lines shown on stderr; None shows warnings beside a progress bar on a terminal, and
+        everything from `info` on elsewhere.
+    server
+        Prefect's embedded server, where one was started already; it is opened once the request is known to be sound.
+
+    Raises
+    ------
+    LevelMatchError
+        As :func:`levelmatch_core.pipeline.run` raises it.
+    """
+    check(request)
+    home = prepare_environment(quiet=True)
+    with terminal(log_level):
+        try:
+            prepare_engine(home)
+            return _under_prefect(request, home, server or ephemeral_server.start())
+        except EngineError as error:
+            logger.warning(
+                "Prefect cannot be used: %s; this run is done without Prefect, and only its record there is lost", error
+            )
+            if server is not None:
+                server.stop()
+            forget_unsent()
+        return match_alone(request)
+
+
+def _under_prefect(request: Request, home: Home, server: ephemeral_server.EmbeddedServer | None) -> Summary:
+    """Run the flow, on a server that was started or on what Prefect finds by itself.
+
+    Raises
+    ------
+    EngineError
+        If Prefect cannot be started or ceased to work; what was finished is in the stores.
+    LevelMatchError
+        As :func:`launch`.
+    """
+    try:
+        with making_database(home) as unmade:
+            if server is not None:
+                server.open()  # it makes the database
+            elif unmade:
+                make_database(home)
+            # here and no earlier: Prefect and MLflow take seconds to import, and the server as long to start
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
+
+            from flows.level_match import level_match, no_heartbeats  # noqa: PLC0415
+            from flows.tracking.tracker import Tracker  # noqa: PLC0415
+
+            pass_over_imports()
+            if unmade:
+                Tracker(home).make_store()  # while the server makes its own
+            if server is not None:
+                server.wait()
+        with no_heartbeats() if server is not None else nullcontext():
+            state = level_match(
+                inputs=[str(path) for path in request.inputs],
+                output=str(request.output),
+                program=request.program,
+                settings=request.settings,
+                recursive=request.recursive,
+                group_by=request.group_by,
+                return_state=True,
+            )
+        outcome: Any = state.result(raise_on_failure=False)
+    except ServerError as error:
+        raise EngineError(str(error)) from error
+    except Exception as error:
+        if not of_engine(error):
+            raise
+        outcome = error
+    if isinstance(outcome, BaseException):
+        if of_engine(outcome) and not isinstance(outcome, EngineError):
+            text = without_secrets(str(outcome).strip() or type(outcome).__name__).splitlines()[0]
+            message = f"it ceased to work ({type(outcome).__name__}: {text})"
+            raise EngineError(message) from outcome
+        raise outcome
+    return Summary.from_json(outcome)
+
+
+@contextmanager
+def terminal(log_level: str | None) -> Iterator[None]:
+    """Show log lines and progress on stderr while the flow runs."""
+    console = Console(stderr=True)
+    level = logging.getLevelNamesMapping()[(log_level or ("warning" if console.is_terminal else "info")).upper()]
+    handler = ConsoleHandler(console)
+    handler.setLevel(level)
+    for name in LOGGERS:
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(min(level, logging.INFO))  # Prefect's run log keeps what is not shown here
+    shown = REPORTER.set(BarReporter(console) if console.is_terminal else LineReporter())
+    try:
+        yield
+    finally:
+        REPORTER.reset(shown)
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(handler)

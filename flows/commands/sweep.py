@@ -1,0 +1,114 @@
+"""`levelmatch sweep`: one command for many settings."""
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import cloup
+
+from flows.commands.console import OK, UNFINISHED, clean_errors
+from flows.commands.options import examples, inputs_argument, matching_options, output_option
+from flows.home import prepare_environment
+from levelmatch_core.errors import SettingsError
+
+
+@cloup.command(
+    short_help="Match under many settings, and rank them.",
+    epilog=examples(
+        "levelmatch sweep cal/ --output sweep --grid weight_method=equal,error --grid rms_sig_limit=2,3",
+        "levelmatch sweep cal/ --output sweep --grid fit_type_mosaic_tiles=level,level+slope --set figures=none",
+    ),
+)
+@inputs_argument
+@output_option("Takes a folder a combination.")
+@cloup.option(
+    "--grid",
+    "grids",
+    multiple=True,
+    required=True,
+    metavar="NAME=V1,V2,...",
+    help="A setting and the values that it takes. May be repeated.",
+)
+@matching_options
+def sweep(
+    inputs: tuple[Path, ...],
+    output: Path,
+    grids: tuple[str, ...],
+    log_level: str | None,
+    **options: Any,  # noqa: ANN401 - click's
+) -> None:
+    """Match INPUT under every combination of some settings, and rank them by how well they foretell unseen pairs.
+
+    Each combination is an MLflow run and a folder in DIR; what a setting does not touch is done once. The ranking is
+    printed, and lies in DIR as ranking.ecsv and ranking.png. Exit code: 3 if a combination failed.
+    """
+    with clean_errors(log_level):
+        from levelmatch_core.settings import MatchSettings  # noqa: PLC0415 - help comes at once
+
+        settings = MatchSettings.load(
+            options["config"], options["assignments"], procs=options["workers"], band=options["band"]
+        )
+        grid = grid_of(grids)
+        prepare_environment(quiet=True)
+        # here and no earlier: Prefect and MLflow take seconds to import
+        from flows.commands.launch import terminal  # noqa: PLC0415
+        from flows.sweep import combinations  # noqa: PLC0415
+        from flows.sweep import sweep as run_sweep  # noqa: PLC0415
+        from flows.tracking.ranking import Ranking  # noqa: PLC0415
+
+        combinations(grid)  # what is wrong with it is said before the engine starts
+        with terminal(log_level):
+            state = run_sweep(
+                inputs=[str(path.absolute()) for path in inputs],
+                output=str(output.absolute()),
+                grid=grid,
+                program=options["program"],
+                settings=settings,
+                recursive=options["recursive"],
+                group_by=options["group_by"],
+                return_state=True,
+            )
+            outcome: Any = state.result(raise_on_failure=False)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        ranking = Ranking.from_json(outcome)
+        click.echo(ranking.text())
+        click.echo(f"outputs: {output.absolute()} (ranking.ecsv, ranking.png, and a folder a combination)")
+        if ranking.compare:
+            click.echo(f"compare: {ranking.compare}")
+    raise SystemExit(UNFINISHED if any(row.failed for row in ranking.rows) else OK)
+
+
+def grid_of(assignments: Iterable[str]) -> dict[str, list[Any]]:
+    """Return the grid that `NAME=V1,V2,...` texts mean: values as TOML, bare words as text.
+
+    Raises
+    ------
+    SettingsError
+        If one is no such text, or a name comes twice.
+    """
+    grid: dict[str, list[Any]] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        name = name.strip()
+        values = [value.strip() for value in text.split(",")]
+        if not equals or not all(values):
+            message = f"--grid {assignment!r}: expected NAME=V1,V2,..."
+            raise SettingsError(message)
+        if name in grid:
+            message = f"--grid {assignment!r}: {name} was given before; name all its values at once"
+            raise SettingsError(message)
+        grid[name] = [_value(value) for value in values]
+    return grid
+
+
+def _value(text: str) -> object:
+    lowered = text.lower()
+    if lowered in {"none", "null"}:
+        return None
+    try:
+        return tomllib.loads(f"value = {lowered if lowered in {'true', 'false'} else text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

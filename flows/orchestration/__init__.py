@@ -1,0 +1,1 @@
+"""Prefect: tasks, servers, logs, programs."""

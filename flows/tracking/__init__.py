@@ -1,0 +1,1 @@
+"""MLflow: what a run records, and how runs compare."""

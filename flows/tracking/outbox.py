@@ -1,0 +1,94 @@
+"""What the MLflow record of a run is made of, kept in LEVELMATCH_HOME: one small file for each output folder."""
+
+import gzip
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from flows.home import Home
+from flows.summary import FlowFacts, Summary
+from levelmatch_core.errors import UsageError
+from levelmatch_core.images.exposure import Inventory
+from levelmatch_core.matching.corrections import FieldMatch
+from levelmatch_core.pipeline import Request, RunResult
+from levelmatch_core.products.corrected.undo import finished_record
+from levelmatch_core.products.output.folder import RUN
+from levelmatch_core.products.runrecord import RunRecord, json_bytes
+from levelmatch_core.records import Record
+
+logger = logging.getLogger(__name__)
+
+
+class KeptRun(Record):
+    """All that the MLflow record of a run is made of."""
+
+    request: Request
+    inventory: Inventory
+    matches: tuple[FieldMatch, ...]
+    record: RunRecord
+    seconds: float
+    summary: Summary
+    facts: FlowFacts
+
+    @property
+    def result(self) -> RunResult:
+        """The run's result, as it was."""
+        return RunResult(self.request, self.inventory, self.matches, self.record, changed=True, seconds=self.seconds)
+
+
+def keep(home: Home, result: RunResult, summary: Summary, facts: FlowFacts) -> None:
+    """Keep what the record of a run is made of; a disk that takes it not costs that, and is said."""
+    kept = KeptRun(
+        request=result.request,
+        inventory=result.inventory,
+        matches=result.matches,
+        record=result.record,
+        seconds=result.seconds,
+        summary=summary,
+        facts=facts,
+    )
+    place = place_of(home, result.request.output)
+    temporary = place.with_suffix(f".{os.getpid()}.part")
+    try:
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        temporary.write_bytes(gzip.compress(json_bytes(kept.to_json()), compresslevel=4, mtime=0))
+        temporary.replace(place)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        logger.warning("%s: %s; `levelmatch log` cannot send this run's record later", place, error.strerror or error)
+
+
+def place_of(home: Home, output: Path) -> Path:
+    """Return where the record of an output's last run is kept."""
+    return home.root / "records" / f"{output_id(output)}.json.gz"
+
+
+def output_id(output: Path) -> str:
+    """Return the digest by which the runs of one output folder are found: a path may hold any sign, a filter not."""
+    return hashlib.sha256(str(output.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def kept_run(home: Home, folder: Path) -> KeptRun:
+    """Return what was kept of the run that made an output.
+
+    Raises
+    ------
+    UsageError
+        If the folder is no finished output, or nothing, or another run, is kept of it.
+    """
+    record = finished_record(folder)
+    place = place_of(home, folder)
+    again = "run it again with the same settings: nothing is done twice, and the record is sent"
+    try:
+        kept = KeptRun.model_validate_json(gzip.decompress(place.read_bytes()))
+    except (OSError, EOFError, ValueError, ValidationError) as error:
+        why = "holds no record of" if isinstance(error, FileNotFoundError) else "holds a damaged record of"
+        message = f"LEVELMATCH_HOME {home.root} {why} the run that made {folder}; {again}"
+        raise UsageError(message) from error
+    if kept.record != record:
+        message = f"{folder / RUN}: not of the run that LEVELMATCH_HOME {home.root} holds a record of; {again}"
+        raise UsageError(message)
+    return kept

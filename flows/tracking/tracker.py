@@ -1,0 +1,386 @@
+"""The MLflow record of a run: one MLflow run a flow run, written once the science is done, through explicit run ids."""
+
+import hashlib
+import logging
+import shlex
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from flows.home import Home
+from flows.secrets import without_secrets
+from flows.summary import FlowFacts, Summary, Tracking
+from flows.tracking.metrics import (
+    Measures,
+    glossary,
+    matrix_files,
+    measures,
+    pair_columns,
+    parameters,
+    units_of,
+)
+from flows.tracking.outbox import keep, output_id, place_of
+from levelmatch_core.matching.corrections import FieldMatch
+from levelmatch_core.pipeline import RunResult
+from levelmatch_core.products.report import REPORT
+from levelmatch_core.products.runrecord import levelmatch_version
+
+logger = logging.getLogger(__name__)
+
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` shows a local store."""
+
+_BATCH = 1000  # the most metrics that a server takes at once
+_PARAMETERS = 100
+_REFERENCES = 20
+
+_KIND = "custom_model_development"
+"""MLflow's word for experiments of runs with parameters and metrics, whose pages show these and no language models."""
+
+PAGES = "workflowType=machine_learning"
+"""What an address says for MLflow to open its pages on runs, and not those on language models."""
+
+_LONGEST_NOTE = 7500
+"""Signs of a description: MLflow takes 8,000."""
+
+_PATIENCE = 300.0
+"""Seconds that recording a run may take."""
+
+_WHOLE = "levelmatch.recorded"
+"""Tag of a run whose record is whole: the try that it is of."""
+
+
+class Tracker:
+    """Writes to one tracking store.
+
+    Parameters
+    ----------
+    home
+        Says where the store is, and where artifacts go that no server keeps.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._uri = home.tracking_uri
+        self._local = urlsplit(self._uri).scheme not in {"http", "https"}
+
+    def log(self, result: RunResult, summary: Summary, facts: FlowFacts) -> Tracking:
+        """Record a run, or tag the last one of this output as checked if nothing changed.
+
+        A store that is out of reach costs the record and nothing else: what was lost is said in the answer.
+        """
+        if result.changed or not place_of(self._home, result.request.output).exists():
+            keep(self._home, result, summary, facts)
+        return self._attempt(result, summary, facts, checked=not result.changed)
+
+    def send(self, result: RunResult, summary: Summary, facts: FlowFacts) -> Tracking:
+        """Record a run that ended before, as :meth:`log` does at once; one that is recorded is left alone."""
+        return self._attempt(result, summary, facts, again=True)
+
+    def _attempt(
+        self, result: RunResult, summary: Summary, facts: FlowFacts, *, checked: bool = False, again: bool = False
+    ) -> Tracking:
+        run: Run | None = None
+        try:
+            client = self._client()
+            experiment = self._experiment(client, result.request.program)
+            if checked:
+                run = _last_of(client, experiment, result.request.output)
+                if run is not None:
+                    client.set_tag(run.info.run_id, "levelmatch.checked", f"{_now()} by flow run {facts.flow_run_id}")
+                    return self._tracking(run, new=False)
+            if again:
+                run = _run_of(client, experiment, facts)
+                if run is not None and run.data.tags.get(_WHOLE) == str(facts.attempt):
+                    return self._tracking(run, new=False)
+            run = self._open(client, experiment, result, facts)
+            self._write(client, run, result, summary, facts)
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+            what = f"the MLflow record of this run{f' {run.info.run_id}, in part,' if run else ''} is lost"
+            lost = (
+                f"{what}: {self._plain(error)} (store {without_secrets(self._uri)}); "
+                f"`levelmatch log {shlex.quote(str(result.request.output))}` sends it later"
+            )
+            logger.warning("%s; the outputs are complete", lost)
+            return Tracking(store=without_secrets(self._uri), lost=lost)
+        return self._tracking(run, new=True)
+
+    def make_store(self) -> None:
+        """Make a local store that is not there yet. What hinders it is told when there is something to record."""
+        if self._local:
+            with suppress(MlflowException, SQLAlchemyError, sqlite3.Error, OSError):
+                self._client()
+
+    def log_failure(
+        self, program: str, facts: FlowFacts, reason: str, settings: Mapping[str, object], tags: Mapping[str, str]
+    ) -> Tracking | None:
+        """Record a run that came to nothing, with its settings and the reason; None where the store is out of reach."""
+        content = {
+            **tags,
+            "levelmatch.program": program,
+            "levelmatch.failed": reason[:_LONGEST_NOTE],
+            "levelmatch.version": levelmatch_version(),
+            "mlflow.note.content": f"**Failed: {reason[:_LONGEST_NOTE]}**",
+            "prefect.flow_run_id": facts.flow_run_id,
+            "prefect.flow_run_name": facts.name,
+        }
+        try:
+            client = self._client()
+            experiment = self._experiment(client, program)
+            run = client.create_run(
+                experiment, start_time=round(facts.started * 1000), tags=content, run_name=facts.name
+            )
+            client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in settings.items()])
+            client.set_terminated(run.info.run_id, "FAILED")
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            logger.warning("the MLflow record of the failed run %s is lost: %s", facts.name, self._plain(error))
+            return None
+        return self._tracking(run, new=True)
+
+    def add(self, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Add tags and metrics to a run that is recorded; a store that is out of reach costs them."""
+        now = round(time.time() * 1000)
+        try:
+            self._client().log_batch(
+                run_id,
+                metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+                tags=[RunTag(name, value) for name, value in tags.items()],
+            )
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            logger.warning("tags of the MLflow run %s are lost: %s", run_id, self._plain(error))
+
+    def _plain(self, error: BaseException) -> str:
+        """Return an error's message in one line, without the user and password of the store's address."""
+        text = without_secrets((str(error).strip() or type(error).__name__).splitlines()[0])
+        secrets = urlsplit(self._uri).netloc.rpartition("@")[0]
+        for secret in filter(None, (secrets, secrets.partition(":")[2])):
+            text = text.replace(secret, "...")
+        return text[:400]
+
+    def _client(self) -> MlflowClient:
+        """Return a client whose store exists: a local one is made (its schema, too) by one process at a time."""
+        if not self._local:
+            return _in_time(MlflowClient(tracking_uri=self._uri))
+        with self._home.alone("mlflow"):
+            client = MlflowClient(tracking_uri=self._uri)
+            client.search_experiments(max_results=1)
+        return _in_time(client)
+
+    def _experiment(self, client: MlflowClient, program: str) -> str:
+        """Return the id of the program's experiment, made if need be; one that was deleted is taken up again.
+
+        Its description is ours until somebody writes another.
+        """
+        tags = {"mlflow.note.content": glossary(), "mlflow.experimentKind": _KIND}
+        known = client.get_experiment_by_name(program)
+        if known is None:
+            place = (self._home.artifacts / hashlib.sha256(program.encode()).hexdigest()[:16]).as_uri()
+            try:
+                return str(
+                    client.create_experiment(program, artifact_location=place if self._local else None, tags=tags)
+                )
+            except MlflowException:  # another run of the program was faster
+                known = client.get_experiment_by_name(program)
+                if known is None:
+                    raise
+        if known.lifecycle_stage == "deleted":
+            client.restore_experiment(known.experiment_id)
+        for name, value in tags.items():
+            if name not in known.tags:
+                client.set_experiment_tag(known.experiment_id, name, value)
+        return str(known.experiment_id)
+
+    def _open(self, client: MlflowClient, experiment: str, result: RunResult, facts: FlowFacts) -> Run:
+        """Return the run of this flow run: the one that an earlier try began, else a new one."""
+        found = _run_of(client, experiment, facts)
+        if found is not None:
+            client.set_terminated(found.info.run_id, "RUNNING")
+            return found
+        request = result.request
+        tags = {
+            "levelmatch.program": request.program,
+            "levelmatch.band": request.settings.band or "all",
+            "levelmatch.output": str(request.output),
+            "levelmatch.output_id": output_id(request.output),
+            "levelmatch.version": levelmatch_version(),
+            "levelmatch.instruments": ", ".join(sorted({match.field.instrument for match in result.matches})),
+            "prefect.flow_run_id": facts.flow_run_id,
+            "prefect.flow_run_name": facts.name,
+        }
+        return client.create_run(experiment, start_time=round(facts.started * 1000), tags=tags, run_name=facts.name)
+
+    def _write(self, client: MlflowClient, run: Run, result: RunResult, summary: Summary, facts: FlowFacts) -> None:
+        run_id = run.info.run_id
+        settings = parameters(result.request.settings)
+        listed = [Param(name, value) for name, value in settings.items() if name not in run.data.params]
+        for start in range(0, len(listed), _PARAMETERS):
+            client.log_batch(run_id, params=listed[start : start + _PARAMETERS])
+        found = measures(result, summary)
+        self._write_metrics(client, run_id, found, facts, round((facts.started + result.seconds) * 1000))
+        tags = {
+            "mlflow.note.content": description(summary),
+            "levelmatch.unit": ", ".join(sorted(units_of(summary))),
+            "levelmatch.partial": str(summary.partial).lower(),
+            "levelmatch.reference": references(summary),
+            "levelmatch.numbers_left_out": str(found.left_out),
+            "levelmatch.tries": str(facts.attempt),
+        }
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        self._write_files(client, run_id, result, facts)
+        client.set_tag(run_id, _WHOLE, str(facts.attempt))
+        client.set_terminated(run_id, "FAILED" if summary.quarantined else "FINISHED")
+
+    def _write_metrics(self, client: MlflowClient, run_id: str, found: Measures, facts: FlowFacts, now: int) -> None:
+        """Write numbers at the step of this try, and series once: a rerun never writes the same steps twice.
+
+        `now` is when the run ended, milliseconds: a number that is sent again is the same one to the store.
+        """
+        metrics = [Metric(name, value, now, facts.attempt - 1) for name, value in found.metrics.items()]
+        for name, steps in found.series.items():
+            key = name
+            if facts.attempt > 1:
+                before = [metric.value for metric in client.get_metric_history(run_id, name)]
+                if before == list(steps):
+                    continue
+                key = f"{name}.try_{facts.attempt}" if before else name
+            metrics += [Metric(key, value, now, step) for step, value in enumerate(steps)]
+        for start in range(0, len(metrics), _BATCH):
+            client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+
+    def _write_files(self, client: MlflowClient, run_id: str, result: RunResult, facts: FlowFacts) -> None:
+        again = f"_try_{facts.attempt}" if facts.attempt > 1 else ""  # log_table would append
+        there = {file.path for file in client.list_artifacts(run_id, "tables")}
+        for name, columns in zip(("pairs", "rejected_pairs"), pair_columns(result), strict=True):
+            if f"tables/{name}{again}.json" not in there:
+                client.log_table(run_id, columns, f"tables/{name}{again}.json")
+        folder = result.request.output
+        for name in ("run.json", "pairs.ecsv", "corrections.ecsv"):
+            client.log_artifact(run_id, str(folder / name))
+        for file in result.record.files:
+            if file.name == REPORT:
+                client.log_artifact(run_id, str(folder / file.name))
+            if file.name.startswith("figures/"):
+                client.log_artifact(run_id, str(folder / file.name), Path(file.name).parent.as_posix())
+        for match in result.matches:
+            with tempfile.TemporaryDirectory() as scratch:
+                for name, content in matrix_files(match):
+                    Path(scratch, name).write_bytes(content)
+                _picture_matrices(match, folder, Path(scratch))
+                client.log_artifacts(run_id, scratch, "matrices")
+
+    def _tracking(self, run: Run, *, new: bool) -> Tracking:
+        run_id, experiment = run.info.run_id, run.info.experiment_id
+        server = LOCAL_UI if self._local else without_secrets(self._uri).rstrip("/")
+        return Tracking(
+            store=without_secrets(self._uri),
+            run_id=run_id,
+            experiment_id=experiment,
+            url=f"{server}/#/experiments/{experiment}/runs/{run_id}?{PAGES}",
+            new=new,
+        )
+
+
+def _picture_matrices(match: FieldMatch, output: Path, scratch: Path) -> None:
+    """Put a picture of each stage's matrices beside their numbers: the figure of the output, else one that is drawn."""
+    # here and no earlier: a run that changed nothing draws nothing, and matplotlib takes its time to import
+    from levelmatch_core.products.figures import MAX_MEMBERS, draw_matrix, figure_file, matrix_figure  # noqa: PLC0415
+
+    for stage in match.stages:
+        if not any(solution.pairs for solution in stage.solutions) or len(stage.members) > MAX_MEMBERS:
+            continue
+        picture = scratch / f"{match.field.name}.{stage.stage}.png"
+        drawn = output / figure_file(match.field.name, matrix_figure(stage.stage))
+        if drawn.is_file():
+            shutil.copyfile(drawn, picture)
+        else:
+            draw_matrix(picture, stage, match.field.unit, f"{match.field.name}: {stage.stage.replace('_', ' ')}")
+
+
+def description(summary: Summary) -> str:
+    """Return the run's description, Markdown: the verdict, what went wrong, what came of each field."""
+    fields = [
+        f"| {each.field} | {each.before:.4g} | {each.after:.4g} | {each.unit or 'data unit'} | {each.used} "
+        f"| {sum(each.rejected.values())} | {each.components} |"
+        for each in summary.residuals
+        if each.used
+    ]
+    table = [
+        "| field | rms before | rms after | unit | pairs used | rejected | components |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines = [f"**{summary.verdict}**", "", *([*table, *fields, ""] if fields else []), f"Outputs: `{summary.output}`"]
+    text = "\n".join(lines)[:_LONGEST_NOTE]
+    told = [f"- {problem.name}: {problem.status}: {problem.reason}" for problem in summary.problems]
+    shown = _fitting(told, _LONGEST_NOTE - len(text))
+    more = [f"- and {len(told) - len(shown)} more, in run.json"] if len(shown) < len(told) else []
+    return "\n".join([text, "", *shown, *more]).strip()
+
+
+def _fitting(lines: list[str], room: int) -> list[str]:
+    """Return as many of the first lines as fit into so many signs, 50 at most, with room for one more."""
+    shown: list[str] = []
+    for line in lines[:50]:
+        room -= len(line) + 1
+        if room < 100:
+            break
+        shown.append(line)
+    return shown
+
+
+def references(summary: Summary) -> str:
+    """Return the tiles that hold the zeros, field by field, the first few; one with `?` is provisional."""
+    shown = [part.shown_reference for field in summary.fields for part in field.components if part.reference]
+    return ", ".join([*shown[:_REFERENCES], *([f"and {len(shown) - _REFERENCES} more"] if shown[_REFERENCES:] else [])])
+
+
+class _TimedClient:
+    """A client that gives up when all that is asked of it takes too long: a store may answer each call, and late."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+        self._end = time.monotonic() + _PATIENCE
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the client has
+        if time.monotonic() > self._end:
+            message = f"the store is too slow: not done in {_PATIENCE:.0f} s"
+            raise TimeoutError(message)
+        return getattr(self._client, name)
+
+
+def _in_time(client: MlflowClient) -> MlflowClient:
+    return cast(MlflowClient, _TimedClient(client))
+
+
+def _run_of(client: MlflowClient, experiment: str, facts: FlowFacts) -> Run | None:
+    found = client.search_runs(
+        [experiment], f"tags.`prefect.flow_run_id` = '{facts.flow_run_id}'", max_results=1, order_by=["start_time"]
+    )
+    return found[0] if found else None
+
+
+def _last_of(client: MlflowClient, experiment: str, output: Path) -> Run | None:
+    found = client.search_runs(
+        [experiment],
+        f"tags.`levelmatch.output_id` = '{output_id(output)}'",
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    return found[0] if found else None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+__all__ = ["Tracker", "description", "output_id"]

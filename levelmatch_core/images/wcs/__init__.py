@@ -1,0 +1,1 @@
+"""Where pixels lie on the sky, and how large they are there."""

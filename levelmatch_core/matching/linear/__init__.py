@@ -1,0 +1,1 @@
+"""Linear algebra: normal equations, sparse Cholesky, ordering."""

@@ -1,0 +1,270 @@
+"""The normal equations of a component: assembled from the pairs' blocks, reduced to a gauge, factored, solved.
+
+With B_k = [-T_i, T_j] (T takes a member's coefficients to the pair's centroid) and W_k = weight times moments, the
+objective sum (delta_k - B_k p)' W_k (delta_k - B_k p) has the normal matrix A = sum B_k' W_k B_k. Where no member is
+held, the differences leave one common plane free; one member is then grounded for the solve and the mean plane is
+taken out afterwards, which changes no difference. A slope prior adds 1/sd^2 to each slope's diagonal; it fixes the
+common slope itself (the mean slope comes out 0), so that only a level is grounded.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh, eigvalsh
+from scipy.linalg.lapack import dpotrf, dpotrs
+from scipy.sparse import coo_array, csc_array
+from scipy.sparse.linalg import LinearOperator, onenormest
+
+from levelmatch_core.matching.linear.cholesky import SINGULAR, Cholesky
+from levelmatch_core.matching.linear.nested_dissection import Elimination
+from levelmatch_core.matching.model.design import normal_blocks, to_members
+from levelmatch_core.matching.model.problem import Array, Problem
+
+DENSE_UNKNOWNS = 600
+"""Most unknowns that are solved densely, with all eigenvalues known."""
+LOOKS = 2
+"""Iterations of the condition's estimate: each is two solves."""
+
+Blocks = tuple[Array, Array]
+"""(N, k, k) diagonal blocks of A, and (K, k, k) those in the row of each pair's first and the column of its second."""
+
+
+@dataclass(frozen=True)
+class PairsPart:
+    """The pairs' part of a normal matrix: what all priors on the same problem share."""
+
+    problem: Problem
+    like: "PairsPart | None" = None
+    """That of the same members and pairs with other weights: its order of elimination serves."""
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The matrix as blocks."""
+        return blocks_of(self.problem, self.problem.moments)
+
+    @cached_property
+    def dense(self) -> Array:
+        """(N k, N k) the matrix."""
+        return np.asarray(assembled(self.problem, self.blocks).toarray())
+
+    @cached_property
+    def plan(self) -> Elimination:
+        """The order of elimination."""
+        problem = self.problem
+        if self.like is not None:
+            return self.like.plan
+        return Elimination.of(problem.centres, problem.first, problem.second, problem.held)
+
+
+@dataclass(frozen=True)
+class NormalEquations:
+    """The normal matrix of a problem in its gauge."""
+
+    problem: Problem
+    slope_sd: float | None = None
+    """Standard deviation of the Gaussian prior on each slope, data unit over `problem.scale` pixels; None: no prior."""
+    known: PairsPart | None = None
+    """The pairs' part, where it is there already."""
+
+    def of(self, problem: Problem, slope_sd: float | None) -> "NormalEquations":
+        """Return the equations of the same members and pairs with other weights, or another prior."""
+        same = self.pairs if problem is self.problem else PairsPart(problem, self.pairs)
+        return NormalEquations(problem, slope_sd, same)
+
+    @cached_property
+    def pairs(self) -> PairsPart:
+        """The pairs' part of the matrix."""
+        return self.known or PairsPart(self.problem)
+
+    @cached_property
+    def prior(self) -> Array:
+        """(N k,) diagonal of the prior's inverse variance."""
+        diagonal = np.zeros((len(self.problem.names), self.problem.k))
+        if self.slope_sd is not None:
+            diagonal[:, 1:] = self.slope_sd**-2.0
+        return diagonal.ravel()
+
+    @cached_property
+    def fixed(self) -> NDArray[np.bool_]:
+        """(N, k) unknowns that are not solved for: those of held members, or of the grounded one."""
+        problem = self.problem
+        fixed = np.repeat(problem.held[:, None], problem.k, axis=1)
+        if problem.mean_gauge:
+            n = len(fixed)
+            degree = np.bincount(problem.first, minlength=n) + np.bincount(problem.second, minlength=n)
+            fixed[int(np.argmax(degree)), : (1 if self.slope_sd is not None else problem.k)] = True
+        return fixed
+
+    @cached_property
+    def free(self) -> NDArray[np.int64]:
+        """Unknowns that are solved for."""
+        return np.flatnonzero(~self.fixed.ravel())
+
+    @cached_property
+    def diagonal(self) -> Array:
+        """(N k,) diagonal of the matrix with prior, before the gauge."""
+        own = self.pairs.blocks[0]
+        return np.einsum("naa->na", own).ravel() + self.prior
+
+    @cached_property
+    def _scaling(self) -> Array:
+        """(N, k) what scales the matrix to a unit diagonal; 0 for what is not solved for."""
+        scaling = np.where(self.diagonal > 0, self.diagonal, 1.0) ** -0.5
+        return scaling.reshape(self.fixed.shape) * ~self.fixed
+
+    @cached_property
+    def _factor(self) -> Cholesky:
+        own, across = self.pairs.blocks
+        if self.slope_sd is not None:
+            own = own + np.diag(self.prior[: self.problem.k])
+        return Cholesky.of(self.pairs.plan, own, across, self._scaling)
+
+    @property
+    def dense(self) -> bool:
+        """Whether the problem is small enough for dense algebra."""
+        return len(self.free) <= DENSE_UNKNOWNS
+
+    @cached_property
+    def _reduced(self) -> Array:
+        """The free part of the matrix, dense, scaled to a unit diagonal."""
+        scaling = self._scaling.ravel()[self.free]
+        part = self.pairs.dense[np.ix_(self.free, self.free)]
+        part[np.arange(len(part)), np.arange(len(part))] += self.prior[self.free]
+        part *= scaling[:, None]
+        part *= scaling
+        return part
+
+    @cached_property
+    def _root(self) -> Array | None:
+        """The Cholesky root of the dense matrix; None where a pivot vanishes."""
+        root, failed = dpotrf(self._reduced.T, lower=1)  # its own transpose, in LAPACK's order
+        return None if failed or np.any(root.diagonal() ** 2 <= SINGULAR) else np.asarray(root)
+
+    @cached_property
+    def _eigen(self) -> tuple[Array, Array, NDArray[np.bool_]]:
+        values, vectors = eigh(self._reduced)
+        return values, vectors, values > SINGULAR * values[-1]
+
+    @cached_property
+    def log_determinant(self) -> float:
+        """Logarithm of the determinant of the free part of the matrix, which a prior makes positive definite."""
+        if not self.dense:
+            value = self._factor.logarithm
+        elif self._root is None:
+            value = float(np.linalg.slogdet(self._reduced)[1])
+        else:
+            value = 2 * float(np.sum(np.log(self._root.diagonal())))
+        return value - 2 * float(np.sum(np.log(self._scaling.ravel()[self.free])))
+
+    def apply_inverse(self, right: Array) -> Array:
+        """Solve for right-hand sides (N k,) or (N k, M); grounded and held unknowns are 0."""
+        if not self.dense:
+            return self._factor.solve(right)
+        result = np.zeros((len(right), right.size // len(right)))
+        if not len(self.free):
+            return result.reshape(right.shape)
+        scaling = self._scaling.ravel()[self.free, None]
+        columns = right.reshape(result.shape)[self.free] * scaling
+        if self._determined and self._root is not None:
+            solved, _ = dpotrs(self._root, columns, lower=1)
+        else:
+            values, vectors, good = self._eigen
+            kept = vectors[:, good]
+            solved = kept @ ((kept.T @ columns) / values[good][:, None])
+        result[self.free] = scaling * solved
+        return result.reshape(right.shape)
+
+    @cached_property
+    def response(self) -> Array:
+        """(N k, K k) A^-1 B': what a pull at each pair's centroid makes of the corrections; for small problems."""
+        problem, pairs = self.problem, np.arange(len(self.problem.rms))
+        pulls = np.zeros((*self.fixed.shape, len(pairs), problem.k))
+        pulls[problem.second, :, pairs] = problem.shifts(problem.second).transpose(0, 2, 1)
+        pulls[problem.first, :, pairs] -= problem.shifts(problem.first).transpose(0, 2, 1)
+        return self.apply_inverse(pulls.reshape(self.fixed.size, -1))
+
+    @property
+    def _determined(self) -> bool:
+        """Whether the unknowns are determined as a matter of course: levels by the pairs, slopes by the prior."""
+        return self.problem.k == 1 or self.slope_sd is not None
+
+    @cached_property
+    def rank(self) -> int:
+        """Unknowns that are determined, the mean gauge's being counted out (see `Problem.unknowns`).
+
+        Of large problems those are counted whose pivots vanish: a lower bound of the missing rank, which the
+        condition's estimate completes.
+        """
+        if not len(self.free):
+            return 0
+        if self._determined:
+            return self.problem.unknowns
+        missing = int(np.count_nonzero(~self._eigen[2])) if self.dense else self._factor.missing
+        return self.problem.unknowns - missing
+
+    @cached_property
+    def condition(self) -> float | None:
+        """Condition of the scaled matrix: exact where dense (2-norm), estimated where sparse (1-norm)."""
+        n = len(self.free)
+        if not n:
+            return None
+        if self.dense:
+            values = eigvalsh(self._reduced) if self._determined else self._eigen[0]
+            good = values[values > SINGULAR * values[-1]]
+            return float(values[-1] / good[0])
+        factor, size = self._factor, self.fixed.size
+        inverse = LinearOperator((size, size), matvec=factor.apply, rmatvec=factor.apply, dtype=float)
+        # one column at a time: several would be started at random
+        return self._norm * float(onenormest(inverse, t=1, itmax=LOOKS))
+
+    @cached_property
+    def _norm(self) -> float:
+        """The 1-norm of the scaled matrix."""
+        (own, across), scaling = self.pairs.blocks, self._scaling
+        diagonal = np.abs(own) * scaling[:, :, None] * scaling[:, None]
+        sums = diagonal.sum(axis=1) + self.prior.reshape(scaling.shape) * scaling**2
+        first, second = self.problem.first, self.problem.second
+        size = np.abs(across) * scaling[first][:, :, None] * scaling[second][:, None]
+        sums += _summed(first, size.sum(axis=2), len(sums)) + _summed(second, size.sum(axis=1), len(sums))
+        return float(sums.max())
+
+
+def blocks_of(problem: Problem, moments: Array) -> Blocks:
+    """Return the blocks of the sum of B' (weight moments) B over the pairs.
+
+    Parameters
+    ----------
+    problem
+        Gives the graph, the geometry and the weights.
+    moments
+        (K, k, k) moment matrix of each pair.
+    """
+    return normal_blocks(problem.geometry, problem.weights[:, None, None] * moments)
+
+
+def assembled(problem: Problem, given: Blocks) -> csc_array:
+    """Return (N k, N k) the matrix of these blocks."""
+    k, n = problem.k, len(problem.names)
+    own, across = given
+    blocks = np.concatenate([own, across, across.transpose(0, 2, 1)])
+    members = np.arange(n)
+    rows = np.concatenate([members, problem.first, problem.second])
+    columns = np.concatenate([members, problem.second, problem.first])
+    inner = np.arange(k)
+    row = np.broadcast_to(rows[:, None, None] * k + inner[:, None], blocks.shape)
+    column = np.broadcast_to(columns[:, None, None] * k + inner, blocks.shape)
+    return csc_array(coo_array((blocks.ravel(), (row.ravel(), column.ravel())), shape=(n * k, n * k)))
+
+
+def scores(problem: Problem, residuals: Array, moments: Array) -> Array:
+    """Return (N k,) the sum of B' (weight moments) residual over the pairs: the objective's downhill gradient."""
+    total = np.zeros((len(problem.names), problem.k))
+    to_members(problem.geometry, problem.weights[:, None] * np.einsum("kab,kb->ka", moments, residuals), total)
+    return total.ravel()
+
+
+def _summed(members: NDArray[np.int64], values: Array, n: int) -> Array:
+    """Return (n, k) the sum of values (K, k) over each member's entries."""
+    return np.stack([np.bincount(members, weights=column, minlength=n) for column in values.T], axis=1)

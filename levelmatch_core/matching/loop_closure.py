@@ -1,0 +1,223 @@
+"""Do the measured differences close? Around a loop of overlaps they must add up to 0, whatever the levels are.
+
+A loop needs no solve, so that a bad pair cannot hide in the residuals of its neighbours. A set of independent loops is
+taken, as short as the order of a search makes them (most are triangles and quadrilaterals): each has one pair that no
+loop before it holds. A pair that is in many loops that fail, and whose error would close them all, explains them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order
+
+from levelmatch_core.matching.model.problem import Array, Index, Problem
+from levelmatch_core.matching.results import Loop, LoopClosure, Suspect
+
+LIMIT = 4.0
+"""A loop fails whose sum is beyond so many of its sigmas (times the scatter of all loops, where that is above 1)."""
+MOST_LOOPS = 5000
+"""Most loops of a component that are tested."""
+NAMED = 10
+"""Most loops, and most suspects, that are told."""
+ALIKE = 0.98
+"""Pairs that explain as much as this part of the best one's cannot be told from it."""
+NORMAL_MEDIAN = 0.6744897501960817
+"""Median absolute value of a standard normal variable."""
+
+
+@dataclass(frozen=True)
+class Loops:
+    """Loops of a graph, one after another."""
+
+    starts: Index
+    """(L + 1,) where each starts."""
+    pairs: Index
+    """Pairs along the loops."""
+    signs: Array
+    """+1 where the pair is walked from its first member to its second, -1 the other way."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __iter__(self) -> Iterator[tuple[Index, Array]]:
+        return (self.at(number) for number in range(len(self)))
+
+    def at(self, number: int) -> tuple[Index, Array]:
+        """Return the pairs and signs of one loop."""
+        here = slice(self.starts[number], self.starts[number + 1])
+        return self.pairs[here], self.signs[here]
+
+    @property
+    def loop(self) -> Index:
+        """The loop of each entry of `pairs`."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+
+def independent_loops(members: int, first: Index, second: Index, most: int) -> Loops:
+    """Return independent loops of a connected graph, at most `most`, in an order that hangs on the graph alone.
+
+    Parameters
+    ----------
+    members
+        Number of nodes.
+    first, second
+        (K,) ends of each edge.
+    most
+        Most loops.
+    """
+    degree = np.bincount(first, minlength=members) + np.bincount(second, minlength=members)
+    graph = csr_array((np.ones(len(first)), (first, second)), shape=(members, members))
+    order, parents = breadth_first_order(graph, int(np.argmax(degree)), directed=False)
+    rank = np.full(members, members)
+    rank[order] = np.arange(len(order))
+    tree = np.zeros(len(first), dtype=bool)
+    for child, parent in ((first, second), (second, first)):
+        of_child = np.flatnonzero(parents[child] == parent)
+        tree[of_child] = True
+    rest = np.flatnonzero(~tree)
+    late, early = np.maximum(rank[first], rank[second])[rest], np.minimum(rank[first], rank[second])[rest]
+    rest = rest[np.lexsort((early, late))][:most]
+    return Loops(*_closed(members, first, second, np.flatnonzero(tree), rest))
+
+
+@njit(nogil=True, cache=True)
+def _closed(  # noqa: C901 - compiled: one search a loop  # pragma: no cover
+    members: int, first: Index, second: Index, tree: Index, rest: Index
+) -> tuple[Index, Index, Array]:
+    """Return, for each further edge, the loop that it closes by the shortest way (the first found of equals) back."""
+    head, tail = np.full(members, -1), np.full(members, -1)
+    following = np.full(2 * first.size, -1)  # entry 2 pair leads from first to second, 2 pair + 1 back
+    came, seen, queue = np.full(members, -1), np.full(members, -1), np.empty(members, dtype=np.int64)
+    starts, pairs, at = np.zeros(rest.size + 1, dtype=np.int64), np.empty(8 * rest.size + members, dtype=np.int64), 0
+    signs = np.empty(pairs.size)
+    for number in range(tree.size + rest.size):
+        pair = tree[number] if number < tree.size else rest[number - tree.size]
+        if number >= tree.size:
+            loop = number - tree.size
+            start, goal = second[pair], first[pair]
+            seen[start], queue[0], done, many = loop, start, 0, 1
+            while seen[goal] != loop:
+                node = queue[done]
+                done += 1
+                way = head[node]
+                while way >= 0:
+                    other = second[way // 2] if way % 2 == 0 else first[way // 2]
+                    if seen[other] != loop:
+                        seen[other], came[other], queue[many] = loop, way, other
+                        many += 1
+                    way = following[way]
+            length, node = 1, goal
+            while node != start:
+                node = first[came[node] // 2] if came[node] % 2 == 0 else second[came[node] // 2]
+                length += 1
+            if at + length > pairs.size:
+                longer, signed = np.empty(2 * pairs.size + length, dtype=np.int64), np.empty(2 * pairs.size + length)
+                for i in range(at):
+                    longer[i], signed[i] = pairs[i], signs[i]
+                pairs, signs = longer, signed
+            pairs[at], signs[at] = pair, 1.0
+            place, node = at + length - 1, goal
+            while node != start:
+                way = came[node]
+                pairs[place], signs[place] = way // 2, 1.0 if way % 2 == 0 else -1.0
+                node = first[way // 2] if way % 2 == 0 else second[way // 2]
+                place -= 1
+            at += length
+            starts[loop + 1] = at
+        for side in range(2):
+            node, entry = (first[pair] if side == 0 else second[pair]), 2 * pair + side
+            if head[node] < 0:
+                head[node] = entry
+            else:
+                following[tail[node]] = entry
+            tail[node] = entry
+    return starts, pairs[:at].copy(), signs[:at].copy()
+
+
+def closure(problem: Problem, covariance: csr_array) -> LoopClosure | None:
+    """Return how well the loops of a component close; None where it has none.
+
+    Parameters
+    ----------
+    problem
+        The component, with all pairs that it might use.
+    covariance
+        Of the pairs, as :func:`~levelmatch_core.matching.uncertainty.leave_one_out.pair_covariance` gives it.
+    """
+    pairs = len(problem.rms)
+    count = pairs - len(problem.names) + 1
+    if count <= 0:
+        return None
+    loops = independent_loops(len(problem.names), problem.first, problem.second, MOST_LOOPS)
+    walk = _walk(problem, loops)
+    sums = np.asarray(walk @ problem.delta.ravel())
+    sigma = np.sqrt(np.asarray((walk @ covariance).multiply(walk).sum(axis=1)).ravel())
+    size = np.abs(sums) / sigma
+    scatter = float(np.median(size)) / NORMAL_MEDIAN
+    failed = size > LIMIT * max(1.0, scatter)
+    worst = np.argsort(-size, kind="stable")[:NAMED]
+    return LoopClosure(
+        tested=len(loops),
+        untested=count - len(loops),
+        scatter=scatter,
+        failed=int(np.count_nonzero(failed)),
+        worst=tuple(
+            Loop(members=_members(problem, *loops.at(loop)), sum=float(sums[loop]), sigma=float(sigma[loop]))
+            for loop in worst.tolist()
+        ),
+        suspects=_suspects(problem, loops, sums, sigma, failed) if failed.any() else (),
+    )
+
+
+def _members(problem: Problem, pairs: Index, signs: Array) -> tuple[str, ...]:
+    """Return the members along a loop."""
+    return tuple(problem.names[i] for i in np.where(signs > 0, problem.first[pairs], problem.second[pairs]).tolist())
+
+
+def _walk(problem: Problem, loops: Loops) -> csr_array:
+    """Return (L, K k): from the pairs' coefficients to each loop's sum, taken about the mean of its centroids."""
+    k, loop = problem.k, loops.loop
+    places = problem.centroids[loops.pairs]
+    mean = np.add.reduceat(places, loops.starts[:-1]) / np.diff(loops.starts)[:, None]
+    terms = np.ones((len(loop), k))
+    terms[:, 1:] = ((mean[loop] - places) / problem.scale)[:, : k - 1]
+    terms *= loops.signs[:, None]
+    columns = loops.pairs[:, None] * k + np.arange(k)
+    entries = terms.ravel(), (np.repeat(loop, k), columns.ravel())
+    return csr_array(entries, shape=(len(loops), problem.delta.size))
+
+
+def _suspects(
+    problem: Problem, loops: Loops, sums: Array, sigma: Array, failed: NDArray[np.bool_]
+) -> tuple[Suspect, ...]:
+    """Name the pairs that explain the loops that fail, the one that explains most first.
+
+    A pair's error is fitted to all loops that hold it; those are then out, and the next is looked for.
+    """
+    count, loop, precision = len(problem.rms), loops.loop, sigma**-2.0
+    still = np.ones(len(loops), dtype=bool)
+    found: list[Suspect] = []
+    while len(found) < NAMED and np.any(failed & still):
+        here = still[loop]
+        pairs, of = loops.pairs[here], loop[here]
+        inside = np.unique(loops.pairs[(failed & still)[loop]])
+        known = np.bincount(pairs, weights=precision[of], minlength=count)[inside]
+        error = (
+            np.bincount(pairs, weights=precision[of] * loops.signs[here] * sums[of], minlength=count)[inside] / known
+        )
+        explained = error**2 * known
+        best = int(np.argmax(explained))
+        alike = inside[explained >= ALIKE * explained[best]]
+        found.append(
+            Suspect(
+                pairs=tuple((problem.names[problem.first[one]], problem.names[problem.second[one]]) for one in alike),
+                loops=int(np.count_nonzero(failed[of[pairs == inside[best]]])),
+                error=float(error[best]),
+            )
+        )
+        still[loop[np.isin(loops.pairs, alike)]] = False
+    return tuple(found)

@@ -1,0 +1,177 @@
+"""Is a difference a level at all? How it grows with brightness: a slope is an error of gain, and no constant mends it.
+
+The difference of a pair is regressed on its mean brightness, a plane in position allowed for, over pixels spread evenly
+through the overlap. The pixels' own noise is in both, and would make a slope where exposures are not equally noisy;
+therefore the brightness is told by that a few pixels away (an instrumental variable: Durbin 1954, Rev. Int. Stat. Inst.
+22, 23), whose noise is its own. Where the field is empty that says nothing, and the error is as large as it has to be:
+slope over error is the score test of Anderson and Rubin (1949, Ann. Math. Stat. 20, 46), normal without any slope.
+
+What sampling leaves of stars and filaments is no white noise: it goes on over several pixels. The error is therefore
+that of sums over blocks, where these say more than the pixels one by one (cluster-robust: Liang and Zeger 1986,
+Biometrika 73, 13).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, difference_row, unit
+
+LAG = 3
+"""Pixels to either side at which the brightness is told: beyond the reach of a resampled pixel's noise."""
+SAMPLES = 10_000
+"""About so many pixels are looked at: the cost is that of a few passes over them."""
+FEWEST = 50
+"""With fewer samples nothing is said."""
+BLOCK = 16
+"""Side of the blocks, pixels: longer than what sampling leaves of a scene."""
+FEWEST_BLOCKS = 20
+"""With fewer blocks their scatter says nothing."""
+MOST_ERROR = 1.0
+"""A slope less certain than this is none: there is no brightness to speak of."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How the difference second - first grows with brightness."""
+
+    slope: float
+    """Change of the difference a unit of brightness."""
+    sigma: float
+    """1 sigma of it."""
+    brightness: float
+    """Mean of both over the overlap, data unit: slope times it is the level that the gain feigns."""
+
+
+def gain(first: Image, second: Image, box: Box, cut: Cut, n_kept: int) -> Gain | None:
+    """Return the slope of a difference against brightness; None where there is nothing to tell it by.
+
+    Parameters
+    ----------
+    first, second, box, cut
+        A pair and the pixels that clipping left, as in :mod:`levelmatch_core.matching.measure.difference_kernels`.
+    n_kept
+        How many these are.
+    """
+    step = max(2, math.isqrt(math.ceil(n_kept / SAMPLES)))  # at 2 pixels, resampled noise is independent
+    ny, nx = box[4:]
+    if nx <= 2 * LAG:
+        return None
+    values = np.empty((5, -(-ny // step) * -(-(nx - 2 * LAG) // step)))
+    places = np.empty(values.shape[1], np.int64)
+    n = _samples(first, second, box, cut, step, values, places)
+    if n < FEWEST:
+        return None
+    mean, square, with_delta, with_here, beside = _products(values, n)  # which leaves them without their plane
+    if beside <= 0 or with_here == 0:
+        return None
+    slope = with_delta / with_here
+    # of the difference as it is, as if it had no slope: where brightness is noise, a fitted slope would take noise away
+    scatter = math.sqrt(square / max(1, n - 3))
+    spread = _spread(values[2, :n] * (values[0, :n] - slope * values[1, :n]), places[:n])
+    sigma = max(scatter * math.sqrt(beside), spread) / abs(with_here)
+    if not 0 < sigma < MOST_ERROR:
+        return None
+    return Gain(slope, sigma, mean)
+
+
+@njit(nogil=True, cache=True)
+def _samples(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    first: Image,
+    second: Image,
+    box: Box,
+    cut: Cut,
+    step: int,
+    values: NDArray[np.float64],
+    places: NDArray[np.int64],
+) -> int:
+    """Fill (5, n or more) with difference, brightness, brightness beside, x and y of pixels, and the blocks of these.
+
+    Returns their number.
+    """
+    ny, nx = box[4], box[5]
+    row, bright, keep = np.empty(nx), np.empty(nx), np.empty(nx, np.bool_)
+    x, y = unit(nx), unit(ny)
+    n = 0
+    for r in range(0, ny, step):
+        difference_row(first, second, box, r, row)
+        a = first[box[0] + r, box[1] : box[1] + nx]
+        level = cut[0] + cut[2] * y[r]
+        for k in range(nx):
+            left = row[k] - (level + cut[1] * x[k])
+            keep[k] = (left >= cut[3]) & (left <= cut[4])
+            bright[k] = np.float64(a[k]) + 0.5 * row[k]
+        for k in range(LAG, nx - LAG, step):
+            if keep[k] & keep[k - LAG] & keep[k + LAG]:
+                values[0, n] = row[k]
+                values[1, n] = bright[k]
+                values[2, n] = bright[k - LAG] + bright[k + LAG]
+                values[3, n] = x[k]
+                values[4, n] = y[r]
+                places[n] = (r // BLOCK) * (nx // BLOCK + 1) + k // BLOCK
+                n += 1
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _products(  # pragma: no cover - compiled
+    values: NDArray[np.float64], n: int
+) -> tuple[float, float, float, float, float]:
+    """Take a plane in x and y out of the first three rows of n samples, in place: return what the slope is made of.
+
+    Returns
+    -------
+    Mean brightness; then the sums of difference squared, and of brightness beside times difference, brightness, and
+    itself.
+    """
+    m0 = m1 = m2 = mx = my = 0.0
+    for k in range(n):
+        m0 += values[0, k]
+        m1 += values[1, k]
+        m2 += values[2, k]
+        mx += values[3, k]
+        my += values[4, k]
+    m0, m1, m2, mx, my = m0 / n, m1 / n, m2 / n, mx / n, my / n
+    xx = xy = yy = x0 = x1 = x2 = y0 = y1 = y2 = 0.0
+    for k in range(n):
+        x, y = values[3, k] - mx, values[4, k] - my
+        v0, v1, v2 = values[0, k] - m0, values[1, k] - m1, values[2, k] - m2
+        xx += x * x
+        xy += x * y
+        yy += y * y
+        x0 += v0 * x
+        x1 += v1 * x
+        x2 += v2 * x
+        y0 += v0 * y
+        y1 += v1 * y
+        y2 += v2 * y
+    # y less what x tells of it; a direction in which all are on one place has no slope
+    turn = xy / xx if xx > 0.0 else 0.0
+    rest = yy - turn * xy
+    in_x = 1.0 / xx if xx > 0.0 else 0.0
+    in_y = 1.0 / rest if rest > 1e-12 * yy else 0.0
+    y0, y1, y2 = (y0 - turn * x0) * in_y, (y1 - turn * x1) * in_y, (y2 - turn * x2) * in_y
+    x0, x1, x2 = x0 * in_x, x1 * in_x, x2 * in_x
+    square = with_delta = with_here = beside = 0.0
+    for k in range(n):
+        x = values[3, k] - mx
+        y = values[4, k] - my - turn * x
+        v0 = values[0, k] - m0 - x0 * x - y0 * y
+        v1 = values[1, k] - m1 - x1 * x - y1 * y
+        v2 = values[2, k] - m2 - x2 * x - y2 * y
+        values[0, k], values[1, k], values[2, k] = v0, v1, v2
+        square += v0 * v0
+        with_delta += v2 * v0
+        with_here += v2 * v1
+        beside += v2 * v2
+    return m1, square, with_delta, with_here, beside
+
+
+def _spread(products: NDArray[np.float64], places: NDArray[np.int64]) -> float:
+    """Return 1 sigma of the sum of products, by their sums over the blocks they lie in; 0 where these are few."""
+    sums = np.bincount(places, weights=products)[np.bincount(places) > 0]
+    blocks = len(sums)
+    return math.sqrt(float(np.einsum("b,b->", sums, sums)) * blocks / (blocks - 3)) if blocks >= FEWEST_BLOCKS else 0.0

@@ -1,0 +1,388 @@
+"""The robust difference of two cutouts over their common pixels: a level, or a plane, and how well it is known.
+
+Efficiency of the level: the median of n independent normal values of standard deviation s has the standard error
+sqrt(pi/2) s / sqrt(n), 1.25 times that of the mean, which is the price of its robustness. Resampled pixels are not
+independent: with autocorrelation rho the variance of the median is s^2 / n times the sum of arcsin(rho) over all lags
+(the covariance of two normal variables' signs is (2/pi) arcsin rho), that is pi/2 from lag 0 and nearly rho from the
+rest, so that s^2 (pi/2 + correlation - 1) / n is used, `correlation` being the sum of rho.
+
+Clipping at c standard deviations cuts the wings of the noise too: what is left of a normal distribution has kappa times
+its standard deviation (0.987 at 3 sigma), so that s = rms / kappa; and a clipped mean (or plane) has the variance
+rms^2 / kappa^4 over the pixels left, because those near the limit go in and out with the fit (the asymptotic variance
+of the skipped mean; Huber 1981, Robust Statistics, chapter 4).
+
+Huber's estimate of what clipping leaves weighs residuals beyond 1.345 standard deviations down: 95 % of the mean's
+efficiency with normal noise, and little pull by faint sources that clipping does not see. A plane has no median: the
+setting `statistic = "median"` gives levels their median, and planes the clipped least squares that the step describes.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from levelmatch_core.matching.measure.difference_kernels import (
+    Box,
+    Cut,
+    Image,
+    mask_sums,
+    plane_sums,
+    sift_difference,
+    unit,
+)
+from levelmatch_core.matching.measure.gain import gain
+from levelmatch_core.matching.results import PairFit
+from levelmatch_core.settings import FitType, MatchSettings
+from levelmatch_core.sky.clipping import ALL, FEWEST, Cuts, Sifted, clip, cuts_of, sample_step
+from levelmatch_core.sky.cutouts import Cutout, CutoutRecord
+from levelmatch_core.sky.plane import Plane
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+MAD_TO_SIGMA = 1.482602218505602
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+HUBER_LIMIT = 1.345
+"""Residuals beyond so many standard deviations are weighed down: 95 % efficiency with normal noise (Huber 1981)."""
+HUBER_SWEEPS = 50
+"""Most sweeps of Huber's estimate: each shrinks the distance left about fivefold."""
+HUBER_SETTLED = 1e-6
+"""Huber's estimate has settled when it moves by less than this fraction of its standard error."""
+ROUNDING = 64 * np.finfo(float).eps
+"""Residuals below this fraction of the largest difference are rounding, and are never clipped."""
+_FINITE = float(np.finfo(float).max)
+"""No finite residual is beyond it."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """second - first over the box that both cutouts cover."""
+
+    data: Array
+    """(ny, nx), data unit, NaN where either is invalid."""
+    valid: Mask
+    """(ny, nx), where both are finite."""
+    x0: int
+    """Grid column of the first pixel."""
+    y0: int
+    """Grid row of the first pixel."""
+    n_valid: int
+    """Number of valid pixels."""
+
+    def __post_init__(self) -> None:
+        self.data.flags.writeable = False
+        self.valid.flags.writeable = False
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two cutouts and the box that both cover."""
+
+    first: Cutout
+    second: Cutout
+    x0: int
+    """Grid column of the box's first pixel."""
+    y0: int
+    """Grid row of it."""
+    shape: tuple[int, int]
+    """Rows, columns."""
+    parts: tuple[Image, Image, Box]
+    """What the compiled passes take: the two images, as they are mapped from the store, and the box in them."""
+
+    @classmethod
+    def of(cls, first: Cutout, second: Cutout) -> "_Pair | None":
+        """Return the pair, None where no pixel is common to the boxes."""
+        a, b = first.record, second.record
+        x0, y0 = max(a.x0, b.x0), max(a.y0, b.y0)
+        nx = min(a.x0 + a.shape[1], b.x0 + b.shape[1]) - x0
+        ny = min(a.y0 + a.shape[0], b.y0 + b.shape[0]) - y0
+        if nx <= 0 or ny <= 0:
+            return None
+        box = (y0 - a.y0, x0 - a.x0, y0 - b.y0, x0 - b.x0, ny, nx)
+        return cls(first, second, x0, y0, (ny, nx), (_plain(first.data), _plain(second.data), box))
+
+    def sample(self) -> Array:
+        """Return differences, not all of them valid, evenly spread over the box."""
+        first, second, (ay, ax, by, bx, ny, nx) = self.parts
+        every = sample_step(ny * nx)
+        across = max(1, min(nx, math.isqrt(every)))
+        down = max(1, every // across)
+        one = first[ay : ay + ny : down, ax : ax + nx : across]
+        other = second[by : by + ny : down, bx : bx + nx : across]
+        with np.errstate(invalid="ignore"):  # inf - inf
+            return np.subtract(other, one, dtype=np.float64).reshape(-1)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A fit about the middle of the box; slopes are over half the box, so that all is in data units."""
+
+    cut: Cut
+    """Which pixels it used."""
+    coefficients: Array
+    rms: float
+    mean_like: float
+    """Part of the level's variance, in rms^2 / n, that the correlation of resampled pixels multiplies as the mean's."""
+    excess: float
+    """The rest of it."""
+    converged: bool
+
+
+def difference(first: Cutout, second: Cutout) -> Difference | None:
+    """Subtract `first` from `second` where both are valid.
+
+    Parameters
+    ----------
+    first, second
+        Cutouts on the same grid.
+
+    Returns
+    -------
+    Difference or None
+        None where no pixel is common.
+    """
+    pair = _Pair.of(first, second)
+    if pair is None:
+        return None
+    one, other, (ay, ax, by, bx, ny, nx) = pair.parts
+    with np.errstate(invalid="ignore"):  # inf - inf
+        data = np.subtract(other[by : by + ny, bx : bx + nx], one[ay : ay + ny, ax : ax + nx], dtype=np.float64)
+    valid = np.isfinite(data)
+    if not valid.any():
+        return None
+    data[~valid] = np.nan
+    return Difference(data, valid, pair.x0, pair.y0, int(np.count_nonzero(valid)))
+
+
+def _plain(image: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return it as the kernels are compiled for: as cutouts are mapped from the store."""
+    view = np.ascontiguousarray(image).view()
+    view.flags.writeable = False
+    return view
+
+
+def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSettings) -> PairFit | None:
+    """Measure the robust difference second - first.
+
+    Parameters
+    ----------
+    first, second
+        Cutouts on the same grid; the pair is named after their records.
+    fit_type
+        "level": sigma-clipped median. "level+slope": iterated, clipped least squares of a plane.
+    settings
+        `statistic`, `sigma`, `maxiters`, `plane_fit_maxiters`, `plane_fit_abs_tol`, `plane_fit_rel_tol` are read.
+
+    Returns
+    -------
+    PairFit or None
+        None where no pixel is common.
+    """
+    pair = _Pair.of(first, second)
+    found = None if pair is None else _fitted(pair, fit_type, settings)
+    if pair is None or found is None:
+        return None
+    fit, n_valid, extent = found
+    correlation = max(1.0, 2.0 / (first.record.noise_gain + second.record.noise_gain))
+    mean_like = correlation * fit.mean_like
+    inefficiency = mean_like + fit.excess
+    n_used, (x, y), moments = _moments(pair, fit.cut)
+    grown = gain(*pair.parts, fit.cut, n_used)
+    return PairFit(
+        first=first.record.name,
+        second=second.record.name,
+        npix=n_valid,
+        n_used=n_used,
+        plane=_grid_plane(fit.coefficients, pair, x, y),
+        moments=moments,
+        rms=fit.rms,
+        stderr=fit.rms * math.sqrt(inefficiency / n_used),
+        correlation=correlation,
+        shared=mean_like / inefficiency,
+        extent=extent,
+        linear=_fractions(extent, first.record, second.record),
+        converged=fit.converged,
+        gain=None if grown is None else (grown.slope, grown.sigma, grown.brightness),
+    )
+
+
+def _fitted(pair: _Pair, fit_type: FitType, settings: MatchSettings) -> tuple[_Fit, int, tuple[float, float]] | None:
+    """Return the fit, the number of valid pixels and the size of their area along the first's axes; None for none."""
+    angle = pair.first.record.axis_angle
+    axis = math.cos(angle), math.sin(angle)
+    kept = np.empty(pair.shape[0] * pair.shape[1])
+    is_level = fit_type == "level"
+    cuts = cuts_of(pair.sample(), settings.sigma, settings.maxiters) if is_level and kept.size > FEWEST else ALL
+    for tried in (cuts, ALL):  # the last always does
+        left, n_valid, extent = sift_difference(*pair.parts, axis, tried, kept)
+        if n_valid == 0:
+            return None
+        fit = _fit_level(kept, left, tried, settings) if is_level else _fit_plane(pair, kept[:n_valid], settings)
+        if fit is not None and settings.statistic == "huber":
+            fit = _huber(pair, fit, settings, slopes=not is_level)
+        if fit is not None:
+            return fit, n_valid, extent
+    return None
+
+
+@lru_cache
+def _kappa(sigma: float, iterations: int) -> float:
+    """Return the standard deviation of unit normal noise after `iterations` clips at `sigma` of its own deviations.
+
+    Below sqrt(3) sigma, clipping goes on for ever, and nothing can be known of the noise: no less than 0.5 is returned.
+    """
+    kappa = 1.0
+    for _ in range(iterations):
+        limit = sigma * kappa
+        inside = math.erf(limit / math.sqrt(2))
+        kappa = math.sqrt(1 - limit * math.sqrt(2 / math.pi) * math.exp(-(limit**2) / 2) / inside)
+        if kappa < 0.5:
+            return 0.5
+    return kappa
+
+
+# -- level -----------------------------------------------------------------------------------------------------------
+def _fit_level(kept: Array, left: Sifted, cuts: Cuts, settings: MatchSettings) -> _Fit | None:
+    """Clip what was sifted; None where the cuts do not do."""
+    found = clip(kept, left, cuts, settings.sigma, settings.maxiters)
+    if found is None:
+        return None
+    kappa = _kappa(settings.sigma, settings.maxiters)
+    level, rms = found.median, found.rms
+    mean_like, excess = kappa**-2, (math.pi / 2 - 1) * kappa**-2
+    if settings.statistic == "clipped_mean":
+        level, rms = found.median + found.offset, found.std
+        mean_like, excess = kappa**-4, 0.0
+    cut = (0.0, 0.0, 0.0, found.low, found.high)
+    return _Fit(cut, np.array([level, 0.0, 0.0]), rms, mean_like, excess, found.converged)
+
+
+# -- plane -----------------------------------------------------------------------------------------------------------
+def _fit_plane(pair: _Pair, measured: Array, settings: MatchSettings) -> _Fit:
+    """Fit a plane: clip about the last plane, solve the normal equations of what is left, until the plane settles."""
+    rounding = ROUNDING * float(np.max(np.abs(measured)))
+    # Robust start: about the median, width from the median absolute deviation, which wild pixels do not move; of many
+    # pixels those of a sample.
+    sample = measured if measured.size <= FEWEST else measured[:: sample_step(measured.size)]
+    start = float(np.median(sample))
+    width = MAD_TO_SIGMA * float(np.median(np.abs(sample - start)))
+    coefficients = np.array([start, 0.0, 0.0])
+    limit = settings.sigma * max(width, rounding)
+    converged = False
+    for turn in range(settings.plane_fit_maxiters + 1):
+        level, slope_x, slope_y = coefficients.tolist()
+        cut = (level, slope_x, slope_y, -limit, limit)
+        sums = plane_sums(*pair.parts, cut)
+        if sums[0] == 0:  # sigma so small that nothing would be left
+            cut = (level, slope_x, slope_y, -_FINITE, _FINITE)
+            sums = plane_sums(*pair.parts, cut)
+        step, square = _plane_step(sums)
+        coefficients = coefficients + step
+        allowed = np.maximum(settings.plane_fit_abs_tol, settings.plane_fit_rel_tol * np.abs(coefficients))
+        converged = turn > 0 and bool(np.all(np.abs(step) <= allowed))
+        if converged:
+            break
+        limit = settings.sigma * math.sqrt(square) + rounding
+    kappa = _kappa(settings.sigma, settings.plane_fit_maxiters)
+    return _Fit(cut, coefficients, math.sqrt(square), kappa**-4, 0.0, converged)
+
+
+def _plane_step(sums: Array) -> tuple[Array, float]:
+    """Return the least-squares plane of what is left, a slope that no pixel sees being 0, and the mean square then."""
+    n, sx, sy, sxx, sxy, syy, *right, square = sums.tolist()
+    moments = np.array([[n, sx, sy], [sx, sxx, sxy], [sy, sxy, syy]])
+    step = np.linalg.pinv(moments, rcond=1e-12, hermitian=True) @ np.array(right)
+    return step, max(0.0, square - float(step @ right)) / n
+
+
+def _moments(pair: _Pair, cut: Cut) -> tuple[int, tuple[float, float], tuple[float, ...]]:
+    """Return the number, the centroid (within the box) and the 3x3 moments about it of the kept pixels.
+
+    The sums are whole numbers, so that nothing is lost where the centroid is taken out.
+    """
+    n, sx, sy, sxx, sxy, syy = mask_sums(*pair.parts, cut)
+    xx, xy, yy = (
+        (n * product - one * other) / n for product, one, other in ((sxx, sx, sx), (sxy, sx, sy), (syy, sy, sy))
+    )
+    return n, (sx / n, sy / n), (float(n), 0.0, 0.0, 0.0, xx, xy, 0.0, xy, yy)
+
+
+def _grid_plane(coefficients: Array, pair: _Pair, x: float, y: float) -> Plane:
+    """Return the fit as a plane on the grid, about the centroid (x, y) within the box."""
+    level, slope_x, slope_y = coefficients.tolist()
+    ny, nx = pair.shape
+    slope_x, slope_y = slope_x / (nx / 2), slope_y / (ny / 2)
+    level += slope_x * (x - (nx - 1) / 2) + slope_y * (y - (ny - 1) / 2)
+    return Plane(level=level, slope_x=slope_x, slope_y=slope_y, x0=pair.x0 + x, y0=pair.y0 + y)
+
+
+# -- Huber ------------------------------------------------------------------------------------------------------------
+def _huber(pair: _Pair, clipped: _Fit, settings: MatchSettings, *, slopes: bool) -> _Fit:
+    """Return Huber's estimate from the pixels that clipping left (modified residuals: Huber 1981, chapter 7)."""
+    both = difference(pair.first, pair.second)
+    if both is None or clipped.rms == 0.0:
+        return clipped
+    ny, nx = pair.shape
+    x, y = unit(nx), unit(ny)
+    level, slope_x, slope_y, low, high = clipped.cut
+    with np.errstate(invalid="ignore"):
+        left = both.data - (level + slope_x * x + slope_y * y[:, None])
+        keep = (left >= low) & (left <= high)
+    kappa = _kappa(settings.sigma, settings.plane_fit_maxiters if slopes else settings.maxiters)
+    limit = HUBER_LIMIT * clipped.rms / kappa
+    values = np.where(keep, both.data, 0.0)
+    weight = keep.astype(np.float64)
+    coefficients = clipped.coefficients
+    settled = HUBER_SETTLED * clipped.rms / math.sqrt(np.count_nonzero(keep))
+    converged = False
+    for _ in range(HUBER_SWEEPS):
+        residuals = values - (coefficients[0] + coefficients[1] * x + coefficients[2] * y[:, None])
+        held_in = np.where(keep, np.clip(residuals, -limit, limit), 0.0)
+        step = _huber_step(held_in, weight, x, y) if slopes else np.array([held_in.sum() / weight.sum(), 0.0, 0.0])
+        coefficients = coefficients + step
+        converged = bool(np.abs(step).max() <= settled)
+        if converged:
+            break
+    left = residuals[keep]
+    rms = _rms(left)
+    within = np.count_nonzero(np.abs(left) <= limit) / left.size
+    variance = _rms(np.clip(left, -limit, limit)) ** 2 / within**2
+    mean_like = kappa**-2
+    excess = max(0.0, variance / rms**2 - mean_like)
+    return _Fit(clipped.cut, coefficients, rms, mean_like, excess, clipped.converged and converged)
+
+
+def _huber_step(values: Array, weight: Array, x: Array, y: Array) -> Array:
+    """Return the least-squares plane of values that are 0 where their weight is."""
+    columns, rows, lines = weight.sum(axis=0), weight.sum(axis=1), np.einsum("ij,j->i", weight, x)
+    moments = [rows.sum(), _dot(columns, x), _dot(rows, y), _dot(columns, x * x), _dot(y, lines), _dot(rows, y * y)]
+    right = [values.sum(), _dot(values.sum(axis=0), x), _dot(values.sum(axis=1), y)]
+    return _plane_step(np.array([*moments, *right, 0.0]))[0]
+
+
+def _dot(a: Array, b: Array) -> float:
+    """Return the scalar product without BLAS, whose threads cost much and round as their number goes."""
+    return float(np.einsum("i,i->", a, b))
+
+
+def _rms(values: Array) -> float:
+    return math.sqrt(_dot(values, values) / values.size)
+
+
+# -- extents -----------------------------------------------------------------------------------------------------------
+def _fractions(extent: tuple[float, float], first: CutoutRecord, second: CutoutRecord) -> tuple[float, float]:
+    """Return `extent` as the larger fraction of either member's own extent, on the first member's two axes.
+
+    The second member's rectangle is projected onto the first's axes, as the overlap itself is measured.
+    """
+    turn = second.axis_angle - first.axis_angle
+    cosine, sine = abs(math.cos(turn)), abs(math.sin(turn))
+    along, across = second.extent
+    projected = (along * cosine + across * sine, along * sine + across * cosine)
+    one, other = (
+        float(min(1.0, size / max(1.0, min(own, theirs))))
+        for size, own, theirs in zip(extent, first.extent, projected, strict=True)
+    )
+    return one, other

@@ -1,0 +1,1 @@
+"""The model of a component: unknowns, design matrix, weights, constraints."""

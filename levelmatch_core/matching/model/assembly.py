@@ -1,0 +1,58 @@
+"""From a component's members, pairs and zero to the problem that is solved: once to solve it, again for its errors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from levelmatch_core.matching.model.constraints import Constrained, Constraints, constrained
+from levelmatch_core.matching.model.problem import Array, Problem, build
+from levelmatch_core.matching.results import Hold, Member, PairFit
+from levelmatch_core.settings import FitType, MatchSettings
+
+
+@dataclass(frozen=True)
+class Question:
+    """A component as it is put to the solvers."""
+
+    pairs: Problem
+    """Its measured pairs alone."""
+    whole: Constrained
+    """The same with what the user gave."""
+
+
+def pose(  # noqa: PLR0917 - a problem in the order in which one would tell it
+    members: Sequence[Member],
+    fits: Sequence[PairFit],
+    fit_type: FitType,
+    hold: Hold,
+    settings: MatchSettings,
+    known: Constraints,
+    table: Array | None = None,
+) -> Question:
+    """Arrange a component for the solvers.
+
+    Parameters
+    ----------
+    members, fits
+        Of the component, sorted; the pairs that are used.
+    fit_type
+        "level" or "level+slope".
+    hold
+        What is 0.
+    settings
+        `weight_method` is read.
+    known
+        What the user gave.
+    table
+        Numbers of the pairs, where they are there already.
+    """
+    pairs = build(
+        members,
+        fits,
+        fit_type,
+        hold.held,
+        settings,
+        level_zero=hold.level_zero,
+        plane_zero=hold.plane_zero,
+        table=table,
+    )
+    return Question(pairs, constrained(pairs, known, hold.slopes_of))

@@ -1,0 +1,170 @@
+"""What is known of a component beside its pairs, as rows of its problem: given levels, ties, locked members.
+
+A given level is the difference to one more member, the ground, whose correction is 0, with the given error; a tie is a
+pair without pixels. Solver, prior and uncertainties see nothing but pairs and held members. A level that is known
+exactly is subtracted from the differences beforehand, and its member is held.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import shapely
+
+from levelmatch_core.images.given import Action, Given, PairRule
+from levelmatch_core.matching.model.problem import Array, Problem
+from levelmatch_core.matching.pairs import Pair
+from levelmatch_core.matching.results import Member
+
+GROUND = "~ground"
+"""Name of the member that given levels are differences to."""
+SLOPES_HELD = 1e-6
+"""Variance of the slopes of the member that holds them where levels alone are given, over the typical pair's."""
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What is known of one group's members, by their names."""
+
+    levels: Mapping[str, tuple[float, float]]
+    """Level and its 1 sigma, more than 0."""
+    locked: Mapping[str, float]
+    """Level that is held."""
+    ties: Mapping[Pair, tuple[float, float]]
+    """Level of second - first, and its 1 sigma."""
+    forced: frozenset[Pair]
+    forbidden: frozenset[Pair]
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Members of which the level is known."""
+        return frozenset({*self.levels, *self.locked})
+
+
+def constraints_of(members: Sequence[Member], given: Given, *, with_levels: bool) -> Constraints:
+    """Return what is said of these members: each by its name, or by the tile that it is or that is in it.
+
+    Parameters
+    ----------
+    members
+        Of one group, sorted.
+    given
+        What the user gave.
+    with_levels
+        Whether given levels are about this stage's members.
+    """
+    locked: dict[str, float] = {member.name: 0.0 for member in members if member.locked}
+    levels: dict[str, tuple[float, float]] = {}
+    pairs: dict[Action, dict[Pair, PairRule]] = {action: {} for action in Action}
+    named = _by_any_name(members) if given.levels or given.rules else {}
+    for one in given.levels if with_levels else ():
+        for name in named.get(one.tile, ()):
+            if one.error == 0:
+                locked[name] = one.level
+            else:
+                levels[name] = one.level, one.error
+    for rule in given.rules:
+        for first, second in product(named.get(rule.first, ()), named.get(rule.second, ())):
+            if second != first:
+                turned = first > second
+                difference = -rule.difference if turned else rule.difference
+                key = (second, first) if turned else (first, second)
+                pairs[rule.action][key] = rule.model_copy(update={"difference": difference})
+    return Constraints(
+        levels=levels,
+        locked=locked,
+        ties={key: (rule.difference, rule.error) for key, rule in sorted(pairs[Action.TIE].items())},
+        forced=frozenset(pairs[Action.FORCE]),
+        forbidden=frozenset(pairs[Action.FORBID]),
+    )
+
+
+def _by_any_name(members: Sequence[Member]) -> dict[str, list[str]]:
+    """Return the members that each name stands for (see :func:`~levelmatch_core.matching.graph.is_named`)."""
+    named: dict[str, list[str]] = {}
+    for member in members:
+        for name in {member.name, member.tile, *member.tile.split("+")}:
+            named.setdefault(name, []).append(member.name)
+    return named
+
+
+@dataclass(frozen=True)
+class Constrained:
+    """A problem with its constraints as rows behind the pairs, and what was subtracted beforehand."""
+
+    problem: Problem
+    known: Array
+    """(N,) level of each member that was subtracted from the differences, to be added to its correction."""
+
+
+def constrained(problem: Problem, known: Constraints, slopes_of: str | None) -> Constrained:
+    """Return the problem with what is known of its members.
+
+    Parameters
+    ----------
+    problem
+        One component; its locked members are held.
+    known
+        Of its group.
+    slopes_of
+        The member whose slopes are 0, where levels alone are given; None where another one is held.
+    """
+    index = {name: number for number, name in enumerate(problem.names)}
+    offset = np.array([known.locked.get(name, 0.0) for name in problem.names])
+    delta = problem.delta.copy()
+    delta[:, 0] -= offset[problem.second] - offset[problem.first]
+    ground = len(problem.names)
+    rows: list[tuple[int, int, float, float, tuple[float, float]]] = []
+    for name, (level, error) in known.levels.items():
+        if name in index and name not in known.locked:
+            rows.append((ground, index[name], level, error**2, (1.0, 0.0)))
+    for (first, second), (difference, error) in known.ties.items():
+        if first in index and second in index:
+            i, j = index[first], index[second]
+            rows.append((i, j, difference - (offset[j] - offset[i]), error**2, (1.0, 0.0)))
+    if problem.k == 3 and slopes_of is not None:
+        typical = float(np.median(problem.variance)) if len(problem.variance) else 1.0
+        rows.append((ground, index[slopes_of], 0.0, SLOPES_HELD * typical, (0.0, 1.0)))
+    if not rows:
+        return Constrained(replace(problem, delta=delta), offset)
+    return Constrained(_with_rows(replace(problem, delta=delta), rows), offset)
+
+
+def _with_rows(problem: Problem, rows: Sequence[tuple[int, int, float, float, tuple[float, float]]]) -> Problem:
+    k, n, count = problem.k, len(problem.names), len(rows)
+    grounded = any(n in row[:2] for row in rows)
+    first, second = (np.array([row[end] for row in rows], dtype=np.int64) for end in (0, 1))
+    middle = problem.centres.mean(axis=0)
+    centres = np.concatenate([problem.centres, middle[None]]) if grounded else problem.centres
+    delta, moments = np.zeros((count, k)), np.zeros((count, k, k))
+    delta[:, 0] = [row[2] for row in rows]
+    for number, row in enumerate(rows):
+        moments[number, 0, 0] = row[4][0]
+        if k == 3:
+            moments[number, 1, 1] = moments[number, 2, 2] = row[4][1]
+    # what is said of a member is about its own middle; a tie, about the middle between its two
+    places = np.where((first == n)[:, None], centres[second], (centres[first] + centres[second]) / 2)
+    variance = np.array([row[3] for row in rows])
+
+    def longer(values: Array, more: Array) -> Array:
+        return np.concatenate([values, more])
+
+    return replace(
+        problem,
+        names=(*problem.names, GROUND) if grounded else problem.names,
+        centres=centres,
+        outlines=(*problem.outlines, shapely.Point(*middle).buffer(1e-3)) if grounded else problem.outlines,
+        held=np.append(problem.held, True) if grounded else problem.held,
+        first=np.concatenate([problem.first, first]),
+        second=np.concatenate([problem.second, second]),
+        centroids=longer(problem.centroids, places),
+        delta=longer(problem.delta, delta),
+        moments=longer(problem.moments, moments),
+        weights=longer(problem.weights, 1 / variance),
+        n_used=longer(problem.n_used, np.ones(count)),
+        rms=longer(problem.rms, np.full(count, math.inf)),
+        variance=longer(problem.variance, variance),
+        shared=longer(problem.shared, np.zeros(count)),
+    )

@@ -1,0 +1,101 @@
+"""The compiled loops over the pairs of a problem: what its normal equations are made of.
+
+With B = [-T_i, T_j] (T takes a member's coefficients to the pair's centroid: the level there is level + slopes times
+the way), these are B' W B, B c and B' y.
+"""
+
+import numpy as np
+from numba import njit
+
+from levelmatch_core.matching.graph_kernels import Floats, Index
+
+Geometry = tuple[Index, Index, Floats, Floats, float]
+"""First and second member of each pair; places of members and of pairs' centroids; pixels over which slopes count."""
+
+
+@njit(nogil=True, cache=True)
+def normal_blocks(  # noqa: C901 - compiled: one loop  # pragma: no cover
+    geometry: Geometry, weighted: Floats
+) -> tuple[Floats, Floats]:
+    """Return (N, k, k) the diagonal blocks of sum B' W B, and (K, k, k) those in row of first and column of second.
+
+    Parameters
+    ----------
+    geometry
+        The pairs.
+    weighted
+        (K, k, k) the matrix W of each pair, symmetric.
+    """
+    first, second, centres, centroids, scale = geometry
+    k = weighted.shape[1]
+    own, across = np.zeros((len(centres), k, k)), np.empty(weighted.shape)
+    ways, right = np.zeros((2, k)), np.empty((k, k))
+    for pair in range(first.size):
+        ends = (first[pair], second[pair])
+        for side in range(2):
+            for b in range(1, k):
+                ways[side, b] = (centroids[pair, b - 1] - centres[ends[side], b - 1]) / scale
+        for side in range(2):  # W T of either end on the right
+            for a in range(k):
+                right[a, 0] = weighted[pair, a, 0]
+                for b in range(1, k):
+                    right[a, b] = weighted[pair, a, b] + ways[side, b] * weighted[pair, a, 0]
+            for b in range(k):
+                own[ends[side], 0, b] += right[0, b]
+                for a in range(1, k):
+                    own[ends[side], a, b] += right[a, b] + ways[side, a] * right[0, b]
+        for b in range(k):
+            across[pair, 0, b] = -right[0, b]
+            for a in range(1, k):
+                across[pair, a, b] = -right[a, b] - ways[0, a] * right[0, b]
+    return own, across
+
+
+@njit(nogil=True, cache=True)
+def what_is_left(geometry: Geometry, delta: Floats, corrections: Floats) -> Floats:  # pragma: no cover - compiled
+    """Return (K, k) delta - B c: what corrections (N, k) leave of the pairs' differences."""
+    first, second, centres, centroids, scale = geometry
+    left = delta.copy()
+    k = delta.shape[1]
+    for pair in range(first.size):
+        i, j = first[pair], second[pair]
+        level = corrections[j, 0] - corrections[i, 0]
+        for a in range(1, k):
+            left[pair, a] -= corrections[j, a] - corrections[i, a]
+            level += corrections[j, a] * (centroids[pair, a - 1] - centres[j, a - 1]) / scale
+            level -= corrections[i, a] * (centroids[pair, a - 1] - centres[i, a - 1]) / scale
+        left[pair, 0] -= level
+    return left
+
+
+@njit(nogil=True, cache=True)
+def to_members(geometry: Geometry, pulls: Floats, total: Floats) -> None:  # pragma: no cover - compiled
+    """Add to `total` (N, k) B' y: what pulls y (K, k) at the centroids of the pairs do to their members."""
+    first, second, centres, centroids, scale = geometry
+    k = pulls.shape[1]
+    for pair in range(first.size):
+        i, j = first[pair], second[pair]
+        total[j, 0] += pulls[pair, 0]
+        total[i, 0] -= pulls[pair, 0]
+        for a in range(1, k):
+            total[j, a] += pulls[pair, a] + pulls[pair, 0] * (centroids[pair, a - 1] - centres[j, a - 1]) / scale
+            total[i, a] -= pulls[pair, a] + pulls[pair, 0] * (centroids[pair, a - 1] - centres[i, a - 1]) / scale
+
+
+@njit(nogil=True, cache=True)
+def to_pairs(geometry: Geometry, corrections: Floats) -> Floats:  # pragma: no cover - compiled
+    """Return (K, k, M) B c: what corrections (N, k, M) make of the pairs' differences."""
+    first, second, centres, centroids, scale = geometry
+    _, k, several = corrections.shape
+    made = np.empty((first.size, k, several))
+    for pair in range(first.size):
+        i, j = first[pair], second[pair]
+        for a in range(k):
+            for m in range(several):
+                made[pair, a, m] = corrections[j, a, m] - corrections[i, a, m]
+        for a in range(1, k):
+            here = (centroids[pair, a - 1] - centres[i, a - 1]) / scale
+            there = (centroids[pair, a - 1] - centres[j, a - 1]) / scale
+            for m in range(several):
+                made[pair, 0, m] += there * corrections[j, a, m] - here * corrections[i, a, m]
+    return made

@@ -1,0 +1,275 @@
+"""The level problem of one component as arrays: what every solver is given.
+
+Inside the solvers a slope is the change over `scale` grid pixels (half a member), so that every coefficient is in data
+units, and each member's coefficients are about its own centre: the normal matrix is then as well conditioned as the
+overlaps allow, wherever the mosaic lies on its grid.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from levelmatch_core.matching.model.design import Geometry, what_is_left
+from levelmatch_core.matching.pairs import outlines, rounding_floor
+from levelmatch_core.matching.results import Member, PairFit
+from levelmatch_core.settings import FitType, MatchSettings
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+RMS_FLOOR = 1e-3
+"""A pair's rms counts in its weight as at least this fraction of the median rms, and no less than rounding (1 where
+both are 0): a noise-free pair among noisy ones then weighs a million times more, and not infinitely."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One component with N members, K used pairs and k coefficients a member (1: levels, 3: planes)."""
+
+    names: tuple[str, ...]
+    """Members, sorted."""
+    centres: Array
+    """(N, 2) x, y about which each member's coefficients are, grid pixels."""
+    outlines: tuple[object, ...]
+    """N polygons (shapely), grid pixels."""
+    scale: float
+    """Grid pixels over which a slope is counted."""
+    held: NDArray[np.bool_]
+    """(N,) members whose correction is 0. None held: the mean correction is the zero plane."""
+    first: Index
+    """(K,) index of the first member."""
+    second: Index
+    """(K,) index of the second member."""
+    centroids: Array
+    """(K, 2) x, y about which each pair's delta is, grid pixels."""
+    delta: Array
+    """(K, k) second - first, data unit."""
+    moments: Array
+    """(K, k, k) mean over the pixels used of [1, x, y] outer itself, about the centroid, lengths in `scale`."""
+    weights: Array
+    """(K,) weight of a pair's level; its matrix in the solve is weight times moments. Their mean is that of the inverse
+    variances for every weight method, so that a prior in data units keeps its meaning."""
+    n_used: Array
+    """(K,) pixels used."""
+    rms: Array
+    """(K,) scatter about the fit, data unit, floored."""
+    variance: Array
+    """(K,) 1-sigma error of each pair's level, squared; that of its plane is this times the inverse of `moments`."""
+    shared: Array
+    """(K,) part of the variance that is the mean of the two members' noise, and so is shared with their other pairs."""
+
+    level_zero: int | None = None
+    """Where none is held: the member whose level is 0 at its centre, in place of the mean level."""
+    plane_zero: int | None = None
+    """Where none is held: the member whose plane is taken out of all in the end, so that its own is 0."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+
+    @property
+    def k(self) -> int:
+        """Coefficients a member."""
+        return int(self.delta.shape[1])
+
+    @property
+    def mean_gauge(self) -> bool:
+        """Whether the mean correction is the zero plane, because no member is held."""
+        return not bool(self.held.any())
+
+    @property
+    def unknowns(self) -> int:
+        """Coefficients that the differences should determine: all but those of the held members, or of the mean."""
+        return (len(self.names) - max(1, int(self.held.sum()))) * self.k
+
+    def part(self, members: Index) -> "Problem":
+        """Return the problem of some members (sorted numbers) and of the pairs within."""
+        place = np.full(len(self.names), -1)
+        place[members] = np.arange(len(members))
+        inside = (place[self.first] >= 0) & (place[self.second] >= 0)
+        by_pair = {
+            name: getattr(self, name)[inside]
+            for name in ("centroids", "delta", "moments", "weights", "n_used", "rms", "variance", "shared")
+        }
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in members.tolist()),
+            outlines=tuple(self.outlines[i] for i in members.tolist()),
+            centres=self.centres[members],
+            held=self.held[members],
+            first=place[self.first[inside]],
+            second=place[self.second[inside]],
+            level_zero=None,
+            plane_zero=None,
+            **by_pair,
+        )
+
+    def largest_component(self) -> Index:
+        """Return the members that hang together by pairs, of the largest such set, sorted."""
+        n = len(self.names)
+        joined = coo_array((np.ones(len(self.first)), (self.first, self.second)), shape=(n, n))
+        _, label = connected_components(joined, directed=False)
+        return np.flatnonzero(label == np.argmax(np.bincount(label)))
+
+    @property
+    def geometry(self) -> Geometry:
+        """The pairs as the compiled loops take them."""
+        return self.first, self.second, self.centres, self.centroids, self.scale
+
+    def shifts(self, of: Index) -> Array:
+        """Return (K, k, k) matrices that take the coefficients of members `of` to each pair's centroid."""
+        return shift(self.centres[of], self.centroids, self.scale, self.k)
+
+    def residuals(self, corrections: Array) -> Array:
+        """Return (K, k) what is left of each delta after `corrections` (N, k) are subtracted."""
+        return what_is_left(self.geometry, self.delta, np.ascontiguousarray(corrections))
+
+    def mean_plane(self, corrections: Array) -> Array:
+        """Return (N, k) the mean of all members' planes, about each member's centre."""
+        common = np.broadcast_to(self.centres.mean(axis=0), self.centres.shape)
+        mean = np.einsum("nab,nb->a", shift(self.centres, common, self.scale, self.k), corrections) / len(self.names)
+        return np.einsum("nab,b->na", shift(common, self.centres, self.scale, self.k), mean)
+
+    def plane_of(self, member: int, corrections: Array) -> Array:
+        """Return (N, k) the plane of one member, about each member's centre."""
+        its = np.broadcast_to(self.centres[member], self.centres.shape)
+        return np.einsum("nab,b->na", shift(its, self.centres, self.scale, self.k), corrections[member])
+
+    def to_gauge(self, corrections: Array) -> Array:
+        """Return the corrections less their mean plane; with held members they are in their gauge already."""
+        if not self.mean_gauge:
+            return corrections
+        if self.plane_zero is not None:
+            return corrections - self.plane_of(self.plane_zero, corrections)
+        centred = corrections - self.mean_plane(corrections)
+        if self.level_zero is not None:
+            centred[:, 0] -= centred[self.level_zero, 0]
+        return centred
+
+
+@dataclass(frozen=True)
+class SlopePrior:
+    """A normal distribution of the slopes about 0, those of held members apart."""
+
+    sd: float
+    """Its width in the solve: in the unit that the weights give the data. Data unit over `Problem.scale` pixels."""
+    width: float
+    """Its width; larger than `sd` where pairs disagree by more than their noise. Data unit over `Problem.scale`."""
+
+
+def shift(start: Array, end: Array, scale: float, k: int) -> Array:
+    """Return (M, k, k) matrices that turn coefficients about `start` (M, 2) into those about `end`."""
+    matrices = np.broadcast_to(np.eye(k), (len(start), k, k)).copy()
+    if k == 3:
+        matrices[:, 0, 1:] = (end - start) / scale
+    return matrices
+
+
+def member_scale(members: Sequence[Member]) -> float:
+    """Return half the median size of the members' boxes: the length over which slopes are counted, grid pixels."""
+    return float(np.median([max(member.cutout.shape) for member in members])) / 2
+
+
+def numbers(fits: Sequence[PairFit]) -> Array:
+    """Return (K, 19), a row a pair: pixels used, rms, stderr, correlation, shared, plane (5 numbers), moments (9)."""
+
+    def row(fit: PairFit) -> tuple[float, ...]:
+        plane = fit.plane
+        own = fit.n_used, fit.rms, fit.stderr, fit.correlation, fit.shared
+        return (*own, plane.level, plane.slope_x, plane.slope_y, plane.x0, plane.y0, *fit.moments)
+
+    flat = np.fromiter(chain.from_iterable(map(row, fits)), dtype=float, count=19 * len(fits))
+    return flat.reshape(-1, 19)
+
+
+def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
+    members: Sequence[Member],
+    fits: Sequence[PairFit],
+    fit_type: FitType,
+    held: Collection[str],
+    settings: MatchSettings,
+    level_zero: str | None = None,
+    table: Array | None = None,
+    plane_zero: str | None = None,
+) -> Problem:
+    """Arrange one component for the solvers.
+
+    Parameters
+    ----------
+    members
+        The members of one component, sorted by name.
+    fits
+        Its used pairs, sorted.
+    fit_type
+        "level" or "level+slope".
+    held
+        Names of members whose correction is 0; empty for mean zero.
+    settings
+        `weight_method` is read.
+    level_zero
+        Name of the member whose level is 0 where none is held, in place of the mean level.
+    table
+        The pairs' :func:`numbers`, where they are there already.
+    plane_zero
+        Name of the member whose whole plane is 0 where none is held.
+    """
+    k = 1 if fit_type == "level" else 3
+    index: Mapping[str, int] = {member.name: i for i, member in enumerate(members)}
+    scale = member_scale(members)
+    table = numbers(fits) if table is None else table
+    n_used = table[:, 0]
+    lengths = np.array([1.0, 1 / scale, 1 / scale])
+    moments = table[:, 10:].reshape(-1, 3, 3) / n_used[:, None, None]
+    moments = (moments * lengths[:, None] * lengths)[:, :k, :k]
+    delta = table[:, 5:8] * np.array([1.0, scale, scale])
+    rms = _floored(table[:, 1], rounding_floor(fits))
+    # stderr / rms holds the statistic's efficiency and the pixels' correlation; it serves where the rms is floored, too
+    noisy = table[:, 1] > 0
+    relative = np.divide(table[:, 2], table[:, 1], out=np.sqrt(table[:, 3] / n_used), where=noisy)
+    variance = (rms * relative) ** 2
+    return Problem(
+        names=tuple(index),
+        centres=np.array([member.cutout.centre for member in members]),
+        outlines=tuple(outlines([member.cutout for member in members])),
+        scale=scale,
+        held=np.array([member.name in held for member in members]),
+        first=np.array([index[fit.first] for fit in fits], dtype=np.int64),
+        second=np.array([index[fit.second] for fit in fits], dtype=np.int64),
+        centroids=table[:, 8:10].copy(),
+        delta=np.ascontiguousarray(delta[:, :k]),
+        moments=np.ascontiguousarray(moments),
+        weights=_weights(settings.weight_method, n_used, rms, 1 / variance),
+        n_used=n_used,
+        rms=rms,
+        variance=variance,
+        shared=table[:, 4].copy(),
+        level_zero=None if level_zero is None else index[level_zero],
+        plane_zero=None if plane_zero is None else index[plane_zero],
+    )
+
+
+def _floored(rms: Array, rounding: float) -> Array:
+    if not len(rms):  # ties alone may join a component
+        return rms
+    floor = max(rounding, RMS_FLOOR * float(np.median(rms)))
+    return np.maximum(rms, floor) if floor > 0 else np.where(rms > 0, rms, 1.0)
+
+
+def _weights(method: str, n_used: Array, rms: Array, inverse_variance: Array) -> Array:
+    """Return each pair's weight, scaled to the mean inverse variance."""
+    if not len(rms):
+        return rms
+    weights = {
+        "equal": np.ones_like(rms),
+        "npix": n_used,
+        "rms": rms**-2.0,
+        "error": inverse_variance,
+    }[method]
+    return weights * (inverse_variance.mean() / weights.mean())

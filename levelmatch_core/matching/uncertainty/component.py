@@ -1,0 +1,284 @@
+"""Uncertainties of the corrections relative to their gauge, in the sandwich form A^-1 S A^-1 for every weight method.
+
+S is the covariance of the scores, and pairs that share an exposure share its noise (see `noise`): N exposures on top of
+each other are far from N(N-1)/2 independent pairs (taking them so gives a variance N/2 too small).
+
+Small problems are propagated exactly. Of large ones the errors are drawn: each seeded draw of the pairs' noise gives
+one possible error of all corrections, at the price of a solve; sigmas are the draws' scatter, to one part in the root
+of twice their number. The weakest modes are the leading eigenvectors of the same covariance, by block Lanczos iteration
+(Golub and Underwood 1977, Mathematical Software III, 361) that starts from the first draws; what they make of the
+levels' variance is then known better than that.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from scipy.linalg import eigh, qr
+from scipy.sparse import csr_array, diags_array, vstack
+
+from levelmatch_core.matching.linear.normal_equations import NormalEquations
+from levelmatch_core.matching.model.design import to_members, what_is_left
+from levelmatch_core.matching.model.problem import Array, Problem, SlopePrior, shift
+from levelmatch_core.matching.uncertainty.pair_noise import PairNoise, times_blocks
+
+DRAWS, FEWEST_DRAWS = 200, 50
+"""Draws by which the sigmas of large problems are estimated: to 5 % up to `FULL_DRAWS` unknowns, to 10 % at worst."""
+FULL_DRAWS = 100_000
+"""Unknowns for which all draws are made; beyond, as many as keep their cost, so long as there are `FEWEST_DRAWS`."""
+AT_ONCE = 10
+"""Draws that are solved together: memory. The modes' iteration has as many columns."""
+MODES = 3
+"""Weakest modes that are told."""
+MODE_MEMBERS = 200_000
+"""Most members of a component whose modes are told: each has a number for every member."""
+NO_MODE = 1e-9
+"""A mode with less than this part of the variance is none."""
+MODE_TOLERANCE, MODE_ROUNDS = 1e-4, 20
+"""Relative residual of a mode at which it is found, and most rounds of the iteration."""
+
+Mode = tuple[float, float, Array]
+"""1 sigma of the rms over members, share of the variance, (N,) pattern of rms 1."""
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """The noise of the scores on its way to the corrections."""
+
+    problem: Problem
+    prior: SlopePrior | None
+    equations: NormalEquations
+    pairs: PairNoise
+
+    @property
+    def pulled(self) -> Array:
+        """(N, k) what a unit of the true slopes' width does to the scores; 0 without a prior."""
+        if self.prior is None:
+            return np.zeros((len(self.problem.names), self.problem.k))
+        return _pulled(self.problem, self.prior)
+
+    def exact(self) -> Array:
+        """Return C (N k, R), C C' the covariance: A^-1 H'H A^-1 = (A^-1 H')(A^-1 H')', squares never subtracted."""
+        problem, pairs = self.problem, self.pairs
+        response = self.equations.response * np.repeat(problem.weights, problem.k)
+        own = np.sqrt(pairs.alone)[:, None, None] * pairs.roots
+        made = [times_blocks(response, own)]
+        made.append((pairs.shared_factor() @ response.T).T)
+        if self.prior is not None:
+            made.append(self.equations.apply_inverse(prior_factor(problem, self.prior).toarray().T))
+        return to_gauge(problem, np.concatenate(made, axis=1))
+
+    def draws(self, count: int, seed: int) -> Iterator[Array]:
+        """Yield (N k, M) seeded errors of all corrections, some at a time."""
+        problem, pulled, random = self.problem, self.pulled, np.random.default_rng(seed)
+        for start in range(0, count, AT_ONCE):
+            several = np.empty((problem.delta.shape[1] * len(problem.names), min(AT_ONCE, count - start)))
+            for column in several.T:
+                scores = np.zeros(pulled.shape)
+                drawn = self.pairs.draw(random.standard_normal(self.pairs.sources))
+                to_members(problem.geometry, problem.weights[:, None] * drawn, scores)
+                if self.prior is not None:
+                    scores += pulled * random.standard_normal(pulled.shape)
+                    if not problem.mean_gauge:  # slopes relative to a held member lack its own, which all others share
+                        scores += pulled * random.standard_normal(problem.k)
+                column[:] = scores.ravel()
+            yield to_gauge(problem, self.equations.apply_inverse(several))
+
+    def level_covariance(self, levels: Array) -> Array:
+        """Return (N, M) the covariance of the levels times patterns (N, M)."""
+        problem, pulled = self.problem, self.pulled
+        patterns = np.zeros((len(problem.names), problem.k, levels.shape[1]))
+        patterns[:, 0] = levels
+        through = self.equations.apply_inverse(_from_gauge(problem, patterns.reshape(pulled.size, -1)))
+        several, none = np.empty_like(through), np.zeros_like(problem.delta)
+        for column, given in zip(several.T, through.T, strict=True):
+            own = np.ascontiguousarray(given).reshape(pulled.shape)
+            seen = problem.weights[:, None] * -what_is_left(problem.geometry, none, own)
+            scores = pulled**2 * own
+            if not problem.mean_gauge:
+                scores += pulled * np.sum(pulled * own, axis=0)
+            to_members(problem.geometry, problem.weights[:, None] * self.pairs.covariance_times(seen), scores)
+            column[:] = scores.ravel()
+        back = to_gauge(problem, self.equations.apply_inverse(several))
+        return back.reshape(*pulled.shape, -1)[:, 0]
+
+
+def sigmas(problem: Problem, *, prior: SlopePrior | None = None, seed: int = 0) -> Array:
+    """Return (N, k) the 1-sigma errors of the corrections, as :func:`uncertainties` has them."""
+    return uncertainties(problem, prior=prior, seed=seed, modes=0)[0]
+
+
+def uncertainties(
+    problem: Problem,
+    *,
+    prior: SlopePrior | None = None,
+    seed: int = 0,
+    modes: int = MODES,
+    equations: NormalEquations | None = None,
+    noise: PairNoise | None = None,
+) -> tuple[Array, list[Mode]]:
+    """Return the 1-sigma errors of the corrections, relative to the gauge, and the weakest modes of the levels.
+
+    Held members have 0. A prior shrinks slopes towards 0, which leaves an error of its own where they are not.
+
+    Parameters
+    ----------
+    problem
+        The component, with at least one pair.
+    prior
+        The slope prior of the solve, if any.
+    seed
+        Seed of the draws.
+    modes
+        Most modes that are told, weakest first; none in components of more than 200,000 members, and none that large
+        problems hardly tell from others.
+    equations
+        The normal equations of this problem with this prior, where they are there already.
+    noise
+        That of its pairs, where it is there already.
+
+    Returns
+    -------
+    errors
+        (N, k) about each member's centre.
+    modes
+        1 sigma of the rms over members, share of all levels' variance, pattern of rms 1.
+    """
+    equations = equations or NormalEquations(problem, prior.sd if prior else None)
+    known = _Noise(problem, prior, equations, noise or PairNoise.of(problem))
+    shape = len(problem.names), problem.k
+    if equations.dense:
+        columns = known.exact()
+        variances = np.sum(columns**2, axis=1).reshape(shape)
+        values, vectors = _largest(columns.reshape(*shape, -1)[:, 0], modes)
+    else:
+        variances, values, vectors = _drawn(known, seed)
+    return np.sqrt(variances), _modes(values[:modes], vectors[:, :modes], float(variances[:, 0].sum()))
+
+
+def _drawn(noise: _Noise, seed: int) -> tuple[Array, Array, Array]:
+    """Return (N, k) the corrections' variances over seeded draws, and what :func:`_leading` does.
+
+    What the leading modes make of the levels' variance is known, and need not be drawn.
+    """
+    n, k = len(noise.problem.names), noise.problem.k
+    count = int(np.clip(DRAWS * FULL_DRAWS // (n * k), FEWEST_DRAWS, DRAWS))
+    draws = noise.draws(count, seed)
+    first = next(draws)
+    values, vectors = _leading(noise, first[::k], MODES if n <= MODE_MEMBERS else 0)
+    vectors[~first[::k].any(axis=1)] = 0.0  # of held members: rounding
+    squares = np.zeros(n * k)
+    for drawn in chain([first], draws):
+        drawn[::k] -= vectors @ (vectors.T @ drawn[::k])
+        squares += np.einsum("nm,nm->n", drawn, drawn)
+    variances = (squares / count).reshape(n, k)
+    variances[:, 0] += vectors**2 @ values
+    return variances, values, vectors
+
+
+def _largest(levels: Array, modes: int) -> tuple[Array, Array]:
+    """Return the largest eigenvalues of levels (N, R) times their transpose, falling, and their eigenvectors."""
+    n = len(levels)
+    if not modes:
+        return np.zeros(0), np.zeros((n, 0))
+    values, vectors = eigh(levels @ levels.T, subset_by_index=(max(0, n - modes), n - 1))
+    return values[::-1], vectors[:, ::-1]
+
+
+def _leading(noise: _Noise, start: Array, modes: int) -> tuple[Array, Array]:
+    """Return the largest eigenvalues of the levels' covariance, falling, and their eigenvectors (N, at most `modes`).
+
+    Those that the iteration does not tell apart are left out: none of many that are alike is the weakest.
+    """
+    if not modes:
+        return np.zeros(0), np.zeros((len(start), 0))
+    seen = np.zeros((len(start), 0))
+    basis, _ = qr(start, mode="economic")
+    newest = basis
+    while True:
+        seen = np.concatenate([seen, noise.level_covariance(newest)], axis=1)
+        values, turns = np.linalg.eigh(basis.T @ seen)
+        values, turns = values[: -modes - 1 : -1], turns[:, : -modes - 1 : -1]
+        vectors = basis @ turns
+        left = np.linalg.norm(seen @ turns - vectors * values, axis=0)
+        room = min(len(start), MODE_ROUNDS * start.shape[1]) - basis.shape[1]
+        told = left <= MODE_TOLERANCE * values
+        if np.all(told) or room <= 0:
+            return values[told], vectors[:, told]
+        newest = seen[:, -min(room, newest.shape[1]) :]
+        for _ in range(2):  # twice is enough (Kahan and Parlett)
+            newest, _ = qr(newest - basis @ (basis.T @ newest), mode="economic")
+        basis = np.concatenate([basis, newest], axis=1)
+
+
+def _modes(values: Array, vectors: Array, total: float) -> list[Mode]:
+    n = len(vectors)
+    modes = []
+    for value, vector in zip(values.tolist(), vectors.T, strict=True):
+        if value > NO_MODE * total:
+            turned = vector * np.sign(vector[np.argmax(np.abs(vector))]) * np.sqrt(n)
+            modes.append((float(np.sqrt(value / n)), value / total, turned))
+    return modes
+
+
+def _pulled(problem: Problem, prior: SlopePrior) -> Array:
+    """Return (N, k) what a unit of width of the true slopes, which the prior pulls to 0, does to the scores."""
+    pulled = np.zeros((len(problem.names), problem.k))
+    pulled[~problem.held, 1:] = prior.width / prior.sd**2
+    return pulled
+
+
+def prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
+    """Return (R, N k): what the true slopes, pulled to 0, do to the scores: precision times width for each slope.
+
+    Slopes relative to a held member lack that member's own, which all others share.
+    """
+    pulled = _pulled(problem, prior)
+    rows = [diags_array(pulled.ravel()).tocsr()[pulled.ravel() > 0]]
+    if not problem.mean_gauge:
+        common = np.zeros((2, *pulled.shape))
+        common[0, :, 1], common[1, :, 2] = pulled[:, 1], pulled[:, 2]
+        rows.append(csr_array(common.reshape(2, pulled.size)))
+    return csr_array(vstack(rows))
+
+
+def to_gauge(problem: Problem, columns: Array) -> Array:
+    """Take the mean plane, or that of the member that is 0, out of each column (N k, M) where no member is held."""
+    if not problem.mean_gauge:
+        return columns
+    n, k = len(problem.names), problem.k
+    planes = columns.reshape(n, k, -1)
+    if problem.plane_zero is not None:
+        there = _from_zero(problem, problem.plane_zero)
+        return (planes - np.einsum("nab,bm->nam", there, planes[problem.plane_zero])).reshape(columns.shape)
+    common = np.broadcast_to(problem.centres.mean(axis=0), problem.centres.shape)
+    mean = np.einsum("nab,nbm->am", shift(problem.centres, common, problem.scale, k), planes) / n
+    back = np.einsum("nab,bm->nam", shift(common, problem.centres, problem.scale, k), mean)
+    centred = planes - back
+    if problem.level_zero is not None:
+        centred[:, 0] -= centred[problem.level_zero, 0]
+    return centred.reshape(columns.shape)
+
+
+def _from_gauge(problem: Problem, columns: Array) -> Array:
+    """Return the transpose of `to_gauge` applied to columns (N k, M)."""
+    if not problem.mean_gauge:
+        return columns
+    n, k = len(problem.names), problem.k
+    planes = columns.reshape(n, k, -1).copy()
+    if problem.plane_zero is not None:
+        planes[problem.plane_zero] -= np.einsum("nba,nbm->am", _from_zero(problem, problem.plane_zero), planes)
+        return planes.reshape(columns.shape)
+    if problem.level_zero is not None:
+        planes[problem.level_zero, 0] -= planes[:, 0].sum(axis=0)
+    common = np.broadcast_to(problem.centres.mean(axis=0), problem.centres.shape)
+    total = np.einsum("nba,nbm->am", shift(common, problem.centres, problem.scale, k), planes) / n
+    back = np.einsum("nba,bm->nam", shift(problem.centres, common, problem.scale, k), total)
+    return np.asarray((planes - back).reshape(columns.shape))
+
+
+def _from_zero(problem: Problem, member: int) -> Array:
+    """Return (N, k, k) matrices that take a plane about one member's centre to every member's."""
+    its = np.broadcast_to(problem.centres[member], problem.centres.shape)
+    return shift(its, problem.centres, problem.scale, problem.k)

@@ -1,0 +1,133 @@
+"""How sure the sum of all stages' corrections is, for every exposure of a field, and the mosaic that they make."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from levelmatch_core.images.given import Given
+from levelmatch_core.matching.corrections import Sigma, StageMatch
+from levelmatch_core.matching.linear.blas_threads import one_blas_thread
+from levelmatch_core.matching.model.assembly import pose
+from levelmatch_core.matching.model.constraints import constraints_of
+from levelmatch_core.matching.model.problem import Array, SlopePrior
+from levelmatch_core.matching.pairs import outlines
+from levelmatch_core.matching.results import Gauge
+from levelmatch_core.matching.stages import STAGES
+from levelmatch_core.matching.uncertainty.pair_noise import pixel_variances
+from levelmatch_core.matching.uncertainty.propagation import Lattice, Solved, mosaic_levels, total_errors
+from levelmatch_core.matching.uncertainty.sampling import Exposures, Posed
+from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.cutouts import CutoutRecord
+
+POINTS_ALONG = 96
+"""Points of the map of errors along the longer side of the mosaic."""
+
+
+@dataclass(frozen=True)
+class TotalErrors:
+    """1 sigma of all corrections of a field, relative to the zeros of their components."""
+
+    sigmas: Mapping[str, Sigma]
+    """Of each exposure that a solve concerned: its level at the middle of its cutout, and its slopes."""
+    lattice: Lattice
+    """Points of the map."""
+    levels: Array
+    """(ny, nx) 1 sigma of the mosaic's level, data unit; NaN where nothing lies."""
+
+
+def field_errors(
+    stages: Sequence[StageMatch], cutouts: Mapping[str, CutoutRecord], settings: MatchSettings, given: Given
+) -> TotalErrors | None:
+    """Return how sure the whole corrections of a field are; None where nothing was solved.
+
+    Parameters
+    ----------
+    stages
+        All stages, in the order in which they were solved.
+    cutouts
+        By exposure.
+    settings
+        As the stages were solved with.
+    given
+        What the user knows.
+    """
+    members = {member.name: member for stage in stages for member in stage.members}
+    names = sorted({name for member in members.values() for name in member.exposures})
+    number = {name: place for place, name in enumerate(names)}
+    records = [cutouts.get(name) or members[name].cutout for name in names]
+    solved = [_solved(stage, number, settings, given) for stage in stages]
+    if not any(solved):
+        return None
+    exposures = Exposures(
+        outlines=outlines(records),
+        centres=np.array([record.centre for record in records]),
+        sigma=_pixel_noise(solved, len(names)),
+    )
+    kept = [place for place, name in enumerate(names) if name in cutouts]  # a survey image is not in the mosaic
+    shown = Exposures(exposures.outlines[kept], exposures.centres[kept], exposures.sigma[kept])
+    lattice = _lattice([records[place] for place in kept])
+    to_levels = mosaic_levels(shown, lattice)
+    squares, levels = np.zeros((len(names), 3)), np.zeros(to_levels.shape[0])
+    with one_blas_thread():
+        for errors in total_errors(solved, exposures, seed=settings.seed):
+            squares += np.einsum("nam,nam->na", errors, errors)
+            levels += np.sum((to_levels @ errors[kept].reshape(3 * len(kept), -1)) ** 2, axis=1)
+    levels[np.diff(to_levels.indptr) == 0] = np.nan
+    concerned = {one for stage in solved for part in stage for held in part.posed.parts for one in held}
+    sigmas = np.sqrt(squares).tolist()
+    return TotalErrors(
+        sigmas={names[one]: (sigmas[one][0], sigmas[one][1], sigmas[one][2]) for one in sorted(concerned)},
+        lattice=lattice,
+        levels=np.sqrt(levels).reshape(lattice.shape),
+    )
+
+
+def _solved(stage: StageMatch, number: Mapping[str, int], settings: MatchSettings, given: Given) -> list[Solved]:
+    """Return the components of a stage as they were put to the solver."""
+    by_name = {member.name: member for member in stage.members}
+    gauge = next(one.gauge for one in STAGES if one.name == stage.stage)
+    parts = []
+    for solution in stage.solutions:
+        mine = [by_name[result.name] for result in solution.members]
+        known = constraints_of(mine, given, with_levels=gauge is Gauge.REFERENCE)
+        used: list[list[int]] = [[] for _ in solution.components]
+        where = {result.name: result.component for result in solution.members}
+        for place, pair in enumerate(solution.pairs):
+            if pair.rejected is None:
+                used[where[pair.fit.first]].append(place)
+        for component, pairs in zip(solution.components, used, strict=True):
+            inside = [by_name[name] for name in component.members]
+            if len(inside) == 1 or not (pairs or known.ties):
+                continue
+            fits = [solution.pairs[place].fit for place in pairs]
+            problem = pose(inside, fits, solution.fit_type, component.hold, settings, known).whole.problem
+            held = [tuple(number[name] for name in member.exposures) for member in inside]
+            grounded = [()] * (len(problem.names) - len(inside))
+            posed = Posed(problem, (*held, *grounded), component.misfit)
+            parts.append(Solved(posed, SlopePrior(*component.slope_prior) if component.slope_prior else None))
+    return parts
+
+
+def _pixel_noise(solved: Sequence[Sequence[Solved]], count: int) -> Array:
+    """Return (E,) the scatter of each exposure's pixels, as the first stage that it is in by itself tells it."""
+    sigma = np.zeros(count)
+    for stage in solved:
+        for part in stage:
+            variances = pixel_variances(part.posed.problem)
+            for held, variance in zip(part.posed.parts, variances.tolist(), strict=True):
+                if len(held) == 1 and not sigma[held[0]]:
+                    sigma[held[0]] = math.sqrt(variance)
+    known = sigma[sigma > 0]
+    return np.where(sigma > 0, sigma, float(np.median(known)) if len(known) else 1.0)
+
+
+def _lattice(records: Sequence[CutoutRecord]) -> Lattice:
+    """Return evenly spread points over the mosaic, each in the middle of a square."""
+    low = np.min([(record.x0, record.y0) for record in records], axis=0)
+    high = np.max([(record.x0 + record.shape[1], record.y0 + record.shape[0]) for record in records], axis=0)
+    step = max(1, -(-int((high - low).max()) // POINTS_ALONG))
+    nx, ny = (-(-int(size) // step) for size in high - low)
+    first = low - 0.5 + step / 2
+    return Lattice(x0=float(first[0]), y0=float(first[1]), step=float(step), shape=(ny, nx))

@@ -1,0 +1,182 @@
+"""The errors of the sums of all stages' corrections: what the noise of all exposures does on its way through.
+
+Each stage's corrections are a linear map of its pairs' errors, these one of the exposures' noise and of the errors of
+the stages before (see `sources`): so the error of an exposure's whole correction is one linear map of one set of
+independent sources, and its variance the sum of their squares. Stages share noise and hand on errors, so that their
+uncertainties do not add in quadrature.
+
+Small fields are propagated exactly, source by source. Of large ones the errors are drawn: each seeded draw of white
+noise gives one possible error of all corrections together.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from scipy.sparse import csr_array
+
+from levelmatch_core.matching.linear.normal_equations import NormalEquations
+from levelmatch_core.matching.model.problem import Array, SlopePrior
+from levelmatch_core.matching.uncertainty.component import prior_factor, to_gauge
+from levelmatch_core.matching.uncertainty.exposure_noise import PairErrors, pair_errors
+from levelmatch_core.matching.uncertainty.pair_noise import design
+from levelmatch_core.matching.uncertainty.sampling import Exposures, Posed
+
+EXACT = 600
+"""Most coefficients of all exposures that are propagated exactly."""
+DRAWS, FEWEST_DRAWS = 400, 50
+"""Draws of larger fields: sigmas to 3.5 % up to `FULL_DRAWS` coefficients, to 10 % at worst."""
+FULL_DRAWS = 25_000
+"""Coefficients for which all draws are made; beyond, as many as keep their cost, so long as there are the fewest."""
+AT_ONCE = 50
+"""Errors that are propagated together: memory."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A component that was solved."""
+
+    posed: Posed
+    prior: SlopePrior | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A component with all that takes the noise to its corrections."""
+
+    solved: Solved
+    errors: PairErrors
+    equations: NormalEquations
+    weighted: csr_array
+    """(N k, K k) from the pairs' scores to the normal equations' right-hand side."""
+    pulled: csr_array | None
+    """(R, N k) what the true slopes do there, which a prior pulls to 0."""
+
+    @classmethod
+    def of(cls, solved: Solved, errors: PairErrors) -> "_Part":
+        problem, prior = solved.posed.problem, solved.prior
+        return cls(
+            solved=solved,
+            errors=errors,
+            equations=NormalEquations(problem, prior.sd if prior else None),
+            weighted=csr_array(design(problem).T * np.repeat(problem.weights, problem.k)),
+            pulled=None if prior is None else prior_factor(problem, prior),
+        )
+
+    @property
+    def slopes(self) -> int:
+        """Sources that are true slopes."""
+        return 0 if self.pulled is None else int(self.pulled.shape[0])
+
+    def corrections(self, noise: Array, slopes: Array, before: Array) -> Array:
+        """Return (N, k, M) the errors of the members' corrections.
+
+        Parameters
+        ----------
+        noise
+            (R, M) of all exposures' sources.
+        slopes
+            (S, M) of this component's true slopes.
+        before
+            (3 E, M) errors of the exposures' corrections so far.
+        """
+        problem = self.solved.posed.problem
+        right = self.weighted @ (self.errors.noise @ noise + self.errors.carried @ before)
+        if self.pulled is not None:
+            right = right + self.pulled.T @ slopes
+        found = to_gauge(problem, self.equations.apply_inverse(right))
+        return found.reshape(len(problem.names), problem.k, -1)
+
+
+def total_errors(stages: Sequence[Sequence[Solved]], exposures: Exposures, *, seed: int = 0) -> Iterator[Array]:
+    """Yield (E, 3, M) errors of the exposures' whole corrections: the squares of all add up to the variances.
+
+    Level at the exposure's centre, and slopes a grid pixel, relative to the zero of the exposure's component.
+
+    Parameters
+    ----------
+    stages
+        The components of each stage, in the order in which they were solved.
+    exposures
+        All exposures in them.
+    seed
+        Of the draws.
+    """
+    errors = iter(pair_errors([part.posed for stage in stages for part in stage], exposures))
+    parts = [[_Part.of(solved, next(errors)) for solved in stage] for stage in stages]
+    every = [part for stage in parts for part in stage]
+    noise = every[0].errors.noise.shape[1]
+    ends = np.cumsum([noise, *(part.slopes for part in every)]).tolist()
+    for drawn in _sources(ends[-1], 3 * len(exposures.sigma), seed):
+        total = np.zeros((len(exposures.sigma), 3, drawn.shape[1]))
+        number = 0
+        for stage in parts:
+            before = total.reshape(-1, drawn.shape[1]).copy()
+            for part in stage:
+                slopes = drawn[ends[number] : ends[number + 1]]
+                _add(total, part.solved.posed, part.corrections(drawn[:noise], slopes, before), exposures)
+                number += 1
+        yield total
+
+
+def _sources(count: int, coefficients: int, seed: int) -> Iterator[Array]:
+    """Yield (R, M) the sources one by one, or draws of all."""
+    if coefficients <= EXACT:
+        for start in range(0, count, AT_ONCE):
+            yield np.eye(count, min(AT_ONCE, count - start), -start)
+        return
+    draws = int(np.clip(DRAWS * FULL_DRAWS // coefficients, FEWEST_DRAWS, DRAWS))
+    random = np.random.default_rng(seed)
+    for start in range(0, draws, AT_ONCE):
+        yield random.standard_normal((count, min(AT_ONCE, draws - start))) / np.sqrt(draws)
+
+
+def _add(total: Array, posed: Posed, corrections: Array, exposures: Exposures) -> None:
+    """Add the errors of members' corrections to those of their exposures."""
+    problem = posed.problem
+    member = np.repeat(np.arange(len(posed.parts)), [len(part) for part in posed.parts])
+    exposure = np.array([one for part in posed.parts for one in part], dtype=np.int64)
+    total[exposure, 0] += corrections[member, 0]
+    if problem.k == 3:
+        slopes = corrections[member, 1:] / problem.scale
+        there = exposures.centres[exposure] - problem.centres[member]
+        total[exposure, 0] += np.einsum("na,nam->nm", there, slopes)
+        total[exposure, 1:] += slopes
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Evenly spread points on a field's grid."""
+
+    x0: float
+    """Grid column of the first point."""
+    y0: float
+    """Grid row of the first point."""
+    step: float
+    """Grid pixels from one to the next."""
+    shape: tuple[int, int]
+    """Rows, columns."""
+
+
+def mosaic_levels(exposures: Exposures, lattice: Lattice) -> csr_array:
+    """Return (P, 3 E): from the exposures' planes to the mosaic's level, their mean at each of the points, row by row.
+
+    A point that no exposure holds has an empty row.
+
+    Parameters
+    ----------
+    exposures
+        Level of each at its centre, and slopes a grid pixel.
+    lattice
+        The points.
+    """
+    y, x = np.indices(lattice.shape).reshape(2, -1) * lattice.step + [[lattice.y0], [lattice.x0]]
+    one, point = shapely.STRtree(shapely.points(x, y)).query(exposures.outlines, predicate="contains")
+    weight = 1.0 / np.bincount(point, minlength=len(x))[point]
+    along, up = x[point] - exposures.centres[one, 0], y[point] - exposures.centres[one, 1]
+    values = np.stack([weight, weight * along, weight * up], axis=1)
+    columns = 3 * one[:, None] + np.arange(3)
+    rows = np.broadcast_to(point[:, None], columns.shape)
+    entries = (values.ravel(), (rows.ravel(), columns.ravel()))
+    return csr_array(entries, shape=(len(x), 3 * len(exposures.sigma)))

@@ -1,0 +1,267 @@
+"""Exposures, members and pairs of all stages as compiled loops go through them: what one exposure's noise touches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from levelmatch_core.matching.graph_kernels import neighbours
+from levelmatch_core.matching.model.problem import Array, Index, Problem
+from levelmatch_core.matching.uncertainty.pair_noise import POINTS, holds, semidefinite_root, shapes_of, spread_evenly
+
+Shapes = tuple[Array, Index, Array]
+Lists = tuple[Index, Index]
+"""Lists one after the other: where each starts (one more than there are), and what they hold."""
+
+
+@dataclass(frozen=True)
+class Exposures:
+    """What the noise of all stages comes from."""
+
+    outlines: NDArray[np.object_]
+    """(E,) polygons (shapely), grid pixels."""
+    centres: Array
+    """(E, 2) x, y about which each one's correction is, grid pixels."""
+    sigma: Array
+    """(E,) scatter of a pixel, data unit."""
+
+
+@dataclass(frozen=True)
+class Posed:
+    """One component of one stage, and the exposures in each of its members."""
+
+    problem: Problem
+    parts: tuple[tuple[int, ...], ...]
+    """Numbers of each member's exposures; none of a member that is no image."""
+    misfit: float = 0.0
+    """1 sigma of one more error of every measured pair's level, data unit."""
+
+
+class Scene(NamedTuple):
+    """Exposures, members and pairs of all components as the compiled loops go through them."""
+
+    unit: Array
+    """(Q, 2) the sample points of every exposure, in the unit square."""
+    shapes: Shapes
+    """The exposures' outlines."""
+    amplitude: Array
+    """(E,) scatter of the mean of the pixels about a point, times their area."""
+    members: Lists
+    """Of each exposure, the members that hold it."""
+    parts: Lists
+    """Of each member, its exposures."""
+    beside: tuple[Index, Index, Index]
+    """Where each member's pairs start, the members beside it, and the pairs."""
+    first: Index
+    """(K,) first member of each pair."""
+    centroids: Array
+    """(K, 2)"""
+    scales: Array
+    """(K,) grid pixels over which slopes count."""
+
+    @classmethod
+    def of(cls, posed: Sequence[Posed], exposures: Exposures) -> "Scene":
+        """Return the components of all stages in one, members and pairs numbered one after the other."""
+        offsets = np.cumsum([0, *(len(part.parts) for part in posed)]).tolist()
+        first = np.concatenate([part.problem.first + at for part, at in zip(posed, offsets, strict=False)])
+        second = np.concatenate([part.problem.second + at for part, at in zip(posed, offsets, strict=False)])
+        parts = _lists([part for each in posed for part in each.parts])
+        shapes = shapes_of(exposures.outlines)
+        left, bottom, right, top = shapes[2].T
+        scales = np.repeat([float(part.problem.scale) for part in posed], [len(part.problem.rms) for part in posed])
+        return cls(
+            unit=spread_evenly(POINTS),
+            shapes=shapes,
+            amplitude=exposures.sigma * np.sqrt((right - left) * (top - bottom) / POINTS),
+            members=_lists_of(parts, len(exposures.sigma)),
+            parts=parts,
+            beside=neighbours(offsets[-1], first, second),
+            first=first,
+            centroids=np.concatenate([part.problem.centroids for part in posed]),
+            scales=scales,
+        )
+
+
+def _lists(parts: Sequence[Sequence[int]]) -> Lists:
+    starts = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    return starts, np.array([item for part in parts for item in part], dtype=np.int64)
+
+
+def _lists_of(lists: Lists, count: int) -> Lists:
+    """Return for each item the numbers of the lists that hold it."""
+    starts, items = lists
+    owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    order = np.argsort(items, kind="stable")
+    return np.concatenate([[0], np.cumsum(np.bincount(items, minlength=count))]), owner[order]
+
+
+# -- compiled: once through all points -------------------------------------------------------------------------------
+@njit(nogil=True, cache=True, inline="always")
+def _seen_by(shapes: Shapes, parts: Lists, member: int, x: float, y: float) -> int:  # pragma: no cover - compiled
+    """Return how many of a member's exposures hold a point."""
+    edges, starts, boxes = shapes
+    count = 0
+    for place in range(parts[0][member], parts[0][member + 1]):
+        one = parts[1][place]
+        if boxes[one, 0] <= x <= boxes[one, 2] and boxes[one, 1] <= y <= boxes[one, 3]:
+            count += holds(edges, starts[one], starts[one + 1], x, y)
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _links_of(scene: Scene, one: int, pair_of: Index, side_of: Index) -> None:  # pragma: no cover - compiled
+    """Put the pairs that an exposure's members have, and on which side they are, into the two arrays."""
+    link = 0
+    for place in range(scene.members[0][one], scene.members[0][one + 1]):
+        member = scene.members[1][place]
+        for at in range(scene.beside[0][member], scene.beside[0][member + 1]):
+            pair_of[link] = scene.beside[2][at]
+            side_of[link] = 0 if scene.first[scene.beside[2][at]] == member else 1
+            link += 1
+
+
+@njit(nogil=True, cache=True)
+def _touched(  # noqa: PLR0917 - compiled  # pragma: no cover
+    scene: Scene, one: int, x: float, y: float, links: Index, shares: Array
+) -> int:
+    """Find the links of an exposure whose overlap holds a point, and its share of the mean there; return how many."""
+    edges, starts, _ = scene.shapes
+    if not holds(edges, starts[one], starts[one + 1], x, y):
+        return 0
+    many, link = 0, 0
+    for place in range(scene.members[0][one], scene.members[0][one + 1]):
+        member, covered = scene.members[1][place], 0
+        for at in range(scene.beside[0][member], scene.beside[0][member + 1]):
+            if _seen_by(scene.shapes, scene.parts, scene.beside[1][at], x, y):
+                covered = covered or _seen_by(scene.shapes, scene.parts, member, x, y)
+                links[many], shares[many] = link, 1.0 / covered
+                many += 1
+            link += 1
+    return many
+
+
+@njit(nogil=True, cache=True)
+def sums(scene: Scene, start: Index) -> tuple[Index, Index, Index, Array, Array, Array]:  # pragma: no cover
+    """Return the columns of `_Links`."""
+    unit, boxes, links = scene.unit, scene.shapes[2], start[-1]
+    pair_of, side_of = np.empty(links, dtype=np.int64), np.empty(links, dtype=np.int64)
+    count, area = np.zeros(links, dtype=np.int64), np.zeros(links)
+    power, share = np.zeros(links), np.zeros((links, 3, 3))
+    basis = np.ones(3)
+    for one in range(len(boxes)):
+        base, most = start[one], start[one + 1] - start[one]
+        _links_of(scene, one, pair_of[base : base + most], side_of[base : base + most])
+        found, shares = np.empty(most, dtype=np.int64), np.empty(most)
+        wide, high = boxes[one, 2] - boxes[one, 0], boxes[one, 3] - boxes[one, 1]
+        cell = wide * high / len(unit)
+        for q in range(len(unit)):
+            x, y = boxes[one, 0] + unit[q, 0] * wide, boxes[one, 1] + unit[q, 1] * high
+            for t in range(_touched(scene, one, x, y, found, shares)):
+                link = base + found[t]
+                pair = pair_of[link]
+                basis[1] = (x - scene.centroids[pair, 0]) / scene.scales[pair]
+                basis[2] = (y - scene.centroids[pair, 1]) / scene.scales[pair]
+                count[link] += 1
+                area[link] += cell * shares[t]
+                power[link] += (scene.amplitude[one] * shares[t]) ** 2
+                for a in range(3):
+                    for b in range(3):
+                        share[link, a, b] += cell * shares[t] * basis[a] * basis[b]
+    return pair_of, side_of, count, area, power, share
+
+
+@njit(nogil=True, cache=True)
+def _columns_of(pair_of: Index, seen: NDArray[np.bool_], rows: Index, slot_of: Index, column_of: Index) -> int:
+    """Give each link of an exposure a place for its scores; return how many scores its noise touches."""
+    wide = 0
+    for link in range(len(pair_of)):
+        pair = pair_of[link]
+        slot_of[link] = -1
+        if seen[pair]:
+            slot_of[link] = wide
+            for row in range(rows[pair], rows[pair + 1]):
+                column_of[wide] = row
+                wide += 1
+    return wide
+
+
+@njit(nogil=True, cache=True)
+def _gram_of(  # noqa: PLR0917 - compiled  # pragma: no cover
+    scene: Scene, one: int, links: tuple[Index, Index, Index], matched: Array, rows: Index, wide: int
+) -> Array:
+    """Return the lower triangle of the covariance between the scores that an exposure's noise touches."""
+    pair_of, side_of, slot_of = links
+    unit, boxes = scene.unit, scene.shapes[2]
+    gram, noise, basis = np.zeros((wide, wide)), np.zeros(wide), np.ones(3)
+    found, shares = np.empty(len(pair_of), dtype=np.int64), np.empty(len(pair_of))
+    touched = np.empty(wide, dtype=np.int64)
+    for q in range(len(unit)):
+        x = boxes[one, 0] + unit[q, 0] * (boxes[one, 2] - boxes[one, 0])
+        y = boxes[one, 1] + unit[q, 1] * (boxes[one, 3] - boxes[one, 1])
+        many = 0
+        for t in range(_touched(scene, one, x, y, found, shares)):
+            slot, pair = slot_of[found[t]], pair_of[found[t]]
+            if slot < 0:
+                continue
+            basis[1] = (x - scene.centroids[pair, 0]) / scene.scales[pair]
+            basis[2] = (y - scene.centroids[pair, 1]) / scene.scales[pair]
+            k = rows[pair + 1] - rows[pair]
+            for a in range(k):
+                total = 0.0
+                for b in range(k):
+                    total += matched[pair, side_of[found[t]], a, b] * basis[b]
+                noise[slot + a] = total * scene.amplitude[one] * shares[t]
+                touched[many] = slot + a
+                many += 1
+        for i in range(many):
+            for j in range(i + 1):
+                gram[touched[i], touched[j]] += noise[touched[i]] * noise[touched[j]]
+    return gram
+
+
+@njit(nogil=True, cache=True)
+def roots(
+    scene: Scene, start: Index, matched: Array, seen: NDArray[np.bool_], rows: Index
+) -> tuple[Array, Index, Index]:
+    """Return one exposure's noise after the other, as values, columns (scores) and row starts (sources).
+
+    The noise at an exposure's points touches the scores of the pairs of all members that hold it; their covariance has
+    as many sources as it has columns in its root.
+    """
+    most = 3 * start[-1]
+    row_starts = np.zeros(most + 1, dtype=np.int64)
+    values, columns = np.empty(0), np.empty(0, dtype=np.int64)
+    filled, row = 0, 0
+    for one in range(len(start) - 1):
+        count = start[one + 1] - start[one]
+        pair_of, side_of, slot_of = (
+            np.empty(count, dtype=np.int64),
+            np.empty(count, dtype=np.int64),
+            np.empty(count, dtype=np.int64),
+        )
+        column_of = np.empty(3 * count, dtype=np.int64)
+        _links_of(scene, one, pair_of, side_of)
+        wide = _columns_of(pair_of, seen, rows, slot_of, column_of)
+        gram = _gram_of(scene, one, (pair_of, side_of, slot_of), matched, rows, wide)
+        semidefinite_root(gram)
+        if filled + wide * (wide + 1) // 2 > len(values):
+            room = 2 * (filled + wide * (wide + 1))
+            values, columns = _longer(values, room), _longer(columns, room)
+        for r in range(wide):
+            for c in range(r, wide):
+                if gram[c, r] != 0:
+                    values[filled], columns[filled] = gram[c, r], column_of[c]
+                    filled += 1
+            row += 1
+            row_starts[row] = filled
+    return values[:filled].copy(), columns[:filled].copy(), row_starts[: row + 1].copy()
+
+
+@njit(nogil=True, cache=True)
+def _longer(numbers: NDArray[np.generic], size: int) -> NDArray[np.generic]:  # pragma: no cover - compiled
+    longer = np.empty(size, dtype=numbers.dtype)
+    longer[: len(numbers)] = numbers
+    return longer

@@ -1,0 +1,1 @@
+"""Corrected exposures: written, verified, taken back, repeated."""

@@ -1,0 +1,185 @@
+"""Changing an image of a FITS file and nothing else: its values, a plane added or taken, its HDU put back."""
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from levelmatch_core.images.byte_sink import Sink
+from levelmatch_core.images.exposure import Window
+from levelmatch_core.images.fits_cards import RawFile, RawHeader, renew_checksums, stored_image
+from levelmatch_core.images.fits_headers import BLOCK
+from levelmatch_core.images.wcs.pixel_area import areas_at, relative_areas
+from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
+from levelmatch_core.products.corrected.lvl_cards import LocalPlane
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.pixelmap import plane_on_image
+from levelmatch_core.sky.plane import Plane
+
+_GZIP_LEVEL = 6
+_LEAST = float(np.finfo(np.float32).tiny)
+"""Stands for a zero that is not blank: far below the rounding of any correction."""
+
+
+@dataclass
+class EditedFile:
+    """A file on its way out: the HDUs that change, and all others from the input."""
+
+    base: RawFile
+    hdus: dict[int, tuple[RawHeader, memoryview | None]] = field(default_factory=dict)
+    """HDU -> its header, and its data, None where they stay."""
+
+    def header(self, index: int) -> RawHeader:
+        """Return the header of an HDU as it will be written."""
+        return self.hdus[index][0] if index in self.hdus else self.base.header(index)
+
+    def put(self, index: int, header: RawHeader, values: NDArray[np.generic] | None) -> None:
+        """Replace an HDU: its header, and its image unless that is None."""
+        self._put(index, header, None if values is None else stored_image(header, values))
+
+    def put_header(self, index: int, header: RawHeader) -> None:
+        """Replace the header of an HDU, and nothing of its data."""
+        self._put(index, header, self.hdus[index][1] if index in self.hdus else None)
+
+    def put_data(self, index: int, header: RawHeader, content: bytes) -> None:
+        """Replace an HDU: its header, and its data, which are padded to whole blocks."""
+        self._put(index, header, memoryview(content.ljust(-(-len(content) // BLOCK) * BLOCK, b"\0")))
+
+    def _put(self, index: int, header: RawHeader, data: memoryview | None) -> None:
+        renew_checksums(header, lambda: self.base.data(index) if data is None else data)
+        self.hdus[index] = (header, data)
+
+    def write(self, file: Sink) -> None:
+        """Write the whole file, compressed as the input is, but without time and name."""
+        with _stream(file, gzipped=self.base.gzipped) as out:
+            for index, span in enumerate(self.base.spans):
+                header, data = self.hdus.get(index, (None, None))
+                if header is None:
+                    self.base.copy(out, span.header, span.end)
+                    continue
+                out.write(header.to_bytes())
+                if data is None:
+                    self.base.copy(out, span.data, span.end)
+                else:
+                    out.write(data)
+                    out.write(bytes(-len(data) % BLOCK))
+            self.base.copy(out, self.base.spans[-1].end, None)
+
+
+@contextmanager
+def _stream(file: Sink, *, gzipped: bool) -> Iterator[Sink]:
+    if not gzipped:
+        yield file
+        return
+    with gzip.GzipFile(filename="", mode="wb", fileobj=cast(BinaryIO, file), mtime=0, compresslevel=_GZIP_LEVEL) as out:
+        yield out
+
+
+def physical_values(
+    stored: NDArray[np.generic], header: RawHeader, scaling: tuple[float, float] | None = None
+) -> NDArray[np.float64]:
+    """Return stored values in their unit, BLANK as NaN; the scaling is looked up where it is not given."""
+    scale, zero = scaling_of(header) if scaling is None else scaling
+    values = stored.astype(np.float64)
+    if stored.dtype.kind in "iu" and "BLANK" in header:
+        values[stored == int(header.get("BLANK"))] = np.nan
+    return values if (scale, zero) == (1, 0) else values * scale + zero
+
+
+def scaling_of(header: RawHeader) -> tuple[float, float]:
+    """Return BSCALE and BZERO."""
+    return float(header.get("BSCALE", 1)), float(header.get("BZERO", 0))
+
+
+def output_type(stored: np.dtype[np.generic]) -> np.dtype[np.floating]:
+    """Return the type in which a changed image is stored: double where it was, else single."""
+    return np.dtype(">f8") if stored.kind == "f" and stored.itemsize == 8 else np.dtype(">f4")
+
+
+def inside_of(window: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return which pixels of an image, (ny, nx), lie in the rectangle of a window."""
+    inside = np.zeros(shape, dtype=bool)
+    inside[slice(*window.rows), slice(*window.columns)] = True
+    return inside
+
+
+def shifted(
+    values: NDArray[np.float64],
+    sign: int,
+    total: Plane,
+    grid: Grid,
+    wcs: AnyWcs | None,
+    *,
+    blank_zero: bool,
+    per_area: bool = False,
+) -> NDArray[np.float64]:
+    """Return values with a correction taken (sign -1) or given back (+1); zeros stay where they mean nothing was seen.
+
+    Parameters
+    ----------
+    values
+        (ny, nx), the data's unit.
+    sign
+        -1 or +1.
+    total
+        All that is subtracted, on the grid.
+    grid
+        The field's.
+    wcs
+        Of the image; a level needs none, unless it is per area.
+    blank_zero
+        Whether a pixel that is exactly 0 is blank.
+    per_area
+        Whether the correction is that of a pixel of the grid's area, and each pixel has its share of it.
+    """
+    change = change_of(total, grid, wcs, (values.shape[0], values.shape[1]), per_area=per_area)
+    return moved_by(values, sign, change, blank_zero=blank_zero)
+
+
+def change_of(
+    total: Plane, grid: Grid, wcs: AnyWcs | None, shape: tuple[int, int], *, per_area: bool = False
+) -> float | NDArray[np.float64]:
+    """Return a correction on the pixels of an image: a number, or (ny, nx) where it has slopes or is per area."""
+    change = total.level if total.is_level else plane_on_image(total, grid, wcs, shape)
+    if per_area and wcs is not None:
+        change = change * relative_areas(sky_transforms(wcs)[0], shape, grid.pixel_area)
+    return change
+
+
+def moved_by(
+    values: NDArray[np.float64], sign: int, change: float | NDArray[np.float64], *, blank_zero: bool
+) -> NDArray[np.float64]:
+    """Return values plus `sign` times a change, as :func:`shifted` does."""
+    moved = values + sign * change
+    if blank_zero:
+        moved[np.abs(moved) < _LEAST] = _LEAST  # a pixel that was seen must not come to look blank
+        moved[values == 0] = 0
+    return moved
+
+
+def local_plane(
+    total: Plane,
+    grid: Grid,
+    wcs: AnyWcs | None,
+    shape: tuple[int, int],
+    window: Window | None = None,
+    *,
+    per_area: bool = False,
+) -> LocalPlane:
+    """Return a correction about the centre of an image, or of a window of it, along the image's own axes."""
+    if (total.is_level and not per_area) or wcs is None:
+        return LocalPlane(total.level, 0.0, 0.0)
+    rows, columns = (window.rows, window.columns) if window else ((0, shape[0]), (0, shape[1]))
+    x, y = (sum(columns) - 1) / 2, (sum(rows) - 1) / 2
+    to_sky, _ = sky_transforms(wcs)
+    steps = np.array([[0, 0], [-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
+    values = total(*grid.to_pixel(*to_sky(x + steps[:, 0], y + steps[:, 1])))
+    if per_area:
+        values = values * areas_at(to_sky, x + steps[:, 0], y + steps[:, 1]) / grid.pixel_area
+    here, left, right, below, above = values
+    area = grid.pixel_area if per_area else None
+    return LocalPlane(float(here), float(right - left), float(above - below), area)

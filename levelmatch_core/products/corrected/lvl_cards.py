@@ -1,0 +1,88 @@
+"""The cards by which a corrected image says what was done to it: a rounded summary, of which the tables are exact."""
+
+from dataclasses import dataclass
+
+from levelmatch_core.images.fits_cards import CardValue, RawHeader, as_ascii
+from levelmatch_core.images.fits_headers import MATCHED_CARD
+from levelmatch_core.matching.corrections import Correction
+from levelmatch_core.products.runrecord import levelmatch_version
+from levelmatch_core.settings import MatchSettings
+
+_DIGITS = 9
+
+IMAGE_CARDS = ("LVLLEVEL", "LVLSLPX", "LVLSLPY", "LVLSKY", "LVLERR")
+WINDOW_CARDS = ("LVLLEV2", "LVLSLX2", "LVLSLY2", "LVLSKY2", "LVLERR2")
+AREA_CARD = "LVLAREA"
+CARDS = (MATCHED_CARD, "LVLFIT", *IMAGE_CARDS, "LVLREF", "LVLPART", "LVLVERS", *WINDOW_CARDS, AREA_CARD)
+"""All that are ever put into a header."""
+
+
+@dataclass(frozen=True)
+class LocalPlane:
+    """A correction as its image sees it."""
+
+    level: float
+    """Value at the centre, data unit, all told."""
+    slope_x: float
+    """Change a column there, data unit."""
+    slope_y: float
+    """Change a row there."""
+    area: float | None = None
+    """Where the correction is per area: the pixel area that it is for, arcsec2."""
+
+
+def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, settings: MatchSettings) -> None:
+    """Put the cards of an image's correction into its SCI header.
+
+    Parameters
+    ----------
+    header
+        Is changed.
+    correction
+        Of the image, or of the main part of it.
+    local
+        The correction about the image's centre.
+    settings
+        Of the run.
+    """
+    header.set(MATCHED_CARD, correction.status.value, "levelmatch: what became of this exposure")
+    header.set("LVLFIT", _fits(correction, settings), "fit type of each stage")
+    _put_numbers(header, correction, local, "image centre", IMAGE_CARDS)
+    reference = reference_text(correction.reference, provisional=correction.provisional)
+    header.set("LVLREF", reference, "its zero; ? provisional")
+    if local.area is not None:
+        header.set(AREA_CARD, float(f"{local.area:.{_DIGITS}g}"), "[arcsec2] pixels get corrections by area over this")
+    header.set("LVLPART", correction.partial, "whether its field lacks members")
+    header.set("LVLVERS", levelmatch_version(), "version of levelmatch")
+
+
+def reference_text(reference: str, *, provisional: bool) -> str:
+    """Return the value of LVLREF, as FITS can hold it."""
+    return as_ascii(reference + ("?" if provisional else ""))
+
+
+def put_window_cards(header: RawHeader, correction: Correction, local: LocalPlane) -> None:
+    """Put the cards of a recombined window: what was subtracted there in place of the image's own correction."""
+    _put_numbers(header, correction, local, "window centre", WINDOW_CARDS)
+
+
+def _put_numbers(
+    header: RawHeader, correction: Correction, local: LocalPlane, where: str, names: tuple[str, ...]
+) -> None:
+    unit = correction.exposure.unit or "data unit"
+    level, slope_x, slope_y, sky, error = names
+    cards: tuple[tuple[str, CardValue, str], ...] = (
+        (level, local.level, f"[{unit}] subtracted at {where}"),
+        (slope_x, local.slope_x, f"[{unit}/pixel] its slope there along x"),
+        (slope_y, local.slope_y, f"[{unit}/pixel] its slope there along y"),
+        (sky, correction.local_sky, f"[{unit}] local sky, part of {level}"),
+        (error, correction.sigma[0], f"[{unit}] 1 sigma of {level}"),
+    )
+    for keyword, value, comment in cards:
+        header.set(keyword, float(f"{value:.{_DIGITS}g}"), comment)
+
+
+def _fits(correction: Correction, settings: MatchSettings) -> str:
+    """Return such as `dithers:level tiles:level+slope`: each stage by the last word of its name."""
+    fitted = {stage: correction.fit_types.get(stage, settings.fit_type(stage)) for stage in correction.stages}
+    return " ".join(f"{stage.rpartition('_')[2]}:{fit_type}" for stage, fit_type in fitted.items())

@@ -1,0 +1,237 @@
+"""Giving the inputs back: what was subtracted is added to the corrected files, and the cards that say so go.
+
+The planes of the corrections table are evaluated through each file's own WCS, as they were when they were subtracted,
+so that a pixel comes back to within the rounding of its own type: half a unit in the last place of the corrected value
+and half a unit of the input's.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from levelmatch_core.errors import LevelMatchError, NotFitsError, OutputFolderError
+from levelmatch_core.images.exposure import Failure
+from levelmatch_core.images.fits_cards import open_raw
+from levelmatch_core.images.fits_headers import MATCHED_CARD, Hdu, read_headers
+from levelmatch_core.images.instruments import known_with, recognise
+from levelmatch_core.images.reading import wcs_from
+from levelmatch_core.products.corrected.editing import EditedFile, inside_of, physical_values, shifted
+from levelmatch_core.products.corrected.jwst_background import take_background_back
+from levelmatch_core.products.corrected.known_solution import PRODUCTS, Known, KnownImage, KnownSolution, images_of
+from levelmatch_core.products.corrected.lvl_cards import CARDS
+from levelmatch_core.products.manifest import OutputFile
+from levelmatch_core.products.output.folder import clear_temporaries
+from levelmatch_core.products.output.placing import JOURNAL, RUN, Writer, put
+from levelmatch_core.products.runrecord import RunRecord
+from levelmatch_core.sky.grid import Grid
+
+STEP = "undo"
+
+
+@dataclass(frozen=True)
+class GivenBack:
+    """What came of giving a run's inputs back, or of applying a solution."""
+
+    files: tuple[OutputFile, ...]
+    notes: tuple[str, ...]
+    """Pixels that could not be given back."""
+    failures: tuple[Failure, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is there."""
+        return not self.notes and not self.failures
+
+
+def undo(folder: Path, back: Path) -> GivenBack:
+    """Write the inputs of a finished output into another folder, from the output alone.
+
+    Parameters
+    ----------
+    folder
+        The finished output.
+    back
+        The folder that takes the inputs. No file that is there is changed.
+
+    Returns
+    -------
+    The files, named as the corrected files are: halves of a chip that came as two files stay one image.
+
+    Raises
+    ------
+    OutputFolderError
+        If `folder` is not a finished output, or `back` cannot be used.
+    UsageError
+        If the corrections table cannot be read.
+    """
+    record = finished_record(folder)
+    solution = KnownSolution.read(folder / "corrections.ecsv")
+    digests = {file.name: file.sha256 for file in record.files}
+    refuse_overlap(back, folder)
+    files, notes, failures = [], [], []
+    for product, rows in solution.products().items():
+        source = folder / PRODUCTS / product
+        try:
+            _refuse_altered(source, product, digests.get(PRODUCTS + product))
+            said: list[str] = []
+            files.append(put_new(back, product, _writer(source, product, rows, solution, said)))
+            notes += said
+        except OutputFolderError:
+            raise
+        except (LevelMatchError, OSError) as error:
+            names = tuple(row.exposure for row in rows)
+            failures.append(
+                Failure(name=product, step=STEP, error=type(error).__name__, reason=str(error), exposures=names)
+            )
+    clear_temporaries(back)
+    return GivenBack(tuple(files), tuple(notes), tuple(failures))
+
+
+def undo_file(
+    source: Path, target: Path, rows: Sequence[Known], solution: KnownSolution, shown: str
+) -> tuple[str, ...]:
+    """Write one corrected file as it was before.
+
+    Parameters
+    ----------
+    source
+        The corrected file.
+    target
+        Where to.
+    rows
+        All rows of the table that went into it.
+    solution
+        That the rows are of: its grids, and the instruments that the user named.
+    shown
+        What to call the file in messages.
+
+    Returns
+    -------
+    What could not be given back.
+
+    Raises
+    ------
+    NotFitsError
+        If the file cannot be read, or is not one that levelmatch corrected.
+    NoWcsError, PixelMapError
+        If a plane cannot be put on the image.
+    """
+    hdus = read_headers(source, shown)
+    blank_zero = recognise(Path(shown).name, hdus[0], known_with(solution.instruments)).blank_zero
+    notes = []
+    with open_raw(source, shown) as base:
+        edited = EditedFile(base)
+        for image in images_of(rows):
+            if image.hdu >= len(hdus) or hdus[image.hdu].matched is None:
+                message = f"{shown}: no {MATCHED_CARD} in HDU {image.hdu}: levelmatch did not correct this file"
+                raise NotFitsError(message)
+            _give_back(edited, image, hdus, source, solution.grids, blank_zero=blank_zero)
+            if image.masked:
+                notes.append(
+                    f"{shown}: HDU {image.hdu}: pixels that were masked, since nothing tied them to the rest, stay so"
+                )
+        take_background_back(edited)
+        with target.open("wb") as file:
+            edited.write(file)
+    return tuple(notes)
+
+
+def finished_record(folder: Path) -> RunRecord:
+    """Return the record of a finished output.
+
+    Raises
+    ------
+    OutputFolderError
+        If there is none.
+    """
+    if not (folder / RUN).is_file():
+        why = "holds an unfinished run; run it again" if (folder / JOURNAL).exists() else f"holds no {RUN}"
+        message = f"output folder {folder}: {why if folder.is_dir() else 'no such folder'}; name the output of a run"
+        raise OutputFolderError(message)
+    return RunRecord.load(folder / RUN)
+
+
+def refuse_overlap(back: Path, *others: Path) -> None:
+    """Refuse an output folder that lies in another one, or holds it.
+
+    Raises
+    ------
+    OutputFolderError
+        If it does, or is a file.
+    """
+    place = back.absolute().resolve()
+    if place.exists() and not place.is_dir():
+        message = f"output folder {back}: is a file; choose a folder"
+        raise OutputFolderError(message)
+    for other in (path.absolute().resolve() for path in others):
+        if place == other or place in other.parents or other in place.parents:
+            message = f"output folder {back}: lies in {other}, or holds it; choose another folder"
+            raise OutputFolderError(message)
+
+
+def put_new(root: Path, name: str, writer: Writer) -> OutputFile:
+    """Let `writer` make a file below `root`; one that is there with other bytes is never replaced.
+
+    Raises
+    ------
+    OutputFolderError
+        If it would have to be, or the folder cannot be written to.
+    """
+
+    def refuse() -> None:
+        if (root / name).exists() or (root / name).is_symlink():
+            message = f"output folder {root}: holds another {name!r}; choose an empty folder"
+            raise OutputFolderError(message)
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"output folder {root}: {error.strerror or error}; choose another folder"
+        raise OutputFolderError(message) from error
+    file, _ = put(root, name, writer, before=refuse)
+    return file
+
+
+def _writer(source: Path, product: str, rows: Sequence[Known], solution: KnownSolution, notes: list[str]) -> Writer:
+    def write(path: Path) -> None:
+        notes.extend(undo_file(source, path, rows, solution, product))
+
+    return write
+
+
+def _refuse_altered(source: Path, product: str, sha256: str | None) -> None:
+    """Refuse a file that is not the one that the run wrote: what would come out would be no input."""
+    if OutputFile.of(source, product).sha256 != sha256:
+        message = f"{product}: not the file that the run wrote (its sha256 differs from run.json's)"
+        raise NotFitsError(message)
+
+
+def _give_back(
+    edited: EditedFile,
+    image: KnownImage,
+    hdus: Sequence[Hdu],
+    path: Path,
+    grids: Mapping[str, Grid],
+    *,
+    blank_zero: bool,
+) -> None:
+    header = edited.base.header(image.hdu)
+    for name in CARDS:
+        header.remove(name)
+    if image.untouched:
+        edited.put(image.hdu, header, None)
+        return
+    stored = edited.base.image(image.hdu)
+    values = physical_values(stored, header)
+    parts = [part for part in (image.main, image.second) if part is not None]
+    wcs = None
+    if not all(part.total.is_level and not part.per_area for part in parts):
+        wcs = wcs_from(image.main.wcs_source, hdus, image.hdu, path, image.main.product)
+    whole, *window = (
+        shifted(values, 1, part.total, grids[part.field], wcs, blank_zero=blank_zero, per_area=part.per_area)
+        for part in parts
+    )
+    if window and image.second is not None and image.second.window is not None:
+        inside = inside_of(image.second.window, (values.shape[0], values.shape[1]))
+        whole[inside] = window[0][inside]
+    edited.put(image.hdu, header, whole.astype(stored.dtype))

@@ -1,0 +1,185 @@
+"""Whether a finished output is what its run.json says: files, tables, and the cards of every corrected image."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from astropy.io import fits
+
+from levelmatch_core.errors import DataError, UsageError
+from levelmatch_core.images.fits_headers import MATCHED_CARD, Hdu, read_headers
+from levelmatch_core.images.reading import wcs_from
+from levelmatch_core.matching.corrections import Status
+from levelmatch_core.products.corrected.editing import local_plane
+from levelmatch_core.products.corrected.known_solution import PRODUCTS, Known, KnownSolution, images_of
+from levelmatch_core.products.corrected.lvl_cards import AREA_CARD, IMAGE_CARDS, WINDOW_CARDS, reference_text
+from levelmatch_core.products.corrected.undo import finished_record
+from levelmatch_core.products.manifest import OutputFile
+from levelmatch_core.products.output.folder import JOURNAL, LOG, RUN, files_below
+from levelmatch_core.products.runrecord import RunRecord
+from levelmatch_core.products.tables import read_pairs
+from levelmatch_core.sky.grid import Grid
+
+_TOLERANCE = 1e-8
+"""Of cards against the table: the cards have nine digits."""
+
+CORRECTIONS, PAIRS = "corrections.ecsv", "pairs.ecsv"
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One thing that is not as it should be."""
+
+    file: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was looked at, and what is wrong."""
+
+    files: int
+    images: int
+    mismatches: tuple[Mismatch, ...]
+
+
+def verify(folder: Path) -> Verified:
+    """Check a finished output against its run.json.
+
+    Every file of the manifest must be there with its digest, and no other; both tables must be readable and agree with
+    run.json; every corrected image must carry the cards that its rows of corrections.ecsv demand.
+
+    Raises
+    ------
+    OutputFolderError
+        If there is no finished output.
+    """
+    record = finished_record(folder)
+    found = [*_files(folder, record)]
+    images = 0
+    try:
+        read_pairs(folder / PAIRS)
+    except UsageError as error:
+        found.append(Mismatch(PAIRS, str(error)))
+    try:
+        solution = KnownSolution.read(folder / CORRECTIONS)
+    except UsageError as error:
+        found.append(Mismatch(CORRECTIONS, str(error)))
+    else:
+        found += _table(solution, record)
+        for product, rows in solution.products().items():
+            images += len(images_of(rows))
+            found += (Mismatch(PRODUCTS + product, what) for what in _cards(folder, product, rows, solution.grids))
+    return Verified(len(record.files), images, tuple(found))
+
+
+def _files(folder: Path, record: RunRecord) -> Iterator[Mismatch]:
+    """Yield what is wrong with the files as such."""
+    for file in record.files:
+        path = folder / file.name
+        if path.is_symlink() or not path.is_file():
+            yield Mismatch(file.name, "is missing" if not path.exists() else "is no regular file")
+        elif not path.resolve().is_relative_to(folder.resolve()):
+            yield Mismatch(file.name, "lies outside the folder, through a link")
+        elif (sha256 := OutputFile.of(path, file.name).sha256) != file.sha256:
+            yield Mismatch(file.name, f"was changed: its sha256 is {sha256}, in {RUN} {file.sha256}")
+    known = {file.name for file in record.files} | {RUN, LOG}
+    for name in sorted(set(files_below(folder)) - known):
+        yield Mismatch(name, "a later run did not finish; run it again" if name == JOURNAL else f"is not in {RUN}")
+
+
+def _table(solution: KnownSolution, record: RunRecord) -> Iterator[Mismatch]:
+    """Yield where the corrections table and run.json disagree."""
+    counts = Counter(row.status for row in solution.rows)
+    counts[Status.FAILED] = len(solution.failed)
+    for status in Status:
+        if record.counts.get(status.value, 0) != counts[status]:
+            what = f"{counts[status]} exposures are {status.value}, in {RUN} {record.counts.get(status.value, 0)}"
+            yield Mismatch(CORRECTIONS, what)
+    held = {(row.field, row.component or 0): (row.reference, row.provisional) for row in solution.rows}
+    known = {
+        (field.name, part.number): (part.reference, part.provisional)
+        for field in record.fields
+        for part in field.components
+    }
+    for place in sorted(place for place in held if known.get(place) != held[place]):
+        what = f"the reference of component {place[1]} of field {place[0]} is not that of {RUN}"
+        yield Mismatch(CORRECTIONS, what)
+    grids = {field.name: field.grid for field in record.fields}
+    for name in sorted(grids.keys() | solution.grids.keys()):
+        if grids.get(name) != solution.grids.get(name):
+            yield Mismatch(CORRECTIONS, f"the grid of field {name} is not that of {RUN}")
+    products = {PRODUCTS + name for name in solution.products()}
+    listed = {file.name for file in record.files if file.name.startswith(PRODUCTS)}
+    for name in sorted(products ^ listed):
+        yield Mismatch(name, f"is in {'the corrections table' if name in products else RUN} only")
+
+
+def _cards(folder: Path, product: str, rows: list[Known], grids: Mapping[str, Grid]) -> Iterator[str]:
+    """Yield what is wrong with the cards of a corrected file."""
+    path = folder / PRODUCTS / product
+    try:
+        hdus = read_headers(path, product)
+    except (DataError, OSError) as error:
+        yield f"cannot be read: {error}"
+        return
+    for image in images_of(rows):
+        if image.hdu >= len(hdus):
+            yield f"has no HDU {image.hdu}"
+            continue
+        hdu = hdus[image.hdu]
+        main = image.main
+        expected: dict[str, object] = {
+            MATCHED_CARD: main.status.value,
+            "LVLREF": reference_text(main.reference, provisional=main.provisional),
+            "LVLPART": main.partial,
+            AREA_CARD: grids[main.field].pixel_area if main.per_area else None,
+        }
+        try:
+            expected |= _numbers(IMAGE_CARDS, main, hdus, path, grids, index=image.hdu, whole=True)
+            if image.second is not None:
+                expected |= _numbers(WINDOW_CARDS, image.second, hdus, path, grids, index=image.hdu, whole=False)
+        except DataError as error:
+            yield str(error)
+            continue
+        expected = {name: expected.get(name) for name in (*expected, *IMAGE_CARDS, *WINDOW_CARDS)}
+        for name, value in expected.items():
+            card = hdu.header.get(name)
+            if not _same(card, value):
+                yield f"{name} of HDU {image.hdu} is {_shown(card)}, by {CORRECTIONS} {_shown(value)}"
+
+
+def _numbers(
+    names: tuple[str, ...],
+    row: Known,
+    hdus: Sequence[Hdu],
+    path: Path,
+    grids: Mapping[str, Grid],
+    *,
+    index: int,
+    whole: bool,
+) -> dict[str, float]:
+    """Return the cards with numbers that a row demands."""
+    hdu = hdus[index]
+    shape = hdu.shape or ()
+    if len(shape) != 2:
+        message = f"HDU {hdu.index} has shape {shape}, expected a two-dimensional image"
+        raise DataError(message)
+    plain = row.total.is_level and not row.per_area
+    wcs = None if plain else wcs_from(row.wcs_source, hdus, index, path, row.product)
+    window = None if whole else row.window
+    local = local_plane(row.total, grids[row.field], wcs, (shape[0], shape[1]), window, per_area=row.per_area)
+    return dict(zip(names, (local.level, local.slope_x, local.slope_y, row.local_sky, row.sigma[0]), strict=True))
+
+
+def _same(card: object, value: object) -> bool:
+    """Return whether a card is what is expected; None is no card."""
+    if isinstance(value, float) and isinstance(card, int | float):
+        return math.isclose(card, value, rel_tol=_TOLERANCE, abs_tol=1e-12)
+    return type(card) is type(value) and card == value
+
+
+def _shown(value: object) -> str:
+    return "missing" if value is None or isinstance(value, fits.card.Undefined) else repr(value)

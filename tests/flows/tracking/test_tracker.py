@@ -1,0 +1,238 @@
+"""The MLflow record, read back from a store of its own; no server of Prefect is needed."""
+
+import io
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from flows.home import Home
+from flows.summary import FlowFacts, Problem, summarize
+from flows.tracking.metrics import glossary, meaning_of, measures, name_of
+from flows.tracking.tracker import Tracker, description, output_id
+from levelmatch_core.matching.pairs import matrices
+from levelmatch_core.pipeline import Request, run
+from levelmatch_core.runners import PlainEach
+from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.store import CutoutStore
+
+
+@pytest.fixture(scope="module")
+def result(small_program, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tracking")
+    settings = MatchSettings(solver="iterative")
+    request = Request(inputs=(small_program,), output=folder / "out", settings=settings, program="a program's")
+    return run(request, CutoutStore(folder / "store"), PlainEach)
+
+
+@pytest.fixture(scope="module")
+def summary(result):
+    return summarize(result, peak_memory=123.0)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store whose schema is made once: that takes seconds."""
+    return Home(tmp_path_factory.mktemp("home")).make()
+
+
+def facts(flow_run_id="flow-1", attempt=1):
+    return FlowFacts(flow_run_id=flow_run_id, name="a program f770w", started=time.time(), attempt=attempt)
+
+
+@pytest.fixture(scope="module")
+def logged(store, result, summary):
+    """The run of flow-1, its tracking and a client."""
+    tracking = Tracker(store).log(result, summary, facts())
+    assert not tracking.lost
+    client = MlflowClient(tracking_uri=store.tracking_uri)
+    return client.get_run(tracking.run_id), tracking, client
+
+
+def test_the_run_lies_in_the_experiment_of_its_program(logged, store):
+    run_, tracking, client = logged
+    assert client.get_experiment(run_.info.experiment_id).name == "a program's"
+    assert run_.info.status == "FINISHED"
+    assert run_.info.run_name == "a program f770w"
+    assert run_.info.artifact_uri.startswith(store.artifacts.as_uri())
+    assert tracking.run_id in tracking.url
+
+
+def test_every_setting_is_a_parameter(logged, result):
+    settings = result.request.settings.model_dump(mode="json")
+    assert logged[0].data.params == {name: str(value) for name, value in settings.items()}
+
+
+def test_tags_say_what_it_was(logged, result, summary):
+    tags = logged[0].data.tags
+    assert tags["prefect.flow_run_id"] == "flow-1"
+    assert tags["levelmatch.program"] == "a program's"
+    assert tags["levelmatch.output_id"] == output_id(result.request.output)
+    assert tags["levelmatch.partial"] == "false"
+    assert summary.verdict in tags["mlflow.note.content"]
+    assert "4 of 4 exposures are matched" in summary.verdict
+
+
+def test_metrics_are_those_of_the_run(logged, summary):
+    metrics = logged[0].data.metrics
+    residual = summary.residuals[0]
+    assert metrics["residual_rms_before"] == residual.before
+    assert metrics["residual_rms_after"] == residual.after
+    assert residual.after < residual.before / 100
+    assert metrics["pairs"] == residual.used + sum(residual.rejected.values())
+    assert metrics["pairs_rejected"] == sum(
+        value for name, value in metrics.items() if name.startswith("pairs_rejected.")
+    )
+    assert metrics["exposures"] == 4
+    assert metrics["exposures_unmatched"] == 0
+    assert metrics["components"] == 1
+    assert metrics["peak_memory_megabytes"] == 123.0
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_every_metric_has_a_unit_and_a_meaning(logged):
+    run_, _, client = logged
+    assert all(meaning_of(name)[1] for name in run_.data.metrics)
+    assert meaning_of("f770w_2/dithers.residual_rms_after") == meaning_of("residual_rms_after")
+    assert "rms" in meaning_of("seam_rms_left_out")[1]
+    experiment = client.get_experiment(run_.info.experiment_id)
+    assert experiment.tags["mlflow.note.content"] == glossary()
+    assert len(glossary()) < 5000
+    assert run_.data.tags["levelmatch.unit"] == "MJy/sr"
+
+
+@pytest.mark.parametrize("how", ["alone", "untied"])
+def test_what_was_not_measured_is_no_metric(small_program, tmp_path, store, how):
+    files = sorted(small_program.glob("*.fits"))
+    # whole tiles lie beside each other: no overlap reaches nine tenths of an image
+    inputs, settings = ((files[0],), {}) if how == "alone" else ((files[0], files[-1]), {"min_linear_frac": 0.99})
+    chosen = MatchSettings.from_mapping({**settings, "figures": "none"})
+    request = Request(inputs=inputs, output=tmp_path / "out", settings=chosen, program=how)
+    found = run(request, CutoutStore(tmp_path / "store"), PlainEach)
+    told = summarize(found, peak_memory=1.0)
+    assert told.counts[how]
+    tracking = Tracker(store).log(found, told, facts(how))
+    client = MlflowClient(tracking_uri=store.tracking_uri)
+    metrics = client.get_run(tracking.run_id).data.metrics
+    assert metrics[f"exposures_{how}"] == len(inputs)
+    assert metrics["exposures"] == len(inputs)
+    assert metrics["pairs_used"] == 0
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert not [name for name in metrics if "residual_rms" in name]
+    assert client.get_run(tracking.run_id).data.tags["levelmatch.numbers_left_out"] == "0"
+
+
+def test_a_long_story_fits_into_a_description(summary):
+    problems = tuple(Problem(name=f"{n}.fits", status="failed", reason="too long " * 60) for n in range(40))
+    text = description(summary.model_copy(update={"problems": problems}))
+    assert len(text) < 8000
+    assert "more, in run.json" in text
+    assert text.startswith("**")
+
+
+def test_convergence_is_a_stepped_metric_of_its_stage(logged, result):
+    run_, _, client = logged
+    for stage in result.matches[0].stages:
+        for solution in stage.solutions:
+            group = f".{solution.group}" if len(stage.solutions) > 1 else ""
+            assert solution.status.history
+            for story in solution.status.history:
+                name = name_of(f"{stage.stage}{group}.convergence_{story.coefficient}")
+                history = client.get_metric_history(run_.info.run_id, name)
+                assert [(metric.step, metric.value) for metric in history] == list(enumerate(story.steps))
+
+
+def test_matrices_are_arrays_and_pictures(logged, result):
+    run_, _, client = logged
+    match = result.matches[0]
+    names = {file.path for file in client.list_artifacts(run_.info.run_id, "matrices")}
+    for stage in match.stages:
+        assert f"matrices/{match.field.name}.{stage.stage}.png" in names
+        path = client.download_artifacts(run_.info.run_id, f"matrices/{match.field.name}.{stage.stage}.npz")
+        with np.load(path, allow_pickle=False) as arrays:
+            for solution in stage.solutions:
+                expected = matrices(solution)
+                assert tuple(arrays[f"{solution.group}|names"]) == expected.names
+                for name in ("delta", "npix", "rms", "valid"):
+                    np.testing.assert_array_equal(arrays[f"{solution.group}|{name}"], getattr(expected, name))
+
+
+def test_pairs_are_tables(logged, result):
+    run_, _, client = logged
+    pairs = [pair for stage in result.matches[0].stages for s in stage.solutions for pair in s.pairs]
+    tables = {}
+    for name in ("pairs", "rejected_pairs"):
+        path = Path(client.download_artifacts(run_.info.run_id, f"tables/{name}.json"))
+        tables[name] = pd.read_json(io.StringIO(path.read_text()), orient="split")
+    assert list(tables["pairs"]["first"]) == [pair.fit.first for pair in pairs]
+    assert len(tables["rejected_pairs"]) == sum(pair.rejected is not None for pair in pairs)
+    assert "reason" in tables["rejected_pairs"]
+
+
+def test_files_of_the_output_are_artifacts(logged, result):
+    run_, _, client = logged
+    top = {file.path for file in client.list_artifacts(run_.info.run_id)}
+    assert {"run.json", "pairs.ecsv", "corrections.ecsv", "report.html", "figures", "matrices", "tables"} <= top
+    figures = {file.path for file in client.list_artifacts(run_.info.run_id, "figures")}
+    assert figures == {file.name for file in result.record.files if file.name.startswith("figures/")}
+
+
+def test_a_retried_flow_run_goes_on_in_the_same_run(logged, store, result, summary):
+    run_, _, client = logged
+    series = [name for name in run_.data.metrics if "convergence" in name]
+    before = {name: len(client.get_metric_history(run_.info.run_id, name)) for name in series}
+    tracking = Tracker(store).log(result, summary, facts(attempt=2))
+    assert tracking.run_id == run_.info.run_id
+    again = client.get_run(run_.info.run_id)
+    assert again.info.status == "FINISHED"
+    assert again.data.tags["levelmatch.tries"] == "2"
+    assert {name: len(client.get_metric_history(run_.info.run_id, name)) for name in series} == before
+    assert [metric.step for metric in client.get_metric_history(run_.info.run_id, "pairs")] == [0, 1]
+    assert len(client.search_runs([run_.info.experiment_id])) == 1
+
+
+def test_where_nothing_changed_the_last_run_is_tagged(logged, store, result, summary):
+    run_, _, client = logged
+    tracking = Tracker(store).log(replace(result, changed=False), summary, facts("flow-2"))
+    assert tracking.run_id == run_.info.run_id
+    assert not tracking.new
+    assert "flow-2" in client.get_run(run_.info.run_id).data.tags["levelmatch.checked"]
+    assert len(client.search_runs([run_.info.experiment_id])) == 1
+
+
+def test_numbers_that_are_not_finite_are_left_out_and_counted(result, summary):
+    broken = summary.model_copy(update={"peak_memory": math.inf})
+    found = measures(result, broken)
+    assert "peak_memory_megabytes" not in found.metrics
+    assert found.left_out == 1
+    assert measures(result, summary).left_out == 0
+
+
+def test_a_store_out_of_reach_costs_the_record_only(store, result, summary, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # nothing listens at the discard port
+    started = time.monotonic()
+    tracking = Tracker(store).log(result, summary, facts("flow-3"))
+    assert time.monotonic() - started < 20
+    assert "lost" in tracking.lost
+    assert not tracking.run_id
+    assert "secret" not in tracking.model_dump_json()
+    assert "secret" not in caplog.text
+    assert "the outputs are complete" in caplog.text
+
+
+def test_a_store_that_cannot_be_made_costs_the_record_only(result, summary, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/all.db")
+    assert Tracker(Home(tmp_path / "home").make()).log(result, summary, facts("flow-4")).lost
+
+
+def test_the_description_names_what_went_wrong(summary):
+    problem = Problem(name="a.fits", status="untied", reason="every pair with it was rejected: rms too high (2)")
+    text = description(summary.model_copy(update={"problems": (problem,), "complete": False}))
+    assert "a.fits: untied: every pair" in text
+    assert "1 untied" in text

@@ -1,0 +1,139 @@
+"""Loops of overlaps: their sums, how far these may be from 0, and which pair explains those that are."""
+
+import numpy as np
+import pytest
+
+from levelmatch_core.matching.loop_closure import closure, independent_loops
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.model.problem import build
+from levelmatch_core.matching.results import Gauge
+from levelmatch_core.matching.uncertainty.leave_one_out import pair_covariance
+from tests.matching.fakes import NO_REJECTION, fit_all, grid_positions, scene, settings_for
+
+
+def mosaic(seed, positions, fit_type="level", size=48, sharing=True, **options):
+    rng = np.random.default_rng(seed)
+    truth = rng.standard_normal((len(positions), 3)) * [10, 0.05, 0.05]
+    if fit_type == "level":
+        truth[:, 1:] = 0
+    chosen = settings_for("mosaic_tiles", fit_type, weight_method="error", **NO_REJECTION | options)
+    members, fits = fit_all(scene(positions, (size, size), truth, 1.0, rng), fit_type, chosen)
+    if not sharing:
+        fits = [fit.model_copy(update={"shared": 0.0}) for fit in fits]
+    return members, fits, chosen
+
+
+def closed(members, fits, chosen, fit_type="level"):
+    problem = build(members, fits, fit_type, {members[0].name}, chosen)
+    return closure(problem, pair_covariance(problem))
+
+
+GRID = grid_positions(5, 5, 48, 0.25)
+
+
+def test_loops_are_independent_and_as_many_as_there_can_be_and_short():
+    members, fits, chosen = mosaic(0, GRID)
+    problem = build(members, fits, "level", (), chosen)
+    loops = independent_loops(25, problem.first, problem.second, 1000)
+    walk = np.zeros((len(loops), len(fits)))
+    for number, loop in enumerate(loops):
+        for pair, sign in zip(*loop, strict=True):
+            walk[number, pair] = sign
+        ends = [(problem.second if sign > 0 else problem.first)[pair] for pair, sign in zip(*loop, strict=True)]
+        starts = [(problem.first if sign > 0 else problem.second)[pair] for pair, sign in zip(*loop, strict=True)]
+        assert starts == ends[-1:] + ends[:-1]  # each pair begins where the one before ended
+    assert len(loops) == len(fits) - 24 == np.linalg.matrix_rank(walk)
+    assert np.diff(loops.starts).max() <= 4
+    # the sums do not hang on the levels
+    levels = np.random.default_rng(1).normal(0, 100, 25)
+    assert np.abs(walk @ (levels[problem.second] - levels[problem.first])).max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("positions", "fit_type"),
+    [
+        (GRID, "level"),
+        (GRID, "level+slope"),
+        ([(0, 0), (3, 1), (1, 4), (5, 5)], "level"),
+        ([(0, 0), (3, 1), (1, 4)], "level+slope"),
+    ],
+)
+@pytest.mark.parametrize("statistic", ["median", "clipped_mean"])
+def test_sums_are_as_large_as_they_are_expected_to_be(positions, fit_type, statistic):
+    """Of exposures on top of each other too, whose loops close better than independent pairs would."""
+    sizes = []
+    for seed in range(12 if len(positions) < 5 else 2):
+        found = closed(*mosaic(seed, positions, fit_type, statistic=statistic), fit_type)
+        assert (found.failed, found.suspects, found.untested) == (0, (), 0)
+        sizes += [loop.sum / loop.sigma for loop in found.worst] if len(positions) < 5 else [found.scatter]
+    spread = np.sqrt(np.mean(np.square(sizes)))
+    if statistic == "median":
+        assert 0.7 < spread < 1.4
+    else:
+        assert spread < 1.4  # means over the same pixels close but for clipping, which is overestimated
+
+
+def test_noise_that_pairs_share_leaves_the_loop():
+    """Three exposures on top of each other: independent pairs would give the loop sqrt(3) times a pair's error."""
+    members, fits, chosen = mosaic(3, [(0, 0), (1, 1), (2, 0)], statistic="clipped_mean")
+    sigma = closed(members, fits, chosen).worst[0].sigma
+    alone = closed(*mosaic(3, [(0, 0), (1, 1), (2, 0)], sharing=False, statistic="clipped_mean")).worst[0].sigma
+    assert alone == pytest.approx(np.sqrt(sum(fit.stderr**2 for fit in fits)), rel=1e-9)
+    assert sigma < 0.5 * alone
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_pair_that_explains_the_failures_is_named(seed):
+    members, fits, chosen = mosaic(seed, GRID)
+    rng = np.random.default_rng(seed)
+    middle = [n for n, fit in enumerate(fits) if {fit.first, fit.second} & {"m0012"} and fit.npix > 300]
+    bad = middle[rng.integers(len(middle))]
+    wrong = fits[bad].plane.model_copy(update={"level": fits[bad].plane.level + 40 * fits[bad].stderr})
+    spoilt = [*fits[:bad], fits[bad].model_copy(update={"plane": wrong}), *fits[bad + 1 :]]
+    found = closed(members, spoilt, chosen)
+    assert found.failed >= 1
+    first = found.suspects[0]
+    assert (fits[bad].first, fits[bad].second) in first.pairs
+    assert first.error == pytest.approx(40 * fits[bad].stderr, rel=0.2)
+    assert len(found.suspects) == 1
+
+
+def test_they_are_in_the_status_with_what_cannot_be_tested():
+    """A ring, and a tail that hangs on a bridge."""
+    positions = [(0, 0), (36, 0), (72, 0), (0, 36), (72, 36), (0, 72), (36, 72), (72, 72), (108, 72)]
+    members, fits, chosen = mosaic(1, positions)
+    ring = [fit for fit in fits if fit.npix > 12 * 12]
+    solution = match("mosaic_tiles", "f", members, ring, Gauge.REFERENCE, chosen)
+    (found,) = solution.status.loops
+    assert (found.tested, found.failed) == (1, 0)
+    assert len(found.worst[0].members) == 8
+    assert solution.status.untestable == tuple(member.name for member in members)
+    assert [(pair.fit.first, pair.fit.second) for pair in solution.pairs if pair.bridge] == [("m0007", "m0008")]
+    tail = next(pair for pair in solution.pairs if pair.bridge)
+    assert (tail.sigma, tail.foretold) == (None, None)
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_residuals_are_as_large_as_they_are_expected_to_be(fit_type):
+    sizes = []
+    for seed in range(3):
+        members, fits, chosen = mosaic(seed, GRID, fit_type)
+        solution = match("mosaic_tiles", "f", members, fits, Gauge.REFERENCE, chosen)
+        sizes += [pair.residual / pair.sigma for pair in solution.pairs if pair.sigma]
+    assert len(sizes) == 3 * len(fits)
+    assert 0.85 < np.std(sizes) < 1.15
+
+
+def test_many_members_cost_little():
+    """A strip of 20,000 members: what is looked at is bounded, and what is not is counted."""
+    n = 20_000
+    first = np.array([*range(n - 1), *range(n - 2)])
+    second = np.array([*range(1, n), *range(2, n)])
+    loops = independent_loops(n, first, second, 5000)
+    assert len(loops) == 5000
+    assert np.diff(loops.starts).max() <= 4
+
+
+def test_a_cutout_alone_has_no_loop():
+    members, fits, chosen = mosaic(0, [(0, 0), (20, 0)])
+    assert closed(members, fits, chosen) is None
