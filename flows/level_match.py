@@ -26,7 +26,7 @@ from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
 from levelmatch_core.products.output.folder import note_in_log
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
-from levelmatch_core.workers import crew_of
+from levelmatch_core.workers import worker_pool
 
 QUARANTINED = "Quarantined"
 """Name of the failed state of a flow run that finished without some tiles."""
@@ -89,15 +89,15 @@ def match_levels(request: Request, retry_delays: tuple[float, ...]) -> tuple[Run
     runners: list[PrefectEach] = []
     reporter = ProgressArtifact(REPORTER.get(), request.program)
     store = CutoutStore(home.cutouts)
-    with store.in_use(), crew_of(request.settings) as crew:
-        task_runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=crew.size)
+    with store.in_use(), worker_pool(request.settings) as pool:
+        task_runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=pool.size)
 
-        def each_of(workspace: Workspace) -> PrefectEach:
-            runners.append(PrefectEach(workspace, task_runner, reporter, retry_delays, crew))
+        def runner_of(workspace: Workspace) -> PrefectEach:
+            runners.append(PrefectEach(workspace, task_runner, reporter, retry_delays, pool))
             return runners[-1]
 
         with task_runner:
-            result = run(request, store, each_of)
+            result = run(request, store, runner_of)
     summary = summarize(result, peak_memory=peak_memory())
     summary = summary.model_copy(
         update={

@@ -14,7 +14,7 @@ from levelmatch_core.products.verdict import Residual, residual_of, verdict, why
 from levelmatch_core.records import Record
 
 
-class Problem(Record):
+class Unmatched(Record):
     """An exposure or file that was not matched, or a product that was not made."""
 
     name: str
@@ -56,7 +56,7 @@ class Summary(Record):
     residuals: tuple[Residual, ...] = Described(description="by field")
     fields: tuple[FieldSummary, ...] = Described(description="as run.json has them: zeros, missing tiles")
     partial: bool = Described(description="whether the products lack anything that came in, as run.json has it")
-    problems: tuple[Problem, ...]
+    problems: tuple[Unmatched, ...]
     notes: tuple[str, ...]
     seconds: float
     peak_memory: float = Described(description="most memory in use, megabytes")
@@ -65,7 +65,7 @@ class Summary(Record):
     tracking: Tracking | None = None
 
     @property
-    def quarantined(self) -> tuple[Problem, ...]:
+    def quarantined(self) -> tuple[Unmatched, ...]:
         """What failed."""
         return tuple(problem for problem in self.problems if problem.status == Status.FAILED)
 
@@ -101,7 +101,7 @@ def _shortened(field: FieldSummary) -> FieldSummary:
     return field.model_copy(update={"components": parts})
 
 
-def _problems(result: RunResult) -> Iterable[Problem]:
+def _problems(result: RunResult) -> Iterable[Unmatched]:
     named = set()
     for waiting in result.inventory.pending:
         yield _problem(waiting, PENDING)
@@ -112,10 +112,10 @@ def _problems(result: RunResult) -> Iterable[Problem]:
         for correction in match.corrections:
             name, tile = correction.exposure.name, correction.exposure.tile
             if correction.status is Status.UNTIED:
-                yield Problem(name=name, status=Status.UNTIED, reason=why_untied(name, match), tile=tile)
+                yield Unmatched(name=name, status=Status.UNTIED, reason=why_untied(name, match), tile=tile)
             elif correction.status is Status.FAILED and name not in named:
-                yield Problem(name=name, status=Status.FAILED, reason=f"lost with its tile {tile}", tile=tile)
+                yield Unmatched(name=name, status=Status.FAILED, reason=f"lost with its tile {tile}", tile=tile)
 
 
-def _problem(failure: Failure, status: str) -> Problem:
-    return Problem(name=failure.name, status=status, step=failure.step, reason=failure.reason, tile=failure.tile)
+def _problem(failure: Failure, status: str) -> Unmatched:
+    return Unmatched(name=failure.name, status=status, step=failure.step, reason=failure.reason, tile=failure.tile)

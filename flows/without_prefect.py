@@ -11,9 +11,9 @@ from flows.summary import FlowFacts, Summary, summarize
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.pipeline import Request, peak_memory, run
 from levelmatch_core.products.output.folder import note_in_log
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.sky.store import CutoutStore
-from levelmatch_core.workers import crew_of
+from levelmatch_core.workers import worker_pool
 
 
 def match_alone(request: Request) -> Summary:
@@ -29,12 +29,12 @@ def match_alone(request: Request) -> Summary:
     started = time.time()
     home = Home.of().make()
 
-    with crew_of(request.settings) as crew:
+    with worker_pool(request.settings) as pool:
 
-        def each_of(workspace: Workspace) -> "_ShownEach":
-            return _ShownEach(PlainEach(workspace, crew))
+        def runner_of(workspace: Workspace) -> "_ShownRunner":
+            return _ShownRunner(PlainRunner(workspace, pool))
 
-        result = run(request, CutoutStore(home.cutouts), each_of)
+        result = run(request, CutoutStore(home.cutouts), runner_of)
     summary = summarize(result, peak_memory=peak_memory())
     name = " ".join(filter(None, (request.program, request.settings.band)))
     facts = FlowFacts(flow_run_id=f"none-{uuid4()}", name=name, started=started)
@@ -44,10 +44,10 @@ def match_alone(request: Request) -> Summary:
     return summary.model_copy(update={"tracking": tracking})
 
 
-class _ShownEach:
+class _ShownRunner:
     """A plain runner whose steps are shown."""
 
-    def __init__(self, each: PlainEach) -> None:
+    def __init__(self, each: PlainRunner) -> None:
         self._each = each
 
     def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:

@@ -16,7 +16,7 @@ __all__ = ["LevelMatch", "LevelMatchStep", "MatchSettings", "match_levels"]
 
 _HOMES = {
     "LevelMatch": "library",
-    "LevelMatchStep": "step",
+    "LevelMatchStep": "pjpipe_step",
     "MatchSettings": "settings",
     "match_levels": "library",
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.images.given import GivenFiles
-from levelmatch_core.jobs.job import Each, parted
+from levelmatch_core.jobs.job import JobRunner, parted
 from levelmatch_core.jobs.science import (
     CutoutJob,
     ErrorsJob,
@@ -17,7 +17,7 @@ from levelmatch_core.jobs.science import (
     SolveJob,
     StackJob,
 )
-from levelmatch_core.log_context import logger_of, placed
+from levelmatch_core.log_context import log_context, logger_of
 from levelmatch_core.matching.corrections import (
     Correction,
     FieldMatch,
@@ -52,7 +52,7 @@ class _Work:
 
     field: str
     settings: MatchSettings
-    each: Each
+    each: JobRunner
     preferred: tuple[str, ...] = ()
     files: GivenFiles = NO_FILES
 
@@ -61,7 +61,7 @@ def match_field(
     field: Field,
     grid: Grid,
     settings: MatchSettings,
-    each: Each,
+    each: JobRunner,
     *,
     zeros: Zeros | None = None,
     files: GivenFiles = NO_FILES,
@@ -129,7 +129,7 @@ def match_field(
     corrections, lost, notes = _with_local_sky(corrections, cutouts, work)
     living = {one.exposure.tile for one in corrections if one.status is not Status.FAILED}
     for note in notes:
-        with placed(field.name, "local sky"):
+        with log_context(field.name, "local sky"):
             logger.warning("%s", note)
     return FieldMatch(
         field=field,
@@ -213,7 +213,7 @@ def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) ->
     lost += more
     for solution in solutions:
         for note in solution.status.notes:
-            with placed(solution.group, stage.name):
+            with log_context(solution.group, stage.name):
                 logger.warning("%s", note)
     return solutions, failures + lost
 

@@ -34,11 +34,11 @@ from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
 from levelmatch_core.nddata import write_images
 from levelmatch_core.pipeline import Request, check_reference, grid_for, run, zeros_of
 from levelmatch_core.products.tables import corrections_table, pairs_table
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.pixelmap import plane_on_image
 from levelmatch_core.sky.store import CutoutStore
-from levelmatch_core.workers import crew_of
+from levelmatch_core.workers import worker_pool
 
 
 @dataclass(frozen=True)
@@ -235,8 +235,8 @@ def match_levels(
             recursive=recursive,
             group_by=group_by,
         )
-        with crew_of(chosen) as crew:
-            result = run(request, store, lambda workspace: PlainEach(workspace, crew))
+        with worker_pool(chosen) as pool:
+            result = run(request, store, lambda workspace: PlainRunner(workspace, pool))
         return LevelMatch(result.matches, result.failures, request.output)
 
 
@@ -247,8 +247,8 @@ def _matched(
     inventory = take_inventory(paths, settings, recursive=recursive, group_by=group_by)
     check_reference(settings.reference, inventory)
     given = read_given(settings, inventory)
-    with crew_of(settings) as crew:
-        each = PlainEach(Workspace(store), crew)
+    with worker_pool(settings) as pool:
+        each = PlainRunner(Workspace(store), pool)
         fields = tuple(
             match_field(
                 field,

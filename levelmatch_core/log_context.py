@@ -1,7 +1,8 @@
 """Log lines that say where they were written: the tile and the stage, in front of the message.
 
-A job sets its place while it is done (:func:`placed`); every line that a logger of :func:`logger_of` takes meanwhile,
-in that thread or task, begins with it, whatever handler shows it: `[jw01234001001_02101, dithers solve] ...`.
+A job sets its place while it is done (:func:`log_context`); every line that a logger of :func:`logger_of` takes
+meanwhile, in that thread or task, begins with it, whatever handler shows it: `[jw01234001001_02101, dithers solve]
+...`.
 """
 
 import logging
@@ -38,7 +39,7 @@ def logger_of(name: str) -> logging.Logger:
 
 
 @contextmanager
-def placed(tile: str, stage: str) -> Iterator[None]:
+def log_context(tile: str, stage: str) -> Iterator[None]:
     """Let lines say, while the context lasts, on which tile (or field) and at which stage they were written."""
     before = _PLACE.set((tile, stage))
     try:

@@ -8,7 +8,7 @@ MANY = 200
 """Work on more members or exposures than this takes so much memory for a while that it is worth giving it back."""
 
 
-def give_back() -> None:
+def trim_memory() -> None:
     """Give freed memory back to the system, in some milliseconds; where the C library has no way to, do nothing.
 
     To be called once after work that took much and left little: its space would stay with the process for the rest of

@@ -1,7 +1,7 @@
 """The whole way of the data: files in, corrections, files out. How jobs are run is the caller's choice.
 
 :func:`run` is what the command does; :func:`levelmatch_core.fields.match_field` is the science. Both hand their work to
-an :class:`~levelmatch_core.jobs.job.Each`, so that a plain loop, threads, or a workflow engine do the same work.
+an :class:`~levelmatch_core.jobs.job.JobRunner`, so that a plain loop, threads, or a workflow engine do the same work.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure, Field, Inventory
 from levelmatch_core.images.given import read_given
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.jobs.job import Each, Workspace, parted
+from levelmatch_core.jobs.job import JobRunner, Workspace, parted
 from levelmatch_core.jobs.products import (
     FiguresJob,
     LevelErrorJob,
@@ -39,7 +39,7 @@ from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.products.runrecord import FieldSummary, RunRecord, record_of
 from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
-from levelmatch_core.runners import StrictEach, refuse_failures
+from levelmatch_core.runners import StrictRunner, refuse_failures
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.grid import Grid, choose_grid, serves
 from levelmatch_core.sky.store import CutoutStore
@@ -110,7 +110,7 @@ def inventory_of(request: Request) -> Inventory:
     return inventory
 
 
-def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Each]) -> RunResult:
+def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], JobRunner]) -> RunResult:
     """Do what was asked: match, and write the output folder.
 
     Parameters
@@ -119,7 +119,7 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
         Inputs, output folder and settings.
     store
         Where cutouts lie.
-    each_of
+    runner_of
         Makes the runner of jobs for a workspace.
 
     Raises
@@ -142,10 +142,10 @@ def run(request: Request, store: CutoutStore, each_of: Callable[[Workspace], Eac
             logger.error("%s is left out: %s", failure.name, failure.reason)
         for waiting in inventory.pending:
             logger.warning("%s is pending: %s", waiting.name, waiting.reason)
-        each = each_of(Workspace(store, folder))
+        each = runner_of(Workspace(store, folder))
         if request.settings.strict:
             refuse_failures(inventory.failures)
-            each = StrictEach(each)
+            each = StrictRunner(each)
         matches = tuple(
             match_field(
                 field,
@@ -192,7 +192,7 @@ def peak_memory() -> float:
 
 
 def write_products(
-    matches: Sequence[FieldMatch], settings: MatchSettings, each: Each, folder: OutputFolder
+    matches: Sequence[FieldMatch], settings: MatchSettings, each: JobRunner, folder: OutputFolder
 ) -> tuple[tuple[FieldMatch, ...], list[OutputFile]]:
     """Write corrected exposures, mosaics, figures and tables; return the fields (with what failed) and the files."""
     grids = {match.field.name: match.grid for match in matches}

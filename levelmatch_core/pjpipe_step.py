@@ -29,7 +29,7 @@ from levelmatch_core.matching.measure.pair_fit import difference, fit_pair
 from levelmatch_core.matching.pair_matrices import solve_matrices
 from levelmatch_core.matching.results import Gauge, Member, PairFit
 from levelmatch_core.products.mosaic import write_mosaic
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import FitChoice, FitType, MatchSettings
 from levelmatch_core.sky.cutouts import make_cutout, open_cutout
 from levelmatch_core.sky.grid import Grid, choose_grid
@@ -389,7 +389,7 @@ class LevelMatchStep:
             inventory = take_inventory(files, settings, group_by=group_by)
         if inventory.failures:
             raise DataError(inventory.failures[0].reason)
-        each = PlainEach(Workspace(self._store), Threads(settings.procs))
+        each = PlainRunner(Workspace(self._store), Threads(settings.procs))
         matches = [match_field(field, choose_grid(field), settings, each) for field in inventory.fields]
         return {
             one.exposure.name: one.stages.get(stage, Plane(x0=one.plane.x0, y0=one.plane.y0))

@@ -8,42 +8,42 @@ from typing import Any
 
 from levelmatch_core.errors import LevelMatchError, StrictError
 from levelmatch_core.images.exposure import Failure
-from levelmatch_core.jobs.job import Each, Job, Workspace, failure_of
+from levelmatch_core.jobs.job import Job, JobRunner, Workspace, failure_of
 from levelmatch_core.records import Record
-from levelmatch_core.thread_budget import lent, share
-from levelmatch_core.workers import Crew, Threads
+from levelmatch_core.thread_budget import thread_budget, threads_per_job
+from levelmatch_core.workers import Threads, WorkerPool
 
 ONE_THREAD = Threads()
 
 
 @dataclass(frozen=True)
-class PlainEach:
-    """Do jobs without an engine, in a loop or by a crew."""
+class PlainRunner:
+    """Do jobs without an engine, in a loop or by a pool of workers."""
 
     workspace: Workspace
-    crew: Crew = ONE_THREAD
+    pool: WorkerPool = ONE_THREAD
 
     def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:  # noqa: ARG002 - nothing is shown here
         """Do all jobs, in their order of results."""
-        threads = share(self.crew.size, len(jobs))
-        if self.crew.size == 1 or len(jobs) < 2:
+        threads = threads_per_job(self.pool.size, len(jobs))
+        if self.pool.size == 1 or len(jobs) < 2:
             return [self._outcome(job, threads) for job in jobs]
-        with ThreadPoolExecutor(self.crew.size) as pool:
+        with ThreadPoolExecutor(self.pool.size) as pool:
             return list(pool.map(self._outcome, jobs, repeat(threads)))
 
     def _outcome(self, job: Job, threads: int) -> Record | Failure:
         try:
-            with lent(threads):
-                return self.crew.do([job], self.workspace)[0]
+            with thread_budget(threads):
+                return self.pool.do([job], self.workspace)[0]
         except (LevelMatchError, OSError) as error:
             return failure_of(job, error)
 
 
 @dataclass(frozen=True)
-class StrictEach:
+class StrictRunner:
     """Do jobs as another runner does, and end at the first that failed."""
 
-    each: Each
+    each: JobRunner
 
     def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:
         """Do all jobs.

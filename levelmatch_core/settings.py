@@ -411,8 +411,8 @@ def _beside(config: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return those settings whose files are named relative to the settings file, with the paths that these have."""
     tables = values.get("instruments", [])
     entries = tables if isinstance(tables, list) else [tables]
-    placed = [config.parent / entry if isinstance(entry, str) else entry for entry in entries]
-    return {"instruments": placed} if placed else {}
+    located = [config.parent / entry if isinstance(entry, str) else entry for entry in entries]
+    return {"instruments": located} if located else {}
 
 
 def _toml_value(name: str, text: str) -> object:

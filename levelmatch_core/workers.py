@@ -29,11 +29,11 @@ from levelmatch_core.log_context import logger_of
 from levelmatch_core.products.output.shared_folder import SharedFolder
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
-from levelmatch_core.thread_budget import lent, side_by_side, threads_lent
+from levelmatch_core.thread_budget import parallel_map, thread_budget, threads_available
 
 logger = logger_of(__name__)
 
-Said = tuple[tuple[str, str], str, int, str]
+LogLine = tuple[tuple[str, str], str, int, str]
 """What was logged: place (tile and stage), logger, level, text."""
 ATTEMPTS = 3
 """So often a job is given to a worker that dies of it, or beside it."""
@@ -41,7 +41,7 @@ PATIENCE = 60
 """Seconds to wait for a scheduler's first worker."""
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers."""
 
     @property
@@ -82,12 +82,12 @@ class Threads:
         return results
 
 
-def shared_out(crew: Crew, jobs: Sequence[Job], workspace: Workspace, threads: int = 1) -> list[Record]:
-    """Do some jobs on all workers of a crew that are free; one by itself may use so many threads.
+def shared_out(pool: WorkerPool, jobs: Sequence[Job], workspace: Workspace, threads: int = 1) -> list[Record]:
+    """Do some jobs on all workers of a pool that are free; one by itself may use so many threads.
 
     Parameters
     ----------
-    crew
+    pool
         The workers.
     jobs
         What to do; results come in this order.
@@ -101,10 +101,10 @@ def shared_out(crew: Crew, jobs: Sequence[Job], workspace: Workspace, threads: i
     LevelMatchError, OSError
         As the first job that fails does, once what has begun is done.
     """
-    with lent(threads if len(jobs) == 1 else crew.size):
+    with thread_budget(threads if len(jobs) == 1 else pool.size):
         if len(jobs) == 1:
-            return crew.do(jobs, workspace)
-        return side_by_side(lambda job: crew.do([job], workspace)[0], jobs)
+            return pool.do(jobs, workspace)
+        return parallel_map(lambda job: pool.do([job], workspace)[0], jobs)
 
 
 @dataclass
@@ -114,10 +114,10 @@ class _Done:
     results: list[Record]
     changed: bool
     """Whether a file of the output is new."""
-    said: list[Said]
+    said: list[LogLine]
 
 
-class Others:
+class ProcessWorkers:
     """Workers in other processes, on this machine or on others.
 
     Parameters
@@ -140,7 +140,7 @@ class Others:
         names = [name for job in jobs for name in job.writes() or ()]
         if names:
             workspace.held().claim(names)
-        shared, threads = workspace.shared(), threads_lent()
+        shared, threads = workspace.shared(), threads_available()
         for attempt in range(1, ATTEMPTS + 1):
             executor = self._executor
             try:
@@ -174,7 +174,7 @@ class Others:
 
 
 @contextmanager
-def crew_of(settings: MatchSettings) -> Iterator[Crew]:
+def worker_pool(settings: MatchSettings) -> Iterator[WorkerPool]:
     """Hold the workers that the settings ask for: `runner`, `procs` and `scheduler`.
 
     Raises
@@ -185,15 +185,15 @@ def crew_of(settings: MatchSettings) -> Iterator[Crew]:
     if settings.runner == "threads":
         yield Threads(settings.procs)
     elif settings.runner == "processes":
-        crew = Others(_processes(settings.procs), settings.procs)
+        pool = ProcessWorkers(_processes(settings.procs), settings.procs)
         try:
-            yield crew
+            yield pool
         finally:
-            crew.close()
+            pool.close()
     else:
         with _dask(settings) as client:
             size = sum(client.nthreads().values())
-            yield Others(client.get_executor(pure=False), size)
+            yield ProcessWorkers(client.get_executor(pure=False), size)
 
 
 def _processes(number: int) -> ProcessPoolExecutor:
@@ -241,16 +241,16 @@ def _awake() -> None:
 
 def _perform(jobs: tuple[Job, ...], workspace: Workspace, threads: int) -> _Done:
     results: list[Record] = []
-    said: list[Said] = []
+    said: list[LogLine] = []
     for job in jobs:
-        with _listening() as lines, lent(threads):
+        with _listening() as lines, thread_budget(threads):
             results.append(job.do(workspace))
         said += [(job.place, *line) for line in lines]
     folder = workspace.folder
     return _Done(results, changed=isinstance(folder, SharedFolder) and folder.changed, said=said)
 
 
-class _Ear(logging.Handler):
+class CaptureHandler(logging.Handler):
     """Keeps what one thread logs."""
 
     def __init__(self) -> None:
@@ -267,7 +267,7 @@ class _Ear(logging.Handler):
 @contextmanager
 def _listening() -> Iterator[list[tuple[str, int, str]]]:
     """Hear what this thread logs, from level INFO on."""
-    ear, root = _Ear(), logging.getLogger("levelmatch_core")
+    ear, root = CaptureHandler(), logging.getLogger("levelmatch_core")
     root.setLevel(logging.INFO)
     root.addHandler(ear)
     try:

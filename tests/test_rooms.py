@@ -1,6 +1,8 @@
 """The way of the arrows: who may import whom, read from the syntax trees and not from what happens to be loaded."""
 
 import ast
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,104 @@ def room_of(module):
         return "flows"
     room = parts[1] if len(parts) > 1 else "__init__"
     return PLACES.get(room, room)
+
+
+INNER = {
+    # within a room, from the top down: files by name, folders with all that they hold
+    "levelmatch_core.matching": (
+        {"match", "pair_matrices", "model_selection", "stages", "corrections", "reference_history"},
+        {"status", "gauge", "loop_closure"},
+        {"solvers"},
+        {"uncertainty"},
+        {"linear"},
+        {"model"},
+        {"measure", "graph", "pairs", "graph_kernels", "results"},
+    ),
+    "flows": (
+        {"cli"},
+        {"commands"},
+        {"demo", "launch", "sweep", "level_match", "without_prefect"},
+        {"orchestration"},
+        {"tracking"},
+        {"summary", "home", "progress", "secrets", "garbage_collection"},
+    ),
+}
+"""The order of what lies in a room; a file imports from its own row and from rows below."""
+
+EXCEPTIONS = {
+    # the errors of a whole field are propagated through its stages, which are data
+    ("levelmatch_core.matching.uncertainty.field", "levelmatch_core.matching.stages"),
+    ("levelmatch_core.matching.uncertainty.field", "levelmatch_core.matching.corrections"),
+}
+
+
+@cache
+def imported_modules():
+    """Return the modules that each module imports, both by their full names: a submodule in place of its package."""
+    names = {name_of(path).removesuffix(".__init__"): path for path in modules()}
+    graph = {}
+    for name, path in names.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {each if each in names else node.module for each in whole}
+        graph[name] = (found & names.keys()) - {name}
+    return graph
+
+
+def inner_place(module, room):
+    part = module.removeprefix(f"{room}.").split(".")[0]
+    return next((number for number, row in enumerate(INNER[room]) if part in row), None)
+
+
+@pytest.mark.parametrize("room", INNER)
+def test_the_order_within_a_room_is_kept(room):
+    for module, imported in imported_modules().items():
+        if not module.startswith(f"{room}."):
+            continue
+        own = inner_place(module, room)
+        assert own is not None, f"{module} has no place in the order of {room}"
+        for other in imported:
+            if other.startswith(f"{room}.") and (module, other) not in EXCEPTIONS:
+                assert inner_place(other, room) >= own, f"{module} imports {other}"
+
+
+def test_no_circle_of_files():
+    graph = imported_modules()
+    done, path = set(), []
+
+    def walk(module):
+        assert module not in path, f"a circle: {' -> '.join([*path[path.index(module) :], module])}"
+        if module in done:
+            return
+        path.append(module)
+        for other in sorted(graph[module]):
+            walk(other)
+        path.pop()
+        done.add(module)
+
+    for module in graph:
+        walk(module)
+
+
+def test_what_writes_the_bytes_of_fits_reaches_nothing_of_matching():
+    graph, reached, waiting = imported_modules(), set(), {"levelmatch_core.images.fits_cards"}
+    while waiting:
+        module = waiting.pop()
+        reached.add(module)
+        waiting |= graph[module] - reached
+    assert not {module for module in reached if room_of(module) in {"matching", "products", "sky"}}
+
+
+def test_folders_and_modules_stay_small():
+    """A folder of code holds 18 files at most, a module 450 lines."""
+    folders = Counter(path.parent for path in modules())
+    assert {folder: count for folder, count in folders.items() if count > 18} == {}
+    lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in modules()}
+    assert {name: length for name, length in lengths.items() if length > 450} == {}
 
 
 def test_every_module_has_its_room():

@@ -5,7 +5,7 @@ import pytest
 from levelmatch_core.errors import NoUsablePixelsError, StrictError
 from levelmatch_core.jobs.job import failure_of
 from levelmatch_core.pipeline import Request, run
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
 from levelmatch_core.sky.store import CutoutStore
@@ -29,17 +29,17 @@ def exposures(tmp_path):
 
 def test_a_broken_file_ends_a_strict_run_and_leaves_the_outputs(tmp_path, exposures):
     store = CutoutStore(tmp_path / "store")
-    assert run(request(tmp_path, strict=True), store, PlainEach).complete
+    assert run(request(tmp_path, strict=True), store, PlainRunner).complete
     before = bytes_of(tmp_path / "out")
     exposures[0].write_bytes(exposures[0].read_bytes()[:5000])
     with pytest.raises(StrictError, match=exposures[0].name):
-        run(request(tmp_path, strict=True), store, PlainEach)
+        run(request(tmp_path, strict=True), store, PlainRunner)
     assert bytes_of(tmp_path / "out") == before
-    assert not run(request(tmp_path), store, PlainEach).complete
+    assert not run(request(tmp_path), store, PlainRunner).complete
 
 
 def test_a_failing_job_ends_a_strict_run(tmp_path, exposures):
-    class Failing(PlainEach):
+    class Failing(PlainRunner):
         def __call__(self, jobs, title):
             found = super().__call__(jobs, title)
             bad = NoUsablePixelsError("every pixel is masked")

@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from levelmatch_core.log_context import logger_of, placed
-from levelmatch_core.thread_budget import lent, share, side_by_side, threads_lent
+from levelmatch_core.log_context import log_context, logger_of
+from levelmatch_core.thread_budget import parallel_map, thread_budget, threads_available, threads_per_job
 
 
 def test_who_gets_how_many():
-    assert [share(4, jobs) for jobs in (0, 1, 2, 3, 4, 9)] == [4, 4, 2, 1, 1, 1]
+    assert [threads_per_job(4, jobs) for jobs in (0, 1, 2, 3, 4, 9)] == [4, 4, 2, 1, 1, 1]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -20,13 +20,13 @@ def test_results_come_in_the_order_of_the_items(threads):
     def work(item):
         seen.add(threading.get_ident())
         time.sleep(0.002 * (5 - item % 5))
-        assert threads_lent() == 1 or threads == 1  # what is lent is lent once
+        assert threads_available() == 1 or threads == 1  # what is lent is lent once
         return item * item
 
-    with lent(threads):
-        assert side_by_side(work, range(20)) == [item * item for item in range(20)]
+    with thread_budget(threads):
+        assert parallel_map(work, range(20)) == [item * item for item in range(20)]
     assert 1 <= len(seen) <= threads
-    assert threads_lent() == 1
+    assert threads_available() == 1
 
 
 def test_a_failure_ends_it():
@@ -39,13 +39,13 @@ def test_a_failure_ends_it():
         time.sleep(0.01)
         done.append(item)
 
-    with lent(2), pytest.raises(ValueError, match="three"):
-        side_by_side(work, range(100))
+    with thread_budget(2), pytest.raises(ValueError, match="three"):
+        parallel_map(work, range(100))
     assert len(done) < 50
 
 
 def test_lines_of_other_threads_keep_their_place(caplog):
     logger = logger_of("levelmatch_core.test_spare")
-    with lent(2), placed("tile", "stage"):
-        side_by_side(lambda item: logger.warning("item %d", item), range(4))
+    with thread_budget(2), log_context("tile", "stage"):
+        parallel_map(lambda item: logger.warning("item %d", item), range(4))
     assert sorted(caplog.messages) == [f"[tile, stage] item {item}" for item in range(4)]

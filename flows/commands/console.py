@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from levelmatch_core.errors import LevelMatchError, UsageError
 
 if TYPE_CHECKING:
     from flows.summary import Summary
+    from levelmatch_core.products.corrected.undo import Restored
 
 OK, TROUBLE, BAD_USAGE, UNFINISHED = 0, 1, 2, 3
 """Exit codes: all well; anything else; bad usage with nothing written; finished, but some untied or failed."""
@@ -52,3 +54,13 @@ def report(summary: "Summary") -> None:
         click.echo(tracking.lost, err=True)
     elif tracking is not None:
         click.echo(f"MLflow:  run {tracking.run_id}{'' if tracking.new else ' (checked again)'} in {tracking.store}")
+
+
+def end_restored(found: "Restored", output: Path) -> None:
+    """Print what was restored or corrected, and end with the exit code that says whether all was."""
+    for failure in found.failures:
+        click.echo(f"{failure.name}: failed: {failure.reason}", err=True)
+    for note in found.notes:
+        click.echo(note, err=True)
+    click.echo(f"{len(found.files)} files are in {output}" + (f", {len(found.failures)} failed" * bool(found.failures)))
+    sys.exit(OK if found.complete else UNFINISHED)

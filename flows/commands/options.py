@@ -38,6 +38,10 @@ def _matching(typed: str, sign: str) -> "list[CompletionItem]":
     return [item for item in found if item.value.startswith(typed)]
 
 
+finished_argument: Decorator = cloup.argument(
+    "folder", type=type_of_path, metavar="DIR", help="The output of a finished run."
+)
+
 inputs_argument: Decorator = cloup.argument(
     "inputs",
     nargs=-1,

@@ -53,7 +53,7 @@ def sweep(
         grid = grid_of(grids)
         prepare_environment(quiet=True)
         # here and no earlier: Prefect and MLflow take seconds to import
-        from flows.commands.launch import terminal  # noqa: PLC0415
+        from flows.launch import terminal  # noqa: PLC0415
         from flows.sweep import combinations  # noqa: PLC0415
         from flows.sweep import sweep as run_sweep  # noqa: PLC0415
         from flows.tracking.ranking import Ranking  # noqa: PLC0415

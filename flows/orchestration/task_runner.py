@@ -25,12 +25,12 @@ from flows.progress import LineReporter, Reporter
 from levelmatch_core.disk_full import refuse_without_room
 from levelmatch_core.errors import EngineError, LevelMatchError
 from levelmatch_core.jobs.job import Job, Workspace, failure_of
-from levelmatch_core.log_context import logger_of, placed
+from levelmatch_core.log_context import log_context, logger_of
 from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.runners import ONE_THREAD
-from levelmatch_core.thread_budget import share
-from levelmatch_core.workers import Crew, shared_out
+from levelmatch_core.thread_budget import threads_per_job
+from levelmatch_core.workers import WorkerPool, shared_out
 
 logger = logger_of(__name__)
 
@@ -81,11 +81,11 @@ class Work:
         keys = [job.key() for job in self.jobs]
         return keys[0] if len(keys) == 1 else content_key("batch", keys)
 
-    def do(self, workspace: Workspace, crew: Crew) -> list[str]:
+    def do(self, workspace: Workspace, pool: WorkerPool) -> list[str]:
         """Let workers do the jobs and return their results, as the store keeps them."""
         self.begun = True
         with gathered() if self.batch else nullcontext():
-            self.done = shared_out(crew, self.jobs, workspace, self.threads)
+            self.done = shared_out(pool, self.jobs, workspace, self.threads)
         return [result.to_text() for result in self.done]
 
     def afresh(self) -> "Work":
@@ -107,12 +107,12 @@ class PrefectEach:
         Where the jobs may touch the disk.
     task_runner
         Where task runs are executed: a started runner whose workers share this process's memory. What costs time is
-        handed on to the crew.
+        handed on to the pool.
     reporter
         Shows how far the work is.
     retry_delays
         Seconds before each retry after a transient error.
-    crew
+    pool
         Who does the jobs.
     """
 
@@ -122,10 +122,10 @@ class PrefectEach:
         task_runner: ThreadPoolTaskRunner[Any],
         reporter: Reporter | None = None,
         retry_delays: Sequence[float] = RETRY_DELAYS,
-        crew: Crew = ONE_THREAD,
+        pool: WorkerPool = ONE_THREAD,
     ) -> None:
         self.workspace = workspace
-        self._crew = crew
+        self._pool = pool
         self.executed: Counter[str] = Counter()
         """Jobs done, by step."""
         self.cached: Counter[str] = Counter()
@@ -142,7 +142,7 @@ class PrefectEach:
         if not jobs:
             return results
         with self._reporter.step(title, len(jobs)) as advance:
-            works = works_of(jobs, share(self._crew.size, len(jobs)))
+            works = works_of(jobs, threads_per_job(self._pool.size, len(jobs)))
             while works:
                 works = self._round(works, results, advance)
         return results
@@ -188,7 +188,7 @@ class PrefectEach:
         parameters: dict[str, Any] = {
             "work": quote(work),
             "workspace": quote(self.workspace),
-            "crew": quote(self._crew),
+            "pool": quote(self._pool),
             "key": work.key(),
             "label": work.label,
         }
@@ -203,14 +203,14 @@ class PrefectEach:
         try:
             records = [job.gives.from_text(item) for job, item in zip(work.jobs, content, strict=True)]
         except (ValidationError, TypeError, ValueError):
-            with placed(*work.place):
+            with log_context(*work.place):
                 logger.warning("%s: the stored result cannot be read; it is made anew", work.label)
             return None
         if not self.workspace.intact(records):
             folder = self.workspace.folder
             # of a new output it is no news that files of another one are not in it
             level = logging.DEBUG if isinstance(folder, OutputFolder) and folder.previous is None else logging.INFO
-            with placed(*work.place):
+            with log_context(*work.place):
                 logger.log(level, "%s: a stored file is gone or was altered; it is made anew", work.label)
             return None
         self.cached[work.step] += len(work.jobs)
@@ -224,7 +224,7 @@ class PrefectEach:
             message = f"{work.label}, {work.step}: the task run was lost ({type(error).__name__}: {error})"
             raise EngineError(message) from error
         if not isinstance(error, LevelMatchError | OSError):
-            with placed(*work.place):
+            with log_context(*work.place):
                 logger.error("%s: unexpected %s", work.label, type(error).__name__, exc_info=error)
         self.failed[work.step] += 1
         return failure_of(work.jobs[0], error)
@@ -268,9 +268,9 @@ def _key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
 def _task_of(step: str, retry_delays: tuple[float, ...], *, refresh: bool) -> Task[..., list[str]]:
     """Return the task of one step, under the name that a person sees."""
 
-    def do(work: Work, workspace: Workspace, crew: Crew, key: str, label: str) -> list[str]:  # noqa: ARG001
+    def do(work: Work, workspace: Workspace, pool: WorkerPool, key: str, label: str) -> list[str]:  # noqa: ARG001
         # key and label are parameters, so that cache policy and run name find them
-        return work.do(workspace, crew)
+        return work.do(workspace, pool)
 
     do.__qualname__ = step.replace(" ", "_")  # the task's key: Prefect's pages filter by it
     return task(

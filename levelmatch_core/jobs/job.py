@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 from levelmatch_core.disk_full import refuse_without_room
 from levelmatch_core.images.exposure import Failure
-from levelmatch_core.log_context import logger_of, placed
+from levelmatch_core.log_context import log_context, logger_of
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.products.output.shared_folder import SharedFolder
@@ -99,7 +99,7 @@ class Job(Record):
 
     def do(self, workspace: Workspace) -> Record:
         """Do the work, with log lines that say where."""
-        with placed(*self.place):
+        with log_context(*self.place):
             started = time.monotonic()
             result = self.run(workspace)
             logger.debug("%s: done in %.2f s", self.label, time.monotonic() - started)
@@ -114,7 +114,7 @@ class Job(Record):
         """Do the work itself."""
 
 
-class Each(Protocol):
+class JobRunner(Protocol):
     """A runner: does jobs, in any order and on any worker, and gives results in the order of the jobs.
 
     A job that fails becomes a :class:`Failure`; it never stops the others.
@@ -134,7 +134,7 @@ def failure_of(job: Job, error: BaseException) -> Failure:
         If it failed since a disk is full: that is no fault of an exposure, and would spoil the solution for all others.
     """
     refuse_without_room(error)
-    with placed(*job.place):
+    with log_context(*job.place):
         logger.error("%s: %s: %s", job.label, type(error).__name__, error)
     return Failure(
         name=job.label,

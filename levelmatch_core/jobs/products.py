@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from levelmatch_core.images.fits_headers import MATCHED_CARD
 from levelmatch_core.jobs.job import Job, Workspace
-from levelmatch_core.malloc_trim import MANY, give_back
+from levelmatch_core.malloc_trim import MANY, trim_memory
 from levelmatch_core.matching.corrections import Correction, ErrorMap, FieldMatch, StageMatch
 from levelmatch_core.matching.measure.pair_fit import Difference, difference
 from levelmatch_core.matching.results import PairResult
@@ -108,7 +108,7 @@ class MosaicJob(FieldImageJob):
     def run(self, workspace: Workspace) -> Written:
         """Write it whole."""
         if len(self.parts) > MANY:
-            give_back()
+            trim_memory()
 
         def writer(path: Path) -> None:
             cards = {MATCHED_CARD: ("mosaic", "levelmatch: made of matched exposures")}

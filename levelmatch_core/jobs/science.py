@@ -9,7 +9,7 @@ from levelmatch_core.images.exposure import Exposure
 from levelmatch_core.images.given import Given, SkyMask
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.log_context import logger_of
-from levelmatch_core.malloc_trim import MANY, give_back
+from levelmatch_core.malloc_trim import MANY, trim_memory
 from levelmatch_core.matching.corrections import Correction, ErrorMap, Sigma, StageMatch
 from levelmatch_core.matching.match import NOTHING, match
 from levelmatch_core.matching.measure.pair_fit import fit_pair
@@ -22,7 +22,7 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.masks import local_sky
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import stack
-from levelmatch_core.thread_budget import side_by_side
+from levelmatch_core.thread_budget import parallel_map
 
 logger = logger_of(__name__)
 
@@ -87,7 +87,7 @@ class MeasureJob(Job):
             with cutouts.use(*pair) as (first, second):
                 return fit_pair(first, second, self.fit_type, self.settings)
 
-        fits = side_by_side(fit, self.pairs)
+        fits = parallel_map(fit, self.pairs)
         return PairFits(fits=tuple(fit for fit in fits if fit is not None))
 
 
@@ -95,7 +95,7 @@ class SolveJob(Job):
     """Solve one group for its members' corrections."""
 
     step = "solve"
-    version = 10
+    version = 11
     roles = ("solve",)
     gives = Solution
 
@@ -120,7 +120,7 @@ class SolveJob(Job):
             self.stage, self.group, self.members, self.fits, self.gauge, settings, self.preferred, self.given
         )
         if len(self.members) > MANY:
-            give_back()
+            trim_memory()
         status, used = solution.status, sum(pair.rejected is None for pair in solution.pairs)
         logger.info(
             "%d of %d pairs are used; their differences are %.4g rms before and %.4g after",
@@ -166,7 +166,7 @@ class ErrorsJob(Job):
         """Return 1 sigma of every correction, and store the map of the mosaic's level."""
         found = field_errors(self.stages, self.cutouts, self.settings, self.given)
         if len(self.cutouts) > MANY:
-            give_back()
+            trim_memory()
         if found is None:
             return FieldErrors(sigmas={})
         at = found.lattice

@@ -154,18 +154,18 @@ def corrections_of(
         x0, y0 = cutouts[name].centre
         planes = {step.stage: step.result.plane.about(x0, y0) for step in paths[name]}
         last = paths[name][-1] if paths[name] else None
-        held = last.component.reference if last else None
+        fixed = last.component.reference if last else None
         stands_for, own = missing[numbers[name]]
         given = last is not None and last.component.given
         if given:
             stands_for, own = None, ""
-        reference = held or own
+        reference = fixed or own
         return Correction(
             exposure=exposure,
             field=field.name,
             status=_status(
                 shared=population[numbers[name]] > 1,
-                reference=last is not None and last.member.name == held and len(last.component.members) > 1,
+                reference=last is not None and last.member.name == fixed and len(last.component.members) > 1,
                 overlapping=name in overlapping,
             ),
             component=numbers[name],

@@ -18,10 +18,10 @@ NAMED = 5
 
 
 @dataclass(frozen=True)
-class Zero:
+class GaugeChoice:
     """What holds the zero of a component; nothing held: the mean."""
 
-    held: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
     """Members whose whole correction is known."""
     reference: str | None = None
     """The member that holds the zero, if one does."""
@@ -39,7 +39,7 @@ class Zero:
     """Whether the reference's plane is taken out of all in the end, and not held in the solve."""
 
 
-def zero_of(  # noqa: PLR0917 - a problem in the order in which one would tell it
+def gauge_of(  # noqa: PLR0917 - a problem in the order in which one would tell it
     members: Sequence[Member],
     fits: Sequence[PairFit],
     stage: str,
@@ -47,7 +47,7 @@ def zero_of(  # noqa: PLR0917 - a problem in the order in which one would tell i
     settings: MatchSettings,
     preferred: Sequence[str],
     known: Constraints,
-) -> Zero:
+) -> GaugeChoice:
     """Return what holds the zero of a component.
 
     Parameters
@@ -68,21 +68,21 @@ def zero_of(  # noqa: PLR0917 - a problem in the order in which one would tell i
     if locked:
         first = min(locked, key=lambda name: (not name.startswith(ANCHOR), name))
         reason = "the anchor image" if first.startswith(ANCHOR) else "locked by the user"
-        return Zero(locked, first, reason, given=True)
+        return GaugeChoice(locked, first, reason, given=True)
     levels = known.levels.keys() & names
     keys = [(fit.first, fit.second) for fit in fits]
     if levels:
         chosen, _ = graph.choose_reference(members, keys, settings.reference, preferred)
         reason = f"the levels that the user gave of {len(levels)} of its {len(names)} members"
-        return Zero(reason=reason, given=True, slopes_of=chosen)
+        return GaugeChoice(reason=reason, given=True, slopes_of=chosen)
     if gauge is Gauge.REFERENCE:
         name, reason = graph.choose_reference(members, keys, settings.reference, preferred)
         if settings.fit_type(stage) == "level+slope" and settings.plane_gauge == "mean" and len(members) > 1:
-            return Zero(frozenset(), name, reason, level_only=True)
+            return GaugeChoice(frozenset(), name, reason, level_only=True)
         if _has_prior(settings.fit_type(stage), settings) and len(members) > 1:
-            return Zero(frozenset(), name, reason, taken_out=True)
-        return Zero(frozenset({name}), name, reason)
-    return Zero() if gauge is Gauge.MEAN else _anchored(members, stage)
+            return GaugeChoice(frozenset(), name, reason, taken_out=True)
+        return GaugeChoice(frozenset({name}), name, reason)
+    return GaugeChoice() if gauge is Gauge.MEAN else _anchored(members, stage)
 
 
 def _has_prior(fit_type: FitType, settings: MatchSettings) -> bool:
@@ -95,12 +95,12 @@ def _has_prior(fit_type: FitType, settings: MatchSettings) -> bool:
     return fit_type == "level+slope" and settings.slope_prior != "off" and settings.solver == "least_squares"
 
 
-def _anchored(members: Sequence[Member], stage: str) -> Zero:
-    held = frozenset(member.name for member in members if stage in member.anchors)
-    if held:
-        return Zero(held, min(held), f"keeps correction 0 in {stage}")
+def _anchored(members: Sequence[Member], stage: str) -> GaugeChoice:
+    fixed = frozenset(member.name for member in members if stage in member.anchors)
+    if fixed:
+        return GaugeChoice(fixed, min(fixed), f"keeps correction 0 in {stage}")
     note = f"no member that keeps correction 0 in {stage} is tied to {some([member.name for member in members])}"
-    return Zero(notes=(note + ("" if len(members) == 1 else ": their mean correction is 0 instead"),))
+    return GaugeChoice(notes=(note + ("" if len(members) == 1 else ": their mean correction is 0 instead"),))
 
 
 def some(names: Sequence[str]) -> str:

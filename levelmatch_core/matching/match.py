@@ -10,18 +10,18 @@ import numpy as np
 from levelmatch_core.errors import SolveError
 from levelmatch_core.images.given import Given
 from levelmatch_core.matching import graph
-from levelmatch_core.matching.gauge import NAMED, Zero, zero_of
+from levelmatch_core.matching.gauge import NAMED, GaugeChoice, gauge_of
 from levelmatch_core.matching.graph_kernels import bridge_flags
 from levelmatch_core.matching.linear.blas_threads import one_blas_thread
 from levelmatch_core.matching.loop_closure import closure
-from levelmatch_core.matching.model.assembly import pose
+from levelmatch_core.matching.model.assembly import assemble
 from levelmatch_core.matching.model.constraints import Constrained, Constraints, constraints_of
 from levelmatch_core.matching.model.problem import Problem, numbers
 from levelmatch_core.matching.pairs import Pair, reject
 from levelmatch_core.matching.results import (
     Component,
     Gauge,
-    Hold,
+    GaugeCondition,
     Member,
     MemberResult,
     PairFit,
@@ -31,7 +31,7 @@ from levelmatch_core.matching.results import (
 )
 from levelmatch_core.matching.solvers import solve
 from levelmatch_core.matching.solvers.outliers import find_outliers
-from levelmatch_core.matching.solvers.slope_prior import slope_prior
+from levelmatch_core.matching.solvers.slope_prior import slope_prior_of
 from levelmatch_core.matching.status import (
     Pairs,
     Part,
@@ -39,13 +39,13 @@ from levelmatch_core.matching.status import (
     doubts,
     graph_notes,
     plane_rms_of,
+    residual_planes,
     rms_of,
     status_of,
     untestable_members,
-    what_is_left,
 )
 from levelmatch_core.matching.uncertainty.component import uncertainties
-from levelmatch_core.matching.uncertainty.leave_one_out import Seams, pair_covariance, seams
+from levelmatch_core.matching.uncertainty.leave_one_out import LeaveOneOut, leave_one_out, pair_covariance
 from levelmatch_core.matching.uncertainty.pair_noise import PairNoise
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.plane import Plane
@@ -112,25 +112,25 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     told: dict[int, Story] = {}
     for names, share in zip(found, shares, strict=True):
         inside, mine = [by_name[name] for name in names], pairs.at(share)
-        zero = zero_of(inside, mine.fits, stage, gauge, settings, preferred, known)
+        choice = gauge_of(inside, mine.fits, stage, gauge, settings, preferred, known)
         with one_blas_thread():
-            part = _solve_part(inside, mine, zero, fit_type, settings, known)
+            part = _solve_part(inside, mine, choice, fit_type, settings, known)
         parts.append(part)
         rejected |= {mine.keys[i]: Rejection.OUTLIER for i in part.outliers}
         told |= dict(zip((i for number, i in enumerate(share) if number not in part.outliers), part.pairs, strict=True))
     used = [i for i in used if pairs.keys[i] not in rejected]
     used_keys = {pairs.keys[i] for i in used}
     planes = {name: plane for part in parts for name, (plane, _) in part.results.items()}
-    hung = graph.bridges([*(pairs.keys[i] for i in used), *(key for key in known.ties if key not in used_keys)])
-    hung &= used_keys
+    is_bridge = graph.bridges([*(pairs.keys[i] for i in used), *(key for key in known.ties if key not in used_keys)])
+    is_bridge &= used_keys
     # Two members hang together by one pair as a matter of course: no news.
-    news = {pair for pair in hung if len(found[where[pair[0]]]) > 2}
-    left, left_rms = what_is_left(pairs, planes)
+    news = {pair for pair in is_bridge if len(found[where[pair[0]]]) > 2}
+    left, left_rms = residual_planes(pairs, planes)
     results = tuple(
         PairResult(
             fit=fit,
             rejected=rejected.get(key),
-            bridge=key in hung,
+            bridge=key in is_bridge,
             residual=residual,
             residual_rms=rms,
             **told.get(number, Story())._asdict(),
@@ -155,7 +155,11 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
         components=tuple(part.component for part in parts),
         pairs=results,
         status=status_of(
-            parts, notes, settings, few.union(name for pair in hung for name in pair), (before, rms_of(left_rms[used]))
+            parts,
+            notes,
+            settings,
+            few.union(name for pair in is_bridge for name in pair),
+            (before, rms_of(left_rms[used])),
         ),
     )
 
@@ -190,51 +194,51 @@ def _rejected(pairs: Pairs, known: Constraints, settings: MatchSettings) -> dict
 def _solve_part(  # noqa: PLR0917 - private, called once
     members: Sequence[Member],
     pairs: Pairs,
-    zero: Zero,
+    choice: GaugeChoice,
     fit_type: FitType,
     settings: MatchSettings,
     known: Constraints,
 ) -> Part:
-    hold = _hold(zero)
+    gauge_condition = _gauge_condition(choice)
     component = Component(
         members=tuple(member.name for member in members),
-        reference=zero.reference,
-        reference_reason=zero.reason,
-        given=zero.given,
-        hold=hold,
+        reference=choice.reference,
+        reference_reason=choice.reason,
+        given=choice.given,
+        gauge_condition=gauge_condition,
     )
     if not pairs and len(members) == 1:
-        return _lone(component, members[0], zero, known)
+        return _lone(component, members[0], choice, known)
     if not pairs and not known.ties:
         nothing = {member.name: (_plane_at(member, (0.0, 0.0, 0.0)), (0.0, 0.0, 0.0)) for member in members}
-        return Part(component, nothing, notes=zero.notes)
-    asked = pose(members, pairs.fits, fit_type, hold, settings, known, pairs.table)
+        return Part(component, nothing, notes=choice.notes)
+    asked = assemble(members, pairs.fits, fit_type, gauge_condition, settings, known, pairs.table)
     noise = PairNoise.of(asked.pairs)
     covariance = pair_covariance(asked.pairs, noise)
     loops = closure(asked.pairs, covariance)
-    outliers, notes = frozenset[int](), zero.notes
+    outliers, notes = frozenset[int](), choice.notes
     if settings.robust and settings.solver == "least_squares":
-        found = find_outliers(asked.whole.problem, slope_prior(asked.whole.problem, settings))
+        found = find_outliers(asked.whole.problem, slope_prior_of(asked.whole.problem, settings))
         bad = np.flatnonzero(found.outliers[: len(pairs)]).tolist()
         outliers = frozenset(i for i in bad if pairs.keys[i] not in known.forced)
         notes += doubts(pairs, outliers, trusted=found.trusted)
     if outliers:
         pairs = pairs.at([i for i in range(len(pairs)) if i not in outliers])
-        asked = pose(members, pairs.fits, fit_type, hold, settings, known, pairs.table)
+        asked = assemble(members, pairs.fits, fit_type, gauge_condition, settings, known, pairs.table)
     both = asked.whole
     problem = both.problem
     if outliers or len(problem.rms) > len(asked.pairs.rms):
         noise = PairNoise.of(problem)
         covariance = pair_covariance(problem, noise)
     answer = solve(problem, settings)
-    hung = bridge_flags(len(problem.names), problem.first, problem.second)
-    left = seams(problem, answer, hung, covariance)
+    is_bridge = bridge_flags(len(problem.names), problem.first, problem.second)
+    left = leave_one_out(problem, answer, is_bridge, covariance)
     errors, modes = uncertainties(
         problem,
         prior=answer.prior,
         seed=settings.seed,
         equations=answer.equations,
-        noise=noise.with_misfit(left.misfit),
+        noise=noise.with_excess_scatter(left.excess_scatter),
     )
     count = len(members)  # the ground, if there is one, comes last and is nobody's
     full = np.zeros((2, count, 3))
@@ -246,7 +250,10 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         member.name: (_plane_at(member, plane), (sigma[0], sigma[1], sigma[2]))
         for member, plane, sigma in zip(members, planes, sigmas, strict=True)
     }
-    learned = {"slope_prior": answer.prior and (answer.prior.sd, answer.prior.width), "misfit": left.misfit}
+    learned = {
+        "slope_prior": answer.prior and (answer.prior.sd, answer.prior.width),
+        "excess_scatter": left.excess_scatter,
+    }
     return Part(
         component=component.model_copy(update=learned),
         results=results,
@@ -260,33 +267,38 @@ def _solve_part(  # noqa: PLR0917 - private, called once
     )
 
 
-def _hold(zero: Zero) -> Hold:
-    return Hold(
-        held=tuple(sorted(zero.held)),
-        level_zero=zero.reference if zero.level_only else None,
-        plane_zero=zero.reference if zero.taken_out else None,
-        slopes_of=zero.slopes_of,
+def _gauge_condition(choice: GaugeChoice) -> GaugeCondition:
+    return GaugeCondition(
+        fixed=tuple(sorted(choice.fixed)),
+        level_reference=choice.reference if choice.level_only else None,
+        plane_reference=choice.reference if choice.taken_out else None,
+        slopes_of=choice.slopes_of,
     )
 
 
-def _lone(component: Component, member: Member, zero: Zero, known: Constraints) -> Part:
+def _lone(component: Component, member: Member, choice: GaugeChoice, known: Constraints) -> Part:
     """Return a component of one: 0, or what is given of it."""
     level, error = known.levels.get(member.name, (known.locked.get(member.name, 0.0), 0.0))
     alone = {member.name: (_plane_at(member, (level, 0.0, 0.0)), (error, 0.0, 0.0))}
-    return Part(component, alone, notes=zero.notes)
+    return Part(component, alone, notes=choice.notes)
 
 
-def _stories(both: Constrained, found: Seams, pairs: Pairs, weights: Sequence[float]) -> list[Story]:
+def _stories(both: Constrained, found: LeaveOneOut, pairs: Pairs, weights: Sequence[float]) -> list[Story]:
     """Return what is to be told of each pair."""
     problem, known = both.problem, both.known
     count = len(pairs)  # rows behind the pairs are what the user gave
     unseen = np.zeros((count, 3))
-    unseen[:, : problem.k] = (problem.delta - found.foretold)[:count]
+    unseen[:, : problem.k] = (problem.delta - found.predicted)[:count]
     unseen *= np.array([1.0, 1 / problem.scale, 1 / problem.scale])
     unseen[:, 0] += known[problem.second[:count]] - known[problem.first[:count]]
-    tested = np.all(np.isfinite(found.foretold[:count]), axis=1).tolist()
+    tested = np.all(np.isfinite(found.predicted[:count]), axis=1).tolist()
     places, sigmas = pairs.table[:, 8:10].tolist(), found.sigma[:count].tolist()
-    own = zip(found.echo[:count].tolist(), found.spare[:count].tolist(), found.pull[:count].tolist(), strict=True)
+    own = zip(
+        found.left_out_optimism[:count].tolist(),
+        found.redundancy[:count].tolist(),
+        found.fit_optimism[:count].tolist(),
+        strict=True,
+    )
     each = weights, sigmas, tested, unseen.tolist(), places, own
     return [
         Story(weight, sigma or None, Plane(level=a, slope_x=b, slope_y=c, x0=x0, y0=y0) if sure else None, *numbers)

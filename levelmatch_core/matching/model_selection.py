@@ -11,9 +11,9 @@ a gradient. A pair that one of the two left out and the other used is one that i
 
 The fewer others there are, the less do they foretell: planes that hang on a corner of a square are wide of a side that
 is left out, though with it they would be right. So a pair's chi2 is a mean of two: that of its left-out difference,
-which counts by what the others tell of it (the `spare` of planes), and that of what the solve leaves, the pair's `pull`
-added (Efron's covariance penalty). A bridge is foretold by nothing; planes follow it, noise and all, so that their
-failure is that of noise, and that of levels is the slope that it has.
+which counts by what the others tell of it (the `redundancy` of planes), and that of what the solve leaves, the pair's
+`fit_optimism` added (Efron's covariance penalty). A bridge is foretold by nothing; planes follow it, noise and all, so
+that their failure is that of noise, and that of levels is the slope that it has.
 
 Levels are taken where they are better by one standard error. Otherwise planes are: with slopes held back by what the
 pairs tell of their width they are hardly less accurate where there are none, and levels are far less where there are.
@@ -53,7 +53,9 @@ def leave_one_pair_out(solutions: Iterable[Solution]) -> LeftOut:
         Of any groups and stages; each of their used pairs counts once.
     """
     used = [pair for solution in solutions for pair in solution.pairs if pair.rejected is None]
-    squares = [plane_rms(pair.fit, pair.fit.plane + -pair.foretold) ** 2 for pair in used if pair.foretold is not None]
+    squares = [
+        plane_rms(pair.fit, pair.fit.plane + -pair.predicted) ** 2 for pair in used if pair.predicted is not None
+    ]
     rms = math.sqrt(sum(squares) / len(squares)) if squares else 0.0
     return LeftOut(rms=rms, tested=len(squares), used=len(used))
 
@@ -72,11 +74,11 @@ def choose(levels: Sequence[Solution], planes: Sequence[Solution]) -> Choice:
         both = one[key], other[key]
         if not any(told.used for told in both):
             continue
-        fit, spare = both[1].fit, both[1].spare  # the plane that was measured, and how well it is foretold
-        losses.append([math.log1p(_failure(fit, told, spare) / 3) for told in both])
-        foretold = [told.foretold for told in both if told.foretold is not None]
-        if len(foretold) == len(both):
-            seams.append([_unseen(fit, plane) for plane in foretold])
+        fit, redundancy = both[1].fit, both[1].redundancy  # the plane that was measured, and how well it is foretold
+        losses.append([math.log1p(_failure(fit, told, redundancy) / 3) for told in both])
+        predicted = [told.predicted for told in both if told.predicted is not None]
+        if len(predicted) == len(both):
+            seams.append([_unseen(fit, plane) for plane in predicted])
     if not losses:
         reason = "levels: no pair is measured, so that nothing speaks for planes"
         return Choice(chosen="level", tested=0, level_seam=0, plane_seam=0, gain=0, gain_error=0, reason=reason)
@@ -118,10 +120,10 @@ class _Told:
     used: bool
     found: Plane
     """The difference that it makes of the pair, about the fit's point."""
-    foretold: Plane | None
-    echo: float
-    spare: float
-    pull: float
+    predicted: Plane | None
+    left_out_optimism: float
+    redundancy: float
+    fit_optimism: float
 
 
 def _told(solutions: Iterable[Solution]) -> dict[tuple[str, str, str], _Told]:
@@ -140,20 +142,20 @@ def _told(solutions: Iterable[Solution]) -> dict[tuple[str, str, str], _Told]:
                 fit=fit,
                 used=used,
                 found=found,
-                foretold=pair.foretold if used else found,
-                echo=pair.echo,
-                spare=pair.spare if used else 1.0,
-                pull=pair.pull,
+                predicted=pair.predicted if used else found,
+                left_out_optimism=pair.left_out_optimism,
+                redundancy=pair.redundancy if used else 1.0,
+                fit_optimism=pair.fit_optimism,
             )
     return told
 
 
-def _failure(fit: PairFit, told: _Told, spare: float) -> float:
+def _failure(fit: PairFit, told: _Told, redundancy: float) -> float:
     """Return chi2 of a measured plane: of what is foretold of it and of what is found, by how much the others tell."""
-    seen = _square(fit, told.found) + told.pull
-    if told.foretold is None:
+    seen = _square(fit, told.found) + told.fit_optimism
+    if told.predicted is None:
         return seen
-    return spare * (_square(fit, told.foretold) + told.echo) + (1 - spare) * seen
+    return redundancy * (_square(fit, told.predicted) + told.left_out_optimism) + (1 - redundancy) * seen
 
 
 def _square(fit: PairFit, told: Plane) -> float:

@@ -92,18 +92,18 @@ class PairResult(Record):
     sigma: float | None = Described(
         default=None, description="1 sigma expected of the residual; None where nothing tests the pair, or it is unused"
     )
-    foretold: Plane | None = Described(
+    predicted: Plane | None = Described(
         default=None, description="difference that all other pairs foretell, about the fit's point; None where none do"
     )
-    echo: float = Described(
+    left_out_optimism: float = Described(
         default=0.0,
         description="mean square by which the error of what is foretold is too small, since other pairs share the "
         "pair's noise; in units of stderr squared",
     )
-    spare: float = Described(
+    redundancy: float = Described(
         default=0.0, description="part of itself that the others tell at least: 0 of a bridge, 1 where it pulls nothing"
     )
-    pull: float = Described(
+    fit_optimism: float = Described(
         default=0.0,
         description="mean square by which what is left is too small, since the solve followed the pair's own noise; in "
         "units of stderr squared",
@@ -119,12 +119,14 @@ class MemberResult(Record):
     sigma: tuple[float, float, float] = Described(description="1 sigma of level, slope_x, slope_y")
 
 
-class Hold(Record):
+class GaugeCondition(Record):
     """What is 0 in the solve of a component; the mean correction where nothing is named."""
 
-    held: tuple[str, ...] = Described(default=(), description="members whose whole correction is known, sorted")
-    level_zero: str | None = Described(default=None, description="the member whose level is 0, the mean slopes being 0")
-    plane_zero: str | None = Described(default=None, description="the member whose plane is taken out of all")
+    fixed: tuple[str, ...] = Described(default=(), description="members whose whole correction is known, sorted")
+    level_reference: str | None = Described(
+        default=None, description="the member whose level is 0, the mean slopes being 0"
+    )
+    plane_reference: str | None = Described(default=None, description="the member whose plane is taken out of all")
     slopes_of: str | None = Described(default=None, description="the member whose slopes are 0 where levels are given")
 
 
@@ -135,11 +137,11 @@ class Component(Record):
     reference: str | None = Described(default=None, description="the member held at 0, if the gauge has one")
     reference_reason: str = ""
     given: bool = Described(default=False, description="whether its zero is what the user gave")
-    hold: Hold = Hold()
+    gauge_condition: GaugeCondition = GaugeCondition()
     slope_prior: tuple[float, float] | None = Described(
         default=None, description="width of the slopes' prior in the solve, and as a distribution; over half a member"
     )
-    misfit: float = Described(
+    excess_scatter: float = Described(
         default=0.0,
         description="1 sigma by which pairs differ from the fit beside noise, data unit; 0 where it does not show",
     )

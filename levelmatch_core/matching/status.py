@@ -26,10 +26,10 @@ class Story(NamedTuple):
 
     weight: float = 0.0
     sigma: float | None = None
-    foretold: Plane | None = None
-    echo: float = 0.0
-    spare: float = 0.0
-    pull: float = 0.0
+    predicted: Plane | None = None
+    left_out_optimism: float = 0.0
+    redundancy: float = 0.0
+    fit_optimism: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def untestable_members(used: Collection[Pair]) -> set[str]:
     return {name for name, count in degree.items() if count <= UNTESTABLE}
 
 
-def what_is_left(pairs: Pairs, planes: Mapping[str, Plane]) -> tuple[Array, Array]:
+def residual_planes(pairs: Pairs, planes: Mapping[str, Plane]) -> tuple[Array, Array]:
     """Return (K,) the level at each pair's centroid that the corrections leave, and the rms over the overlap."""
     place = {name: number for number, name in enumerate(planes)}
     at = np.array([(one.level, one.slope_x, one.slope_y, one.x0, one.y0) for one in planes.values()]).reshape(-1, 5)
@@ -105,7 +105,7 @@ def graph_notes(
     parts: Sequence[tuple[str, ...]],
     rejected: Mapping[Pair, Rejection],
     used: Pairs,
-    hung: set[Pair],
+    is_bridge: set[Pair],
     few: set[str],
 ) -> list[str]:
     """Return what the user should know of who hangs together, and by what.
@@ -128,8 +128,8 @@ def graph_notes(
     if cut:
         named = [f"{a} - {b} ({rejected[a, b]})" for a, b in cut]
         notes.append(f"rejected pairs that would have joined components: {some(named)}")
-    if hung:
-        named = [f"{a} - {b}" for a, b in sorted(hung)]
+    if is_bridge:
+        named = [f"{a} - {b}" for a, b in sorted(is_bridge)]
         notes.append(f"bridges, whose levels no other pair can test: {some(named)}")
     if few and len(used) > 1:  # of two members by themselves all is known
         notes.append(f"{len(few)} members with two pairs or fewer, whose bad pairs cannot be told: {some(sorted(few))}")

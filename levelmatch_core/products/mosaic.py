@@ -21,7 +21,7 @@ from levelmatch_core.sky.pixelmap import Box
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import BAND_PIXELS, box_of, mosaic_bands
 from levelmatch_core.sky.store import CutoutStore
-from levelmatch_core.thread_budget import side_by_side
+from levelmatch_core.thread_budget import parallel_map
 
 BLOCK = 2880
 """FITS files are made of blocks of this many bytes."""
@@ -95,7 +95,7 @@ def write_mosaic(
                     layout.put(file, "COVERAGE", row, band.coverage)
                     layout.put(file, "BEFORE", row, band.before)
 
-            side_by_side(fill, _strips(layout.box))
+            parallel_map(fill, _strips(layout.box))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

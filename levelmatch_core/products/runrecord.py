@@ -38,7 +38,7 @@ LIBRARIES = ("numpy", "scipy", "astropy", "reproject", "photutils")
 """Libraries whose versions can change a digit."""
 
 
-class ZeroChange(Record):
+class GaugeChange(Record):
     """How the zero of a component's exposures changed, when it did last."""
 
     reference: str = Described(description="tile that held it before")
@@ -59,7 +59,7 @@ class ComponentSummary(Record):
     provisional: bool = Described(description="whether the reference stands in for one that is missing")
     local_sky: float = Described(description="constant subtracted from all its exposures, data unit")
     stands_for: str = Described(default="", description="the missing reference, '' where it cannot be told")
-    zero_changes: tuple[ZeroChange, ...] = Described(default=(), description="against the output as it was before")
+    zero_changes: tuple[GaugeChange, ...] = Described(default=(), description="against the output as it was before")
     levels: dict[str, float] = Described(
         default={}, description="exposure -> all that is subtracted at its centre, data unit: what a next run goes by"
     )
@@ -313,7 +313,7 @@ def _components(match: FieldMatch, before: Sequence[ComponentSummary]) -> tuple[
     return tuple(part.model_copy(update={"zero_changes": _zero_changes(part, before)}) for part in summaries)
 
 
-def _zero_changes(part: ComponentSummary, before: Iterable[ComponentSummary]) -> tuple[ZeroChange, ...]:
+def _zero_changes(part: ComponentSummary, before: Iterable[ComponentSummary]) -> tuple[GaugeChange, ...]:
     """Return how the zero of a component changed; where it did not, what was said of its last change."""
     shared = [one for one in before if one.reference and not one.levels.keys().isdisjoint(part.levels)]
     changes = []
@@ -321,7 +321,7 @@ def _zero_changes(part: ComponentSummary, before: Iterable[ComponentSummary]) ->
         if one.reference != part.reference:
             more = [level - one.levels[name] for name, level in part.levels.items() if name in one.levels]
             changes.append(
-                ZeroChange(
+                GaugeChange(
                     reference=one.reference,
                     provisional=one.provisional,
                     level=statistics.median(more),

@@ -58,14 +58,14 @@ def _memory() -> float:
 def of_tiles(folder: Path, place: Path, workers: int) -> dict[str, float]:
     """Match a folder with some workers; the peak of it all, imports and compiled code included."""
     from levelmatch_core.pipeline import Request, run  # noqa: PLC0415 - counted in the process that is measured
-    from levelmatch_core.runners import PlainEach  # noqa: PLC0415
+    from levelmatch_core.runners import PlainRunner  # noqa: PLC0415
     from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
     from levelmatch_core.sky.store import CutoutStore  # noqa: PLC0415
     from levelmatch_core.workers import Threads  # noqa: PLC0415
 
     request = Request(inputs=(folder,), output=place / "out", settings=MatchSettings(figures="none", procs=workers))
     with Watch() as watch:
-        run(request, CutoutStore(place / "store"), lambda workspace: PlainEach(workspace, Threads(workers)))
+        run(request, CutoutStore(place / "store"), lambda workspace: PlainRunner(workspace, Threads(workers)))
     return {"peak": watch.most, "before": watch.before}
 
 

@@ -40,12 +40,12 @@ SIZES = (100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 
 
 def ours(given: Survey, k: int) -> Callable[[], object]:
-    problem = given.problem(k, held=0)
+    problem = given.problem(k, fixed=0)
     return lambda: solve(problem, SETTINGS).corrections[:, 0]
 
 
 def our_errors(given: Survey, k: int) -> Callable[[], object]:
-    problem = given.problem(k, held=0)
+    problem = given.problem(k, fixed=0)
 
     def run() -> object:
         answer = solve(problem, SETTINGS)

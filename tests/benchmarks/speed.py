@@ -23,7 +23,7 @@ from scipy.ndimage import map_coordinates
 from levelmatch_core import pipeline
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
 from levelmatch_core.sky.store import CutoutStore
@@ -45,7 +45,7 @@ APART = ("mosaic", "tables", "figures")
 
 
 @dataclass(frozen=True)
-class TimedEach(PlainEach):
+class TimedEach(PlainRunner):
     """The plain runner with a clock."""
 
     cpu: Counter[str] = field(default_factory=Counter)
@@ -100,14 +100,14 @@ def library(folder: Path, place: Path) -> tuple[dict[str, float], RunResult]:
     """Match the folder with default settings, without figures: CPU seconds by step."""
     runners: list[TimedEach] = []
 
-    def each_of(workspace: Workspace) -> TimedEach:
+    def runner_of(workspace: Workspace) -> TimedEach:
         runners.append(TimedEach(workspace))
         return runners[-1]
 
     request = Request(inputs=(folder,), output=place / "out", settings=MatchSettings(figures="none"))
     with _tables_timed() as tables:
         started = time.process_time()
-        result = run(request, CutoutStore(place / "store"), each_of)
+        result = run(request, CutoutStore(place / "store"), runner_of)
         total = time.process_time() - started
     steps = {**runners[0].cpu, **tables}
     return {**steps, "inventory, record": total - sum(steps.values())}, result

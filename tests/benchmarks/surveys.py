@@ -46,7 +46,7 @@ class Survey:
         out[:, [1, 2], [1, 2]] = self.boxes[:, 2:] ** 2 / 12 / (SIZE / 2) ** 2
         return out
 
-    def problem(self, k: int, *, held: int | None = None) -> Problem:
+    def problem(self, k: int, *, fixed: int | None = None) -> Problem:
         """Return the arrays that the solvers take, every pair counting by its inverse variance."""
         n, pairs = len(self.centres), len(self.first)
         pixels = self.boxes[:, 2] * self.boxes[:, 3]
@@ -57,7 +57,7 @@ class Survey:
             centres=self.centres,
             outlines=tuple(shapely.box(*(self.centres - half).T, *(self.centres + half).T)),
             scale=half,
-            held=np.arange(n) == (-1 if held is None else held),
+            fixed=np.arange(n) == (-1 if fixed is None else fixed),
             first=self.first,
             second=self.second,
             centroids=self.boxes[:, :2] + self.boxes[:, 2:] / 2,

@@ -14,7 +14,8 @@ from pathlib import Path
 import click
 import pytest
 
-from flows.cli import _request, main
+from flows.cli import main
+from flows.commands.run import _request
 from levelmatch_core.settings import MatchSettings
 
 COMMAND = [sys.executable, "-c", "from flows.cli import main; main()"]

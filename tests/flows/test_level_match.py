@@ -14,7 +14,7 @@ from flows.summary import Summary
 from levelmatch_core.errors import NoUsablePixelsError, OutputFolderError, StrictError
 from levelmatch_core.jobs.science import CutoutJob
 from levelmatch_core.pipeline import Request, run
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky import cutouts
 from levelmatch_core.sky.store import CutoutStore
@@ -48,7 +48,7 @@ def test_the_flow_writes_the_same_bytes_as_the_library_alone(small_program, tmp_
     assert state.is_completed()
     assert summary.complete
     assert summary.counts["matched"] + summary.counts["reference"] == 4
-    run(Request(inputs=(small_program,), output=tmp_path / "plain"), CutoutStore(tmp_path / "store"), PlainEach)
+    run(Request(inputs=(small_program,), output=tmp_path / "plain"), CutoutStore(tmp_path / "store"), PlainRunner)
     assert bytes_of(tmp_path / "flow") == bytes_of(tmp_path / "plain")
 
 

@@ -110,7 +110,7 @@ def test_they_are_in_the_status_with_what_cannot_be_tested():
     assert solution.status.untestable == tuple(member.name for member in members)
     assert [(pair.fit.first, pair.fit.second) for pair in solution.pairs if pair.bridge] == [("m0007", "m0008")]
     tail = next(pair for pair in solution.pairs if pair.bridge)
-    assert (tail.sigma, tail.foretold) == (None, None)
+    assert (tail.sigma, tail.predicted) == (None, None)
 
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])

@@ -15,7 +15,7 @@ import pytest
 from levelmatch_core.matching.match import match
 from levelmatch_core.matching.model_selection import choose
 from levelmatch_core.matching.results import Choice, Gauge, PairFit, Solution
-from levelmatch_core.matching.uncertainty.leave_one_out import seams
+from levelmatch_core.matching.uncertainty.leave_one_out import leave_one_out
 from levelmatch_core.sky.plane import Plane
 from tests.matching.fakes import (
     NO_REJECTION,
@@ -205,10 +205,10 @@ def test_echo_and_pull_are_what_a_fresh_measurement_would_differ_by(fit_type: st
             solved = planes[mine.fit.second].about(x0, y0) + -planes[mine.fit.first].about(x0, y0)
             found.append(square_of(mine.fit, mine.fit.plane + -solved, fit_type))
             found_fresh.append(square_of(mine.fit, again.fit.plane + -solved, fit_type))
-            pulls.append(mine.pull)
-            same.append(square_of(mine.fit, mine.fit.plane + -mine.foretold, fit_type))
-            fresh.append(square_of(mine.fit, again.fit.plane + -mine.foretold, fit_type))
-            echoes.append(mine.echo)
+            pulls.append(mine.fit_optimism)
+            same.append(square_of(mine.fit, mine.fit.plane + -mine.predicted, fit_type))
+            fresh.append(square_of(mine.fit, again.fit.plane + -mine.predicted, fit_type))
+            echoes.append(mine.left_out_optimism)
     assert np.mean(fresh) - np.mean(same) == pytest.approx(np.mean(echoes), rel=0.1)
     assert np.mean(echoes) > (0.9 if fit_type == "level" else 2.5)  # of 1 and 3 coefficients, twice, nearly all
     assert np.mean(found_fresh) - np.mean(found) == pytest.approx(np.mean(pulls), rel=0.1)
@@ -245,10 +245,14 @@ def test_a_pair_that_nothing_tests_is_judged_by_its_slope(slope: float, chosen: 
 
 def test_a_bridge_has_nothing_to_spare_and_pulls_all() -> None:
     alone = solved([pair("a", "b", level=3)], "level+slope", slope_prior="off").pairs[0]
-    assert (alone.spare, alone.foretold) == (0.0, None)
-    assert alone.pull == pytest.approx(6, rel=0.03)  # twice its three coefficients; clipping makes some noise its own
+    assert (alone.redundancy, alone.predicted) == (0.0, None)
+    assert alone.fit_optimism == pytest.approx(
+        6, rel=0.03
+    )  # twice its three coefficients; clipping makes some noise its own
     many = solved([pair(a, b, level=1) for a in "abcdefgh" for b in "abcdefgh" if a < b], "level").pairs
-    assert all(one.spare == pytest.approx(1 - 2 / 8) for one in many)  # of N members each pair is held to 2/N by itself
+    assert all(
+        one.redundancy == pytest.approx(1 - 2 / 8) for one in many
+    )  # of N members each pair is held to 2/N by itself
 
 
 def test_what_levels_leave_out_as_outliers_speaks_against_them() -> None:
@@ -287,7 +291,7 @@ def test_independent_pairs_have_no_echo(monkeypatch: pytest.MonkeyPatch) -> None
     rng = np.random.default_rng(5)
     ring = [pair(f"m{n}", f"m{n + 1}", level=rng.normal()) for n in range(5)] + [pair("m0", "m5", level=rng.normal())]
     alone = [fit.model_copy(update={"shared": 0.0}) for fit in ring]
-    assert max(one.echo for one in solved(alone, "level").pairs) < 0.1
-    assert max(one.echo for one in solved(ring, "level").pairs) > 0.5
-    monkeypatch.setattr(seams.__module__ + ".EXACT", 0)
-    assert {one.echo for one in solved(ring, "level").pairs} == {0.0}
+    assert max(one.left_out_optimism for one in solved(alone, "level").pairs) < 0.1
+    assert max(one.left_out_optimism for one in solved(ring, "level").pairs) > 0.5
+    monkeypatch.setattr(leave_one_out.__module__ + ".EXACT", 0)
+    assert {one.left_out_optimism for one in solved(ring, "level").pairs} == {0.0}

@@ -27,7 +27,7 @@ def with_modes(match: FieldMatch, *, split: int | None = None) -> FieldMatch:
         for rank, pattern in enumerate((ramp, ramp**2)):
             levels = tuple((pattern / np.sqrt(np.mean(pattern**2))).tolist())
             sigma = 0.02 / (1 + rank) * (1 + number)
-            found.append(WeakMode(component=number, sigma=sigma, share=0.6 / (1 + rank), pattern=levels))
+            found.append(WeakMode(component=number, sigma=sigma, threads_per_job=0.6 / (1 + rank), pattern=levels))
     components = tuple(Component(members=members, reference=members[0]) for members in parts)
     status = solution.status.model_copy(update={"modes": tuple(found)})
     changed = solution.model_copy(update={"status": status, "components": components})

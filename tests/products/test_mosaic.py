@@ -15,7 +15,7 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import box_of, mosaic_bands
 from levelmatch_core.sky.store import CutoutStore
-from levelmatch_core.thread_budget import lent
+from levelmatch_core.thread_budget import thread_budget
 
 GRID = Grid(ra=83.5, dec=-5.0, angle=15.0, scale=0.11)
 
@@ -52,7 +52,7 @@ def test_threads_do_not_matter(store: CutoutStore, tmp_path: Path, monkeypatch: 
     parts = parts_in(store, n=5)
     monkeypatch.setattr("levelmatch_core.products.mosaic.STRIP_PIXELS", 200)
     for threads in (1, 3):
-        with lent(threads):
+        with thread_budget(threads):
             write_mosaic(tmp_path / f"{threads}.fits", GRID, parts, store, band_rows=2)
     monkeypatch.undo()
     write_mosaic(tmp_path / "whole.fits", GRID, parts, store)

@@ -18,7 +18,7 @@ from levelmatch_core.errors import DataError, LevelMatchError, NoInputError
 from levelmatch_core.images.fits_headers import quiet
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.pipeline import Request, run
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import make_cutout, open_cutout
 from levelmatch_core.sky.grid import choose_grid
@@ -318,7 +318,7 @@ def test_any_name_is_kept_and_stays_inside(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*.fits")}
     request = Request(inputs=(folder,), output=tmp_path / "out", settings=DEFAULTS, recursive=True)
     try:
-        result = run(request, CutoutStore(tmp_path / "store"), PlainEach)
+        result = run(request, CutoutStore(tmp_path / "store"), PlainRunner)
     except LevelMatchError as error:  # pragma: no cover
         pytest.fail(f"the whole run ended: {error}")
     named = {failure.name for failure in result.failures}

@@ -13,7 +13,7 @@ import pytest
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
-from levelmatch_core.workers import crew_of
+from levelmatch_core.workers import worker_pool
 
 pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
 
@@ -158,5 +158,5 @@ def test_a_scheduler_needs_its_runner() -> None:
 def test_a_scheduler_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("levelmatch_core.workers.PATIENCE", 2)
     settings = MatchSettings(runner="dask", scheduler="tcp://127.0.0.1:9")
-    with pytest.raises(SettingsError, match="does not answer"), crew_of(settings):
+    with pytest.raises(SettingsError, match="does not answer"), worker_pool(settings):
         pass

@@ -17,7 +17,7 @@ from flows.home import Home
 from flows.summary import FlowFacts, summarize
 from flows.tracking.tracker import Tracker
 from levelmatch_core.pipeline import Request, run
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
 
@@ -58,7 +58,7 @@ def ended(program, tmp_path):
     """A run that ended, and what is known of it."""
     settings = MatchSettings(figures="none", solver="iterative", n_iter=200)
     request = Request(inputs=(program,), output=tmp_path / "out", settings=settings, program="p")
-    result = run(request, CutoutStore(tmp_path / "store"), PlainEach)
+    result = run(request, CutoutStore(tmp_path / "store"), PlainRunner)
     facts = FlowFacts(flow_run_id=f"flow-{tmp_path}", name="p", started=time.time())
     return result, summarize(result, peak_memory=100.0), facts
 

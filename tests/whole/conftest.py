@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from levelmatch_core.pipeline import Request, RunResult, run
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
 from levelmatch_core.workers import Threads
@@ -22,6 +22,6 @@ def level_match(tmp_path: Path) -> Match:
     def call(*inputs: Path, output: Path | None = None, **settings: object) -> RunResult:
         chosen = MatchSettings.from_mapping({"figures": "none", **settings})
         request = Request(inputs=inputs, output=output or tmp_path / "out", settings=chosen)
-        return run(request, store, lambda workspace: PlainEach(workspace, Threads(chosen.procs)))
+        return run(request, store, lambda workspace: PlainRunner(workspace, Threads(chosen.procs)))
 
     return call

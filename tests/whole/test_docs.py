@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DOORS = ("library", "settings", "step", "pipeline", "nddata", "instrument_tables")
+DOORS = ("library", "settings", "pjpipe_step", "pipeline", "nddata", "instrument_tables")
 
 
 def public_callables(module):
@@ -50,7 +50,7 @@ def test_what_is_raised_is_said():
     command = [Path(sysconfig.get_path("scripts")) / "ruff", "check", "--isolated", "--preview", "--no-cache"]
     rules = ["--select", "D1,D4,DOC402,DOC501", "--ignore", "D105,D107", "--target-version", "py311"]
     convention = ["--config", "lint.pydocstyle.convention = 'numpy'"]
-    convention += ["--config", "lint.per-file-ignores = {'step.py' = ['DOC501']}"]  # its private parts
+    convention += ["--config", "lint.per-file-ignores = {'pjpipe_step.py' = ['DOC501']}"]  # its private parts
     files = [REPOSITORY / "levelmatch_core" / f"{door}.py" for door in DOORS]
     done = subprocess.run([*command, *rules, *convention, *files], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

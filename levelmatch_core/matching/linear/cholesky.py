@@ -76,7 +76,7 @@ def _sizes(
 ) -> tuple[int, int, int, int, int]:  # pragma: no cover
     """Return panels, numbers in the factor, the largest front, the largest panel below, and the most that waits."""
     panels, numbers, widest, tallest, waiting, most = 0, 0, 0, 0, 0, 0
-    held = np.zeros(parent.size + 1, dtype=np.int64)
+    fixed = np.zeros(parent.size + 1, dtype=np.int64)
     for node in range(parent.size):
         own, rows = k * (starts[node + 1] - starts[node]), k * (row_starts[node + 1] - row_starts[node])
         widest = max(widest, own + rows)
@@ -85,9 +85,9 @@ def _sizes(
             panels += 1
             numbers += width * (own + rows - low)
             tallest = max(tallest, own + rows - low - width)
-        waiting -= held[node]
+        waiting -= fixed[node]
         left = rows * (rows + 1) // 2
-        held[parent[node]] += left  # of no parent: the last place
+        fixed[parent[node]] += left  # of no parent: the last place
         waiting += left
         most = max(most, waiting)
     return panels, numbers, widest, tallest, most

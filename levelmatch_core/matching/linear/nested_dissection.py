@@ -45,7 +45,7 @@ class Elimination:
     """The pairs that count: neither of whose members is held."""
 
     @classmethod
-    def of(cls, centres: Floats, first: Index, second: Index, held: Flags) -> "Elimination":
+    def of(cls, centres: Floats, first: Index, second: Index, fixed: Flags) -> "Elimination":
         """Plan the elimination of a graph.
 
         Parameters
@@ -58,12 +58,12 @@ class Elimination:
         held
             (N,) members that are no unknowns; one of them may have pairs with all others.
         """
-        counting = np.flatnonzero(~(held[first] | held[second]))
+        counting = np.flatnonzero(~(fixed[first] | fixed[second]))
         begin, beside, number = neighbours(len(centres), first[counting], second[counting])
         wide = np.diff(begin) > WIDE * len(centres) ** 0.5
         near = counting[~(wide[first[counting]] | wide[second[counting]])]
         start, close, _ = neighbours(len(centres), first[near], second[near]) if wide.any() else (begin, beside, number)
-        order, low, up = _halved(np.flatnonzero(~wide), centres, start, close, LEAF)
+        order, low, up = _bisected(np.flatnonzero(~wide), centres, start, close, LEAF)
         if wide.any():  # one more node, above all others
             up = np.append(np.where(up < 0, len(up), up), -1)
             low = np.append(low, len(order))
@@ -72,7 +72,7 @@ class Elimination:
         rank = np.empty(len(low) + 1, dtype=np.int64)
         rank[by_place], rank[-1] = np.arange(len(low)), -1  # who has no parent keeps none
         starts, parent = np.append(low[by_place], len(order)), rank[up[by_place]]
-        row_starts, rows = _filled(starts, parent, order, begin, beside)
+        row_starts, rows = _with_fill_in(starts, parent, order, begin, beside)
         return cls(order, starts, parent, row_starts, rows, (begin, beside, counting[number], first))
 
     @cached_property
@@ -150,7 +150,7 @@ def _parted(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
             if values[i] > least:
                 more = min(more, values[i])
         middle = more
-    border, lower, many = np.empty(here.size, dtype=np.int64), 0, 0
+    separator, lower, many = np.empty(here.size, dtype=np.int64), 0, 0
     for i in range(here.size):
         if values[i] < middle:
             below[here[i]] = part
@@ -169,15 +169,15 @@ def _parted(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
             turned[inner] = here[i]
             inner += 1
         else:
-            border[many] = here[i]
+            separator[many] = here[i]
             many += 1
     for i in range(many):
-        turned[inner + i] = border[i]
+        turned[inner + i] = separator[i]
     return lower, inner
 
 
 @njit(nogil=True, cache=True)
-def _halved(  # pragma: no cover - compiled
+def _bisected(  # pragma: no cover - compiled
     members: Index, centres: Floats, start: Index, beside: Index, leaf: int
 ) -> tuple[Index, Index, Index]:
     """Return the order of some members, and where each node's members start and the node above."""
@@ -211,7 +211,7 @@ def _halved(  # pragma: no cover - compiled
 
 
 @njit(nogil=True, cache=True)
-def _filled(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
+def _with_fill_in(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
     starts: Index, parent: Index, order: Index, begin: Index, beside: Index
 ) -> tuple[Index, Index]:
     """Return where each node's rows start, and the rows."""

@@ -47,7 +47,7 @@ class PairsPart:
     @cached_property
     def dense(self) -> Array:
         """(N k, N k) the matrix."""
-        return np.asarray(assembled(self.problem, self.blocks).toarray())
+        return np.asarray(sparse_matrix(self.problem, self.blocks).toarray())
 
     @cached_property
     def plan(self) -> Elimination:
@@ -55,7 +55,7 @@ class PairsPart:
         problem = self.problem
         if self.like is not None:
             return self.like.plan
-        return Elimination.of(problem.centres, problem.first, problem.second, problem.held)
+        return Elimination.of(problem.centres, problem.first, problem.second, problem.fixed)
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,20 @@ class NormalEquations:
         return diagonal.ravel()
 
     @cached_property
-    def fixed(self) -> NDArray[np.bool_]:
+    def excluded(self) -> NDArray[np.bool_]:
         """(N, k) unknowns that are not solved for: those of held members, or of the grounded one."""
         problem = self.problem
-        fixed = np.repeat(problem.held[:, None], problem.k, axis=1)
+        excluded = np.repeat(problem.fixed[:, None], problem.k, axis=1)
         if problem.mean_gauge:
-            n = len(fixed)
+            n = len(excluded)
             degree = np.bincount(problem.first, minlength=n) + np.bincount(problem.second, minlength=n)
-            fixed[int(np.argmax(degree)), : (1 if self.slope_sd is not None else problem.k)] = True
-        return fixed
+            excluded[int(np.argmax(degree)), : (1 if self.slope_sd is not None else problem.k)] = True
+        return excluded
 
     @cached_property
     def free(self) -> NDArray[np.int64]:
         """Unknowns that are solved for."""
-        return np.flatnonzero(~self.fixed.ravel())
+        return np.flatnonzero(~self.excluded.ravel())
 
     @cached_property
     def diagonal(self) -> Array:
@@ -112,7 +112,7 @@ class NormalEquations:
     def _scaling(self) -> Array:
         """(N, k) what scales the matrix to a unit diagonal; 0 for what is not solved for."""
         scaling = np.where(self.diagonal > 0, self.diagonal, 1.0) ** -0.5
-        return scaling.reshape(self.fixed.shape) * ~self.fixed
+        return scaling.reshape(self.excluded.shape) * ~self.excluded
 
     @cached_property
     def _factor(self) -> Cholesky:
@@ -180,10 +180,10 @@ class NormalEquations:
     def response(self) -> Array:
         """(N k, K k) A^-1 B': what a pull at each pair's centroid makes of the corrections; for small problems."""
         problem, pairs = self.problem, np.arange(len(self.problem.rms))
-        pulls = np.zeros((*self.fixed.shape, len(pairs), problem.k))
+        pulls = np.zeros((*self.excluded.shape, len(pairs), problem.k))
         pulls[problem.second, :, pairs] = problem.shifts(problem.second).transpose(0, 2, 1)
         pulls[problem.first, :, pairs] -= problem.shifts(problem.first).transpose(0, 2, 1)
-        return self.apply_inverse(pulls.reshape(self.fixed.size, -1))
+        return self.apply_inverse(pulls.reshape(self.excluded.size, -1))
 
     @property
     def _determined(self) -> bool:
@@ -214,7 +214,7 @@ class NormalEquations:
             values = eigvalsh(self._reduced) if self._determined else self._eigen[0]
             good = values[values > SINGULAR * values[-1]]
             return float(values[-1] / good[0])
-        factor, size = self._factor, self.fixed.size
+        factor, size = self._factor, self.excluded.size
         inverse = LinearOperator((size, size), matvec=factor.apply, rmatvec=factor.apply, dtype=float)
         # one column at a time: several would be started at random
         return self._norm * float(onenormest(inverse, t=1, itmax=LOOKS))
@@ -244,7 +244,7 @@ def blocks_of(problem: Problem, moments: Array) -> Blocks:
     return normal_blocks(problem.geometry, problem.weights[:, None, None] * moments)
 
 
-def assembled(problem: Problem, given: Blocks) -> csc_array:
+def sparse_matrix(problem: Problem, given: Blocks) -> csc_array:
     """Return (N k, N k) the matrix of these blocks."""
     k, n = problem.k, len(problem.names)
     own, across = given
@@ -258,7 +258,7 @@ def assembled(problem: Problem, given: Blocks) -> csc_array:
     return csc_array(coo_array((blocks.ravel(), (row.ravel(), column.ravel())), shape=(n * k, n * k)))
 
 
-def scores(problem: Problem, residuals: Array, moments: Array) -> Array:
+def right_hand_side(problem: Problem, residuals: Array, moments: Array) -> Array:
     """Return (N k,) the sum of B' (weight moments) residual over the pairs: the objective's downhill gradient."""
     total = np.zeros((len(problem.names), problem.k))
     to_members(problem.geometry, problem.weights[:, None] * np.einsum("kab,kb->ka", moments, residuals), total)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from levelmatch_core.matching.model.constraints import Constrained, Constraints, constrained
 from levelmatch_core.matching.model.problem import Array, Problem, build
-from levelmatch_core.matching.results import Hold, Member, PairFit
+from levelmatch_core.matching.results import GaugeCondition, Member, PairFit
 from levelmatch_core.settings import FitType, MatchSettings
 
 
 @dataclass(frozen=True)
-class Question:
+class ComponentProblem:
     """A component as it is put to the solvers."""
 
     pairs: Problem
@@ -19,15 +19,15 @@ class Question:
     """The same with what the user gave."""
 
 
-def pose(  # noqa: PLR0917 - a problem in the order in which one would tell it
+def assemble(  # noqa: PLR0917 - a problem in the order in which one would tell it
     members: Sequence[Member],
     fits: Sequence[PairFit],
     fit_type: FitType,
-    hold: Hold,
+    gauge_condition: GaugeCondition,
     settings: MatchSettings,
     known: Constraints,
     table: Array | None = None,
-) -> Question:
+) -> ComponentProblem:
     """Arrange a component for the solvers.
 
     Parameters
@@ -36,7 +36,7 @@ def pose(  # noqa: PLR0917 - a problem in the order in which one would tell it
         Of the component, sorted; the pairs that are used.
     fit_type
         "level" or "level+slope".
-    hold
+    gauge_condition
         What is 0.
     settings
         `weight_method` is read.
@@ -49,10 +49,10 @@ def pose(  # noqa: PLR0917 - a problem in the order in which one would tell it
         members,
         fits,
         fit_type,
-        hold.held,
+        gauge_condition.fixed,
         settings,
-        level_zero=hold.level_zero,
-        plane_zero=hold.plane_zero,
+        level_reference=gauge_condition.level_reference,
+        plane_reference=gauge_condition.plane_reference,
         table=table,
     )
-    return Question(pairs, constrained(pairs, known, hold.slopes_of))
+    return ComponentProblem(pairs, constrained(pairs, known, gauge_condition.slopes_of))

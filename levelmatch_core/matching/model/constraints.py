@@ -156,7 +156,7 @@ def _with_rows(problem: Problem, rows: Sequence[tuple[int, int, float, float, tu
         names=(*problem.names, GROUND) if grounded else problem.names,
         centres=centres,
         outlines=(*problem.outlines, shapely.Point(*middle).buffer(1e-3)) if grounded else problem.outlines,
-        held=np.append(problem.held, True) if grounded else problem.held,
+        fixed=np.append(problem.fixed, True) if grounded else problem.fixed,
         first=np.concatenate([problem.first, first]),
         second=np.concatenate([problem.second, second]),
         centroids=longer(problem.centroids, places),

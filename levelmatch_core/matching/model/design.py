@@ -52,7 +52,7 @@ def normal_blocks(  # noqa: C901 - compiled: one loop  # pragma: no cover
 
 
 @njit(nogil=True, cache=True)
-def what_is_left(geometry: Geometry, delta: Floats, corrections: Floats) -> Floats:  # pragma: no cover - compiled
+def pair_residuals(geometry: Geometry, delta: Floats, corrections: Floats) -> Floats:  # pragma: no cover - compiled
     """Return (K, k) delta - B c: what corrections (N, k) leave of the pairs' differences."""
     first, second, centres, centroids, scale = geometry
     left = delta.copy()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from levelmatch_core.matching.model.design import Geometry, what_is_left
+from levelmatch_core.matching.model.design import Geometry, pair_residuals
 from levelmatch_core.matching.pairs import outlines, rounding_floor
 from levelmatch_core.matching.results import Member, PairFit
 from levelmatch_core.settings import FitType, MatchSettings
@@ -39,7 +39,7 @@ class Problem:
     """N polygons (shapely), grid pixels."""
     scale: float
     """Grid pixels over which a slope is counted."""
-    held: NDArray[np.bool_]
+    fixed: NDArray[np.bool_]
     """(N,) members whose correction is 0. None held: the mean correction is the zero plane."""
     first: Index
     """(K,) index of the first member."""
@@ -63,9 +63,9 @@ class Problem:
     shared: Array
     """(K,) part of the variance that is the mean of the two members' noise, and so is shared with their other pairs."""
 
-    level_zero: int | None = None
+    level_reference: int | None = None
     """Where none is held: the member whose level is 0 at its centre, in place of the mean level."""
-    plane_zero: int | None = None
+    plane_reference: int | None = None
     """Where none is held: the member whose plane is taken out of all in the end, so that its own is 0."""
 
     def __post_init__(self) -> None:
@@ -82,12 +82,12 @@ class Problem:
     @property
     def mean_gauge(self) -> bool:
         """Whether the mean correction is the zero plane, because no member is held."""
-        return not bool(self.held.any())
+        return not bool(self.fixed.any())
 
     @property
     def unknowns(self) -> int:
         """Coefficients that the differences should determine: all but those of the held members, or of the mean."""
-        return (len(self.names) - max(1, int(self.held.sum()))) * self.k
+        return (len(self.names) - max(1, int(self.fixed.sum()))) * self.k
 
     def part(self, members: Index) -> "Problem":
         """Return the problem of some members (sorted numbers) and of the pairs within."""
@@ -103,11 +103,11 @@ class Problem:
             names=tuple(self.names[i] for i in members.tolist()),
             outlines=tuple(self.outlines[i] for i in members.tolist()),
             centres=self.centres[members],
-            held=self.held[members],
+            fixed=self.fixed[members],
             first=place[self.first[inside]],
             second=place[self.second[inside]],
-            level_zero=None,
-            plane_zero=None,
+            level_reference=None,
+            plane_reference=None,
             **by_pair,
         )
 
@@ -129,7 +129,7 @@ class Problem:
 
     def residuals(self, corrections: Array) -> Array:
         """Return (K, k) what is left of each delta after `corrections` (N, k) are subtracted."""
-        return what_is_left(self.geometry, self.delta, np.ascontiguousarray(corrections))
+        return pair_residuals(self.geometry, self.delta, np.ascontiguousarray(corrections))
 
     def mean_plane(self, corrections: Array) -> Array:
         """Return (N, k) the mean of all members' planes, about each member's centre."""
@@ -146,11 +146,11 @@ class Problem:
         """Return the corrections less their mean plane; with held members they are in their gauge already."""
         if not self.mean_gauge:
             return corrections
-        if self.plane_zero is not None:
-            return corrections - self.plane_of(self.plane_zero, corrections)
+        if self.plane_reference is not None:
+            return corrections - self.plane_of(self.plane_reference, corrections)
         centred = corrections - self.mean_plane(corrections)
-        if self.level_zero is not None:
-            centred[:, 0] -= centred[self.level_zero, 0]
+        if self.level_reference is not None:
+            centred[:, 0] -= centred[self.level_reference, 0]
         return centred
 
 
@@ -193,11 +193,11 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
     members: Sequence[Member],
     fits: Sequence[PairFit],
     fit_type: FitType,
-    held: Collection[str],
+    fixed: Collection[str],
     settings: MatchSettings,
-    level_zero: str | None = None,
+    level_reference: str | None = None,
     table: Array | None = None,
-    plane_zero: str | None = None,
+    plane_reference: str | None = None,
 ) -> Problem:
     """Arrange one component for the solvers.
 
@@ -239,7 +239,7 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
         centres=np.array([member.cutout.centre for member in members]),
         outlines=tuple(outlines([member.cutout for member in members])),
         scale=scale,
-        held=np.array([member.name in held for member in members]),
+        fixed=np.array([member.name in fixed for member in members]),
         first=np.array([index[fit.first] for fit in fits], dtype=np.int64),
         second=np.array([index[fit.second] for fit in fits], dtype=np.int64),
         centroids=table[:, 8:10].copy(),
@@ -250,8 +250,8 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
         rms=rms,
         variance=variance,
         shared=table[:, 4].copy(),
-        level_zero=None if level_zero is None else index[level_zero],
-        plane_zero=None if plane_zero is None else index[plane_zero],
+        level_reference=None if level_reference is None else index[level_reference],
+        plane_reference=None if plane_reference is None else index[plane_reference],
     )
 
 

@@ -3,7 +3,7 @@
 from levelmatch_core.matching.linear.answer import Answer
 from levelmatch_core.matching.model.problem import Problem
 from levelmatch_core.matching.solvers import iterative, least_squares
-from levelmatch_core.matching.solvers.slope_prior import slope_prior
+from levelmatch_core.matching.solvers.slope_prior import slope_prior_of
 from levelmatch_core.settings import MatchSettings
 
 
@@ -11,4 +11,4 @@ def solve(problem: Problem, settings: MatchSettings) -> Answer:
     """Solve one component with the solver that the settings name; the iterative one knows no prior."""
     if settings.solver == "iterative":
         return iterative.solve(problem, settings)
-    return least_squares.solve(problem, slope_prior(problem, settings))
+    return least_squares.solve(problem, slope_prior_of(problem, settings))

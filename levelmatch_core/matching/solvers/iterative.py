@@ -16,7 +16,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from levelmatch_core.matching.linear.answer import Answer
-from levelmatch_core.matching.linear.normal_equations import NormalEquations, assembled, blocks_of, scores
+from levelmatch_core.matching.linear.normal_equations import NormalEquations, blocks_of, right_hand_side, sparse_matrix
 from levelmatch_core.matching.model.problem import Array, Problem
 from levelmatch_core.matching.results import Convergence
 from levelmatch_core.matching.uncertainty.pair_noise import block_diagonal
@@ -85,11 +85,11 @@ def _sweep(problem: Problem, moments: Array, start: Array, settings: MatchSettin
     """Sweep from `start` (N, k); p <- p + D^-1 (b - A p) / 2, with D the members' own blocks of A."""
     n, k = len(problem.names), problem.k
     blocks = blocks_of(problem, moments)
-    matrix = assembled(problem, blocks)
+    matrix = sparse_matrix(problem, blocks)
     # A single held member is a matter of gauge: all move, and its plane is taken out of all in the end.
-    moving = ~problem.held if problem.held.sum() > 1 else np.ones(n, dtype=bool)
+    moving = ~problem.fixed if problem.fixed.sum() > 1 else np.ones(n, dtype=bool)
     half = block_diagonal(0.5 * moving[:, None, None] * np.linalg.pinv(blocks[0], hermitian=True))
-    constant = half @ scores(problem, problem.delta, moments)
+    constant = half @ right_hand_side(problem, problem.delta, moments)
     change = csr_array(half @ matrix)
     product = change.toarray() if n * k <= DENSE_SIZE else change
     here = start.ravel().copy()
@@ -109,8 +109,8 @@ def _sweep(problem: Problem, moments: Array, start: Array, settings: MatchSettin
                 converged = True
                 break
     result = here.reshape(n, k)
-    if problem.held.sum() == 1:
-        result = result - problem.plane_of(int(np.argmax(problem.held)), result)
+    if problem.fixed.sum() == 1:
+        result = result - problem.plane_of(int(np.argmax(problem.fixed)), result)
     return _Sweeps(result, steps[:done].copy(), converged, left)
 
 
@@ -131,7 +131,7 @@ def _level_part(problem: Problem) -> Problem:
         centres=problem.centres,
         outlines=problem.outlines,
         scale=problem.scale,
-        held=problem.held,
+        fixed=problem.fixed,
         first=problem.first,
         second=problem.second,
         centroids=problem.centroids,

@@ -4,7 +4,7 @@ import numpy as np
 
 from levelmatch_core.errors import SolveError
 from levelmatch_core.matching.linear.answer import Answer
-from levelmatch_core.matching.linear.normal_equations import NormalEquations, scores
+from levelmatch_core.matching.linear.normal_equations import NormalEquations, right_hand_side
 from levelmatch_core.matching.model.problem import Problem, SlopePrior
 
 REFINEMENTS = 3
@@ -42,7 +42,7 @@ def solve(problem: Problem, prior: SlopePrior | None = None) -> Answer:
     corrections = np.zeros(shape)
     noise, step = float(np.sqrt(np.median(problem.variance))), np.inf
     for _ in range(1 + REFINEMENTS):
-        downhill = scores(problem, problem.residuals(corrections), problem.moments)
+        downhill = right_hand_side(problem, problem.residuals(corrections), problem.moments)
         downhill -= equations.prior * corrections.ravel()
         change = equations.apply_inverse(downhill).reshape(shape)
         corrections += change

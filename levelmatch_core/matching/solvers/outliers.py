@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtri, comb, fdtrc, gammaincinv
 
 from levelmatch_core.matching.graph_kernels import agreeing_moves, bridge_flags
-from levelmatch_core.matching.linear.normal_equations import NormalEquations, scores
+from levelmatch_core.matching.linear.normal_equations import NormalEquations, right_hand_side
 from levelmatch_core.matching.model.problem import Array, Problem, SlopePrior
 
 LIMIT = 1e-3
@@ -84,21 +84,21 @@ def find_outliers(problem: Problem, prior: SlopePrior | None = None) -> Verdict:
     prior = prior and replace(prior, sd=prior.width)
     pairs = len(problem.weights)
     keys = list(zip(problem.first.tolist(), problem.second.tolist(), strict=True))
-    hung = bridge_flags(len(problem.names), problem.first, problem.second)
-    spare = problem.k * pairs - problem.unknowns
-    if spare <= 0 or hung.all():
+    is_bridge = bridge_flags(len(problem.names), problem.first, problem.second)
+    redundancy = problem.k * pairs - problem.unknowns
+    if redundancy <= 0 or is_bridge.all():
         return Verdict(np.zeros(pairs, dtype=bool), 1.0, trusted=True)
     start = _least_absolute(problem, prior)
-    typical = float(np.sqrt(2 * gammaincinv(problem.k / 2, QUANTILE) * spare / (problem.k * pairs)))
+    typical = float(np.sqrt(2 * gammaincinv(problem.k / 2, QUANTILE) * redundancy / (problem.k * pairs)))
     scatter, size, limit = _annealed(
-        problem, prior, start, lambda left: float(np.quantile(left[~hung], QUANTILE)) / typical
+        problem, prior, start, lambda left: float(np.quantile(left[~is_bridge], QUANTILE)) / typical
     )
-    outliers = _kept_together(keys, size, size > limit, hung)
-    testable = np.count_nonzero(~hung)
+    outliers = _kept_together(keys, size, size > limit, is_bridge)
+    testable = np.count_nonzero(~is_bridge)
     if scatter >= SCATTERED:
         _, size, limit = _annealed(problem, prior, start, lambda _: 1.0)
-        few = _kept_together(keys, size, size > limit, hung)
-        if few.sum() <= TRUSTED * testable and _explained(problem, prior, few, spare):
+        few = _kept_together(keys, size, size > limit, is_bridge)
+        if few.sum() <= TRUSTED * testable and _explained(problem, prior, few, redundancy):
             outliers, scatter = few, 1.0
     part = outliers.sum() / testable
     trusted = part <= (TRUSTED if scatter < SCATTERED else TRUSTED_SCATTERED)
@@ -134,13 +134,13 @@ def _annealed(
     return scatter, _improved(problem, prior, factors, limit), limit
 
 
-def _explained(problem: Problem, prior: SlopePrior | None, few: NDArray[np.bool_], spare: int) -> bool:
+def _explained(problem: Problem, prior: SlopePrior | None, few: NDArray[np.bool_], redundancy: int) -> bool:
     """Tell whether a few bad pairs explain the scatter, better than chance explains them.
 
     What they leave must be noise in the levels alone, too: slopes that do not scatter say nothing of those.
     """
     bad = int(few.sum())
-    freedom, levels = spare - problem.k * bad, (spare - problem.k * bad) // problem.k
+    freedom, levels = redundancy - problem.k * bad, (redundancy - problem.k * bad) // problem.k
     if not bad or levels <= 0:
         return False
     left = problem.residuals(_solved(problem, np.where(few, LEAST, 1.0), prior))
@@ -156,7 +156,7 @@ def _solved(problem: Problem, factors: Array, prior: SlopePrior | None) -> Array
     """Return (N, k) the least-squares corrections, the weights being multiplied by `factors`."""
     scaled = replace(problem, weights=problem.weights * factors)
     equations = NormalEquations(scaled, prior.sd if prior else None)
-    return equations.apply_inverse(scores(scaled, problem.delta, problem.moments)).reshape(-1, problem.k)
+    return equations.apply_inverse(right_hand_side(scaled, problem.delta, problem.moments)).reshape(-1, problem.k)
 
 
 def _size(problem: Problem, left: Array) -> Array:
@@ -178,7 +178,7 @@ def _improved(problem: Problem, prior: SlopePrior | None, factors: Array, limit:
     best = float(np.sum(np.minimum(size, limit) ** 2))
     for _ in range(MOVES):
         left = problem.residuals(_solved(problem, np.where(size <= limit, 1.0, LEAST), prior))
-        agreeing_moves(left, problem.moments, problem.variance, (problem.first, problem.second), ~problem.held, limit)
+        agreeing_moves(left, problem.moments, problem.variance, (problem.first, problem.second), ~problem.fixed, limit)
         found = _sizes(problem, np.where(_size(problem, left) <= limit, 1.0, LEAST), prior)
         cost = float(np.sum(np.minimum(found, limit) ** 2))
         if cost >= best:
@@ -188,7 +188,7 @@ def _improved(problem: Problem, prior: SlopePrior | None, factors: Array, limit:
 
 
 def _kept_together(
-    keys: list[tuple[int, int]], size: Array, suspect: NDArray[np.bool_], hung: NDArray[np.bool_]
+    keys: list[tuple[int, int]], size: Array, suspect: NDArray[np.bool_], is_bridge: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     """Return the suspects less those without which the component would fall apart: the best of them stay."""
     parent = list(range(1 + max(max(key) for key in keys)))
@@ -199,7 +199,7 @@ def _kept_together(
             node = parent[node]
         return node
 
-    out = suspect & ~hung
+    out = suspect & ~is_bridge
     good, doubtful = np.flatnonzero(~out), np.flatnonzero(out)
     for pair in [*good.tolist(), *doubtful[np.argsort(size[doubtful], kind="stable")].tolist()]:
         a, b = root(keys[pair][0]), root(keys[pair][1])

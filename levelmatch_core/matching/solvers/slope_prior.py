@@ -27,9 +27,9 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from levelmatch_core.matching.linear.normal_equations import NormalEquations, scores
+from levelmatch_core.matching.linear.normal_equations import NormalEquations, right_hand_side
 from levelmatch_core.matching.model.problem import Array, Problem, SlopePrior
-from levelmatch_core.matching.uncertainty.pair_noise import score_factor
+from levelmatch_core.matching.uncertainty.pair_noise import right_hand_side_factor
 from levelmatch_core.settings import MatchSettings
 
 WEAKEST, STRONGEST = 1e-10, 1e2
@@ -52,7 +52,7 @@ RANK = 1e-9
 """Eigenvalues of a pair's moments below this fraction of the largest are no measurement."""
 
 
-def slope_prior(problem: Problem, settings: MatchSettings) -> SlopePrior | None:
+def slope_prior_of(problem: Problem, settings: MatchSettings) -> SlopePrior | None:
     """Return the prior on the slopes that the settings ask for.
 
     Parameters
@@ -68,7 +68,7 @@ def slope_prior(problem: Problem, settings: MatchSettings) -> SlopePrior | None:
         None for levels, where it is off, where all members are held, and where the pairs tell the slopes so well that
         it would change nothing.
     """
-    if problem.k == 1 or settings.slope_prior == "off" or problem.held.all():
+    if problem.k == 1 or settings.slope_prior == "off" or problem.fixed.all():
         return None
     if settings.slope_prior != "auto":
         return SlopePrior(sd=settings.slope_prior, width=settings.slope_prior)
@@ -111,7 +111,7 @@ def _width(parts: Sequence[NormalEquations], log_precision: float, measured: int
     overstates the errors of four members by up to a tenth, and equally probable in the logarithm, which understates
     them by up to a sixth.
     """
-    slopes = sum(2 * int(np.count_nonzero(~part.problem.held)) for part in parts)
+    slopes = sum(2 * int(np.count_nonzero(~part.problem.fixed)) for part in parts)
     tried = log_precision + (np.linspace(-WIDER, NARROWER, OPEN_STEPS) if slopes < SURE else np.zeros(1))
     values, misfits = np.array([_evidence(parts, float(x), measured, least) for x in tried]).T
     weights = np.exp((values.min() - values) / 2 - tried / 4)
@@ -121,14 +121,14 @@ def _width(parts: Sequence[NormalEquations], log_precision: float, measured: int
 def _slope_information(problem: Problem) -> Array:
     """Return (2 M,) the normal matrix's diagonal at the slopes of members that are not held."""
     diagonal = NormalEquations(problem).diagonal.reshape(-1, problem.k)
-    return np.asarray(diagonal[~problem.held, 1:].ravel())
+    return np.asarray(diagonal[~problem.fixed, 1:].ravel())
 
 
 def _shared(parts: Sequence[NormalEquations]) -> float:
     """Return the variance of the slopes' scores over what it were if no two pairs shared their noise."""
     shared, independent = 0.0, 0.0
     for part in parts:
-        factor = score_factor(part.problem)
+        factor = right_hand_side_factor(part.problem)
         variances = np.bincount(factor.indices, weights=factor.data**2, minlength=factor.shape[1])
         slopes = np.tile(np.arange(part.problem.k) > 0, len(part.problem.names))
         shared += float(variances[slopes].sum())
@@ -151,17 +151,17 @@ def _evidence(
     for known in parts:
         part = known.problem
         equations = known.of(part, precision**-0.5)
-        corrections = equations.apply_inverse(scores(part, part.delta, part.moments)).reshape(-1, part.k)
+        corrections = equations.apply_inverse(right_hand_side(part, part.delta, part.moments)).reshape(-1, part.k)
         left = part.residuals(corrections)
         squares += float(np.sum(part.weights * np.einsum("ka,kab,kb->k", left, part.moments, left)))
         squares += precision * float(np.sum(corrections[:, 1:] ** 2))
         determinant += equations.log_determinant
-        slopes += 2 * int(np.count_nonzero(~part.held))
+        slopes += 2 * int(np.count_nonzero(~part.fixed))
         free += len(equations.free)
     freedom = max(1, measured - (free - slopes))
-    misfit = max(least, squares / freedom)
-    likelihood = determinant - slopes * log_precision + freedom * math.log(misfit) + squares / misfit
-    return likelihood, misfit
+    excess_scatter = max(least, squares / freedom)
+    likelihood = determinant - slopes * log_precision + freedom * math.log(excess_scatter) + squares / excess_scatter
+    return likelihood, excess_scatter
 
 
 def _patches(problem: Problem) -> list[Problem]:

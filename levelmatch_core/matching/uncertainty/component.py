@@ -19,7 +19,7 @@ from scipy.linalg import eigh, qr
 from scipy.sparse import csr_array, diags_array, vstack
 
 from levelmatch_core.matching.linear.normal_equations import NormalEquations
-from levelmatch_core.matching.model.design import to_members, what_is_left
+from levelmatch_core.matching.model.design import pair_residuals, to_members
 from levelmatch_core.matching.model.problem import Array, Problem, SlopePrior, shift
 from levelmatch_core.matching.uncertainty.pair_noise import PairNoise, times_blocks
 
@@ -75,14 +75,14 @@ class _Noise:
         for start in range(0, count, AT_ONCE):
             several = np.empty((problem.delta.shape[1] * len(problem.names), min(AT_ONCE, count - start)))
             for column in several.T:
-                scores = np.zeros(pulled.shape)
+                right_hand_side = np.zeros(pulled.shape)
                 drawn = self.pairs.draw(random.standard_normal(self.pairs.sources))
-                to_members(problem.geometry, problem.weights[:, None] * drawn, scores)
+                to_members(problem.geometry, problem.weights[:, None] * drawn, right_hand_side)
                 if self.prior is not None:
-                    scores += pulled * random.standard_normal(pulled.shape)
+                    right_hand_side += pulled * random.standard_normal(pulled.shape)
                     if not problem.mean_gauge:  # slopes relative to a held member lack its own, which all others share
-                        scores += pulled * random.standard_normal(problem.k)
-                column[:] = scores.ravel()
+                        right_hand_side += pulled * random.standard_normal(problem.k)
+                column[:] = right_hand_side.ravel()
             yield to_gauge(problem, self.equations.apply_inverse(several))
 
     def level_covariance(self, levels: Array) -> Array:
@@ -94,12 +94,12 @@ class _Noise:
         several, none = np.empty_like(through), np.zeros_like(problem.delta)
         for column, given in zip(several.T, through.T, strict=True):
             own = np.ascontiguousarray(given).reshape(pulled.shape)
-            seen = problem.weights[:, None] * -what_is_left(problem.geometry, none, own)
-            scores = pulled**2 * own
+            seen = problem.weights[:, None] * -pair_residuals(problem.geometry, none, own)
+            right_hand_side = pulled**2 * own
             if not problem.mean_gauge:
-                scores += pulled * np.sum(pulled * own, axis=0)
-            to_members(problem.geometry, problem.weights[:, None] * self.pairs.covariance_times(seen), scores)
-            column[:] = scores.ravel()
+                right_hand_side += pulled * np.sum(pulled * own, axis=0)
+            to_members(problem.geometry, problem.weights[:, None] * self.pairs.covariance_times(seen), right_hand_side)
+            column[:] = right_hand_side.ravel()
         back = to_gauge(problem, self.equations.apply_inverse(several))
         return back.reshape(*pulled.shape, -1)[:, 0]
 
@@ -225,7 +225,7 @@ def _modes(values: Array, vectors: Array, total: float) -> list[Mode]:
 def _pulled(problem: Problem, prior: SlopePrior) -> Array:
     """Return (N, k) what a unit of width of the true slopes, which the prior pulls to 0, does to the scores."""
     pulled = np.zeros((len(problem.names), problem.k))
-    pulled[~problem.held, 1:] = prior.width / prior.sd**2
+    pulled[~problem.fixed, 1:] = prior.width / prior.sd**2
     return pulled
 
 
@@ -249,15 +249,15 @@ def to_gauge(problem: Problem, columns: Array) -> Array:
         return columns
     n, k = len(problem.names), problem.k
     planes = columns.reshape(n, k, -1)
-    if problem.plane_zero is not None:
-        there = _from_zero(problem, problem.plane_zero)
-        return (planes - np.einsum("nab,bm->nam", there, planes[problem.plane_zero])).reshape(columns.shape)
+    if problem.plane_reference is not None:
+        there = _from_zero(problem, problem.plane_reference)
+        return (planes - np.einsum("nab,bm->nam", there, planes[problem.plane_reference])).reshape(columns.shape)
     common = np.broadcast_to(problem.centres.mean(axis=0), problem.centres.shape)
     mean = np.einsum("nab,nbm->am", shift(problem.centres, common, problem.scale, k), planes) / n
     back = np.einsum("nab,bm->nam", shift(common, problem.centres, problem.scale, k), mean)
     centred = planes - back
-    if problem.level_zero is not None:
-        centred[:, 0] -= centred[problem.level_zero, 0]
+    if problem.level_reference is not None:
+        centred[:, 0] -= centred[problem.level_reference, 0]
     return centred.reshape(columns.shape)
 
 
@@ -267,11 +267,13 @@ def _from_gauge(problem: Problem, columns: Array) -> Array:
         return columns
     n, k = len(problem.names), problem.k
     planes = columns.reshape(n, k, -1).copy()
-    if problem.plane_zero is not None:
-        planes[problem.plane_zero] -= np.einsum("nba,nbm->am", _from_zero(problem, problem.plane_zero), planes)
+    if problem.plane_reference is not None:
+        planes[problem.plane_reference] -= np.einsum(
+            "nba,nbm->am", _from_zero(problem, problem.plane_reference), planes
+        )
         return planes.reshape(columns.shape)
-    if problem.level_zero is not None:
-        planes[problem.level_zero, 0] -= planes[:, 0].sum(axis=0)
+    if problem.level_reference is not None:
+        planes[problem.level_reference, 0] -= planes[:, 0].sum(axis=0)
     common = np.broadcast_to(problem.centres.mean(axis=0), problem.centres.shape)
     total = np.einsum("nba,nbm->am", shift(common, problem.centres, problem.scale, k), planes) / n
     back = np.einsum("nba,bm->nam", shift(problem.centres, common, problem.scale, k), total)

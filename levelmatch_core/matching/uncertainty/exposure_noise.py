@@ -21,7 +21,7 @@ from scipy.sparse import coo_array, csr_array, vstack
 
 from levelmatch_core.matching.model.problem import Array, Index
 from levelmatch_core.matching.uncertainty.pair_noise import FEWEST, TINY
-from levelmatch_core.matching.uncertainty.sampling import Exposures, Posed, Scene, roots, sums
+from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup, Scene, roots, sums
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,22 @@ class PairErrors:
     """(K k, 3 E) from the errors of the exposures' corrections so far: level at the centre, and slopes a grid pixel."""
 
 
-def pair_errors(posed: Sequence[Posed], exposures: Exposures) -> list[PairErrors]:
+def pair_errors(groups: Sequence[MatchedGroup], exposures: Exposures) -> list[PairErrors]:
     """Return how noise and the errors of earlier stages enter each component's pairs.
 
     Parameters
     ----------
-    posed
+    groups
         Components of all stages; in the order of stages if errors are to be carried.
     exposures
         All exposures in them.
     """
-    links = _Links.of(Scene.of(posed, exposures))
-    firsts = np.cumsum([0, *(len(part.problem.rms) for part in posed)])
-    coefficients = np.repeat([part.problem.k for part in posed], np.diff(firsts))
+    links = _Links.of(Scene.of(groups, exposures))
+    firsts = np.cumsum([0, *(len(part.problem.rms) for part in groups)])
+    coefficients = np.repeat([part.problem.k for part in groups], np.diff(firsts))
     rows = np.concatenate([[0], np.cumsum(coefficients)])
-    noise = _noise(links, posed, firsts, rows)
-    carried = _carried(links, posed, exposures, firsts, rows)
+    noise = _noise(links, groups, firsts, rows)
+    carried = _carried(links, groups, exposures, firsts, rows)
     return [
         PairErrors(noise[rows[low] : rows[high]], carried[rows[low] : rows[high]])
         for low, high in zip(firsts[:-1].tolist(), firsts[1:].tolist(), strict=True)
@@ -90,11 +90,11 @@ class _Links:
         return np.stack(summed, axis=1).reshape(pairs, 2, *values.shape[1:]).astype(float)
 
 
-def _noise(links: _Links, posed: Sequence[Posed], firsts: Index, rows: Index) -> csr_array:
+def _noise(links: _Links, groups: Sequence[MatchedGroup], firsts: Index, rows: Index) -> csr_array:
     """Return (sum of K k, R) the scores that unit noise of each source makes."""
     pairs = int(firsts[-1])
-    variance = np.concatenate([part.problem.variance for part in posed])
-    shared = np.concatenate([part.problem.shared for part in posed])
+    variance = np.concatenate([part.problem.variance for part in groups])
+    shared = np.concatenate([part.problem.shared for part in groups])
     count = links.of_sides(links.count.astype(float), pairs)
     seen = (count.min(axis=1) >= FEWEST) & (shared > 0)
     power = np.maximum(links.of_sides(links.power, pairs), np.finfo(float).tiny)
@@ -102,13 +102,13 @@ def _noise(links: _Links, posed: Sequence[Posed], firsts: Index, rows: Index) ->
     pixels = power / area**2
     part = np.where(seen, variance * shared, 0.0)[:, None] * pixels / pixels.sum(axis=1, keepdims=True)
     own = np.where(seen, variance * (1 - shared), variance)
-    own += np.concatenate([part.misfit**2 * np.isfinite(part.problem.rms) for part in posed])
+    own += np.concatenate([part.excess_scatter**2 * np.isfinite(part.problem.rms) for part in groups])
     # a fit weighs all pixels alike, and so do the moments; where fewer exposures overlap, the noise is larger
     share = links.of_sides(links.share, pairs)
     share = share / np.maximum(share[:, :, :1, :1], np.finfo(float).tiny)
     matched = np.zeros((pairs, 2, 3, 3))
     alone = np.zeros((pairs, 3, 3))
-    for component, low, high in zip(posed, firsts[:-1].tolist(), firsts[1:].tolist(), strict=True):
+    for component, low, high in zip(groups, firsts[:-1].tolist(), firsts[1:].tolist(), strict=True):
         k = component.problem.k
         root = np.linalg.cholesky(component.problem.moments + TINY * np.eye(k))
         sampled = np.linalg.cholesky(share[low:high, :, :k, :k] + TINY * np.eye(k))
@@ -127,7 +127,9 @@ def _noise(links: _Links, posed: Sequence[Posed], firsts: Index, rows: Index) ->
     return csr_array(vstack([by_exposure, by_pair]).T)
 
 
-def _carried(links: _Links, posed: Sequence[Posed], exposures: Exposures, firsts: Index, rows: Index) -> csr_array:
+def _carried(
+    links: _Links, groups: Sequence[MatchedGroup], exposures: Exposures, firsts: Index, rows: Index
+) -> csr_array:
     """Return (sum of K k, 3 E) the scores that errors of the exposures' corrections make."""
     pairs = int(firsts[-1])
     whole = links.of_sides(links.share, pairs)
@@ -136,7 +138,7 @@ def _carried(links: _Links, posed: Sequence[Posed], exposures: Exposures, firsts
     owner, pair, side, share = owner[useful], links.pair[useful], links.side[useful], links.share[useful]
     centroids = links.scene.centroids
     blocks = np.zeros((len(pair), 3, 3))
-    for component, low, high in zip(posed, firsts[:-1].tolist(), firsts[1:].tolist(), strict=True):
+    for component, low, high in zip(groups, firsts[:-1].tolist(), firsts[1:].tolist(), strict=True):
         k, scale = component.problem.k, component.problem.scale
         mine = np.flatnonzero((pair >= low) & (pair < high))
         if not len(mine):

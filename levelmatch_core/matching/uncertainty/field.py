@@ -9,7 +9,7 @@ import numpy as np
 from levelmatch_core.images.given import Given
 from levelmatch_core.matching.corrections import Sigma, StageMatch
 from levelmatch_core.matching.linear.blas_threads import one_blas_thread
-from levelmatch_core.matching.model.assembly import pose
+from levelmatch_core.matching.model.assembly import assemble
 from levelmatch_core.matching.model.constraints import constraints_of
 from levelmatch_core.matching.model.problem import Array, SlopePrior
 from levelmatch_core.matching.pairs import outlines
@@ -17,7 +17,7 @@ from levelmatch_core.matching.results import Gauge
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.matching.uncertainty.pair_noise import pixel_variances
 from levelmatch_core.matching.uncertainty.propagation import Lattice, Solved, mosaic_levels, total_errors
-from levelmatch_core.matching.uncertainty.sampling import Exposures, Posed
+from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
 
@@ -75,7 +75,7 @@ def field_errors(
             squares += np.einsum("nam,nam->na", errors, errors)
             levels += np.sum((to_levels @ errors[kept].reshape(3 * len(kept), -1)) ** 2, axis=1)
     levels[np.diff(to_levels.indptr) == 0] = np.nan
-    concerned = {one for stage in solved for part in stage for held in part.posed.parts for one in held}
+    concerned = {one for stage in solved for part in stage for exposures_in in part.group.parts for one in exposures_in}
     sigmas = np.sqrt(squares).tolist()
     return TotalErrors(
         sigmas={names[one]: (sigmas[one][0], sigmas[one][1], sigmas[one][2]) for one in sorted(concerned)},
@@ -102,11 +102,13 @@ def _solved(stage: StageMatch, number: Mapping[str, int], settings: MatchSetting
             if len(inside) == 1 or not (pairs or known.ties):
                 continue
             fits = [solution.pairs[place].fit for place in pairs]
-            problem = pose(inside, fits, solution.fit_type, component.hold, settings, known).whole.problem
-            held = [tuple(number[name] for name in member.exposures) for member in inside]
+            problem = assemble(
+                inside, fits, solution.fit_type, component.gauge_condition, settings, known
+            ).whole.problem
+            inner = [tuple(number[name] for name in member.exposures) for member in inside]
             grounded = [()] * (len(problem.names) - len(inside))
-            posed = Posed(problem, (*held, *grounded), component.misfit)
-            parts.append(Solved(posed, SlopePrior(*component.slope_prior) if component.slope_prior else None))
+            group = MatchedGroup(problem, (*inner, *grounded), component.excess_scatter)
+            parts.append(Solved(group, SlopePrior(*component.slope_prior) if component.slope_prior else None))
     return parts
 
 
@@ -115,10 +117,10 @@ def _pixel_noise(solved: Sequence[Sequence[Solved]], count: int) -> Array:
     sigma = np.zeros(count)
     for stage in solved:
         for part in stage:
-            variances = pixel_variances(part.posed.problem)
-            for held, variance in zip(part.posed.parts, variances.tolist(), strict=True):
-                if len(held) == 1 and not sigma[held[0]]:
-                    sigma[held[0]] = math.sqrt(variance)
+            variances = pixel_variances(part.group.problem)
+            for inner, variance in zip(part.group.parts, variances.tolist(), strict=True):
+                if len(inner) == 1 and not sigma[inner[0]]:
+                    sigma[inner[0]] = math.sqrt(variance)
     known = sigma[sigma > 0]
     return np.where(sigma > 0, sigma, float(np.median(known)) if len(known) else 1.0)
 

@@ -9,8 +9,8 @@ of each other close far better than independent pairs would.
 Noise that pairs share is foretold with them: the error y_k - yhat_k of a pair's left-out difference lacks twice the
 covariance of the two, which a measurement of the same pair with noise of its own would have (the covariance penalty:
 Efron 2004, J. Am. Stat. Assoc. 99, 619). Exposures on top of each other foretell nothing else; it
-is told as `echo`. What is left of a pair that is not left out lacks twice the covariance of its difference and its own
-fit: `pull`.
+is told as `left_out_optimism`. What is left of a pair that is not left out lacks twice the covariance of its difference
+and its own fit: `fit_optimism`.
 
 Where residuals are larger than noise makes them, the fit does not describe the data: levels where there are slopes,
 planes where the sky is bent. What is beside the noise is taken as one more error of each pair, alike for all.
@@ -50,25 +50,24 @@ MOST_DRAWN = 0.98
 
 
 @dataclass(frozen=True)
-class Seams:
+class LeaveOneOut:
     """What each pair leaves, and what the others make of it."""
 
-    foretold: Array
+    predicted: Array
     """(K, k) difference left when all others foretell it, data unit; NaN where nothing else does."""
     sigma: Array
     """(K,) 1 sigma expected of the level left after the solve, data unit; 0 where nothing can be left."""
-    misfit: float
+    excess_scatter: float
     """1 sigma by which pairs differ from the fit beside noise, data unit; 0 where the residuals do not show it."""
-    echo: Array
-    """(K,) mean square by which `foretold` is too small, over that of the level's noise: a pair's noise is not its own.
-    """
-    spare: Array
+    left_out_optimism: Array
+    """(K,) mean square by which the error of `predicted` is too small, over that of the level's noise."""
+    redundancy: Array
     """(K,) part of itself that the others tell at least, 0 to 1: the least eigenvalue of 1 - h; 0 of a bridge."""
-    pull: Array
+    fit_optimism: Array
     """(K,) mean square by which what is left is too small, over that of the level's noise: pairs pull the solve."""
 
 
-def seams(problem: Problem, answer: Answer, hung: NDArray[np.bool_], covariance: csr_array) -> Seams:
+def leave_one_out(problem: Problem, answer: Answer, is_bridge: NDArray[np.bool_], covariance: csr_array) -> LeaveOneOut:
     """Return what the pairs of a solved component say of each other.
 
     Parameters
@@ -88,27 +87,29 @@ def seams(problem: Problem, answer: Answer, hung: NDArray[np.bool_], covariance:
     else:
         leverage = _drawn(problem, equations) if problem.unknowns <= DRAWN else _mean(problem, equations)
         keeps = np.eye(problem.k) - leverage
-        pull = 2 * np.trace(leverage, axis1=1, axis2=2)
+        fit_optimism = 2 * np.trace(leverage, axis1=1, axis2=2)
         alone = np.clip(keeps[:, 0, 0], 0.0, 1.0)
         sigma = np.sqrt(problem.variance * alone)
-    sigma = np.where(hung, 0.0, sigma)
-    foretold = np.full_like(left, np.nan)
+    sigma = np.where(is_bridge, 0.0, sigma)
+    predicted = np.full_like(left, np.nan)
     smallest = np.linalg.svd(keeps, compute_uv=False)[:, -1]
-    told = (smallest >= UNTESTABLE) & ~hung
-    foretold[told] = np.linalg.solve(keeps[told], left[told][:, :, None])[:, :, 0]
-    echo = np.zeros(len(left))
+    told = (smallest >= UNTESTABLE) & ~is_bridge
+    predicted[told] = np.linalg.solve(keeps[told], left[told][:, :, None])[:, :, 0]
+    left_out_optimism = np.zeros(len(left))
     if exact:
         own = _own_blocks(covariance, problem.k)
-        pull = 2 * np.einsum("nab,nba->n", problem.moments, own - kept) / problem.variance
+        fit_optimism = 2 * np.einsum("nab,nba->n", problem.moments, own - kept) / problem.variance
         together = own[told] - np.linalg.solve(keeps[told], kept[told].transpose(0, 2, 1)).transpose(0, 2, 1)
-        echo[told] = 2 * np.einsum("nab,nba->n", problem.moments[told], together) / problem.variance[told]
+        left_out_optimism[told] = 2 * np.einsum("nab,nba->n", problem.moments[told], together) / problem.variance[told]
     freedom = left.size - equations.rank
-    misfit = _misfit(left[told, 0], sigma[told], alone[told], freedom / left.size)
-    spare = np.where(told, np.clip(smallest, 0.0, 1.0), 0.0)
-    return Seams(foretold, sigma, misfit, np.maximum(echo, 0.0), spare, np.maximum(pull, 0.0))
+    excess_scatter = _excess_scatter(left[told, 0], sigma[told], alone[told], freedom / left.size)
+    redundancy = np.where(told, np.clip(smallest, 0.0, 1.0), 0.0)
+    return LeaveOneOut(
+        predicted, sigma, excess_scatter, np.maximum(left_out_optimism, 0.0), redundancy, np.maximum(fit_optimism, 0.0)
+    )
 
 
-def _misfit(left: Array, sigma: Array, alone: Array, free: float) -> float:
+def _excess_scatter(left: Array, sigma: Array, alone: Array, free: float) -> float:
     """Return how much pairs differ from the fit beside their noise, by moments (DerSimonian and Laird 1986, eq. 8).
 
     Parameters

@@ -116,11 +116,11 @@ class PairNoise:
         alone = np.maximum(problem.variance - shared, 0.0)
         return cls(problem, root, alone, begin, number, starts, packed)
 
-    def with_misfit(self, misfit: float) -> "PairNoise":
+    def with_excess_scatter(self, excess_scatter: float) -> "PairNoise":
         """Return the noise with one more error of every measured pair's level, of this 1 sigma."""
-        if misfit == 0:
+        if excess_scatter == 0:
             return self
-        return replace(self, alone=self.alone + np.where(np.isfinite(self.problem.rms), misfit**2, 0.0))
+        return replace(self, alone=self.alone + np.where(np.isfinite(self.problem.rms), excess_scatter**2, 0.0))
 
     @property
     def sources(self) -> int:
@@ -149,7 +149,7 @@ class PairNoise:
         return csr_array((values, columns, starts), shape=(len(starts) - 1, self.problem.delta.size))
 
 
-def score_factor(problem: Problem, noise: PairNoise | None = None) -> csr_array:
+def right_hand_side_factor(problem: Problem, noise: PairNoise | None = None) -> csr_array:
     """Return H (R, N k): the covariance of the scores is H'H; each row is what one unit of one noise source makes.
 
     Parameters

@@ -21,7 +21,7 @@ from levelmatch_core.matching.model.problem import Array, SlopePrior
 from levelmatch_core.matching.uncertainty.component import prior_factor, to_gauge
 from levelmatch_core.matching.uncertainty.exposure_noise import PairErrors, pair_errors
 from levelmatch_core.matching.uncertainty.pair_noise import design
-from levelmatch_core.matching.uncertainty.sampling import Exposures, Posed
+from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup
 
 EXACT = 600
 """Most coefficients of all exposures that are propagated exactly."""
@@ -37,7 +37,7 @@ AT_ONCE = 50
 class Solved:
     """A component that was solved."""
 
-    posed: Posed
+    group: MatchedGroup
     prior: SlopePrior | None = None
 
 
@@ -55,7 +55,7 @@ class _Part:
 
     @classmethod
     def of(cls, solved: Solved, errors: PairErrors) -> "_Part":
-        problem, prior = solved.posed.problem, solved.prior
+        problem, prior = solved.group.problem, solved.prior
         return cls(
             solved=solved,
             errors=errors,
@@ -81,7 +81,7 @@ class _Part:
         before
             (3 E, M) errors of the exposures' corrections so far.
         """
-        problem = self.solved.posed.problem
+        problem = self.solved.group.problem
         right = self.weighted @ (self.errors.noise @ noise + self.errors.carried @ before)
         if self.pulled is not None:
             right = right + self.pulled.T @ slopes
@@ -103,7 +103,7 @@ def total_errors(stages: Sequence[Sequence[Solved]], exposures: Exposures, *, se
     seed
         Of the draws.
     """
-    errors = iter(pair_errors([part.posed for stage in stages for part in stage], exposures))
+    errors = iter(pair_errors([part.group for stage in stages for part in stage], exposures))
     parts = [[_Part.of(solved, next(errors)) for solved in stage] for stage in stages]
     every = [part for stage in parts for part in stage]
     noise = every[0].errors.noise.shape[1]
@@ -115,7 +115,7 @@ def total_errors(stages: Sequence[Sequence[Solved]], exposures: Exposures, *, se
             before = total.reshape(-1, drawn.shape[1]).copy()
             for part in stage:
                 slopes = drawn[ends[number] : ends[number + 1]]
-                _add(total, part.solved.posed, part.corrections(drawn[:noise], slopes, before), exposures)
+                _add(total, part.solved.group, part.corrections(drawn[:noise], slopes, before), exposures)
                 number += 1
         yield total
 
@@ -132,11 +132,11 @@ def _sources(count: int, coefficients: int, seed: int) -> Iterator[Array]:
         yield random.standard_normal((count, min(AT_ONCE, draws - start))) / np.sqrt(draws)
 
 
-def _add(total: Array, posed: Posed, corrections: Array, exposures: Exposures) -> None:
+def _add(total: Array, group: MatchedGroup, corrections: Array, exposures: Exposures) -> None:
     """Add the errors of members' corrections to those of their exposures."""
-    problem = posed.problem
-    member = np.repeat(np.arange(len(posed.parts)), [len(part) for part in posed.parts])
-    exposure = np.array([one for part in posed.parts for one in part], dtype=np.int64)
+    problem = group.problem
+    member = np.repeat(np.arange(len(group.parts)), [len(part) for part in group.parts])
+    exposure = np.array([one for part in group.parts for one in part], dtype=np.int64)
     total[exposure, 0] += corrections[member, 0]
     if problem.k == 3:
         slopes = corrections[member, 1:] / problem.scale

@@ -30,13 +30,13 @@ class Exposures:
 
 
 @dataclass(frozen=True)
-class Posed:
+class MatchedGroup:
     """One component of one stage, and the exposures in each of its members."""
 
     problem: Problem
     parts: tuple[tuple[int, ...], ...]
     """Numbers of each member's exposures; none of a member that is no image."""
-    misfit: float = 0.0
+    excess_scatter: float = 0.0
     """1 sigma of one more error of every measured pair's level, data unit."""
 
 
@@ -63,15 +63,15 @@ class Scene(NamedTuple):
     """(K,) grid pixels over which slopes count."""
 
     @classmethod
-    def of(cls, posed: Sequence[Posed], exposures: Exposures) -> "Scene":
+    def of(cls, groups: Sequence[MatchedGroup], exposures: Exposures) -> "Scene":
         """Return the components of all stages in one, members and pairs numbered one after the other."""
-        offsets = np.cumsum([0, *(len(part.parts) for part in posed)]).tolist()
-        first = np.concatenate([part.problem.first + at for part, at in zip(posed, offsets, strict=False)])
-        second = np.concatenate([part.problem.second + at for part, at in zip(posed, offsets, strict=False)])
-        parts = _lists([part for each in posed for part in each.parts])
+        offsets = np.cumsum([0, *(len(part.parts) for part in groups)]).tolist()
+        first = np.concatenate([part.problem.first + at for part, at in zip(groups, offsets, strict=False)])
+        second = np.concatenate([part.problem.second + at for part, at in zip(groups, offsets, strict=False)])
+        parts = _lists([part for each in groups for part in each.parts])
         shapes = shapes_of(exposures.outlines)
         left, bottom, right, top = shapes[2].T
-        scales = np.repeat([float(part.problem.scale) for part in posed], [len(part.problem.rms) for part in posed])
+        scales = np.repeat([float(part.problem.scale) for part in groups], [len(part.problem.rms) for part in groups])
         return cls(
             unit=spread_evenly(POINTS),
             shapes=shapes,
@@ -80,7 +80,7 @@ class Scene(NamedTuple):
             parts=parts,
             beside=neighbours(offsets[-1], first, second),
             first=first,
-            centroids=np.concatenate([part.problem.centroids for part in posed]),
+            centroids=np.concatenate([part.problem.centroids for part in groups]),
             scales=scales,
         )
 

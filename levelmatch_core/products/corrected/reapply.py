@@ -9,7 +9,7 @@ from levelmatch_core.images.exposure import Exposure, Failure
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.matching.corrections import Correction
 from levelmatch_core.products.corrected.known_solution import Known, KnownSolution
-from levelmatch_core.products.corrected.undo import GivenBack, put_new, refuse_overlap
+from levelmatch_core.products.corrected.undo import Restored, put_new, refuse_overlap
 from levelmatch_core.products.corrected.write import products_of, write_corrected
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.folder import clear_temporaries
@@ -20,7 +20,7 @@ from levelmatch_core.sky.grid import Grid
 STEP = "apply"
 
 
-def apply_solution(table: Path, inputs: Sequence[Path], output: Path, *, recursive: bool = False) -> GivenBack:
+def apply_solution(table: Path, inputs: Sequence[Path], output: Path, *, recursive: bool = False) -> Restored:
     """Subtract what a corrections table says from other files of the same exposures.
 
     An exposure is known by its name as the table has it; where no row has the whole of it, by its file's name without
@@ -80,7 +80,7 @@ def apply_solution(table: Path, inputs: Sequence[Path], output: Path, *, recursi
         except (LevelMatchError, OSError) as error:
             failures.append(_failure(name, error, [part.exposure for part in parts]))
     clear_temporaries(output)
-    return GivenBack(tuple(files), tuple(notes), tuple(failures))
+    return Restored(tuple(files), tuple(notes), tuple(failures))
 
 
 Finder = Callable[[str], Sequence[Known]]

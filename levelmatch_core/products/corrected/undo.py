@@ -29,7 +29,7 @@ STEP = "undo"
 
 
 @dataclass(frozen=True)
-class GivenBack:
+class Restored:
     """What came of giving a run's inputs back, or of applying a solution."""
 
     files: tuple[OutputFile, ...]
@@ -43,7 +43,7 @@ class GivenBack:
         return not self.notes and not self.failures
 
 
-def undo(folder: Path, back: Path) -> GivenBack:
+def undo(folder: Path, back: Path) -> Restored:
     """Write the inputs of a finished output into another folder, from the output alone.
 
     Parameters
@@ -84,7 +84,7 @@ def undo(folder: Path, back: Path) -> GivenBack:
                 Failure(name=product, step=STEP, error=type(error).__name__, reason=str(error), exposures=names)
             )
     clear_temporaries(back)
-    return GivenBack(tuple(files), tuple(notes), tuple(failures))
+    return Restored(tuple(files), tuple(notes), tuple(failures))
 
 
 def undo_file(
@@ -125,7 +125,7 @@ def undo_file(
             if image.hdu >= len(hdus) or hdus[image.hdu].matched is None:
                 message = f"{shown}: no {MATCHED_CARD} in HDU {image.hdu}: levelmatch did not correct this file"
                 raise NotFitsError(message)
-            _give_back(edited, image, hdus, source, solution.grids, blank_zero=blank_zero)
+            _restore_input(edited, image, hdus, source, solution.grids, blank_zero=blank_zero)
             if image.masked:
                 notes.append(
                     f"{shown}: HDU {image.hdu}: pixels that were masked, since nothing tied them to the rest, stay so"
@@ -206,7 +206,7 @@ def _refuse_altered(source: Path, product: str, sha256: str | None) -> None:
         raise NotFitsError(message)
 
 
-def _give_back(
+def _restore_input(
     edited: EditedFile,
     image: KnownImage,
     hdus: Sequence[Hdu],

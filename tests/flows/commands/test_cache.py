@@ -11,7 +11,7 @@ from flows.commands.cache import entries, prune
 from flows.home import Home
 from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.errors import StoreInUseError
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.sky.store import CutoutStore
 
 DAY = 86400.0
@@ -77,13 +77,13 @@ def test_a_run_in_progress_keeps_everything(filled):
 def test_a_run_of_the_library_keeps_everything(filled, small_program, tmp_path, monkeypatch, writes):
     tried = []
 
-    def pruning(each, jobs, title, do=PlainEach.__call__):
+    def pruning(each, jobs, title, do=PlainRunner.__call__):
         with pytest.raises(StoreInUseError):
             prune(filled, most=0)
         tried.append(title)
         return do(each, jobs, title)
 
-    monkeypatch.setattr(PlainEach, "__call__", pruning)
+    monkeypatch.setattr(PlainRunner, "__call__", pruning)
     output = tmp_path / "out" if writes else None
     match_levels(small_program, output, MatchSettings(figures="none"), cache=filled.cutouts)
     assert len(tried) > 5

@@ -18,7 +18,7 @@ from flows.orchestration.artifacts import ProgressArtifact, markdown, pictures, 
 from flows.progress import LineReporter
 from flows.summary import summarize
 from levelmatch_core.pipeline import Request, run
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
 
@@ -74,7 +74,7 @@ def result(small_program, tmp_path_factory):
     folder = tmp_path_factory.mktemp("artifacts")
     settings = MatchSettings(min_linear_frac=0.999, figures="none")
     request = Request(inputs=(small_program,), output=folder / "out", settings=settings, program="Orion bar")
-    return run(request, CutoutStore(folder / "store"), PlainEach)
+    return run(request, CutoutStore(folder / "store"), PlainRunner)
 
 
 def test_the_summary_shows_the_mosaic_before_and_after(result):

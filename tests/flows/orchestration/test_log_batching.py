@@ -7,8 +7,8 @@ import pytest
 from prefect.logging.handlers import APILogHandler
 
 from flows.orchestration.log_batching import MOST_LINES, gathered
-from levelmatch_core.log_context import logger_of, placed
-from levelmatch_core.thread_budget import lent, side_by_side
+from levelmatch_core.log_context import log_context, logger_of
+from levelmatch_core.thread_budget import parallel_map, thread_budget
 
 LOGGER = logger_of("levelmatch_core.trial")
 ROOT = logging.getLogger("levelmatch_core")
@@ -42,11 +42,11 @@ def test_many_lines_are_one_entry_and_each_is_seen_elsewhere(
     prefect: _Prefect, caplog: pytest.LogCaptureFixture
 ) -> None:
     def tell(number: int) -> None:
-        with placed(f"tile {number}", "solve"):
+        with log_context(f"tile {number}", "solve"):
             LOGGER.info("%d pairs", number)
 
-    with gathered(), lent(2):
-        side_by_side(tell, range(4))
+    with gathered(), thread_budget(2):
+        parallel_map(tell, range(4))
         assert not prefect.entries
         assert len(caplog.messages) == 4
     ((level, text),) = prefect.entries

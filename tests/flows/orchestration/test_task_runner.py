@@ -285,14 +285,14 @@ def test_a_bad_exposure_costs_itself_and_not_its_tile(workspace):
 
 def test_workers_share_a_tile_and_are_no_more_than_they_should_be(workspace):
     ShotJob.most.clear()
-    crew = Threads(2)
-    done = shared_out(crew, [shot(number, "north") for number in range(6)], workspace)
+    pool = Threads(2)
+    done = shared_out(pool, [shot(number, "north") for number in range(6)], workspace)
     assert [each.number for each in done] == list(range(6))
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda tile: shared_out(crew, [shot(n, tile) for n in range(4)], workspace), "abc"))
+        list(pool.map(lambda tile: shared_out(pool, [shot(n, tile) for n in range(4)], workspace), "abc"))
     assert max(ShotJob.most) == 2
     with pytest.raises(NoUsablePixelsError):
-        shared_out(crew, [shot(1, "north"), shot(2, "north", "bad data")], workspace)
+        shared_out(pool, [shot(1, "north"), shot(2, "north", "bad data")], workspace)
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.home import Home
-from flows.summary import FlowFacts, Problem, summarize
+from flows.summary import FlowFacts, Unmatched, summarize
 from flows.tracking.metrics import glossary, meaning_of, measures, name_of
 from flows.tracking.tracker import Tracker, description, output_id
 from levelmatch_core.matching.pairs import matrices
 from levelmatch_core.pipeline import Request, run
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
 
@@ -27,7 +27,7 @@ def result(small_program, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tracking")
     settings = MatchSettings(solver="iterative")
     request = Request(inputs=(small_program,), output=folder / "out", settings=settings, program="a program's")
-    return run(request, CutoutStore(folder / "store"), PlainEach)
+    return run(request, CutoutStore(folder / "store"), PlainRunner)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_what_was_not_measured_is_no_metric(small_program, tmp_path, store, how)
     inputs, settings = ((files[0],), {}) if how == "alone" else ((files[0], files[-1]), {"min_linear_frac": 0.99})
     chosen = MatchSettings.from_mapping({**settings, "figures": "none"})
     request = Request(inputs=inputs, output=tmp_path / "out", settings=chosen, program=how)
-    found = run(request, CutoutStore(tmp_path / "store"), PlainEach)
+    found = run(request, CutoutStore(tmp_path / "store"), PlainRunner)
     told = summarize(found, peak_memory=1.0)
     assert told.counts[how]
     tracking = Tracker(store).log(found, told, facts(how))
@@ -128,7 +128,7 @@ def test_what_was_not_measured_is_no_metric(small_program, tmp_path, store, how)
 
 
 def test_a_long_story_fits_into_a_description(summary):
-    problems = tuple(Problem(name=f"{n}.fits", status="failed", reason="too long " * 60) for n in range(40))
+    problems = tuple(Unmatched(name=f"{n}.fits", status="failed", reason="too long " * 60) for n in range(40))
     text = description(summary.model_copy(update={"problems": problems}))
     assert len(text) < 8000
     assert "more, in run.json" in text
@@ -232,7 +232,7 @@ def test_a_store_that_cannot_be_made_costs_the_record_only(result, summary, tmp_
 
 
 def test_the_description_names_what_went_wrong(summary):
-    problem = Problem(name="a.fits", status="untied", reason="every pair with it was rejected: rms too high (2)")
+    problem = Unmatched(name="a.fits", status="untied", reason="every pair with it was rejected: rms too high (2)")
     text = description(summary.model_copy(update={"problems": (problem,), "complete": False}))
     assert "a.fits: untied: every pair" in text
     assert "1 untied" in text

@@ -21,12 +21,12 @@ SETTINGS = MatchSettings(weight_method="error")
 
 
 def plan_of(problem: Problem) -> Elimination:
-    return Elimination.of(problem.centres, problem.first, problem.second, problem.held)
+    return Elimination.of(problem.centres, problem.first, problem.second, problem.fixed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_order_of_elimination_is_one_and_keeps_the_factors_small(kind: str) -> None:
-    problem = survey(kind, 2500).problem(1, held=0)
+    problem = survey(kind, 2500).problem(1, fixed=0)
     plan = plan_of(problem)
     n = len(problem.names)
     assert np.array_equal(np.sort(plan.order), np.arange(n))
@@ -49,7 +49,7 @@ def anywhere(rng: np.random.Generator, n: int, k: int, pairs: int, *, one_place:
         names=tuple(f"{i:05d}" for i in range(n)),
         centres=centres,
         outlines=(given.outlines[0],) * n,
-        held=np.zeros(n, dtype=bool),
+        fixed=np.zeros(n, dtype=bool),
         first=first,
         second=second,
         centroids=(centres[first] + centres[second]) / 2,
@@ -71,7 +71,7 @@ def test_the_factors_solve_any_graph(
     problem = anywhere(rng, n, k, pairs, one_place=one_place)
     monkeypatch.setattr(normal_equations, "DENSE_UNKNOWNS", 0)
     equations = normal_equations.NormalEquations(problem, 0.5)
-    matrix = (normal_equations.assembled(problem, equations.pairs.blocks) + diags_array(equations.prior)).tocsc()
+    matrix = (normal_equations.sparse_matrix(problem, equations.pairs.blocks) + diags_array(equations.prior)).tocsc()
     matrix = matrix[equations.free][:, equations.free]
     right = rng.standard_normal((n * k, 3))
     factor = splu(matrix)
@@ -125,7 +125,7 @@ def test_a_member_that_lies_over_all_is_eliminated_last() -> None:
 
 
 def test_the_same_condition_whatever_is_drawn_elsewhere() -> None:
-    problem = survey("scans", 900).problem(1, held=0)
+    problem = survey("scans", 900).problem(1, fixed=0)
     found = set()
     for seed in range(3):
         np.random.seed(seed)  # noqa: NPY002 - the state that scipy's estimator would draw from
@@ -136,7 +136,7 @@ def test_the_same_condition_whatever_is_drawn_elsewhere() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 3])
 def test_large_and_small_ways_give_the_same_answer(kind: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = survey(kind, 180, slope=0.3).problem(k, held=5)
+    problem = survey(kind, 180, slope=0.3).problem(k, fixed=5)
     dense = least_squares.solve(problem)
     monkeypatch.setattr(normal_equations, "DENSE_UNKNOWNS", 0)
     sparse = least_squares.solve(problem)
@@ -145,11 +145,11 @@ def test_large_and_small_ways_give_the_same_answer(kind: str, k: int, monkeypatc
 
 
 def test_patches_learn_the_same_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = survey("grid", 1600, slope=0.3).problem(3, held=0)
-    whole = slope_prior.slope_prior(problem, SETTINGS)
+    problem = survey("grid", 1600, slope=0.3).problem(3, fixed=0)
+    whole = slope_prior.slope_prior_of(problem, SETTINGS)
     monkeypatch.setattr(slope_prior, "ALL", 1000)
     monkeypatch.setattr(slope_prior, "PATCHES", 4)
-    parts = slope_prior.slope_prior(problem, SETTINGS)
+    parts = slope_prior.slope_prior_of(problem, SETTINGS)
     assert whole is not None
     assert parts is not None
     assert whole.width == pytest.approx(0.3, rel=0.1)
@@ -157,11 +157,11 @@ def test_patches_learn_the_same_width(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_part_is_the_problem_of_its_pairs() -> None:
-    problem = survey("scans", 100).problem(1, held=3)
+    problem = survey("scans", 100).problem(1, fixed=3)
     part = problem.part(np.arange(40))
     assert isinstance(part, Problem)
     assert part.names == problem.names[:40]
-    assert np.count_nonzero(part.held) == 1
+    assert np.count_nonzero(part.fixed) == 1
     inside = (problem.first < 40) & (problem.second < 40)
     np.testing.assert_array_equal(part.delta, problem.delta[inside])
     assert len(part.largest_component()) == 40

@@ -10,7 +10,7 @@ from levelmatch_core.matching.match import match
 from levelmatch_core.matching.model.problem import build
 from levelmatch_core.matching.results import Gauge, PairFit, Solution
 from levelmatch_core.matching.solvers import least_squares
-from levelmatch_core.matching.solvers.slope_prior import slope_prior
+from levelmatch_core.matching.solvers.slope_prior import slope_prior_of
 from levelmatch_core.matching.uncertainty import component
 from levelmatch_core.matching.uncertainty.component import sigmas
 from levelmatch_core.sky.plane import Plane
@@ -31,7 +31,7 @@ def solved(seed: int, truth: np.ndarray, **settings: object) -> tuple[Solution, 
     return solution, errors(THIN, solution, truth)
 
 
-def seams(error: np.ndarray) -> float:
+def leave_one_out(error: np.ndarray) -> float:
     """Return the rms of the true steps at the middles of the seams."""
     tiles = error.reshape(6, 6, 3)
     across = (tiles[:, :-1, 0] + tiles[:, :-1, 1]) - (tiles[:, 1:, 0] - tiles[:, 1:, 1])
@@ -47,7 +47,7 @@ def test_ramps_and_bowls_stay_bounded_and_seams_are_no_worse() -> None:
         for seed in range(3):
             _, error = solved(seed, truth_of(np.random.default_rng(seed), 0.1), slope_prior=setting)
             left.append(np.mean((values @ error.ravel()) ** 2))
-            steps.append(seams(error))
+            steps.append(leave_one_out(error))
         found[setting] = np.sqrt(np.mean(left)), np.mean(steps)
     assert found["auto"][0] < 0.15
     assert found["off"][0] > 0.5
@@ -89,9 +89,9 @@ def test_sigmas_about_a_reference_are_what_the_covariance_gives(fit_type: str) -
     cutouts = scene(grid_positions(3, 2, 30, 0.3), (30, 30), np.zeros((6, 3)), 1.0, rng)
     members, fits = fit_all(cutouts, fit_type, options)
     free = build(members, fits, fit_type, (), options)  # type: ignore[arg-type]
-    zero = build(members, fits, fit_type, (), options, plane_zero="m0002")  # type: ignore[arg-type]
-    held = build(members, fits, fit_type, ("m0002",), options)  # type: ignore[arg-type]
-    np.testing.assert_allclose(sigmas(zero), sigmas(held), atol=1e-9)
+    zero = build(members, fits, fit_type, (), options, plane_reference="m0002")  # type: ignore[arg-type]
+    fixed = build(members, fits, fit_type, ("m0002",), options)  # type: ignore[arg-type]
+    np.testing.assert_allclose(sigmas(zero), sigmas(fixed), atol=1e-9)
     unit = np.eye(6 * free.k)
     there = np.stack([zero.to_gauge(row.reshape(6, -1)).ravel() for row in unit])
     np.testing.assert_allclose(component.to_gauge(zero, unit), there.T, atol=1e-12)
@@ -106,7 +106,7 @@ def test_the_width_is_learned_from_the_pairs(width: float) -> None:
         rng = np.random.default_rng(seed)
         mosaic = Mosaic(side=5, size=128, overlap=0.15)
         members, fits = fit_all(mosaic.tiles(truth_of(rng, width, 25), rng), "level+slope", options)
-        prior = slope_prior(build(members, fits, "level+slope", (), options), options)
+        prior = slope_prior_of(build(members, fits, "level+slope", (), options), options)
         assert prior is not None
         ratios.append(prior.width / width)
     assert 0.75 < np.median(ratios) < 1.3
@@ -118,7 +118,7 @@ def test_slopes_that_the_overlaps_know_are_not_shrunk() -> None:
     cutouts = scene(grid_positions(3, 3, 40, 0.5), (40, 40), truth, 0.01, rng)
     options = settings_for("dithers", "level+slope", **NO_REJECTION)
     problem = build(*fit_all(cutouts, "level+slope", options), "level+slope", (), options)
-    prior = slope_prior(problem, options)
+    prior = slope_prior_of(problem, options)
     free, shrunk = least_squares.solve(problem).corrections, least_squares.solve(problem, prior).corrections
     np.testing.assert_allclose(shrunk, free, atol=2e-5)  # a hundredth of the noise that the slopes have
 
@@ -169,7 +169,7 @@ def test_pairs_cut_from_one_scan_do_not_say_that_there_are_no_slopes(weights: st
             flat = {"slope_x": 0.0, "slope_y": 0.0}
             changed = {"rms": 1e-3, "stderr": 1e-3 * fit.stderr, "plane": fit.plane.model_copy(update=flat)}
         measured.append(fit.model_copy(update=changed))
-    prior = slope_prior(build(members, measured, "level+slope", (), options), options)
+    prior = slope_prior_of(build(members, measured, "level+slope", (), options), options)
     assert prior is not None
     assert 1.6 < prior.width < 8
 
@@ -198,7 +198,7 @@ def test_levels_have_no_prior_and_off_is_off() -> None:
     for fit_type, setting in (("level", "auto"), ("level+slope", "off")):
         options = settings_for("dithers", fit_type, slope_prior=setting)
         problem = build(*fit_all(cutouts, fit_type, options), fit_type, (), options)  # type: ignore[arg-type]
-        assert slope_prior(problem, options) is None
+        assert slope_prior_of(problem, options) is None
 
 
 def test_sparse_and_dense_learn_the_same_width(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,9 +206,9 @@ def test_sparse_and_dense_learn_the_same_width(monkeypatch: pytest.MonkeyPatch) 
     options = settings_for("mosaic_tiles", "level+slope", weight_method="error", **NO_REJECTION)
     cutouts = Mosaic(side=4, size=64, overlap=0.15).tiles(truth_of(rng, 0.2, 16), rng)
     problem = build(*fit_all(cutouts, "level+slope", options), "level+slope", ("m0005",), options)
-    dense = slope_prior(problem, options)
+    dense = slope_prior_of(problem, options)
     monkeypatch.setattr(normal_equations, "DENSE_UNKNOWNS", 0)
-    sparse = slope_prior(problem, options)
+    sparse = slope_prior_of(problem, options)
     assert dense is not None
     assert sparse is not None
     assert sparse.width == pytest.approx(dense.width, rel=1e-6)

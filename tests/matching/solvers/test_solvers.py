@@ -57,7 +57,7 @@ def relative(problem: Problem, truth: np.ndarray) -> np.ndarray:
     scaled = (truth * [1, problem.scale, problem.scale])[:, : problem.k]
     if problem.mean_gauge:
         return problem.to_gauge(scaled)
-    return scaled - problem.plane_of(int(np.argmax(problem.held)), scaled)
+    return scaled - problem.plane_of(int(np.argmax(problem.fixed)), scaled)
 
 
 def tight(fit_type: str, **values: object) -> MatchSettings:
@@ -70,7 +70,7 @@ def tight(fit_type: str, **values: object) -> MatchSettings:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 9), st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from(METHODS))
 def test_both_solvers_find_the_truth_on_any_connected_graph(
-    fit_type: str, n: int, seed: int, held: bool, method: str
+    fit_type: str, n: int, seed: int, fixed: bool, method: str
 ) -> None:
     rng = np.random.default_rng(seed)
     members, fits, truth = consistent(rng, n, random_graph(rng, n))
@@ -81,7 +81,7 @@ def test_both_solvers_find_the_truth_on_any_connected_graph(
             for fit in fits
         ]
     options = tight(fit_type, weight_method=method)
-    problem = build(members, fits, fit_type, {members[-1].name} if held else (), options)  # type: ignore[arg-type]
+    problem = build(members, fits, fit_type, {members[-1].name} if fixed else (), options)  # type: ignore[arg-type]
     exact = least_squares.solve(problem)
     swept = iterative.solve(problem, options)
     np.testing.assert_allclose(exact.corrections, relative(problem, truth), atol=1e-9)
@@ -138,13 +138,13 @@ def test_weighted_by_pixels_it_is_least_squares_over_all_pixels(fit_type: str) -
 
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])
-@pytest.mark.parametrize("held", [(), ("m0003",), ("m0000", "m0005")])
-def test_sparse_and_dense_agree(fit_type: str, held: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fixed", [(), ("m0003",), ("m0000", "m0005")])
+def test_sparse_and_dense_agree(fit_type: str, fixed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     options = settings_for("dithers", fit_type, weight_method="error", **NO_REJECTION)
     cutouts = scene(grid_positions(4, 3, 30, 0.3), (30, 30), rng.normal(size=(12, 3)), 1.0, rng)
     members, fits = fit_all(cutouts, fit_type, options)
-    problem = build(members, fits, fit_type, held, options)  # type: ignore[arg-type]
+    problem = build(members, fits, fit_type, fixed, options)  # type: ignore[arg-type]
     for prior in (None, SlopePrior(0.5, 0.5)):
         dense = least_squares.solve(problem, prior)
         with monkeypatch.context() as patch:
@@ -156,8 +156,8 @@ def test_sparse_and_dense_agree(fit_type: str, held: tuple[str, ...], monkeypatc
         assert sparse.condition is not None
         # the 1-norm condition of an n x n matrix is within a factor n of the 2-norm's
         assert dense.condition / 36 < sparse.condition < dense.condition * 36
-        assert not dense.corrections[problem.held].any()
-        if not held:
+        assert not dense.corrections[problem.fixed].any()
+        if not fixed:
             np.testing.assert_allclose(problem.mean_plane(dense.corrections), 0, atol=1e-12)
 
 

@@ -12,7 +12,7 @@ from levelmatch_core.matching.results import Gauge
 from levelmatch_core.matching.solvers import least_squares
 from levelmatch_core.matching.uncertainty import pair_noise as noise_module
 from levelmatch_core.matching.uncertainty.component import sigmas, uncertainties
-from levelmatch_core.matching.uncertainty.pair_noise import PairNoise, design, pixel_variances, score_factor
+from levelmatch_core.matching.uncertainty.pair_noise import PairNoise, design, pixel_variances, right_hand_side_factor
 from levelmatch_core.sky.plane import Plane
 from tests.benchmarks.surveys import survey
 from tests.matching.fakes import (
@@ -185,7 +185,7 @@ def test_tiny_overlaps_are_counted_as_independent() -> None:
     moved = problem.shifts(problem.second)[0]
     expected = np.linalg.inv(moved) @ covariance @ np.linalg.inv(moved).T
     np.testing.assert_allclose(sigmas(problem)[1], np.sqrt(np.diag(expected)), rtol=1e-6)
-    assert score_factor(problem).shape[1] == 6
+    assert right_hand_side_factor(problem).shape[1] == 6
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -208,21 +208,21 @@ def test_a_unit_of_each_source_makes_the_covariance_of_pairs_and_scores(
         np.arange(len(problem.rms)), :, np.arange(len(problem.rms))
     ]
     np.testing.assert_allclose((inverse @ own @ inverse)[:, 0, 0], problem.variance * inverse[:, 0, 0], rtol=1e-6)
-    factor = score_factor(problem).toarray()
-    scores = (design(problem).T * np.repeat(problem.weights, k)) @ made
-    np.testing.assert_allclose(factor.T @ factor, scores @ scores.T, rtol=1e-9, atol=1e-9)
+    factor = right_hand_side_factor(problem).toarray()
+    right_hand_side = (design(problem).T * np.repeat(problem.weights, k)) @ made
+    np.testing.assert_allclose(factor.T @ factor, right_hand_side @ right_hand_side.T, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])
-@pytest.mark.parametrize("held", [(), ("m0003",)])
+@pytest.mark.parametrize("fixed", [(), ("m0003",)])
 def test_draws_agree_with_dense_propagation(
-    fit_type: str, held: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    fit_type: str, fixed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(3)
     options = settings_for("dithers", fit_type, weight_method="npix", **NO_REJECTION)
     cutouts = scene(grid_positions(4, 4, 40, 0.3), (40, 40), np.zeros((16, 3)), 1.0, rng)
     members, fits = fit_all(cutouts, fit_type, options)
-    problem = build(members, fits, fit_type, held, options)  # type: ignore[arg-type]
+    problem = build(members, fits, fit_type, fixed, options)  # type: ignore[arg-type]
     exact = sigmas(problem)
     monkeypatch.setattr(normal_equations, "DENSE_UNKNOWNS", 0)
     drawn = sigmas(problem, seed=1)
@@ -232,14 +232,14 @@ def test_draws_agree_with_dense_propagation(
     np.testing.assert_array_equal(drawn, sigmas(problem, seed=1))
 
 
-@pytest.mark.parametrize(("fit_type", "held"), [("level", ("m0003",)), ("level+slope", ())])
+@pytest.mark.parametrize(("fit_type", "fixed"), [("level", ("m0003",)), ("level+slope", ())])
 def test_weakest_modes_by_lanczos_are_those_of_the_dense_covariance(
-    fit_type: str, held: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    fit_type: str, fixed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(6)
     options = settings_for("dithers", fit_type, weight_method="error", **NO_REJECTION)
     cutouts = scene(grid_positions(7, 3, 40, 0.4), (40, 40), np.zeros((21, 3)), 1.0, rng)
-    problem = build(*fit_all(cutouts, fit_type, options), fit_type, held, options)  # type: ignore[arg-type]
+    problem = build(*fit_all(cutouts, fit_type, options), fit_type, fixed, options)  # type: ignore[arg-type]
     prior = SlopePrior(0.1, 0.2) if fit_type == "level+slope" else None
     _, exact = uncertainties(problem, prior=prior)
     monkeypatch.setattr(normal_equations, "DENSE_UNKNOWNS", 0)
@@ -251,7 +251,7 @@ def test_weakest_modes_by_lanczos_are_those_of_the_dense_covariance(
 
 
 def test_drifts_of_a_strip_are_known_better_than_by_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = survey("chain", 300).problem(1, held=0)
+    problem = survey("chain", 300).problem(1, fixed=0)
     exact = sigmas(problem)
     monkeypatch.setattr(normal_equations, "DENSE_UNKNOWNS", 0)
     np.testing.assert_allclose(sigmas(problem)[100:], exact[100:], rtol=0.02)  # 200 draws alone: 5 %
@@ -304,10 +304,10 @@ def unmodelled(extra: float, seed: int) -> tuple[np.ndarray, float]:
         fit.model_copy(update={"plane": fit.plane + Plane(level=size * float(rng.standard_normal()))}) for fit in fits
     ]
     solution = match("mosaic_tiles", "f", members, moved, Gauge.REFERENCE, options)
-    held = [m.sigma[0] > 0 for m in solution.members]
+    fixed = [m.sigma[0] > 0 for m in solution.members]
     found = np.array([m.plane.level / m.sigma[0] for m in solution.members if m.sigma[0] > 0])
-    assert sum(held) == 15
-    return found, solution.components[0].misfit / size if extra else solution.components[0].misfit
+    assert sum(fixed) == 15
+    return found, solution.components[0].excess_scatter / size if extra else solution.components[0].excess_scatter
 
 
 @pytest.mark.slow
@@ -315,11 +315,11 @@ def test_what_the_fit_does_not_describe_is_allowed_for() -> None:
     """Differences that disagree by five times their noise: stated errors hold, and the misfit is found."""
     runs = [unmodelled(5.0, seed) for seed in range(40)]
     assert np.sqrt(np.mean([pulls**2 for pulls, _ in runs])) == pytest.approx(1.0, abs=0.15)
-    assert np.median([misfit for _, misfit in runs]) == pytest.approx(1.0, abs=0.15)
+    assert np.median([excess_scatter for _, excess_scatter in runs]) == pytest.approx(1.0, abs=0.15)
 
 
 @pytest.mark.slow
 def test_noise_alone_is_no_misfit() -> None:
     runs = [unmodelled(0.0, seed) for seed in range(40)]
     assert np.sqrt(np.mean([pulls**2 for pulls, _ in runs])) == pytest.approx(1.0, abs=0.15)
-    assert sum(misfit > 0 for _, misfit in runs) <= 5
+    assert sum(excess_scatter > 0 for _, excess_scatter in runs) <= 5

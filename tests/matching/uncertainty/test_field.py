@@ -98,8 +98,8 @@ def program(seed: int, tiles: tuple[int, int], dithers: int, fits: tuple[str, st
         one_tile.append([cutout.record.name for cutout in cutouts])
         stacks.append(stacked(f"t{tile:02d}", cutouts, [member.plane for member in solution.members]))
     members, mosaic = solved("mosaic_tiles", "f", stacks, settings)
-    held = {cutout.record.name: tuple(names) for cutout, names in zip(stacks, one_tile, strict=True)}
-    members = [member.model_copy(update={"exposures": held[member.name]}) for member in members]
+    fixed = {cutout.record.name: tuple(names) for cutout, names in zip(stacks, one_tile, strict=True)}
+    members = [member.model_copy(update={"exposures": fixed[member.name]}) for member in members]
     stages = [
         StageMatch(stage="dithers", members=tuple(firsts), solutions=tuple(seconds)),
         StageMatch(stage="mosaic_tiles", members=tuple(members), solutions=(mosaic,)),
@@ -110,7 +110,7 @@ def program(seed: int, tiles: tuple[int, int], dithers: int, fits: tuple[str, st
     planes = {m.name: m.plane for s in seconds for m in s.members}, {m.name: m.plane for m in mosaic.members}
     reference = mosaic.components[0].reference
     assert reference is not None
-    zero = [truth[name] for name in held[reference]]
+    zero = [truth[name] for name in fixed[reference]]
     errors = []
     for name, record in records.items():
         at = record.centre
@@ -122,7 +122,7 @@ def program(seed: int, tiles: tuple[int, int], dithers: int, fits: tuple[str, st
                 for term in ("level", "slope_x", "slope_y")
             ]
         )
-    free = np.array([name not in held[reference] for name in records])
+    free = np.array([name not in fixed[reference] for name in records])
     return Program(list(records.values()), np.array(errors), stated, free)
 
 
@@ -162,16 +162,16 @@ def test_the_map_has_the_error_of_an_exposure_that_lies_alone(fits: tuple[str, s
     compared = 0
     for row, column in np.ndindex(at.shape):
         x, y = at.x0 + column * at.step, at.y0 + row * at.step
-        held = [number for number, outline in enumerate(outlines) if shapely.contains_xy(outline, x, y)]
+        fixed = [number for number, outline in enumerate(outlines) if shapely.contains_xy(outline, x, y)]
         level = made.stated.levels[row, column]
-        assert np.isnan(level) == (not held)
-        if len(held) != 1:
+        assert np.isnan(level) == (not fixed)
+        if len(fixed) != 1:
             continue
-        record = made.records[held[0]]
+        record = made.records[fixed[0]]
         if fits[1] == "level":
-            assert level == pytest.approx(sigma[held[0], 0])
+            assert level == pytest.approx(sigma[fixed[0], 0])
             compared += 1
-        elif sigma[held[0], 1:].all() and np.hypot(x - record.centre[0], y - record.centre[1]) > 0.6 * SIZE:
-            assert level > sigma[held[0], 0]  # slopes count in the corner
+        elif sigma[fixed[0], 1:].all() and np.hypot(x - record.centre[0], y - record.centre[1]) > 0.6 * SIZE:
+            assert level > sigma[fixed[0], 0]  # slopes count in the corner
             compared += 1
     assert compared > 20

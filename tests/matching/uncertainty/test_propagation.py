@@ -10,7 +10,7 @@ from levelmatch_core.matching.model.problem import Problem, shift
 from levelmatch_core.matching.uncertainty.component import sigmas
 from levelmatch_core.matching.uncertainty.exposure_noise import pair_errors
 from levelmatch_core.matching.uncertainty.propagation import Lattice, Solved, mosaic_levels, total_errors
-from levelmatch_core.matching.uncertainty.sampling import Exposures, Posed
+from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup
 
 SIZE = 24
 NOISE = np.array([1.0, 1.6, 0.8])
@@ -47,16 +47,16 @@ class Pixels:
         """Return centroid, moments, plane (k, pixels) of second - first, of stacks less their errors so far."""
         everywhere = np.arange(-10, 60)
         x, y = (grid.ravel() for grid in np.meshgrid(everywhere, everywhere))
-        held = seen(self.places, x, y)
-        use = held[list(first)].any(axis=0) & held[list(second)].any(axis=0)
-        x, y, held = x[use], y[use], held[:, use]
+        fixed = seen(self.places, x, y)
+        use = fixed[list(first)].any(axis=0) & fixed[list(second)].any(axis=0)
+        x, y, fixed = x[use], y[use], fixed[:, use]
         middle = np.array([x.mean(), y.mean()])
         basis = np.stack([np.ones(len(x)), (x - middle[0]) / scale, (y - middle[1]) / scale], axis=1)[:, :k]
         values = np.zeros((len(x), self.size))
         for side, members in ((-1.0, first), (1.0, second)):
-            count = held[list(members)].sum(axis=0)
+            count = fixed[list(members)].sum(axis=0)
             for one in members:
-                rows = np.flatnonzero(held[one])
+                rows = np.flatnonzero(fixed[one])
                 at = (y[rows] - self.places[one, 1]) * SIZE + x[rows] - self.places[one, 0]
                 values[rows, one * SIZE**2 + at] += side * NOISE[one % 3] / count[rows]
                 there = np.stack(
@@ -67,7 +67,7 @@ class Pixels:
         return middle, moments, np.linalg.solve(moments, basis.T @ values / len(x)), len(x), np.mean(values**2, 0).sum()
 
 
-def posed(pixels: Pixels, parts: list[tuple[int, ...]], total: np.ndarray, k: int, held: int | None) -> tuple:
+def group(pixels: Pixels, parts: list[tuple[int, ...]], total: np.ndarray, k: int, fixed: int | None) -> tuple:
     """Return a component of all pairs of its members, and the maps of its pairs' errors (K, k, pixels)."""
     scale = SIZE / 2
     pairs = [(i, j) for i in range(len(parts)) for j in range(i + 1, len(parts))]
@@ -81,7 +81,7 @@ def posed(pixels: Pixels, parts: list[tuple[int, ...]], total: np.ndarray, k: in
         centres=middle,
         outlines=tuple(outlines),
         scale=scale,
-        held=np.arange(len(parts)) == (-1 if held is None else held),
+        fixed=np.arange(len(parts)) == (-1 if fixed is None else fixed),
         first=np.array([i for i, _ in pairs]),
         second=np.array([j for _, j in pairs]),
         centroids=np.array([each[0] for each in found]),
@@ -104,7 +104,7 @@ def solved(problem: Problem, errors: np.ndarray) -> np.ndarray:
         design[pair, :, problem.first[pair]] -= problem.shifts(problem.first)[pair]
         design[pair, :, problem.second[pair]] += problem.shifts(problem.second)[pair]
     weight = problem.weights[:, None, None] * problem.moments
-    free = np.flatnonzero(np.repeat(~problem.held, k))
+    free = np.flatnonzero(np.repeat(~problem.fixed, k))
     flat = design.reshape(pairs * k, n * k)[:, free]
     weighted = np.einsum("pab,pbn->pan", weight, design.reshape(pairs, k, n * k)).reshape(pairs * k, n * k)[:, free]
     found = np.zeros((n * k, errors.shape[-1]))
@@ -135,13 +135,13 @@ def test_totals_are_those_of_every_pixel(k_dithers: int, k_mosaic: int) -> None:
     exact = nothing.copy()
     stages: list[list[Solved]] = [[], []]
     for tile in ([(0,), (1,), (2,)], [(3,), (4,), (5,)]):
-        problem, errors = posed(pixels, tile, nothing, k_dithers, None)
+        problem, errors = group(pixels, tile, nothing, k_dithers, None)
         add(exact, problem, tile, solved(problem, errors), at)
-        stages[0].append(Solved(Posed(problem, tuple(tile))))
+        stages[0].append(Solved(MatchedGroup(problem, tuple(tile))))
     tiles = [(0, 1, 2), (3, 4, 5)]
-    problem, errors = posed(pixels, tiles, exact, k_mosaic, 0)
+    problem, errors = group(pixels, tiles, exact, k_mosaic, 0)
     add(exact, problem, tiles, solved(problem, errors), at)
-    stages[1].append(Solved(Posed(problem, tuple(tiles))))
+    stages[1].append(Solved(MatchedGroup(problem, tuple(tiles))))
     exposures = Exposures(boxes(PLACES), at, NOISE[np.arange(6) % 3])
     found = all_errors(stages, exposures)
     expected, seen_ = exact @ exact.transpose(0, 2, 1), found @ found.transpose(0, 2, 1)
@@ -158,9 +158,9 @@ def test_an_error_that_all_dithers_share_moves_the_stack_by_as_much() -> None:
     pixels = Pixels(PLACES)
     nothing = np.zeros((6, 3, pixels.size))
     tiles = [(0, 1, 2), (3, 4, 5)]
-    problem, _ = posed(pixels, tiles, nothing, 3, 0)
+    problem, _ = group(pixels, tiles, nothing, 3, 0)
     exposures = Exposures(boxes(PLACES), centres(PLACES), NOISE[np.arange(6) % 3])
-    carried = pair_errors([Posed(problem, tuple(tiles))], exposures)[0].carried
+    carried = pair_errors([MatchedGroup(problem, tuple(tiles))], exposures)[0].carried
     plane = np.array([2.0, 0.01, -0.03])
     common = np.zeros((6, 3))
     common[3:] = plane
@@ -173,13 +173,13 @@ def test_an_error_that_all_dithers_share_moves_the_stack_by_as_much() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize("held", [None, 2])
-def test_one_stage_has_the_errors_that_its_solve_states(k: int, held: int | None) -> None:
+@pytest.mark.parametrize("fixed", [None, 2])
+def test_one_stage_has_the_errors_that_its_solve_states(k: int, fixed: int | None) -> None:
     pixels = Pixels(PLACES)
     singles = [(one,) for one in range(6)]
-    problem, _ = posed(pixels, singles, np.zeros((6, 3, pixels.size)), k, held)
+    problem, _ = group(pixels, singles, np.zeros((6, 3, pixels.size)), k, fixed)
     exposures = Exposures(boxes(PLACES), centres(PLACES), NOISE[np.arange(6) % 3])
-    found = all_errors([[Solved(Posed(problem, tuple(singles)))]], exposures)
+    found = all_errors([[Solved(MatchedGroup(problem, tuple(singles)))]], exposures)
     stated = sigmas(problem) / np.array([1, problem.scale, problem.scale])[:k]
     np.testing.assert_allclose(np.sqrt(np.sum(found**2, axis=2))[:, :k], stated, rtol=0.03)
 
@@ -187,9 +187,9 @@ def test_one_stage_has_the_errors_that_its_solve_states(k: int, held: int | None
 def test_draws_agree_with_what_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = Pixels(PLACES)
     singles = [(one,) for one in range(6)]
-    problem, _ = posed(pixels, singles, np.zeros((6, 3, pixels.size)), 3, 0)
+    problem, _ = group(pixels, singles, np.zeros((6, 3, pixels.size)), 3, 0)
     exposures = Exposures(boxes(PLACES), centres(PLACES), NOISE[np.arange(6) % 3])
-    stages = [[Solved(Posed(problem, tuple(singles)))]]
+    stages = [[Solved(MatchedGroup(problem, tuple(singles)))]]
     exact = np.sqrt(np.sum(all_errors(stages, exposures) ** 2, axis=2))
     monkeypatch.setattr("levelmatch_core.matching.uncertainty.propagation.EXACT", 0)
     drawn = all_errors(stages, exposures, seed=3)
@@ -207,9 +207,9 @@ def test_the_map_of_errors_is_that_of_the_mean_of_what_covers_a_point() -> None:
     found = (mosaic_levels(exposures, lattice) @ errors.reshape(18, 50)).reshape(11, 18, 50)
     for row, column in ((4, 6), (5, 8), (6, 10), (4, 12)):
         x, y = lattice.x0 + column * lattice.step, lattice.y0 + row * lattice.step
-        held = np.flatnonzero(shapely.contains_xy(exposures.outlines, x, y))
-        assert len(held)
-        values = [errors[one, 0] + (np.array([x, y]) - at[one]) @ errors[one, 1:] for one in held]
+        fixed = np.flatnonzero(shapely.contains_xy(exposures.outlines, x, y))
+        assert len(fixed)
+        values = [errors[one, 0] + (np.array([x, y]) - at[one]) @ errors[one, 1:] for one in fixed]
         np.testing.assert_allclose(found[row, column], np.mean(values, axis=0))
     assert not found[0, 0].any()
     assert np.count_nonzero(found.any(axis=2)) > 40

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from levelmatch_core.pipeline import Request, run
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
 
@@ -21,7 +21,7 @@ def out(tmp_path_factory, small_program):
     request = Request(
         inputs=(small_program,), output=root / "out", settings=MatchSettings.from_mapping({"figures": "none"})
     )
-    run(request, CutoutStore(root / "store"), PlainEach)
+    run(request, CutoutStore(root / "store"), PlainRunner)
     return root / "out"
 
 

@@ -3,7 +3,7 @@ from click.testing import CliRunner
 
 from flows.cli import main
 from levelmatch_core.pipeline import Request, run
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
 from levelmatch_core.sky.store import CutoutStore
@@ -32,7 +32,7 @@ def test_a_dry_run_refuses_bad_settings(program, tmp_path):
 
 def test_explain_tells_the_story_of_an_output(program, tmp_path):
     request = Request(inputs=(program,), output=tmp_path / "out", settings=MatchSettings(figures="none"))
-    run(request, CutoutStore(tmp_path / "store"), PlainEach)
+    run(request, CutoutStore(tmp_path / "store"), PlainRunner)
     done = CliRunner().invoke(main, ["explain", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "4 of 4 exposures are matched" in done.output

@@ -1,0 +1,68 @@
+"""`levelmatch run`: match exposures and write them corrected. Imports are made where needed: help comes at once."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import cloup
+
+from flows.commands.console import OK, UNFINISHED, clean_errors, report
+from flows.commands.options import examples, inputs_argument, matching_options, output_option
+
+if TYPE_CHECKING:
+    from levelmatch_core.pipeline import Request
+
+
+@cloup.command(
+    short_help="Match exposures, and write them corrected.",
+    epilog=examples(
+        "levelmatch run cal/ --output matched",
+        "levelmatch run cal/ --output matched --dry-run",
+        "levelmatch run cal/ --output matched --set recombine_lyot=true --set fit_type_mosaic_tiles=level+slope",
+        "levelmatch run cal/ --output matched --config m33.toml --program m33 --band F770W --workers 4",
+        "levelmatch run survey/ --output matched --group-by 'field_[0-9]+'",
+    ),
+)
+@inputs_argument
+@output_option("Folder that takes the results.")
+@matching_options
+@cloup.option("--dry-run", is_flag=True, help="Show tiles, fields, pairs, references and cost; write nothing.")
+def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
+    """Match the exposures of INPUT (files, or folders of FITS files) and write the results to DIR.
+
+    Exit code: 0 all matched, reference or alone; 3 finished, but some are untied or failed; 2 bad usage, settings or
+    DIR, nothing written; 1 anything else.
+    """
+    with clean_errors(log_level):
+        if options["dry_run"]:
+            from levelmatch_core.plan import describe, plan_run  # noqa: PLC0415 - as the module says
+
+            return click.echo(describe(plan_run(_request(inputs, output, options))))
+        from flows import home  # noqa: PLC0415 - as the module says
+        from flows.orchestration import ephemeral_server  # noqa: PLC0415 - as the module says
+
+        home.set_environment(quiet=True)
+        server = ephemeral_server.start()  # it takes as long as all that follows
+        from flows.launch import launch  # noqa: PLC0415
+
+        summary = launch(_request(inputs, output, options), log_level, server)
+        report(summary)
+    sys.exit(OK if summary.complete else UNFINISHED)
+
+
+def _request(inputs: tuple[Path, ...], output: Path, options: dict[str, Any]) -> "Request":
+    from levelmatch_core.pipeline import Request  # noqa: PLC0415
+    from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
+
+    settings = MatchSettings.load(
+        options["config"], options["assignments"], procs=options["workers"], band=options["band"]
+    )
+    return Request(
+        inputs=tuple(path.absolute() for path in inputs),
+        output=output.absolute(),
+        settings=settings,
+        program=options["program"],
+        recursive=options["recursive"],
+        group_by=options["group_by"],
+    )

@@ -1,0 +1,26 @@
+"""`levelmatch settings`: the settings there are."""
+
+import click
+import cloup
+
+from flows.commands.console import clean_errors
+from flows.commands.options import complete_setting_name, examples
+
+
+@cloup.command(
+    short_help="List the settings, or tell all of some.",
+    epilog=examples("levelmatch settings", "levelmatch settings rms_sig_limit statistic"),
+)
+@cloup.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_setting_name, help="Only these.")
+def settings(names: tuple[str, ...]) -> None:
+    """List the settings with their defaults, or tell all of those named.
+
+    They go into a TOML file (--config) or come one by one (--set).
+    """
+    with clean_errors():
+        from levelmatch_core.settings import described  # noqa: PLC0415 - help comes at once
+
+        for field in described(names):
+            click.echo(f"{click.style(field.name, bold=True)} = {field.default}    {field.choices}".rstrip())
+            if names:
+                click.echo(click.wrap_text(field.meaning, 100, "    ", "    "))

@@ -1,0 +1,41 @@
+"""`levelmatch simulate`: an observing program with known levels."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import cloup
+
+from flows.commands.console import clean_errors
+from flows.commands.options import examples, type_of_path
+from levelmatch_core.errors import UsageError
+
+
+@cloup.command(
+    short_help="Write an observing program with known levels.",
+    epilog=examples("levelmatch simulate sim --tiles 2x2 --size 256", "levelmatch simulate sim --lyot --planes"),
+)
+@cloup.argument("folder", type=type_of_path, metavar="DIR", help="Folder that takes the program.")
+@cloup.option("--instrument", type=click.Choice(["miri", "nircam_short", "generic"]), default="miri", show_default=True)
+@cloup.option("--tiles", default="3x3", show_default=True, metavar="NXxNY", help="Tiles along x and y.")
+@cloup.option("--dithers", type=int, default=4, show_default=True, help="Exposures a tile.")
+@cloup.option("--size", type=int, default=512, show_default=True, help="Rows of a detector image.")
+@cloup.option("--lyot", is_flag=True, help="MIRI: give the Lyot window levels of its own.")
+@cloup.option("--planes", is_flag=True, help="Add planes, not levels only.")
+@cloup.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn at random.")
+def simulate(folder: Path, tiles: str, **options: Any) -> None:  # noqa: ANN401 - click's
+    """Write an observing program with known levels into DIR, and the truth beside it."""
+    with clean_errors():
+        from levelmatch_core.simulate import SimulatedProgram  # noqa: PLC0415
+        from levelmatch_core.simulate import simulate as write  # noqa: PLC0415
+
+        truth = write(folder, SimulatedProgram.of(tiles=_tiles(tiles), **options))
+        click.echo(f"{len({each.file for each in truth.exposures})} files and truth.json are in {folder}")
+
+
+def _tiles(text: str) -> tuple[int, int]:
+    across, sign, up = text.lower().partition("x")
+    if not (sign and across.isdigit() and up.isdigit()):
+        message = f"--tiles {text!r}: expected two numbers such as 3x3"
+        raise UsageError(message)
+    return int(across), int(up)
