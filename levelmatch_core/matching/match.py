@@ -16,7 +16,8 @@ from levelmatch_core.matching.linear.blas_threads import one_blas_thread
 from levelmatch_core.matching.loop_closure import closure
 from levelmatch_core.matching.model.assembly import assemble
 from levelmatch_core.matching.model.constraints import Constrained, Constraints, constraints_of
-from levelmatch_core.matching.model.problem import Problem, numbers
+from levelmatch_core.matching.model.pair_arrays import PairArrays
+from levelmatch_core.matching.model.problem import Problem
 from levelmatch_core.matching.pairs import Pair, reject
 from levelmatch_core.matching.results import (
     Component,
@@ -38,7 +39,6 @@ from levelmatch_core.matching.status import (
     Story,
     doubts,
     graph_notes,
-    plane_rms_of,
     residual_planes,
     rms_of,
     status_of,
@@ -97,7 +97,7 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     ordered = sorted(members, key=lambda member: member.name)
     by_name = {member.name: member for member in ordered}
     fits = sorted(fits, key=_key)
-    pairs = Pairs(fits, [_key(fit) for fit in fits], numbers(fits))
+    pairs = Pairs(fits, [_key(fit) for fit in fits], PairArrays.of(fits))
     _check(group, ordered, pairs.keys)
     fit_type = settings.fit_type(stage)
     known = constraints_of(ordered, given, with_levels=gauge is Gauge.REFERENCE)
@@ -141,7 +141,7 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     )
     few = untestable_members(used_keys)
     notes = graph_notes(found, rejected, pairs.at(used), news, few if settings.robust else set())
-    before = rms_of(plane_rms_of(pairs.table, pairs.table[:, 5:8])[used])
+    before = rms_of(pairs.arrays.plane_rms(pairs.arrays.planes)[used])
     return Solution(
         stage=stage,
         group=group,
@@ -212,7 +212,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
     if not pairs and not known.ties:
         nothing = {member.name: (_plane_at(member, (0.0, 0.0, 0.0)), (0.0, 0.0, 0.0)) for member in members}
         return Part(component, nothing, notes=choice.notes)
-    asked = assemble(members, pairs.fits, fit_type, gauge_condition, settings, known, pairs.table)
+    asked = assemble(members, pairs.fits, fit_type, gauge_condition, settings, known, pairs.arrays)
     noise = PairNoise.of(asked.pairs)
     covariance = pair_covariance(asked.pairs, noise)
     loops = closure(asked.pairs, covariance)
@@ -224,7 +224,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         notes += doubts(pairs, outliers, trusted=found.trusted)
     if outliers:
         pairs = pairs.at([i for i in range(len(pairs)) if i not in outliers])
-        asked = assemble(members, pairs.fits, fit_type, gauge_condition, settings, known, pairs.table)
+        asked = assemble(members, pairs.fits, fit_type, gauge_condition, settings, known, pairs.arrays)
     both = asked.whole
     problem = both.problem
     if outliers or len(problem.rms) > len(asked.pairs.rms):
@@ -292,7 +292,7 @@ def _stories(both: Constrained, found: LeaveOneOut, pairs: Pairs, weights: Seque
     unseen *= np.array([1.0, 1 / problem.scale, 1 / problem.scale])
     unseen[:, 0] += known[problem.second[:count]] - known[problem.first[:count]]
     tested = np.all(np.isfinite(found.predicted[:count]), axis=1).tolist()
-    places, sigmas = pairs.table[:, 8:10].tolist(), found.sigma[:count].tolist()
+    places, sigmas = pairs.arrays.centroids.tolist(), found.sigma[:count].tolist()
     own = zip(
         found.left_out_optimism[:count].tolist(),
         found.redundancy[:count].tolist(),

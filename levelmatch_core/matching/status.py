@@ -11,7 +11,7 @@ import numpy as np
 from levelmatch_core.matching import graph
 from levelmatch_core.matching.gauge import some
 from levelmatch_core.matching.linear.answer import Answer
-from levelmatch_core.matching.model.problem import Array
+from levelmatch_core.matching.model.pair_arrays import Array, PairArrays
 from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Component, LoopClosure, PairFit, Rejection, SolveStatus, WeakMode
 from levelmatch_core.settings import MatchSettings
@@ -38,12 +38,11 @@ class Pairs:
 
     fits: Sequence[PairFit]
     keys: Sequence[Pair]
-    table: Array
-    """(K, 19) their numbers, as :func:`~levelmatch_core.matching.model.problem.numbers` has them."""
+    arrays: PairArrays
 
     def at(self, where: Sequence[int]) -> "Pairs":
         """Return some of them."""
-        return Pairs([self.fits[i] for i in where], [self.keys[i] for i in where], self.table[list(where)])
+        return Pairs([self.fits[i] for i in where], [self.keys[i] for i in where], self.arrays.at(where))
 
     def __len__(self) -> int:
         return len(self.fits)
@@ -87,18 +86,12 @@ def residual_planes(pairs: Pairs, planes: Mapping[str, Plane]) -> tuple[Array, A
     """Return (K,) the level at each pair's centroid that the corrections leave, and the rms over the overlap."""
     place = {name: number for number, name in enumerate(planes)}
     at = np.array([(one.level, one.slope_x, one.slope_y, one.x0, one.y0) for one in planes.values()]).reshape(-1, 5)
-    corrected = pairs.table[:, 5:8].copy()
+    corrected = pairs.arrays.planes.copy()
     for end, sign in ((1, -1.0), (0, 1.0)):
         mine = at[np.array([place[key[end]] for key in pairs.keys], dtype=np.int64)]
         corrected += sign * mine[:, :3]
-        corrected[:, 0] += sign * np.sum(mine[:, 1:3] * (pairs.table[:, 8:10] - mine[:, 3:]), axis=1)
-    return corrected[:, 0], plane_rms_of(pairs.table, corrected)
-
-
-def plane_rms_of(table: Array, planes: Array) -> Array:
-    """Return (K,) the rms of planes (K, 3) about the pairs' centroids over the pixels that the fits used."""
-    moments = table[:, 10:].reshape(-1, 3, 3) / table[:, 0, None, None]
-    return np.asarray(np.sqrt(np.maximum(0.0, np.einsum("ka,kab,kb->k", planes, moments, planes))))
+        corrected[:, 0] += sign * np.sum(mine[:, 1:3] * (pairs.arrays.centroids - mine[:, 3:]), axis=1)
+    return corrected[:, 0], pairs.arrays.plane_rms(corrected)
 
 
 def graph_notes(

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from levelmatch_core.matching.model.constraints import Constrained, Constraints, constrained
-from levelmatch_core.matching.model.problem import Array, Problem, build
+from levelmatch_core.matching.model.pair_arrays import PairArrays
+from levelmatch_core.matching.model.problem import Problem, build
 from levelmatch_core.matching.results import GaugeCondition, Member, PairFit
 from levelmatch_core.settings import FitType, MatchSettings
 
@@ -26,7 +27,7 @@ def assemble(  # noqa: PLR0917 - a problem in the order in which one would tell 
     gauge_condition: GaugeCondition,
     settings: MatchSettings,
     known: Constraints,
-    table: Array | None = None,
+    arrays: PairArrays | None = None,
 ) -> ComponentProblem:
     """Arrange a component for the solvers.
 
@@ -42,8 +43,8 @@ def assemble(  # noqa: PLR0917 - a problem in the order in which one would tell 
         `weight_method` is read.
     known
         What the user gave.
-    table
-        Numbers of the pairs, where they are there already.
+    arrays
+        The pairs as arrays, where they are there already.
     """
     pairs = build(
         members,
@@ -53,6 +54,6 @@ def assemble(  # noqa: PLR0917 - a problem in the order in which one would tell 
         settings,
         level_reference=gauge_condition.level_reference,
         plane_reference=gauge_condition.plane_reference,
-        table=table,
+        arrays=arrays,
     )
     return ComponentProblem(pairs, constrained(pairs, known, gauge_condition.slopes_of))

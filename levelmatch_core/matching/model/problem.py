@@ -7,7 +7,6 @@ overlaps allow, wherever the mosaic lies on its grid.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from levelmatch_core.matching.model.design import Geometry, pair_residuals
+from levelmatch_core.matching.model.pair_arrays import PairArrays
 from levelmatch_core.matching.pairs import outlines, rounding_floor
 from levelmatch_core.matching.results import Member, PairFit
 from levelmatch_core.settings import FitType, MatchSettings
@@ -177,18 +177,6 @@ def member_scale(members: Sequence[Member]) -> float:
     return float(np.median([max(member.cutout.shape) for member in members])) / 2
 
 
-def numbers(fits: Sequence[PairFit]) -> Array:
-    """Return (K, 19), a row a pair: pixels used, rms, stderr, correlation, shared, plane (5 numbers), moments (9)."""
-
-    def row(fit: PairFit) -> tuple[float, ...]:
-        plane = fit.plane
-        own = fit.n_used, fit.rms, fit.stderr, fit.correlation, fit.shared
-        return (*own, plane.level, plane.slope_x, plane.slope_y, plane.x0, plane.y0, *fit.moments)
-
-    flat = np.fromiter(chain.from_iterable(map(row, fits)), dtype=float, count=19 * len(fits))
-    return flat.reshape(-1, 19)
-
-
 def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
     members: Sequence[Member],
     fits: Sequence[PairFit],
@@ -196,7 +184,7 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
     fixed: Collection[str],
     settings: MatchSettings,
     level_reference: str | None = None,
-    table: Array | None = None,
+    arrays: PairArrays | None = None,
     plane_reference: str | None = None,
 ) -> Problem:
     """Arrange one component for the solvers.
@@ -215,24 +203,22 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
         `weight_method` is read.
     level_zero
         Name of the member whose level is 0 where none is held, in place of the mean level.
-    table
-        The pairs' :func:`numbers`, where they are there already.
+    arrays
+        The pairs as arrays, where they are there already.
     plane_zero
         Name of the member whose whole plane is 0 where none is held.
     """
     k = 1 if fit_type == "level" else 3
     index: Mapping[str, int] = {member.name: i for i, member in enumerate(members)}
     scale = member_scale(members)
-    table = numbers(fits) if table is None else table
-    n_used = table[:, 0]
+    arrays = PairArrays.of(fits) if arrays is None else arrays
     lengths = np.array([1.0, 1 / scale, 1 / scale])
-    moments = table[:, 10:].reshape(-1, 3, 3) / n_used[:, None, None]
-    moments = (moments * lengths[:, None] * lengths)[:, :k, :k]
-    delta = table[:, 5:8] * np.array([1.0, scale, scale])
-    rms = _floored(table[:, 1], rounding_floor(fits))
+    moments = (arrays.moments * lengths[:, None] * lengths)[:, :k, :k]
+    delta = arrays.planes * np.array([1.0, scale, scale])
+    rms = _floored(arrays.rms, rounding_floor(fits))
     # stderr / rms holds the statistic's efficiency and the pixels' correlation; it serves where the rms is floored, too
-    noisy = table[:, 1] > 0
-    relative = np.divide(table[:, 2], table[:, 1], out=np.sqrt(table[:, 3] / n_used), where=noisy)
+    noisy = arrays.rms > 0
+    relative = np.divide(arrays.stderr, arrays.rms, out=np.sqrt(arrays.correlation / arrays.n_used), where=noisy)
     variance = (rms * relative) ** 2
     return Problem(
         names=tuple(index),
@@ -242,14 +228,14 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
         fixed=np.array([member.name in fixed for member in members]),
         first=np.array([index[fit.first] for fit in fits], dtype=np.int64),
         second=np.array([index[fit.second] for fit in fits], dtype=np.int64),
-        centroids=table[:, 8:10].copy(),
+        centroids=arrays.centroids,
         delta=np.ascontiguousarray(delta[:, :k]),
         moments=np.ascontiguousarray(moments),
-        weights=_weights(settings.weight_method, n_used, rms, 1 / variance),
-        n_used=n_used,
+        weights=_weights(settings.weight_method, arrays.n_used, rms, 1 / variance),
+        n_used=arrays.n_used,
         rms=rms,
         variance=variance,
-        shared=table[:, 4].copy(),
+        shared=arrays.shared,
         level_reference=None if level_reference is None else index[level_reference],
         plane_reference=None if plane_reference is None else index[plane_reference],
     )

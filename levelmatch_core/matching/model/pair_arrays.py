@@ -1,0 +1,66 @@
+"""The measured pairs of a group as arrays, one entry a pair."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from levelmatch_core.matching.results import PairFit
+
+Array = NDArray[np.float64]
+
+_COLUMNS = 19
+
+
+@dataclass(frozen=True)
+class PairArrays:
+    """What was measured of K pairs, as :class:`~levelmatch_core.matching.results.PairFit` has it of one."""
+
+    n_used: Array
+    """(K,) pixels left after clipping."""
+    rms: Array
+    """(K,) scatter about the fit, data unit."""
+    stderr: Array
+    """(K,) 1 sigma of the level at the centroid, data unit."""
+    correlation: Array
+    """(K,) pixels a statistically independent pixel."""
+    shared: Array
+    """(K,) part of the variance that is shared with other pairs over the same pixels."""
+    planes: Array
+    """(K, 3) level at the centroid, data unit, and slopes along x and y, data unit a grid pixel."""
+    centroids: Array
+    """(K, 2) x, y of the mean of the pixels used, grid pixels."""
+    moments: Array
+    """(K, 3, 3) mean over the pixels used of [1, x - x0, y - y0] outer itself, grid pixels."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            getattr(self, field.name).flags.writeable = False
+
+    @classmethod
+    def of(cls, fits: Sequence[PairFit]) -> "PairArrays":
+        """Return the arrays of some pairs, in their order."""
+
+        def row(fit: PairFit) -> tuple[float, ...]:
+            plane = fit.plane
+            own = fit.n_used, fit.rms, fit.stderr, fit.correlation, fit.shared
+            return (*own, plane.level, plane.slope_x, plane.slope_y, plane.x0, plane.y0, *fit.moments)
+
+        flat = np.fromiter(chain.from_iterable(map(row, fits)), dtype=float, count=_COLUMNS * len(fits))
+        table = flat.reshape(-1, _COLUMNS)
+        n_used, rms, stderr, correlation, shared = table[:, :5].T.copy()
+        moments = table[:, 10:].reshape(-1, 3, 3) / n_used[:, None, None]
+        return cls(
+            n_used, rms, stderr, correlation, shared, table[:, 5:8].copy(), table[:, 8:10].copy(), np.asarray(moments)
+        )
+
+    def at(self, where: Sequence[int]) -> "PairArrays":
+        """Return those of some pairs."""
+        chosen = list(where)
+        return PairArrays(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    def plane_rms(self, planes: Array) -> Array:
+        """Return (K,) the rms of planes (K, 3) about the centroids over the pixels that the fits used, data unit."""
+        return np.asarray(np.sqrt(np.maximum(0.0, np.einsum("ka,kab,kb->k", planes, self.moments, planes))))
