@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import shlex
-import shutil
 import sqlite3
 import tempfile
 import time
@@ -276,7 +275,7 @@ class Tracker:
             with tempfile.TemporaryDirectory() as scratch:
                 for name, content in matrix_files(match):
                     Path(scratch, name).write_bytes(content)
-                _picture_matrices(match, folder, Path(scratch))
+                _picture_matrices(match, Path(scratch))
                 client.log_artifacts(run_id, scratch, "matrices")
 
     def _tracking(self, run: Run, *, new: bool) -> Tracking:
@@ -291,20 +290,15 @@ class Tracker:
         )
 
 
-def _picture_matrices(match: FieldMatch, output: Path, scratch: Path) -> None:
-    """Put a picture of each stage's matrices beside their numbers: the figure of the output, else one that is drawn."""
+def _picture_matrices(match: FieldMatch, scratch: Path) -> None:
+    """Put a drawing of each stage's matrices beside their numbers."""
     # here and no earlier: a run that changed nothing draws nothing, and matplotlib takes its time to import
-    from levelmatch_core.products.figures import MAX_MEMBERS, draw_matrix, figure_file, matrix_figure  # noqa: PLC0415
+    from levelmatch_core.products.drawings.files import matrices_file  # noqa: PLC0415
 
     for stage in match.stages:
-        if not any(solution.pairs for solution in stage.solutions) or len(stage.members) > MAX_MEMBERS:
-            continue
-        picture = scratch / f"{match.field.name}.{stage.stage}.png"
-        drawn = output / figure_file(match.field.name, matrix_figure(stage.stage))
-        if drawn.is_file():
-            shutil.copyfile(drawn, picture)
-        else:
-            draw_matrix(picture, stage, match.field.unit, f"{match.field.name}: {stage.stage.replace('_', ' ')}")
+        content = matrices_file(match, stage)
+        if content is not None:
+            (scratch / f"{match.field.name}.{stage.stage}.svg").write_bytes(content)
 
 
 def description(summary: Summary) -> str:

@@ -139,7 +139,7 @@ class FiguresJob(Job):
     """Draw the figures of one field."""
 
     step = "figures"
-    version = 3
+    version = 4
     roles = ("mask", "draw")
     gives = Written
     large = ("match",)
@@ -173,7 +173,7 @@ class ReportJob(Job):
     """Write the page that tells all of a run."""
 
     step = "report"
-    version = 3
+    version = 4
     gives = Written
     large = ("matches",)
 

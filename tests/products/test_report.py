@@ -12,9 +12,9 @@ from astropy.io import fits
 from levelmatch_core.jobs.products import ReportJob
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.matching.measure.pair_fit import Difference
+from levelmatch_core.products.drawings.svg import LogScale, Svg
 from levelmatch_core.products.report.images import before_and_after, thumbnail
 from levelmatch_core.products.report.page import FieldImages, choose_thumbnails, write_report
-from levelmatch_core.products.report.svg import LogScale, Svg
 from levelmatch_core.products.runrecord import RunRecord, record_of
 from levelmatch_core.settings import MatchSettings
 
@@ -196,7 +196,7 @@ def test_a_scale_keeps_what_is_below_it_at_its_end() -> None:
 def test_words_in_drawings_are_escaped() -> None:
     drawing = Svg(10, 'a "label"')
     drawing.add("text", "<b>", tip='"x" & y', x=1.234567)
-    text = drawing.render()
+    text = drawing.in_page()
     assert "&lt;b&gt;" in text
     assert 'data-tip="&#34;x&#34; &amp; y"' in text
     assert 'x="1.23"' in text

@@ -7,17 +7,14 @@ from pathlib import Path
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch
 from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.matching.results import PairResult, Solution
+from levelmatch_core.products.drawings.files import drawings_of
 from levelmatch_core.products.figures.level_error import draw_level_error
-from levelmatch_core.products.figures.matrix import MAX_MEMBERS, draw_matrix, matrix_figure
-from levelmatch_core.products.figures.modes import draw_modes
 from levelmatch_core.products.figures.mosaic import draw_mosaic
-from levelmatch_core.products.figures.overlap import draw_overlaps
 from levelmatch_core.products.figures.pair import draw_pair
-from levelmatch_core.products.figures.residuals import draw_convergence, draw_residuals, with_history
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.settings import MatchSettings
 
-__all__ = ["MAX_MEMBERS", "choose_pairs", "draw_figures", "draw_matrix", "figure_file", "matrix_figure"]
+__all__ = ["choose_pairs", "draw_figures", "figure_file"]
 
 Write = Callable[[str, Callable[[Path], object]], OutputFile]
 """As `OutputFolder.write`."""
@@ -62,25 +59,7 @@ def draw_figures(
         figures.append(("mosaic", partial(draw_mosaic, mosaic=mosaic, title=field.name)))
     if level_error is not None:
         figures.append(("level_error", partial(draw_level_error, level_error=level_error, title=field.name)))
-    stages = [stage for stage in field_match.stages if _pairs(stage)]
-    if stages:
-        last = stages[-1]
-        title = f"{field.name}: {_words(last)}"
-        figures.append(("overlaps", partial(draw_overlaps, stage=last, grid=field_match.grid, unit=unit, title=title)))
-        figures.append(
-            ("residuals", partial(draw_residuals, stages=stages, unit=unit, title=f"{field.name}: pair differences"))
-        )
-        if any(solution.status.modes for solution in last.solutions):
-            figures.append(("modes", partial(draw_modes, stage=last, grid=field_match.grid, unit=unit, title=title)))
-    for stage in stages:
-        if len(stage.members) <= MAX_MEMBERS:
-            title = f"{field.name}: {_words(stage)}"
-            figures.append((matrix_figure(stage.stage), partial(draw_matrix, stage=stage, unit=unit, title=title)))
-    told = with_history(stages)
-    if told:
-        figures.append(
-            ("convergence", partial(draw_convergence, stages=told, unit=unit, title=f"{field.name}: convergence"))
-        )
+    figures += [(name, partial(Path.write_bytes, data=content)) for name, content in drawings_of(field_match)]
     for number, (stage_name, pair, image) in enumerate(pair_images, start=1):
         solution = _solution_of(field_match, stage_name, pair)
         draw = partial(draw_pair, solution=solution, pair=pair, image=image, unit=unit, max_points=settings.max_points)
@@ -89,8 +68,8 @@ def draw_figures(
 
 
 def figure_file(field: str, name: str) -> str:
-    """Return the name of a field's figure below the output folder."""
-    return f"figures/{field}_{name}.png"
+    """Return the name of a field's figure below the output folder: images as PNG, drawings (`.svg`) as they are."""
+    return f"figures/{field}_{name}" if name.endswith(".svg") else f"figures/{field}_{name}.png"
 
 
 def choose_pairs(field_match: FieldMatch) -> list[tuple[StageMatch, PairResult]]:
@@ -111,11 +90,3 @@ def _solution_of(field_match: FieldMatch, stage_name: str, pair: PairResult) -> 
         for solution in stage.solutions
         if pair in solution.pairs
     )
-
-
-def _pairs(stage: StageMatch) -> int:
-    return sum(len(solution.pairs) for solution in stage.solutions)
-
-
-def _words(stage: StageMatch) -> str:
-    return stage.stage.replace("_", " ")

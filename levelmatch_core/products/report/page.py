@@ -11,12 +11,16 @@ from levelmatch_core.images.instruments import by_name
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
 from levelmatch_core.matching.results import PairResult, SolveStatus
 from levelmatch_core.matching.stages import STAGES
+from levelmatch_core.products.drawings.corrections import corrections
+from levelmatch_core.products.drawings.differences import convergence, differences
+from levelmatch_core.products.drawings.matrices import AFTER, BEFORE, MAX_MEMBERS, matrix
+from levelmatch_core.products.drawings.modes import mode_lines, modes
+from levelmatch_core.products.drawings.pairs import MOST_PAIRS, pairs_of
+from levelmatch_core.products.drawings.sky_graph import sky_graph
+from levelmatch_core.products.drawings.svg import Svg, style_sheet
 from levelmatch_core.products.explain import loop_lines, seam_lines
 from levelmatch_core.products.figures import style
-from levelmatch_core.products.figures.matrix import MAX_MEMBERS
-from levelmatch_core.products.report import drawings
 from levelmatch_core.products.report.images import BeforeAfter, LevelErrorView, before_and_after, level_error
-from levelmatch_core.products.report.modes import mode_lines, modes
 from levelmatch_core.products.runrecord import RunRecord, StageSummary
 from levelmatch_core.products.verdict import left_out_of, residual_of, told_changes, verdict, why_untied
 from levelmatch_core.settings import MatchSettings
@@ -53,7 +57,7 @@ class StageView:
     sky: Markup
     before: Markup | None
     after: Markup | None
-    seams: Markup
+    differences: Markup
     convergence: Markup | None
     modes: Markup | None
     loops: tuple[str, ...]
@@ -141,6 +145,7 @@ def write_report(
         fields=fields,
         changed=_changed_settings(record),
         max_rows=MAX_ROWS,
+        drawing_style=Markup(style_sheet()),  # noqa: S704 - our own
     )
     path.write_bytes(text.encode("utf-8", "replace"))
 
@@ -161,7 +166,7 @@ def _field_view(match: FieldMatch, record: RunRecord, images: FieldImages) -> Fi
         )
         for stage, pair in _rejected(match)
     ]
-    corrections = tuple(one for one in match.corrections if one.status is not Status.FAILED)
+    corrected = tuple(one for one in match.corrections if one.status is not Status.FAILED)
     return FieldView(
         match=match,
         summary=summary,
@@ -170,14 +175,12 @@ def _field_view(match: FieldMatch, record: RunRecord, images: FieldImages) -> Fi
         level_error=level_error(error) if error is not None else None,
         # the mosaic first: what its tiles did is what a person looks for
         stages=tuple(
-            _stage_view(stage, summaries[stage.stage], match)
-            for stage in reversed(match.stages)
-            if drawings.pairs_of(stage)
+            _stage_view(stage, summaries[stage.stage], match) for stage in reversed(match.stages) if pairs_of(stage)
         ),
         rejected=tuple(sorted(rejected, key=lambda one: (not one.thumbnail, -one.pair.residual_rms))),
-        corrections=corrections,
-        chart=drawings.corrections(corrections, unit),
-        planes=any(not one.plane.is_level for one in corrections),
+        corrections=corrected,
+        chart=_in_page(corrections(corrected, unit)),
+        planes=any(not one.plane.is_level for one in corrected),
         untied=tuple(
             (one.exposure.name, why_untied(one.exposure.name, match))
             for one in match.corrections
@@ -195,19 +198,23 @@ def _stage_view(stage: StageMatch, summary: StageSummary, match: FieldMatch) -> 
         title=next(one.title for one in STAGES if one.name == stage.stage),
         summary=summary,
         statuses=tuple(solution.status for solution in stage.solutions),
-        sky=drawings.sky_graph(stage, match.grid, unit),
-        before=drawings.matrix(stage, unit, after=False) if drawn else None,
-        after=drawings.matrix(stage, unit, after=True) if drawn else None,
-        seams=drawings.seams(stage, unit),
-        convergence=drawings.convergence(stage, unit),
-        modes=modes(stage, unit),
+        sky=sky_graph(stage, match.grid, unit).in_page(),
+        before=_in_page(matrix(stage, unit, BEFORE) if drawn else None),
+        after=_in_page(matrix(stage, unit, AFTER) if drawn else None),
+        differences=differences(stage, unit).in_page(),
+        convergence=_in_page(convergence(stage, unit)),
+        modes=_in_page(modes(stage, unit)),
         loops=(*loop_lines(summary, unit), *seam_lines(summary, unit), *mode_lines(stage, unit)),
-        left_out=max(0, len(drawings.pairs_of(stage)) - drawings.MOST_PAIRS),
+        left_out=max(0, len(pairs_of(stage)) - MOST_PAIRS),
     )
 
 
+def _in_page(drawing: Svg | None) -> Markup | None:
+    return None if drawing is None else drawing.in_page()
+
+
 def _rejected(match: FieldMatch) -> list[tuple[StageMatch, PairResult]]:
-    return [(stage, pair) for stage in match.stages for pair in drawings.pairs_of(stage) if pair.rejected is not None]
+    return [(stage, pair) for stage in match.stages for pair in pairs_of(stage) if pair.rejected is not None]
 
 
 def _changed_settings(record: RunRecord) -> list[tuple[str, object, bool]]:

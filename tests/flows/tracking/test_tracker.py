@@ -152,7 +152,7 @@ def test_matrices_are_arrays_and_pictures(logged, result):
     match = result.matches[0]
     names = {file.path for file in client.list_artifacts(run_.info.run_id, "matrices")}
     for stage in match.stages:
-        assert f"matrices/{match.field.name}.{stage.stage}.png" in names
+        assert f"matrices/{match.field.name}.{stage.stage}.svg" in names
         path = client.download_artifacts(run_.info.run_id, f"matrices/{match.field.name}.{stage.stage}.npz")
         with np.load(path, allow_pickle=False) as arrays:
             for solution in stage.solutions:
