@@ -23,7 +23,6 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from levelmatch_core.errors import UsageError
-from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.given import read_given
 from levelmatch_core.images.inventory import take_inventory
@@ -32,7 +31,7 @@ from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.jobs.products import mosaic_name
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
 from levelmatch_core.nddata import write_images
-from levelmatch_core.pipeline import Request, check_reference, grid_for, run, zeros_of
+from levelmatch_core.pipeline import Request, check_reference, match_fields, run
 from levelmatch_core.products.tables import corrections_table, pairs_table
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
@@ -249,17 +248,7 @@ def _matched(
     given = read_given(settings, inventory)
     with worker_pool(settings) as pool:
         each = PlainRunner(Workspace(store), pool)
-        fields = tuple(
-            match_field(
-                field,
-                grid_for(field, None),
-                settings,
-                each,
-                zeros=zeros_of(field, inventory, settings, None),
-                files=given,
-            )
-            for field in inventory.fields
-        )
+        fields = match_fields(inventory, settings, each, given)
     return LevelMatch(
         fields, inventory.failures + tuple(failure for match in fields for failure in match.failures), None
     )

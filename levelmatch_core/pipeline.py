@@ -18,7 +18,7 @@ from pathlib import Path
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure, Field, Inventory
-from levelmatch_core.images.given import read_given
+from levelmatch_core.images.given import GivenFiles, read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs.job import JobRunner, Workspace, parted
 from levelmatch_core.jobs.products import (
@@ -146,17 +146,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
         if request.settings.strict:
             refuse_failures(inventory.failures)
             each = StrictRunner(each)
-        matches = tuple(
-            match_field(
-                field,
-                grid_for(field, folder.previous),
-                request.settings,
-                each,
-                zeros=zeros_of(field, inventory, request.settings, folder.previous),
-                files=given,
-            )
-            for field in inventory.fields
-        )
+        matches = match_fields(inventory, request.settings, each, given, folder.previous)
         matches, files = write_products(matches, request.settings, each, folder)
         recorded = partial(
             record_of,
@@ -183,6 +173,41 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
             },
         )
     return RunResult(request, inventory, matches, record, changed, seconds)
+
+
+def match_fields(
+    inventory: Inventory,
+    settings: MatchSettings,
+    each: JobRunner,
+    given: GivenFiles,
+    previous: RunRecord | None = None,
+) -> tuple[FieldMatch, ...]:
+    """Solve all fields of an inventory.
+
+    Parameters
+    ----------
+    inventory
+        What came in.
+    settings
+        All are read.
+    each
+        Runs the jobs.
+    given
+        What the user gave beside images.
+    previous
+        The record of the output's last run, whose grids and references are kept where they serve.
+    """
+    return tuple(
+        match_field(
+            field,
+            grid_for(field, previous),
+            settings,
+            each,
+            zeros=zeros_of(field, inventory, settings, previous),
+            files=given,
+        )
+        for field in inventory.fields
+    )
 
 
 def peak_memory() -> float:

@@ -332,7 +332,7 @@ class MatchSettings(BaseModel):
             if not equals:
                 message = f"--set {assignment!r}: expected NAME=VALUE"
                 raise SettingsError(message)
-            values[name.strip()] = _toml_value(name.strip(), text.strip())
+            values[name.strip()] = toml_value(name.strip(), text.strip())
         values.update({name: value for name, value in named.items() if value is not None})
         return cls.from_mapping(values)
 
@@ -415,7 +415,7 @@ def _beside(config: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"instruments": located} if located else {}
 
 
-def _toml_value(name: str, text: str) -> object:
+def toml_value(name: str, text: str) -> object:
     """Read a value as TOML, or as a bare string; `none` is no value, unless the setting has a choice of that name."""
     field = MatchSettings.model_fields.get(name)
     if text.lower() in {"none", "null"} and not (field and text in get_args(field.annotation)):

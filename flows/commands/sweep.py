@@ -1,6 +1,5 @@
 """`levelmatch sweep`: one command for many settings."""
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -89,6 +88,8 @@ def grid_of(assignments: Iterable[str]) -> dict[str, list[Any]]:
     SettingsError
         If one is no such text, or a name comes twice.
     """
+    from levelmatch_core.settings import toml_value  # noqa: PLC0415 - help comes at once
+
     grid: dict[str, list[Any]] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -100,15 +101,5 @@ def grid_of(assignments: Iterable[str]) -> dict[str, list[Any]]:
         if name in grid:
             message = f"--grid {assignment!r}: {name} was given before; name all its values at once"
             raise SettingsError(message)
-        grid[name] = [_value(value) for value in values]
+        grid[name] = [toml_value(name, value) for value in values]
     return grid
-
-
-def _value(text: str) -> object:
-    lowered = text.lower()
-    if lowered in {"none", "null"}:
-        return None
-    try:
-        return tomllib.loads(f"value = {lowered if lowered in {'true', 'false'} else text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

@@ -11,7 +11,7 @@ import numpy as np
 
 from flows.summary import Summary
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch, Status
-from levelmatch_core.matching.pairs import matrices, triplets
+from levelmatch_core.matching.pair_matrices import PairMatrices
 from levelmatch_core.matching.results import Rejection
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.runrecord import StageSummary
@@ -185,9 +185,9 @@ def matrix_files(match: FieldMatch) -> Iterator[tuple[str, bytes]]:
     for stage in match.stages:
         arrays: dict[str, Any] = {}
         for solution in stage.solutions:
-            content = matrices(solution) or triplets(solution)
-            for name, value in vars(content).items():
-                arrays[f"{solution.group}|{name}"] = np.array(value, dtype=str) if name == "names" else value
+            content = PairMatrices.of(solution)
+            arrays[f"{solution.group}|names"] = np.array(content.names, dtype=str)
+            arrays |= {f"{solution.group}|{name}": value for name, value in content.arrays().items()}
         if arrays:
             file = io.BytesIO()
             np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -1,16 +1,22 @@
-"""Matching where only matrices of differences are known: no pixels, no places, no overlap geometry."""
+"""Pairs as matrices: those of a solution, and matching where only matrices of differences are known."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.match import match
-from levelmatch_core.matching.results import Gauge, Member, PairFit
+from levelmatch_core.matching.results import Gauge, Member, PairFit, Solution
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
 from levelmatch_core.sky.plane import Plane
 
+DENSE_MEMBERS = 2000
+"""Most members for which N x N matrices are made."""
+
+_T = TypeVar("_T", bound=np.generic)
 Matrix = NDArray[np.float64] | NDArray[np.integer]
 
 
@@ -92,3 +98,84 @@ def _nominal_fit(pair: tuple[str, str], delta: float, npix: int, rms: float, lin
         linear=(1.0, 1.0) if linear else (0.0, 0.0),
         converged=True,
     )
+
+
+# -- of a solution -----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class PairMatrices:
+    """The pairs of a solution: N x N matrices, or columns with an entry a pair, where `first` and `second` are there.
+
+    The entries of a matrix that has no pair are 0, and False in `valid`.
+    """
+
+    names: tuple[str, ...]
+    """Members, sorted: the order of rows and columns."""
+    delta: NDArray[np.float64]
+    """(N, N, k) delta[j, i] describes data_j - data_i (level at the overlap's centroid, slopes); antisymmetric. Or
+    (K, k) second - first."""
+    npix: NDArray[np.int64]
+    """(N, N) or (K,) pixels valid in both."""
+    rms: NDArray[np.float64]
+    """(N, N) or (K,) scatter about the fit, data unit."""
+    linear: NDArray[np.float64]
+    """(N, N, 2) or (K, 2) overlap as a fraction of the members' extents, along the first's detector axes."""
+    valid: NDArray[np.bool_]
+    """(N, N) or (K,) whether the pair was used."""
+    first: NDArray[np.int64] | None = None
+    """(K,) index of the first member; None of matrices."""
+    second: NDArray[np.int64] | None = None
+    """(K,) index of the second member; None of matrices."""
+
+    def __post_init__(self) -> None:
+        for value in self.arrays().values():
+            value.flags.writeable = False
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return the arrays by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+
+    @classmethod
+    def columns_of(cls, solution: Solution) -> "PairMatrices":
+        """Return the pairs of a solution as columns."""
+        names = tuple(member.name for member in solution.members)
+        index = {name: i for i, name in enumerate(names)}
+        k = 1 if solution.fit_type == "level" else 3
+        fits = [pair.fit for pair in solution.pairs]
+        delta = [(fit.plane.level, fit.plane.slope_x, fit.plane.slope_y)[:k] for fit in fits]
+        return cls(
+            names=names,
+            delta=np.array(delta, dtype=np.float64).reshape(-1, k),
+            npix=np.array([fit.npix for fit in fits], dtype=np.int64),
+            rms=np.array([fit.rms for fit in fits], dtype=np.float64),
+            linear=np.array([fit.linear for fit in fits], dtype=np.float64).reshape(-1, 2),
+            valid=np.array([pair.rejected is None for pair in solution.pairs], dtype=np.bool_),
+            first=np.array([index[fit.first] for fit in fits], dtype=np.int64),
+            second=np.array([index[fit.second] for fit in fits], dtype=np.int64),
+        )
+
+    @classmethod
+    def of(cls, solution: Solution) -> "PairMatrices":
+        """Return the N x N matrices of a solution, or its columns above 2,000 members."""
+        columns = cls.columns_of(solution)
+        return columns if len(columns.names) > DENSE_MEMBERS else columns.squared()
+
+    def squared(self) -> "PairMatrices":
+        """Return columns as N x N matrices."""
+        n, i, j = len(self.names), self.first, self.second
+
+        def square(values: NDArray[_T], turned: NDArray[_T] | None = None) -> NDArray[_T]:
+            matrix = np.zeros((n, n, *values.shape[1:]), dtype=values.dtype)
+            matrix[j, i], matrix[i, j] = values, values if turned is None else turned
+            return matrix
+
+        return replace(
+            self,
+            delta=square(self.delta, -self.delta),
+            npix=square(self.npix),
+            rms=square(self.rms),
+            linear=square(self.linear),
+            valid=square(self.valid),
+            first=None,
+            second=None,
+        )

@@ -2,27 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.results import Member, PairFit, Rejection, Solution
+from levelmatch_core.matching.results import Member, PairFit, Rejection
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
-
-_T = TypeVar("_T", np.float64, np.int64, np.bool_)
 
 Pair = tuple[str, str]
 """Names of two members, the first before the second."""
 
 CHANCE = 4.0
 """Standard deviations of an rms, of so many pixels, that chance may explain."""
-DENSE_MEMBERS = 2000
-"""Most members for which the N x N matrices are built."""
 
 
 # -- who overlaps ------------------------------------------------------------------------------------------------------
@@ -106,99 +100,3 @@ def reject(fits: Sequence[PairFit], settings: MatchSettings) -> dict[Pair, Rejec
         if value > mean + max(settings.rms_sig_limit * spread, chance):
             rejected[fit.first, fit.second] = Rejection.TOO_NOISY
     return rejected
-
-
-# -- as matrices ------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class PairTriplets:
-    """The pairs as columns, one entry a pair: what is kept where N x N matrices would be too large."""
-
-    names: tuple[str, ...]
-    """Members, sorted."""
-    first: NDArray[np.int64]
-    """(K,) index of the first member."""
-    second: NDArray[np.int64]
-    """(K,) index of the second member."""
-    delta: NDArray[np.float64]
-    """(K, k) second - first: the level at the overlap's centroid, and for planes the slopes along x and y."""
-    npix: NDArray[np.int64]
-    """(K,) pixels valid in both."""
-    rms: NDArray[np.float64]
-    """(K,) scatter about the fit, data unit."""
-    linear: NDArray[np.float64]
-    """(K, 2) overlap as a fraction of the members' extents, along the first's detector axes."""
-    valid: NDArray[np.bool_]
-    """(K,) whether the pair was used."""
-
-    def __post_init__(self) -> None:
-        _lock(self)
-
-
-@dataclass(frozen=True)
-class PairMatrices:
-    """The pairs as N x N matrices; entries without a pair are 0, and False in `valid`."""
-
-    names: tuple[str, ...]
-    """Members, sorted: the order of rows and columns."""
-    delta: NDArray[np.float64]
-    """(N, N, k) delta[j, i] describes data_j - data_i (level at the overlap's centroid, slopes); antisymmetric."""
-    npix: NDArray[np.int64]
-    """(N, N) pixels valid in both."""
-    rms: NDArray[np.float64]
-    """(N, N) scatter about the fit, data unit."""
-    linear: NDArray[np.float64]
-    """(N, N, 2) overlap as a fraction of the members' extents."""
-    valid: NDArray[np.bool_]
-    """(N, N) whether the pair was used."""
-
-    def __post_init__(self) -> None:
-        _lock(self)
-
-
-def triplets(solution: Solution) -> PairTriplets:
-    """Return the pairs of a solution as columns."""
-    names = tuple(member.name for member in solution.members)
-    index = {name: i for i, name in enumerate(names)}
-    k = 1 if solution.fit_type == "level" else 3
-    fits = [pair.fit for pair in solution.pairs]
-    delta = [(fit.plane.level, fit.plane.slope_x, fit.plane.slope_y)[:k] for fit in fits]
-    return PairTriplets(
-        names=names,
-        first=np.array([index[fit.first] for fit in fits], dtype=np.int64),
-        second=np.array([index[fit.second] for fit in fits], dtype=np.int64),
-        delta=np.array(delta, dtype=np.float64).reshape(-1, k),
-        npix=np.array([fit.npix for fit in fits], dtype=np.int64),
-        rms=np.array([fit.rms for fit in fits], dtype=np.float64),
-        linear=np.array([fit.linear for fit in fits], dtype=np.float64).reshape(-1, 2),
-        valid=np.array([pair.rejected is None for pair in solution.pairs], dtype=np.bool_),
-    )
-
-
-def matrices(solution: Solution) -> PairMatrices | None:
-    """Return the N x N matrices of a solution, or None above 2,000 members, where :func:`triplets` serves."""
-    n = len(solution.members)
-    if n > DENSE_MEMBERS:
-        return None
-    flat = triplets(solution)
-    i, j = flat.first, flat.second
-
-    def square(values: NDArray[_T], turned: NDArray[_T]) -> NDArray[_T]:
-        matrix = np.zeros((n, n, *values.shape[1:]), dtype=values.dtype)
-        matrix[j, i], matrix[i, j] = values, turned
-        return matrix
-
-    return PairMatrices(
-        names=flat.names,
-        delta=square(flat.delta, -flat.delta),
-        npix=square(flat.npix, flat.npix),
-        rms=square(flat.rms, flat.rms),
-        linear=square(flat.linear, flat.linear),
-        valid=square(flat.valid, flat.valid),
-    )
-
-
-def _lock(arrays: PairTriplets | PairMatrices) -> None:
-    for field in fields(arrays):
-        value = getattr(arrays, field.name)
-        if isinstance(value, np.ndarray):
-            value.flags.writeable = False

@@ -54,6 +54,10 @@ def ranking(*rows):
     return Ranking.of("p", "abc", ["rms_sig_limit"], rows, compare_address(rows))
 
 
+def test_a_choice_that_is_called_none_is_a_value():
+    assert grid_of(["figures=none,all"]) == {"figures": ["none", "all"]}
+
+
 def test_a_grid_is_read_from_the_command_line():
     assert grid_of(["rms_sig_limit=1.5,2", "weight_method=npix, rms", "strict=true,False", "reference=none"]) == {
         "rms_sig_limit": [1.5, 2],

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from levelmatch_core.matching.match import match
-from levelmatch_core.matching.pairs import candidate_pairs, matrices, reject, triplets
+from levelmatch_core.matching.pair_matrices import PairMatrices
+from levelmatch_core.matching.pairs import candidate_pairs, reject
 from levelmatch_core.matching.results import Gauge, Rejection
 from levelmatch_core.sky.plane import Plane
 from tests.matching.fakes import fit_all, grid_positions, made_up_fit, make_cutout, member, scene, settings_for
@@ -122,7 +123,7 @@ def test_matrices_are_antisymmetric_and_name_the_used_pairs() -> None:
     members, fits = fit_all(scene(grid_positions(2, 2, 40, 0.3), (40, 40), truth, 0.1, rng), "level+slope", options)
     fits[0] = fits[0].model_copy(update={"linear": (0.0, 0.0)})
     solution = match("mosaic_tiles", "f", members, fits, Gauge.MEAN, options)
-    dense = matrices(solution)
+    dense = PairMatrices.of(solution)
     assert dense is not None
     assert dense.delta.shape == (4, 4, 3)
     np.testing.assert_array_equal(dense.delta, -dense.delta.transpose(1, 0, 2))
@@ -135,14 +136,14 @@ def test_matrices_are_antisymmetric_and_name_the_used_pairs() -> None:
     assert dense.linear.shape == (4, 4, 2)
     with pytest.raises(ValueError, match="read-only"):
         dense.delta[0, 0, 0] = 1
-    flat = triplets(solution)
+    flat = PairMatrices.columns_of(solution)
     np.testing.assert_array_equal(flat.delta, dense.delta[flat.second, flat.first])
 
 
 def test_no_dense_matrices_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("levelmatch_core.matching.pairs.DENSE_MEMBERS", 1)
+    monkeypatch.setattr("levelmatch_core.matching.pair_matrices.DENSE_MEMBERS", 1)
     solution = match(
         "mosaic_tiles", "f", [member(make_cutout(n, np.ones((2, 2)))) for n in "ab"], [], Gauge.MEAN, settings_for()
     )
-    assert matrices(solution) is None
-    assert triplets(solution).delta.shape == (0, 1)
+    assert PairMatrices.of(solution).first is not None
+    assert PairMatrices.columns_of(solution).delta.shape == (0, 1)

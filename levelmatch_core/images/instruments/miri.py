@@ -6,7 +6,7 @@ from dataclasses import replace
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.fits_headers import Cards
 from levelmatch_core.images.instruments import jwst
-from levelmatch_core.images.instruments.base import Instrument, Part, Source
+from levelmatch_core.images.instruments.base import Part, Source
 from levelmatch_core.settings import MatchSettings
 
 WHOLE, LYOT, MAIN = "mirimage", "mirimagel", "mirimages"
@@ -72,15 +72,4 @@ def _shows_window(source: Source) -> bool:
     return subarray == "FULL" and source.shape[0] > LYOT_FIRST_ROW and source.shape[1] > LYOT_END_COLUMN
 
 
-INSTRUMENT = Instrument(
-    name="miri",
-    recognises=_recognises,
-    split=_split,
-    variances=jwst.VARIANCES,
-    bad_bits=jwst.BAD_BITS,
-    blank_zero=True,
-    band_cards=jwst.BAND_CARDS,
-    no_band=jwst.NO_BAND,
-    background=jwst.BACKGROUND,
-    next_step=jwst.NEXT_STEP,
-)
+INSTRUMENT = replace(jwst.INSTRUMENT, name="miri", recognises=_recognises, split=_split, rank=0)

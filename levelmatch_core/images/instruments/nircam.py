@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from levelmatch_core.images.fits_headers import Cards
 from levelmatch_core.images.instruments import jwst
-from levelmatch_core.images.instruments.base import Instrument, Part, Source
+from levelmatch_core.images.instruments.base import Part, Source
 from levelmatch_core.settings import MatchSettings
 
 STAGE = "combine_nircam_short"
@@ -31,15 +31,4 @@ def _split(source: Source, settings: MatchSettings) -> tuple[Part, ...]:
     return (replace(part, tile=tile, groups=groups),)
 
 
-INSTRUMENT = Instrument(
-    name="nircam",
-    recognises=_recognises,
-    split=_split,
-    variances=jwst.VARIANCES,
-    bad_bits=jwst.BAD_BITS,
-    blank_zero=True,
-    band_cards=jwst.BAND_CARDS,
-    no_band=jwst.NO_BAND,
-    background=jwst.BACKGROUND,
-    next_step=jwst.NEXT_STEP,
-)
+INSTRUMENT = replace(jwst.INSTRUMENT, name="nircam", recognises=_recognises, split=_split, rank=0)

@@ -10,7 +10,7 @@ Converged means near the answer, not slow: the distance left is estimated as the
 rate being how much a sweep shrinks the steps, and must be within the tolerances.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -126,23 +126,7 @@ def _distance_left(size: float, before: float | None, whole: float) -> float:
 
 def _level_part(problem: Problem) -> Problem:
     """Return the same problem for the levels alone."""
-    return Problem(
-        names=problem.names,
-        centres=problem.centres,
-        outlines=problem.outlines,
-        scale=problem.scale,
-        fixed=problem.fixed,
-        first=problem.first,
-        second=problem.second,
-        centroids=problem.centroids,
-        delta=problem.delta[:, :1].copy(),
-        moments=problem.moments[:, :1, :1].copy(),
-        weights=problem.weights,
-        n_used=problem.n_used,
-        rms=problem.rms,
-        variance=problem.variance,
-        shared=problem.shared,
-    )
+    return replace(problem, delta=problem.delta[:, :1].copy(), moments=problem.moments[:, :1, :1].copy())
 
 
 def _drawn_moments(problem: Problem, settings: MatchSettings) -> Array:

@@ -15,7 +15,7 @@ from flows.home import Home
 from flows.summary import FlowFacts, Unmatched, summarize
 from flows.tracking.metrics import glossary, meaning_of, measures, name_of
 from flows.tracking.tracker import Tracker, description, output_id
-from levelmatch_core.matching.pairs import matrices
+from levelmatch_core.matching.pair_matrices import PairMatrices
 from levelmatch_core.pipeline import Request, run
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
@@ -156,7 +156,7 @@ def test_matrices_are_arrays_and_pictures(logged, result):
         path = client.download_artifacts(run_.info.run_id, f"matrices/{match.field.name}.{stage.stage}.npz")
         with np.load(path, allow_pickle=False) as arrays:
             for solution in stage.solutions:
-                expected = matrices(solution)
+                expected = PairMatrices.of(solution)
                 assert tuple(arrays[f"{solution.group}|names"]) == expected.names
                 for name in ("delta", "npix", "rms", "valid"):
                     np.testing.assert_array_equal(arrays[f"{solution.group}|{name}"], getattr(expected, name))
