@@ -9,9 +9,14 @@ PROGRAM = SimulatedProgram.of(tiles=(2, 1), dithers=2, size=256, stars=60)
 
 
 @pytest.fixture(scope="session")
-def webb(tmp_path_factory):
-    """Return a folder of four `_cal` files and their true levels."""
+def packages():
+    """Skip a test where what writes and reads JWST's files is missing."""
     for package in ("asdf", "gwcs", "stdatamodels"):
         pytest.importorskip(package, reason=f"{package} is missing: install the extra, levelmatch[jwst]")
+
+
+@pytest.fixture(scope="session")
+def webb(tmp_path_factory, packages):
+    """Return a folder of four `_cal` files and their true levels."""
     folder = tmp_path_factory.mktemp("webb")
     return folder, write_webb(folder, PROGRAM)

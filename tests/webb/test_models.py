@@ -97,6 +97,7 @@ def test_a_corrected_file_says_what_was_subtracted_where_that_is_asked_for(webb,
                     assert one.data.tobytes() == other.data.tobytes()
 
 
+@pytest.mark.usefixtures("packages")
 def test_a_background_that_was_not_subtracted_is_told_and_replaced(tmp_path):
     """As where skymatch ran with subtract=False: resample would subtract that level after the match."""
     from stdatamodels.jwst import datamodels
@@ -120,6 +121,7 @@ def test_a_background_that_was_not_subtracted_is_told_and_replaced(tmp_path):
             assert back["ASDF"].data.tobytes() == came["ASDF"].data.tobytes()
 
 
+@pytest.mark.usefixtures("packages")
 def test_what_was_subtracted_before_counts(tmp_path):
     levels = write_webb(tmp_path / "in", PROGRAM, background={"level": 3.25, "subtracted": True, "method": "match"})
     matched(tmp_path / "in", tmp_path / "out", write_background=True)
