@@ -16,7 +16,7 @@ def packages():
 
 
 @pytest.fixture(scope="session")
-def webb(tmp_path_factory, packages):
+def webb(tmp_path_factory, packages):  # noqa: ARG001 - it skips
     """Return a folder of four `_cal` files and their true levels."""
     folder = tmp_path_factory.mktemp("webb")
     return folder, write_webb(folder, PROGRAM)
