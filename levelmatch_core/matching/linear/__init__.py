@@ -1,1 +1,1 @@
-"""Linear algebra: normal equations, sparse Cholesky, ordering."""
+"""Linear algebra: normal equations, sparse Cholesky factorisation, fill-reducing ordering."""

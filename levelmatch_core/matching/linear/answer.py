@@ -1,4 +1,4 @@
-"""What every solver gives back."""
+"""What every solver returns."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from levelmatch_core.matching.results import Convergence
 
 @dataclass(frozen=True)
 class Answer:
-    """What a solver found for a component."""
+    """The solution of a component."""
 
     corrections: Array
-    """(N, k) to be subtracted, about each member's centre, slopes over `scale` pixels, data unit."""
+    """(N, k) the corrections c, to be subtracted: about each member's centre, slopes over `scale` pixels, data unit."""
     converged: bool
     iterations: int
     rank: int
-    """Coefficients that the differences determine, of `Problem.unknowns`."""
+    """Number of coefficients that the differences determine, out of `Problem.unknowns`."""
     condition: float | None
     """Estimated 2-norm (dense) or 1-norm (sparse) condition of the diagonally scaled normal matrix."""
     history: tuple[Convergence, ...] = ()
@@ -24,4 +24,4 @@ class Answer:
     prior: SlopePrior | None = None
     """The prior on slopes that was used."""
     equations: NormalEquations | None = None
-    """The normal equations with their factors, for whoever goes on with them."""
+    """The normal equations with their factors, so that later steps need not factor them again."""

@@ -1,4 +1,4 @@
-"""One thread of BLAS while anything is solved: sums round as the threads go, and the bytes must not change."""
+"""A single BLAS thread during a solve: rounding depends on the number of threads, and results must be reproducible."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  
 
 
 class _Count:
-    """How many solves are under way in this process: the limit is the process's, and the last to leave lifts it."""
+    """Number of running solves: the limit applies to the whole process, and the last solve to end lifts it."""
 
     def __init__(self) -> None:
         self.guard = threading.Lock()
@@ -22,13 +22,13 @@ _COUNT = _Count()
 
 @cache
 def _pools() -> ThreadpoolController:
-    """Look once for the process's thread pools: numpy and scipy have loaded theirs, and looking costs milliseconds."""
+    """Find the process's thread pools, once: numpy and scipy have loaded theirs, and the search takes milliseconds."""
     return ThreadpoolController()
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Hold BLAS to one thread; any number of threads may do so at a time."""
+    """Limit BLAS to one thread; several threads may enter this context at the same time."""
     with _COUNT.guard:
         if _COUNT.inside == 0:
             _COUNT.limit = _pools().limit(limits=1, user_api="blas")

@@ -1,9 +1,10 @@
-"""In which order members are eliminated, and what fills in: the plan of a sparse factorisation, without its numbers.
+"""Symbolic factorisation: the order in which members are eliminated, and the fill-in that this causes.
 
-Members are halved again and again (nested dissection: George 1973, SIAM J. Numer. Anal. 10, 345): those of the upper
-half that have a neighbour in the lower come last, and nothing joins the halves then. What such a border, or a part that
-is too small to be halved, leaves is one node of a tree: its members are eliminated together, and what that fills in
-lies among the members above it that the node or its children touch (Liu 1992, SIAM Review 34, 82).
+The members are bisected recursively (nested dissection: George 1973, SIAM J. Numer. Anal. 10, 345). Members of the
+upper half that have a neighbour in the lower half form the separator, which is eliminated last, so that nothing
+connects the two halves. Each separator, and each part that is too small to be bisected, is one node of the elimination
+tree: its members are eliminated together, and the fill-in lies among the ancestors to which the node or its children
+are coupled (Liu 1992, SIAM Review 34, 82).
 """
 
 from dataclasses import dataclass
@@ -15,48 +16,49 @@ from numba import njit
 from levelmatch_core.matching.graph_kernels import Flags, Floats, Index, neighbours
 
 LEAF = 12
-"""Parts of so many members are not halved: dense algebra is cheaper there."""
+"""Parts of at most this many members are not bisected: dense algebra is cheaper there."""
 WIDE = 10.0
-"""A member with pairs beyond this times the root of all members' number is no neighbour but lies over all: it would
-make a border of half of them, and is eliminated last (as minimum degree orderings do with dense rows: Amestoy, Davis
-and Duff 1996, SIAM J. Matrix Anal. Appl. 17, 886)."""
+"""A member with more pairs than this times sqrt(N) overlaps most of the others. It would put half of them into the
+separator, and is eliminated last (as minimum degree orderings do with dense rows: Amestoy, Davis and Duff 1996, SIAM J.
+Matrix Anal. Appl. 17, 886)."""
 
 Plan = tuple[Index, Index, Index, Index, Index, Index]
-"""Order, starts, parent, row starts, rows and places of an elimination."""
+"""Order, starts, parent, row starts, rows and positions of an elimination."""
 Graph = tuple[Index, Index, Index, Index]
-"""Where each member's list starts, the members beside it, the pairs that join them; the first member of each pair."""
+"""Adjacency lists: where each member's list starts, its neighbours, and the pairs that connect them; and the first
+member of each pair."""
 
 
 @dataclass(frozen=True)
 class Elimination:
-    """The plan of a factorisation."""
+    """The symbolic factorisation."""
 
     order: Index
-    """(N,) members, the first to be eliminated first."""
+    """(N,) members in the order of elimination."""
     starts: Index
-    """(S + 1,) where each node's members start in the order; children come before their parents."""
+    """(S + 1,) where each node's members start in `order`; children come before their parents."""
     parent: Index
-    """(S,) the node above, -1 where none is."""
+    """(S,) the parent of each node, -1 for a root."""
     row_starts: Index
     """(S + 1,) where each node's rows start."""
     rows: Index
-    """Places in the order, sorted, of the members above each node that its elimination touches."""
+    """Positions in `order`, sorted, of the members of ancestors that the elimination of each node affects."""
     graph: Graph
-    """The pairs that count: neither of whose members is held."""
+    """The pairs of which neither member is fixed."""
 
     @classmethod
     def of(cls, centres: Floats, first: Index, second: Index, fixed: Flags) -> "Elimination":
-        """Plan the elimination of a graph.
+        """Find the order of elimination of a graph.
 
         Parameters
         ----------
         centres
-            (N, 2) places: near members should be those that have pairs. Members on one place are halved by their
-            distance in the graph.
+            (N, 2) positions; members that form pairs should be near each other. Members at the same position are
+            bisected by their distance in the graph.
         first, second
-            (K,) members of each pair.
-        held
-            (N,) members that are no unknowns; one of them may have pairs with all others.
+            (K,) the two members of each pair.
+        fixed
+            (N,) members that are not unknowns; one of them may form pairs with all others.
         """
         counting = np.flatnonzero(~(fixed[first] | fixed[second]))
         begin, beside, number = neighbours(len(centres), first[counting], second[counting])
@@ -70,32 +72,32 @@ class Elimination:
             order = np.concatenate([order, np.flatnonzero(wide)])
         by_place = np.argsort(low, kind="stable")
         rank = np.empty(len(low) + 1, dtype=np.int64)
-        rank[by_place], rank[-1] = np.arange(len(low)), -1  # who has no parent keeps none
+        rank[by_place], rank[-1] = np.arange(len(low)), -1  # a root stays a root
         starts, parent = np.append(low[by_place], len(order)), rank[up[by_place]]
         row_starts, rows = _with_fill_in(starts, parent, order, begin, beside)
         return cls(order, starts, parent, row_starts, rows, (begin, beside, counting[number], first))
 
     @cached_property
     def place(self) -> Index:
-        """(N,) where each member is in the order."""
+        """(N,) position of each member in `order`."""
         place = np.empty_like(self.order)
         place[self.order] = np.arange(len(self.order))
         return place
 
     @property
     def widest(self) -> int:
-        """Most members and rows of a node."""
+        """Largest number of members and rows of a node."""
         return int(np.max(np.diff(self.starts) + np.diff(self.row_starts)))
 
     @property
     def arrays(self) -> Plan:
-        """The same as the compiled loops take it."""
+        """The plan in the form that the compiled functions take."""
         return self.order, self.starts, self.parent, self.row_starts, self.rows, self.place
 
 
 @njit(nogil=True, cache=True)
 def _distances(here: Index, start: Index, beside: Index, inside: Index, part: int) -> Floats:  # pragma: no cover
-    """Return steps of the graph from a member that is far out to each member of a part, -1 where no way leads."""
+    """Return graph distances within a part from a peripheral member to each member; -1 where there is no path."""
     steps = np.full(inside.size, -1)
     queue, found = np.empty(here.size, dtype=np.int64), np.empty(here.size)
     source = here[0]
@@ -122,7 +124,7 @@ def _distances(here: Index, start: Index, beside: Index, inside: Index, part: in
 def _along(  # noqa: PLR0917 - compiled  # pragma: no cover
     here: Index, centres: Floats, start: Index, beside: Index, inside: Index, part: int
 ) -> Floats:
-    """Return where each member of a part lies along the longer side of the box around them."""
+    """Return the coordinate of each member of a part along the longer side of their bounding box."""
     longest, values = 0.0, np.empty(here.size)
     for a in range(2):
         low, high = np.inf, -np.inf
@@ -143,9 +145,9 @@ def _along(  # noqa: PLR0917 - compiled  # pragma: no cover
 def _parted(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
     here: Index, values: Floats, start: Index, beside: Index, below: Index, part: int, turned: Index
 ) -> tuple[int, int]:
-    """Put a part's members into `turned`, the lower half first, the border last; return where these end and begin."""
+    """Write a part's members into `turned`: lower half, upper half, separator; return where the first two end."""
     middle, least, more = float(np.median(values)), values.min(), np.inf
-    if middle == least:  # half of the members share the lowest place
+    if middle == least:  # half of the members share the lowest coordinate
         for i in range(values.size):
             if values[i] > least:
                 more = min(more, values[i])
@@ -180,7 +182,7 @@ def _parted(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
 def _bisected(  # pragma: no cover - compiled
     members: Index, centres: Floats, start: Index, beside: Index, leaf: int
 ) -> tuple[Index, Index, Index]:
-    """Return the order of some members, and where each node's members start and the node above."""
+    """Return the order of elimination of some members, and for each node where its members start, and its parent."""
     n, order = members.size, members.copy()
     below, inside = np.zeros(len(centres), dtype=np.int64), np.zeros(len(centres), dtype=np.int64)
     lows, ups, nodes = np.empty(n + 1, dtype=np.int64), np.empty(n + 1, dtype=np.int64), 0
@@ -195,7 +197,7 @@ def _bisected(  # pragma: no cover - compiled
             here = order[low:high].copy()
             values = _along(here, centres, start, beside, inside, number)
             lower, inner = _parted(here, values, start, beside, below, number, order[low:high])
-        if not 0 < lower < high - low:  # too few to be halved, or all neighbours of all
+        if not 0 < lower < high - low:  # too few to be bisected, or all are neighbours of all
             lower = inner = 0
         above = up
         if low + inner < high:
@@ -214,7 +216,7 @@ def _bisected(  # pragma: no cover - compiled
 def _with_fill_in(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
     starts: Index, parent: Index, order: Index, begin: Index, beside: Index
 ) -> tuple[Index, Index]:
-    """Return where each node's rows start, and the rows."""
+    """Return where each node's rows start, and the rows, fill-in included."""
     nodes = parent.size
     place = np.empty(order.size, dtype=np.int64)
     for p in range(order.size):

@@ -1,10 +1,10 @@
-"""The normal equations of a component: assembled from the pairs' blocks, reduced to a gauge, factored, solved.
+"""The normal equations of a component: assembled from the blocks of the pairs, reduced to a gauge, factored, solved.
 
-With B_k = [-T_i, T_j] (T takes a member's coefficients to the pair's centroid) and W_k = weight times moments, the
-objective sum (delta_k - B_k p)' W_k (delta_k - B_k p) has the normal matrix A = sum B_k' W_k B_k. Where no member is
-held, the differences leave one common plane free; one member is then grounded for the solve and the mean plane is
-taken out afterwards, which changes no difference. A slope prior adds 1/sd^2 to each slope's diagonal; it fixes the
-common slope itself (the mean slope comes out 0), so that only a level is grounded.
+In the notation of section 5 of matching/MODEL.md: the objective (d - B c)' W (d - B c) + c' L c has the normal matrix
+A = B' W B + L and the right-hand side b = B' W d, and the corrections are the solution of A c = b. Where no member is
+fixed, the differences leave one common plane undetermined; one member is then grounded for the solve, and the mean
+plane is subtracted afterwards, which changes no difference. A slope prior adds a = 1/sd^2 to the diagonal entry of each
+slope. It determines the common slope itself (the mean slope comes out as 0), so that only a level is grounded.
 """
 
 from dataclasses import dataclass
@@ -23,30 +23,31 @@ from levelmatch_core.matching.model.design import normal_blocks, to_members
 from levelmatch_core.matching.model.problem import Array, Problem
 
 DENSE_UNKNOWNS = 600
-"""Most unknowns that are solved densely, with all eigenvalues known."""
+"""Problems with at most this many unknowns are solved with dense matrices, and all eigenvalues are computed."""
 LOOKS = 2
-"""Iterations of the condition's estimate: each is two solves."""
+"""Iterations of the condition estimate, of two solves each."""
 
 Blocks = tuple[Array, Array]
-"""(N, k, k) diagonal blocks of A, and (K, k, k) those in the row of each pair's first and the column of its second."""
+"""(N, k, k) diagonal blocks of A, and (K, k, k) the block in the row of each pair's first member and the column of its
+second."""
 
 
 @dataclass(frozen=True)
 class PairsPart:
-    """The pairs' part of a normal matrix: what all priors on the same problem share."""
+    """The part B' W B of a normal matrix, which does not depend on the prior."""
 
     problem: Problem
     like: "PairsPart | None" = None
-    """That of the same members and pairs with other weights: its order of elimination serves."""
+    """The part of the same members and pairs with other weights, whose order of elimination is used again."""
 
     @cached_property
     def blocks(self) -> Blocks:
-        """The matrix as blocks."""
+        """The blocks of the matrix."""
         return blocks_of(self.problem, self.problem.moments)
 
     @cached_property
     def dense(self) -> Array:
-        """(N k, N k) the matrix."""
+        """(N k, N k) the dense matrix."""
         return np.asarray(sparse_matrix(self.problem, self.blocks).toarray())
 
     @cached_property
@@ -60,13 +61,13 @@ class PairsPart:
 
 @dataclass(frozen=True)
 class NormalEquations:
-    """The normal matrix of a problem in its gauge."""
+    """The normal matrix A of a problem in its gauge."""
 
     problem: Problem
     slope_sd: float | None = None
     """Standard deviation of the Gaussian prior on each slope, data unit over `problem.scale` pixels; None: no prior."""
     known: PairsPart | None = None
-    """The pairs' part, where it is there already."""
+    """The part B' W B, if it has been computed already."""
 
     def of(self, problem: Problem, slope_sd: float | None) -> "NormalEquations":
         """Return the equations of the same members and pairs with other weights, or another prior."""
@@ -75,12 +76,12 @@ class NormalEquations:
 
     @cached_property
     def pairs(self) -> PairsPart:
-        """The pairs' part of the matrix."""
+        """The part B' W B of the matrix."""
         return self.known or PairsPart(self.problem)
 
     @cached_property
     def prior(self) -> Array:
-        """(N k,) diagonal of the prior's inverse variance."""
+        """(N k,) diagonal of L: the inverse variance of the prior."""
         diagonal = np.zeros((len(self.problem.names), self.problem.k))
         if self.slope_sd is not None:
             diagonal[:, 1:] = self.slope_sd**-2.0
@@ -88,7 +89,7 @@ class NormalEquations:
 
     @cached_property
     def excluded(self) -> NDArray[np.bool_]:
-        """(N, k) unknowns that are not solved for: those of held members, or of the grounded one."""
+        """(N, k) unknowns that are not solved for: those of fixed members, or of the grounded one."""
         problem = self.problem
         excluded = np.repeat(problem.fixed[:, None], problem.k, axis=1)
         if problem.mean_gauge:
@@ -99,18 +100,18 @@ class NormalEquations:
 
     @cached_property
     def free(self) -> NDArray[np.int64]:
-        """Unknowns that are solved for."""
+        """Indices of the unknowns that are solved for."""
         return np.flatnonzero(~self.excluded.ravel())
 
     @cached_property
     def diagonal(self) -> Array:
-        """(N k,) diagonal of the matrix with prior, before the gauge."""
+        """(N k,) diagonal of A, prior included, before the gauge is applied."""
         own = self.pairs.blocks[0]
         return np.einsum("naa->na", own).ravel() + self.prior
 
     @cached_property
     def _scaling(self) -> Array:
-        """(N, k) what scales the matrix to a unit diagonal; 0 for what is not solved for."""
+        """(N, k) scaling of the matrix to a unit diagonal; 0 for unknowns that are not solved for."""
         scaling = np.where(self.diagonal > 0, self.diagonal, 1.0) ** -0.5
         return scaling.reshape(self.excluded.shape) * ~self.excluded
 
@@ -123,12 +124,12 @@ class NormalEquations:
 
     @property
     def dense(self) -> bool:
-        """Whether the problem is small enough for dense algebra."""
+        """Whether the problem is small enough for dense matrices."""
         return len(self.free) <= DENSE_UNKNOWNS
 
     @cached_property
     def _reduced(self) -> Array:
-        """The free part of the matrix, dense, scaled to a unit diagonal."""
+        """The dense matrix of the free unknowns, scaled to a unit diagonal."""
         scaling = self._scaling.ravel()[self.free]
         part = self.pairs.dense[np.ix_(self.free, self.free)]
         part[np.arange(len(part)), np.arange(len(part))] += self.prior[self.free]
@@ -138,8 +139,8 @@ class NormalEquations:
 
     @cached_property
     def _root(self) -> Array | None:
-        """The Cholesky root of the dense matrix; None where a pivot vanishes."""
-        root, failed = dpotrf(self._reduced.T, lower=1)  # its own transpose, in LAPACK's order
+        """The Cholesky factor of the dense matrix; None if a pivot vanishes."""
+        root, failed = dpotrf(self._reduced.T, lower=1)  # symmetric; transposed for LAPACK's memory order
         return None if failed or np.any(root.diagonal() ** 2 <= SINGULAR) else np.asarray(root)
 
     @cached_property
@@ -149,7 +150,7 @@ class NormalEquations:
 
     @cached_property
     def log_determinant(self) -> float:
-        """Logarithm of the determinant of the free part of the matrix, which a prior makes positive definite."""
+        """Logarithm of the determinant of the matrix of the free unknowns, which a prior makes positive definite."""
         if not self.dense:
             value = self._factor.logarithm
         elif self._root is None:
@@ -159,7 +160,7 @@ class NormalEquations:
         return value - 2 * float(np.sum(np.log(self._scaling.ravel()[self.free])))
 
     def apply_inverse(self, right: Array) -> Array:
-        """Solve for right-hand sides (N k,) or (N k, M); grounded and held unknowns are 0."""
+        """Return A^-1 times right-hand sides (N k,) or (N k, M); grounded and fixed unknowns are 0."""
         if not self.dense:
             return self._factor.solve(right)
         result = np.zeros((len(right), right.size // len(right)))
@@ -178,7 +179,7 @@ class NormalEquations:
 
     @cached_property
     def response(self) -> Array:
-        """(N k, K k) A^-1 B': what a pull at each pair's centroid makes of the corrections; for small problems."""
+        """(N k, K k) the matrix A^-1 B', dense: for small problems only."""
         problem, pairs = self.problem, np.arange(len(self.problem.rms))
         pulls = np.zeros((*self.excluded.shape, len(pairs), problem.k))
         pulls[problem.second, :, pairs] = problem.shifts(problem.second).transpose(0, 2, 1)
@@ -187,15 +188,15 @@ class NormalEquations:
 
     @property
     def _determined(self) -> bool:
-        """Whether the unknowns are determined as a matter of course: levels by the pairs, slopes by the prior."""
+        """Whether all unknowns are certain to be determined: levels by the pairs, slopes by the prior."""
         return self.problem.k == 1 or self.slope_sd is not None
 
     @cached_property
     def rank(self) -> int:
-        """Unknowns that are determined, the mean gauge's being counted out (see `Problem.unknowns`).
+        """Number of unknowns that are determined, without those that the gauge fixes (see `Problem.unknowns`).
 
-        Of large problems those are counted whose pivots vanish: a lower bound of the missing rank, which the
-        condition's estimate completes.
+        For large problems the vanishing pivots are counted, which gives a lower bound of the rank deficiency; the
+        condition estimate shows the rest.
         """
         if not len(self.free):
             return 0
@@ -206,7 +207,7 @@ class NormalEquations:
 
     @cached_property
     def condition(self) -> float | None:
-        """Condition of the scaled matrix: exact where dense (2-norm), estimated where sparse (1-norm)."""
+        """Condition number of the scaled matrix: exact if dense (2-norm), estimated if sparse (1-norm)."""
         n = len(self.free)
         if not n:
             return None
@@ -216,12 +217,12 @@ class NormalEquations:
             return float(values[-1] / good[0])
         factor, size = self._factor, self.excluded.size
         inverse = LinearOperator((size, size), matvec=factor.apply, rmatvec=factor.apply, dtype=float)
-        # one column at a time: several would be started at random
+        # with t > 1 scipy would start from random columns
         return self._norm * float(onenormest(inverse, t=1, itmax=LOOKS))
 
     @cached_property
     def _norm(self) -> float:
-        """The 1-norm of the scaled matrix."""
+        """1-norm of the scaled matrix."""
         (own, across), scaling = self.pairs.blocks, self._scaling
         diagonal = np.abs(own) * scaling[:, :, None] * scaling[:, None]
         sums = diagonal.sum(axis=1) + self.prior.reshape(scaling.shape) * scaling**2
@@ -232,12 +233,12 @@ class NormalEquations:
 
 
 def blocks_of(problem: Problem, moments: Array) -> Blocks:
-    """Return the blocks of the sum of B' (weight moments) B over the pairs.
+    """Return the blocks of B' W B, with the blocks of W being weight times moments.
 
     Parameters
     ----------
     problem
-        Gives the graph, the geometry and the weights.
+        The graph, the geometry and the weights are read.
     moments
         (K, k, k) moment matrix of each pair.
     """
@@ -245,7 +246,7 @@ def blocks_of(problem: Problem, moments: Array) -> Blocks:
 
 
 def sparse_matrix(problem: Problem, given: Blocks) -> csc_array:
-    """Return (N k, N k) the matrix of these blocks."""
+    """Return (N k, N k) the sparse matrix with the given blocks."""
     k, n = problem.k, len(problem.names)
     own, across = given
     blocks = np.concatenate([own, across, across.transpose(0, 2, 1)])
@@ -259,12 +260,12 @@ def sparse_matrix(problem: Problem, given: Blocks) -> csc_array:
 
 
 def right_hand_side(problem: Problem, residuals: Array, moments: Array) -> Array:
-    """Return (N k,) the sum of B' (weight moments) residual over the pairs: the objective's downhill gradient."""
+    """Return (N k,) B' W residuals: the right-hand side, or minus half the gradient of the objective."""
     total = np.zeros((len(problem.names), problem.k))
     to_members(problem.geometry, problem.weights[:, None] * np.einsum("kab,kb->ka", moments, residuals), total)
     return total.ravel()
 
 
 def _summed(members: NDArray[np.int64], values: Array, n: int) -> Array:
-    """Return (n, k) the sum of values (K, k) over each member's entries."""
+    """Return (n, k) the sums of values (K, k) over the entries of each member."""
     return np.stack([np.bincount(members, weights=column, minlength=n) for column in values.T], axis=1)

@@ -1,1 +1,1 @@
-"""The model of a component: unknowns, design matrix, weights, constraints."""
+"""The model of a component: unknowns, design matrix, weights and constraints (equations in matching/MODEL.md)."""

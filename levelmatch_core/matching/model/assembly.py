@@ -1,4 +1,4 @@
-"""From a component's members, pairs and zero to the problem that is solved: once to solve it, again for its errors."""
+"""Assembly of the problem of a component from its members, pairs and gauge, for the solve and for error propagation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from levelmatch_core.settings import FitType, MatchSettings
 
 @dataclass(frozen=True)
 class ComponentProblem:
-    """A component as it is put to the solvers."""
+    """A component in the form that the solvers take."""
 
     pairs: Problem
-    """Its measured pairs alone."""
+    """The measured pairs only."""
     whole: Constrained
-    """The same with what the user gave."""
+    """The measured pairs together with the user's constraints."""
 
 
-def assemble(  # noqa: PLR0917 - a problem in the order in which one would tell it
+def assemble(  # noqa: PLR0917 - the parts of the problem in their natural order
     members: Sequence[Member],
     fits: Sequence[PairFit],
     fit_type: FitType,
@@ -29,22 +29,22 @@ def assemble(  # noqa: PLR0917 - a problem in the order in which one would tell 
     known: Constraints,
     arrays: PairArrays | None = None,
 ) -> ComponentProblem:
-    """Arrange a component for the solvers.
+    """Assemble the problem of a component.
 
     Parameters
     ----------
     members, fits
-        Of the component, sorted; the pairs that are used.
+        The members of the component and the pairs that are used, both sorted.
     fit_type
         "level" or "level+slope".
     gauge_condition
-        What is 0.
+        Which corrections are 0.
     settings
         `weight_method` is read.
     known
-        What the user gave.
+        The user's constraints.
     arrays
-        The pairs as arrays, where they are there already.
+        The pairs as arrays, if they have been built already.
     """
     pairs = build(
         members,

@@ -1,8 +1,9 @@
-"""What is known of a component beside its pairs, as rows of its problem: given levels, ties, locked members.
+"""The user's constraints on a component as rows of its problem: given levels, ties, locked members.
 
-A given level is the difference to one more member, the ground, whose correction is 0, with the given error; a tie is a
-pair without pixels. Solver, prior and uncertainties see nothing but pairs and held members. A level that is known
-exactly is subtracted from the differences beforehand, and its member is held.
+A given level is a difference, with the given error, to an additional member, the ground, whose correction is 0. A tie
+is a pair without pixels. Solver, prior and uncertainties therefore only deal with pairs and fixed members. A level that
+is known exactly is subtracted from the differences beforehand, and its member is fixed. See section 4 of
+matching/MODEL.md.
 """
 
 import math
@@ -19,41 +20,42 @@ from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Member
 
 GROUND = "~ground"
-"""Name of the member that given levels are differences to."""
+"""Name of the additional member to which given levels are differences."""
 SLOPES_HELD = 1e-6
-"""Variance of the slopes of the member that holds them where levels alone are given, over the typical pair's."""
+"""Where only levels are given, one member's slopes are constrained to 0 with this variance, relative to that of a
+typical pair."""
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """What is known of one group's members, by their names."""
+    """The user's constraints on the members of one group, by member name."""
 
     levels: Mapping[str, tuple[float, float]]
-    """Level and its 1 sigma, more than 0."""
+    """Level and its 1-sigma error, which is positive."""
     locked: Mapping[str, float]
-    """Level that is held."""
+    """Level of a member that is fixed."""
     ties: Mapping[Pair, tuple[float, float]]
-    """Level of second - first, and its 1 sigma."""
+    """Level of second - first, and its 1-sigma error."""
     forced: frozenset[Pair]
     forbidden: frozenset[Pair]
 
     @property
     def fixed(self) -> frozenset[str]:
-        """Members of which the level is known."""
+        """Members whose level is known."""
         return frozenset({*self.levels, *self.locked})
 
 
 def constraints_of(members: Sequence[Member], given: Given, *, with_levels: bool) -> Constraints:
-    """Return what is said of these members: each by its name, or by the tile that it is or that is in it.
+    """Return the constraints on these members; a constraint names a member, its tile, or one of its tiles.
 
     Parameters
     ----------
     members
-        Of one group, sorted.
+        The members of one group, sorted.
     given
-        What the user gave.
+        The user's levels and rules.
     with_levels
-        Whether given levels are about this stage's members.
+        Whether given levels apply to the members of this stage.
     """
     locked: dict[str, float] = {member.name: 0.0 for member in members if member.locked}
     levels: dict[str, tuple[float, float]] = {}
@@ -82,7 +84,7 @@ def constraints_of(members: Sequence[Member], given: Given, *, with_levels: bool
 
 
 def _by_any_name(members: Sequence[Member]) -> dict[str, list[str]]:
-    """Return the members that each name stands for (see :func:`~levelmatch_core.matching.graph.is_named`)."""
+    """Return the members that each name refers to (see :func:`~levelmatch_core.matching.graph.is_named`)."""
     named: dict[str, list[str]] = {}
     for member in members:
         for name in {member.name, member.tile, *member.tile.split("+")}:
@@ -92,24 +94,24 @@ def _by_any_name(members: Sequence[Member]) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Constrained:
-    """A problem with its constraints as rows behind the pairs, and what was subtracted beforehand."""
+    """A problem with its constraints as rows that follow the pairs, and the levels that were subtracted beforehand."""
 
     problem: Problem
     known: Array
-    """(N,) level of each member that was subtracted from the differences, to be added to its correction."""
+    """(N,) level of each member that was subtracted from the differences, and has to be added to its correction."""
 
 
 def constrained(problem: Problem, known: Constraints, slopes_of: str | None) -> Constrained:
-    """Return the problem with what is known of its members.
+    """Return the problem with the constraints on its members.
 
     Parameters
     ----------
     problem
-        One component; its locked members are held.
+        The component, in which locked members are fixed.
     known
-        Of its group.
+        The constraints on its group.
     slopes_of
-        The member whose slopes are 0, where levels alone are given; None where another one is held.
+        The member whose slopes are 0, where only levels are given; None where another member is fixed.
     """
     index = {name: number for number, name in enumerate(problem.names)}
     offset = np.array([known.locked.get(name, 0.0) for name in problem.names])
@@ -144,7 +146,7 @@ def _with_rows(problem: Problem, rows: Sequence[tuple[int, int, float, float, tu
         moments[number, 0, 0] = row[4][0]
         if k == 3:
             moments[number, 1, 1] = moments[number, 2, 2] = row[4][1]
-    # what is said of a member is about its own middle; a tie, about the middle between its two
+    # a given level refers to the member's own centre; a tie to the point midway between its two members
     places = np.where((first == n)[:, None], centres[second], (centres[first] + centres[second]) / 2)
     variance = np.array([row[3] for row in rows])
 

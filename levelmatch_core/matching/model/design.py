@@ -1,7 +1,7 @@
-"""The compiled loops over the pairs of a problem: what its normal equations are made of.
+"""Compiled loops over the pairs of a problem, which apply the design matrix B without forming it.
 
-With B = [-T_i, T_j] (T takes a member's coefficients to the pair's centroid: the level there is level + slopes times
-the way), these are B' W B, B c and B' y.
+The block row of B for the pair (i, j) is -T_i at i and T_j at j, where T moves a member's coefficients to the centroid
+of the pair (section 2 of matching/MODEL.md). The functions return B' W B, d - B c, B' y and B c.
 """
 
 import numpy as np
@@ -10,21 +10,22 @@ from numba import njit
 from levelmatch_core.matching.graph_kernels import Floats, Index
 
 Geometry = tuple[Index, Index, Floats, Floats, float]
-"""First and second member of each pair; places of members and of pairs' centroids; pixels over which slopes count."""
+"""First and second member of each pair; centres of the members; centroids of the pairs; pixels over which a slope is
+counted."""
 
 
 @njit(nogil=True, cache=True)
 def normal_blocks(  # noqa: C901 - compiled: one loop  # pragma: no cover
     geometry: Geometry, weighted: Floats
 ) -> tuple[Floats, Floats]:
-    """Return (N, k, k) the diagonal blocks of sum B' W B, and (K, k, k) those in row of first and column of second.
+    """Return (N, k, k) the diagonal blocks of B' W B, and (K, k, k) those in the row of first and column of second.
 
     Parameters
     ----------
     geometry
         The pairs.
     weighted
-        (K, k, k) the matrix W of each pair, symmetric.
+        (K, k, k) the block of W of each pair, weight times moments; symmetric.
     """
     first, second, centres, centroids, scale = geometry
     k = weighted.shape[1]
@@ -35,7 +36,7 @@ def normal_blocks(  # noqa: C901 - compiled: one loop  # pragma: no cover
         for side in range(2):
             for b in range(1, k):
                 ways[side, b] = (centroids[pair, b - 1] - centres[ends[side], b - 1]) / scale
-        for side in range(2):  # W T of either end on the right
+        for side in range(2):  # W T of either member on the right
             for a in range(k):
                 right[a, 0] = weighted[pair, a, 0]
                 for b in range(1, k):
@@ -53,7 +54,7 @@ def normal_blocks(  # noqa: C901 - compiled: one loop  # pragma: no cover
 
 @njit(nogil=True, cache=True)
 def pair_residuals(geometry: Geometry, delta: Floats, corrections: Floats) -> Floats:  # pragma: no cover - compiled
-    """Return (K, k) delta - B c: what corrections (N, k) leave of the pairs' differences."""
+    """Return (K, k) d - B c: the residuals of the pairs' differences for corrections c (N, k)."""
     first, second, centres, centroids, scale = geometry
     left = delta.copy()
     k = delta.shape[1]
@@ -70,7 +71,7 @@ def pair_residuals(geometry: Geometry, delta: Floats, corrections: Floats) -> Fl
 
 @njit(nogil=True, cache=True)
 def to_members(geometry: Geometry, pulls: Floats, total: Floats) -> None:  # pragma: no cover - compiled
-    """Add to `total` (N, k) B' y: what pulls y (K, k) at the centroids of the pairs do to their members."""
+    """Add B' y to `total` (N, k), for values y (K, k) of the pairs."""
     first, second, centres, centroids, scale = geometry
     k = pulls.shape[1]
     for pair in range(first.size):
@@ -84,7 +85,7 @@ def to_members(geometry: Geometry, pulls: Floats, total: Floats) -> None:  # pra
 
 @njit(nogil=True, cache=True)
 def to_pairs(geometry: Geometry, corrections: Floats) -> Floats:  # pragma: no cover - compiled
-    """Return (K, k, M) B c: what corrections (N, k, M) make of the pairs' differences."""
+    """Return (K, k, M) B c: the differences of the pairs that corrections c (N, k, M) imply."""
     first, second, centres, centroids, scale = geometry
     _, k, several = corrections.shape
     made = np.empty((first.size, k, several))

@@ -1,4 +1,4 @@
-"""The measured pairs of a group as arrays, one entry a pair."""
+"""The measured pairs of a group as arrays, with one entry per pair."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,24 +16,24 @@ _COLUMNS = 19
 
 @dataclass(frozen=True)
 class PairArrays:
-    """What was measured of K pairs, as :class:`~levelmatch_core.matching.results.PairFit` has it of one."""
+    """The measurements of K pairs: the fields of :class:`~levelmatch_core.matching.results.PairFit` as arrays."""
 
     n_used: Array
-    """(K,) pixels left after clipping."""
+    """(K,) pixels that remain after clipping."""
     rms: Array
     """(K,) scatter about the fit, data unit."""
     stderr: Array
     """(K,) 1 sigma of the level at the centroid, data unit."""
     correlation: Array
-    """(K,) pixels a statistically independent pixel."""
+    """(K,) pixels per statistically independent pixel."""
     shared: Array
     """(K,) part of the variance that is shared with other pairs over the same pixels."""
     planes: Array
-    """(K, 3) level at the centroid, data unit, and slopes along x and y, data unit a grid pixel."""
+    """(K, 3) level at the centroid, data unit, and slopes along x and y, data unit per grid pixel."""
     centroids: Array
-    """(K, 2) x, y of the mean of the pixels used, grid pixels."""
+    """(K, 2) centroid x, y of the pixels used, grid pixels."""
     moments: Array
-    """(K, 3, 3) mean over the pixels used of [1, x - x0, y - y0] outer itself, grid pixels."""
+    """(K, 3, 3) mean over the pixels used of the outer product of [1, x - x0, y - y0] with itself, grid pixels."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -41,7 +41,7 @@ class PairArrays:
 
     @classmethod
     def of(cls, fits: Sequence[PairFit]) -> "PairArrays":
-        """Return the arrays of some pairs, in their order."""
+        """Return the arrays of the given pairs, in the given order."""
 
         def row(fit: PairFit) -> tuple[float, ...]:
             plane = fit.plane
@@ -57,7 +57,7 @@ class PairArrays:
         )
 
     def at(self, where: Sequence[int]) -> "PairArrays":
-        """Return those of some pairs."""
+        """Return the arrays of a selection of the pairs."""
         chosen = list(where)
         return PairArrays(*(getattr(self, field.name)[chosen] for field in fields(self)))
 

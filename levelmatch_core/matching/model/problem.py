@@ -1,8 +1,9 @@
-"""The level problem of one component as arrays: what every solver is given.
+"""The problem of one component as arrays, which is the input of every solver.
 
-Inside the solvers a slope is the change over `scale` grid pixels (half a member), so that every coefficient is in data
-units, and each member's coefficients are about its own centre: the normal matrix is then as well conditioned as the
-overlaps allow, wherever the mosaic lies on its grid.
+Symbols and equations are in sections 2 to 4 of matching/MODEL.md. Inside the solvers a slope is the change over `scale`
+grid pixels (half a member), so that every coefficient is in data units, and the coefficients of each member refer to
+its own centre. The normal matrix is then as well conditioned as the overlaps allow, wherever the mosaic lies on its
+grid.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,50 +24,54 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 RMS_FLOOR = 1e-3
-"""A pair's rms counts in its weight as at least this fraction of the median rms, and no less than rounding (1 where
-both are 0): a noise-free pair among noisy ones then weighs a million times more, and not infinitely."""
+"""Lower limit of a pair's rms in its weight, as a fraction of the median rms; rounding is a lower limit, too (if both
+are 0, the rms is taken as 1). A noise-free pair among noisy ones then has a million times their weight, not infinite
+weight."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One component with N members, K used pairs and k coefficients a member (1: levels, 3: planes)."""
+    """One component with N members, K used pairs and k coefficients per member (1: levels, 3: planes)."""
 
     names: tuple[str, ...]
-    """Members, sorted."""
+    """Names of the members, sorted."""
     centres: Array
-    """(N, 2) x, y about which each member's coefficients are, grid pixels."""
+    """(N, 2) x, y of the point to which each member's coefficients refer, grid pixels."""
     outlines: tuple[object, ...]
     """N polygons (shapely), grid pixels."""
     scale: float
-    """Grid pixels over which a slope is counted."""
+    """Number of grid pixels over which a slope is counted, l in matching/MODEL.md."""
     fixed: NDArray[np.bool_]
-    """(N,) members whose correction is 0. None held: the mean correction is the zero plane."""
+    """(N,) members whose correction is 0. Where none is fixed, the mean correction is the zero plane."""
     first: Index
     """(K,) index of the first member."""
     second: Index
     """(K,) index of the second member."""
     centroids: Array
-    """(K, 2) x, y about which each pair's delta is, grid pixels."""
+    """(K, 2) x, y of the point to which each pair's difference refers, grid pixels."""
     delta: Array
-    """(K, k) second - first, data unit."""
+    """(K, k) measured differences d, second - first, data unit."""
     moments: Array
-    """(K, k, k) mean over the pixels used of [1, x, y] outer itself, about the centroid, lengths in `scale`."""
+    """(K, k, k) M: mean over the pixels used of the outer product of [1, x, y] with itself, about the centroid, in
+    units of
+`scale`."""
     weights: Array
-    """(K,) weight of a pair's level; its matrix in the solve is weight times moments. Their mean is that of the inverse
-    variances for every weight method, so that a prior in data units keeps its meaning."""
+    """(K,) weight w of each pair's level; the pair's block of W is weight times moments. For every weight method the
+    mean weight equals the mean inverse variance, so that a prior in data units keeps its meaning."""
     n_used: Array
     """(K,) pixels used."""
     rms: Array
-    """(K,) scatter about the fit, data unit, floored."""
+    """(K,) scatter about the fit, data unit, not below its lower limit."""
     variance: Array
-    """(K,) 1-sigma error of each pair's level, squared; that of its plane is this times the inverse of `moments`."""
+    """(K,) variance v of each pair's level; the covariance of its plane is this times the inverse of `moments`."""
     shared: Array
-    """(K,) part of the variance that is the mean of the two members' noise, and so is shared with their other pairs."""
+    """(K,) fraction of the variance that comes from the mean of the members' pixel noise, and so is shared with other
+    pairs over the same pixels."""
 
     level_reference: int | None = None
-    """Where none is held: the member whose level is 0 at its centre, in place of the mean level."""
+    """Where no member is fixed: the member whose level is 0 at its centre, instead of the mean level being 0."""
     plane_reference: int | None = None
-    """Where none is held: the member whose plane is taken out of all in the end, so that its own is 0."""
+    """Where no member is fixed: the member whose plane is subtracted from all after the solve, so that its own is 0."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -76,21 +81,21 @@ class Problem:
 
     @property
     def k(self) -> int:
-        """Coefficients a member."""
+        """Number of coefficients per member."""
         return int(self.delta.shape[1])
 
     @property
     def mean_gauge(self) -> bool:
-        """Whether the mean correction is the zero plane, because no member is held."""
+        """Whether the mean correction is the zero plane, because no member is fixed."""
         return not bool(self.fixed.any())
 
     @property
     def unknowns(self) -> int:
-        """Coefficients that the differences should determine: all but those of the held members, or of the mean."""
+        """Number of coefficients that the differences should determine: all but those of the gauge."""
         return (len(self.names) - max(1, int(self.fixed.sum()))) * self.k
 
     def part(self, members: Index) -> "Problem":
-        """Return the problem of some members (sorted numbers) and of the pairs within."""
+        """Return the problem of a subset of the members (sorted indices) and of the pairs among them."""
         place = np.full(len(self.names), -1)
         place[members] = np.arange(len(members))
         inside = (place[self.first] >= 0) & (place[self.second] >= 0)
@@ -112,7 +117,7 @@ class Problem:
         )
 
     def largest_component(self) -> Index:
-        """Return the members that hang together by pairs, of the largest such set, sorted."""
+        """Return the members of the largest connected component, sorted."""
         n = len(self.names)
         joined = coo_array((np.ones(len(self.first)), (self.first, self.second)), shape=(n, n))
         _, label = connected_components(joined, directed=False)
@@ -120,30 +125,30 @@ class Problem:
 
     @property
     def geometry(self) -> Geometry:
-        """The pairs as the compiled loops take them."""
+        """The geometry of the pairs in the form that the compiled functions take."""
         return self.first, self.second, self.centres, self.centroids, self.scale
 
     def shifts(self, of: Index) -> Array:
-        """Return (K, k, k) matrices that take the coefficients of members `of` to each pair's centroid."""
+        """Return (K, k, k) the matrices T that move the coefficients of members `of` to each pair's centroid."""
         return shift(self.centres[of], self.centroids, self.scale, self.k)
 
     def residuals(self, corrections: Array) -> Array:
-        """Return (K, k) what is left of each delta after `corrections` (N, k) are subtracted."""
+        """Return (K, k) the residuals d - B c for `corrections` c (N, k)."""
         return pair_residuals(self.geometry, self.delta, np.ascontiguousarray(corrections))
 
     def mean_plane(self, corrections: Array) -> Array:
-        """Return (N, k) the mean of all members' planes, about each member's centre."""
+        """Return (N, k) the mean of all members' planes, referred to each member's centre."""
         common = np.broadcast_to(self.centres.mean(axis=0), self.centres.shape)
         mean = np.einsum("nab,nb->a", shift(self.centres, common, self.scale, self.k), corrections) / len(self.names)
         return np.einsum("nab,b->na", shift(common, self.centres, self.scale, self.k), mean)
 
     def plane_of(self, member: int, corrections: Array) -> Array:
-        """Return (N, k) the plane of one member, about each member's centre."""
+        """Return (N, k) the plane of one member, referred to each member's centre."""
         its = np.broadcast_to(self.centres[member], self.centres.shape)
         return np.einsum("nab,b->na", shift(its, self.centres, self.scale, self.k), corrections[member])
 
     def to_gauge(self, corrections: Array) -> Array:
-        """Return the corrections less their mean plane; with held members they are in their gauge already."""
+        """Return the corrections in the gauge: minus their mean plane, or unchanged where members are fixed."""
         if not self.mean_gauge:
             return corrections
         if self.plane_reference is not None:
@@ -156,16 +161,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class SlopePrior:
-    """A normal distribution of the slopes about 0, those of held members apart."""
+    """Normal distribution of the slopes about 0, those of fixed members excepted (section 6 of matching/MODEL.md)."""
 
     sd: float
-    """Its width in the solve: in the unit that the weights give the data. Data unit over `Problem.scale` pixels."""
+    """Width used in the solve, a^-1/2: relative to the scatter that the weights imply. Data unit over `Problem.scale`
+    pixels."""
     width: float
-    """Its width; larger than `sd` where pairs disagree by more than their noise. Data unit over `Problem.scale`."""
+    """Width tau of the distribution; larger than `sd` where pairs disagree by more than their noise. Data unit over
+    `Problem.scale` pixels."""
 
 
 def shift(start: Array, end: Array, scale: float, k: int) -> Array:
-    """Return (M, k, k) matrices that turn coefficients about `start` (M, 2) into those about `end`."""
+    """Return (M, k, k) matrices that convert coefficients about `start` (M, 2) into coefficients about `end`."""
     matrices = np.broadcast_to(np.eye(k), (len(start), k, k)).copy()
     if k == 3:
         matrices[:, 0, 1:] = (end - start) / scale
@@ -173,11 +180,11 @@ def shift(start: Array, end: Array, scale: float, k: int) -> Array:
 
 
 def member_scale(members: Sequence[Member]) -> float:
-    """Return half the median size of the members' boxes: the length over which slopes are counted, grid pixels."""
+    """Return the length over which slopes are counted: half the median size of the members' boxes, grid pixels."""
     return float(np.median([max(member.cutout.shape) for member in members])) / 2
 
 
-def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
+def build(  # noqa: PLR0917 - the parts of the problem in their natural order
     members: Sequence[Member],
     fits: Sequence[PairFit],
     fit_type: FitType,
@@ -187,7 +194,7 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
     arrays: PairArrays | None = None,
     plane_reference: str | None = None,
 ) -> Problem:
-    """Arrange one component for the solvers.
+    """Build the problem of one component.
 
     Parameters
     ----------
@@ -197,16 +204,16 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
         Its used pairs, sorted.
     fit_type
         "level" or "level+slope".
-    held
-        Names of members whose correction is 0; empty for mean zero.
+    fixed
+        Names of members whose correction is 0; empty if the mean is to be 0.
     settings
         `weight_method` is read.
-    level_zero
-        Name of the member whose level is 0 where none is held, in place of the mean level.
+    level_reference
+        Name of the member whose level is 0 where none is fixed, instead of the mean level being 0.
     arrays
-        The pairs as arrays, where they are there already.
-    plane_zero
-        Name of the member whose whole plane is 0 where none is held.
+        The pairs as arrays, if they have been built already.
+    plane_reference
+        Name of the member whose whole plane is 0 where none is fixed.
     """
     k = 1 if fit_type == "level" else 3
     index: Mapping[str, int] = {member.name: i for i, member in enumerate(members)}
@@ -216,7 +223,7 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
     moments = (arrays.moments * lengths[:, None] * lengths)[:, :k, :k]
     delta = arrays.planes * np.array([1.0, scale, scale])
     rms = _floored(arrays.rms, rounding_floor(fits))
-    # stderr / rms holds the statistic's efficiency and the pixels' correlation; it serves where the rms is floored, too
+    # stderr / rms includes the efficiency of the statistic and the correlation of the pixels, also for a raised rms
     noisy = arrays.rms > 0
     relative = np.divide(arrays.stderr, arrays.rms, out=np.sqrt(arrays.correlation / arrays.n_used), where=noisy)
     variance = (rms * relative) ** 2
@@ -242,14 +249,14 @@ def build(  # noqa: PLR0917 - a problem in the order in which one would tell it
 
 
 def _floored(rms: Array, rounding: float) -> Array:
-    if not len(rms):  # ties alone may join a component
+    if not len(rms):  # a component may be connected by ties alone
         return rms
     floor = max(rounding, RMS_FLOOR * float(np.median(rms)))
     return np.maximum(rms, floor) if floor > 0 else np.where(rms > 0, rms, 1.0)
 
 
 def _weights(method: str, n_used: Array, rms: Array, inverse_variance: Array) -> Array:
-    """Return each pair's weight, scaled to the mean inverse variance."""
+    """Return the weight of each pair, scaled to the mean inverse variance."""
     if not len(rms):
         return rms
     weights = {

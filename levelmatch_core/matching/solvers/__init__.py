@@ -1,4 +1,4 @@
-"""Solvers of the level problem, and the uncertainties of what they give."""
+"""The solvers: least squares, the iterative method, robust rejection of pairs, and the prior on slopes."""
 
 from levelmatch_core.matching.linear.answer import Answer
 from levelmatch_core.matching.model.problem import Problem
@@ -8,7 +8,7 @@ from levelmatch_core.settings import MatchSettings
 
 
 def solve(problem: Problem, settings: MatchSettings) -> Answer:
-    """Solve one component with the solver that the settings name; the iterative one knows no prior."""
+    """Solve one component with the solver named in the settings; the iterative solver does not use a prior."""
     if settings.solver == "iterative":
         return iterative.solve(problem, settings)
     return least_squares.solve(problem, slope_prior_of(problem, settings))

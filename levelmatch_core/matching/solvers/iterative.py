@@ -1,13 +1,14 @@
-"""The step's own method: Montage-like half steps, each member moving by half of the mean of its pairs' differences.
+"""The iterative method of the original step, similar to Montage: damped block Jacobi iteration with half steps.
 
-All members move together in a sweep, each by half of the correction that would bring its own differences to 0 in the
-weighted mean (levels), or by half of the plane fitted to them at `n_draws` points of each overlap (planes, which start
-from the solved levels). Half, because two neighbours that each made up the whole difference would swap it for ever. The
-method is kept for comparison: information travels one pair a sweep, so that a strip of N members needs of the order of
-N^2 sweeps where least squares needs one.
+In each sweep all members move at the same time, by half of the correction that would bring the weighted mean of their
+own differences to 0 (levels), or by half of the plane fitted to these differences at `n_draws` points of each overlap
+(planes, which start from the solution for the levels). Half steps are needed because two neighbours that each corrected
+the whole difference would exchange it forever. The method is kept for comparison: information travels by one pair per
+sweep, so that a strip of N members needs of the order of N^2 sweeps, where least squares needs a single solve.
 
-Converged means near the answer, not slow: the distance left is estimated as the last step's size over (1 - rate), the
-rate being how much a sweep shrinks the steps, and must be within the tolerances.
+Convergence means that the solution is close, not that the steps are small: the remaining distance is estimated as
+size * rate / (1 - rate), with the size of the last step and the rate at which the steps shrink per sweep, and must be
+within the tolerances.
 """
 
 from dataclasses import dataclass, replace
@@ -23,13 +24,13 @@ from levelmatch_core.matching.uncertainty.pair_noise import block_diagonal
 from levelmatch_core.settings import MatchSettings
 
 HISTORY = 500
-"""Most steps that are kept: every one up to this many, else evenly spaced ones, the first and the last among them."""
+"""Largest number of steps that are recorded: all of them, or evenly spaced ones including the first and the last."""
 CHECK = 20
-"""Sweeps between two looks at the convergence."""
+"""Number of sweeps between two tests of convergence."""
 ROUNDING = 64 * np.finfo(float).eps
-"""Steps below this fraction of the corrections are rounding, and go on for ever."""
+"""Steps below this fraction of the corrections are rounding errors, and do not shrink further."""
 DENSE_SIZE = 256
-"""Below this size a dense product is faster than a sparse one."""
+"""Up to this size a dense product is faster than a sparse one."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class _Sweeps:
 
 
 def solve(problem: Problem, settings: MatchSettings) -> Answer:
-    """Sweep until the corrections have settled: the levels first and then, from there, the planes.
+    """Iterate until the corrections have converged: first the levels and then, starting from these, the planes.
 
     Parameters
     ----------
@@ -63,11 +64,11 @@ def solve(problem: Problem, settings: MatchSettings) -> Answer:
         corrections[:, : part.k] = swept.corrections
         history.append(Convergence(coefficient=coefficient, steps=_thinned(swept.steps)))
         total += len(swept.steps)
-        converged = swept.converged  # of the last stage: planes mend what the levels could not
+        converged = swept.converged  # of the last stage: planes may converge where the levels did not
         if not swept.converged and coefficient == stages[-1][0]:
             notes.append(
-                f"not converged after {len(swept.steps)} sweeps ({coefficient}): about {swept.left:.2g} is left to go; "
-                "raise n_iter, or take solver 'least_squares', which is exact"
+                f"not converged after {len(swept.steps)} sweeps ({coefficient}): about {swept.left:.2g} away from the "
+                "solution; raise n_iter, or use the solver 'least_squares', which is exact"
             )
     equations = NormalEquations(problem)
     return Answer(
@@ -82,11 +83,11 @@ def solve(problem: Problem, settings: MatchSettings) -> Answer:
 
 
 def _sweep(problem: Problem, moments: Array, start: Array, settings: MatchSettings) -> _Sweeps:
-    """Sweep from `start` (N, k); p <- p + D^-1 (b - A p) / 2, with D the members' own blocks of A."""
+    """Iterate from `start` (N, k): c <- c + D^-1 (b - A c) / 2, where D holds the diagonal blocks of A."""
     n, k = len(problem.names), problem.k
     blocks = blocks_of(problem, moments)
     matrix = sparse_matrix(problem, blocks)
-    # A single held member is a matter of gauge: all move, and its plane is taken out of all in the end.
+    # A single fixed member is only a choice of gauge: all members move, and its plane is subtracted afterwards.
     moving = ~problem.fixed if problem.fixed.sum() > 1 else np.ones(n, dtype=bool)
     half = block_diagonal(0.5 * moving[:, None, None] * np.linalg.pinv(blocks[0], hermitian=True))
     constant = half @ right_hand_side(problem, problem.delta, moments)
@@ -115,7 +116,7 @@ def _sweep(problem: Problem, moments: Array, start: Array, settings: MatchSettin
 
 
 def _distance_left(size: float, before: float | None, whole: float) -> float:
-    """Estimate how far the answer is: the sum of the steps to come, if they go on shrinking as they do."""
+    """Estimate the distance to the solution: the sum of all further steps, if they keep shrinking at the same rate."""
     if size <= ROUNDING * whole:
         return size
     if before is None:
@@ -125,15 +126,16 @@ def _distance_left(size: float, before: float | None, whole: float) -> float:
 
 
 def _level_part(problem: Problem) -> Problem:
-    """Return the same problem for the levels alone."""
-    return replace(problem, delta=problem.delta[:, :1].copy(), moments=problem.moments[:, :1, :1].copy())
+    """Return the same problem for the levels only."""
+    levels = {"delta": problem.delta[:, :1].copy(), "moments": problem.moments[:, :1, :1].copy()}
+    return replace(problem, **levels, level_reference=None, plane_reference=None)
 
 
 def _drawn_moments(problem: Problem, settings: MatchSettings) -> Array:
-    """Draw `n_draws` points from each overlap and return (K, 3, 3) the mean of [1, x, y] outer itself over them.
+    """Draw `n_draws` points in each overlap and return (K, 3, 3) the mean outer product of [1, x, y] over them.
 
-    The points are uniform in the rectangle along the overlap's principal axes that has the overlap's own second
-    moments; a plane's value at them is known, so that their moments are all that the sweeps need.
+    The points are distributed uniformly in the rectangle, along the overlap's principal axes, that has the second
+    moments of the overlap. Since a plane is known at every point, the sweeps only need the moments of the points.
     """
     rng = np.random.default_rng(settings.seed)
     second = problem.moments[:, 1:, 1:]

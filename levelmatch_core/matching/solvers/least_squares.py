@@ -1,4 +1,7 @@
-"""Weighted sparse joint least squares over all pairs of a component: the default solver, exact in one step."""
+"""Weighted least squares over all pairs of a component jointly: the default solver, which is exact and direct.
+
+The equations are in section 5 of matching/MODEL.md.
+"""
 
 import numpy as np
 
@@ -8,34 +11,34 @@ from levelmatch_core.matching.linear.normal_equations import NormalEquations, ri
 from levelmatch_core.matching.model.problem import Problem, SlopePrior
 
 REFINEMENTS = 3
-"""Most corrections of the solution by its own residuals: normal equations lose half of the digits, which these win
-back."""
+"""Largest number of steps of iterative refinement: normal equations lose half of the digits, which these steps
+recover."""
 SETTLED, UNSETTLED = 1e-8, 1e-6
-"""Corrections of the solution below the first, in units of the pairs' median error, are the last: the next would be as
-much smaller again. Where the last is above the second, the solution has not settled."""
+"""Refinement stops when a step, in units of the pairs' median error, is below the first number: the next step would be
+smaller by the same factor. If the last step is above the second number, the refinement has not converged."""
 ROUNDING = 1e-5
-"""Where the pairs' median error is below this part of the largest correction, that is the unit: rounding remains."""
+"""The unit of a refinement step is at least this fraction of the largest correction, because of rounding."""
 ILL_CONDITIONED = 1e13
-"""Above this condition the weakest mode is rounding."""
+"""Above this condition number the weakest mode is dominated by rounding errors."""
 
 
 def solve(problem: Problem, prior: SlopePrior | None = None) -> Answer:
     """Solve for all corrections of a component together.
 
-    Planes are solved jointly with each pair's moment matrix: a thin overlap fixes the level and the slope along it,
-    and says nothing about the slope across it.
+    Levels and slopes are solved jointly, with the moment matrix of each pair: a thin overlap determines the level and
+    the slope along it, but not the slope across it.
 
     Parameters
     ----------
     problem
         The component.
     prior
-        Gaussian prior on every slope; None for none.
+        Gaussian prior on every slope; None for no prior.
 
     Raises
     ------
     SolveError
-        If the answer is not finite.
+        If the solution is not finite.
     """
     equations = NormalEquations(problem, prior.sd if prior else None)
     shape = (len(problem.names), problem.k)
@@ -50,18 +53,18 @@ def solve(problem: Problem, prior: SlopePrior | None = None) -> Answer:
         if step <= SETTLED:
             break
     if not np.all(np.isfinite(corrections)):
-        message = f"the solve of {problem.names[0]} and {shape[0] - 1} more members gave no finite answer"
+        message = f"the solve of {problem.names[0]} and {shape[0] - 1} more members has no finite solution"
         raise SolveError(message)
     notes = []
     if equations.rank < problem.unknowns:
         missing = problem.unknowns - equations.rank
-        notes.append(f"{missing} of {problem.unknowns} unknowns are not measured by any overlap; they were left at 0")
+        notes.append(f"{missing} of {problem.unknowns} unknowns are not measured by any overlap; they were set to 0")
     condition = equations.condition
     well = condition is None or condition < ILL_CONDITIONED
     if not well:
         notes.append(f"the normal matrix is nearly singular (condition {condition:.1e}): its weakest mode is rounding")
     if step > UNSETTLED:
-        notes.append(f"the solution did not settle: its last refinement was {step:.1e} of the pairs' median error")
+        notes.append(f"the solution did not converge: its last refinement was {step:.1e} of the pairs' median error")
     return Answer(
         corrections=problem.to_gauge(corrections),
         converged=well and step <= UNSETTLED,

@@ -1,23 +1,24 @@
-"""Which pairs contradict the others: annealed redescending reweighting (graduated non-convexity).
+"""Detection of pairs that contradict the others: annealed redescending weights (graduated non-convexity).
 
-Plain least squares spreads a bad pair's error over its neighbours, whose residuals then look bad too; a redescending
-weight started from there keeps the wrong ones. Starting from least absolute residuals with a wide limit, and narrowing
-it step by step, lets the worst pair lose its weight first, which clears its neighbours (Blake and Zisserman 1987,
-Visual Reconstruction; Black and Rangarajan 1996, IJCV 19, 57). In the end single members are moved to where more of
-their pairs agree (iterated conditional modes: Besag 1986, J. R. Statist. Soc. B 48, 259). What is beyond the last limit
-is an outlier and is left out of the solve, which is then plain least squares again, as efficient as if the bad pairs
-had been known.
+Ordinary least squares distributes the error of a bad pair over its neighbours, whose residuals then look bad as well; a
+redescending weight function that starts from there keeps the wrong pairs. Here the reweighting starts from least
+absolute residuals with a wide limit, which is narrowed step by step, so that the worst pair loses its weight first and
+its neighbours' residuals become small (Blake and Zisserman 1987, Visual Reconstruction; Black and Rangarajan 1996, IJCV
+19, 57). Finally, single members are moved to where more of their pairs agree (iterated conditional modes: Besag 1986,
+J. R. Statist. Soc. B 48, 259). Pairs beyond the last limit are outliers and are excluded from the solve, which is then
+ordinary least squares, as efficient as if the bad pairs had been known.
 
-Pairs count by the inverse of their variance here, whatever they weigh in the solve: one over a corner that counts as
-much as two over whole sides would win against both. Slopes are held back by their width alone: what the solve adds for
-pairs that disagree may be the work of the bad ones.
+Pairs are weighted by their inverse variance here, whatever their weight in the solve: otherwise a pair that overlaps in
+a corner could outvote two pairs that overlap along whole sides. The slope prior has its width tau alone: the additional
+width that the solve uses where pairs disagree may be caused by the bad pairs.
 
-Where residuals scatter more than their errors, the limits widen with them; of few pairs a single bad one can widen them
-past itself. So it is also tried whether a few bad pairs explain the scatter: they do if what they leave is noise, and
-what they take is more than chance takes from errors of any size (the mean shift outlier test, for as many pairs as were
-chosen: Cook and Weisberg 1982, Residuals and Influence in Regression, section 2.2.2).
+Where residuals scatter by more than their errors, the limits are widened accordingly; but among few pairs, a single bad
+one can widen them beyond itself. Therefore it is also tested whether a few bad pairs explain the scatter. They do if
+the residuals without them are consistent with noise, and if removing them reduces the sum of squares by more than
+chance would for errors of any size (mean-shift outlier test for as many pairs as were chosen: Cook and Weisberg 1982,
+Residuals and Influence in Regression, section 2.2.2).
 
-A pair on which alone the component hangs has no residual and cannot be tested; it is never left out.
+A pair that is a bridge of the component has no residual and cannot be tested; it is never excluded.
 """
 
 from collections.abc import Callable
@@ -32,53 +33,56 @@ from levelmatch_core.matching.linear.normal_equations import NormalEquations, ri
 from levelmatch_core.matching.model.problem import Array, Problem, SlopePrior
 
 LIMIT = 1e-3
-"""Probability of an error beyond the last limit (3.3 sigma for levels); residuals, which lack what the pair itself
-pulled, are smaller: hardly a good pair is beyond, while a bad one of 5 sigma leaves little more than 3."""
+"""Probability of an error beyond the last limit (3.3 sigma for levels). Residuals are smaller than errors, since each
+pair attracts the solution: hardly any good pair is beyond the limit, but a bad one of 5 sigma has a residual of little
+more than 3."""
 ABSOLUTE = 0.1
-"""Residual, in the pairs' own errors, below which least absolute residuals become least squares in the end."""
+"""Residual, in units of the pair's own error, below which the final step of least absolute residuals is least
+squares."""
 SOFTENINGS = 20
-"""Steps from least squares to least absolute residuals."""
+"""Number of steps from least squares to least absolute residuals."""
 MOVES = 20
-"""Most rounds in which single members are moved."""
+"""Largest number of rounds in which single members are moved."""
 QUANTILE = 0.3
-"""Of the residuals by which their scatter is told: low, where bad pairs have not come."""
+"""Quantile of the residuals from which their scatter is estimated: low, so that bad pairs do not affect it."""
 START = 3.0
-"""First limit over the last."""
+"""Ratio of the first limit to the last."""
 SHRINK = 0.7
-"""Each limit over the one before."""
+"""Ratio of each limit to the previous one."""
 SETTLING = 5
-"""Sweeps at the last limit."""
+"""Number of iterations at the last limit."""
 LEAST = 1e-6
-"""Least factor on a weight: a member whose pairs all look bad is still tied."""
+"""Smallest factor on a weight, so that a member whose pairs all look bad remains connected."""
 TRUSTED = 0.2
-"""Above this part of outliers among the pairs that can be tested the majority may be wrong as well."""
+"""Above this fraction of outliers among the testable pairs, the majority may be wrong as well."""
 SCATTERED, TRUSTED_SCATTERED = 1.5, 0.03
-"""Where residuals scatter so much more than their errors, bad pairs hide among them: then so few are trusted."""
+"""Where residuals scatter by more than the first number times their errors, bad pairs can go unnoticed; the result is
+then trusted only up to the second fraction of outliers."""
 CHANCE = 0.01
-"""Probability with which errors that scatter may let a few pairs look bad."""
+"""Accepted probability that a few pairs look bad by chance, given errors with this scatter."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the pairs say of each other."""
+    """The result of the test of all pairs against each other."""
 
     outliers: NDArray[np.bool_]
     """(K,) pairs that contradict the others."""
     scatter: float
-    """Robust scatter of the residuals over what the pairs' own errors predict, at least 1."""
+    """Robust scatter of the residuals relative to that expected from the pairs' own errors, at least 1."""
     trusted: bool
-    """Whether outliers are few enough among the pairs that can be tested."""
+    """Whether the outliers are few enough among the testable pairs."""
 
 
 def find_outliers(problem: Problem, prior: SlopePrior | None = None) -> Verdict:
-    """Tell the outliers.
+    """Find the outliers.
 
     Parameters
     ----------
     problem
-        The component; its weights are passed over.
+        The component; its weights are not used.
     prior
-        Slope prior of the solve.
+        The slope prior of the solve.
     """
     problem = replace(problem, weights=1 / problem.variance)
     prior = prior and replace(prior, sd=prior.width)
@@ -106,7 +110,7 @@ def find_outliers(problem: Problem, prior: SlopePrior | None = None) -> Verdict:
 
 
 def _least_absolute(problem: Problem, prior: SlopePrior | None) -> Array:
-    """Return (K,) the residuals' sizes where their sum is least."""
+    """Return (K,) the sizes of the residuals at the solution that minimises their sum."""
     size = _sizes(problem, np.ones(len(problem.weights)), prior)
     for softness in np.geomspace(float(size.max()), ABSOLUTE, SOFTENINGS):
         size = _sizes(problem, 1 / np.hypot(size, softness), prior)
@@ -116,9 +120,9 @@ def _least_absolute(problem: Problem, prior: SlopePrior | None) -> Array:
 def _annealed(
     problem: Problem, prior: SlopePrior | None, size: Array, scattering: Callable[[Array], float]
 ) -> tuple[float, Array, float]:
-    """Narrow the limit step by step, then move single members; return the scatter, the residuals' sizes, the limit.
+    """Narrow the limit step by step, then move single members; return scatter, sizes of residuals, and limit.
 
-    `scattering` tells from sizes how much wider the last limit is, if that is above 1.
+    `scattering` estimates, from the sizes, the factor by which the last limit is widened if it is above 1.
     """
     last = float(np.sqrt(chdtri(problem.k, LIMIT)))
     limit, scatter, settling = START * last, 1.0, 0
@@ -127,7 +131,7 @@ def _annealed(
         narrow = last * scatter
         settling += limit <= narrow
         limit = max(limit * SHRINK, narrow)
-        # twice the limit: a biweight is 0 beyond its own, and a pair at the limit must not have lost all weight
+        # twice the limit: a biweight is 0 beyond its own limit, and a pair at our limit should keep some weight
         factors = np.maximum(np.square(np.maximum(0.0, 1 - np.square(size / (2 * limit)))), LEAST)
         size = _sizes(problem, factors, prior)
     limit = last * scatter
@@ -135,9 +139,10 @@ def _annealed(
 
 
 def _explained(problem: Problem, prior: SlopePrior | None, few: NDArray[np.bool_], redundancy: int) -> bool:
-    """Tell whether a few bad pairs explain the scatter, better than chance explains them.
+    """Return whether a few bad pairs explain the scatter, with a chance probability that is small.
 
-    What they leave must be noise in the levels alone, too: slopes that do not scatter say nothing of those.
+    The residuals without them must be consistent with noise in the levels alone, too: slopes that do not scatter would
+    hide levels that do.
     """
     bad = int(few.sum())
     freedom, levels = redundancy - problem.k * bad, (redundancy - problem.k * bad) // problem.k
@@ -153,14 +158,14 @@ def _explained(problem: Problem, prior: SlopePrior | None, few: NDArray[np.bool_
 
 
 def _solved(problem: Problem, factors: Array, prior: SlopePrior | None) -> Array:
-    """Return (N, k) the least-squares corrections, the weights being multiplied by `factors`."""
+    """Return (N, k) the least-squares corrections with the weights multiplied by `factors`."""
     scaled = replace(problem, weights=problem.weights * factors)
     equations = NormalEquations(scaled, prior.sd if prior else None)
     return equations.apply_inverse(right_hand_side(scaled, problem.delta, problem.moments)).reshape(-1, problem.k)
 
 
 def _size(problem: Problem, left: Array) -> Array:
-    """Return (K,) residuals (K, k) over the pairs' own errors."""
+    """Return (K,) the sizes of residuals (K, k) in units of the pairs' own errors."""
     return np.asarray(np.sqrt(np.einsum("ka,kab,kb->k", left, problem.moments, left) / problem.variance))
 
 
@@ -169,10 +174,10 @@ def _sizes(problem: Problem, factors: Array, prior: SlopePrior | None) -> Array:
 
 
 def _improved(problem: Problem, prior: SlopePrior | None, factors: Array, limit: float) -> Array:
-    """Move single members to where more of their pairs agree, until no move lowers the truncated sum of squares.
+    """Move single members to where more of their pairs agree, until no move reduces the truncated sum of squares.
 
-    Each member in turn may take the level that any one of its pairs gives it, its neighbours staying; all are then
-    solved again without the outliers. Returns the residuals' sizes.
+    Each member in turn may take the level that one of its pairs implies while its neighbours stay; then all members are
+    solved again without the outliers. Returns the sizes of the residuals.
     """
     size = _sizes(problem, factors, prior)
     best = float(np.sum(np.minimum(size, limit) ** 2))
@@ -190,7 +195,7 @@ def _improved(problem: Problem, prior: SlopePrior | None, factors: Array, limit:
 def _kept_together(
     keys: list[tuple[int, int]], size: Array, suspect: NDArray[np.bool_], is_bridge: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Return the suspects less those without which the component would fall apart: the best of them stay."""
+    """Return the suspects, except those that are needed to keep the component connected; the best of them are kept."""
     parent = list(range(1 + max(max(key) for key in keys)))
 
     def root(node: int) -> int:

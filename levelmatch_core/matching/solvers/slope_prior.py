@@ -1,23 +1,25 @@
-"""How large slopes may be: a Gaussian prior against ramps and bowls that the overlaps hardly see, learned from them.
+"""The Gaussian prior on slopes, against ramps and bowls that overlaps hardly constrain, and the learning of its width.
 
-Overlaps fix how neighbours' planes meet; a bend of the whole mosaic changes each seam by next to nothing, and is left
-to the noise. If slopes are drawn from a normal distribution of width tau, that bend is improbable, and the seams say
-what tau is: it is chosen to make the measured pairs most probable (empirical Bayes), with levels flat and integrated
-out. With lambda = s^2 / tau^2 the precision of the prior in units of the weights, A the data's normal matrix, P the
-slopes' diagonal and Q the least of the penalised sum of squares, the width minimises
+Overlaps determine how the planes of neighbours match, but a bend of the whole mosaic hardly changes any difference, and
+would follow the noise. If slopes are drawn from a normal distribution of width tau, such a bend is improbable. The
+differences determine tau: it is the width for which the measured pairs are most probable (empirical Bayes), with levels
+integrated out under a flat prior. In the notation of section 6 of matching/MODEL.md, a = s^2 / tau^2 is the precision
+of the prior in units of the weights, P selects the slopes, Q is the minimum of the penalised sum of squares, and the
+width minimises
 
-    log|A + lambda P| - m log(lambda) + D log(s^2) + Q(lambda) / s^2,    s^2 = max(f, Q / D),
+    ln|B' W B + a P| - m ln(a) + D ln(s^2) + Q(a) / s^2,    s^2 = max(f, Q / D),
 
-m being the number of slopes and D the pairs' coefficients less the levels (restricted maximum likelihood: Patterson and
-Thompson 1971, Biometrika 58, 545). s^2 above 1 is misfit: seams that disagree by more than their noise. f, at least 1,
-is the variance of the slopes' scores with noise shared between pairs over that of independent ones: exposures on top of
-each other agree on their noise, which would pass for slopes.
+where m is the number of slopes and D the number of measured coefficients minus that of the levels (restricted maximum
+likelihood: Patterson and Thompson 1971, Biometrika 58, 545). If s^2 is above 1, differences disagree by more than their
+noise. The lower limit f, at least 1, is the variance of the slopes' entries of the right-hand side with noise that
+pairs share, relative to that of independent pairs: exposures on top of each other share their noise, which would be
+taken for slopes.
 
-Nor may a pair whose pixels hardly scatter (two images cut from one scan) outweigh all that differs by more than noise:
-for learning, it counts `MOST` times the median pair at most.
+A pair whose pixels hardly scatter (two images cut from one scan) must not outweigh all others. While the width is
+learned, its weight is therefore at most `MOST` times the median.
 
-Two slopes a member are plenty of evidence for one number: above `ALL` members the sums go over compact patches, evenly
-spread, each with a level of its own, and the cost of learning no longer grows.
+Two slopes per member are ample evidence for a single number. Above `ALL` members the sums extend over compact, evenly
+spread patches, each with a level of its own, so that the cost of learning does not grow further.
 """
 
 import math
@@ -33,27 +35,28 @@ from levelmatch_core.matching.uncertainty.pair_noise import right_hand_side_fact
 from levelmatch_core.settings import MatchSettings
 
 WEAKEST, STRONGEST = 1e-10, 1e2
-"""Precisions that are tried, in units of the median information of the pairs on a member's slope."""
+"""Range of precisions a, in units of the median information of the pairs on a member's slope."""
 STEPS = 13
-"""Precisions of the coarse search."""
+"""Number of precisions in the coarse search."""
 TOLERANCE = 0.05
-"""To which log(lambda) is found: 2.5 % of the width."""
+"""Tolerance of ln(a): 2.5 % of the width."""
 SURE = 100
-"""So many slopes leave nothing open."""
+"""With at least this many slopes the uncertainty of the width is negligible."""
 WIDER, NARROWER, OPEN_STEPS = 6.0, 3.0, 19
-"""How far the logarithm of the precision may be off for fewer: widths 20 times as large to 4 times as small."""
+"""Range of ln(a) about its best value, and number of values, over which the width is averaged for fewer slopes: from
+widths 20 times larger to 4 times smaller."""
 ALL = 4000
-"""Most members that are all looked at."""
+"""Up to this number, all members are used."""
 PATCHES, PATCH = 10, 300
-"""Patches that are looked at of more members, and members of each."""
+"""Number of patches used where there are more members, and number of members in each."""
 MOST = 10.0
-"""Most weight of a pair over the median pair's, where the width is learned."""
+"""Largest weight of a pair, relative to the median, while the width is learned."""
 RANK = 1e-9
-"""Eigenvalues of a pair's moments below this fraction of the largest are no measurement."""
+"""Eigenvalues of a pair's moments below this fraction of the largest do not count as measurements."""
 
 
 def slope_prior_of(problem: Problem, settings: MatchSettings) -> SlopePrior | None:
-    """Return the prior on the slopes that the settings ask for.
+    """Return the prior on the slopes, as requested by the settings.
 
     Parameters
     ----------
@@ -65,8 +68,8 @@ def slope_prior_of(problem: Problem, settings: MatchSettings) -> SlopePrior | No
     Returns
     -------
     SlopePrior or None
-        None for levels, where it is off, where all members are held, and where the pairs tell the slopes so well that
-        it would change nothing.
+        None for levels, if the prior is switched off, if all members are fixed, and if the pairs determine the slopes
+        so well that a prior would change nothing.
     """
     if problem.k == 1 or settings.slope_prior == "off" or problem.fixed.all():
         return None
@@ -84,7 +87,7 @@ def _estimated(problem: Problem) -> SlopePrior | None:
     looked_at = _patches(evened) if len(problem.names) > ALL else [evened]
     parts = [NormalEquations(part) for part in looked_at]
     some = parts if len(problem.names) <= PATCH else [NormalEquations(part) for part in _patches(evened)[::4]]
-    least = max(1.0, _shared(some))  # which is alike all over: a few patches tell it
+    least = max(1.0, _shared(some))  # similar everywhere: a few patches suffice
     measured = sum(_measured(part.problem) for part in parts)
     tried = np.linspace(low, high, STEPS)
     values = [_evidence(parts, float(x), measured, least)[0] for x in tried]
@@ -103,13 +106,12 @@ def _estimated(problem: Problem) -> SlopePrior | None:
 
 
 def _width(parts: Sequence[NormalEquations], log_precision: float, measured: int, least: float) -> float:
-    """Return how large true slopes are, for the errors of what is pulled to 0: rms over what the evidence leaves open.
+    """Return the rms width of true slopes over the posterior of the precision, for the errors of shrunken slopes.
 
-    The most probable precision is what the solve uses. Of a few slopes it may be many times too large, and nothing that
-    is stated with it would hold; what any width leaves in that solve, averaged over the widths, does. Beforehand,
-    widths are taken to lie midway between equally probable (Gelman 2006, Bayesian Analysis 1, 515, section 7.1), which
-    overstates the errors of four members by up to a tenth, and equally probable in the logarithm, which understates
-    them by up to a sixth.
+    The solve uses the most probable precision. If there are few slopes, it may be too large by a large factor, and so
+    errors based on it would be too small; averaged over the posterior, they are correct. The prior of the width lies
+    midway between a uniform one (Gelman 2006, Bayesian Analysis 1, 515, section 7.1), which overestimates the errors of
+    four members by up to a tenth, and one uniform in the logarithm, which underestimates them by up to a sixth.
     """
     slopes = sum(2 * int(np.count_nonzero(~part.problem.fixed)) for part in parts)
     tried = log_precision + (np.linspace(-WIDER, NARROWER, OPEN_STEPS) if slopes < SURE else np.zeros(1))
@@ -119,13 +121,13 @@ def _width(parts: Sequence[NormalEquations], log_precision: float, measured: int
 
 
 def _slope_information(problem: Problem) -> Array:
-    """Return (2 M,) the normal matrix's diagonal at the slopes of members that are not held."""
+    """Return (2 M,) the diagonal entries of A for the slopes of the M members that are not fixed."""
     diagonal = NormalEquations(problem).diagonal.reshape(-1, problem.k)
     return np.asarray(diagonal[~problem.fixed, 1:].ravel())
 
 
 def _shared(parts: Sequence[NormalEquations]) -> float:
-    """Return the variance of the slopes' scores over what it were if no two pairs shared their noise."""
+    """Return f: the variance of the slopes' right-hand side, relative to that without noise shared between pairs."""
     shared, independent = 0.0, 0.0
     for part in parts:
         factor = right_hand_side_factor(part.problem)
@@ -137,7 +139,7 @@ def _shared(parts: Sequence[NormalEquations]) -> float:
 
 
 def _measured(problem: Problem) -> int:
-    """Count the coefficients that the pairs measure."""
+    """Return the number of coefficients that the pairs measure."""
     values = np.linalg.eigvalsh(problem.moments)
     return int(np.count_nonzero(values > RANK * values[:, -1:]))
 
@@ -145,7 +147,7 @@ def _measured(problem: Problem) -> int:
 def _evidence(
     parts: Sequence[NormalEquations], log_precision: float, measured: int, least: float
 ) -> tuple[float, float]:
-    """Return minus twice the log likelihood of a precision (but for a constant), and the misfit, at least `least`."""
+    """Return minus twice the log likelihood of a precision, up to a constant, and s^2, which is at least `least`."""
     precision = math.exp(log_precision)
     squares, determinant, slopes, free = 0.0, 0.0, 0, 0
     for known in parts:
@@ -165,7 +167,7 @@ def _evidence(
 
 
 def _patches(problem: Problem) -> list[Problem]:
-    """Return the problem's pairs within compact patches, evenly spread; of each patch what hangs together most."""
+    """Return the pairs within compact, evenly spread patches; of each patch only the largest connected component."""
     n = len(problem.names)
     columns = max(1, round(math.sqrt(n / PATCH)))
     by_x = np.argsort(problem.centres[:, 0], kind="stable")

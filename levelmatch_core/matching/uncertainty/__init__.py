@@ -1,1 +1,1 @@
-"""Error propagation: from the noise of pairs and exposures to that of levels."""
+"""Error propagation: from the noise of pairs and exposures to the errors of the corrections."""

@@ -1,13 +1,14 @@
 """Uncertainties of the corrections relative to their gauge, in the sandwich form A^-1 S A^-1 for every weight method.
 
-S is the covariance of the scores, and pairs that share an exposure share its noise (see `noise`): N exposures on top of
-each other are far from N(N-1)/2 independent pairs (taking them so gives a variance N/2 too small).
+S is the covariance of the right-hand side b, in which pairs that share an exposure share its noise (see `pair_noise`
+and section 8 of matching/MODEL.md): N exposures on top of each other are far from N(N-1)/2 independent pairs, and
+treating them as such would underestimate the variance by a factor of N/2.
 
-Small problems are propagated exactly. Of large ones the errors are drawn: each seeded draw of the pairs' noise gives
-one possible error of all corrections, at the price of a solve; sigmas are the draws' scatter, to one part in the root
-of twice their number. The weakest modes are the leading eigenvectors of the same covariance, by block Lanczos iteration
-(Golub and Underwood 1977, Mathematical Software III, 361) that starts from the first draws; what they make of the
-levels' variance is then known better than that.
+Small problems are propagated exactly. For large ones the errors are sampled: each seeded draw of the pairs' noise gives
+one possible error of all corrections, at the cost of one solve. The standard deviations of n draws have a relative
+error of 1/sqrt(2 n). The weakest modes are the leading eigenvectors of the same covariance, found by block Lanczos
+iteration (Golub and Underwood 1977, Mathematical Software III, 361) starting from the first draws; their contribution
+to the variance of the levels does not suffer from the sampling.
 """
 
 from collections.abc import Iterator
@@ -24,27 +25,28 @@ from levelmatch_core.matching.model.problem import Array, Problem, SlopePrior, s
 from levelmatch_core.matching.uncertainty.pair_noise import PairNoise, times_blocks
 
 DRAWS, FEWEST_DRAWS = 200, 50
-"""Draws by which the sigmas of large problems are estimated: to 5 % up to `FULL_DRAWS` unknowns, to 10 % at worst."""
+"""Number of draws for large problems: errors are known to 5 % up to `FULL_DRAWS` unknowns, and to 10 % at worst."""
 FULL_DRAWS = 100_000
-"""Unknowns for which all draws are made; beyond, as many as keep their cost, so long as there are `FEWEST_DRAWS`."""
+"""Number of unknowns up to which all draws are made; above, their number decreases at constant cost, down to
+`FEWEST_DRAWS`."""
 AT_ONCE = 10
-"""Draws that are solved together: memory. The modes' iteration has as many columns."""
+"""Number of draws solved together, which limits the memory; also the block size of the iteration for the modes."""
 MODES = 3
-"""Weakest modes that are told."""
+"""Number of weakest modes that are reported."""
 MODE_MEMBERS = 200_000
-"""Most members of a component whose modes are told: each has a number for every member."""
+"""Largest component whose modes are reported: a mode has one value per member."""
 NO_MODE = 1e-9
-"""A mode with less than this part of the variance is none."""
+"""Modes with less than this fraction of the variance are not reported."""
 MODE_TOLERANCE, MODE_ROUNDS = 1e-4, 20
-"""Relative residual of a mode at which it is found, and most rounds of the iteration."""
+"""Relative residual at which a mode has converged, and largest number of iterations."""
 
 Mode = tuple[float, float, Array]
-"""1 sigma of the rms over members, share of the variance, (N,) pattern of rms 1."""
+"""1 sigma of the rms over members, fraction of the variance, (N,) pattern of rms 1."""
 
 
 @dataclass(frozen=True)
 class _Noise:
-    """The noise of the scores on its way to the corrections."""
+    """The noise of the right-hand side, and its propagation to the corrections."""
 
     problem: Problem
     prior: SlopePrior | None
@@ -53,13 +55,13 @@ class _Noise:
 
     @property
     def pulled(self) -> Array:
-        """(N, k) what a unit of the true slopes' width does to the scores; 0 without a prior."""
+        """(N, k) the response of the right-hand side to true slopes of one prior width; 0 without a prior."""
         if self.prior is None:
             return np.zeros((len(self.problem.names), self.problem.k))
         return _pulled(self.problem, self.prior)
 
     def exact(self) -> Array:
-        """Return C (N k, R), C C' the covariance: A^-1 H'H A^-1 = (A^-1 H')(A^-1 H')', squares never subtracted."""
+        """Return C (N k, R) with C C' the covariance: A^-1 F'F A^-1 = (A^-1 F')(A^-1 F')', without any cancellation."""
         problem, pairs = self.problem, self.pairs
         response = self.equations.response * np.repeat(problem.weights, problem.k)
         own = np.sqrt(pairs.alone)[:, None, None] * pairs.roots
@@ -70,7 +72,7 @@ class _Noise:
         return to_gauge(problem, np.concatenate(made, axis=1))
 
     def draws(self, count: int, seed: int) -> Iterator[Array]:
-        """Yield (N k, M) seeded errors of all corrections, some at a time."""
+        """Yield (N k, M) seeded errors of all corrections, several draws at a time."""
         problem, pulled, random = self.problem, self.pulled, np.random.default_rng(seed)
         for start in range(0, count, AT_ONCE):
             several = np.empty((problem.delta.shape[1] * len(problem.names), min(AT_ONCE, count - start)))
@@ -80,13 +82,13 @@ class _Noise:
                 to_members(problem.geometry, problem.weights[:, None] * drawn, right_hand_side)
                 if self.prior is not None:
                     right_hand_side += pulled * random.standard_normal(pulled.shape)
-                    if not problem.mean_gauge:  # slopes relative to a held member lack its own, which all others share
+                    if not problem.mean_gauge:  # the slope of the fixed member is common to all others
                         right_hand_side += pulled * random.standard_normal(problem.k)
                 column[:] = right_hand_side.ravel()
             yield to_gauge(problem, self.equations.apply_inverse(several))
 
     def level_covariance(self, levels: Array) -> Array:
-        """Return (N, M) the covariance of the levels times patterns (N, M)."""
+        """Return (N, M) the product of the covariance of the levels and patterns (N, M)."""
         problem, pulled = self.problem, self.pulled
         patterns = np.zeros((len(problem.names), problem.k, levels.shape[1]))
         patterns[:, 0] = levels
@@ -105,7 +107,7 @@ class _Noise:
 
 
 def sigmas(problem: Problem, *, prior: SlopePrior | None = None, seed: int = 0) -> Array:
-    """Return (N, k) the 1-sigma errors of the corrections, as :func:`uncertainties` has them."""
+    """Return (N, k) the 1-sigma errors of the corrections, as from :func:`uncertainties`."""
     return uncertainties(problem, prior=prior, seed=seed, modes=0)[0]
 
 
@@ -120,7 +122,7 @@ def uncertainties(
 ) -> tuple[Array, list[Mode]]:
     """Return the 1-sigma errors of the corrections, relative to the gauge, and the weakest modes of the levels.
 
-    Held members have 0. A prior shrinks slopes towards 0, which leaves an error of its own where they are not.
+    Errors of fixed members are 0. A prior shrinks slopes towards 0; the resulting bias of true slopes is included.
 
     Parameters
     ----------
@@ -129,21 +131,21 @@ def uncertainties(
     prior
         The slope prior of the solve, if any.
     seed
-        Seed of the draws.
+        Seed of the random draws.
     modes
-        Most modes that are told, weakest first; none in components of more than 200,000 members, and none that large
-        problems hardly tell from others.
+        Largest number of modes, weakest first; none for components of more than 200,000 members, and, in large
+        problems, none that cannot be separated from other modes.
     equations
-        The normal equations of this problem with this prior, where they are there already.
+        The normal equations of this problem with this prior, if they have been built already.
     noise
-        That of its pairs, where it is there already.
+        The noise of its pairs, if it has been computed already.
 
     Returns
     -------
     errors
         (N, k) about each member's centre.
     modes
-        1 sigma of the rms over members, share of all levels' variance, pattern of rms 1.
+        1 sigma of the rms over members, fraction of the total variance of the levels, pattern of rms 1.
     """
     equations = equations or NormalEquations(problem, prior.sd if prior else None)
     known = _Noise(problem, prior, equations, noise or PairNoise.of(problem))
@@ -158,16 +160,16 @@ def uncertainties(
 
 
 def _drawn(noise: _Noise, seed: int) -> tuple[Array, Array, Array]:
-    """Return (N, k) the corrections' variances over seeded draws, and what :func:`_leading` does.
+    """Return (N, k) the variances of the corrections from seeded draws, and the result of :func:`_leading`.
 
-    What the leading modes make of the levels' variance is known, and need not be drawn.
+    The contribution of the leading modes to the variance of the levels is known, and is not estimated from the draws.
     """
     n, k = len(noise.problem.names), noise.problem.k
     count = int(np.clip(DRAWS * FULL_DRAWS // (n * k), FEWEST_DRAWS, DRAWS))
     draws = noise.draws(count, seed)
     first = next(draws)
     values, vectors = _leading(noise, first[::k], MODES if n <= MODE_MEMBERS else 0)
-    vectors[~first[::k].any(axis=1)] = 0.0  # of held members: rounding
+    vectors[~first[::k].any(axis=1)] = 0.0  # fixed members: rounding errors
     squares = np.zeros(n * k)
     for drawn in chain([first], draws):
         drawn[::k] -= vectors @ (vectors.T @ drawn[::k])
@@ -178,7 +180,7 @@ def _drawn(noise: _Noise, seed: int) -> tuple[Array, Array, Array]:
 
 
 def _largest(levels: Array, modes: int) -> tuple[Array, Array]:
-    """Return the largest eigenvalues of levels (N, R) times their transpose, falling, and their eigenvectors."""
+    """Return the largest eigenvalues, falling, and eigenvectors of levels (N, R) times their transpose."""
     n = len(levels)
     if not modes:
         return np.zeros(0), np.zeros((n, 0))
@@ -189,7 +191,7 @@ def _largest(levels: Array, modes: int) -> tuple[Array, Array]:
 def _leading(noise: _Noise, start: Array, modes: int) -> tuple[Array, Array]:
     """Return the largest eigenvalues of the levels' covariance, falling, and their eigenvectors (N, at most `modes`).
 
-    Those that the iteration does not tell apart are left out: none of many that are alike is the weakest.
+    Modes that the iteration does not separate are omitted: among many similar modes none is the weakest.
     """
     if not modes:
         return np.zeros(0), np.zeros((len(start), 0))
@@ -207,7 +209,7 @@ def _leading(noise: _Noise, start: Array, modes: int) -> tuple[Array, Array]:
         if np.all(told) or room <= 0:
             return values[told], vectors[:, told]
         newest = seen[:, -min(room, newest.shape[1]) :]
-        for _ in range(2):  # twice is enough (Kahan and Parlett)
+        for _ in range(2):  # reorthogonalising twice is enough (Kahan and Parlett)
             newest, _ = qr(newest - basis @ (basis.T @ newest), mode="economic")
         basis = np.concatenate([basis, newest], axis=1)
 
@@ -223,16 +225,16 @@ def _modes(values: Array, vectors: Array, total: float) -> list[Mode]:
 
 
 def _pulled(problem: Problem, prior: SlopePrior) -> Array:
-    """Return (N, k) what a unit of width of the true slopes, which the prior pulls to 0, does to the scores."""
+    """Return (N, k) the response of the right-hand side to true slopes of one width, which the prior shrinks to 0."""
     pulled = np.zeros((len(problem.names), problem.k))
     pulled[~problem.fixed, 1:] = prior.width / prior.sd**2
     return pulled
 
 
 def prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
-    """Return (R, N k): what the true slopes, pulled to 0, do to the scores: precision times width for each slope.
+    """Return (R, N k) the factor of the part of S due to true slopes, precision times width for each slope.
 
-    Slopes relative to a held member lack that member's own, which all others share.
+    Slopes are relative to a fixed member, if there is one, whose own slope is common to all others.
     """
     pulled = _pulled(problem, prior)
     rows = [diags_array(pulled.ravel()).tocsr()[pulled.ravel() > 0]]
@@ -244,7 +246,7 @@ def prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
 
 
 def to_gauge(problem: Problem, columns: Array) -> Array:
-    """Take the mean plane, or that of the member that is 0, out of each column (N k, M) where no member is held."""
+    """Apply the gauge G to columns (N k, M): subtract the mean plane or the reference's, if no member is fixed."""
     if not problem.mean_gauge:
         return columns
     n, k = len(problem.names), problem.k
@@ -262,7 +264,7 @@ def to_gauge(problem: Problem, columns: Array) -> Array:
 
 
 def _from_gauge(problem: Problem, columns: Array) -> Array:
-    """Return the transpose of `to_gauge` applied to columns (N k, M)."""
+    """Apply the transpose of the gauge G to columns (N k, M)."""
     if not problem.mean_gauge:
         return columns
     n, k = len(problem.names), problem.k
@@ -281,6 +283,6 @@ def _from_gauge(problem: Problem, columns: Array) -> Array:
 
 
 def _from_zero(problem: Problem, member: int) -> Array:
-    """Return (N, k, k) matrices that take a plane about one member's centre to every member's."""
+    """Return (N, k, k) matrices that refer a plane about one member's centre to the centre of every member."""
     its = np.broadcast_to(problem.centres[member], problem.centres.shape)
     return shift(its, problem.centres, problem.scale, problem.k)

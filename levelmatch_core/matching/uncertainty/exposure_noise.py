@@ -1,16 +1,17 @@
-"""One set of noise sources for all stages: what the exposures' pixels do to every pair's difference.
+"""One set of noise sources for all stages: the effect of the exposures' pixel noise on the difference of every pair.
 
-Each exposure is given evenly spread sample points, and white noise at each. A member of a later stage is the mean of
-the exposures that cover a pixel: at a point that c of its exposures see, each one's noise counts 1/c. So the noise of
-one point enters the pair of dithers that lie on it and the pair of stacks that lie on it, and what two stages owe to
-the same pixels is counted as the same. The points of a pair's overlap are moment-matched to its true moments and scaled
-to its standard error, so that each pair has its own measured variance.
+Each exposure has evenly distributed sample points with white noise at each of them. A member of a later stage is the
+mean of the exposures that cover a pixel: at a point that m of its exposures cover, the noise of each one has the weight
+1/m. The noise of one point therefore enters the pair of dithers that covers it as well as the pair of stacks that
+covers it, and errors of two stages that come from the same pixels are correlated. The points in the overlap of a pair
+are matched to its true moments and scaled to its standard error, so that each pair has its measured variance.
 
-Stacks are made of corrected exposures: an error of an earlier correction is in the stack as well, with weight 1/c
-where c exposures are averaged, and moves the difference of the stacks. That linear map comes with the sources.
+Stacks are made of corrected exposures. The error of an earlier correction is therefore also in the stack, with weight
+1/m where m exposures are averaged, and changes the difference of the stacks. This linear map is returned with the
+sources.
 
-All is about a pair's *score*, its moment matrix times the error of its plane: scores of singular moments (of a given
-level, of a line of pixels) are as good as any other.
+In the notation of section 9 of matching/MODEL.md, the maps R and F lead to y = M e, the moment matrix of a pair times
+the error of its plane, which exists for singular moments, too (a given level, or an overlap that is a line of pixels).
 """
 
 from collections.abc import Sequence
@@ -26,21 +27,22 @@ from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGrou
 
 @dataclass(frozen=True)
 class PairErrors:
-    """The errors of one component's pair differences, as linear maps to their scores."""
+    """The errors of the differences of one component's pairs, as linear maps to y = M e."""
 
     noise: csr_array
-    """(K k, R) from unit noise of the R sources, which all components share."""
+    """(K k, R) from unit noise of the R sources, which are common to all components."""
     carried: csr_array
-    """(K k, 3 E) from the errors of the exposures' corrections so far: level at the centre, and slopes a grid pixel."""
+    """(K k, 3 E) from the errors of the exposures' corrections in earlier stages: level at the centre, and slopes per
+    grid pixel."""
 
 
 def pair_errors(groups: Sequence[MatchedGroup], exposures: Exposures) -> list[PairErrors]:
-    """Return how noise and the errors of earlier stages enter each component's pairs.
+    """Return how noise and the errors of earlier stages enter the pairs of each component.
 
     Parameters
     ----------
     groups
-        Components of all stages; in the order of stages if errors are to be carried.
+        Components of all stages; in the order of the stages, if errors are to be propagated from stage to stage.
     exposures
         All exposures in them.
     """
@@ -58,28 +60,29 @@ def pair_errors(groups: Sequence[MatchedGroup], exposures: Exposures) -> list[Pa
 
 @dataclass(frozen=True)
 class _Links:
-    """Each use of an exposure's points by one side of one pair, exposure by exposure, and what the points add up to."""
+    """The combinations of exposure, pair and side of the pair, sorted by exposure, with the sums over their points."""
 
     scene: Scene
     start: Index
-    """(E + 1,) where each exposure's links start."""
+    """(E + 1,) where the links of each exposure start."""
     pair: Index
-    """(L,) number of the pair over all components."""
+    """(L,) index of the pair, counted over all components."""
     side: Index
-    """(L,) 0 of the first member, 1 of the second."""
+    """(L,) 0 for the first member, 1 for the second."""
     count: Index
-    """(L,) points in the overlap."""
+    """(L,) number of points in the overlap."""
     area: Array
-    """(L,) area of the overlap that is this exposure's share, grid pixels."""
+    """(L,) area of the overlap, weighted by this exposure's weight in the mean, grid pixels."""
     power: Array
     """(L,) sum of squared amplitudes."""
     share: Array
-    """(L, 3, 3) sum of [1, x, y] outer itself times the shares of area; x, y about the centroid in the scale."""
+    """(L, 3, 3) area-weighted sum of the outer product of [1, x, y] with itself; x, y about the centroid in units of
+    the scale."""
 
     @classmethod
     def of(cls, scene: Scene) -> "_Links":
         starts, owner = scene.members
-        degree = np.diff(scene.beside[0])[owner]  # one link for each pair of each member
+        degree = np.diff(scene.beside[0])[owner]  # one link per pair of each member
         start = np.concatenate([[0], np.cumsum(degree)])[starts]
         return cls(scene, start, *sums(scene, start))
 
@@ -91,19 +94,19 @@ class _Links:
 
 
 def _noise(links: _Links, groups: Sequence[MatchedGroup], firsts: Index, rows: Index) -> csr_array:
-    """Return (sum of K k, R) the scores that unit noise of each source makes."""
+    """Return (sum of K k, R) the response of y to unit noise of each source."""
     pairs = int(firsts[-1])
     variance = np.concatenate([part.problem.variance for part in groups])
     shared = np.concatenate([part.problem.shared for part in groups])
     count = links.of_sides(links.count.astype(float), pairs)
     seen = (count.min(axis=1) >= FEWEST) & (shared > 0)
     power = np.maximum(links.of_sides(links.power, pairs), np.finfo(float).tiny)
-    area = np.where(seen[:, None], links.of_sides(links.area, pairs), 1.0)  # what is not seen has no part in it
+    area = np.where(seen[:, None], links.of_sides(links.area, pairs), 1.0)  # not used where a pair is not sampled
     pixels = power / area**2
     part = np.where(seen, variance * shared, 0.0)[:, None] * pixels / pixels.sum(axis=1, keepdims=True)
     own = np.where(seen, variance * (1 - shared), variance)
     own += np.concatenate([part.excess_scatter**2 * np.isfinite(part.problem.rms) for part in groups])
-    # a fit weighs all pixels alike, and so do the moments; where fewer exposures overlap, the noise is larger
+    # a fit weights all pixels equally, and so do the moments; where fewer exposures overlap, the noise is larger
     share = links.of_sides(links.share, pairs)
     share = share / np.maximum(share[:, :, :1, :1], np.finfo(float).tiny)
     matched = np.zeros((pairs, 2, 3, 3))
@@ -130,7 +133,7 @@ def _noise(links: _Links, groups: Sequence[MatchedGroup], firsts: Index, rows: I
 def _carried(
     links: _Links, groups: Sequence[MatchedGroup], exposures: Exposures, firsts: Index, rows: Index
 ) -> csr_array:
-    """Return (sum of K k, 3 E) the scores that errors of the exposures' corrections make."""
+    """Return (sum of K k, 3 E) the response of y to errors of the exposures' corrections."""
     pairs = int(firsts[-1])
     whole = links.of_sides(links.share, pairs)
     owner = np.repeat(np.arange(len(links.start) - 1), np.diff(links.start))
@@ -147,10 +150,10 @@ def _carried(
         floor = TINY * seen[:, :1, :1] * np.eye(k)
         moments = component.problem.moments[pair[mine] - low]
         blocks[mine, :k] = moments @ np.linalg.solve(seen + floor, share[mine, :k]) * np.array([1.0, scale, scale])
-    # from the plane about the exposure's centre to that about the centroid, lengths in pixels
+    # from a plane about the exposure's centre to one about the centroid, lengths in pixels
     move = np.broadcast_to(np.eye(3), (len(pair), 3, 3)).copy()
     move[:, 0, 1:] = centroids[pair] - exposures.centres[owner]
-    # an error that was subtracted from the first member makes second - first larger
+    # an error that is subtracted from the first member increases second - first
     blocks = np.where(side == 0, 1.0, -1.0)[:, None, None] * (blocks @ move)
     k_of = np.diff(rows)[pair]
     inside = np.broadcast_to(np.arange(3)[:, None] < k_of[:, None, None], blocks.shape)

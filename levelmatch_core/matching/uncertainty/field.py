@@ -1,4 +1,4 @@
-"""How sure the sum of all stages' corrections is, for every exposure of a field, and the mosaic that they make."""
+"""Uncertainties of the total corrections of all exposures of a field, and of the mosaic's level."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,36 +22,36 @@ from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
 
 POINTS_ALONG = 96
-"""Points of the map of errors along the longer side of the mosaic."""
+"""Number of points of the error map along the longer side of the mosaic."""
 
 
 @dataclass(frozen=True)
 class TotalErrors:
-    """1 sigma of all corrections of a field, relative to the zeros of their components."""
+    """1-sigma errors of all corrections of a field, relative to the gauges of their components."""
 
     sigmas: Mapping[str, Sigma]
-    """Of each exposure that a solve concerned: its level at the middle of its cutout, and its slopes."""
+    """For each exposure in a solve: its level at the centre of its cutout, and its slopes."""
     lattice: Lattice
-    """Points of the map."""
+    """Points of the error map."""
     levels: Array
-    """(ny, nx) 1 sigma of the mosaic's level, data unit; NaN where nothing lies."""
+    """(ny, nx) 1 sigma of the mosaic's level, data unit; NaN where there is no exposure."""
 
 
 def field_errors(
     stages: Sequence[StageMatch], cutouts: Mapping[str, CutoutRecord], settings: MatchSettings, given: Given
 ) -> TotalErrors | None:
-    """Return how sure the whole corrections of a field are; None where nothing was solved.
+    """Return the errors of the total corrections of a field; None if nothing was solved.
 
     Parameters
     ----------
     stages
         All stages, in the order in which they were solved.
     cutouts
-        By exposure.
+        The cutout of each exposure.
     settings
-        As the stages were solved with.
+        The settings that the stages were solved with.
     given
-        What the user knows.
+        The user's constraints.
     """
     members = {member.name: member for stage in stages for member in stage.members}
     names = sorted({name for member in members.values() for name in member.exposures})
@@ -65,7 +65,7 @@ def field_errors(
         centres=np.array([record.centre for record in records]),
         sigma=_pixel_noise(solved, len(names)),
     )
-    kept = [place for place, name in enumerate(names) if name in cutouts]  # a survey image is not in the mosaic
+    kept = [place for place, name in enumerate(names) if name in cutouts]  # a survey image is not part of the mosaic
     shown = Exposures(exposures.outlines[kept], exposures.centres[kept], exposures.sigma[kept])
     lattice = _lattice([records[place] for place in kept])
     to_levels = mosaic_levels(shown, lattice)
@@ -85,7 +85,7 @@ def field_errors(
 
 
 def _solved(stage: StageMatch, number: Mapping[str, int], settings: MatchSettings, given: Given) -> list[Solved]:
-    """Return the components of a stage as they were put to the solver."""
+    """Return the components of a stage as they were solved."""
     by_name = {member.name: member for member in stage.members}
     gauge = next(one.gauge for one in STAGES if one.name == stage.stage)
     parts = []
@@ -113,7 +113,7 @@ def _solved(stage: StageMatch, number: Mapping[str, int], settings: MatchSetting
 
 
 def _pixel_noise(solved: Sequence[Sequence[Solved]], count: int) -> Array:
-    """Return (E,) the scatter of each exposure's pixels, as the first stage that it is in by itself tells it."""
+    """Return (E,) the scatter of each exposure's pixels, from the first stage in which it is a member by itself."""
     sigma = np.zeros(count)
     for stage in solved:
         for part in stage:
@@ -126,7 +126,7 @@ def _pixel_noise(solved: Sequence[Sequence[Solved]], count: int) -> Array:
 
 
 def _lattice(records: Sequence[CutoutRecord]) -> Lattice:
-    """Return evenly spread points over the mosaic, each in the middle of a square."""
+    """Return a lattice of points over the mosaic, each at the centre of a square."""
     low = np.min([(record.x0, record.y0) for record in records], axis=0)
     high = np.max([(record.x0 + record.shape[1], record.y0 + record.shape[0]) for record in records], axis=0)
     step = max(1, -(-int((high - low).max()) // POINTS_ALONG))

@@ -1,23 +1,24 @@
-"""What the pairs say of each other: the difference that all others foretell in each, and how far it may be off.
+"""Leave-one-out residuals: how well all other pairs predict the difference of each pair, and with what error.
 
-The residuals of least squares are r = (I - H) d with the hat matrix H = B A^-1 B' W. With a pair left out, the others
-foretell its difference to within r / (1 - h), h being its own block of H: no solve is needed for it (Cook and Weisberg
-1982, Residuals and Influence in Regression, section 2.2). The covariance of the residuals is (I - H) V (I - H)', V
-being that of the pairs, in which pairs that share an exposure's pixels share its noise: the loops of exposures on top
-of each other close far better than independent pairs would.
+The notation is that of section 7 of matching/MODEL.md. The residuals of least squares are r = (I - H) d with the hat
+matrix H = B A^-1 B' W. If a pair is left out, the prediction from the others misses its difference by (1 - h)^-1 r,
+where h is the pair's diagonal block of H (its leverage), so that no further solve is needed (Cook and Weisberg 1982,
+Residuals and Influence in Regression, section 2.2). The covariance of the residuals is (I - H) V (I - H)', where V is
+the covariance of the pairs. In V, pairs over the same pixels of an exposure share its noise: the loops of exposures on
+top of each other close far better than those of independent pairs would.
 
-Noise that pairs share is foretold with them: the error y_k - yhat_k of a pair's left-out difference lacks twice the
-covariance of the two, which a measurement of the same pair with noise of its own would have (the covariance penalty:
-Efron 2004, J. Am. Stat. Assoc. 99, 619). Exposures on top of each other foretell nothing else; it
-is told as `left_out_optimism`. What is left of a pair that is not left out lacks twice the covariance of its difference
-and its own fit: `fit_optimism`.
+Shared noise is predicted together with the difference. The mean square error of the prediction is therefore smaller by
+twice the covariance of prediction and measurement than it would be for a measurement with independent noise (covariance
+penalty: Efron 2004, J. Am. Stat. Assoc. 99, 619). This is `left_out_optimism`, which accounts for the whole prediction
+of noise among exposures on top of each other. Likewise, the mean square residual of a pair that is not left out is too
+small by twice the covariance of its difference and its own fit: `fit_optimism`.
 
-Where residuals are larger than noise makes them, the fit does not describe the data: levels where there are slopes,
-planes where the sky is bent. What is beside the noise is taken as one more error of each pair, alike for all.
+If the residuals are larger than the noise implies, the model does not describe the data: levels where there are slopes,
+planes where the sky is curved. This excess scatter is treated as an additional independent error, equal for all pairs.
 
-Where the matrices would be too large, a pair's leverage is estimated by draws, or taken as the mean of all (as in
-generalized cross-validation: Golub, Heath and Wahba 1979, Technometrics 21, 215), and the residual's variance as
-(1 - h) times the pair's own.
+Where the matrices would be too large, leverages are estimated from random draws or set to their mean (as in generalized
+cross-validation: Golub, Heath and Wahba 1979, Technometrics 21, 215), and the variance of a residual is set to (1 - h)
+times that of the pair.
 """
 
 from dataclasses import dataclass
@@ -33,51 +34,54 @@ from levelmatch_core.matching.model.problem import Array, Problem
 from levelmatch_core.matching.uncertainty.pair_noise import TINY, PairNoise, block_diagonal, design, times_blocks
 
 UNTESTABLE = 1e-6
-"""A pair that leaves less than this of itself is held by nothing else: a bridge."""
+"""A pair with a redundancy below this is not constrained by any other pair: a bridge."""
 EXACT = 3000
-"""Most coefficients of all pairs for which the whole hat matrix is formed."""
+"""Largest number of coefficients of all pairs for which the full hat matrix is formed."""
 DRAWN = 20_000
-"""Most unknowns for which leverages are estimated by draws; above, all have the mean."""
+"""Largest number of unknowns for which leverages are estimated from random draws; above, the mean leverage is used."""
 SHOWN = 2.0
-"""Residuals show a misfit if the sum of their squares is above what is expected by so many of its sigmas: a few of them
-would often feign one."""
+"""Excess scatter is significant if the normalised sum of squared residuals exceeds its expectation by this many of its
+standard deviations: with few residuals, smaller excesses are common by chance."""
 DRAWS = 100
-"""Seeded draws of a leverage: to 14 % of it."""
+"""Number of seeded draws for the leverages, which gives them to 14 %."""
 LEAST_OWN = 0.02
-"""Part of a pair's variance that is its own at least: clipping takes other pixels from each pair."""
+"""Smallest fraction of a pair's variance that is not shared: clipping removes different pixels from each pair."""
 MOST_DRAWN = 0.98
-"""A drawn leverage is taken as no more: it is an estimate, and bridges are known by the graph."""
+"""Upper limit of an estimated leverage; bridges are known from the graph."""
 
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """What each pair leaves, and what the others make of it."""
+    """Residuals of the pairs, and how well the other pairs predict each one."""
 
     predicted: Array
-    """(K, k) difference left when all others foretell it, data unit; NaN where nothing else does."""
+    """(K, k) leave-one-out residual: measured difference minus its prediction from all other pairs, data unit; NaN
+    where nothing predicts it."""
     sigma: Array
-    """(K,) 1 sigma expected of the level left after the solve, data unit; 0 where nothing can be left."""
+    """(K,) expected 1 sigma of the residual level after the solve, data unit; 0 for bridges, which have no residual."""
     excess_scatter: float
-    """1 sigma by which pairs differ from the fit beside noise, data unit; 0 where the residuals do not show it."""
+    """1 sigma by which pairs differ from the fit in addition to their noise, data unit; 0 where it is not
+    significant."""
     left_out_optimism: Array
-    """(K,) mean square by which the error of `predicted` is too small, over that of the level's noise."""
+    """(K,) amount by which the mean square of `predicted` is too small, in units of the variance of the level."""
     redundancy: Array
-    """(K,) part of itself that the others tell at least, 0 to 1: the least eigenvalue of 1 - h; 0 of a bridge."""
+    """(K,) smallest eigenvalue of 1 - h, from 0 (a bridge) to 1 (a pair that does not affect the solution)."""
     fit_optimism: Array
-    """(K,) mean square by which what is left is too small, over that of the level's noise: pairs pull the solve."""
+    """(K,) amount by which the mean square residual is too small because the solution follows the pair's own noise, in
+    units of the variance of the level."""
 
 
 def leave_one_out(problem: Problem, answer: Answer, is_bridge: NDArray[np.bool_], covariance: csr_array) -> LeaveOneOut:
-    """Return what the pairs of a solved component say of each other.
+    """Return the leave-one-out residuals of a solved component.
 
     Parameters
     ----------
     problem, answer
         The component and its solution.
-    hung
-        (K,) whether a pair is a bridge.
+    is_bridge
+        (K,) whether each pair is a bridge.
     covariance
-        Of the pairs, as :func:`pair_covariance` gives it.
+        Of the pairs, from :func:`pair_covariance`.
     """
     left = problem.residuals(answer.corrections)
     equations = answer.equations or NormalEquations(problem, answer.prior.sd if answer.prior else None)
@@ -110,18 +114,18 @@ def leave_one_out(problem: Problem, answer: Answer, is_bridge: NDArray[np.bool_]
 
 
 def _excess_scatter(left: Array, sigma: Array, alone: Array, free: float) -> float:
-    """Return how much pairs differ from the fit beside their noise, by moments (DerSimonian and Laird 1986, eq. 8).
+    """Return the excess scatter u of the pairs, by the method of moments (DerSimonian and Laird 1986, eq. 8).
 
     Parameters
     ----------
     left
-        (T,) level that each tested pair leaves.
+        (T,) residual level of each testable pair.
     sigma
-        (T,) 1 sigma that noise leaves of it.
+        (T,) its 1 sigma as expected from noise.
     alone
-        (T,) part that is left of the variance of something that no two pairs share.
+        (T,) variance of the residual if every pair had an independent error of unit variance.
     free
-        Degrees of freedom a coefficient.
+        Degrees of freedom per coefficient.
     """
     use = sigma > 0
     if not use.any() or free <= 0:
@@ -135,16 +139,16 @@ def _excess_scatter(left: Array, sigma: Array, alone: Array, free: float) -> flo
 
 
 def pair_covariance(problem: Problem, noise: PairNoise | None = None) -> csr_array:
-    """Return V (K k, K k): the covariance of the measured differences, level and slopes of a pair after one another.
+    """Return V (K k, K k), the covariance of the measured differences; the coefficients of a pair are consecutive.
 
-    Where there are too many pairs, the noise that they share is left out.
+    If there are too many pairs, the noise that they share is neglected.
 
     Parameters
     ----------
     problem
         The component.
     noise
-        Of its pairs, where it is there already.
+        The noise of its pairs, if it has been computed already.
     """
     inverse = np.asarray(np.linalg.inv(problem.moments + TINY * np.eye(problem.k)), dtype=float)
     if problem.delta.size > EXACT:
@@ -156,24 +160,24 @@ def pair_covariance(problem: Problem, noise: PairNoise | None = None) -> csr_arr
 
 
 def _own_blocks(matrix: csr_array, k: int) -> Array:
-    """Return (K, k, k) the diagonal blocks of a matrix (K k, K k)."""
+    """Return (K, k, k) the diagonal blocks of a sparse matrix (K k, K k)."""
     rows = [np.stack([matrix[a::k, b::k].diagonal() for b in range(k)], axis=1) for a in range(k)]
     return np.stack(rows, axis=1)
 
 
 def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) -> tuple[Array, Array, Array, Array]:
-    """Return what the whole hat matrix tells.
+    """Return the quantities that need the full hat matrix.
 
     Returns
     -------
     own
-        (K, k, k) what each pair keeps of itself, I - h.
+        (K, k, k) the diagonal blocks of I - H.
     sigma
-        (K,) the residual levels' 1 sigma.
+        (K,) 1 sigma of the residual levels.
     kept
-        (K, k, k) diagonal blocks of V (I - H)'.
+        (K, k, k) the diagonal blocks of V (I - H)'.
     alone
-        (K,) the residual levels' variance if every pair had a unit of its own.
+        (K,) variance of the residual levels if every pair had an independent error of unit variance.
     """
     k, pairs = problem.k, len(problem.rms)
     size, each = pairs * k, np.arange(pairs)
@@ -189,7 +193,7 @@ def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) 
 
 
 def _kept(covariance: csr_array, keeps: Array, k: int) -> Array:
-    """Return (K, k, k) the diagonal blocks of V (I - H)', from the entries of V alone."""
+    """Return (K, k, k) the diagonal blocks of V (I - H)', using only the nonzero entries of V."""
     entries = covariance.tocoo()
     row, column = entries.coords
     size = covariance.shape[0]
@@ -200,7 +204,7 @@ def _kept(covariance: csr_array, keeps: Array, k: int) -> Array:
 
 
 def _drawn(problem: Problem, equations: NormalEquations) -> Array:
-    """Return (K, k, k) estimated leverages: with z of unit variance, u = A^-1 B' W^(1/2) z has the covariance A^-1."""
+    """Return (K, k, k) estimated leverages: for z of unit variance, A^-1 B' W^(1/2) z has the covariance A^-1."""
     k, pairs = problem.k, len(problem.rms)
     noise = np.random.default_rng(0).standard_normal((pairs, k, DRAWS)) / np.sqrt(DRAWS)
     root = np.linalg.cholesky(problem.weights[:, None, None] * (problem.moments + TINY * np.eye(k)))

@@ -1,7 +1,7 @@
-"""The compiled products with the roots of the members' noise, which lie one behind the other, each row by row.
+"""Compiled products with the factors of the members' noise covariance, which are stored one after another, by rows.
 
-A member with d pairs has a row for each of their k coefficients. Its root is a lower triangle where it has no more rows
-than points were sampled, and otherwise a rectangle with a column for each point.
+A member with d pairs has d k rows. Its factor is a lower triangle if the number of rows does not exceed the number of
+sample points, and otherwise a rectangle with one column per point.
 """
 
 import numpy as np
@@ -10,21 +10,21 @@ from numba import njit
 from levelmatch_core.matching.graph_kernels import Floats, Index
 
 Roots = tuple[Index, Floats, int]
-"""(N + 1,) where each member's root starts; the roots; points that were sampled."""
+"""(N + 1,) where each member's factor starts; the factors; the number of sample points."""
 
 
 @njit(nogil=True, cache=True)
 def spread(begin: Index, number: Index, roots: Roots, noise: Floats, drawn: Floats) -> None:  # pragma: no cover
-    """Add to `drawn` (K, k) what white noise, a number for each column of the members' roots, makes.
+    """Add the response to white noise, one value per column of the members' factors, to `drawn` (K, k).
 
     Parameters
     ----------
     begin, number
-        Where each member's pairs start (N + 1), and the pairs.
+        Where the pairs of each member start (N + 1), and the pairs.
     roots
-        Of the members.
+        The factors of the members.
     noise
-        One member's columns after the other.
+        White noise for the columns of all members in turn.
     drawn
         Changed in place.
     """
@@ -45,7 +45,7 @@ def spread(begin: Index, number: Index, roots: Roots, noise: Floats, drawn: Floa
 def covariance_times(  # pragma: no cover - compiled
     begin: Index, number: Index, roots: Roots, values: Floats, product: Floats
 ) -> None:
-    """Add to `product` (K, k) the sum of the members' covariances, root times its transpose, times values (K, k)."""
+    """Add the product of the covariance, a sum of factors times their transposes, and values (K, k) to `product`."""
     starts, packed, points = roots
     k, back = values.shape[1], np.empty(points)
     for member in range(begin.size - 1):
@@ -68,7 +68,7 @@ def covariance_times(  # pragma: no cover - compiled
 
 @njit(nogil=True, cache=True)
 def as_rows(begin: Index, number: Index, roots: Roots, k: int) -> tuple[Floats, Index, Index]:  # pragma: no cover
-    """Return the columns of the members' roots as rows of one sparse matrix: values, columns and row starts."""
+    """Return the columns of all factors as rows of one sparse matrix: values, columns and row starts."""
     starts, packed, points = roots
     sources = 0
     for member in range(begin.size - 1):

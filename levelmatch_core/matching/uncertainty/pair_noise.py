@@ -1,13 +1,13 @@
-"""What the exposures' noise does to the scores of the normal equations, shared by all pairs over the same pixels.
+"""The effect of pixel noise on the right-hand side b = B' W d, where all pairs over the same pixels share their noise.
 
-Each member i is given a pixel variance s_i^2 (rms_ij^2 = s_i^2 + s_j^2 over its pairs) and a few hundred evenly spread
-sample points. At each point the noise of the member enters the score of every pair whose overlap holds it, so that
-coverage by three and more members counts as it is. S, the covariance of the scores, is the sum over members and points
-of these scores' outer squares: positive by construction. Each pair's own variance is made exact: its points are
-moment-matched to the overlap's true moments, and scaled to its standard error.
+Each member i is assigned a pixel variance s_i^2 (from rms_ij^2 = s_i^2 + s_j^2 over its pairs) and a few hundred evenly
+spaced sample points. The noise of the member at a point enters every pair whose overlap contains that point, so that
+overlaps of three and more members are treated correctly. S, the covariance of b, is a sum over members and points of
+outer products, and therefore positive semidefinite by construction (section 8 of matching/MODEL.md). The variance of
+each single pair is exact: its points are matched to the true moments of the overlap and scaled to its standard error.
 
-The part of a median's variance that exceeds the mean's, about (pi/2 - 1) rms^2 / n, is taken as independent between
-pairs: signs of differences that share an exposure (rho = 1/2) correlate by arcsin(rho) = 0.52.
+The excess of a median's variance over that of a mean, about (pi/2 - 1) rms^2 / n, is taken as independent between
+pairs: the signs of differences that share an exposure (rho = 1/2) have a correlation given by arcsin(rho) = 0.52.
 """
 
 from dataclasses import dataclass, replace
@@ -27,32 +27,35 @@ from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.uncertainty.packed_roots import as_rows, covariance_times, spread
 
 POINTS = 600
-"""Sample points a member."""
+"""Number of sample points per member."""
 FEWEST = 12
-"""A pair with fewer sample points in its overlap is taken as independent of the others."""
+"""A pair with fewer sample points in its overlap is treated as independent of the others."""
 TINY = 1e-12
-"""Added to moments, whose members' half size is 1, so that an overlap that is a line has a root."""
+"""Added to the diagonal of moments (in units of half a member) so that a one-dimensional overlap has a Cholesky
+factor."""
 SPLIT_PRIOR = 1e-3
-"""Weight of the wish that members are equally noisy, where the pairs do not tell (a single pair, a chain)."""
+"""Weight of the assumption that members are equally noisy, where the pairs do not determine it (a single pair, a
+chain)."""
 WEIGHTIEST = 1e3
-"""Most weight of a pair's equation over the typical one's: noise-free pairs have no end of it."""
+"""Largest weight of a pair's equation relative to a typical one: that of noise-free pairs would be infinite."""
 NO_PIVOT = 1e-14
-"""Pivots below this part of the largest are rounding."""
+"""Pivots below this fraction of the largest are rounding errors."""
 
 Shapes = tuple[Array, Index, Array]
-"""Convex polygons: (E, 3) half planes a x + b y + c > 0 inside; (N + 1,) where each polygon's start; (N, 4) boxes."""
+"""Convex polygons: (E, 3) edges, with a x + b y + c > 0 inside; (N + 1,) where the edges of each polygon start; (N, 4)
+bounding boxes."""
 
 
 def pixel_variances(problem: Problem) -> Array:
-    """Return (N,) each member's pixel variance s_i^2, by least squares of rms_ij^2 = s_i^2 + s_j^2, none negative.
+    """Return (N,) the pixel variance s_i^2 > 0 of each member, by a least-squares fit of rms_ij^2 = s_i^2 + s_j^2.
 
-    Where the pairs leave the split open (a bipartite graph), members of equal noise are preferred.
+    Where the pairs do not determine the split (a bipartite graph), equal variances are preferred.
     """
     n = len(problem.names)
-    square = problem.rms**2  # infinite where a difference was given, and not measured
+    square = problem.rms**2  # infinite if a difference was given by the user instead of measured
     measured = square[np.isfinite(square)]
     typical = float(np.median(measured)) / 2 if len(measured) else 1.0
-    # relative equations, each about 1, and N weak ones s_i^2 = typical
+    # equations relative to the typical variance, and N weak ones s_i^2 = typical
     weight = np.minimum(typical / square, WEIGHTIEST) ** 2
     told = weight * np.where(np.isfinite(square), square, 0.0) / typical
     own, right = np.full(n, SPLIT_PRIOR**2), np.full(n, SPLIT_PRIOR**2)
@@ -73,28 +76,30 @@ def pixel_variances(problem: Problem) -> Array:
 
 @dataclass(frozen=True)
 class PairNoise:
-    """The noise of all pairs' differences as draws of white noise make it.
+    """The noise of the differences of all pairs, as a linear function of white noise.
 
-    It is told as y = M d, the error d of a pair's difference times its moments: the scores are the sum of weight B' y.
+    It is expressed as y = M e, where e is the error of a pair's difference and M its moments: the error of the
+    right-hand side b is the sum over pairs of weight times B' y.
     """
 
     problem: Problem
     roots: Array
-    """(K, k, k) lower roots of the moments."""
+    """(K, k, k) lower Cholesky factors of the moments."""
     alone: Array
-    """(K,) variance of each pair's level that it shares with no other."""
+    """(K,) variance of each pair's level that is not shared with any other pair."""
     begin: Index
-    """(N + 1,) where each member's pairs start."""
+    """(N + 1,) where the pairs of each member start in `number`."""
     number: Index
-    """The pairs of each member over which its noise is shared."""
+    """The pairs of each member that share its noise."""
     starts: Index
-    """(N + 1,) where each member's root starts."""
+    """(N + 1,) where the factor of each member starts in `packed`."""
     packed: Array
-    """Root of the covariance, between a member's pairs, of what its noise makes of y (see `roots`)."""
+    """Factor of the covariance, between a member's pairs, of the part of y that its noise causes (see
+    `packed_roots`)."""
 
     @classmethod
     def of(cls, problem: Problem) -> "PairNoise":
-        """Sample the noise of a component's members."""
+        """Sample the noise of the members of a component."""
         k = problem.k
         shapes = shapes_of(problem.outlines)
         unit = spread_evenly(POINTS)
@@ -105,7 +110,8 @@ class PairNoise:
         shared = np.where(sampled, problem.variance * problem.shared, 0.0)
         variances = pixel_variances(problem)[ends]
         part = shared[:, None] * variances / variances.sum(axis=1)[:, None] / np.maximum(inside, 1)
-        # the basis [1, x, y] at the points, transformed so that its mean outer square is the overlap's
+        # the basis [1, x, y] at the points, transformed so that its mean outer product equals the moments of the
+        # overlap
         own = np.linalg.cholesky(sums / np.maximum(inside, 1)[:, :, None, None] + TINY * np.eye(k))
         matched = root[:, None] @ np.linalg.inv(own)
         matched *= (np.array([-1.0, 1.0]) * np.sqrt(part))[:, :, None, None]
@@ -117,18 +123,18 @@ class PairNoise:
         return cls(problem, root, alone, begin, number, starts, packed)
 
     def with_excess_scatter(self, excess_scatter: float) -> "PairNoise":
-        """Return the noise with one more error of every measured pair's level, of this 1 sigma."""
+        """Return the noise with an additional independent error of every measured pair's level, of this 1 sigma."""
         if excess_scatter == 0:
             return self
         return replace(self, alone=self.alone + np.where(np.isfinite(self.problem.rms), excess_scatter**2, 0.0))
 
     @property
     def sources(self) -> int:
-        """Independent sources of noise: k of each pair alone, and k of each member for each pair, `POINTS` at most."""
+        """Number of independent sources: k for each pair and, for each member, k per pair but at most `POINTS`."""
         return self.problem.delta.size + int(np.minimum(self.problem.k * np.diff(self.begin), POINTS).sum())
 
     def draw(self, noise: Array) -> Array:
-        """Return (K, k) the y that white noise (sources,) makes."""
+        """Return (K, k) the y that results from white noise (sources,)."""
         own = self.problem.delta.size
         drawn = np.sqrt(self.alone)[:, None] * np.einsum(
             "nab,nb->na", self.roots, noise[:own].reshape(-1, self.problem.k)
@@ -137,27 +143,27 @@ class PairNoise:
         return drawn
 
     def covariance_times(self, values: Array) -> Array:
-        """Return (K, k) the covariance of y times values (K, k)."""
+        """Return (K, k) the product of the covariance of y and values (K, k)."""
         back = np.einsum("nba,nb->na", self.roots, values)
         product = self.alone[:, None] * np.einsum("nab,nb->na", self.roots, back)
         covariance_times(self.begin, self.number, (self.starts, self.packed, POINTS), values, product)
         return product
 
     def shared_factor(self) -> csr_array:
-        """Return F (R, K k): F'F is the covariance of y that the members' noise makes."""
+        """Return F (R, K k), where F'F is the covariance of y due to the noise of the members."""
         values, columns, starts = as_rows(self.begin, self.number, (self.starts, self.packed, POINTS), self.problem.k)
         return csr_array((values, columns, starts), shape=(len(starts) - 1, self.problem.delta.size))
 
 
 def right_hand_side_factor(problem: Problem, noise: PairNoise | None = None) -> csr_array:
-    """Return H (R, N k): the covariance of the scores is H'H; each row is what one unit of one noise source makes.
+    """Return F (R, N k), where S = F'F is the covariance of b; each row is the response to one unit noise source.
 
     Parameters
     ----------
     problem
         The component.
     noise
-        Of its pairs, where it is there already.
+        The noise of its pairs, if it has been computed already.
     """
     noise = noise or PairNoise.of(problem)
     own = block_diagonal(np.sqrt(noise.alone)[:, None, None] * noise.roots.transpose(0, 2, 1))
@@ -167,7 +173,7 @@ def right_hand_side_factor(problem: Problem, noise: PairNoise | None = None) -> 
 
 
 def design(problem: Problem) -> csr_array:
-    """Return B (K k, N k): from the corrections to what they make of each pair's difference."""
+    """Return the design matrix B (K k, N k), which maps corrections to the differences of the pairs."""
     k, pairs = problem.k, len(problem.rms)
     row = (np.arange(pairs)[:, None, None] * k + np.arange(k)[:, None]) + np.zeros(k, dtype=np.int64)
     inner = np.zeros((k, 1), dtype=np.int64) + np.arange(k)
@@ -178,35 +184,36 @@ def design(problem: Problem) -> csr_array:
 
 
 def times_blocks(matrix: Array, blocks: Array) -> Array:
-    """Return a matrix (R, K k) times that with blocks (K, k, k) along its diagonal."""
+    """Return the product of a matrix (R, K k) and the block-diagonal matrix of blocks (K, k, k)."""
     count, k, _ = blocks.shape
     return np.asarray(matrix.reshape(-1, count, k).transpose(1, 0, 2) @ blocks).transpose(1, 0, 2).reshape(matrix.shape)
 
 
 def block_diagonal(blocks: Array) -> csr_array:
-    """Return (K k, K k) the matrix with blocks (K, k, k) along its diagonal."""
+    """Return (K k, K k) the block-diagonal matrix of blocks (K, k, k)."""
     count, k, _ = blocks.shape
     columns = np.repeat(np.arange(count * k).reshape(count, k), k, axis=0)
     return csr_array((blocks.ravel(), columns.ravel(), np.arange(0, blocks.size + 1, k)), shape=(count * k, count * k))
 
 
 def shapes_of(polygons: tuple[object, ...] | NDArray[np.object_]) -> Shapes:
-    """Return convex polygons (shapely) as compiled loops take them: edges, where each one's start, and boxes."""
+    """Return convex polygons (shapely) in the form that the compiled functions take: edges, their starts, and boxes."""
     shapes = shapely.orient_polygons(np.asarray(polygons, dtype=object))
     corners, owner = shapely.get_coordinates(shapes, return_index=True)
     step = np.roll(corners, -1, axis=0) - corners
     edges = np.stack([-step[:, 1], step[:, 0], corners[:, 0] * step[:, 1] - corners[:, 1] * step[:, 0]], axis=1)
-    closing = np.append(owner[1:] != owner[:-1], [True])  # the last corner is the first again
+    closing = np.append(owner[1:] != owner[:-1], [True])  # the last corner repeats the first
     count = np.bincount(owner[~closing], minlength=len(shapes))
     starts = np.concatenate([[0], np.cumsum(count)])
     return np.ascontiguousarray(edges[~closing]), starts, np.ascontiguousarray(shapely.bounds(shapes))
 
 
 def spread_evenly(points: int) -> Array:
-    """Return (points, 2) evenly spread points in the unit square, by x: the R2 low-discrepancy sequence.
+    """Return (points, 2) evenly distributed points in the unit square, sorted by x: the R2 low-discrepancy sequence.
 
-    A lattice would alias with thin overlaps: one of its columns is in or out as a whole. (M. Roberts 2018, "The
-    unreasonable effectiveness of quasirandom sequences": steps of 1/g and 1/g^2 with g^3 = g + 1.)
+    A regular lattice would alias with thin overlaps, which contain a column of it either completely or not at all.
+    (M. Roberts 2018, "The unreasonable effectiveness of quasirandom sequences": steps of 1/g and 1/g^2 with
+    g^3 = g + 1.)
     """
     golden = 1.324717957244746
     spread = (0.5 + np.arange(points)[:, None] * np.array([1 / golden, 1 / golden**2])) % 1.0
@@ -215,7 +222,7 @@ def spread_evenly(points: int) -> Array:
 
 @njit(nogil=True, cache=True, inline="always")
 def holds(edges: Array, start: int, stop: int, x: float, y: float) -> bool:  # pragma: no cover - compiled
-    """Return whether a convex polygon, whose edges are the given ones, holds a point."""
+    """Return whether the convex polygon with the given edges contains a point."""
     for e in range(start, stop):  # noqa: SIM110 - compiled
         if not edges[e, 0] * x + edges[e, 1] * y + edges[e, 2] > 0:
             return False
@@ -224,7 +231,7 @@ def holds(edges: Array, start: int, stop: int, x: float, y: float) -> bool:  # p
 
 @njit(nogil=True, cache=True)
 def _before(unit: Array, x: float) -> int:  # pragma: no cover - compiled
-    """Return how many points, which are in the order of x, come before it."""
+    """Return the number of points, sorted by x, that lie below `x`."""
     low, high = 0, len(unit)
     while low < high:
         middle = (low + high) // 2
@@ -237,7 +244,7 @@ def _before(unit: Array, x: float) -> int:  # pragma: no cover - compiled
 
 @njit(nogil=True, cache=True)
 def _reach(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Return which of a member's points may lie in another one: from, and up to."""
+    """Return the range of a member's points that may lie within another member."""
     width = boxes[mine, 2] - boxes[mine, 0]
     low, high = (boxes[other, 0] - boxes[mine, 0]) / width, (boxes[other, 2] - boxes[mine, 0]) / width
     return _before(unit, low), _before(unit, high)
@@ -247,7 +254,7 @@ def _reach(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int, int]:
 def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
     unit: Array, shapes: Shapes, ends: Index, centroids: Array, scale: float, k: int
 ) -> tuple[Index, Array]:
-    """Return (K, 2) how many points of either member lie in the other, and (K, 2, k, k) their summed moments."""
+    """Return (K, 2) the number of points of each member within the other, and (K, 2, k, k) their summed moments."""
     edges, starts, boxes = shapes
     count = np.zeros(ends.shape, dtype=np.int64)
     sums = np.zeros((len(ends), 2, k, k))
@@ -273,10 +280,10 @@ def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
 def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
     unit: Array, shapes: Shapes, lists: tuple[Index, Index, Index], geometry: Geometry, matched: Array
 ) -> tuple[Index, Array]:
-    """Return where each member's root starts, and the roots: of the covariance that its noise makes between its pairs.
+    """Return where each member's factor starts, and the factors of the covariance between its pairs due to its noise.
 
-    (Cholesky, with vanishing pivots passed over: there may be fewer points than pairs. Where there are far fewer, what
-    each point makes is a root as it is.)
+    These are Cholesky factors in which vanishing pivots are skipped, since there may be fewer points than pairs. If
+    there are far fewer, the responses to the single points are used as the factor.
     """
     edges, corners, boxes = shapes
     begin, beside, number = lists
@@ -334,7 +341,7 @@ def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
 
 @njit(nogil=True, cache=True)
 def semidefinite_root(matrix: Array) -> None:  # pragma: no cover - compiled
-    """Put the lower Cholesky factor in the place of a positive semidefinite matrix (its lower triangle is read)."""
+    """Replace a positive semidefinite matrix, of which the lower triangle is read, by its lower Cholesky factor."""
     n = len(matrix)
     least = 0.0
     for j in range(n):

@@ -1,11 +1,11 @@
-"""The errors of the sums of all stages' corrections: what the noise of all exposures does on its way through.
+"""Propagation of the exposures' noise through all stages to the errors of the total corrections.
 
-Each stage's corrections are a linear map of its pairs' errors, these one of the exposures' noise and of the errors of
-the stages before (see `sources`): so the error of an exposure's whole correction is one linear map of one set of
-independent sources, and its variance the sum of their squares. Stages share noise and hand on errors, so that their
-uncertainties do not add in quadrature.
+The corrections of a stage are a linear function of the errors of its pairs, and these of the exposures' noise and of
+the errors of earlier stages (see `exposure_noise`, and section 9 of matching/MODEL.md). The error of an exposure's
+total correction is therefore a linear function of one set of independent sources, and its variance is the sum of the
+squared coefficients. Stages share noise and pass on errors, so that their uncertainties do not add in quadrature.
 
-Small fields are propagated exactly, source by source. Of large ones the errors are drawn: each seeded draw of white
+Small fields are propagated exactly, source by source. For large ones the errors are sampled: each seeded draw of white
 noise gives one possible error of all corrections together.
 """
 
@@ -24,18 +24,19 @@ from levelmatch_core.matching.uncertainty.pair_noise import design
 from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup
 
 EXACT = 600
-"""Most coefficients of all exposures that are propagated exactly."""
+"""Largest number of coefficients of all exposures that is propagated exactly."""
 DRAWS, FEWEST_DRAWS = 400, 50
-"""Draws of larger fields: sigmas to 3.5 % up to `FULL_DRAWS` coefficients, to 10 % at worst."""
+"""Number of draws for larger fields: errors are known to 3.5 % up to `FULL_DRAWS` coefficients, to 10 % at worst."""
 FULL_DRAWS = 25_000
-"""Coefficients for which all draws are made; beyond, as many as keep their cost, so long as there are the fewest."""
+"""Number of coefficients up to which all draws are made; above, their number decreases at constant cost, down to
+`FEWEST_DRAWS`."""
 AT_ONCE = 50
-"""Errors that are propagated together: memory."""
+"""Number of errors propagated together, which limits the memory."""
 
 
 @dataclass(frozen=True)
 class Solved:
-    """A component that was solved."""
+    """A solved component."""
 
     group: MatchedGroup
     prior: SlopePrior | None = None
@@ -43,15 +44,15 @@ class Solved:
 
 @dataclass(frozen=True)
 class _Part:
-    """A component with all that takes the noise to its corrections."""
+    """A component with the linear maps from the noise to its corrections."""
 
     solved: Solved
     errors: PairErrors
     equations: NormalEquations
     weighted: csr_array
-    """(N k, K k) from the pairs' scores to the normal equations' right-hand side."""
+    """(N k, K k) from y of the pairs to the right-hand side of the normal equations."""
     pulled: csr_array | None
-    """(R, N k) what the true slopes do there, which a prior pulls to 0."""
+    """(R, N k) response of the right-hand side to true slopes, which the prior shrinks to 0."""
 
     @classmethod
     def of(cls, solved: Solved, errors: PairErrors) -> "_Part":
@@ -66,7 +67,7 @@ class _Part:
 
     @property
     def slopes(self) -> int:
-        """Sources that are true slopes."""
+        """Number of sources that are true slopes."""
         return 0 if self.pulled is None else int(self.pulled.shape[0])
 
     def corrections(self, noise: Array, slopes: Array, before: Array) -> Array:
@@ -75,11 +76,11 @@ class _Part:
         Parameters
         ----------
         noise
-            (R, M) of all exposures' sources.
+            (R, M) noise of the sources, common to all components.
         slopes
-            (S, M) of this component's true slopes.
+            (S, M) true slopes of this component.
         before
-            (3 E, M) errors of the exposures' corrections so far.
+            (3 E, M) errors of the exposures' corrections in earlier stages.
         """
         problem = self.solved.group.problem
         right = self.weighted @ (self.errors.noise @ noise + self.errors.carried @ before)
@@ -90,9 +91,9 @@ class _Part:
 
 
 def total_errors(stages: Sequence[Sequence[Solved]], exposures: Exposures, *, seed: int = 0) -> Iterator[Array]:
-    """Yield (E, 3, M) errors of the exposures' whole corrections: the squares of all add up to the variances.
+    """Yield (E, 3, M) errors of the exposures' total corrections, whose squares add up to the variances.
 
-    Level at the exposure's centre, and slopes a grid pixel, relative to the zero of the exposure's component.
+    Level at the exposure's centre, and slopes per grid pixel, relative to the gauge of the exposure's component.
 
     Parameters
     ----------
@@ -101,7 +102,7 @@ def total_errors(stages: Sequence[Sequence[Solved]], exposures: Exposures, *, se
     exposures
         All exposures in them.
     seed
-        Of the draws.
+        Seed of the random draws.
     """
     errors = iter(pair_errors([part.group for stage in stages for part in stage], exposures))
     parts = [[_Part.of(solved, next(errors)) for solved in stage] for stage in stages]
@@ -121,7 +122,7 @@ def total_errors(stages: Sequence[Sequence[Solved]], exposures: Exposures, *, se
 
 
 def _sources(count: int, coefficients: int, seed: int) -> Iterator[Array]:
-    """Yield (R, M) the sources one by one, or draws of all."""
+    """Yield (R, M) unit vectors for the single sources, or draws of all sources."""
     if coefficients <= EXACT:
         for start in range(0, count, AT_ONCE):
             yield np.eye(count, min(AT_ONCE, count - start), -start)
@@ -133,7 +134,7 @@ def _sources(count: int, coefficients: int, seed: int) -> Iterator[Array]:
 
 
 def _add(total: Array, group: MatchedGroup, corrections: Array, exposures: Exposures) -> None:
-    """Add the errors of members' corrections to those of their exposures."""
+    """Add the errors of the members' corrections to those of their exposures."""
     problem = group.problem
     member = np.repeat(np.arange(len(group.parts)), [len(part) for part in group.parts])
     exposure = np.array([one for part in group.parts for one in part], dtype=np.int64)
@@ -147,27 +148,27 @@ def _add(total: Array, group: MatchedGroup, corrections: Array, exposures: Expos
 
 @dataclass(frozen=True)
 class Lattice:
-    """Evenly spread points on a field's grid."""
+    """A regular lattice of points on a field's grid."""
 
     x0: float
     """Grid column of the first point."""
     y0: float
     """Grid row of the first point."""
     step: float
-    """Grid pixels from one to the next."""
+    """Grid pixels between neighbouring points."""
     shape: tuple[int, int]
     """Rows, columns."""
 
 
 def mosaic_levels(exposures: Exposures, lattice: Lattice) -> csr_array:
-    """Return (P, 3 E): from the exposures' planes to the mosaic's level, their mean at each of the points, row by row.
+    """Return (P, 3 E) the map from the exposures' planes to the mosaic's level, their mean, at each lattice point.
 
-    A point that no exposure holds has an empty row.
+    The points are sorted by rows of the lattice. A point that no exposure covers has an empty row.
 
     Parameters
     ----------
     exposures
-        Level of each at its centre, and slopes a grid pixel.
+        Their planes are the level at the centre, and slopes per grid pixel.
     lattice
         The points.
     """

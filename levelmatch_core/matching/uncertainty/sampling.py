@@ -1,4 +1,4 @@
-"""Exposures, members and pairs of all stages as compiled loops go through them: what one exposure's noise touches."""
+"""Exposures, members and pairs of all stages in compiled form: which pairs the noise of each exposure affects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,57 +14,57 @@ from levelmatch_core.matching.uncertainty.pair_noise import POINTS, holds, semid
 
 Shapes = tuple[Array, Index, Array]
 Lists = tuple[Index, Index]
-"""Lists one after the other: where each starts (one more than there are), and what they hold."""
+"""Concatenated lists: where each one starts (with one more entry than there are lists), and their elements."""
 
 
 @dataclass(frozen=True)
 class Exposures:
-    """What the noise of all stages comes from."""
+    """The exposures, which are the origin of the noise in all stages."""
 
     outlines: NDArray[np.object_]
     """(E,) polygons (shapely), grid pixels."""
     centres: Array
-    """(E, 2) x, y about which each one's correction is, grid pixels."""
+    """(E, 2) x, y of the point to which each exposure's correction refers, grid pixels."""
     sigma: Array
     """(E,) scatter of a pixel, data unit."""
 
 
 @dataclass(frozen=True)
 class MatchedGroup:
-    """One component of one stage, and the exposures in each of its members."""
+    """One component of one stage, with the exposures in each of its members."""
 
     problem: Problem
     parts: tuple[tuple[int, ...], ...]
-    """Numbers of each member's exposures; none of a member that is no image."""
+    """Indices of each member's exposures; empty for a member that is not an image."""
     excess_scatter: float = 0.0
-    """1 sigma of one more error of every measured pair's level, data unit."""
+    """1 sigma of an additional error of every measured pair's level, data unit."""
 
 
 class Scene(NamedTuple):
-    """Exposures, members and pairs of all components as the compiled loops go through them."""
+    """Exposures, members and pairs of all components in the form that the compiled functions take."""
 
     unit: Array
     """(Q, 2) the sample points of every exposure, in the unit square."""
     shapes: Shapes
     """The exposures' outlines."""
     amplitude: Array
-    """(E,) scatter of the mean of the pixels about a point, times their area."""
+    """(E,) standard deviation of the mean of the pixels around a point, times their area."""
     members: Lists
-    """Of each exposure, the members that hold it."""
+    """For each exposure, the members that contain it."""
     parts: Lists
-    """Of each member, its exposures."""
+    """For each member, its exposures."""
     beside: tuple[Index, Index, Index]
-    """Where each member's pairs start, the members beside it, and the pairs."""
+    """Where the pairs of each member start, its neighbours, and the pairs."""
     first: Index
     """(K,) first member of each pair."""
     centroids: Array
     """(K, 2)"""
     scales: Array
-    """(K,) grid pixels over which slopes count."""
+    """(K,) grid pixels over which slopes are counted."""
 
     @classmethod
     def of(cls, groups: Sequence[MatchedGroup], exposures: Exposures) -> "Scene":
-        """Return the components of all stages in one, members and pairs numbered one after the other."""
+        """Combine the components of all stages, with members and pairs numbered consecutively."""
         offsets = np.cumsum([0, *(len(part.parts) for part in groups)]).tolist()
         first = np.concatenate([part.problem.first + at for part, at in zip(groups, offsets, strict=False)])
         second = np.concatenate([part.problem.second + at for part, at in zip(groups, offsets, strict=False)])
@@ -91,17 +91,17 @@ def _lists(parts: Sequence[Sequence[int]]) -> Lists:
 
 
 def _lists_of(lists: Lists, count: int) -> Lists:
-    """Return for each item the numbers of the lists that hold it."""
+    """Return for each item the indices of the lists that contain it."""
     starts, items = lists
     owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     order = np.argsort(items, kind="stable")
     return np.concatenate([[0], np.cumsum(np.bincount(items, minlength=count))]), owner[order]
 
 
-# -- compiled: once through all points -------------------------------------------------------------------------------
+# -- compiled: one pass over all points ------------------------------------------------------------------------------
 @njit(nogil=True, cache=True, inline="always")
 def _seen_by(shapes: Shapes, parts: Lists, member: int, x: float, y: float) -> int:  # pragma: no cover - compiled
-    """Return how many of a member's exposures hold a point."""
+    """Return how many of a member's exposures contain a point."""
     edges, starts, boxes = shapes
     count = 0
     for place in range(parts[0][member], parts[0][member + 1]):
@@ -113,7 +113,7 @@ def _seen_by(shapes: Shapes, parts: Lists, member: int, x: float, y: float) -> i
 
 @njit(nogil=True, cache=True)
 def _links_of(scene: Scene, one: int, pair_of: Index, side_of: Index) -> None:  # pragma: no cover - compiled
-    """Put the pairs that an exposure's members have, and on which side they are, into the two arrays."""
+    """Write the pairs of an exposure's members, and on which side of them the member is, into the two arrays."""
     link = 0
     for place in range(scene.members[0][one], scene.members[0][one + 1]):
         member = scene.members[1][place]
@@ -127,7 +127,7 @@ def _links_of(scene: Scene, one: int, pair_of: Index, side_of: Index) -> None:  
 def _touched(  # noqa: PLR0917 - compiled  # pragma: no cover
     scene: Scene, one: int, x: float, y: float, links: Index, shares: Array
 ) -> int:
-    """Find the links of an exposure whose overlap holds a point, and its share of the mean there; return how many."""
+    """Find the links of an exposure whose overlap contains a point, and its weight in the mean; return their number."""
     edges, starts, _ = scene.shapes
     if not holds(edges, starts[one], starts[one + 1], x, y):
         return 0
@@ -145,7 +145,7 @@ def _touched(  # noqa: PLR0917 - compiled  # pragma: no cover
 
 @njit(nogil=True, cache=True)
 def sums(scene: Scene, start: Index) -> tuple[Index, Index, Index, Array, Array, Array]:  # pragma: no cover
-    """Return the columns of `_Links`."""
+    """Return the fields of `_Links`."""
     unit, boxes, links = scene.unit, scene.shapes[2], start[-1]
     pair_of, side_of = np.empty(links, dtype=np.int64), np.empty(links, dtype=np.int64)
     count, area = np.zeros(links, dtype=np.int64), np.zeros(links)
@@ -175,7 +175,7 @@ def sums(scene: Scene, start: Index) -> tuple[Index, Index, Index, Array, Array,
 
 @njit(nogil=True, cache=True)
 def _columns_of(pair_of: Index, seen: NDArray[np.bool_], rows: Index, slot_of: Index, column_of: Index) -> int:
-    """Give each link of an exposure a place for its scores; return how many scores its noise touches."""
+    """Assign rows of y to each link of an exposure; return the number of rows that its noise affects."""
     wide = 0
     for link in range(len(pair_of)):
         pair = pair_of[link]
@@ -192,7 +192,7 @@ def _columns_of(pair_of: Index, seen: NDArray[np.bool_], rows: Index, slot_of: I
 def _gram_of(  # noqa: PLR0917 - compiled  # pragma: no cover
     scene: Scene, one: int, links: tuple[Index, Index, Index], matched: Array, rows: Index, wide: int
 ) -> Array:
-    """Return the lower triangle of the covariance between the scores that an exposure's noise touches."""
+    """Return the lower triangle of the covariance of the rows of y that an exposure's noise affects."""
     pair_of, side_of, slot_of = links
     unit, boxes = scene.unit, scene.shapes[2]
     gram, noise, basis = np.zeros((wide, wide)), np.zeros(wide), np.ones(3)
@@ -226,10 +226,10 @@ def _gram_of(  # noqa: PLR0917 - compiled  # pragma: no cover
 def roots(
     scene: Scene, start: Index, matched: Array, seen: NDArray[np.bool_], rows: Index
 ) -> tuple[Array, Index, Index]:
-    """Return one exposure's noise after the other, as values, columns (scores) and row starts (sources).
+    """Return the response to the noise of all exposures in turn: values, columns (rows of y), row starts (sources).
 
-    The noise at an exposure's points touches the scores of the pairs of all members that hold it; their covariance has
-    as many sources as it has columns in its root.
+    The noise of an exposure affects the pairs of all members that contain it. The columns of the Cholesky factor of
+    their covariance are the responses to independent sources.
     """
     most = 3 * start[-1]
     row_starts = np.zeros(most + 1, dtype=np.int64)

@@ -246,7 +246,7 @@ def test_a_solve_that_has_not_settled_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(normal_equations.NormalEquations, "apply_inverse", lambda self, right: whole(self, right) / 2)
     answer = least_squares.solve(problem)
     assert not answer.converged
-    assert "did not settle" in answer.notes[0]
+    assert "did not converge" in answer.notes[0]
 
 
 def test_one_noise_free_pair_does_not_divide_by_zero() -> None:
