@@ -13,6 +13,7 @@ from prefect import Task, task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
+from prefect.exceptions import ParameterBindError, SignatureMismatchError
 from prefect.futures import PrefectConcurrentFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
@@ -45,6 +46,10 @@ RETRY_DELAYS = (1.0, 5.0)
 
 _LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 """Errors of the operating system that waiting does not mend."""
+
+
+_OURS = (ParameterBindError, SignatureMismatchError)
+"""What Prefect raises when a task is called as its function cannot be: our mistake, and not its own."""
 
 
 @dataclass
@@ -178,7 +183,9 @@ class PrefectEach:
         """Return the results and failures of a work that has ended; None if it must be done again."""
         if state.is_completed():
             return self._results(work, state)
-        if len(work.jobs) == 1 and (work.begun or work.refresh):
+        if work.refresh and not work.begun:
+            self._refuse_unbegun(work, state)
+        if len(work.jobs) == 1 and work.begun:
             return [self._failure(work, state)]
         return None
 
@@ -216,18 +223,48 @@ class PrefectEach:
         self.cached[work.step] += len(work.jobs)
         return records
 
+    def _refuse_unbegun(self, work: Work, state: State[Any]) -> None:
+        """Refuse to go on where a task run fails before its work, and no stored result is to blame.
+
+        No exposure is, either: it would fail again as often as it were tried.
+
+        Raises
+        ------
+        EngineError
+            If Prefect failed, or ended the task run.
+        Exception
+            What else hindered it: a bug of ours, as it is.
+        """
+        error = state.result(raise_on_failure=False)
+        if not isinstance(error, BaseException):
+            error = EngineError(_ended(state))
+        if not isinstance(error, _OURS):
+            _refuse_lost(work, error)
+        with log_context(*work.place):
+            logger.error("%s: the task run could not begin: %s", work.label, type(error).__name__, exc_info=error)
+        raise error
+
     def _failure(self, work: Work, state: State[Any]) -> Any:  # noqa: ANN401 - a Failure, as the protocol has it
         error = state.result(raise_on_failure=False)
         if not isinstance(error, BaseException):
-            error = RuntimeError(state.message or f"the task run ended {state.name}")
-        if of_engine(error):
-            message = f"{work.label}, {work.step}: the task run was lost ({type(error).__name__}: {error})"
-            raise EngineError(message) from error
+            error = RuntimeError(_ended(state))
+        _refuse_lost(work, error)
         if not isinstance(error, LevelMatchError | OSError):
             with log_context(*work.place):
                 logger.error("%s: unexpected %s", work.label, type(error).__name__, exc_info=error)
         self.failed[work.step] += 1
         return failure_of(work.jobs[0], error)
+
+
+def _refuse_lost(work: Work, error: BaseException) -> None:
+    """Refuse to go on without Prefect where an error is its own."""
+    if of_engine(error):
+        message = f"{work.label}, {work.step}: the task run was lost ({type(error).__name__}: {error})"
+        raise EngineError(message) from error
+
+
+def _ended(state: State[Any]) -> str:
+    return state.message or f"the task run ended {state.name}"
 
 
 def works_of(jobs: Sequence[Job], threads: int = 1) -> list[Work]:

@@ -95,8 +95,7 @@ def test_a_wrong_request_leaves_no_home(tmp_path: Path) -> None:
 SCRIPT = """
 import os, sys
 from flows.home import prepare_environment
-from flows import embedded
-from flows.home import set_environment
+from flows.orchestration import ephemeral_server
 prepare_environment(quiet=True)
 server = ephemeral_server.start()
 assert "prefect" not in sys.modules
@@ -138,7 +137,7 @@ def test_a_flow_runs_on_it_and_it_ends_with_the_process(tmp_path: Path) -> None:
 KILLED = """
 import os, signal
 from flows.home import prepare_environment
-from flows import embedded
+from flows.orchestration import ephemeral_server
 prepare_environment(quiet=True)
 server = ephemeral_server.start()
 server.open()
@@ -167,8 +166,7 @@ def test_it_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
 MANY = """
 import os, sqlite3, sys
 from flows.home import prepare_environment
-from flows import embedded
-from flows.home import set_environment
+from flows.orchestration import ephemeral_server
 home = prepare_environment(quiet=True)
 server = ephemeral_server.start()
 server.open()

@@ -14,9 +14,10 @@ from typing import ClassVar
 from uuid import UUID
 
 import pytest
-from prefect import flow, runtime
+from prefect import flow, runtime, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, LogFilter, LogFilterFlowRunId
+from prefect.exceptions import SignatureMismatchError
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.orchestration.task_runner import BATCHES, MOST_TILES, PrefectEach, _task_of, works_of
@@ -288,8 +289,8 @@ def test_workers_share_a_tile_and_are_no_more_than_they_should_be(workspace):
     pool = Threads(2)
     done = shared_out(pool, [shot(number, "north") for number in range(6)], workspace)
     assert [each.number for each in done] == list(range(6))
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda tile: shared_out(pool, [shot(n, tile) for n in range(4)], workspace), "abc"))
+    with ThreadPoolExecutor(3) as callers:
+        list(callers.map(lambda tile: shared_out(pool, [shot(n, tile) for n in range(4)], workspace), "abc"))
     assert max(ShotJob.most) == 2
     with pytest.raises(NoUsablePixelsError):
         shared_out(pool, [shot(1, "north"), shot(2, "north", "bad data")], workspace)
@@ -373,3 +374,19 @@ def test_a_result_that_cannot_be_stored_is_told_and_a_full_disk_ends_the_run(wor
     results, *_ = in_flow(workspace, [job(1)])
     assert results[0].number == 1
     assert "1 results could not be stored (OSError: [Errno 5] Input/output error: 'results')" in caplog.text
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_a_task_run_that_cannot_begin_ends_the_run(workspace, monkeypatch, together):
+    """A bug of ours, such as parameters under other names than the task's, would fail as often as it were tried."""
+    tried = []
+
+    def misnamed(step, _retry_delays, *, refresh):
+        tried.append(refresh)
+        assert len(tried) < 10, "it is tried for ever"
+        return task(name=step, persist_result=True)(lambda labour: labour)  # no parameter is called so
+
+    monkeypatch.setattr("flows.orchestration.task_runner._task_of", misnamed)
+    with pytest.raises(SignatureMismatchError, match="expects parameters"):
+        in_flow(workspace, [shot(number, "one tile") for number in range(together)])
+    assert tried == [False, True]
