@@ -158,6 +158,27 @@ class Hdu:
         """Where its data begin, bytes."""
         return self.start + len(self.raw)
 
+    @property
+    def plane(self) -> tuple[int, int] | None:
+        """Rows and columns of its image, without further axes of length 1; None where it is a cube or no image."""
+        axes = self._plane_axes
+        return None if self.shape is None or axes is None else (self.shape[-axes[1]], self.shape[-axes[0]])
+
+    @property
+    def plane_axes(self) -> tuple[int, int]:
+        """Numbers, from 1, of the axes along the columns and rows of its image."""
+        return self._plane_axes or (1, 2)
+
+    @property
+    def _plane_axes(self) -> tuple[int, int] | None:
+        sizes = () if self.shape is None else self.shape[::-1]
+        if len(sizes) < 2 or 0 in sizes:
+            return None
+        if all(size == 1 for size in sizes[2:]):
+            return 1, 2
+        long = [axis for axis, size in enumerate(sizes, start=1) if size > 1]
+        return (long[0], long[1]) if len(long) == 2 else None
+
     @cached_property
     def header(self) -> fits.Header:
         """The header, taken apart when it is first asked for: most HDUs' never are."""

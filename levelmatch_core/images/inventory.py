@@ -27,6 +27,7 @@ from levelmatch_core.images.fits_headers import Cards, Hdu, number_of, quiet, re
 from levelmatch_core.images.grouping import GroupBy, grouping
 from levelmatch_core.images.instruments import Instrument, Source, known_with, recognise
 from levelmatch_core.images.reading import digest_of, refuse_matched, refuse_shapes, wcs_of
+from levelmatch_core.images.wcs.fits_wcs import has_loose_sip
 from levelmatch_core.images.wcs.footprint import footprint_of
 from levelmatch_core.images.wcs.gwcs import gwcs_of, require_extra, tree_of
 from levelmatch_core.images.wcs.pixel_area import area_range, is_per_pixel
@@ -281,7 +282,7 @@ def _quality_notes(files: Sequence[_File], settings: MatchSettings) -> list[str]
         notes.append(
             f"data-quality bits of unknown meaning mask nothing in {len(unknown)} files, {unknown[0]} the first"
         )
-    loose = [file.shown for file in files if any(_has_loose_sip(hdu) for hdu in file.hdus if _is_image(hdu))]
+    loose = [file.shown for file in files if any(has_loose_sip(hdu) for hdu in file.hdus if _is_image(hdu))]
     if loose:
         notes.append(
             f"SIP coefficients are used although CTYPE does not end in -SIP in {len(loose)} files, {loose[0]} the first"
@@ -300,10 +301,6 @@ def _quality_notes(files: Sequence[_File], settings: MatchSettings) -> list[str]
 
 def _has_unsubtracted(primary: Cards) -> bool:
     return primary.get("BKGSUB") is False and bool(number_of(primary.get("BKGLEVEL")))
-
-
-def _has_loose_sip(hdu: Hdu) -> bool:
-    return hdu.has("A_ORDER") and not str(hdu.get("CTYPE1", "")).endswith("-SIP")
 
 
 # -- exposures ---------------------------------------------------------------------------------------------------------
