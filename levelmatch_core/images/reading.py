@@ -32,6 +32,7 @@ from levelmatch_core.images.fits_headers import (
     cards_of,
     is_gzip,
     plain_cards,
+    plane_of,
     quiet,
     read_headers,
     scan,
@@ -191,7 +192,7 @@ def refuse_shapes(sci: Hdu, planes: tuple[Hdu, ...], shown: str) -> None:
         If one is not.
     """
     for plane in planes:
-        if plane.shape != sci.shape:
+        if plane.plane != sci.plane:
             message = (
                 f"{shown}: {plane.name} has shape {plane.shape}, expected {sci.shape} as {sci.name or 'the image'}; "
                 f"(rows, columns) must be the same"
@@ -256,7 +257,10 @@ def _opened(exposure: Exposure) -> Iterator[tuple[BinaryIO, tuple[Hdu, ...]]]:
 def _pixels_of(raw: BinaryIO, hdus: Sequence[Hdu], exposure: Exposure) -> Pixels:
     instrument = instrument_of(exposure)
     wanted = [exposure.sci, exposure.err, exposure.dq if instrument.bad_bits else None]
-    arrays = _stored_arrays(raw, hdus, wanted)
+    arrays: list[Any] = [
+        None if array is None else array.reshape(plane_of(array.shape) or array.shape)
+        for array in _stored_arrays(raw, hdus, wanted)
+    ]
     if any(array is not None and array.shape != exposure.shape for array in arrays):
         message = (
             f"{exposure.file}: damaged: its images are not of the shape {exposure.shape} that they were listed with"
@@ -314,7 +318,7 @@ def _plain_array(raw: BinaryIO, hdu: Hdu) -> NDArray[np.generic] | None:
 def _check(hdus: tuple[Hdu, ...], exposure: Exposure) -> None:
     refuse_matched(hdus, exposure.file)
     sci = _hdu(hdus, exposure, exposure.sci)
-    if sci.shape is None or len(sci.shape) != 2 or 0 in sci.shape:
+    if sci.plane is None:
         message = f"{exposure.name}: HDU {sci.index} has shape {sci.shape}, expected a two-dimensional image"
         raise NoImageError(message)
     planes = tuple(_hdu(hdus, exposure, index) for index in (exposure.err, exposure.dq) if index is not None)
