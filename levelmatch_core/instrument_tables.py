@@ -5,15 +5,15 @@
     name = "camera"
     [header]                    # recognised where one of these cards has one of these values
     TELESCOP = ["SCOPE"]
-    [images]                    # EXTNAMEs; a file without SCI gives its first two-dimensional image
-    sci = "SCI"                 # "*": every two-dimensional image, as in mosaic cameras' files
+    [images]                    # EXTNAMEs; a file without SCI gives each image with a celestial WCS
+    sci = "SCI"                 # "*": every image with a celestial WCS of its own, as in mosaic cameras' files
     err = "ERR"
     dq = "DQ"
     blank_zero = false          # whether a pixel that is exactly 0 is blank
     [dq]
     bits = [0, 3]               # numbers of the bits that mask a pixel
     [band]
-    cards = ["FILTER"]
+    cards = ["FILTER"]          # where none of them tells, those that cameras at large use
     empty = ["clear"]           # values that add nothing
     [tile]
     card = "ASN_ID"             # dithers of a tile share this card's value, or
@@ -41,7 +41,7 @@ from levelmatch_core.errors import SettingsError
 from levelmatch_core.records import Record
 
 ALL = "*"
-"""In place of an EXTNAME: every two-dimensional image of a file."""
+"""In place of an EXTNAME: every image of a file that has a celestial WCS of its own."""
 
 
 class Images(Record):

@@ -1,6 +1,7 @@
 """Fixtures that every room's tests share."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ def real_data(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}: set LEVELMATCH_REAL_DATA to the folder that holds {name}/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real() -> Callable[[str], Path]:
+    """Return what gives the folder of a real data set, or skips the test."""
+    return real_data
 
 
 @pytest.fixture(scope="session")

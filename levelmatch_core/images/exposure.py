@@ -1,5 +1,7 @@
 """One detector image, as a record of where it lies and what it is; reading its pixels is in :mod:`.reading`."""
 
+import re
+
 from pydantic import Field as Described
 
 from levelmatch_core.instrument_tables import InstrumentTable
@@ -85,6 +87,11 @@ class Field(Record):
     band: str
     unit: str
     exposures: tuple[Exposure, ...] = Described(description="sorted by name")
+
+    @property
+    def title(self) -> str:
+        """What it is called in sentences; that of a band without a name is called 'field' itself."""
+        return f"the {self.name}" if re.fullmatch(r"field(-\d+)?", self.name) else f"field {self.name}"
 
     @property
     def per_area(self) -> bool:

@@ -62,7 +62,7 @@ def fields_of(found: Sequence[Labelled], notes: list[str]) -> tuple[Field, ...]:
     names = _names([_safe(members[0].band) for members in sets])
     fields = tuple(_field(name, members) for name, members in zip(names, sets, strict=True))
     notes += [
-        f"field {field.name}: {field.unit} is a flux in each pixel, and pixel areas differ by "
+        f"{field.title}: {field.unit} is a flux in each pixel, and pixel areas differ by "
         f"{100 * differ(one.area for one in field.exposures):.3g} %: matched per area of one pixel of the grid; "
         f"corrections are multiplied by each pixel's area when they are taken off"
         for field in fields
@@ -123,7 +123,7 @@ def _field(name: str, members: Sequence[Exposure]) -> Field:
 def _described(field: Field, camera: str) -> str:
     scales = [exposure.scale for exposure in field.exposures]
     return (
-        f"field {field.name}: {len(field.exposures)} exposures from {field.exposures[0].name} on, instrument "
+        f"{field.title}: {len(field.exposures)} exposures from {field.exposures[0].name} on, instrument "
         f"{camera or field.instrument}, band {field.band or '(none)'}, unit {field.unit or '(none)'}, pixels of "
         f"{min(scales):.4g} to {max(scales):.4g} arcsec"
     )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import NotFitsError
 from levelmatch_core.images.byte_sink import Sink
-from levelmatch_core.images.fits_headers import BLOCK, is_gzip, plain_cards, quiet, scan
+from levelmatch_core.images.fits_headers import BLOCK, is_gzip, plain_cards, plane_of, quiet, scan
 
 _CARD = 80
 _NAME = 9
@@ -149,7 +149,14 @@ class RawFile:
         return self._read(span.data, span.end)
 
     def image(self, index: int) -> NDArray[np.generic]:
-        """Return a copy of an image's values as they are stored: not scaled, but decompressed."""
+        """Return a copy of an image's values as they are stored: not scaled, but decompressed.
+
+        Axes of length 1 beside rows and columns are left out; :func:`stored_image` does without them.
+        """
+        stored = self._image(index)
+        return stored.reshape(plane_of(stored.shape) or stored.shape)
+
+    def _image(self, index: int) -> NDArray[np.generic]:
         header = self.header(index)
         if "ZIMAGE" in header:
             return _decompressed(header, self.data(index))
@@ -237,7 +244,7 @@ def _compressed(header: RawHeader, values: NDArray[np.generic]) -> bytes:
     axes = range(int(cards["ZNAXIS"]), 0, -1)
     tile = tuple(int(cards[f"ZTILE{axis}"]) for axis in axes) if "ZTILE1" in cards else None
     method = "GZIP_2" if values.dtype.kind == "f" else str(cards["ZCMPTYPE"])
-    native = values.astype(values.dtype.newbyteorder("="))
+    native = values.astype(values.dtype.newbyteorder("=")).reshape([int(cards[f"ZNAXIS{axis}"]) for axis in axes])
     buffer = io.BytesIO()
     with quiet():
         # quantize_level 0: floats are stored as they are

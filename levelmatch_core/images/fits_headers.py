@@ -11,7 +11,7 @@ import re
 import threading
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -157,6 +157,16 @@ class Hdu:
     def data(self) -> int:
         """Where its data begin, bytes."""
         return self.start + len(self.raw)
+
+    @property
+    def plane(self) -> tuple[int, int] | None:
+        """Rows and columns of its image, without further axes of length 1; None where it is a cube or no image."""
+        return None if self.shape is None else plane_of(self.shape)
+
+    @property
+    def plane_axes(self) -> tuple[int, int]:
+        """Numbers, from 1, of the axes along the columns and rows of its image."""
+        return _plane_axes(self.shape or ()) or (1, 2)
 
     @cached_property
     def header(self) -> fits.Header:
@@ -376,6 +386,23 @@ def _skip(stream: BinaryIO | gzip.GzipFile, span: int, end: int, size: int | Non
             return False
         span -= got
     return True
+
+
+def plane_of(shape: Sequence[int]) -> tuple[int, int] | None:
+    """Return rows and columns of an array of this shape without its axes of length 1; None where it is no image."""
+    axes = _plane_axes(shape)
+    return None if axes is None else (shape[-axes[1]], shape[-axes[0]])
+
+
+def _plane_axes(shape: Sequence[int]) -> tuple[int, int] | None:
+    """Return the FITS numbers of the two axes that an image has: the first two, unless a later one is longer than 1."""
+    sizes = shape[::-1]
+    if len(sizes) < 2 or 0 in sizes:
+        return None
+    if all(size == 1 for size in sizes[2:]):
+        return 1, 2
+    long = [axis for axis, size in enumerate(sizes, start=1) if size > 1]
+    return (long[0], long[1]) if len(long) == 2 else None
 
 
 def text_of(value: object) -> str:

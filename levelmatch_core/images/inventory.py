@@ -3,9 +3,10 @@
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,14 @@ from levelmatch_core.errors import (
     SettingsError,
 )
 from levelmatch_core.images.agreement import wcs_notes
+from levelmatch_core.images.contents.bands import BandCards, band_note
+from levelmatch_core.images.contents.image_list import (
+    ImageList,
+    cube_message,
+    list_images,
+    passed_over_notes,
+    planes_of,
+)
 from levelmatch_core.images.exposure import Exposure, Failure, Inventory
 from levelmatch_core.images.fields import Kind, Labelled, fields_of
 from levelmatch_core.images.finding import find_files
@@ -27,12 +36,12 @@ from levelmatch_core.images.fits_headers import Cards, Hdu, number_of, quiet, re
 from levelmatch_core.images.grouping import GroupBy, grouping
 from levelmatch_core.images.instruments import Instrument, Source, known_with, recognise
 from levelmatch_core.images.reading import digest_of, refuse_matched, refuse_shapes, wcs_of
+from levelmatch_core.images.wcs.fits_wcs import has_loose_sip
 from levelmatch_core.images.wcs.footprint import footprint_of
 from levelmatch_core.images.wcs.gwcs import gwcs_of, require_extra, tree_of
 from levelmatch_core.images.wcs.pixel_area import area_range, is_per_pixel
 from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
 from levelmatch_core.images.zeropoints import zero_point_notes, zero_point_of
-from levelmatch_core.instrument_tables import ALL
 from levelmatch_core.settings import MatchSettings, WcsSource
 
 __all__ = ["find_files", "take_inventory"]
@@ -69,18 +78,29 @@ class _File:
                 return str(value).strip().lower()
         return ""
 
-    @property
-    def band(self) -> str:
-        """FILTER, or FILTER-PUPIL, lower case."""
-        first, *further = [card for name in self.instrument.band_cards if (card := self.card(name))] or [""]
-        told = [value for value in (first, *further) if value not in self.instrument.no_band]
-        return "-".join(told) or first
+    def band_of(self, image: Hdu) -> BandCards:
+        """Return the band of one of its images: by the image's own cards, the primary header's, another image's."""
+        others = (hdu for hdu in self.hdus[1:] if hdu.shape is not None and hdu is not image)
+        return BandCards((image, self.primary, *others), self.instrument)
 
-    @property
-    def bands(self) -> set[str]:
-        """All that a user may call its band."""
-        cards = [self.card(name) for name in self.instrument.band_cards]
-        return {self.band, cards[0], "-".join(cards)}
+    @cached_property
+    def band(self) -> BandCards:
+        """That of the file as a whole, by its primary header."""
+        return self.band_of(self.primary)
+
+    @cached_property
+    def listed(self) -> ImageList:
+        """Its images; raises NoImageError where there is none."""
+        return list_images(self.hdus, self.instrument, self.shown)
+
+    @cached_property
+    def bands(self) -> frozenset[str]:
+        """All that a user may call the bands of its images."""
+        try:
+            images = self.listed.images
+        except NoImageError:  # which costs the file later, by name
+            images = ()
+        return self.band.names.union(*(self.band_of(image).names for image in images))
 
     @property
     def camera(self) -> str:
@@ -134,6 +154,9 @@ def take_inventory(
     if not found:
         raise NoInputError(_nothing_left(len(paths), failures))
     notes += _quality_notes(files, settings)
+    matched = {labelled.exposure.file for labelled in found}
+    notes += passed_over_notes((file.shown, file.listed) for file in files if file.shown in matched)
+    notes += band_note(sorted({one.exposure.file for one in found if not one.exposure.band}))
     trees = {file.shown: file.hdus for file in files if tree_of(file.hdus) is not None}
     notes += wcs_notes([labelled.exposure for labelled in found], trees, settings)
     fields = fields_of(found, notes)
@@ -249,15 +272,19 @@ def _of_band(files: list[_File], band: str | None, notes: list[str]) -> list[_Fi
     """
     if band is None or not files:
         return files
-    chosen = [file for file in files if band.strip().lower() in file.bands]
-    others = Counter(file.band or "(none)" for file in files if file not in chosen)
+    chosen = [file for file in files if _has_band(file.bands, band)]
+    others = Counter(file.band.band or "(none)" for file in files if file not in chosen)
     listed = ", ".join(f"{name} ({count})" for name, count in sorted(others.items()))
     if not chosen:
-        message = f"band {band!r}: no file has this FILTER (or FILTER-PUPIL); present are {listed}"
+        message = f"band {band!r}: no file has this FILTER (or FILTER-PUPIL, or another card); present are {listed}"
         raise SettingsError(message)
     if others:
         notes.append(f"left out, for they are not of band {band}: {listed} files")
     return chosen
+
+
+def _has_band(names: Collection[str], band: str | None) -> bool:
+    return band is None or band.strip().lower() in names
 
 
 def _copies_marked(files: Sequence[_File]) -> Iterator[_File | Failure]:
@@ -281,7 +308,7 @@ def _quality_notes(files: Sequence[_File], settings: MatchSettings) -> list[str]
         notes.append(
             f"data-quality bits of unknown meaning mask nothing in {len(unknown)} files, {unknown[0]} the first"
         )
-    loose = [file.shown for file in files if any(_has_loose_sip(hdu) for hdu in file.hdus if _is_image(hdu))]
+    loose = [file.shown for file in files if any(has_loose_sip(hdu) for hdu in file.hdus if hdu.plane is not None)]
     if loose:
         notes.append(
             f"SIP coefficients are used although CTYPE does not end in -SIP in {len(loose)} files, {loose[0]} the first"
@@ -302,22 +329,20 @@ def _has_unsubtracted(primary: Cards) -> bool:
     return primary.get("BKGSUB") is False and bool(number_of(primary.get("BKGLEVEL")))
 
 
-def _has_loose_sip(hdu: Hdu) -> bool:
-    return hdu.has("A_ORDER") and not str(hdu.get("CTYPE1", "")).endswith("-SIP")
-
-
 # -- exposures ---------------------------------------------------------------------------------------------------------
 def _exposures_of(file: _File, settings: MatchSettings, tile_of: GroupBy | None) -> Iterator[Labelled | Failure]:
     """Yield the exposures of a file, or why one, or the whole file, cannot be used."""
     try:
         refuse_matched(file.hdus, file.shown)
         tile = None if tile_of is None else tile_of(file.shown)
-        images = _images(file)
+        images = file.listed.images
     except DataError as error:
         yield _failure(file.shown, error)
         return
     for number, sci in enumerate(images, start=1):
         chip = f"#{number}" if len(images) > 1 else ""
+        if not _has_band(file.band_of(sci).names, settings.band):
+            continue
         try:
             yield from _exposures_in(file, sci, chip, tile, settings)
         except DataError as error:
@@ -328,33 +353,6 @@ def _exposures_of(file: _File, settings: MatchSettings, tile_of: GroupBy | None)
 
 def _named(file: _File, name: str) -> list[Hdu]:
     return [hdu for hdu in file.hdus if hdu.name == name]
-
-
-def _images(file: _File) -> list[Hdu]:
-    """Return the SCI extensions, or the first two-dimensional image.
-
-    Raises
-    ------
-    NoImageError
-        If there is neither.
-    """
-    if file.instrument.sci == ALL:
-        planes = {file.instrument.err, file.instrument.dq}
-        science = [hdu for hdu in file.hdus if _is_image(hdu) and hdu.name not in planes]
-    else:
-        science = _named(file, file.instrument.sci)
-    if science:
-        return science
-    flat = [hdu for hdu in file.hdus if _is_image(hdu)]
-    if not flat:
-        shapes = [hdu.shape for hdu in file.hdus if hdu.shape is not None]
-        message = f"{file.shown}: no two-dimensional image in {len(file.hdus)} HDUs (images of shape {shapes})"
-        raise NoImageError(message)
-    return flat[:1]
-
-
-def _is_image(hdu: Hdu) -> bool:
-    return hdu.shape is not None and len(hdu.shape) == 2 and 0 not in hdu.shape
 
 
 def _exposures_in(
@@ -368,18 +366,15 @@ def _exposures_in(
         If the image cannot be used.
     """
     shown = file.shown + chip
-    if sci.shape is None or not _is_image(sci):
-        message = f"{shown}: HDU {sci.index} ({sci.name}) has shape {sci.shape}, expected a two-dimensional image"
-        raise NoImageError(message)
-    shape = (sci.shape[0], sci.shape[1])
-    err, dq = (
-        next((hdu for hdu in _named(file, name) if hdu.version == sci.version), None)
-        for name in (file.instrument.err, file.instrument.dq)
-    )
+    shape = sci.plane
+    if shape is None:
+        raise NoImageError(cube_message(sci, shown))
+    err, dq = planes_of(sci, file.listed.images, file.hdus, (file.instrument.err, file.instrument.dq))
+    band = file.band_of(sci).band
     refuse_shapes(sci, tuple(hdu for hdu in (err, dq) if hdu is not None), shown)
     source, wcs = _wcs(file, sci, chip, settings)
     parts = file.instrument.split(Source(file.shown, chip, shape, file.primary, tile), settings)
-    kind = Kind(file.instrument.name, file.camera, file.band, text_of(sci.get("BUNIT")))
+    kind = Kind(file.instrument.name, file.camera, band, text_of(sci.get("BUNIT")))
     made: list[Labelled | Failure] = []
     for part in parts:
         where = footprint_of(wcs, shape, part.window, shown)
@@ -398,7 +393,7 @@ def _exposures_in(
             table=file.instrument.table,
             detector=part.detector,
             tile=part.tile,
-            band=file.band,
+            band=band,
             unit=kind.unit,
             groups=part.groups,
             anchors=part.anchors,

@@ -32,14 +32,15 @@ from levelmatch_core.images.fits_headers import (
     cards_of,
     is_gzip,
     plain_cards,
+    plane_of,
     quiet,
     read_headers,
     scan,
 )
 from levelmatch_core.images.instruments import Instrument, instrument_of
-from levelmatch_core.images.wcs.fits_wcs import WCS_CARD, plain_wcs
+from levelmatch_core.images.wcs.fits_wcs import fits_wcs
 from levelmatch_core.images.wcs.gwcs import gwcs_of
-from levelmatch_core.images.wcs.transforms import AnyWcs
+from levelmatch_core.images.wcs.transforms import AnyWcs, celestial_axes
 from levelmatch_core.settings import WcsSource
 
 _NARROW = frozenset({"f4", "i1", "u1", "i2", "u2"})
@@ -49,9 +50,6 @@ _BAND_PIXELS = 1 << 16
 """Pixels that are read or masked at a time: what is made of them on the way stays in the processor's cache."""
 
 _SCALING = (b"BSCALE  =", b"BZERO   =", b"BLANK   =")
-
-_TABLE_CARDS = ("CPDIS1", "CPDIS2", "D2IMDIS1", "D2IMDIS2")
-"""Cards of distortions that lie in further HDUs of the file."""
 
 
 @dataclass(frozen=True)
@@ -98,29 +96,29 @@ def wcs_of(hdu: Hdu, path: Path, shown: str) -> WCS:
     NoWcsError
         If the header has no celestial WCS of two axes, or a faulty one.
     """
-    needs_file = any(hdu.has(card) for card in _TABLE_CARDS) or b"-TAB" in hdu.raw
     try:
         with quiet(), np.errstate(all="ignore"):
-            if needs_file:
-                with fits.open(path, mode="readonly", memmap=False) as hdus:
-                    wcs = WCS(hdu.header, fobj=hdus, naxis=2)
-            else:
-                cards = [card for card in cards_of(hdu.raw) if WCS_CARD.match(card)]
-                wcs = plain_wcs(cards) or WCS(fits.Header.fromstring(b"".join(cards)), naxis=2)
-            celestial = bool(wcs.has_celestial)
+            wcs = fits_wcs(hdu, lambda: _tables(path))
+            axes = celestial_axes(wcs)
     except FAULTS as error:
         reason = " ".join(str(error).split())
-        message = f"{shown}: its WCS cannot be used ({reason}); solve its astrometry again"
+        message = (
+            f"{shown}: its WCS cannot be used ({reason}); mend the cards that it names, or solve its astrometry again"
+        )
         raise NoWcsError(message) from error
-    if not celestial:
+    if axes is None:
         message = (
             f"{shown}: no celestial WCS in HDU {hdu.index} (CTYPE1 = {hdu.header.get('CTYPE1', 'missing')!r}, expected "
             f"such as 'RA---TAN'); solve its astrometry first"
         )
         raise NoWcsError(message)
-    if hdu.shape is not None:  # a compressed image's own NAXISn are those of a table
-        wcs.pixel_shape = hdu.shape[::-1]
     return wcs
+
+
+@contextmanager
+def _tables(path: Path) -> Iterator[fits.HDUList]:
+    with fits.open(path, mode="readonly", memmap=False) as hdus:
+        yield hdus
 
 
 def wcs_from(source: WcsSource, hdus: Sequence[Hdu], sci: int, path: Path, shown: str) -> AnyWcs:
@@ -194,7 +192,7 @@ def refuse_shapes(sci: Hdu, planes: tuple[Hdu, ...], shown: str) -> None:
         If one is not.
     """
     for plane in planes:
-        if plane.shape != sci.shape:
+        if plane.plane != sci.plane:
             message = (
                 f"{shown}: {plane.name} has shape {plane.shape}, expected {sci.shape} as {sci.name or 'the image'}; "
                 f"(rows, columns) must be the same"
@@ -259,7 +257,10 @@ def _opened(exposure: Exposure) -> Iterator[tuple[BinaryIO, tuple[Hdu, ...]]]:
 def _pixels_of(raw: BinaryIO, hdus: Sequence[Hdu], exposure: Exposure) -> Pixels:
     instrument = instrument_of(exposure)
     wanted = [exposure.sci, exposure.err, exposure.dq if instrument.bad_bits else None]
-    arrays = _stored_arrays(raw, hdus, wanted)
+    arrays: list[Any] = [
+        None if array is None else array.reshape(plane_of(array.shape) or array.shape)
+        for array in _stored_arrays(raw, hdus, wanted)
+    ]
     if any(array is not None and array.shape != exposure.shape for array in arrays):
         message = (
             f"{exposure.file}: damaged: its images are not of the shape {exposure.shape} that they were listed with"
@@ -317,7 +318,7 @@ def _plain_array(raw: BinaryIO, hdu: Hdu) -> NDArray[np.generic] | None:
 def _check(hdus: tuple[Hdu, ...], exposure: Exposure) -> None:
     refuse_matched(hdus, exposure.file)
     sci = _hdu(hdus, exposure, exposure.sci)
-    if sci.shape is None or len(sci.shape) != 2 or 0 in sci.shape:
+    if sci.plane is None:
         message = f"{exposure.name}: HDU {sci.index} has shape {sci.shape}, expected a two-dimensional image"
         raise NoImageError(message)
     planes = tuple(_hdu(hdus, exposure, index) for index in (exposure.err, exposure.dq) if index is not None)

@@ -159,14 +159,29 @@ def choose_grid(field: Field) -> Grid:
     if not width <= MAX_WIDTH:
         found = f"{width:.1f} degrees wide" if math.isfinite(width) else "spread over more than a hemisphere"
         message = (
-            f"field {field.name}: {len(field.exposures)} exposures are {found}, more than the {MAX_WIDTH:.0f} degrees "
-            "that one tangent plane may hold: match it in parts, with fewer files at a time"
+            f"{field.title}: {len(field.exposures)} exposures are {found}, more than the {MAX_WIDTH:.0f} degrees "
+            f"that one tangent plane may hold: {_way_out(field)}"
         )
         raise FieldTooWideError(message)
     ra, dec = _snap(centre)
     basis = _tangent_basis(unit_vectors([(ra, dec)])[0])
     angles = [_angle_at(basis, _centre(exposure), exposure.angle) for exposure in field.exposures]
     return Grid(ra=ra, dec=dec, angle=_rounded_angle(angles), scale=_rounded_scale(field))
+
+
+def _way_out(field: Field) -> str:
+    """Return what to do about a field that is too wide: fewer files help only where each is small."""
+    widths = {}
+    for exposure in field.exposures:
+        corners = unit_vectors(exposure.footprint)
+        widths[exposure.name] = float(_separation(corners, _centre(exposure)).max()) * 2.0
+    widest = max(widths, key=lambda name: widths[name])
+    if widths[widest] > MAX_WIDTH / 2:
+        return (
+            f"{widest} alone spans {widths[widest]:.1f} degrees; look at the pixel scale of its WCS, or cut the images "
+            f"into smaller ones"
+        )
+    return "match it in parts, with fewer files at a time"
 
 
 def serves(grid: Grid, field: Field) -> bool:

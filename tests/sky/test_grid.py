@@ -166,3 +166,14 @@ def test_a_grid_serves_while_it_may(make_bare: Make) -> None:
 
 def test_paths_play_no_part(make_bare: Make) -> None:
     assert choose_grid(field(make_bare("a"))) == choose_grid(field(make_bare("a", path=Path("/elsewhere/b"))))
+
+
+def test_too_wide_a_field_says_what_can_help(make_bare: Make) -> None:
+    """Fewer files help where each is small, not where one alone is too wide: its pixel scale is looked at first."""
+    with pytest.raises(FieldTooWideError, match=r"with fewer files at a time$"):
+        choose_grid(field(make_bare("a", ra=0.0, dec=0.0), make_bare("b", ra=11.5, dec=0.0)))
+    corners = ((0.0, -4.0), (8.0, -4.0), (8.0, 4.0), (0.0, 4.0))
+    wide = field(make_bare("wide", footprint=corners), make_bare("b", ra=5.0, dec=0.0))
+    with pytest.raises(FieldTooWideError, match=r"wide alone spans .*pixel scale") as caught:
+        choose_grid(wide)
+    assert "fewer files" not in str(caught.value)

@@ -63,7 +63,7 @@ class Instrument:
     sci: str = "SCI"
     err: str = "ERR"
     dq: str = "DQ"
-    """EXTNAMEs of image, 1-sigma error and data quality; the image falls back to the first two-dimensional one."""
+    """EXTNAMEs of image, 1-sigma error and data quality; without such an image each with a celestial WCS is one."""
     variances: tuple[str, ...] = ()
     """EXTNAMEs of the parts of the variance, which go along with SCI where images are put together."""
     bad_bits: int = 0
@@ -71,7 +71,8 @@ class Instrument:
     blank_zero: bool = False
     """Whether a pixel that is exactly 0 is blank."""
     band_cards: tuple[str, ...] = field(default=("FILTER",))
-    """Cards whose values, joined by '-', name the band."""
+    """Cards whose values, joined by '-', name the band; where none tells, those of
+    :data:`levelmatch_core.images.contents.bands.USUAL_CARDS` do."""
     no_band: frozenset[str] = frozenset()
     """Values (lower case) of a further band card that add nothing, such as 'clear'."""
     background: str = ""

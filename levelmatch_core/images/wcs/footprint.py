@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 from levelmatch_core.errors import NoWcsError
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.fits_headers import FAULTS, quiet
-from levelmatch_core.images.wcs.transforms import AnyWcs, frame_of, sky_transforms, world_transforms
+from levelmatch_core.images.wcs.transforms import AnyWcs, celestial_axes, frame_of, sky_transforms, world_transforms
 from levelmatch_core.records import Record
 
 Outline = tuple[tuple[float, float], ...]
@@ -104,7 +104,8 @@ def _to_icrs(
         raise NoWcsError(message)
     if frame is None:
         return np.asarray(world[0]) % 360.0, np.asarray(world[1])
-    longitude, latitude = np.asarray(world[wcs.wcs.lng]), np.asarray(world[wcs.wcs.lat])
+    lng, lat = celestial_axes(wcs) or (0, 1)
+    longitude, latitude = np.asarray(world[lng]), np.asarray(world[lat])
     if frame.name == "icrs":
         return longitude % 360.0, latitude
     sky = SkyCoord(longitude, latitude, unit="deg", frame=frame).icrs

@@ -24,6 +24,9 @@ Transform = Callable[[Floats, Floats], Floats]
 
 _ICRS = ICRS()
 
+_SKY_AXES = (("RA", "DEC"), ("GLON", "GLAT"), ("ELON", "ELAT"))
+"""Longitude and latitude of each frame, as CTYPE begins with them."""
+
 AnyWcs: TypeAlias = WCS | BaseHighLevelWCS
 
 
@@ -36,17 +39,38 @@ def sky_transforms(wcs: AnyWcs) -> tuple[Transform, Transform]:
         If the WCS is not celestial with two axes.
     """
     if isinstance(wcs, WCS):
-        if wcs.naxis != 2 or not wcs.has_celestial:
+        if celestial_axes(wcs) is None:
             message = f"expected a celestial WCS of two axes, found {wcs.naxis} axes of types {list(wcs.wcs.ctype)}"
             raise NoWcsError(message)
         return _fits_transforms(wcs)
     return _general_transforms(wcs)
 
 
+def celestial_axes(wcs: WCS) -> tuple[int, int] | None:
+    """Return which of the two axes of a FITS WCS are longitude and latitude; None where it is not celestial.
+
+    wcslib names none where both are looked up in a table (-TAB): their types tell.
+    """
+    if wcs.naxis != 2:
+        return None
+    if wcs.has_celestial:
+        return int(wcs.wcs.lng), int(wcs.wcs.lat)
+    kinds = [str(kind).partition("-")[0] for kind in wcs.wcs.ctype]
+    return next(((kinds.index(a), kinds.index(b)) for a, b in _SKY_AXES if {a, b} == set(kinds)), None)
+
+
 def frame_of(wcs: WCS) -> BaseCoordinateFrame:
     """Return the celestial frame of a FITS WCS; making one takes longer than a lattice's way to the sky."""
     plain = wcs.wcs.radesys == "ICRS" and wcs.wcs.lngtyp == "RA"
-    return _ICRS if plain else wcs_to_celestial_frame(wcs)
+    if plain:
+        return _ICRS
+    if wcs.has_celestial:
+        return wcs_to_celestial_frame(wcs)
+    named = WCS(naxis=2)
+    named.wcs.ctype = [f"{str(kind).partition('-')[0]:-<4}-TAN" for kind in wcs.wcs.ctype]
+    named.wcs.radesys, named.wcs.equinox = wcs.wcs.radesys, wcs.wcs.equinox
+    named.wcs.dateobs = wcs.wcs.dateobs
+    return wcs_to_celestial_frame(named)
 
 
 def world_transforms(wcs: WCS) -> tuple[Transform, Transform]:
@@ -88,7 +112,7 @@ def _columns(rows: Floats, like: Floats) -> Floats:
 def _fits_transforms(wcs: WCS) -> tuple[Transform, Transform]:
     frame = frame_of(wcs)
     turned = not isinstance(frame, ICRS)
-    swapped = wcs.wcs.lng > wcs.wcs.lat
+    swapped = celestial_axes(wcs) == (1, 0)
     to_world, from_world = world_transforms(wcs)
 
     def to_sky(x: Floats, y: Floats) -> Floats:

@@ -163,14 +163,14 @@ def _numbers(
 ) -> dict[str, float]:
     """Return the cards with numbers that a row demands."""
     hdu = hdus[index]
-    shape = hdu.shape or ()
-    if len(shape) != 2:
-        message = f"HDU {hdu.index} has shape {shape}, expected a two-dimensional image"
+    shape = hdu.plane
+    if shape is None:
+        message = f"HDU {hdu.index} has shape {hdu.shape}, expected a two-dimensional image"
         raise DataError(message)
     plain = row.total.is_level and not row.per_area
     wcs = None if plain else wcs_from(row.wcs_source, hdus, index, path, row.product)
     window = None if whole else row.window
-    local = local_plane(row.total, grids[row.field], wcs, (shape[0], shape[1]), window, per_area=row.per_area)
+    local = local_plane(row.total, grids[row.field], wcs, shape, window, per_area=row.per_area)
     return dict(zip(names, (local.level, local.slope_x, local.slope_y, row.local_sky, row.sigma[0]), strict=True))
 
 

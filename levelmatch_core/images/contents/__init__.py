@@ -1,0 +1,1 @@
+"""What a file holds: which of its HDUs are exposures, and of which band each is."""

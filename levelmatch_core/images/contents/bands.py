@@ -1,0 +1,93 @@
+"""The band of an image: by the cards that its instrument names, else by those that cameras at large use."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from astropy.io.fits.card import Undefined
+
+from levelmatch_core.images.fits_headers import Cards
+from levelmatch_core.images.instruments import Instrument
+
+USUAL_CARDS: tuple[tuple[str, ...], ...] = (
+    ("FILTER",),
+    ("FILTER1", "FILTER2", "FILTER3", "FILTER4"),
+    ("FILTER01", "FILTER02", "FILTER03", "FILTER04"),
+    ("FILTERS",),
+    ("FILTNAM1", "FILTNAM2", "FILTNAM3"),
+    ("FILTNAME",),
+    ("FILTERID",),
+    ("FILT1", "FILT2"),
+    ("ESO INS FILT1 NAME", "ESO INS FILT2 NAME", "ESO INS FILT3 NAME"),
+    ("ESO INS FILT NAME",),
+    ("FPA.FILTERID",),
+    ("FPA.FILTER",),
+    ("INSFLNAM",),
+    ("INSFILTE",),
+    ("IRFILTER",),
+    ("FLTRNM",),
+    ("BAND",),
+    ("BANDPASS",),
+    ("WAVEBAND",),
+    ("PASSBAND",),
+    ("CHNLNUM",),
+    ("WAVELNTH",),
+    ("WAVELEN",),
+    ("WAVELENG",),
+    ("PUPIL",),
+)
+"""Sets of cards, in the order in which they are asked: the first with a value that tells names the band, by all of its
+values. The second in such a set is another wheel in the same beam."""
+
+_TELLS_NOTHING = re.compile(
+    r"(clear|open|empty|hole|air|blank|none|null|unknown|undefined|undef|out|home|nofilter|no filter|n/?a|not "
+    r"(set|available|applicable)|-+|\?+)([ _-]?\d+)?[lsp]?(-\d+)?",
+    re.IGNORECASE,
+)
+"""Values of a wheel's empty place, or of no known one."""
+
+
+class BandCards:
+    """The band of one image.
+
+    Parameters
+    ----------
+    headers
+        In which cards are looked up in turn: the image's own, the primary one, those of other images.
+    instrument
+        What took it.
+    """
+
+    def __init__(self, headers: Iterable[Cards], instrument: Instrument) -> None:
+        self._headers = tuple(headers)
+        values = [value for name in instrument.band_cards if (value := self._value(name))]
+        told = [value for value in values if value not in instrument.no_band and not _TELLS_NOTHING.fullmatch(value)]
+        cards = told or self._usual() or values[:1]
+        self.band: str = "-".join(dict.fromkeys(cards))
+        """Lower case, '' where no card tells."""
+        self.names: frozenset[str] = frozenset({self.band, "-".join(values), *values[:1]})
+        """All that a user may call it."""
+
+    def _usual(self) -> Sequence[str]:
+        for names in USUAL_CARDS:
+            values = [value for name in names if (value := self._value(name)) and not _TELLS_NOTHING.fullmatch(value)]
+            if values:
+                return values
+        return ()
+
+    def _value(self, name: str) -> str:
+        for header in self._headers:
+            value = header.get(name)
+            if value is not None and not isinstance(value, Undefined) and str(value).strip():
+                return str(value).strip().lower()
+        return ""
+
+
+def band_note(files: Sequence[str]) -> list[str]:
+    """Return what to know of files of which no card tells the band, given those that are matched."""
+    if len(files) < 2:
+        return []
+    note = (
+        f"no card tells the band (FILTER, BAND and the like) of {len(files)} files, {files[0]} the first: they are "
+        f"taken as one band; name the card in an instrument table ([band] cards), or match each band by itself"
+    )
+    return [note]

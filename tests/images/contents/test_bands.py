@@ -1,0 +1,98 @@
+"""The card that tells a band, camera by camera, and what is said where none does."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from levelmatch_core.errors import SettingsError
+from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.settings import MatchSettings
+from tests.images.conftest import sky_header
+
+
+def written(tmp_path: Path, number: int, cards: dict[str, Any], *chips: dict[str, Any]) -> None:
+    """Write an image, or one with several chips that have cards of their own."""
+    rng = np.random.default_rng(number)
+    hdus: list[Any] = [fits.PrimaryHDU(header=fits.Header() if chips else sky_header())]
+    if not chips:
+        hdus[0].data = rng.normal(5, 1, (32, 32)).astype("f4")
+    hdus[0].header.update(cards)
+    for place, chip in enumerate(chips):
+        header = sky_header(ra=10 + 1e-4 * place)
+        header.update(chip)
+        hdus.append(fits.ImageHDU(rng.normal(5, 1, (32, 32)).astype("f4"), header, name=f"CCD{place + 1}"))
+    fits.HDUList(hdus).writeto(tmp_path / f"{number}.fits")
+
+
+def bands(tmp_path: Path, **settings: Any) -> dict[str, int]:
+    found = take_inventory([tmp_path], MatchSettings.from_mapping(settings))
+    assert not found.failures
+    return {field.band: len(field.exposures) for field in found.fields}
+
+
+@pytest.mark.parametrize(
+    "card",
+    ["FILTER", "FILTER1", "FILTER2", "FILTNAM1", "FILTERS", "BAND", "INSFLNAM", "PUPIL", "HIERARCH ESO INS FILT1 NAME"],
+)
+def test_a_card_by_itself_tells_bands_apart(tmp_path: Path, card: str) -> None:
+    for number, band in enumerate("JJHHKK"):
+        written(tmp_path, number, {card: band})
+    assert bands(tmp_path) == {"j": 2, "h": 2, "k": 2}
+
+
+@pytest.mark.parametrize("card", ["CHNLNUM", "WAVELNTH", "BAND"])
+def test_numbers_tell_bands_apart(tmp_path: Path, card: str) -> None:
+    for number, band in enumerate((1, 1, 2)):
+        written(tmp_path, number, {card: band})
+    assert bands(tmp_path) == {"1": 2, "2": 1}
+
+
+@pytest.mark.parametrize(
+    ("cards", "band"),
+    [
+        ({"FILTER": "CLEAR", "FILTER2": "V"}, "v"),
+        ({"FILTER1": "open1-6", "FILTER2": "i_G0302"}, "i_g0302"),
+        ({"FILTER1": "F606W", "FILTER2": "POL0V"}, "f606w-pol0v"),
+        ({"FILTER": "none", "BAND": "Ks"}, "ks"),
+        ({"FILTER": "", "WAVELNTH": 160.0}, "160.0"),
+        ({"FILTER": "OPEN"}, "open"),
+        ({"FILTER": "r", "BAND": "g"}, "r"),
+        ({"ORIGIN": "2MASS", "BAND": "J"}, "j"),
+        ({"ORIGIN": "2MASS", "FILTER": "k", "BAND": "K"}, "k"),
+        ({"TELESCOP": "HST", "FILTNAM1": "F555W", "FILTNAM2": ""}, "f555w"),
+        ({"TELESCOP": "HST", "FILTER1": "CLEAR1L", "FILTER2": "F814W"}, "f814w"),
+        ({"TELESCOP": "Spitzer", "CHNLNUM": 4}, "4"),
+        ({"INSTRUME": "DECam", "FILTER": "Y DECam"}, "y decam"),
+        ({"INSTRUME": "DECam", "BAND": "Y"}, "y"),
+    ],
+)
+def test_values_that_tell_nothing_are_passed_over(tmp_path: Path, cards: dict[str, Any], band: str) -> None:
+    written(tmp_path, 1, cards)
+    assert bands(tmp_path) == {band: 1}
+
+
+def test_chips_may_have_bands_of_their_own(tmp_path: Path) -> None:
+    """Simultaneous cameras write one extension a band."""
+    for number in (1, 2):
+        written(tmp_path, number, {}, {"FILTER": "g"}, {"FILTER": "r"}, {"FILTER": "i"})
+    assert bands(tmp_path) == {"g": 2, "r": 2, "i": 2}
+    assert bands(tmp_path, band="R") == {"r": 2}
+    with pytest.raises(SettingsError, match="band 'z': no file"):
+        bands(tmp_path, band="z")
+
+
+def test_what_no_card_tells_is_said(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        written(tmp_path, number, {})
+    found = take_inventory([tmp_path], MatchSettings())
+    assert [field.band for field in found.fields] == [""]
+    (note,) = found.notes
+    assert note.startswith("no card tells the band (FILTER, BAND and the like) of 3 files, 1.fits the first")
+
+
+def test_one_file_without_a_band_is_no_news(tmp_path: Path) -> None:
+    written(tmp_path, 1, {})
+    assert take_inventory([tmp_path], MatchSettings()).notes == ()
