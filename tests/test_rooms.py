@@ -24,6 +24,7 @@ PLACES = {
     "workers": "pipeline",
     "simulate": "pipeline",
     "disk_full": "errors",
+    "files": "errors",
     "log_context": "errors",
     "malloc_trim": "errors",
     "records": "errors",

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from pydantic import Field as Described
 
 from flows.summary import Tracking
+from levelmatch_core.files.ecsv import write_ecsv
 from levelmatch_core.products.figures import style
 from levelmatch_core.products.output.folder import put
 from levelmatch_core.records import Record
@@ -127,7 +128,7 @@ def write_ranking(folder: Path, ranking: Ranking) -> None:
     rows = ranking.table()
     columns = {name: [math.nan if row[name] is None else row[name] for row in rows] for name in rows[0]}
     table = Table(columns, meta={"program": ranking.program, "sweep_id": ranking.sweep_id, "criterion": CRITERION})
-    put(folder, "ranking.ecsv", lambda path: table.write(path, format="ascii.ecsv", overwrite=True))
+    put(folder, "ranking.ecsv", lambda path: write_ecsv(path, table))
     text = json.dumps(ranking.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
     put(folder, "ranking.json", lambda path: path.write_text(text, encoding="utf-8"))
     put(folder, "ranking.png", lambda path: style.save(parallel_coordinates(ranking), path))

@@ -1,14 +1,13 @@
 """What an output folder says, in words: why this reference, why pairs were rejected, how good it is, what to try."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from astropy import units as u
 from astropy.table import Row, Table
 
 from levelmatch_core.errors import OutputFolderError
+from levelmatch_core.files.ecsv import FAULTS, read_ecsv
 from levelmatch_core.images.instruments import by_name
 from levelmatch_core.instrument_tables import InstrumentTable
 from levelmatch_core.matching.corrections import Status
@@ -90,10 +89,8 @@ def _finished(folder: Path) -> Path:
 def _pairs(folder: Path) -> Table:
     path = folder / "pairs.ecsv"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", u.UnitsWarning)  # BUNIT may be anything
-            return Table.read(path, format="ascii.ecsv")
-    except (OSError, ValueError) as error:
+        return read_ecsv(path)
+    except FAULTS as error:
         message = f"{path}: not a pairs table of levelmatch ({error}); run again to write it anew"
         raise OutputFolderError(message) from error
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from astropy import units as u
-from astropy.table import Column, MaskedColumn, Table
+from astropy.table import MaskedColumn, Table
 
 from levelmatch_core.errors import UsageError
+from levelmatch_core.files.ecsv import FAULTS, read_ecsv, write_ecsv
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Sigma, Status
 from levelmatch_core.matching.results import PairResult, Solution
@@ -39,12 +40,12 @@ _PLANE = ("level", "slope_x", "slope_y")
 
 def write_corrections(path: Path, field_matches: Iterable[FieldMatch]) -> None:
     """Write corrections.ecsv: see :func:`corrections_table`. The same corrections give the same bytes."""
-    _write(path, corrections_table(field_matches))
+    write_ecsv(path, corrections_table(field_matches))
 
 
 def write_pairs(path: Path, field_matches: Iterable[FieldMatch]) -> None:
     """Write pairs.ecsv: see :func:`pairs_table`. The same pairs give the same bytes."""
-    _write(path, pairs_table(field_matches))
+    write_ecsv(path, pairs_table(field_matches))
 
 
 def read_corrections(path: Path) -> Table:
@@ -76,10 +77,8 @@ def read_pairs(path: Path) -> Table:
 def _read(path: Path, kind: str) -> Table:
     """Read a table of ours."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", u.UnitsWarning)  # BUNIT may be anything
-            table = Table.read(path, format="ascii.ecsv")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        table = read_ecsv(path)
+    except FAULTS as error:
         reason = " ".join(str(error).split())
         message = f"{path}: not a {kind} table: {reason}; expected the {kind}.ecsv of an output folder"
         raise UsageError(message) from error
@@ -87,9 +86,6 @@ def _read(path: Path, kind: str) -> Table:
     if found != (f"levelmatch {kind}", SCHEMA):
         message = f"{path}: {found[0]}, version {found[1]}; expected levelmatch {kind}, version {SCHEMA}"
         raise UsageError(message)
-    for name in table.colnames:  # astropy takes an empty text for a missing one
-        if table[name].dtype.kind == "U" and isinstance(table[name], MaskedColumn):
-            table.replace_column(name, Column(table[name].filled(""), name=name))
     return table
 
 
@@ -358,7 +354,3 @@ def _unit_of(matches: Iterable[FieldMatch]) -> u.UnitBase | None:
             return u.Unit(names.pop())
     except (ValueError, TypeError):
         return None
-
-
-def _write(path: Path, table: Table) -> None:
-    table.write(path, format="ascii.ecsv", overwrite=True)

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from levelmatch_core.disk_full import room_for
 from levelmatch_core.errors import LevelMatchError, NotFitsError, OutputFolderError
+from levelmatch_core.files.durable import see_on_disk
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.fits_cards import open_raw
 from levelmatch_core.images.fits_headers import MATCHED_CARD, Hdu, read_headers
@@ -189,6 +191,8 @@ def put_new(root: Path, name: str, writer: Writer) -> OutputFile:
         message = f"output folder {root}: {error.strerror or error}; choose another folder"
         raise OutputFolderError(message) from error
     file, _ = put(root, name, writer, before=refuse)
+    with room_for(root / name):
+        see_on_disk([root / name], root)
     return file
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from levelmatch_core.disk_full import room_for
 from levelmatch_core.errors import OutputFolderError
+from levelmatch_core.files.durable import see_on_disk
 from levelmatch_core.images.reading import digest_of
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.lock import FolderLock
@@ -233,6 +235,8 @@ class OutputFolder:
         changed = self._changed or not same
         if changed:
             self.claim([])
+            with room_for(self.path):
+                see_on_disk((place_of(self.path, name) for name in sorted(wanted)), self.path)
             replace(self.path / LOG, json_bytes(log))
             if not same:
                 replace(run, content)

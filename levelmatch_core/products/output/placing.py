@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from levelmatch_core.disk_full import room_for
 from levelmatch_core.errors import OutputFolderError
+from levelmatch_core.files.durable import sync_folder
 from levelmatch_core.images.reading import digest_of
 from levelmatch_core.products.manifest import OutputFile
 
@@ -111,7 +112,7 @@ def _suffix(name: str) -> str:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a small file whole, and see it safely on disk before it appears."""
+    """Write a small file whole, and see it safely on disk before it appears, and its name after."""
     temporary = path.parent / f".levelmatch-{secrets.token_hex(8)}.tmp"
     try:
         with room_for(path):
@@ -120,5 +121,6 @@ def replace(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
