@@ -63,7 +63,7 @@ class MeasureJob(Job):
     """Fit the differences of some pairs of one group."""
 
     step = "measure"
-    version = 5
+    version = 6
     roles = ("mask", "measure")
     gives = PairFits
 

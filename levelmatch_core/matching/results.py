@@ -70,7 +70,13 @@ class PairFit(Record):
     gain: tuple[float, float, float] | None = Described(
         default=None, description="slope of the difference against brightness, its 1 sigma, and the mean brightness"
     )
-    converged: bool = Described(description="whether clipping (and the plane fit) settled within its iterations")
+    converged: bool = Described(
+        description="whether clipping (and the plane fit) settled: one more iteration removes nothing, or moves the "
+        "fit by less than 1 % of its standard error"
+    )
+    last_step: float = Described(
+        default=0.0, description="by how much one more iteration would move the fit, data unit; 0 where it settled"
+    )
 
 
 def plane_rms(fit: PairFit, plane: Plane) -> float:

@@ -126,9 +126,14 @@ def graph_notes(
         notes.append(f"bridges, whose levels no other pair can test: {some(named)}")
     if few and len(used) > 1:  # of two members by themselves all is known
         notes.append(f"{len(few)} members with two pairs or fewer, whose bad pairs cannot be told: {some(sorted(few))}")
-    restless = [f"{fit.first} - {fit.second}" for fit in used.fits if not fit.converged]
+    restless = [fit for fit in used.fits if not fit.converged]
     if restless:
-        notes.append(f"pair fits that did not settle within their iterations: {some(restless)}")
+        shown = some([f"{fit.first} - {fit.second}" for fit in restless])
+        cost = max(fit.last_step for fit in restless)
+        notes.append(
+            f"pair fits that did not settle within their iterations: {shown}; one more would move them by up to "
+            f"{cost:.2g} (data unit); raise maxiters or plane_fit_maxiters"
+        )
     return notes
 
 

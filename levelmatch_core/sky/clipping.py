@@ -1,4 +1,7 @@
-"""Sigma clipping about the median, as astropy's `SigmaClip` does it, without sorting what does not decide it.
+"""Sigma clipping about the median, from a robust start on, without sorting what does not decide it.
+
+A standard deviation is no start: a fifth of wild values makes it so large that it clips nothing. The first limit is
+therefore by the median absolute deviation, and from what that leaves on, clipping is that of astropy's `SigmaClip`.
 
 Of many values only those matter that may be the median at one time or another, and those far out, where the limits
 fall. A sample says where these two kinds lie; one pass keeps them and sums up all between, which stay whatever happens;
@@ -24,6 +27,13 @@ Sifted = tuple[int, int, int, float, float]
 """How many values were kept to be sorted, how many others lie below and above the middle, and of those others the sum
 and that of the squares about the pivot."""
 
+Start = tuple[float, float]
+"""Values below the first and above the second are clipped before any standard deviation is taken."""
+
+BY_ITSELF: Start = (math.nan, math.nan)
+"""The start is found from all values, once these are sorted."""
+MAD_TO_SIGMA = 1.482602218505602
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 ALL: Cuts = (0.0, math.inf, math.inf, math.inf, math.inf)
 """Cuts that sort everything."""
 FEWEST = 4096
@@ -34,6 +44,12 @@ _DEVIATIONS = 3.5
 """By so many standard deviations of a sample's ranks the medians may lie beside the sample's."""
 _INSIDE = 0.9
 """Values farther from the median than this part of the last limit of the sample are sorted."""
+_MOST_WILD = 0.2
+"""Up to this part of all values may be wild, and moves no limit."""
+_TIED = 0.05
+"""Values of more than this part of all with the same deviation are whole numbers, or such."""
+_FAR = 1e3
+"""Where nearly all values are the same, those farther off than so many times the nearest other are wild."""
 _BLOCK = 2048
 """Values that are looked at together: they stay in the processor's cache."""
 
@@ -54,6 +70,8 @@ class Clipped:
     """Their mean squared distance from their median."""
     converged: bool
     """Whether the last clip removed nothing."""
+    step: float
+    """By how much one more clip would move the median; 0 where that removes nothing."""
 
     @property
     def rms(self) -> float:
@@ -67,7 +85,7 @@ class Clipped:
 
 
 def clipped(values: NDArray[np.floating], sigma: float, maxiters: int) -> Clipped | None:
-    """Clip about the median by standard deviations.
+    """Clip about the median, by the median absolute deviation and then by standard deviations.
 
     Parameters
     ----------
@@ -85,13 +103,14 @@ def clipped(values: NDArray[np.floating], sigma: float, maxiters: int) -> Clippe
     """
     flat = np.ascontiguousarray(values).reshape(-1)
     every = sample_step(flat.size)
-    cuts = ALL if flat.size <= FEWEST else cuts_of(flat[::every].astype(np.float64), sigma, maxiters)
+    few = flat.size <= FEWEST
+    cuts, start = (ALL, BY_ITSELF) if few else cuts_of(flat[::every].astype(np.float64), sigma, maxiters)
     kept = np.empty(flat.size)
     for tried in (cuts, ALL):
         left = sift(flat, tried, kept)
         if left[0] + left[1] + left[2] == 0:
             return None
-        found = clip(kept, left, tried, sigma, maxiters)
+        found = clip(kept, left, tried, start, sigma, maxiters)
         if found is not None:
             return found
     return None
@@ -102,8 +121,8 @@ def sample_step(size: int) -> int:
     return max(1, size // min(max(size // 16, SAMPLE[0]), SAMPLE[1])) | 1
 
 
-def cuts_of(sample: Floats, sigma: float, maxiters: int) -> Cuts:
-    """Return where values decide on a clip, by a sample of them.
+def cuts_of(sample: Floats, sigma: float, maxiters: int) -> tuple[Cuts, Start]:
+    """Return where values decide on a clip, and where it starts, by a sample of them.
 
     Parameters
     ----------
@@ -114,12 +133,15 @@ def cuts_of(sample: Floats, sigma: float, maxiters: int) -> Cuts:
     """
     sample = sample[np.isfinite(sample)]
     if sample.size < SAMPLE[0] // 4:
-        return ALL
+        return ALL, BY_ITSELF
     sample.sort()
-    return tuple(_cuts(sample, float(sigma), maxiters))
+    start = robust_start(sample, float(sigma))
+    return tuple(_cuts(sample, start, float(sigma), maxiters)), start
 
 
-def clip(kept: Floats, left: Sifted, cuts: Cuts, sigma: float, maxiters: int) -> Clipped | None:
+def clip(  # noqa: PLR0917 - all of them say what is clipped
+    kept: Floats, left: Sifted, cuts: Cuts, start: Start, sigma: float, maxiters: int
+) -> Clipped | None:
     """Clip what was sifted.
 
     Parameters
@@ -130,6 +152,8 @@ def clip(kept: Floats, left: Sifted, cuts: Cuts, sigma: float, maxiters: int) ->
         What the sift said.
     cuts
         Those of the sift.
+    start
+        Beyond it, values are clipped at once.
     sigma, maxiters
         As in :func:`clipped`.
 
@@ -140,7 +164,9 @@ def clip(kept: Floats, left: Sifted, cuts: Cuts, sigma: float, maxiters: int) ->
     """
     ordered = kept[: left[0]]
     ordered.sort()
-    found, *result = _clip_sifted(ordered, left, cuts, float(sigma), maxiters)
+    if math.isnan(start[0]):
+        start = robust_start(ordered, float(sigma))
+    found, *result = _clip_sifted(ordered, left, cuts, start, float(sigma), maxiters)
     return Clipped(*result) if found else None
 
 
@@ -219,10 +245,56 @@ def _place(ordered: Floats, low: int, high: int, value: float, after: bool) -> i
 
 
 @njit(nogil=True, cache=True)
-def _cuts(ordered: Floats, sigma: float, maxiters: int) -> Cuts:  # pragma: no cover - compiled
+def robust_start(ordered: Floats, sigma: float) -> Start:  # pragma: no cover - compiled
+    """Return the first limits of clipping: the median and `sigma` robust standard deviations to both sides.
+
+    The standard deviation is that of a normal distribution of the same median absolute deviation; where many values
+    have that same deviation, as of whole numbers, halfway to the next larger one. Where more than 80 % of all values
+    are the same there is no such scale, and only what lies a thousand times beyond the nearest other value is clipped.
+
+    Parameters
+    ----------
+    ordered
+        (n,) finite values, ascending, at least one.
+    sigma
+        Limit in standard deviations.
+    """
+    n = ordered.size
+    centre = run_median(ordered, 0, n)
+    i, j = n // 2 - 1, n // 2
+    deviation, following, same = 0.0, -1.0, 0
+    for rank in range(n):  # deviations in ascending order
+        below = centre - ordered[i] if i >= 0 else np.inf
+        above = ordered[j] - centre if j < n else np.inf
+        nearest = min(below, above)
+        if below <= above:
+            i -= 1
+        else:
+            j += 1
+        if rank <= n // 2:
+            same = same + 1 if nearest == deviation else 1
+            deviation = nearest
+        elif nearest == deviation:
+            same += 1
+        else:
+            if rank < (1.0 - _MOST_WILD) * n:
+                following = nearest
+            elif deviation == 0.0:
+                limit = _FAR * sigma * nearest
+                limit = limit if limit < np.inf else 0.0
+                return centre - limit, centre + limit
+            break
+    tied = following > 0.0 and same > max(1.0, _TIED * n)
+    scale = deviation + 0.5 * (following - deviation) if tied else deviation
+    limit = sigma * MAD_TO_SIGMA * scale
+    return centre - limit, centre + limit
+
+
+@njit(nogil=True, cache=True)
+def _cuts(ordered: Floats, begin: Start, sigma: float, maxiters: int) -> Cuts:  # pragma: no cover - compiled
     """Clip a sorted sample, and return between what values the medians, and beyond which the limits lay."""
     margin = int(np.ceil(_DEVIATIONS * 0.5 * np.sqrt(ordered.size))) + 1
-    low, high = 0, ordered.size
+    low, high = _place(ordered, 0, ordered.size, begin[0], False), _place(ordered, 0, ordered.size, begin[1], True)
     first = last = (low + high) // 2
     centre, limit = run_median(ordered, low, high), np.inf
     for _ in range(maxiters):
@@ -236,6 +308,7 @@ def _cuts(ordered: Floats, sigma: float, maxiters: int) -> Cuts:  # pragma: no c
         if start >= stop or (start == low and stop == high):
             break
         low, high = start, stop
+    limit = min(limit, centre - begin[0], begin[1] - centre)
     middle = (low + high) // 2
     first, last = min(first, middle) - margin, max(last, middle) + margin
     lower = ordered[first] if first >= 0 else -np.inf
@@ -244,9 +317,9 @@ def _cuts(ordered: Floats, sigma: float, maxiters: int) -> Cuts:  # pragma: no c
 
 
 @njit(nogil=True, cache=True)
-def _clip_sifted(  # pragma: no cover - compiled
-    ordered: Floats, left: Sifted, cuts: Cuts, sigma: float, maxiters: int
-) -> tuple[bool, float, float, int, float, float, float, bool]:
+def _clip_sifted(  # noqa: C901, PLR0917 - one loop; a compiled function takes positions only # pragma: no cover
+    ordered: Floats, left: Sifted, cuts: Cuts, begin: Start, sigma: float, maxiters: int
+) -> tuple[bool, float, float, int, float, float, float, bool, float]:
     """Clip; return whether the cuts did for it, then what :class:`Clipped` holds.
 
     `low` and `high` count in what was kept; the rest lies before and behind those from the middle cuts.
@@ -257,10 +330,13 @@ def _clip_sifted(  # pragma: no cover - compiled
     last = _place(ordered, 0, ordered.size, upper, True)
     if n_low + n_high == 0:  # all was kept
         first, last = 0, ordered.size
-    failed = (False, 0.0, 0.0, 0, 0.0, 0.0, 0.0, False)
-    low, high = 0, ordered.size
-    converged = False
+    failed = (False, 0.0, 0.0, 0, 0.0, 0.0, 0.0, False, 0.0)
     rest = n_low + n_high
+    if rest > 0 and not (begin[0] <= below and begin[1] >= above):
+        return failed
+    low, high = _place(ordered, 0, ordered.size, begin[0], False), _place(ordered, 0, ordered.size, begin[1], True)
+    low, high = (low, high) if high - low + rest > 0 else (0, ordered.size)
+    converged, step = False, 0.0
     for turn in range(maxiters + 1):
         n = high - low + rest
         middle, odd = low - n_low + n // 2, n % 2
@@ -272,8 +348,6 @@ def _clip_sifted(  # pragma: no cover - compiled
             shift = centre - pivot
             offset = (offset * (high - low) + total - rest * shift) / n
             square = (square * (high - low) + squares - shift * (2.0 * total - rest * shift)) / n
-        if turn == maxiters:
-            break
         limit = sigma * np.sqrt(max(square - offset * offset, 0.0))
         if rest > 0 and not (centre - limit <= below and centre + limit >= above):
             return failed
@@ -282,12 +356,26 @@ def _clip_sifted(  # pragma: no cover - compiled
         if start >= stop:  # sigma so small that nothing would be left: keep what there was
             break
         converged = start == low and stop == high
-        low, high = start, stop
         if converged:
             break
+        if turn == maxiters:
+            step = _step(ordered, start - n_low, stop - start + rest, first, last, centre)
+            break
+        low, high = start, stop
     least = ordered[low] if low < first or n_low == 0 else below
     most = ordered[high - 1] if high > last or n_high == 0 else above
-    return True, least, most, n, centre, offset, square, converged
+    return True, least, most, n, centre, offset, square, converged, step
+
+
+@njit(nogil=True, cache=True)
+def _step(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    ordered: Floats, start: int, n: int, first: int, last: int, centre: float
+) -> float:
+    """Return by how much the median of one clip more lies off the last one's; 0 where it was not sorted."""
+    middle, odd = start + n // 2, n % 2
+    if not (first <= middle - 1 + odd and middle < last):
+        return 0.0
+    return abs((ordered[middle] if odd else 0.5 * (ordered[middle - 1] + ordered[middle])) - centre)
 
 
 @njit(nogil=True, cache=True)

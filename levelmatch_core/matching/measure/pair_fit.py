@@ -35,15 +35,24 @@ from levelmatch_core.matching.measure.difference_kernels import (
 from levelmatch_core.matching.measure.gain import gain
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
-from levelmatch_core.sky.clipping import ALL, FEWEST, Cuts, Sifted, clip, cuts_of, sample_step
+from levelmatch_core.sky.clipping import (
+    ALL,
+    BY_ITSELF,
+    FEWEST,
+    Cuts,
+    Sifted,
+    Start,
+    clip,
+    cuts_of,
+    robust_start,
+    sample_step,
+)
 from levelmatch_core.sky.cutouts import Cutout, CutoutRecord
 from levelmatch_core.sky.plane import Plane
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-MAD_TO_SIGMA = 1.482602218505602
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 HUBER_LIMIT = 1.345
 """Residuals beyond so many standard deviations are weighed down: 95 % efficiency with normal noise (Huber 1981)."""
 HUBER_SWEEPS = 50
@@ -51,7 +60,9 @@ HUBER_SWEEPS = 50
 HUBER_SETTLED = 1e-6
 """Huber's estimate has settled when it moves by less than this fraction of its standard error."""
 ROUNDING = 64 * np.finfo(float).eps
-"""Residuals below this fraction of the largest difference are rounding, and are never clipped."""
+"""Residuals below this fraction of the largest difference that is not wild are rounding, and are never clipped."""
+SETTLED = 0.01
+"""A fit has settled, too, where its last iteration moves it by less than this fraction of its standard error."""
 _FINITE = float(np.finfo(float).max)
 """No finite residual is beyond it."""
 
@@ -128,6 +139,8 @@ class _Fit:
     excess: float
     """The rest of it."""
     converged: bool
+    step: float
+    """By how much one more iteration would move it, data unit; 0 where it settled."""
 
 
 def difference(first: Cutout, second: Cutout) -> Difference | None:
@@ -204,6 +217,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         extent=extent,
         linear=_fractions(extent, first.record, second.record),
         converged=fit.converged,
+        last_step=fit.step,
         gain=None if grown is None else (grown.slope, grown.sigma, grown.brightness),
     )
 
@@ -214,12 +228,13 @@ def _fitted(pair: _Pair, fit_type: FitType, settings: MatchSettings) -> tuple[_F
     axis = math.cos(angle), math.sin(angle)
     kept = np.empty(pair.shape[0] * pair.shape[1])
     is_level = fit_type == "level"
-    cuts = cuts_of(pair.sample(), settings.sigma, settings.maxiters) if is_level and kept.size > FEWEST else ALL
+    sampled = is_level and kept.size > FEWEST
+    cuts, start = cuts_of(pair.sample(), settings.sigma, settings.maxiters) if sampled else (ALL, BY_ITSELF)
     for tried in (cuts, ALL):  # the last always does
         left, n_valid, extent = sift_difference(*pair.parts, axis, tried, kept)
         if n_valid == 0:
             return None
-        fit = _fit_level(kept, left, tried, settings) if is_level else _fit_plane(pair, kept[:n_valid], settings)
+        fit = _fit_level(kept, left, tried, start, settings) if is_level else _fit_plane(pair, kept[:n_valid], settings)
         if fit is not None and settings.statistic == "huber":
             fit = _huber(pair, fit, settings, slopes=not is_level)
         if fit is not None:
@@ -244,9 +259,9 @@ def _kappa(sigma: float, iterations: int) -> float:
 
 
 # -- level -----------------------------------------------------------------------------------------------------------
-def _fit_level(kept: Array, left: Sifted, cuts: Cuts, settings: MatchSettings) -> _Fit | None:
+def _fit_level(kept: Array, left: Sifted, cuts: Cuts, start: Start, settings: MatchSettings) -> _Fit | None:
     """Clip what was sifted; None where the cuts do not do."""
-    found = clip(kept, left, cuts, settings.sigma, settings.maxiters)
+    found = clip(kept, left, cuts, start, settings.sigma, settings.maxiters)
     if found is None:
         return None
     kappa = _kappa(settings.sigma, settings.maxiters)
@@ -256,20 +271,19 @@ def _fit_level(kept: Array, left: Sifted, cuts: Cuts, settings: MatchSettings) -
         level, rms = found.median + found.offset, found.std
         mean_like, excess = kappa**-4, 0.0
     cut = (0.0, 0.0, 0.0, found.low, found.high)
-    return _Fit(cut, np.array([level, 0.0, 0.0]), rms, mean_like, excess, found.converged)
+    settled = found.converged or found.step <= SETTLED * found.rms / math.sqrt(found.n)
+    return _Fit(cut, np.array([level, 0.0, 0.0]), rms, mean_like, excess, settled, 0.0 if settled else found.step)
 
 
 # -- plane -----------------------------------------------------------------------------------------------------------
 def _fit_plane(pair: _Pair, measured: Array, settings: MatchSettings) -> _Fit:
     """Fit a plane: clip about the last plane, solve the normal equations of what is left, until the plane settles."""
-    rounding = ROUNDING * float(np.max(np.abs(measured)))
-    # Robust start: about the median, width from the median absolute deviation, which wild pixels do not move; of many
-    # pixels those of a sample.
-    sample = measured if measured.size <= FEWEST else measured[:: sample_step(measured.size)]
-    start = float(np.median(sample))
-    width = MAD_TO_SIGMA * float(np.median(np.abs(sample - start)))
-    coefficients = np.array([start, 0.0, 0.0])
-    limit = settings.sigma * max(width, rounding)
+    # of many pixels those of a sample say where clipping starts
+    sample = np.sort(measured if measured.size <= FEWEST else measured[:: sample_step(measured.size)])
+    low, high = robust_start(sample, settings.sigma)
+    rounding = ROUNDING * max(abs(low), abs(high))
+    coefficients = np.array([0.5 * low + 0.5 * high, 0.0, 0.0])
+    limit = max(0.5 * high - 0.5 * low, settings.sigma * rounding)
     converged = False
     for turn in range(settings.plane_fit_maxiters + 1):
         level, slope_x, slope_y = coefficients.tolist()
@@ -285,8 +299,10 @@ def _fit_plane(pair: _Pair, measured: Array, settings: MatchSettings) -> _Fit:
         if converged:
             break
         limit = settings.sigma * math.sqrt(square) + rounding
+    moved = float(np.abs(step).sum())  # at most, in a corner of the box
+    converged = converged or moved <= SETTLED * math.sqrt(square / sums[0])
     kappa = _kappa(settings.sigma, settings.plane_fit_maxiters)
-    return _Fit(cut, coefficients, math.sqrt(square), kappa**-4, 0.0, converged)
+    return _Fit(cut, coefficients, math.sqrt(square), kappa**-4, 0.0, converged, 0.0 if converged else moved)
 
 
 def _plane_step(sums: Array) -> tuple[Array, float]:
@@ -351,7 +367,10 @@ def _huber(pair: _Pair, clipped: _Fit, settings: MatchSettings, *, slopes: bool)
     variance = _rms(np.clip(left, -limit, limit)) ** 2 / within**2
     mean_like = kappa**-2
     excess = max(0.0, variance / rms**2 - mean_like)
-    return _Fit(clipped.cut, coefficients, rms, mean_like, excess, clipped.converged and converged)
+    moved = 0.0 if converged else float(np.abs(step).sum())
+    return _Fit(
+        clipped.cut, coefficients, rms, mean_like, excess, clipped.converged and converged, max(moved, clipped.step)
+    )
 
 
 def _huber_step(values: Array, weight: Array, x: Array, y: Array) -> Array:

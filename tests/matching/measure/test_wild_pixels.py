@@ -1,0 +1,109 @@
+"""Up to a fifth of an overlap may hold any value whatever: no fit moves by much more than its stated error."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from levelmatch_core.matching.measure.pair_fit import fit_pair
+from levelmatch_core.matching.results import PairFit
+from levelmatch_core.sky.clipping import clipped
+from tests.matching.fakes import make_cutout, settings_for
+
+SHAPE = (40, 60)
+SIGMA = 0.5
+LEVEL = 7.0
+SLOPES = {"level": (0.0, 0.0), "level+slope": (0.02, -0.03)}
+Y, X = np.mgrid[: SHAPE[0], : SHAPE[1]]
+RNG = np.random.default_rng(26)
+BASE = RNG.normal(100.0, 3.0, SHAPE)
+NOISE = RNG.normal(0.0, SIGMA, SHAPE)
+SCATTERED = RNG.permutation(X.size).reshape(SHAPE)
+"""Places, in the order in which they become wild: anywhere, or from one edge on."""
+PLACES = {"scattered": SCATTERED, "a block": X * SHAPE[0] + Y}
+
+FIT_TYPES = st.sampled_from(["level", "level+slope"])
+STATISTICS = st.sampled_from(["median", "clipped_mean", "huber"])
+ANYTHING = st.floats(allow_nan=True, allow_infinity=True)
+FAR = ANYTHING.filter(lambda value: not abs(value - LEVEL) <= 12 * SIGMA)
+
+
+def fitted(fit_type: str, statistic: str, wild: list[float], part: float, place: str) -> PairFit:
+    """Fit a pair whose difference is a plane and noise, with so large a part of it replaced by the values in turn."""
+    slope_x, slope_y = SLOPES[fit_type]
+    delta = LEVEL + slope_x * (X - X.mean()) + slope_y * (Y - Y.mean()) + NOISE
+    bad = PLACES[place] < part * X.size
+    if wild:
+        with np.errstate(over="ignore"):
+            delta[bad] = np.resize(np.array(wild), np.count_nonzero(bad))
+    with np.errstate(over="ignore"):
+        second = BASE + delta
+    fit = fit_pair(make_cutout("a", BASE), make_cutout("b", second), fit_type, settings_for(statistic=statistic))
+    assert fit is not None
+    return fit
+
+
+def furthest(fit: PairFit, other: PairFit) -> float:
+    """Return by how much two fits differ at most, at the middle for levels and in a corner for planes."""
+    x, y = (X[[0, 0, -1, -1], [0, -1, 0, -1]], Y[[0, 0, -1, -1], [0, -1, 0, -1]])
+    return float(np.abs(fit.plane(x, y) - other.plane(x, y)).max())
+
+
+@settings(deadline=None, max_examples=200)
+@given(FIT_TYPES, STATISTICS, st.lists(FAR, min_size=1, max_size=5), st.floats(0, 0.2), st.sampled_from(sorted(PLACES)))
+def test_far_values_move_nothing(fit_type: str, statistic: str, wild: list[float], part: float, place: str) -> None:
+    clean, fit = fitted(fit_type, statistic, [], 0, place), fitted(fit_type, statistic, wild, part, place)
+    # in a corner a plane's variance is about 1 + 3 + 3 times that of its middle, and more where an edge is missing
+    factor = 3 * math.sqrt(7 if fit_type == "level+slope" else 1) / (1 - part)
+    assert furthest(fit, clean) <= factor * clean.stderr
+    assert fit.rms == pytest.approx(clean.rms, rel=0.05)
+    assert fit.stderr == pytest.approx(clean.stderr, rel=0.2)
+    assert fit.n_used <= fit.npix <= X.size
+
+
+@settings(deadline=None, max_examples=200)
+@given(FIT_TYPES, STATISTICS, st.lists(ANYTHING, min_size=1, max_size=5), st.floats(0, 0.2))
+def test_no_value_moves_a_fit_beyond_the_noise(fit_type: str, statistic: str, wild: list[float], part: float) -> None:
+    """Those that hide among the noise may pull at it (a median by 0.32 of its width), and no more."""
+    clean, fit = fitted(fit_type, statistic, [], 0, "scattered"), fitted(fit_type, statistic, wild, part, "scattered")
+    assert furthest(fit, clean) <= SIGMA
+    assert fit.rms <= 2 * SIGMA
+    assert math.isfinite(fit.stderr)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(FAR, min_size=1, max_size=5), st.floats(0, 0.2))
+def test_nor_a_clip(wild: list[float], part: float) -> None:
+    values = LEVEL + NOISE
+    bad = PLACES["scattered"] < part * X.size
+    values[bad] = np.resize(np.array(wild), np.count_nonzero(bad))
+    found = clipped(values, 3.0, 20)
+    assert found is not None
+    assert found.median == pytest.approx(LEVEL, abs=4 * SIGMA / math.sqrt(X.size))
+    assert found.std == pytest.approx(SIGMA, rel=0.06)
+
+
+@pytest.mark.parametrize("fit_type", SLOPES)
+@pytest.mark.parametrize("value", [1.7e308, -1.7e308, 1e30, math.inf])
+def test_one_pixel(fit_type: str, value: float) -> None:
+    clean, fit = fitted(fit_type, "median", [], 0, "scattered"), fitted(fit_type, "median", [value], 1e-4, "scattered")
+    assert furthest(fit, clean) <= 0.1 * clean.stderr
+
+
+def test_whole_numbers_keep_their_scatter() -> None:
+    """Of differences of counts many are the same: the start is no narrower than the noise is wide."""
+    for width in (0.5, 1.0, 2.0):
+        values = np.round(RNG.normal(0, width, 50_000))
+        found = clipped(values, 3.0, 10)
+        assert found is not None
+        assert found.std == pytest.approx(math.hypot(width, 1 / math.sqrt(12)), rel=0.05)
+
+
+def test_photons_that_are_few_are_no_wild_pixels() -> None:
+    values = RNG.poisson(0.15, 50_000).astype(float)
+    values[:10] = 1e30
+    found = clipped(values, 5.0, 1)
+    assert found is not None
+    assert found.high == 1.0
