@@ -317,7 +317,7 @@ def _cuts(ordered: Floats, begin: Start, sigma: float, maxiters: int) -> Cuts:  
 
 
 @njit(nogil=True, cache=True)
-def _clip_sifted(  # noqa: C901, PLR0917 - one loop; a compiled function takes positions only # pragma: no cover
+def _clip_sifted(  # noqa: PLR0917 - one loop; a compiled function takes positions only # pragma: no cover
     ordered: Floats, left: Sifted, cuts: Cuts, begin: Start, sigma: float, maxiters: int
 ) -> tuple[bool, float, float, int, float, float, float, bool, float]:
     """Clip; return whether the cuts did for it, then what :class:`Clipped` holds.

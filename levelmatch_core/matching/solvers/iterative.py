@@ -127,8 +127,8 @@ def _distance_left(size: float, before: float | None, whole: float) -> float:
 
 def _level_part(problem: Problem) -> Problem:
     """Return the same problem for the levels only."""
-    levels = {"delta": problem.delta[:, :1].copy(), "moments": problem.moments[:, :1, :1].copy()}
-    return replace(problem, **levels, level_reference=None, plane_reference=None)
+    delta, moments = problem.delta[:, :1].copy(), problem.moments[:, :1, :1].copy()
+    return replace(problem, delta=delta, moments=moments, level_reference=None, plane_reference=None)
 
 
 def _drawn_moments(problem: Problem, settings: MatchSettings) -> Array:
