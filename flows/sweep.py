@@ -138,7 +138,7 @@ def _combined(
     seams = leave_one_pair_out(
         solution for match in result.matches for stage in match.stages for solution in stage.solutions
     )
-    metrics = {"pairs_foretold": float(seams.tested), **({"seam_rms_left_out": seams.rms} if seams.tested else {})}
+    metrics = {"pairs_predicted": float(seams.tested), **({"seam_rms_left_out": seams.rms} if seams.tested else {})}
     if summary.tracking is not None and not summary.tracking.lost:
         Tracker(Home.of()).add(summary.tracking.run_id, tags, metrics if summary.tracking.new else {})
     units = {each.unit for each in summary.residuals}

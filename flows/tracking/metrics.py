@@ -40,7 +40,7 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "residual_rms_before": (UNIT, "rms difference of the used pairs as they came"),
     "residual_rms_after": (UNIT, "the same after the correction: the seams that are left"),
     "seam_rms_left_out": (UNIT, "rms seam in pairs that the solution had not seen: what a sweep ranks by"),
-    "pairs_foretold": ("", "pairs that seam_rms_left_out is of"),
+    "pairs_predicted": ("", "pairs that seam_rms_left_out is of"),
     "iterations": ("", "sweeps of the solver, at most over the groups"),
     "groups_unconverged": ("", "groups whose solve did not converge: 0 in a good run"),
     "convergence_level": (UNIT, "largest change of a level in each sweep"),

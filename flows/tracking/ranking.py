@@ -74,14 +74,14 @@ class Ranking(Record):
             named = ", ".join(f"{name}={value}" for name, value in best.values.items())
             parts.append(f"the smallest {CRITERION} is {best.seam:.4g} {best.unit} at {named}, {best.used} pairs kept")
         elif not best.failed:
-            parts.append("none can be ranked: no pair is foretold by others")
+            parts.append("none can be ranked: no pair is predicted by others")
         if failed:
             parts.append(f"{len(failed)} failed: {'; '.join(list(dict.fromkeys(row.failed for row in failed))[:3])}")
         return "; ".join(parts) + "."
 
     def text(self) -> str:
         """Return the ranking as lines of text, the verdict last."""
-        heads = ["rank", *self.varied, "seam rms", "pairs kept", "foretold", "left out"]
+        heads = ["rank", *self.varied, "seam rms", "pairs kept", "predicted", "left out"]
         lines = [heads]
         for number, row in enumerate(self.rows, start=1):
             seam = "failed" if row.failed else f"{row.seam:.5g}" if row.tested else "-"
@@ -100,7 +100,7 @@ class Ranking(Record):
                 "seam_rms_left_out": None if row.failed or not row.tested else row.seam,
                 "unit": row.unit,
                 "pairs_kept": row.used,
-                "pairs_foretold": row.tested,
+                "pairs_predicted": row.tested,
                 "residual_rms": None if row.failed else row.residual,
                 "left_out": row.left_out,
                 "failed": row.failed,

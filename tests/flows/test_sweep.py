@@ -156,7 +156,7 @@ def test_a_sweep_resamples_once_and_a_bad_combination_fails_alone(home, small_pr
     assert not failed.data.metrics
     for run in runs:
         if run is not failed:  # each pair of so few tiles is a bridge, that no other foretells
-            assert run.data.metrics["pairs_foretold"] == 0
+            assert run.data.metrics["pairs_predicted"] == 0
             assert run.data.metrics["residual_rms_after"] >= 0
     check_compare_page(home, found, tmp_path)
 

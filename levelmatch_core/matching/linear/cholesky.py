@@ -143,105 +143,162 @@ def _eliminate(  # noqa: C901 - compiled: two loops  # pragma: no cover
 
 
 @njit(nogil=True, cache=True)
-def _factorise(  # noqa: C901, PLR0912, PLR0915 - compiled: one loop over the nodes  # pragma: no cover
-    plan: Plan, graph: Graph, own_blocks: Floats, pair_blocks: Floats, scaling: Floats
-) -> tuple[Floats, int, float]:
-    """Return the entries of the factor, the number of vanishing pivots, and the logarithm of the determinant."""
-    order, starts, parent, row_starts, rows, place = plan
+def _assemble_front(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
+    front: Floats, nodes: tuple[int, int], plan: Plan, graph: Graph, blocks: tuple[Floats, Floats, Floats], local: Index
+) -> None:
+    """Write the entries of the matrix in the columns of a node's members into the lower triangle of its front.
+
+    Parameters
+    ----------
+    front
+        (size, size); its lower triangle is overwritten.
+    nodes
+        First member of the node, in the order of elimination, and the one after its last.
+    plan, graph
+        Of the whole matrix.
+    blocks
+        Diagonal blocks, blocks of the pairs, and scaling.
+    local
+        (N,) place of each member in the front, in units of members; overwritten for those of this front.
+    """
+    order, _, _, _, _, place = plan
     begin, beside, number, first = graph
+    own_blocks, pair_blocks, scaling = blocks
+    low, high = nodes
+    k = own_blocks.shape[1]
+    for i in range(len(front)):
+        for j in range(i + 1):
+            front[i, j] = 0.0
+    for p in range(low, high):
+        member, j = order[p], k * (p - low)
+        for a in range(k):
+            for b in range(a + 1):
+                front[j + a, j + b] = own_blocks[member, a, b] * scaling[member, a] * scaling[member, b]
+            if scaling[member, a] == 0:
+                front[j + a, j + a] = 1.0
+        for e in range(begin[member], begin[member + 1]):
+            other = beside[e]
+            if place[other] < p:
+                continue
+            pair, i = number[e], k * local[place[other]]
+            transposed = first[pair] == member
+            for a in range(k):
+                for b in range(k):
+                    value = pair_blocks[pair, b, a] if transposed else pair_blocks[pair, a, b]
+                    front[i + a, j + b] += value * scaling[other, a] * scaling[member, b]
+
+
+@njit(nogil=True, cache=True)
+def _add_child(front: Floats, rows: Index, update: Floats, local: Index, k: int) -> None:  # pragma: no cover
+    """Add the update matrix of a child, a packed lower triangle over its rows, to the front of its parent."""
+    source = 0
+    for i in range(rows.size):
+        to = k * local[rows[i]]
+        for a in range(k):
+            for j in range(i):
+                across = k * local[rows[j]]
+                for b in range(k):
+                    front[to + a, across + b] += update[source]
+                    source += 1
+            for b in range(a + 1):
+                front[to + a, to + b] += update[source]
+                source += 1
+
+
+@njit(nogil=True, cache=True)
+def _eliminate_panels(  # noqa: C901 # pragma: no cover - compiled
+    front: Floats, own: int, numbers: Floats, work: tuple[Floats, Floats, Floats, Floats]
+) -> tuple[int, int, float]:
+    """Eliminate the first `own` unknowns of a front, panel by panel; the Schur complement is left in its place.
+
+    Returns
+    -------
+    How many numbers of the factor were written into `numbers`, how many pivots vanish, and the logarithm of the product
+    of the others.
+    """
+    column, product, triangles, inverses = work
+    size = len(front)
+    at, missing, logarithm = 0, 0, 0.0
+    for left in range(0, own, PANEL):
+        width = min(PANEL, own - left)
+        right = left + width
+        tall = size - right
+        triangle = triangles[: width * width].reshape(width, width)
+        inverse = inverses[: width * width].reshape(width, width)
+        for i in range(width):
+            for j in range(i + 1):
+                triangle[i, j] = front[left + i, left + j]
+        lost, part = _eliminate(triangle, inverse)
+        missing += lost
+        logarithm += part
+        for i in range(width * width):
+            numbers[at + i] = inverses[i]
+        at += width * width
+        if tall == 0:
+            continue
+        strip = column[: tall * width].reshape(tall, width)
+        for i in range(tall):
+            for j in range(width):
+                strip[i, j] = front[right + i, left + j]
+        panel = numbers[at : at + tall * width].reshape(tall, width)
+        np.dot(strip, inverse.T, panel)
+        at += tall * width
+        for i0 in range(0, tall, ROWS):
+            i1 = min(i0 + ROWS, tall)
+            update = product[: (i1 - i0) * i1].reshape(i1 - i0, i1)
+            np.dot(panel[i0:i1], panel[:i1].T, update)
+            for i in range(i0, i1):
+                for j in range(i + 1):
+                    front[right + i, right + j] -= update[i - i0, j]
+    return at, missing, logarithm
+
+
+@njit(nogil=True, cache=True)
+def _factorise(
+    plan: Plan, graph: Graph, own_blocks: Floats, pair_blocks: Floats, scaling: Floats
+) -> tuple[Floats, int, float]:  # pragma: no cover - compiled
+    """Return the numbers of the factors, the number of vanishing pivots, and the logarithm of the determinant.
+
+    Nodes are eliminated in order; the update matrices that their parents still need lie on a stack, packed.
+    """
+    _, starts, parent, row_starts, rows, _ = plan
     k = own_blocks.shape[1]
     _, size, widest, tallest, most = _sizes(starts, parent, row_starts, k)
     numbers = np.empty(size)
-    work, waiting = np.empty(widest * widest), np.empty(most)
-    column, product = np.empty(max(1, tallest) * PANEL), np.empty(ROWS * max(1, tallest))
-    triangles, inverses = np.empty(PANEL * PANEL), np.empty(PANEL * PANEL)
-    local = np.zeros(order.size, dtype=np.int64)
+    fronts, stack = np.empty(widest * widest), np.empty(most)
+    work = (
+        np.empty(max(1, tallest) * PANEL),
+        np.empty(ROWS * max(1, tallest)),
+        np.empty(PANEL * PANEL),
+        np.empty(PANEL * PANEL),
+    )
+    local = np.zeros(len(plan[0]), dtype=np.int64)
     last_child, sibling = np.full(parent.size, -1), np.full(parent.size, -1)
     at, top, missing, logarithm = 0, 0, 0, 0.0
     for node in range(parent.size):
         low, high = starts[node], starts[node + 1]
         mine = rows[row_starts[node] : row_starts[node + 1]]
-        inner = high - low
-        size = k * (inner + mine.size)
-        front = work[: size * size].reshape(size, size)
-        for i in range(size):
-            for j in range(i + 1):
-                front[i, j] = 0.0
+        own = k * (high - low)
+        size = own + k * mine.size
+        front = fronts[: size * size].reshape(size, size)
         for p in range(low, high):
             local[p] = p - low
         for i in range(mine.size):
-            local[mine[i]] = inner + i
-        for p in range(low, high):
-            member, j = order[p], k * (p - low)
-            for a in range(k):
-                for b in range(a + 1):
-                    front[j + a, j + b] = own_blocks[member, a, b] * scaling[member, a] * scaling[member, b]
-                if scaling[member, a] == 0:
-                    front[j + a, j + a] = 1.0
-            for e in range(begin[member], begin[member + 1]):
-                other = beside[e]
-                if place[other] < p:
-                    continue
-                pair, i = number[e], k * local[place[other]]
-                turned = first[pair] == member
-                for a in range(k):
-                    for b in range(k):
-                        value = pair_blocks[pair, b, a] if turned else pair_blocks[pair, a, b]
-                        front[i + a, j + b] += value * scaling[other, a] * scaling[member, b]
-        below = last_child[node]
-        while below >= 0:
-            theirs = rows[row_starts[below] : row_starts[below + 1]]
+            local[mine[i]] = high - low + i
+        _assemble_front(front, (low, high), plan, graph, (own_blocks, pair_blocks, scaling), local)
+        child = last_child[node]
+        while child >= 0:
+            theirs = rows[row_starts[child] : row_starts[child + 1]]
             top -= k * theirs.size * (k * theirs.size + 1) // 2
-            source = top
-            for i in range(theirs.size):
-                to = k * local[theirs[i]]
-                for a in range(k):
-                    for j in range(i):
-                        across = k * local[theirs[j]]
-                        for b in range(k):
-                            front[to + a, across + b] += waiting[source]
-                            source += 1
-                    for b in range(a + 1):
-                        front[to + a, to + b] += waiting[source]
-                        source += 1
-            below = sibling[below]
-        own = k * inner
-        for left in range(0, own, PANEL):
-            width = min(PANEL, own - left)
-            right = left + width
-            tall = size - right
-            triangle, inverse = (
-                triangles[: width * width].reshape(width, width),
-                inverses[: width * width].reshape(width, width),
-            )
-            for i in range(width):
-                for j in range(i + 1):
-                    triangle[i, j] = front[left + i, left + j]
-            lost, part = _eliminate(triangle, inverse)
-            missing += lost
-            logarithm += part
-            for i in range(width * width):
-                numbers[at + i] = inverses[i]
-            at += width * width
-            if tall == 0:
-                continue
-            strip = column[: tall * width].reshape(tall, width)
-            for i in range(tall):
-                for j in range(width):
-                    strip[i, j] = front[right + i, left + j]
-            panel = numbers[at : at + tall * width].reshape(tall, width)
-            np.dot(strip, inverse.T, panel)
-            at += tall * width
-            for i0 in range(0, tall, ROWS):
-                i1 = min(i0 + ROWS, tall)
-                update = product[: (i1 - i0) * i1].reshape(i1 - i0, i1)
-                np.dot(panel[i0:i1], panel[:i1].T, update)
-                for i in range(i0, i1):
-                    for j in range(i + 1):
-                        front[right + i, right + j] -= update[i - i0, j]
+            _add_child(front, theirs, stack[top:], local, k)
+            child = sibling[child]
+        written, lost, part = _eliminate_panels(front, own, numbers[at:], work)
+        at += written
+        missing += lost
+        logarithm += part
         for i in range(own, size):
             for j in range(own, i + 1):
-                waiting[top] = front[i, j]
+                stack[top] = front[i, j]
                 top += 1
         if parent[node] >= 0:
             sibling[node] = last_child[parent[node]]

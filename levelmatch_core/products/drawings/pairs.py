@@ -48,12 +48,6 @@ def references_of(stage: StageMatch) -> set[str]:
     return {name for name in named if name is not None}
 
 
-def without_rounding(values: list[float], pairs: list[PairResult]) -> list[float]:
-    """Return residuals with 0 for what is rounding beside the largest difference."""
-    floor = style.ROUNDING * max((abs(pair.fit.plane.level) for pair in pairs), default=0.0)
-    return [value if abs(value) > floor else 0.0 for value in values]
-
-
 def groups_with_pairs(stage: StageMatch) -> list[Solution]:
     """Return the solutions of the groups that have pairs."""
     return [solution for solution in stage.solutions if solution.pairs]

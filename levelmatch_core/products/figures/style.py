@@ -1,7 +1,6 @@
 """What all figures share: a canvas without global state, colours that all eyes can tell apart, fixed bytes."""
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,6 @@ def axes_at(fig: Figure, left: float, bottom: float, width: float, height: float
     """Add axes to a figure, in inches from its lower left corner."""
     across, up = fig.get_size_inches()
     return fig.add_axes((left / across, bottom / up, width / across, height / up), **options)
-
-
-def width_of(labels: Iterable[str], size: float) -> float:
-    """Return about how wide the longest of some labels is, inches, its letters being `size` points high."""
-    return max((len(label) for label in labels), default=0) * 0.62 * size / 72
 
 
 def save(fig: Figure, path: Path) -> None:
