@@ -1,0 +1,58 @@
+"""The compiled passes over a pair's difference, beside plain numpy on the whole difference image."""
+
+import numpy as np
+import pytest
+
+from levelmatch_core.matching.measure.difference_kernels import difference_row, mask_sums, plane_sums, unit
+from levelmatch_core.matching.measure.gain import _products
+
+
+def a_pair(seed=3):
+    rng = np.random.default_rng(seed)
+    first, second = rng.standard_normal((2, 40, 50)).astype(np.float32)
+    first[rng.random(first.shape) < 0.1] = np.nan
+    second[rng.random(second.shape) < 0.1] = np.inf
+    return first, second, (4, 7, 0, 2, 30, 41)
+
+
+def difference_of(first, second, box):
+    rows, columns = box[4:]
+    a = first[box[0] : box[0] + rows, box[1] : box[1] + columns].astype(float)
+    b = second[box[2] : box[2] + rows, box[3] : box[3] + columns].astype(float)
+    return b - a
+
+
+def test_a_row_is_a_row_of_the_difference():
+    first, second, box = a_pair()
+    whole, row = difference_of(first, second, box), np.empty(box[5])
+    for r in range(box[4]):
+        difference_row(first, second, box, r, row)
+        np.testing.assert_array_equal(row, whole[r])
+
+
+@pytest.mark.parametrize("cut", [(0.1, 0.3, -0.2, -1.5, 1.2), (0.0, 0.0, 0.0, -0.1, 0.1), (0.0, 0.0, 0.0, 5.0, 4.0)])
+def test_sums_are_those_over_the_pixels_that_the_cut_keeps(cut):
+    first, second, box = a_pair()
+    whole = difference_of(first, second, box)
+    x, y = np.meshgrid(unit(box[5]), unit(box[4]))
+    with np.errstate(invalid="ignore"):
+        rest = whole - (cut[0] + cut[1] * x + cut[2] * y)
+        keep = (rest >= cut[3]) & (rest <= cut[4])
+    x, y, r = x[keep], y[keep], rest[keep]
+    expected = [keep.sum(), *(v.sum() for v in (x, y, x * x, x * y, y * y, r, r * x, r * y, r * r))]
+    np.testing.assert_allclose(plane_sums(first, second, box, cut), expected, atol=1e-9)
+    rows, columns = np.nonzero(keep)
+    exact = [len(rows), *(int(v.sum()) for v in (columns, rows, columns**2, columns * rows, rows**2))]
+    assert list(mask_sums(first, second, box, cut)) == exact
+
+
+def test_products_are_those_of_residuals_from_planes():
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((5, 200)) + np.array([3.0, 5.0, 9.0, 0.2, -0.1])[:, None]
+    before = values.copy()
+    mean, square, with_delta, with_here, beside = _products(values, 180)
+    basis = np.column_stack([np.ones(180), *before[3:, :180]])
+    d, here, other = (v - basis @ np.linalg.lstsq(basis, v, rcond=None)[0] for v in before[:3, :180])
+    np.testing.assert_allclose(values[:3, :180], [d, here, other], atol=1e-9)
+    expected = before[1, :180].mean(), d @ d, other @ d, other @ here, other @ other
+    np.testing.assert_allclose((mean, square, with_delta, with_here, beside), expected, rtol=1e-9)
