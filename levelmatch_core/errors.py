@@ -37,6 +37,10 @@ class NotFitsError(DataError):
     """The file is not FITS, or is truncated or damaged."""
 
 
+class ChecksumError(DataError):
+    """The bytes are not those of which DATASUM or CHECKSUM were made."""
+
+
 class NoImageError(DataError):
     """The file holds no two-dimensional image, or an empty or absurdly large one."""
 

@@ -44,7 +44,10 @@ class MatchSettings(BaseModel):
         "the Lyot (MIRI) and chip (NIRCam short) stages apply. None takes every band, each matched by itself.",
     )
     step_ext: str | None = _setting(
-        None, "input", "Of folders take only *_<step_ext>.fits (and .gz, .fz), such as 'cal' or 'crf'. None takes all."
+        None,
+        "input",
+        "Of folders take only *_<step_ext>.fits (and .fit, .fts, .gz and so on), such as 'cal' or 'crf'. None takes "
+        "all.",
     )
     instruments: tuple[InstrumentTable, ...] = _setting(
         (),
@@ -60,6 +63,12 @@ class MatchSettings(BaseModel):
     )
     combine_nircam_short: bool = _setting(
         False, "input", "NIRCam: match the four short-wavelength chips of a module, then treat them as one tile."
+    )
+    checksums: Literal["verify", "ignore"] = _setting(
+        "verify",
+        "input",
+        "Hold DATASUM and CHECKSUM of the headers against the bytes: an image of which one fails is left out by name, "
+        "as damaged or changed since. 'ignore' takes it; its corrected file keeps the sums that do not hold.",
     )
     wcs_source: WcsSource = _setting(
         "header",

@@ -48,7 +48,7 @@ inputs_argument: Decorator = cloup.argument(
     required=True,
     type=type_of_path,
     metavar="INPUT...",
-    help="FITS files, folders of them (.fits, .fits.gz, .fits.fz), or JWST associations (.json).",
+    help="FITS files, folders of them (.fits, .fit, .fts, also .gz, .fz, .bz2, .Z), or JWST associations (.json).",
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from levelmatch_core.errors import NoInputError, UsageError
 from levelmatch_core.images.associations import is_association, science_members
 
-_FITS = re.compile(r"\.fits(?:\.gz|\.fz)?$", re.IGNORECASE)
+_FITS = re.compile(r"\.(?:fits?|fts)(?:\.(?:gz|fz|bz2|z))?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,12 @@ def find_files(
     Parameters
     ----------
     inputs
-        Files, which are taken whatever they are called, and folders, which are searched for `*.fits`, `*.fits.gz` and
-        `*.fits.fz` (in any case; hidden files and folders are passed over). A `.json` file is an association: its
+        Files, which are taken whatever they are called, and folders, which are searched for `*.fits`, `*.fit` and
+        `*.fts`, each also with `.gz`, `.fz`, `.bz2` or `.Z` after it (in any case; hidden files and folders are passed
+        over). A `.json` file is an association: its
         science members are taken as files that were named themselves.
     step_ext
-        Of folders take only `*_<step_ext>.fits` (and .gz, .fz); None takes all.
+        Of folders take only `*_<step_ext>.fits` (and .fit, .fts, .gz, .fz, .bz2, .Z); None takes all.
     recursive
         Whether to search folders within folders. Links to folders are not followed.
     exclude
@@ -61,7 +62,8 @@ def find_files(
     if not found:
         wanted = f"*_{step_ext}.fits" if step_ext else "*.fits"
         places = ", ".join(map(str, given)) or "no input was given"
-        message = f"no {wanted} (or .gz, .fz) found: {places}{'' if recursive else '; folders within are not searched'}"
+        within = "" if recursive else "; folders within are not searched"
+        message = f"no {wanted} (or .fit, .fts; .gz, .fz, .bz2, .Z after it) found: {places}{within}"
         raise NoInputError(message)
     return sorted(((file.path, name) for file, name in _named(found)), key=lambda entry: entry[1])
 

@@ -3,10 +3,8 @@
 astropy rewrites what it parses; here every card and every byte that is not meant to change stays as it came.
 """
 
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,9 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import NotFitsError
 from levelmatch_core.images.byte_sink import Sink
-from levelmatch_core.images.fits_headers import BLOCK, is_gzip, plain_cards, plane_of, quiet, scan
+from levelmatch_core.images.fits_headers import BLOCK, plain_cards, plane_of, quiet, scan
+from levelmatch_core.images.storage.checksums import complaint, ones_sum, pieces, sums_in
+from levelmatch_core.images.storage.packing import PACKING_FAULTS, Packing, unpacked
 
 _CARD = 80
 _NAME = 9
@@ -131,12 +131,12 @@ class Span:
 
 
 class RawFile:
-    """A FITS file, decompressed where it is gzipped, that gives out the bytes of its HDUs. Made by :func:`open_raw`."""
+    """A FITS file, unpacked where it is compressed, that gives out the bytes of its HDUs. Made by :func:`open_raw`."""
 
-    def __init__(self, file: BinaryIO, spans: tuple[Span, ...], *, gzipped: bool) -> None:
+    def __init__(self, file: BinaryIO, spans: tuple[Span, ...], packing: Packing = Packing.NONE) -> None:
         self._file = file
         self.spans = spans
-        self.gzipped = gzipped
+        self.packing = packing
 
     def header(self, index: int) -> RawHeader:
         """Return the header of an HDU."""
@@ -147,6 +147,13 @@ class RawFile:
         """Return the data of an HDU with its padding."""
         span = self.spans[index]
         return self._read(span.data, span.end)
+
+    def sums_hold(self, index: int) -> bool:
+        """Return whether an HDU is what its DATASUM and CHECKSUM claim, or claims nothing."""
+        span = self.spans[index]
+        raw = self._read(span.header, span.data)
+        claimed = sums_in(raw)
+        return not claimed or not complaint(raw, claimed, pieces(self._file, span.end - span.data))
 
     def image(self, index: int) -> NDArray[np.generic]:
         """Return a copy of an image's values as they are stored: not scaled, but decompressed.
@@ -198,16 +205,15 @@ def open_raw(path: Path, shown: str) -> Iterator[RawFile]:
         If it cannot be read as FITS.
     """
     with path.open("rb") as file:
-        gzipped = is_gzip(file)
         try:
-            stream: BinaryIO = io.BytesIO(gzip.decompress(file.read())) if gzipped else file
+            stream, packing = unpacked(file)
             spans = _spans(stream, shown)
-        except (EOFError, ValueError, zlib.error, OSError, fits.VerifyError) as error:
+        except (*PACKING_FAULTS, ValueError, OSError, fits.VerifyError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
                 raise
             message = f"{shown}: damaged since it was read ({error}); fetch it again"
             raise NotFitsError(message) from error
-        yield RawFile(stream, spans, gzipped=gzipped)
+        yield RawFile(stream, spans, packing)
 
 
 def _spans(stream: BinaryIO, shown: str) -> tuple[Span, ...]:
@@ -250,7 +256,7 @@ def _compressed(header: RawHeader, values: NDArray[np.generic]) -> bytes:
         # quantize_level 0: floats are stored as they are
         hdu = fits.CompImageHDU(native, compression_type=method, tile_shape=tile, quantize_level=0)
         fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
-    made = RawFile(buffer, _spans(buffer, "compressed image"), gzipped=False)
+    made = RawFile(buffer, _spans(buffer, "compressed image"))
     header.replace_structure(made.header(1).structure())
     return made.data(1)
 
@@ -267,22 +273,12 @@ def renew_checksums(header: RawHeader, data: Callable[[], bytes | memoryview]) -
     """
     if "DATASUM" not in header and "CHECKSUM" not in header:
         return
-    datasum = _sum(data())
+    datasum = ones_sum(data())
     if "DATASUM" in header:
         header.set("DATASUM", str(datasum), "data unit checksum")
     if "CHECKSUM" in header:
         header.set("CHECKSUM", "0" * 16, "HDU checksum")
-        header.set("CHECKSUM", _encoded(_sum(header.to_bytes(), datasum)), "HDU checksum")
-
-
-def _sum(data: bytes | memoryview, start: int = 0) -> int:
-    """Return the 32-bit ones' complement sum of bytes."""
-    whole = len(data) // 4 * 4
-    rest = int.from_bytes(bytes(data[whole:]).ljust(4, b"\0"), "big")
-    total = start + rest + int(np.frombuffer(data[:whole], ">u4").sum(dtype=np.uint64))
-    while total >> 32:
-        total = (total & 0xFFFFFFFF) + (total >> 32)
-    return total
+        header.set("CHECKSUM", _encoded(ones_sum(header.to_bytes(), datasum)), "HDU checksum")
 
 
 def _encoded(checksum: int) -> str:

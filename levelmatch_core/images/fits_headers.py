@@ -4,7 +4,6 @@ astropy opens a truncated file with a warning at most, and believes whatever siz
 cut short, damaged or absurd is refused while only its headers are in memory.
 """
 
-import gzip
 import logging
 import math
 import re
@@ -13,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -25,6 +24,8 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import NoConvergence, WcsError
 
 from levelmatch_core.errors import NoImageError, NotFitsError
+from levelmatch_core.images.storage.checksums import Sums, complaint, pieces, sums_in
+from levelmatch_core.images.storage.packing import PACKING_FAULTS, packing_of, streamed
 
 BLOCK = 2880
 """Bytes of a FITS block (FITS standard 4.0, section 3.1)."""
@@ -149,9 +150,11 @@ class Hdu:
     compressed: bool = False
     """Whether it is a compressed image, stored as a table."""
     start: int = 0
-    """Where its header begins in the file, bytes (decompressed where that is gzipped)."""
+    """Where its header begins in the file, bytes (unpacked where that is compressed)."""
     end: int = 0
     """Where its data end, with their padding."""
+    complaint: str = ""
+    """What is wrong by its DATASUM or CHECKSUM; '' if nothing is, or they were not looked at."""
 
     @property
     def data(self) -> int:
@@ -202,8 +205,8 @@ class Hdu:
         return at
 
 
-def read_headers(path: Path, shown: str | None = None) -> tuple[Hdu, ...]:
-    """Return all HDUs of a file, gzipped or not, after a check that the file holds all that they claim.
+def read_headers(path: Path, shown: str | None = None, *, checksums: bool = False) -> tuple[Hdu, ...]:
+    """Return all HDUs of a file, packed or not, after a check that the file holds all that they claim.
 
     Parameters
     ----------
@@ -211,6 +214,8 @@ def read_headers(path: Path, shown: str | None = None) -> tuple[Hdu, ...]:
         The file; it is read only, and of its data nothing is kept.
     shown
         What to call it in messages; its name if None.
+    checksums
+        Whether to hold DATASUM and CHECKSUM against the bytes, where there are such cards; see `Hdu.complaint`.
 
     Raises
     ------
@@ -220,26 +225,26 @@ def read_headers(path: Path, shown: str | None = None) -> tuple[Hdu, ...]:
         If an HDU claims more than `MAX_PIXELS` pixels.
     """
     shown = shown or path.name
-    try:
-        with path.open("rb") as file:
-            zipped = is_gzip(file)
-            if not zipped:
-                return scan(file, shown, size=path.stat().st_size)
-            with gzip.GzipFile(fileobj=file) as stream:
-                return scan(stream, shown, size=None)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        message = f"{shown}: truncated or damaged gzip file ({error}); fetch it again"
-        raise NotFitsError(message) from error
+    with path.open("rb") as file:
+        packing = packing_of(file)
+        try:
+            stream, size = streamed(file)
+            found = scan(stream, shown, size, checksums=checksums)
+            while size is None and stream.read(_CHUNK):  # its own checksum comes at the end
+                pass
+        except PACKING_FAULTS as error:
+            fault: Exception = error
+        except OSError as error:
+            if error.errno is not None:  # the disk's fault, not the file's
+                raise
+            fault = error
+        else:
+            return found
+    message = f"{shown}: truncated or damaged {packing} file ({fault}); fetch it again"
+    raise NotFitsError(message) from fault
 
 
-def is_gzip(file: BinaryIO) -> bool:
-    """Return whether a file, whatever its name, begins as gzip does; its position is set to the start."""
-    magic = file.read(2)
-    file.seek(0)
-    return magic == b"\x1f\x8b"
-
-
-def scan(stream: BinaryIO | gzip.GzipFile, shown: str, size: int | None) -> tuple[Hdu, ...]:
+def scan(stream: BinaryIO, shown: str, size: int | None, *, checksums: bool = False) -> tuple[Hdu, ...]:
     """Return all HDUs of an open stream; `size` is its length in bytes, or None where that is not known.
 
     Raises
@@ -256,7 +261,12 @@ def scan(stream: BinaryIO | gzip.GzipFile, shown: str, size: int | None) -> tupl
                 return tuple(found)
             hdu, span = _describe(raw, len(found), shown, position)
             position = hdu.end
-            if not _skip(stream, span, position, size):
+            claimed = sums_in(raw) if checksums else {}
+            if claimed and (size is None or position <= size):
+                hdu, whole = _summed(hdu, stream, span, claimed)
+            else:
+                whole = _skip(stream, span, position, size)
+            if not whole:
                 message = (
                     f"{shown}: truncated: HDU {hdu.index} ({hdu.name or 'primary'}) claims {span} bytes of data, of "
                     f"which the file holds fewer; fetch it again"
@@ -265,7 +275,7 @@ def scan(stream: BinaryIO | gzip.GzipFile, shown: str, size: int | None) -> tupl
             found.append(hdu)
 
 
-def _header_bytes(stream: BinaryIO | gzip.GzipFile, shown: str, *, first: bool) -> bytes | None:
+def _header_bytes(stream: BinaryIO, shown: str, *, first: bool) -> bytes | None:
     """Read one header, whole blocks up to the one with END; None where the file has no further HDU."""
     start = b"SIMPLE  =" if first else b"XTENSION"
     block = stream.read(BLOCK)
@@ -373,7 +383,7 @@ def _axes(header: Mapping[str, Any], stem: str) -> tuple[int, ...]:
     return tuple(int(header[f"{stem}{axis}"]) for axis in range(1, int(header[stem]) + 1))
 
 
-def _skip(stream: BinaryIO | gzip.GzipFile, span: int, end: int, size: int | None) -> bool:
+def _skip(stream: BinaryIO, span: int, end: int, size: int | None) -> bool:
     """Pass over `span` bytes, up to the position `end`; return whether they are all there."""
     if size is not None:
         if end > size:
@@ -403,6 +413,20 @@ def _plane_axes(shape: Sequence[int]) -> tuple[int, int] | None:
         return 1, 2
     long = [axis for axis, size in enumerate(sizes, start=1) if size > 1]
     return (long[0], long[1]) if len(long) == 2 else None
+
+
+def _summed(hdu: Hdu, stream: BinaryIO, span: int, claimed: Sums) -> tuple[Hdu, bool]:
+    """Pass over `span` bytes, held against the sums that the header claims; say whether they are all there."""
+    passed = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal passed
+        for piece in pieces(stream, span):
+            passed += len(piece)
+            yield piece
+
+    found = complaint(hdu.raw, claimed, counted())
+    return replace(hdu, complaint=found), passed == span
 
 
 def text_of(value: object) -> str:

@@ -1,12 +1,9 @@
 """Files in; exposures, tiles and fields out. What cannot be used is left out by name, with its reason."""
 
 import re
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,21 +18,17 @@ from levelmatch_core.errors import (
     SettingsError,
 )
 from levelmatch_core.images.agreement import wcs_notes
-from levelmatch_core.images.contents.bands import BandCards, band_note
-from levelmatch_core.images.contents.image_list import (
-    ImageList,
-    cube_message,
-    list_images,
-    passed_over_notes,
-    planes_of,
-)
+from levelmatch_core.images.contents.bands import band_note
+from levelmatch_core.images.contents.damage import damage_notes, refuse_damaged, without_copied_sums
+from levelmatch_core.images.contents.image_list import cube_message, passed_over_notes, planes_of
+from levelmatch_core.images.contents.source_file import PENDING, SourceFile, failure_of, read_files
 from levelmatch_core.images.exposure import Exposure, Failure, Inventory
 from levelmatch_core.images.fields import Kind, Labelled, fields_of
 from levelmatch_core.images.finding import find_files
-from levelmatch_core.images.fits_headers import Cards, Hdu, number_of, quiet, read_headers, text_of
+from levelmatch_core.images.fits_headers import Cards, Hdu, number_of, quiet, text_of
 from levelmatch_core.images.grouping import GroupBy, grouping
-from levelmatch_core.images.instruments import Instrument, Source, known_with, recognise
-from levelmatch_core.images.reading import digest_of, refuse_matched, refuse_shapes, wcs_of
+from levelmatch_core.images.instruments import Source, known_with, recognise
+from levelmatch_core.images.reading import refuse_matched, refuse_shapes, wcs_of
 from levelmatch_core.images.wcs.fits_wcs import has_loose_sip
 from levelmatch_core.images.wcs.footprint import footprint_of
 from levelmatch_core.images.wcs.gwcs import gwcs_of, require_extra, tree_of
@@ -44,9 +37,8 @@ from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
 from levelmatch_core.images.zeropoints import zero_point_notes, zero_point_of
 from levelmatch_core.settings import MatchSettings, WcsSource
 
-__all__ = ["find_files", "take_inventory"]
+__all__ = ["PENDING", "find_files", "take_inventory"]
 
-STEP, PENDING = "inventory", "pending"
 BACKGROUND_CARD = "DT_BGR"
 
 T = TypeVar("T")
@@ -54,58 +46,6 @@ _REASONS_SHOWN = 10
 _CHIP = re.compile(r"#\d+$")
 _FULL_FRAME = 2048
 """Rows and columns of the largest detector that has windows."""
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file whose headers were read."""
-
-    path: Path
-    shown: str
-    digest: str
-    hdus: tuple[Hdu, ...]
-    instrument: Instrument
-
-    @property
-    def primary(self) -> Hdu:
-        return self.hdus[0]
-
-    def card(self, name: str) -> str:
-        """Return a card of the primary header, else of the image's own, as lower-case text; '' if there is none."""
-        for hdu in (self.hdus[0], *(hdu for hdu in self.hdus if hdu.shape is not None)):
-            value = hdu.get(name)
-            if value is not None and str(value).strip():
-                return str(value).strip().lower()
-        return ""
-
-    def band_of(self, image: Hdu) -> BandCards:
-        """Return the band of one of its images: by the image's own cards, the primary header's, another image's."""
-        others = (hdu for hdu in self.hdus[1:] if hdu.shape is not None and hdu is not image)
-        return BandCards((image, self.primary, *others), self.instrument)
-
-    @cached_property
-    def band(self) -> BandCards:
-        """That of the file as a whole, by its primary header."""
-        return self.band_of(self.primary)
-
-    @cached_property
-    def listed(self) -> ImageList:
-        """Its images; raises NoImageError where there is none."""
-        return list_images(self.hdus, self.instrument, self.shown)
-
-    @cached_property
-    def bands(self) -> frozenset[str]:
-        """All that a user may call the bands of its images."""
-        try:
-            images = self.listed.images
-        except NoImageError:  # which costs the file later, by name
-            images = ()
-        return self.band.names.union(*(self.band_of(image).names for image in images))
-
-    @property
-    def camera(self) -> str:
-        """Telescope and instrument as the header names them."""
-        return " ".join(filter(None, (self.card("TELESCOP"), self.card("INSTRUME"))))
 
 
 def take_inventory(
@@ -147,7 +87,8 @@ def take_inventory(
     failures: list[Failure] = []
     notes: list[str] = []
     with quiet():
-        files = _of_band(_sound(_read_all(paths, settings), failures), settings.band, notes)
+        files = _believed(_sound(read_files(paths, settings), failures), notes)
+        files = _of_band(files, settings.band, notes)
         files = _sound(_copies_marked(files), failures)
         found = [labelled for file in files for labelled in _sound(_exposures_of(file, settings, tile_of), failures)]
         found = _sound(_repeats_marked(found), failures)
@@ -156,6 +97,7 @@ def take_inventory(
     notes += _quality_notes(files, settings)
     matched = {labelled.exposure.file for labelled in found}
     notes += passed_over_notes((file.shown, file.listed) for file in files if file.shown in matched)
+    notes += damage_notes((file.shown, file.hdus) for file in files if file.shown in matched)
     notes += band_note(sorted({one.exposure.file for one in found if not one.exposure.band}))
     trees = {file.shown: file.hdus for file in files if tree_of(file.hdus) is not None}
     notes += wcs_notes([labelled.exposure for labelled in found], trees, settings)
@@ -181,10 +123,6 @@ def _sound(results: Iterable[T | Failure], failures: list[Failure]) -> list[T]:
     return sound
 
 
-def _failure(name: str, error: DataError) -> Failure:
-    return Failure(name=name, step=STEP, error=type(error).__name__, reason=str(error), exposures=(name,))
-
-
 def _nothing_left(n_files: int, failures: Sequence[Failure]) -> str:
     shown = "".join(f"\n  {one.error}: {one.reason}" for one in failures[:_REASONS_SHOWN])
     more = len(failures) - _REASONS_SHOWN
@@ -207,62 +145,13 @@ def _with_tiles(failure: Failure, settings: MatchSettings, tile_of: GroupBy | No
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
-def _read_all(paths: Sequence[tuple[Path, str]], settings: MatchSettings) -> list[_File | Failure]:
-    """Read digests and headers of all files that nobody writes to any more, in their order."""
-    known = known_with(settings.instruments)
-
-    def read(entry: tuple[Path, str]) -> _File | Failure:
-        return _read_settled(*entry, known, settings.settle_seconds)
-
-    if settings.procs == 1:
-        return [read(entry) for entry in paths]
-    with ThreadPoolExecutor(settings.procs) as pool:
-        return list(pool.map(read, paths))
+def _believed(files: Sequence[SourceFile], notes: list[str]) -> list[SourceFile]:
+    """Return the files, their sums not looked at where they were copied from elsewhere."""
+    cleared = without_copied_sums([(file.shown, file.hdus) for file in files], notes)
+    return [file if hdus is file.hdus else replace(file, hdus=hdus) for file, hdus in zip(files, cleared, strict=True)]
 
 
-def _read_settled(path: Path, shown: str, known: Sequence[Instrument], settle: float) -> _File | Failure:
-    """Read a file, unless somebody writes to it: it then waits for the next run, however it looks now."""
-    before = _stamp(path)
-    age = time.time() - before[1] / 1e9
-    if 0 <= age < settle:
-        reason = f"{shown}: changed {age:.0f} s ago, less than settle_seconds ({settle:g}); the next run takes it"
-        return Failure(name=shown, step=PENDING, error="Pending", reason=reason, exposures=(shown,))
-    found = _read(path, shown, known)
-    if _stamp(path) != before:
-        reason = f"{shown}: changed while it was read; the next run takes it"
-        return Failure(name=shown, step=PENDING, error="Pending", reason=reason, exposures=(shown,))
-    return found
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Return a file's size and time of change (ns); zeros where it cannot be told, which reading it will explain."""
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
-
-
-def _read(path: Path, shown: str, known: Sequence[Instrument]) -> _File | Failure:
-    try:
-        shown.encode()
-    except UnicodeEncodeError:
-        name = shown.encode("utf-8", "backslashreplace").decode()
-        return _failure(name, DataError(f"{name}: its name is not UTF-8, which tables and records need; rename it"))
-    try:
-        hdus = read_headers(path, shown)
-        file = _File(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0], known))
-        _ = file.bands, file.camera  # a damaged card shows here
-    except DataError as error:
-        return _failure(shown, error)
-    except fits.VerifyError as error:
-        return _failure(shown, NotFitsError(f"{shown}: damaged header: {error}"))
-    except OSError as error:
-        return _failure(shown, NotFitsError(f"{shown}: cannot be read: {error.strerror or error}"))
-    return file
-
-
-def _of_band(files: list[_File], band: str | None, notes: list[str]) -> list[_File]:
+def _of_band(files: list[SourceFile], band: str | None, notes: list[str]) -> list[SourceFile]:
     """Return the files of a band.
 
     Raises
@@ -287,19 +176,19 @@ def _has_band(names: Collection[str], band: str | None) -> bool:
     return band is None or band.strip().lower() in names
 
 
-def _copies_marked(files: Sequence[_File]) -> Iterator[_File | Failure]:
+def _copies_marked(files: Sequence[SourceFile]) -> Iterator[SourceFile | Failure]:
     """Put a failure in place of each file whose bytes came before."""
     first: dict[str, str] = {}
     for file in files:
         if file.digest in first:
             message = f"{file.shown}: the same bytes as {first[file.digest]}, which is used; remove one of them"
-            yield _failure(file.shown, DuplicateExposureError(message))
+            yield failure_of(file.shown, DuplicateExposureError(message))
         else:
             first[file.digest] = file.shown
             yield file
 
 
-def _quality_notes(files: Sequence[_File], settings: MatchSettings) -> list[str]:
+def _quality_notes(files: Sequence[SourceFile], settings: MatchSettings) -> list[str]:
     """Return what to know of files whose data quality masks nothing: unknown bits, or none (a file cut at an HDU)."""
     unknown = [file.shown for file in files if not file.instrument.bad_bits and _named(file, file.instrument.dq)]
     missing = [file.shown for file in files if file.instrument.bad_bits and not _named(file, file.instrument.dq)]
@@ -330,14 +219,14 @@ def _has_unsubtracted(primary: Cards) -> bool:
 
 
 # -- exposures ---------------------------------------------------------------------------------------------------------
-def _exposures_of(file: _File, settings: MatchSettings, tile_of: GroupBy | None) -> Iterator[Labelled | Failure]:
+def _exposures_of(file: SourceFile, settings: MatchSettings, tile_of: GroupBy | None) -> Iterator[Labelled | Failure]:
     """Yield the exposures of a file, or why one, or the whole file, cannot be used."""
     try:
         refuse_matched(file.hdus, file.shown)
         tile = None if tile_of is None else tile_of(file.shown)
         images = file.listed.images
     except DataError as error:
-        yield _failure(file.shown, error)
+        yield failure_of(file.shown, error)
         return
     for number, sci in enumerate(images, start=1):
         chip = f"#{number}" if len(images) > 1 else ""
@@ -346,17 +235,17 @@ def _exposures_of(file: _File, settings: MatchSettings, tile_of: GroupBy | None)
         try:
             yield from _exposures_in(file, sci, chip, tile, settings)
         except DataError as error:
-            yield _failure(file.shown + chip, error)
+            yield failure_of(file.shown + chip, error)
         except fits.VerifyError as error:
-            yield _failure(file.shown + chip, NotFitsError(f"{file.shown + chip}: damaged header: {error}"))
+            yield failure_of(file.shown + chip, NotFitsError(f"{file.shown + chip}: damaged header: {error}"))
 
 
-def _named(file: _File, name: str) -> list[Hdu]:
+def _named(file: SourceFile, name: str) -> list[Hdu]:
     return [hdu for hdu in file.hdus if hdu.name == name]
 
 
 def _exposures_in(
-    file: _File, sci: Hdu, chip: str, tile: str | None, settings: MatchSettings
+    file: SourceFile, sci: Hdu, chip: str, tile: str | None, settings: MatchSettings
 ) -> list[Labelled | Failure]:
     """Return the exposures that one image holds.
 
@@ -371,7 +260,9 @@ def _exposures_in(
         raise NoImageError(cube_message(sci, shown))
     err, dq = planes_of(sci, file.listed.images, file.hdus, (file.instrument.err, file.instrument.dq))
     band = file.band_of(sci).band
-    refuse_shapes(sci, tuple(hdu for hdu in (err, dq) if hdu is not None), shown)
+    planes = tuple(hdu for hdu in (err, dq) if hdu is not None)
+    refuse_shapes(sci, planes, shown)
+    refuse_damaged((file.primary, sci, *planes), shown)
     source, wcs = _wcs(file, sci, chip, settings)
     parts = file.instrument.split(Source(file.shown, chip, shape, file.primary, tile), settings)
     kind = Kind(file.instrument.name, file.camera, band, text_of(sci.get("BUNIT")))
@@ -409,7 +300,7 @@ def _exposures_in(
     return made
 
 
-def _wcs(file: _File, sci: Hdu, chip: str, settings: MatchSettings) -> tuple[WcsSource, AnyWcs]:
+def _wcs(file: SourceFile, sci: Hdu, chip: str, settings: MatchSettings) -> tuple[WcsSource, AnyWcs]:
     """Return the WCS of an image, and where it was found: a gwcs is that of a file's only image."""
     shown = file.shown + chip
     if settings.wcs_source == "gwcs" and not chip:
@@ -429,7 +320,7 @@ def _repeats_marked(found: Sequence[Labelled]) -> Iterator[Labelled | Failure]:
                 f"{name}: the same exposure as {first[labelled.identity]}, which is used; remove one of them, or "
                 f"choose by step_ext"
             )
-            yield _failure(name, DuplicateExposureError(message))
+            yield failure_of(name, DuplicateExposureError(message))
         else:
             first[labelled.identity] = name
             yield labelled

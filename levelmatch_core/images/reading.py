@@ -1,9 +1,6 @@
 """Reading an exposure: its file's digest, its WCS, its pixels. Inputs are opened for reading only."""
 
-import gzip
 import hashlib
-import io
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +27,6 @@ from levelmatch_core.images.fits_headers import (
     MATCHED_CARD,
     Hdu,
     cards_of,
-    is_gzip,
     plain_cards,
     plane_of,
     quiet,
@@ -38,6 +34,7 @@ from levelmatch_core.images.fits_headers import (
     scan,
 )
 from levelmatch_core.images.instruments import Instrument, instrument_of
+from levelmatch_core.images.storage.packing import length_of, unpacked
 from levelmatch_core.images.wcs.fits_wcs import fits_wcs
 from levelmatch_core.images.wcs.gwcs import gwcs_of
 from levelmatch_core.images.wcs.transforms import AnyWcs, celestial_axes
@@ -117,7 +114,7 @@ def wcs_of(hdu: Hdu, path: Path, shown: str) -> WCS:
 
 @contextmanager
 def _tables(path: Path) -> Iterator[fits.HDUList]:
-    with fits.open(path, mode="readonly", memmap=False) as hdus:
+    with path.open("rb") as file, fits.open(unpacked(file)[0], mode="readonly", memmap=False) as hdus:
         yield hdus
 
 
@@ -236,12 +233,11 @@ def read_exposure(exposure: Exposure) -> tuple[AnyWcs, Pixels]:
 
 @contextmanager
 def _opened(exposure: Exposure) -> Iterator[tuple[BinaryIO, tuple[Hdu, ...]]]:
-    """Open an exposure's file, decompressed where it is gzipped, and check that its HDUs are what they have to be."""
+    """Open an exposure's file, unpacked where it is compressed, and check that its HDUs are what they have to be."""
     try:
         with exposure.path.open("rb") as file:
-            raw = io.BytesIO(gzip.decompress(file.read())) if is_gzip(file) else file
-            size = len(raw.getbuffer()) if isinstance(raw, io.BytesIO) else os.fstat(file.fileno()).st_size
-            hdus = scan(raw, exposure.file, size)
+            raw, _ = unpacked(file)
+            hdus = scan(raw, exposure.file, length_of(raw))
             _check(hdus, exposure)
             yield raw, hdus
     except FAULTS as error:

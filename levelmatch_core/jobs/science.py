@@ -31,6 +31,7 @@ class CutoutJob(Job):
     """Resample one exposure to its field's grid."""
 
     step = "cutout"
+    version = 2
     roles = ("mask", "resample")
     gives = CutoutRecord
 

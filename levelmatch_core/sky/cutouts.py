@@ -41,7 +41,7 @@ __all__ = [
     "open_cutout",
 ]
 
-ALGORITHM = "cutout 3"
+ALGORITHM = "cutout 4"
 """Goes into every key: raise it whenever the same input and settings would give other numbers."""
 
 

@@ -24,14 +24,13 @@ def shown(
 
 
 def test_folders_are_searched_for_fits_only(tmp_path: Path) -> None:
-    touch(
-        tmp_path, "b.fits", "a.fits.gz", "c.FITS.fz", "d.fit", "e.fits.bz2", "fits", ".h.fits", "s/g.fits", ".s/i.fits"
-    )
+    taken = ["a.fits.gz", "b.fits", "c.FITS.fz", "d.fit", "e.fits.bz2", "f.fts", "g.fits.Z", "h.fit.gz", "i.FTS.BZ2"]
+    touch(tmp_path, *taken, "fits", "j.fits.zip", "k.fits.txt", "l.fitsx", ".h.fits", "s/g.fits", ".s/i.fits")
     (tmp_path / "folder.fits").mkdir()
     os.mkfifo(tmp_path / "pipe.fits")
     (tmp_path / "nowhere.fits").symlink_to(tmp_path / "missing")
-    assert shown(tmp_path) == ["a.fits.gz", "b.fits", "c.FITS.fz"]
-    assert shown(tmp_path, recursive=True) == ["a.fits.gz", "b.fits", "c.FITS.fz", "s/g.fits"]
+    assert shown(tmp_path) == taken
+    assert shown(tmp_path, recursive=True) == [*taken, "s/g.fits"]
 
 
 def test_step_ext_holds_for_folders_only(tmp_path: Path) -> None:
@@ -88,7 +87,7 @@ def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_missing_and_empty_inputs(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gone: no such file or folder"):
         shown(tmp_path / "gone")
-    with pytest.raises(NoInputError, match=r"no \*_cal\.fits \(or \.gz, \.fz\) found: .*not searched"):
+    with pytest.raises(NoInputError, match=r"no \*_cal\.fits \(or \.fit, \.fts; .*\) found: .*not searched"):
         shown(tmp_path, step_ext="cal")
     with pytest.raises(NoInputError, match="no input was given"):
         shown()

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from levelmatch_core.errors import NoInputError
-from levelmatch_core.images import inventory
+from levelmatch_core.images.contents import source_file
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
@@ -64,7 +64,7 @@ def test_a_time_to_come_is_no_sign_of_writing(files):
 
 @pytest.mark.parametrize("procs", [1, 2])
 def test_a_file_that_changes_while_it_is_read_waits_whatever_the_settings(files, monkeypatch, procs):
-    digest_of = inventory.digest_of
+    digest_of = source_file.digest_of
 
     def growing(path):
         if path.name == files[3].name:
@@ -72,7 +72,7 @@ def test_a_file_that_changes_while_it_is_read_waits_whatever_the_settings(files,
                 file.write(bytes(2880))
         return digest_of(path)
 
-    monkeypatch.setattr(inventory, "digest_of", growing)
+    monkeypatch.setattr(source_file, "digest_of", growing)
     found = take_inventory([files[0].parent], MatchSettings(procs=procs))
     assert names(found.pending) == [files[3].name]
     assert "changed while it was read" in found.pending[0].reason

@@ -33,7 +33,7 @@ Image3Pipeline.call("asn.json", steps={"skymatch": {"skip": True}}, save_results
 # jw<program><observation><visit>_<group><parallel sequence><activity>_<exposure>[-seg<nnn>]_<detector>[_<ext>].fits
 _NAME = re.compile(
     r"(?P<pointing>jw\d{11}_\d{2}[0-9a-z]{3})_(?P<exposure>\d{5}(?:-seg\d{3})?)_(?P<detector>[a-z0-9]+)"
-    r"(?:_[a-z0-9_-]+)?\.fits(?:\.gz|\.fz)?",
+    r"(?:_[a-z0-9_-]+)?\.fits(?:\.(?:gz|fz|bz2|z))?",
     re.IGNORECASE,
 )
 

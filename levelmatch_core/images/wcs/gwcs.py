@@ -4,7 +4,6 @@ Reading it needs asdf, gwcs and stdatamodels (the extra `jwst`). ASDF is YAML an
 ever run, and what would fetch another file is refused.
 """
 
-import gzip
 import io
 import re
 from collections.abc import Iterable
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from levelmatch_core.errors import NoWcsError, SettingsError
-from levelmatch_core.images.fits_headers import FAULTS, Hdu, is_gzip, quiet
+from levelmatch_core.images.fits_headers import FAULTS, Hdu, quiet
+from levelmatch_core.images.storage.packing import streamed
 from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
 from levelmatch_core.settings import WcsSource
 
@@ -89,7 +89,7 @@ def gwcs_of(hdus: Iterable[Hdu], path: Path, shown: str) -> AnyWcs | None:
 def _content(tree: Hdu, path: Path) -> bytes:
     """Return the one row of the table, nothing where that is no ASDF."""
     with path.open("rb") as plain:
-        file = gzip.GzipFile(fileobj=plain) if is_gzip(plain) else plain
+        file, _ = streamed(plain)
         file.seek(tree.data)
         raw = file.read(int(tree.header["NAXIS1"]))
     return raw if raw.startswith(_MAGIC) else b""

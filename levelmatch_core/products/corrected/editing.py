@@ -1,10 +1,6 @@
 """Changing an image of a FITS file and nothing else: its values, a plane added or taken, its HDU put back."""
 
-import gzip
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +9,7 @@ from levelmatch_core.images.byte_sink import Sink
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.fits_cards import RawFile, RawHeader, renew_checksums, stored_image
 from levelmatch_core.images.fits_headers import BLOCK
+from levelmatch_core.images.storage.packing import packed
 from levelmatch_core.images.wcs.pixel_area import areas_at, relative_areas
 from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
 from levelmatch_core.products.corrected.lvl_cards import LocalPlane
@@ -20,7 +17,6 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import plane_on_image
 from levelmatch_core.sky.plane import Plane
 
-_GZIP_LEVEL = 6
 _LEAST = float(np.finfo(np.float32).tiny)
 """Stands for a zero that is not blank: far below the rounding of any correction."""
 
@@ -50,12 +46,14 @@ class EditedFile:
         self._put(index, header, memoryview(content.ljust(-(-len(content) // BLOCK) * BLOCK, b"\0")))
 
     def _put(self, index: int, header: RawHeader, data: memoryview | None) -> None:
-        renew_checksums(header, lambda: self.base.data(index) if data is None else data)
+        # sums that did not hold stay as they came: new ones would bless what was damaged
+        if self.base.sums_hold(index):
+            renew_checksums(header, lambda: self.base.data(index) if data is None else data)
         self.hdus[index] = (header, data)
 
     def write(self, file: Sink) -> None:
-        """Write the whole file, compressed as the input is, but without time and name."""
-        with _stream(file, gzipped=self.base.gzipped) as out:
+        """Write the whole file, packed as the input is, but without time and name."""
+        with packed(file, self.base.packing) as out:
             for index, span in enumerate(self.base.spans):
                 header, data = self.hdus.get(index, (None, None))
                 if header is None:
@@ -68,15 +66,6 @@ class EditedFile:
                     out.write(data)
                     out.write(bytes(-len(data) % BLOCK))
             self.base.copy(out, self.base.spans[-1].end, None)
-
-
-@contextmanager
-def _stream(file: Sink, *, gzipped: bool) -> Iterator[Sink]:
-    if not gzipped:
-        yield file
-        return
-    with gzip.GzipFile(filename="", mode="wb", fileobj=cast(BinaryIO, file), mtime=0, compresslevel=_GZIP_LEVEL) as out:
-        yield out
 
 
 def physical_values(

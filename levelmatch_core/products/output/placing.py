@@ -108,7 +108,7 @@ def is_temporary(path: Path) -> bool:
 def _suffix(name: str) -> str:
     """Return a name's suffix, both parts of such as `.fits.gz`: writers choose the format by it."""
     suffixes = PurePosixPath(name).suffixes
-    return "".join(suffixes[-2:] if suffixes[-1:] in ([".gz"], [".fz"]) else suffixes[-1:])
+    return "".join(suffixes[-2:] if suffixes[-1:] in ([".gz"], [".fz"], [".bz2"], [".Z"]) else suffixes[-1:])
 
 
 def replace(path: Path, content: bytes) -> None:
