@@ -1,0 +1,216 @@
+"""Ctrl-C and SIGTERM, at any moment: the command ends within two seconds, says so in one line, and leaves nothing."""
+
+import os
+import pty
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.interruption import INTERRUPTED, LINE
+
+SECONDS = 2.0
+MOMENTS = {
+    "imports": 0.0,
+    "first file": 0.001,
+    "a third": 0.33,
+    "two thirds": 0.66,
+    "nearly all": 0.95,
+    "record": 1.0,
+}
+"""The share of the files that an undisturbed run makes."""
+
+TO = {
+    "SIGINT": lambda process: process.send_signal(signal.SIGINT),
+    "SIGTERM": lambda process: process.send_signal(signal.SIGTERM),
+    "SIGINT to all": lambda process: os.killpg(process.pid, signal.SIGINT),
+    "SIGTERM to all": lambda process: os.killpg(process.pid, signal.SIGTERM),
+}
+
+
+def states(database: Path, table: str, column: str) -> list[str]:
+    if not database.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return [state for (state,) in connection.execute(f"SELECT {column} FROM {table}")]  # noqa: S608 - ours
+
+
+def flow_runs(world):
+    """Return the states of the flow runs after the undisturbed one, of which the home has the databases."""
+    found = states(world.home / "prefect" / "prefect.db", "flow_run", "state_type")
+    found.remove("COMPLETED")
+    return found
+
+
+def await_moment(world, process, events):
+    if not events:
+        time.sleep(1.2)  # click is imported, and the rest is not
+    while process.poll() is None and world.events() < events:
+        time.sleep(0.005)
+    assert process.poll() is None, "it ended before it could be interrupted"
+
+
+def interrupted(world, process, send):
+    """Interrupt a run and hold what must be so afterwards."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    started = time.monotonic()
+    send(process)
+    assert process.wait(30) == INTERRUPTED, world.said
+    took = time.monotonic() - started
+    _, alive = psutil.wait_procs(family, timeout=max(0.1, SECONDS - took))
+    assert not alive
+    assert took < SECONDS
+    lines = world.said.splitlines()
+    assert lines[-1] == LINE
+    assert not [line for line in lines if "Traceback" in line or "cannot be used" in line]
+    assert set(flow_runs(world)) <= {"CANCELLED", "COMPLETED"}
+    assert "RUNNING" not in states(world.home / "mlflow" / "mlflow.db", "runs", "status")
+
+
+def run_again(reliability, undisturbed, world):
+    assert world.run() == 0, world.said
+    assert reliability.digests(world.out) == undisturbed.files
+    assert world.left_over() == []
+
+
+def started(undisturbed, root, *options):
+    world = undisturbed.fresh(root)
+    world.options = (*world.options, *options)
+    return world, world.start()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "to"), list(zip(MOMENTS, [*TO, "SIGINT", "SIGTERM to all"], strict=True)))
+def test_one_signal_ends_a_run(reliability, undisturbed, tmp_path, moment, to):
+    world, process = started(undisturbed, tmp_path / "world")
+    await_moment(world, process, round(MOMENTS[moment] * undisturbed.events))
+    interrupted(world, process, TO[to])
+    if 0 < MOMENTS[moment] < 0.9:
+        assert flow_runs(world) == ["CANCELLED"]
+    if moment in {"a third", "record"}:
+        run_again(reliability, undisturbed, world)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("to", TO)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_each_signal_ends_a_run_at_each_moment(reliability, undisturbed, tmp_path, moment, to):
+    world, process = started(undisturbed, tmp_path / "world")
+    await_moment(world, process, round(MOMENTS[moment] * undisturbed.events))
+    interrupted(world, process, TO[to])
+    run_again(reliability, undisturbed, world)
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_terminal(undisturbed, tmp_path, reliability):
+    """The terminal sends it to all processes at once; workers in processes pass over it, and are gone."""
+    world = undisturbed.fresh(tmp_path / "world")
+    ours, theirs = pty.openpty()
+    words = [*reliability.command, "run", str(world.inputs), "--output", str(world.out), *world.options]
+    environment = reliability.bare() | {"LEVELMATCH_HOME": str(world.home), "TERM": "xterm"}
+    process = subprocess.Popen(
+        [*words, "--set", "runner=processes"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),  # noqa: PLW1509 - a test
+    )
+    os.close(theirs)
+    while process.poll() is None and not world.events():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    family = psutil.Process(process.pid).children(recursive=True)
+    begun = time.monotonic()
+    os.write(ours, b"\x03")
+    text = b""
+    with suppress(OSError):
+        while more := os.read(ours, 65536):
+            text += more
+    assert process.wait(30) == INTERRUPTED, text
+    assert time.monotonic() - begun < SECONDS
+    assert not psutil.wait_procs(family, timeout=1.0)[1]
+    assert text.endswith(f"\x1b[?25h{LINE}\r\n".encode())
+    assert b"Traceback" not in text
+    assert flow_runs(world) == ["CANCELLED"]
+
+
+@pytest.mark.slow
+def test_the_second_signal_ends_at_once(undisturbed, tmp_path):
+    """Also where Prefect's server has ceased to answer."""
+    world, process = started(undisturbed, tmp_path / "world")
+    await_moment(world, process, undisturbed.events // 2)
+    server = [each for each in psutil.Process(process.pid).children() if "server_process" in " ".join(each.cmdline())]
+    for each in server:
+        each.suspend()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == INTERRUPTED
+    assert time.monotonic() - begun < 0.5
+    for each in server:
+        each.resume()
+    assert not psutil.wait_procs(server, timeout=15)[1]
+
+
+@pytest.mark.slow
+def test_a_sweep_is_interrupted_with_the_run_in_it(reliability, undisturbed, tmp_path):
+    world = undisturbed.fresh(tmp_path / "world")
+    words = [*reliability.command, "sweep", str(world.inputs), "--output", str(world.out)]
+    environment = reliability.bare() | {"LEVELMATCH_HOME": str(world.home)}
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*words, "--grid", "rms_sig_limit=2,3", *world.options],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    while process.poll() is None and world.events() < undisturbed.events // 2:
+        time.sleep(0.01)
+    family = psutil.Process(process.pid).children(recursive=True)
+    begun = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == INTERRUPTED, log.read_text()
+    assert time.monotonic() - begun < SECONDS
+    assert not psutil.wait_procs(family, timeout=1.0)[1]
+    assert log.read_text().splitlines()[-1] == LINE
+    assert flow_runs(world) == ["CANCELLED", "CANCELLED"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["apply", "undo"])
+def test_apply_and_undo_are_interrupted(reliability, undisturbed, tmp_path, command):
+    table, inputs = undisturbed.world.out / "corrections.ecsv", undisturbed.world.inputs
+    given = [str(table), str(inputs)] if command == "apply" else [str(undisturbed.world.out)]
+    # held where it opens its first file: a command on eight small files is soon done
+    held = f"import time, sys; sys.argv[1:] = {[command, *given, '--output', str(tmp_path / 'back')]!r}; "
+    held += "import astropy.io.fits.hdu.hdulist as h; h.HDUList.fromfile = lambda *a, **k: time.sleep(60); "
+    held += "from levelmatch_core.images import fits_cards; import builtins; print('held', flush=True); "
+    held += "opened = builtins.open; import pathlib; pathlib.Path.open = lambda *a, **k: time.sleep(60); "
+    held += "from flows.cli import main; main()"
+    process = subprocess.Popen(
+        [reliability.command[0], "-c", held],
+        env=reliability.bare(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(2.5)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == INTERRUPTED, said
+    assert time.monotonic() - begun < SECONDS
+    assert said.splitlines() == [LINE]
