@@ -6,7 +6,6 @@ process ends as if it were killed, once farewells are said: to the workers, to P
 in the stores and the output folder, as after a kill, and the next run goes on from there.
 """
 
-import atexit
 import multiprocessing
 import os
 import signal
@@ -66,8 +65,6 @@ def work_interruptibly(work: Callable[[], T]) -> T:
     with _listening():
         thread.start()
         thread.join()
-    # what is left to do at the end of the process, such as ending a server, is as quickly ended
-    atexit.register(_listen)
     if errors:
         raise errors.pop()
     return results.pop()
@@ -115,7 +112,7 @@ def at_end(process: "subprocess.Popen[bytes]") -> Callable[[], object]:
 
 @contextmanager
 def _listening() -> Iterator[None]:
-    before = _listen()
+    before = listen()
     try:
         yield
     finally:
@@ -123,8 +120,11 @@ def _listening() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _listen() -> dict[signal.Signals, Any]:
-    """Hear signals, and return who heard them before; one that we were told to pass over (nohup) is passed over."""
+def listen() -> dict[signal.Signals, Any]:
+    """Hear signals from now on, and return who heard them before.
+
+    One that we were told to pass over (by nohup) is passed over.
+    """
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     return {number: signal.signal(number, _interrupt) for number in heard}
 

@@ -27,7 +27,7 @@ def cancel_runs(output: Path) -> None:
             sort=FlowRunSort.START_TIME_DESC,
             limit=_MOST,
         )
-        for run in runs:
+        for run in reversed(runs):  # a sweep before the run in it, which may be one of many
             if _writes(run.parameters, output):
                 client.set_flow_run_state(run.id, Cancelled(message="interrupted; run again to go on"), force=True)
 
