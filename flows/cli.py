@@ -1,13 +1,15 @@
 """The command `levelmatch`. Imports are made where they are needed: help and version come at once."""
 
+from collections.abc import Sequence
 from importlib import import_module
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import click
 import cloup
 
 from flows.commands.options import examples
 from flows.garbage_collection import collect_rarely, end_at_once
+from flows.interruption import listen, work_interruptibly
 
 
 class _Lazy(cloup.Group):
@@ -38,6 +40,18 @@ class _Lazy(cloup.Group):
             cloup.Section(title, {name: command for name in names if (command := self.get_command(ctx, name))})
             for title, names in titles.items()
         ]
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:  # noqa: ANN401 - click's
+        if args is None:  # a command of its own, to the end of the process
+            listen()
+        return super().main(args, *rest, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
+        def work() -> Any:  # noqa: ANN401 - click's
+            with ctx.scope(cleanup=False):  # click knows its context by the thread
+                return super(_Lazy, self).invoke(ctx)
+
+        return work_interruptibly(work)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in self.names:

@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from flows.garbage_collection import pass_over_imports
 from flows.home import LOGGERS, Home, prepare_environment
+from flows.interruption import farewell
 from flows.orchestration import ephemeral_server
 from flows.orchestration.availability import forget_unsent, make_database, making_database, of_engine, prepare_engine
 from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
@@ -86,23 +89,9 @@ def _under_prefect(request: Request, home: Home, server: ephemeral_server.Embedd
         As :func:`launch`.
     """
     try:
-        with making_database(home) as unmade:
-            if server is not None:
-                server.open()  # it makes the database
-            elif unmade:
-                make_database(home)
-            # here and no earlier: Prefect and MLflow take seconds to import, and the server as long to start
-            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
+        with engine(home, server, request.output):
+            from flows.level_match import level_match  # noqa: PLC0415 - Prefect takes seconds to import
 
-            from flows.level_match import level_match, no_heartbeats  # noqa: PLC0415
-            from flows.tracking.tracker import Tracker  # noqa: PLC0415
-
-            pass_over_imports()
-            if unmade:
-                Tracker(home).make_store()  # while the server makes its own
-            if server is not None:
-                server.wait()
-        with no_heartbeats() if server is not None else nullcontext():
             state = level_match(
                 inputs=[str(path) for path in request.inputs],
                 output=str(request.output),
@@ -112,7 +101,7 @@ def _under_prefect(request: Request, home: Home, server: ephemeral_server.Embedd
                 group_by=request.group_by,
                 return_state=True,
             )
-        outcome: Any = state.result(raise_on_failure=False)
+            outcome: Any = state.result(raise_on_failure=False)
     except ServerError as error:
         raise EngineError(str(error)) from error
     except Exception as error:
@@ -126,6 +115,42 @@ def _under_prefect(request: Request, home: Home, server: ephemeral_server.Embedd
             raise EngineError(message) from outcome
         raise outcome
     return Summary.from_json(outcome)
+
+
+@contextmanager
+def engine(home: Home, server: ephemeral_server.EmbeddedServer | None, output: Path) -> Iterator[None]:
+    """Have Prefect and MLflow imported, their stores made and a server answering while the context lasts.
+
+    A server that Prefect would start by itself is ours, too, and ends with this process even if that is killed. Where
+    the process is interrupted, the flow runs that write `output` end Cancelled.
+
+    Raises
+    ------
+    EngineError
+        If Prefect's database cannot be made.
+    ServerError
+        If the server does not answer.
+    """
+    with making_database(home) as unmade:
+        if server is not None:
+            server.open()  # it makes the database
+        elif unmade:
+            make_database(home)
+        # here and no earlier: Prefect and MLflow take seconds to import, and the server as long to start
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
+
+        from flows.level_match import no_heartbeats  # noqa: PLC0415
+        from flows.orchestration.cancelling import cancel_runs  # noqa: PLC0415
+        from flows.tracking.tracker import Tracker  # noqa: PLC0415
+
+        pass_over_imports()
+        if unmade:
+            Tracker(home).make_store()  # while the server makes its own
+        with ephemeral_server.in_place_of_prefects(server) as serving:
+            if serving is not None:
+                serving.wait()
+            with farewell(partial(cancel_runs, output)), no_heartbeats() if serving is not None else nullcontext():
+                yield
 
 
 @contextmanager

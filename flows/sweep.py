@@ -6,7 +6,6 @@ import flows.orchestration.environment  # noqa: F401 - before Prefect and MLflow
 import logging
 import time
 from collections.abc import Mapping
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.combinations import combinations, folder_of
 from flows.home import Home
 from flows.level_match import QUARANTINED, facts_of_run, match_levels
 from flows.orchestration.artifacts import key_of
 from flows.orchestration.task_runner import RETRY_DELAYS
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
 from flows.tracking.tracker import Tracker, output_id
-from levelmatch_core.errors import LevelMatchError, SettingsError
+from levelmatch_core.errors import LevelMatchError
 from levelmatch_core.matching.model_selection import leave_one_pair_out
 from levelmatch_core.pipeline import Request
 from levelmatch_core.records import content_key
@@ -30,9 +30,6 @@ from levelmatch_core.settings import MatchSettings
 logger = logging.getLogger(__name__)
 
 _DEFAULTS = MatchSettings().model_dump(mode="json")
-
-MOST = 500
-"""Combinations of one sweep."""
 
 
 @flow(name="sweep", flow_run_name="{program} sweep", persist_result=True, result_serializer="json")
@@ -154,37 +151,6 @@ def _combined(
         output=summary.output,
         tracking=summary.tracking,
     )
-
-
-def combinations(grid: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """Return every combination of the grid's values.
-
-    Raises
-    ------
-    SettingsError
-        If there are none, or more than 500, or a name is no setting.
-    """
-    empty = [name for name, values in grid.items() if not values]
-    if not grid or empty:
-        message = f"a sweep varies at least one setting, with a value each at least{': ' if empty else ''}{empty or ''}"
-        raise SettingsError(message)
-    for name in grid:
-        if name not in MatchSettings.model_fields:
-            MatchSettings.from_mapping({name: None})  # says which names are near
-    found = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    if len(found) > MOST:
-        message = f"{len(found)} combinations; a sweep takes {MOST} at most"
-        raise SettingsError(message)
-    return found
-
-
-def folder_of(values: Mapping[str, Any]) -> str:
-    """Return the name of a combination's folder."""
-    return ",".join(f"{name}={_plain(value)}" for name, value in values.items())
-
-
-def _plain(value: object) -> str:
-    return "".join(sign if sign.isalnum() or sign in "._+-" else "_" for sign in str(value))
 
 
 def _row(values: dict[str, Any], state: State[Any]) -> Combination:

@@ -99,7 +99,7 @@ class EngineError(LevelMatchError):
 
 
 class ServerError(LevelMatchError):
-    """The embedded server of the workflow engine did not start."""
+    """A server that a command needs did not start, or ended by itself."""
 
 
 class StoreInUseError(LevelMatchError):

@@ -16,6 +16,8 @@ order is put in order by the caller.
 
 import logging
 import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
@@ -144,7 +146,9 @@ class ProcessWorkers:
         for attempt in range(1, ATTEMPTS + 1):
             executor = self._executor
             try:
-                done: _Done = executor.submit(_perform, tuple(jobs), shared, threads).result()
+                with _signals_held():
+                    future = executor.submit(_perform, tuple(jobs), shared, threads)
+                done: _Done = future.result()
             except (BrokenExecutor, CancelledError) as error:
                 self._renew(executor)
                 logger.warning("%s, %s: lost its worker (%s)", jobs[0].label, jobs[0].step, error)
@@ -198,10 +202,23 @@ def worker_pool(settings: MatchSettings) -> Iterator[WorkerPool]:
 
 def _processes(number: int) -> ProcessPoolExecutor:
     # spawned: a fork of a process with threads may hang
-    executor = ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"))
-    for _ in range(number):  # they import, for a second or two, while the run takes its inventory
-        executor.submit(_awake)
+    executor = ProcessPoolExecutor(
+        number, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
+    )
+    with _signals_held():
+        for _ in range(number):  # they import, for a second or two, while the run takes its inventory
+            executor.submit(_awake)
     return executor
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let processes that are started meanwhile pass over Ctrl-C, which reaches all of a terminal's: it is for us."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -235,6 +252,18 @@ def _dask(settings: MatchSettings) -> Iterator[Any]:
 
 
 # -- in the worker -----------------------------------------------------------------------------------------------------
+def _end_with_parent() -> None:
+    """End when the run has ended, even if it was killed: who waits for work would wait for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _awake() -> None:
     """Do nothing: whoever is asked to has imported this module."""
 

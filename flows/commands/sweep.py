@@ -10,6 +10,7 @@ import cloup
 from flows.commands.console import OK, UNFINISHED, clean_errors
 from flows.commands.options import examples, inputs_argument, matching_options, output_option
 from flows.home import prepare_environment
+from flows.orchestration import ephemeral_server
 from levelmatch_core.errors import SettingsError
 
 
@@ -44,21 +45,24 @@ def sweep(
     printed, and lies in DIR as ranking.ecsv and ranking.png. Exit code: 3 if a combination failed.
     """
     with clean_errors(log_level):
-        from levelmatch_core.settings import MatchSettings  # noqa: PLC0415 - help comes at once
+        from flows.combinations import combinations  # noqa: PLC0415 - help comes at once
+        from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
 
         settings = MatchSettings.load(
             options["config"], options["assignments"], procs=options["workers"], band=options["band"]
         )
         grid = grid_of(grids)
-        prepare_environment(quiet=True)
-        # here and no earlier: Prefect and MLflow take seconds to import
-        from flows.launch import terminal  # noqa: PLC0415
-        from flows.sweep import combinations  # noqa: PLC0415
-        from flows.sweep import sweep as run_sweep  # noqa: PLC0415
-        from flows.tracking.ranking import Ranking  # noqa: PLC0415
-
         combinations(grid)  # what is wrong with it is said before the engine starts
-        with terminal(log_level):
+        home = prepare_environment(quiet=True)
+        server = ephemeral_server.start()  # it takes as long as all that follows
+        # here and no earlier: Prefect and MLflow take seconds to import
+        from flows.launch import engine, terminal  # noqa: PLC0415
+
+        with terminal(log_level), engine(home, server, output.absolute()):
+            # once Prefect knows the server
+            from flows.sweep import sweep as run_sweep  # noqa: PLC0415
+            from flows.tracking.ranking import Ranking  # noqa: PLC0415
+
             state = run_sweep(
                 inputs=[str(path.absolute()) for path in inputs],
                 output=str(output.absolute()),

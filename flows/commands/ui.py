@@ -5,36 +5,28 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from types import FrameType
 
 import click
 import cloup
 
 from flows.commands.console import clean_errors
 from flows.home import Home, prepare_environment
-from levelmatch_core.errors import LevelMatchError, UsageError
-
-LOOPBACK = "127.0.0.1"
+from flows.interruption import ending_itself
+from flows.orchestration.own_pages import LOOPBACK
+from flows.orchestration.server_process import ARTIFACTS, STORE
+from levelmatch_core.errors import ServerError, UsageError
 
 _PATIENCE = 300.0
 """Seconds until both answer: a new database is migrated first."""
 
 _GRACE = 15.0
 """Seconds that a server has to end by itself."""
-
-
-class ServerError(LevelMatchError):
-    """A server did not start, or ended by itself."""
-
-
-class _StopError(BaseException):
-    """We were asked to stop."""
 
 
 @cloup.command(short_help="Open Prefect's and MLflow's pages over past and present runs.")
@@ -50,35 +42,21 @@ def ui(prefect_port: int, mlflow_port: int) -> None:
         for port in (prefect_port, mlflow_port):
             _refuse_taken(port)
         prefect, mlflow = (f"http://{LOOPBACK}:{port}" for port in (prefect_port, mlflow_port))
-        with _stopping(), ExitStack() as stack:
-            try:
-                logs = [home.root / f"{name}-ui.log" for name in ("prefect", "mlflow")]
-                servers = [
-                    stack.enter_context(_running(_prefect(prefect_port), _prefect_environ(prefect_port), logs[0])),
-                    stack.enter_context(
-                        _running(_mlflow(home, mlflow_port), _mlflow_environ(home, mlflow_port), logs[1])
-                    ),
-                ]
-                _await(servers, [f"{prefect}/api/health", f"{mlflow}/health"])
+        with ending_itself() as asked, ExitStack() as stack:
+            servers = [
+                stack.enter_context(_running("prefect", prefect_port, _prefect_environ(prefect_port), home)),
+                stack.enter_context(_running("mlflow", mlflow_port, _mlflow_environ(home, mlflow_port), home)),
+            ]
+            if _await(servers, [f"{prefect}/api/health", f"{mlflow}/health"], asked):
                 click.echo(f"Prefect: {prefect}")
                 click.echo(f"MLflow:  {mlflow}")
                 click.echo(f"state:   {home.root}")
                 click.echo(f"to run there: export PREFECT_API_URL={prefect}/api")
                 click.echo("Ctrl-C stops both.")
-                _watch(servers)
-            except _StopError:
-                click.echo("stopping")
+            while not asked.wait(0.5):
+                _refuse_ended(servers)
+            click.echo("stopping")
         click.echo("stopped")
-
-
-def _prefect(port: int) -> list[str]:
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
-
-
-def _mlflow(home: Home, port: int) -> list[str]:
-    files = home.artifacts.as_uri()
-    words = ["server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
-    return [sys.executable, "-m", "mlflow", *words, "--default-artifact-root", files, "--no-serve-artifacts"]
 
 
 def _names(port: int) -> tuple[str, str]:
@@ -92,16 +70,16 @@ def _prefect_environ(port: int) -> dict[str, str]:
         "PREFECT_SERVER_UI_API_URL": f"http://{LOOPBACK}:{port}/api",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}" for name in _names(port)),
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT__SERVER_FINAL": "1",
     }
 
 
 def _mlflow_environ(home: Home, port: int) -> dict[str, str]:
-    """Return what MLflow's server is told: the same, other names of its host are refused, and the store's address.
-
-    That may hold a password, which every user of the machine could read among a process's words.
-    """
+    """Return what MLflow's server is told: the same, that other names of its host are refused, and where all is."""
     return {
-        "MLFLOW_BACKEND_STORE_URI": home.tracking_uri,
+        STORE: home.tracking_uri,
+        ARTIFACTS: home.artifacts.as_uri(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes more, for judging language models
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(_names(port)),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}" for name in _names(port)),
@@ -126,30 +104,22 @@ def _refuse_taken(port: int) -> None:
 
 
 @contextmanager
-def _stopping() -> Iterator[None]:
-    """Turn the signals that ask us to stop into an exception, once."""
+def _running(what: str, port: int, environ: dict[str, str], home: Home) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a server in a session of its own, where Ctrl-C does not reach it, and end all of it.
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        for kind in before:
-            signal.signal(kind, signal.SIG_IGN)  # a second Ctrl-C must not leave a server behind
-        raise _StopError
-
-    before = {kind: signal.signal(kind, stop) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-
-
-@contextmanager
-def _running(words: Sequence[str], environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a server in a session of its own, where Ctrl-C does not reach it, and end all of it."""
+    Should this process be killed, the server ends with its standard input.
+    """
     # a server must not be the client of another
     inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    with log.open("wb") as output:
+    words = [sys.executable, "-m", "flows.orchestration.server_process", what, str(port)]
+    with (home.root / f"{what}-ui.log").open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our words
-            words, env={**inherited, **environ}, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            words,
+            env={**inherited, **environ},
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         yield process
@@ -170,8 +140,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def _await(servers: Sequence[subprocess.Popen[bytes]], addresses: Sequence[str]) -> None:
-    """Wait until all addresses answer.
+def _await(servers: Sequence[subprocess.Popen[bytes]], addresses: Sequence[str], asked: threading.Event) -> bool:
+    """Wait until all addresses answer, and return whether they do: not if we were asked to end meanwhile.
 
     Raises
     ------
@@ -185,7 +155,9 @@ def _await(servers: Sequence[subprocess.Popen[bytes]], addresses: Sequence[str])
             if time.monotonic() > deadline:
                 message = f"{address}: no answer after {_PATIENCE:.0f} s"
                 raise ServerError(message)
-            time.sleep(0.3)
+            if asked.wait(0.3):
+                return False
+    return True
 
 
 def _answers(address: str) -> bool:
@@ -196,15 +168,9 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _watch(servers: Sequence[subprocess.Popen[bytes]]) -> None:
-    while True:
-        _refuse_ended(servers)
-        time.sleep(0.5)
-
-
 def _refuse_ended(servers: Sequence[subprocess.Popen[bytes]]) -> None:
     for server in servers:
         if server.poll() is not None:
-            name = str(list(server.args)[2])  # type: ignore[arg-type]  # we gave a list
+            name = str(list(server.args)[-2])  # type: ignore[arg-type]  # we gave a list
             message = f"{name} ended by itself (code {server.returncode}); its log: {name}-ui.log in LEVELMATCH_HOME"
             raise ServerError(message)

@@ -14,12 +14,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, MutableMapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from flows.interruption import add_farewell, at_end
 from levelmatch_core.errors import ServerError
 
 _NAMES = (
@@ -119,22 +120,50 @@ def start(environ: Mapping[str, str] = os.environ) -> EmbeddedServer | None:
     -------
     The server, or None where Prefect is to find or start one by itself.
     """
-    package = find_spec("prefect")
-    if "prefect" in sys.modules or _configured(environ) or package is None or package.origin is None:
+    if "prefect" in sys.modules or _configured(environ) or find_spec("prefect") is None:
         return None
+    return _begin(environ)
+
+
+@contextmanager
+def in_place_of_prefects(server: EmbeddedServer | None) -> Iterator[EmbeddedServer | None]:
+    """Have a server while the context lasts where Prefect would start one by itself, which would outlive us if killed.
+
+    Prefect's settings, which may come from a profile or a file, are known once it is imported; it must be.
+
+    Parameters
+    ----------
+    server
+        The server that was started before, if one was.
+
+    Yields
+    ------
+    That one, or one that was begun and opened here, or None where Prefect knows a server or may start none.
+    """
+    from prefect.settings import (  # noqa: PLC0415 - the module is imported before Prefect
+        PREFECT_API_URL,
+        PREFECT_SERVER_EPHEMERAL_ENABLED,
+        temporary_settings,
+    )
+
+    if server is not None or PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
+        yield server
+        return
+    server = _begin(os.environ)
+    server.open({})
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        yield server
+
+
+def _begin(environ: Mapping[str, str]) -> EmbeddedServer:
     port = _free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "flows.orchestration.server_process",
-        "--app-dir",
-        str(Path(package.origin).parent.parent),
-    ]
-    command += ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--log-level", "error", "--lifespan", "on"]
+    command = [sys.executable, "-m", "flows.orchestration.server_process", "embedded", str(port)]
     # as Prefect starts its own: without the UI, and with the services of a temporary server only
     own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    process = subprocess.Popen(command, env={**environ, **own}, stdin=subprocess.PIPE)  # noqa: S603 - our own
+    process = subprocess.Popen(  # noqa: S603 - our own; Ctrl-C is for us, who have to tell it how the run ended
+        command, env={**environ, **own}, stdin=subprocess.PIPE, start_new_session=True
+    )
+    add_farewell(at_end(process))
     server = EmbeddedServer(process, f"http://127.0.0.1:{port}/api", float(environ.get(_PATIENCE, "180")))
     # Prefect's own calls at exit, which hand in logs and events, are made before: the last comes first
     atexit.register(server.stop)

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from flows.home import Home
+from flows.interruption import farewell
 from flows.secrets import without_secrets
 from flows.summary import FlowFacts, Summary, Tracking
 from flows.tracking.metrics import (
@@ -104,7 +106,8 @@ class Tracker:
                 if run is not None and run.data.tags.get(_WHOLE) == str(facts.attempt):
                     return self._tracking(run, new=False)
             run = self._open(client, experiment, result, facts)
-            self._write(client, run, result, summary, facts)
+            with farewell(partial(client.set_terminated, run.info.run_id, "KILLED")):
+                self._write(client, run, result, summary, facts)
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             what = f"the MLflow record of this run{f' {run.info.run_id}, in part,' if run else ''} is lost"
             lost = (

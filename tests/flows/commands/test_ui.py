@@ -45,35 +45,38 @@ def asked(port, method, path, body=None, **headers):
     return answer.status, {name.lower(): value for name, value in answer.getheaders()}, content
 
 
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
 def other_sites_are_refused(prefect, mlflow):
     evil = "http://evil.example"
-    # Prefect: no other site reads its answers, or asks for a change
-    own = f"http://127.0.0.1:{prefect}"
     json_type = {"Content_Type": "application/json"}
-    for origin, readable in ((own, True), (f"http://localhost:{prefect}", True), (evil, False)):
-        status, headers, _ = asked(prefect, "POST", "/api/flows/filter", {}, Origin=origin, **json_type)
-        assert (headers.get("access-control-allow-origin") == origin) is readable, (origin, status)
-        ask = {"Origin": origin, "Access_Control_Request_Method": "POST"}
-        status, headers, _ = asked(
-            prefect, "OPTIONS", "/api/flows/", **ask, Access_Control_Request_Headers="content-type"
-        )
-        assert (status == 200) is readable
-        assert headers.get("access-control-allow-origin") in ((origin,) if readable else (None,))
-    # what a browser sends without asking first, it does not take
-    status, _, _ = asked(prefect, "POST", "/api/flows/", {"name": "evil"}, Origin=evil, Content_Type="text/plain")
-    assert status >= 400
-    assert b"evil" not in asked(prefect, "POST", "/api/flows/filter", {}, **json_type)[2]
-    # MLflow: nor under another name of this machine
     create = "/api/2.0/mlflow/experiments/create"
-    assert asked(mlflow, "POST", create, {"name": "mine"}, Origin=f"http://127.0.0.1:{mlflow}", **json_type)[0] == 200
-    assert asked(mlflow, "POST", create, {"name": "evil"}, Origin=evil, **json_type)[0] == 403
-    assert asked(mlflow, "POST", create, {"name": "evil"}, Host="evil.example", **json_type)[0] == 403
     search = "/api/2.0/mlflow/experiments/search?max_results=10"
-    status, headers, content = asked(mlflow, "GET", search, Origin=evil)
-    assert "access-control-allow-origin" not in headers
+    for port, path in ((prefect, "/api/flows/"), (prefect, "/"), (mlflow, create), (mlflow, search), (mlflow, "/")):
+        for method in METHODS:
+            for kind in ({}, json_type, {"Content_Type": "text/plain"}):
+                for strange in ({"Origin": evil}, {"Origin": "null"}, {"Host": f"evil.example:{port}"}):
+                    status, headers, content = asked(port, method, path, {"name": "evil"}, **strange, **kind)
+                    assert status == 403, (port, method, path, strange)
+                    assert content.startswith(b"refused")
+                    assert "access-control-allow-origin" not in headers
+    # one's own pages may, with the token that Prefect's pages and programs ask for
+    for origin in (f"http://127.0.0.1:{prefect}", f"http://localhost:{prefect}"):
+        body = {"name": "mine"}
+        assert asked(prefect, "POST", "/api/flows/", body, Origin=origin, **json_type)[0] == 403  # no token
+        token = json.loads(asked(prefect, "GET", "/api/csrf-token?client=me", Origin=origin)[2])["token"]
+        proof = {"Prefect_Csrf_Token": token, "Prefect_Csrf_Client": "me"}
+        status, headers, _ = asked(prefect, "POST", "/api/flows/", body, Origin=origin, **json_type, **proof)
+        assert status in {200, 201}
+        assert headers["access-control-allow-origin"] == origin
+        listed = asked(prefect, "POST", "/api/flows/filter", {}, Origin=origin, **json_type, **proof)[2]
+        assert b"mine" in listed
+        assert b"evil" not in listed
+    assert asked(mlflow, "POST", create, {"name": "mine"}, Origin=f"http://127.0.0.1:{mlflow}", **json_type)[0] == 200
+    content = asked(mlflow, "GET", search)[2]
     assert b"mine" in content
     assert b"evil" not in content
-    assert asked(mlflow, "GET", search, Host=f"evil.example:{mlflow}")[0] == 403
 
 
 @pytest.mark.slow
@@ -113,3 +116,22 @@ def test_both_answer_and_ctrl_c_leaves_nothing(tmp_path):
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_no_server_outlives_the_command(tmp_path, kill):
+    """Not even when it is killed while they start."""
+    ports = free_port(), free_port()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    words = [str(Path(sys.executable).parent / "levelmatch"), "ui"]
+    words += ["--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
+    process = subprocess.Popen(words, env={**kept, "LEVELMATCH_HOME": str(tmp_path)}, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(started := psutil.Process(process.pid).children(recursive=True)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(kill)
+    process.wait(60)
+    assert not psutil.wait_procs(started, timeout=20)[1]

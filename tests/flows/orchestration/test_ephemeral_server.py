@@ -86,7 +86,7 @@ def test_before_it_is_opened_it_writes_nothing_and_it_ends_when_nobody_is_left_t
 
 def test_a_wrong_request_leaves_no_home(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "none", "--output", "out"]
-    environment = plain_environment(tmp_path / "home") | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = plain_environment(tmp_path / "home") | {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert not list(tmp_path.iterdir())
@@ -119,7 +119,7 @@ def test_a_flow_runs_on_it_and_it_ends_with_the_process(tmp_path: Path) -> None:
     script.write_text(SCRIPT)
     done = subprocess.run(
         [sys.executable, str(script)],
-        env={**plain_environment(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**plain_environment(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[3])},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -151,7 +151,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_it_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(KILLED)
-    environment = {**plain_environment(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**plain_environment(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[3])}
     with (tmp_path / "told").open("w+") as told:  # no pipe, which the server would hold open
         done = subprocess.run([sys.executable, str(script)], env=environment, cwd=tmp_path, stdout=told, check=False)
         assert done.returncode == -signal.SIGKILL
@@ -186,7 +186,7 @@ assert many() == 1770
 def test_every_task_run_is_in_the_database_when_the_command_has_ended(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(MANY)
-    environment = {**plain_environment(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**plain_environment(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, str(script)], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -252,7 +252,7 @@ def test_help_comes_at_once() -> None:
         "heavy = {'numpy', 'astropy', 'numba', 'prefect', 'mlflow', 'matplotlib'} & set(sys.modules)\n"
         "print('took', time.process_time(), sorted(heavy))"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     best = 9.9
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)

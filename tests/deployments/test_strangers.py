@@ -1,0 +1,122 @@
+"""Pages of other sites, in a real browser, against `levelmatch ui`: what got through before, and what must not."""
+
+import http.server
+import json
+import shutil
+import threading
+import urllib.parse
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update",
+    # a name whose address its owner chooses: DNS rebinding
+    "--host-resolver-rules=MAP evil.example 127.0.0.1",
+)
+
+
+@pytest.fixture
+def browser():
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium: install Debian's package")
+    engine = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'levelmatch[browser]'")
+    with engine.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS[0].split(), FLAGS[1]])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def elsewhere():
+    """The address of an empty page of another origin on this machine."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html><body>hello</body></html>")
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+
+
+SEND = """async ([address, method, body, type]) => {
+    const given = body === null ? undefined : new Blob([body], type === null ? {} : {type});
+    try {
+        const answer = await fetch(address, {method, body: given, mode: 'no-cors'});
+        return answer.type;
+    } catch (error) { return 'blocked'; }
+}"""
+
+READ = "async address => { try { return await (await fetch(address)).text(); } catch (error) { return 'blocked'; } }"
+
+SOCKET = """address => new Promise(done => {
+    const socket = new WebSocket(address);
+    socket.onopen = () => done('open');
+    socket.onerror = () => done('refused');
+})"""
+
+
+def test_no_page_of_another_origin_changes_or_reads_anything(uis, browser, elsewhere):
+    flow = uis.server.ask("POST", "/flows/", {"name": "mine"})
+    deployment = json.dumps(
+        {"name": "evil", "flow_id": flow["id"], "entrypoint": "evil.py:evil", "work_pool_name": None}
+    )
+    experiment = json.dumps({"name": "evil"})
+    own = urllib.parse.urlsplit(uis.prefect).port
+    for origin in (f"http://evil.example:{elsewhere}", f"http://127.0.0.1:{elsewhere}"):
+        page = browser.new_page()
+        page.goto(origin)
+        # a Blob without a type is sent without Content-Type: no browser asks first
+        for kind in (None, "text/plain", "application/x-www-form-urlencoded"):
+            page.evaluate(SEND, [f"{uis.prefect}/api/deployments/", "POST", deployment, kind])
+            page.evaluate(SEND, [f"{uis.prefect}/api/flows/", "POST", json.dumps({"name": "evil"}), kind])
+            page.evaluate(SEND, [f"{uis.mlflow}/api/2.0/mlflow/experiments/create", "POST", experiment, kind])
+            page.evaluate(SEND, [f"{uis.mlflow}/ajax-api/2.0/mlflow/experiments/create", "POST", experiment, kind])
+        for address in (f"{uis.prefect}/api/admin/version", f"{uis.mlflow}/version"):
+            assert page.evaluate(READ, address) == "blocked"
+        assert page.evaluate(SOCKET, f"ws://127.0.0.1:{own}/api/events/out") == "refused"
+        page.close()
+    assert uis.server.ask("POST", "/deployments/filter", {}) == []
+    assert "evil" not in {each["name"] for each in uis.server.ask("POST", "/flows/filter", {})}
+    search = f"{uis.mlflow}/api/2.0/mlflow/experiments/search?max_results=10"
+    page = browser.new_page()
+    page.goto(uis.mlflow)
+    assert "evil" not in page.evaluate(READ, search)
+
+
+def test_a_name_that_is_led_here_reads_nothing(uis, browser):
+    for address, path in ((uis.prefect, "/api/admin/version"), (uis.mlflow, "/version")):
+        port = urllib.parse.urlsplit(address).port
+        page = browser.new_page()
+        answer = page.goto(f"http://evil.example:{port}/")
+        assert answer.status == 403
+        assert page.evaluate(READ, f"http://evil.example:{port}{path}").startswith("refused: the host")
+        page.close()
+
+
+def test_the_own_pages_work(uis, browser):
+    """And the command line, which a token of Prefect's protects from what a page may send."""
+    page = browser.new_page()
+    refused = []
+    page.on("response", lambda answer: refused.append(answer.url) if answer.status == 403 else None)
+    port = urllib.parse.urlsplit(uis.prefect).port
+    for address in (uis.prefect, f"http://localhost:{port}"):
+        page.goto(address)
+        page.get_by_text("Dashboard").first.wait_for(timeout=60_000)
+        page.wait_for_timeout(2000)
+    page.goto(uis.mlflow)
+    page.get_by_text("Experiments").first.wait_for(timeout=60_000)
+    assert refused == []
+    done = uis.server.prefect("work-pool", "create", "made-by-command", "--type", "process")
+    assert done.returncode == 0, done.stderr
+    assert "made-by-command" in uis.server.prefect("work-pool", "ls").stdout

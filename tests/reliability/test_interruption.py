@@ -1,0 +1,226 @@
+"""Ctrl-C and SIGTERM, at any moment: the command ends within two seconds, says so in one line, and leaves nothing."""
+
+import os
+import pty
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.interruption import INTERRUPTED, LINE
+
+SECONDS = 2.0
+MOMENTS = {
+    "imports": 0.0,
+    "first files": 0.05,
+    "a third": 0.33,
+    "two thirds": 0.66,
+    "nearly all": 0.95,
+    "record": 1.0,
+}
+"""The share of the files that an undisturbed run makes."""
+
+TO = {
+    "SIGINT": lambda process: process.send_signal(signal.SIGINT),
+    "SIGTERM": lambda process: process.send_signal(signal.SIGTERM),
+    "SIGINT to all": lambda process: os.killpg(process.pid, signal.SIGINT),
+    "SIGTERM to all": lambda process: os.killpg(process.pid, signal.SIGTERM),
+}
+
+
+def states(database: Path, table: str, column: str) -> list[str]:
+    if not database.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return [state for (state,) in connection.execute(f"SELECT {column} FROM {table}")]  # noqa: S608 - ours
+
+
+def flow_runs(world):
+    """Return the states of the flow runs after the undisturbed one, of which the home has the databases."""
+    found = states(world.home / "prefect" / "prefect.db", "flow_run", "state_type")
+    found.remove("COMPLETED")
+    return found
+
+
+def left_of(family, seconds):
+    """Return those of a family of processes that are still there after some seconds."""
+    gone = [psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD]
+    end = time.monotonic() + seconds
+    while True:
+        with suppress(psutil.NoSuchProcess):
+            alive = [each for each in family if each.is_running() and each.status() not in gone]
+            if not alive or time.monotonic() > end:
+                return alive
+        time.sleep(0.02)
+
+
+def await_moment(world, process, events):
+    if not events:
+        time.sleep(1.2)  # click is imported, and the rest is not
+    while process.poll() is None and world.events() < events:
+        time.sleep(0.005)
+    assert process.poll() is None, "it ended before it could be interrupted"
+
+
+def interrupted(world, process, send):
+    """Interrupt a run and hold what must be so afterwards."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    started = time.monotonic()
+    send(process)
+    assert process.wait(30) == INTERRUPTED, world.said
+    took = time.monotonic() - started
+    assert not left_of(family, max(0.1, SECONDS - took))
+    assert took < SECONDS
+    lines = world.said.splitlines()
+    assert lines[-1] == LINE
+    assert not [line for line in lines if "Traceback" in line or "cannot be used" in line]
+    assert set(flow_runs(world)) <= {"CANCELLED", "COMPLETED"}
+    assert "RUNNING" not in states(world.home / "mlflow" / "mlflow.db", "runs", "status")
+
+
+def run_again(reliability, undisturbed, world):
+    assert world.run() == 0, world.said
+    assert reliability.digests(world.out) == undisturbed.files
+    assert world.left_over() == []
+
+
+def started(undisturbed, root, *options):
+    world = undisturbed.fresh(root)
+    world.options = (*world.options, *options)
+    return world, world.start()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "to"), list(zip(MOMENTS, [*TO, "SIGINT", "SIGTERM to all"], strict=True)))
+def test_one_signal_ends_a_run(reliability, undisturbed, tmp_path, moment, to):
+    world, process = started(undisturbed, tmp_path / "world")
+    await_moment(world, process, round(MOMENTS[moment] * undisturbed.events))
+    interrupted(world, process, TO[to])
+    if 0 < MOMENTS[moment] < 0.9:
+        assert flow_runs(world) == ["CANCELLED"]
+    if moment in {"a third", "record"}:
+        run_again(reliability, undisturbed, world)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("to", TO)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_each_signal_ends_a_run_at_each_moment(reliability, undisturbed, tmp_path, moment, to):
+    world, process = started(undisturbed, tmp_path / "world")
+    await_moment(world, process, round(MOMENTS[moment] * undisturbed.events))
+    interrupted(world, process, TO[to])
+    run_again(reliability, undisturbed, world)
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_terminal(undisturbed, tmp_path, reliability):
+    """The terminal sends it to all processes at once; workers in processes pass over it, and are gone."""
+    world = undisturbed.fresh(tmp_path / "world")
+    ours, theirs = pty.openpty()
+    words = [*reliability.command, "run", str(world.inputs), "--output", str(world.out), *world.options]
+    environment = reliability.bare() | {"LEVELMATCH_HOME": str(world.home), "TERM": "xterm"}
+    process = subprocess.Popen(
+        [*words, "--set", "runner=processes"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),  # noqa: PLW1509 - a test
+    )
+    os.close(theirs)
+    while process.poll() is None and not world.events():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    family = psutil.Process(process.pid).children(recursive=True)
+    begun = time.monotonic()
+    os.write(ours, b"\x03")
+    text = b""
+    with suppress(OSError):
+        while more := os.read(ours, 65536):
+            text += more
+    assert process.wait(30) == INTERRUPTED, text
+    assert time.monotonic() - begun < SECONDS
+    assert not left_of(family, 1.0)
+    assert text.endswith(f"\x1b[?25h{LINE}\r\n".encode())
+    assert b"Traceback" not in text
+    assert flow_runs(world) == ["CANCELLED"]
+
+
+@pytest.mark.slow
+def test_the_second_signal_ends_at_once(undisturbed, tmp_path):
+    """Also where Prefect's server has ceased to answer."""
+    world, process = started(undisturbed, tmp_path / "world")
+    await_moment(world, process, undisturbed.events // 2)
+    server = [each for each in psutil.Process(process.pid).children() if "server_process" in " ".join(each.cmdline())]
+    for each in server:
+        each.suspend()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == INTERRUPTED
+    assert time.monotonic() - begun < 0.5
+    for each in server:
+        each.resume()
+    assert not left_of(server, 15)
+
+
+@pytest.mark.slow
+def test_a_sweep_is_interrupted_with_the_run_in_it(reliability, undisturbed, tmp_path):
+    world = undisturbed.fresh(tmp_path / "world")
+    words = [*reliability.command, "sweep", str(world.inputs), "--output", str(world.out)]
+    environment = reliability.bare() | {"LEVELMATCH_HOME": str(world.home)}
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*words, "--grid", "rms_sig_limit=2,3", *world.options],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    while process.poll() is None and world.events() < undisturbed.events // 2:
+        time.sleep(0.01)
+    family = psutil.Process(process.pid).children(recursive=True)
+    begun = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == INTERRUPTED, log.read_text()
+    assert time.monotonic() - begun < SECONDS
+    assert not left_of(family, 1.0)
+    assert log.read_text().splitlines()[-1] == LINE
+    assert flow_runs(world) == ["CANCELLED", "CANCELLED"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["apply", "undo"])
+def test_apply_and_undo_are_interrupted(reliability, undisturbed, tmp_path, command):
+    table, inputs = undisturbed.world.out / "corrections.ecsv", undisturbed.world.inputs
+    given = [str(table), str(inputs)] if command == "apply" else [str(undisturbed.world.out)]
+    # held at its work: a command on eight small files is soon done
+    module, name = ("reapply", "apply_solution") if command == "apply" else ("undo", "undo")
+    held = f"import sys, time; sys.argv[1:] = {[command, *given, '--output', str(tmp_path / 'back')]!r}\n"
+    held += f"import levelmatch_core.products.corrected.{module} as module\n"
+    held += f"module.{name} = lambda *_, **__: (print('held', flush=True), time.sleep(60))\n"
+    held += "from flows.cli import main; main()"
+    process = subprocess.Popen(
+        [reliability.command[0], "-c", held],
+        env=reliability.bare(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == INTERRUPTED, said
+    assert time.monotonic() - begun < SECONDS
+    assert said.splitlines() == [LINE]
