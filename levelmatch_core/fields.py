@@ -24,6 +24,7 @@ from levelmatch_core.matching.corrections import (
     StageMatch,
     Status,
     corrections_of,
+    touching,
     with_tiles,
 )
 from levelmatch_core.matching.graph import is_named
@@ -126,7 +127,7 @@ def match_field(
     corrections = corrections_of(field, cutouts, tuple(stages), tuple(failures), zeros, sigmas=sigmas)
     if isinstance(errors, Failure):
         failures.append(errors)
-    corrections, lost, notes = _with_local_sky(corrections, cutouts, work)
+    corrections, lost, notes = _with_local_sky(corrections, touching(stages, corrections), cutouts, work)
     living = {one.exposure.tile for one in corrections if one.status is not Status.FAILED}
     for note in notes:
         with log_context(field.name, "local sky"):
@@ -319,9 +320,16 @@ def _errors(stages: tuple[StageMatch, ...], cutouts: dict[str, CutoutRecord], wo
 
 
 def _with_local_sky(
-    corrections: tuple[Correction, ...], cutouts: dict[str, CutoutRecord], work: _Work
+    corrections: tuple[Correction, ...],
+    groups: Sequence[tuple[int, ...]],
+    cutouts: dict[str, CutoutRecord],
+    work: _Work,
 ) -> tuple[tuple[Correction, ...], list[Failure], tuple[str, ...]]:
-    """Take one constant a component: the local sky of its reference tile's first exposure (main chip only)."""
+    """Take one constant a component: the local sky of its reference tile's first exposure (main chip only).
+
+    Components that touch (`groups`) are pieces of one sky, whose brightness differs from piece to piece: what is taken
+    from all of them is that of the first, which is the largest.
+    """
     if not work.settings.do_local_subtraction:
         return corrections, [], ()
     if any(correction.fit_types.get("dithers") == "level+slope" for correction in corrections):
@@ -334,13 +342,21 @@ def _with_local_sky(
     notes = []
     if any(correction.given_zero for correction in corrections):
         notes.append("local subtraction passes over components whose zero the user gave")
-    if len(components) > 1:
-        notes.append(f"local subtraction gives each of its {len(components)} components a zero of its own")
+    held_together = [[number for number in group if number in components] for group in groups]
+    first = {number: group[0] for group in held_together for number in group}
+    apart = set(first.values())
+    if len(apart) > 1:
+        notes.append(f"local subtraction gives each of its {len(apart)} separate parts a zero of its own")
+    if len(components) > len(apart):
+        notes.append(
+            f"{len(components)} components touch others but are not joined: local subtraction takes the sky of the "
+            "largest from all that touch, for their own would follow the nebula"
+        )
     if any(correction.exposure.background_time is not None for correction in corrections) and components:
         notes.append(
             "local subtraction replaces the zero of the dedicated backgrounds (DT_BGR): consider turning it off"
         )
-    standing = {number: _stands_for(parts) for number, parts in components.items()}
+    standing = {number: _stands_for(components[number]) for number in sorted(apart)}
     jobs = [
         SkyJob(
             label=chosen.exposure.name,
@@ -353,11 +369,12 @@ def _with_local_sky(
     ]
     results = work.each(jobs, f"{work.field}: local sky")
     failures = [result for result in results if isinstance(result, Failure)]
-    levels = {
+    found = {
         number: result.level
         for number, result in zip(standing, results, strict=True)
         if not isinstance(result, Failure)
     }
+    levels = {number: found[one] for number, one in first.items() if one in found}
     corrected = tuple(
         correction.model_copy(update={"local_sky": levels[correction.component]})
         if correction.component in levels and correction.status is not Status.ALONE

@@ -58,8 +58,10 @@ class LevelMatch:
 
     @property
     def complete(self) -> bool:
-        """Whether every exposure is matched, reference or alone."""
-        return not self.failures and all(one.status not in {Status.UNTIED, Status.FAILED} for one in self.corrections)
+        """Whether every exposure is matched, reference or alone, and what touches holds together."""
+        if self.failures or any(match.pieces > 1 for match in self.fields):
+            return False
+        return all(one.status not in {Status.UNTIED, Status.FAILED} for one in self.corrections)
 
     def corrections_table(self) -> Table:
         """Return the corrections, a row an exposure, with units: the columns of corrections.ecsv."""

@@ -82,9 +82,9 @@ class RunResult:
 
     @property
     def complete(self) -> bool:
-        """Whether every exposure is matched, reference or alone, and none still being written."""
+        """Whether every exposure is matched, reference or alone, what touches in one piece, and none being written."""
         left_over = {Status.UNTIED, Status.FAILED}
-        if self.failures or self.inventory.pending:
+        if self.failures or self.inventory.pending or any(match.pieces > 1 for match in self.matches):
             return False
         return not any(correction.status in left_over for correction in self.corrections)
 

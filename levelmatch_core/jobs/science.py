@@ -96,7 +96,7 @@ class SolveJob(Job):
     """Solve one group for its members' corrections."""
 
     step = "solve"
-    version = 11
+    version = 12
     roles = ("solve",)
     gives = Solution
 

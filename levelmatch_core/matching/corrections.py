@@ -95,6 +95,17 @@ class FieldMatch(Record):
     notes: tuple[str, ...] = Described(default=(), description="what the user should know of this field")
     missing: tuple[str, ...] = Described(default=(), description="tiles of which nothing could be used, sorted")
 
+    @property
+    def pieces(self) -> int:
+        """Into how many components, of two exposures or more, what touches has fallen; 1 where it holds together."""
+        sizes = Counter(one.component for one in self.corrections if one.status in {Status.MATCHED, Status.REFERENCE})
+        return max((sum(part in sizes for part in group) for group in self.touching), default=1) or 1
+
+    @property
+    def touching(self) -> list[tuple[int, ...]]:
+        """The numbers of the components, in groups of those whose footprints share pixels; sorted."""
+        return touching(self.stages, self.corrections)
+
     def with_failures(self, failures: Sequence[Failure]) -> Self:
         """Return the match with more failures (those that concern it), whose exposures are failed from now on."""
         mine = {exposure.name for exposure in self.field.exposures}
@@ -109,6 +120,32 @@ class FieldMatch(Record):
             for correction in self.corrections
         )
         return self.model_copy(update={"corrections": corrections, "failures": (*self.failures, *failures)})
+
+
+def touching(stages: Iterable[StageMatch], corrections: Iterable[Correction]) -> list[tuple[int, ...]]:
+    """Return the numbers of all components, in groups of those that any measured pair joins, used or not; sorted."""
+    where = {one.exposure.name: one.component for one in corrections if one.component is not None}
+    group = {number: number for number in where.values()}
+
+    def root(number: int) -> int:
+        while group[number] != number:
+            number = group[number]
+        return number
+
+    for stage in stages:
+        numbers = {
+            member.name: next((where[name] for name in member.exposures if name in where), None)
+            for member in stage.members
+        }
+        for pair in (pair for solution in stage.solutions for pair in solution.pairs if pair.rejected is not None):
+            ends = numbers[pair.fit.first], numbers[pair.fit.second]
+            if ends[0] is not None and ends[1] is not None:
+                a, b = sorted(map(root, ends))
+                group[b] = a
+    parts: dict[int, list[int]] = {}
+    for number in sorted(group):
+        parts.setdefault(root(number), []).append(number)
+    return [tuple(parts[number]) for number in sorted(parts)]
 
 
 def with_tiles(field: Field, failures: Iterable[Failure]) -> tuple[Failure, ...]:

@@ -18,7 +18,8 @@ from levelmatch_core.matching.model.assembly import assemble
 from levelmatch_core.matching.model.constraints import Constrained, Constraints, constraints_of
 from levelmatch_core.matching.model.pair_arrays import PairArrays
 from levelmatch_core.matching.model.problem import Problem
-from levelmatch_core.matching.pairs import Pair, reject
+from levelmatch_core.matching.pairs import Pair
+from levelmatch_core.matching.rejection import reject, spared
 from levelmatch_core.matching.results import (
     Component,
     Gauge,
@@ -102,6 +103,8 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     fit_type = settings.fit_type(stage)
     known = constraints_of(ordered, given, with_levels=gauge is Gauge.REFERENCE)
     rejected = _rejected(pairs, known, settings)
+    kept = spared(fits, rejected, known.ties)
+    rejected = {key: why for key, why in rejected.items() if key not in kept}
     used = [i for i, key in enumerate(pairs.keys) if key not in rejected]
     found = graph.components(by_name, [*(pairs.keys[i] for i in used), *known.ties])
     where = {name: number for number, part in enumerate(found) for name in part}
@@ -130,6 +133,7 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
         PairResult(
             fit=fit,
             rejected=rejected.get(key),
+            spared=kept.get(key),
             bridge=key in is_bridge,
             residual=residual,
             residual_rms=rms,
@@ -140,7 +144,7 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
         )
     )
     few = untestable_members(used_keys)
-    notes = graph_notes(found, rejected, pairs.at(used), news, few if settings.robust else set())
+    notes = graph_notes(found, rejected, pairs.at(used), news, few if settings.robust else set(), spared=kept)
     before = rms_of(pairs.arrays.plane_rms(pairs.arrays.planes)[used])
     return Solution(
         stage=stage,

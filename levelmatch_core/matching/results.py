@@ -92,6 +92,9 @@ class PairResult(Record):
     fit: PairFit
     weight: float = Described(description="weight in the solve; 0 where rejected")
     rejected: Rejection | None = None
+    spared: Rejection | None = Described(
+        default=None, description="the rule that it fails, although it is used: nothing else joins its members"
+    )
     bridge: bool = Described(default=False, description="whether the component hangs on this pair alone")
     residual: float = Described(description="level of the difference left at the centroid, data unit")
     residual_rms: float = Described(description="rms of the plane of the difference left, over the overlap, data unit")

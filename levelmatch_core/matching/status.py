@@ -100,6 +100,8 @@ def graph_notes(
     used: Pairs,
     is_bridge: set[Pair],
     few: set[str],
+    *,
+    spared: Mapping[Pair, Rejection],
 ) -> list[str]:
     """Return what the user should know of who hangs together, and by what.
 
@@ -111,12 +113,17 @@ def graph_notes(
         Pairs that are not used.
     used
         Those that are.
-    hung
+    is_bridge
         Bridges that are news.
     few
         Members whose bad pairs cannot be told, where bad pairs are looked for.
+    spared
+        Pairs that fail a rule and are used all the same.
     """
     notes: list[str] = []
+    if spared:
+        named = [f"{a} - {b} ({why})" for (a, b), why in sorted(spared.items())]
+        notes.append(f"pairs beyond a limit, used because nothing else joins their members: {some(named)}")
     cut = graph.cut_by(parts, rejected)
     if cut:
         named = [f"{a} - {b} ({rejected[a, b]})" for a, b in cut]

@@ -140,6 +140,9 @@ class FieldSummary(Record):
     stages: tuple[StageSummary, ...]
     counts: dict[str, int] = Described(description="exposures by status")
     missing: tuple[str, ...] = Described(default=(), description="tiles of which nothing could be used")
+    pieces: int = Described(
+        default=1, description="components of two exposures or more into which footprints that touch have fallen"
+    )
 
 
 class RunRecord(Record):
@@ -289,6 +292,7 @@ def _field(match: FieldMatch, previous: RunRecord | None) -> FieldSummary:
         stages=tuple(_stage(stage) for stage in match.stages),
         counts=_counts(match.corrections),
         missing=match.missing,
+        pieces=match.pieces,
     )
 
 

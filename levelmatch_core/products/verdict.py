@@ -103,6 +103,8 @@ def verdict(
         for each in residuals
         if each.used
     )
+    fields = list(fields)
+    parts += [f"{one.name} has fallen into {one.pieces} pieces that touch" for one in fields if one.pieces > 1]
     zeros = "; ".join(filter(None, map(_provisional, fields)))
     return "; ".join(filter(None, [", ".join(parts), seams, zeros])) + "."
 

@@ -4,9 +4,11 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from levelmatch_core.matching.graph import components
 from levelmatch_core.matching.match import match
 from levelmatch_core.matching.pair_matrices import PairMatrices
-from levelmatch_core.matching.pairs import candidate_pairs, reject
+from levelmatch_core.matching.pairs import candidate_pairs
+from levelmatch_core.matching.rejection import reject, spared
 from levelmatch_core.matching.results import Gauge, Rejection
 from levelmatch_core.sky.plane import Plane
 from tests.matching.fakes import fit_all, grid_positions, made_up_fit, make_cutout, member, scene, settings_for
@@ -147,3 +149,36 @@ def test_no_dense_matrices_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert PairMatrices.of(solution).first is not None
     assert PairMatrices.columns_of(solution).delta.shape == (0, 1)
+
+
+@st.composite
+def measured_graphs(draw: st.DrawFn) -> tuple[int, dict[tuple[int, int], tuple[Rejection | None, float]]]:
+    """A number of members, and of some pairs the rule that they fail and their rms."""
+    n = draw(st.integers(2, 9))
+    ends = st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)).filter(lambda pair: pair[0] < pair[1])
+    return n, draw(st.dictionaries(ends, st.tuples(st.sampled_from([None, *Rejection]), st.floats(0.1, 9.0))))
+
+
+@settings(max_examples=60)
+@given(measured_graphs())
+def test_the_spared_pairs_complete_a_forest_by_the_best(
+    case: tuple[int, dict[tuple[int, int], tuple[Rejection | None, float]]],
+) -> None:
+    """Against plain search: what extent and noise reject is used where no better pair joins its members, only there."""
+    n, edges = case
+    members = [member(make_cutout(f"m{i:02d}", np.zeros((20, 20)))) for i in range(n)]
+    fits = [made_up_fit(members[a], members[b], Plane(), BOX, rms=rms) for (a, b), (_, rms) in sorted(edges.items())]
+    names = {(members[a].name, members[b].name): why for (a, b), (why, _) in edges.items()}
+    rejected = {key: why for key, why in names.items() if why is not None}
+    kept = spared(fits, rejected)
+    rules = {Rejection.TOO_SHORT, Rejection.TOO_NOISY}
+    assert all(rejected[key] is why and why in rules for key, why in kept.items())
+    accepted = [key for key in names if key not in rejected]
+    usable = [key for key in names if rejected.get(key) is None or rejected[key] in rules]
+    every = [one.name for one in members]
+    assert components(every, [*accepted, *kept]) == components(every, usable)
+    stderr = {(fit.first, fit.second): fit.stderr for fit in fits}
+    for key in kept:  # without it two parts fall apart, which no better pair joins
+        better = [one for one in usable if one in accepted or (stderr[one], one) < (stderr[key], key)]
+        parts = components(every, better)
+        assert not any(set(key) <= set(part) for part in parts)

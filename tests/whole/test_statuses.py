@@ -11,6 +11,7 @@ from astropy.table import Table
 
 from levelmatch_core.errors import NoInputError, OutputFolderError, SettingsError
 from levelmatch_core.matching.corrections import Status
+from levelmatch_core.products.explain import explain
 from levelmatch_core.simulate import SimulatedProgram, Truth, simulate
 
 
@@ -53,16 +54,48 @@ def test_without_overlap_each_stays_alone(row, level_match):
     assert result.complete
 
 
-def test_rejected_pairs_leave_their_exposures_untied(tmp_path, level_match):
+@pytest.fixture
+def corner(tmp_path) -> list[Path]:
     """Tiles that touch at a corner only: neither axis reaches the fraction that is asked for."""
     simulate(tmp_path / "in", program(tiles=(2, 2), overlap=0.1))
-    corner = [tmp_path / "in" / name for name in ("tile_001.fits", "tile_004.fits")]
+    return [tmp_path / "in" / name for name in ("tile_001.fits", "tile_004.fits")]
+
+
+def test_a_corner_that_is_all_there_is_joins_its_tiles(corner, level_match):
     result = level_match(*corner)
+    assert sorted(statuses(result)) == [Status.MATCHED, Status.REFERENCE]
+    assert result.complete
+    pairs = Table.read(result.request.output / "pairs.ecsv")
+    assert list(pairs["used"]) == [True]
+    assert any("nothing else joins" in note for note in result.record.fields[0].stages[-1].notes)
+
+
+def test_rejected_pairs_leave_their_exposures_untied(corner, tmp_path, level_match):
+    rules = tmp_path / "pairs.csv"
+    rules.write_text("first,second,action\ntile_001.fits,tile_004.fits,forbid\n")
+    result = level_match(*corner, pairs=str(rules))
     assert statuses(result) == [Status.UNTIED, Status.UNTIED]
     assert not result.complete
     pairs = Table.read(result.request.output / "pairs.ecsv")
-    assert list(pairs["reason"]) == ["overlap too short"]
+    assert list(pairs["reason"]) == ["forbidden by the user"]
     assert np.isfinite(pairs["level"]).all()
+
+
+def test_pieces_that_touch_are_said_and_share_one_local_sky(tmp_path, level_match):
+    """Two and two tiles in a row, the pair between them forbidden: no relative level, and one sky for both."""
+    simulate(tmp_path / "in", program(tiles=(4, 1)))
+    rules = tmp_path / "pairs.csv"
+    rules.write_text("first,second,action\ntile_002.fits,tile_003.fits,forbid\n")
+    result = level_match(tmp_path / "in", pairs=str(rules), do_local_subtraction=True)
+    assert [one.component for one in result.corrections] == [1, 1, 2, 2]
+    assert not result.complete
+    assert [field.pieces for field in result.record.fields] == [2]
+    levels = {one.local_sky for one in result.corrections}
+    assert len(levels) == 1
+    assert levels != {0.0}
+    assert "has fallen into 2 pieces" in explain(result.request.output)
+    apart = level_match(*sorted((tmp_path / "in").glob("*.fits")), output=tmp_path / "whole", do_local_subtraction=True)
+    assert (apart.complete, [field.pieces for field in apart.record.fields]) == (True, [1])
 
 
 def test_a_broken_file_costs_itself_only(row, level_match):

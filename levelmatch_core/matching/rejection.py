@@ -1,0 +1,101 @@
+"""Which of the measured pairs are used: the rules of area, extent and noise, and the forest that no rule may fell.
+
+A rule that rejects the only pair between two parts of a field leaves a step of unknown height in the result, which is
+worse than any noise of that pair. The pairs that the rules accept are therefore completed, best first, to a spanning
+forest of all that overlap: Kruskal's algorithm (1956, Proc. Amer. Math. Soc. 7, 48) with the accepted pairs before the
+rejected ones, and among those the smallest standard error of the level first.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from levelmatch_core.matching.pairs import Pair, rounding_floor
+from levelmatch_core.matching.results import PairFit, Rejection
+from levelmatch_core.settings import MatchSettings
+
+CHANCE = 4.0
+"""Standard deviations of an rms, of so many pixels, that chance may explain."""
+SPARED = frozenset({Rejection.TOO_SHORT, Rejection.TOO_NOISY})
+"""Reasons that a pair outlives where nothing else joins its members; too few pixels are no measurement."""
+
+
+def reject(fits: Sequence[PairFit], settings: MatchSettings) -> dict[Pair, Rejection]:
+    """Return the pairs that must not be used, each with its reason.
+
+    Too few pixels: fewer than `min_area_percent` of the mean over all pairs. Too short: on neither detector axis
+    `min_linear_frac` of either member's extent. Too noisy: rms above the mean by `rms_sig_limit` standard deviations,
+    both taken over the pairs that survive the first two: a sliver's rms says nothing and would widen the limit. With
+    fewer than three such pairs, or without spread, nothing is rejected for noise; nor is a pair whose rms is above the
+    mean by no more than so few pixels may scatter: of pairs that are all alike a fortieth is beyond two standard
+    deviations, and a strip that loses one falls in two.
+    """
+    rejected: dict[Pair, Rejection] = {}
+    if not fits:
+        return rejected
+    smallest = settings.min_area_percent * float(np.mean([fit.npix for fit in fits]))
+    kept: list[PairFit] = []
+    for fit in sorted(fits, key=lambda fit: (fit.first, fit.second)):  # sums must not depend on the order
+        if fit.npix < smallest:
+            rejected[fit.first, fit.second] = Rejection.TOO_FEW_PIXELS
+        elif max(fit.linear) < settings.min_linear_frac:
+            rejected[fit.first, fit.second] = Rejection.TOO_SHORT
+        else:
+            kept.append(fit)
+    if len(kept) < 3:
+        return rejected
+    rms = np.maximum([fit.rms for fit in kept], rounding_floor(kept))
+    mean, spread = float(np.mean(rms)), float(np.std(rms))
+    if spread <= 1e-9 * mean:
+        return rejected
+    for fit, value in zip(kept, rms.tolist(), strict=True):
+        chance = CHANCE * mean * math.sqrt(fit.correlation / (2 * max(1, fit.n_used)))
+        if value > mean + max(settings.rms_sig_limit * spread, chance):
+            rejected[fit.first, fit.second] = Rejection.TOO_NOISY
+    return rejected
+
+
+def spared(
+    fits: Sequence[PairFit], rejected: Mapping[Pair, Rejection], tied: Iterable[Pair] = ()
+) -> dict[Pair, Rejection]:
+    """Return the rejected pairs that are used all the same, because nothing else joins their members.
+
+    Parameters
+    ----------
+    fits
+        All measured pairs.
+    rejected
+        Those that must not be used, with the reason of each; only the rules of extent and noise can be overruled.
+    tied
+        Members that are joined without a pair.
+
+    Returns
+    -------
+    dict
+        Of each such pair, the rule that it fails.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        parent.setdefault(name, name)
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    def joins(pair: Pair) -> bool:
+        a, b = root(pair[0]), root(pair[1])
+        parent[max(a, b)] = min(a, b)
+        return a != b
+
+    for pair in tied:
+        joins(pair)
+    doubtful = []
+    for fit in fits:
+        pair = fit.first, fit.second
+        if pair not in rejected:
+            joins(pair)
+        elif rejected[pair] in SPARED:
+            doubtful.append((fit.stderr, pair))
+    return {pair: rejected[pair] for _, pair in sorted(doubtful) if joins(pair)}
