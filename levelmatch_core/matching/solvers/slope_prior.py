@@ -88,24 +88,24 @@ def _estimated(problem: Problem) -> SlopePrior | None:
     parts = [NormalEquations(part) for part in looked_at]
     some = parts if len(problem.names) <= PATCH else [NormalEquations(part) for part in _patches(evened)[::4]]
     least = max(1.0, _shared(some))  # similar everywhere: a few patches suffice
-    measured = sum(_measured(part.problem) for part in parts)
+    scale = max(least, _scale(parts))
     tried = np.linspace(low, high, STEPS)
-    values = [_evidence(parts, float(x), measured, least)[0] for x in tried]
+    values = [_evidence(parts, float(x), scale) for x in tried]
     best = int(np.argmin(values))
     if best == 0:
         return None
     bounds = float(tried[best - 1]), float(tried[min(best + 1, STEPS - 1)])
     found = minimize_scalar(
-        lambda x: _evidence(parts, float(x), measured, least)[0],
+        lambda x: _evidence(parts, float(x), scale),
         bounds=bounds,
         method="bounded",
         options={"xatol": TOLERANCE},
     )
     log_precision = float(found.x)
-    return SlopePrior(sd=math.exp(-log_precision / 2), width=_width(parts, log_precision, measured, least))
+    return SlopePrior(sd=math.exp(-log_precision / 2), width=_width(parts, log_precision, scale))
 
 
-def _width(parts: Sequence[NormalEquations], log_precision: float, measured: int, least: float) -> float:
+def _width(parts: Sequence[NormalEquations], log_precision: float, scale: float) -> float:
     """Return the rms width of true slopes over the posterior of the precision, for the errors of shrunken slopes.
 
     The solve uses the most probable precision. If there are few slopes, it may be too large by a large factor, and so
@@ -115,9 +115,9 @@ def _width(parts: Sequence[NormalEquations], log_precision: float, measured: int
     """
     slopes = sum(2 * int(np.count_nonzero(~part.problem.fixed)) for part in parts)
     tried = log_precision + (np.linspace(-WIDER, NARROWER, OPEN_STEPS) if slopes < SURE else np.zeros(1))
-    values, misfits = np.array([_evidence(parts, float(x), measured, least) for x in tried]).T
+    values = np.array([_evidence(parts, float(x), scale) for x in tried])
     weights = np.exp((values.min() - values) / 2 - tried / 4)
-    return math.sqrt(float(np.average(np.exp(-tried) * misfits, weights=weights)))
+    return math.sqrt(scale * float(np.average(np.exp(-tried), weights=weights)))
 
 
 def _slope_information(problem: Problem) -> Array:
@@ -144,26 +144,37 @@ def _measured(problem: Problem) -> int:
     return int(np.count_nonzero(values > RANK * values[:, -1:]))
 
 
-def _evidence(
-    parts: Sequence[NormalEquations], log_precision: float, measured: int, least: float
-) -> tuple[float, float]:
-    """Return minus twice the log likelihood of a precision, up to a constant, and s^2, which is at least `least`."""
+def _scale(parts: Sequence[NormalEquations]) -> float:
+    """Return s^2, the mean square residual per degree of freedom without a prior; 1 where nothing is redundant.
+
+    A slope that only one pair measures fits that pair whatever it is: its residual says nothing of the noise, and a
+    scale that were free there would take the slope for noise.
+    """
+    squares, freedom = 0.0, 0
+    for known in parts:
+        part = known.problem
+        equations = known.of(part, None)
+        corrections = equations.apply_inverse(right_hand_side(part, part.delta, part.moments)).reshape(-1, part.k)
+        left = part.residuals(corrections)
+        squares += float(np.sum(part.weights * np.einsum("ka,kab,kb->k", left, part.moments, left)))
+        freedom += max(0, _measured(part) - equations.rank)
+    return squares / freedom if freedom else 1.0
+
+
+def _evidence(parts: Sequence[NormalEquations], log_precision: float, scale: float) -> float:
+    """Return minus twice the log likelihood of a precision, up to a constant."""
     precision = math.exp(log_precision)
-    squares, determinant, slopes, free = 0.0, 0.0, 0, 0
+    total = 0.0
     for known in parts:
         part = known.problem
         equations = known.of(part, precision**-0.5)
         corrections = equations.apply_inverse(right_hand_side(part, part.delta, part.moments)).reshape(-1, part.k)
         left = part.residuals(corrections)
-        squares += float(np.sum(part.weights * np.einsum("ka,kab,kb->k", left, part.moments, left)))
+        squares = float(np.sum(part.weights * np.einsum("ka,kab,kb->k", left, part.moments, left)))
         squares += precision * float(np.sum(corrections[:, 1:] ** 2))
-        determinant += equations.log_determinant
-        slopes += 2 * int(np.count_nonzero(~part.fixed))
-        free += len(equations.free)
-    freedom = max(1, measured - (free - slopes))
-    excess_scatter = max(least, squares / freedom)
-    likelihood = determinant - slopes * log_precision + freedom * math.log(excess_scatter) + squares / excess_scatter
-    return likelihood, excess_scatter
+        slopes = 2 * int(np.count_nonzero(~part.fixed))
+        total += equations.log_determinant - slopes * log_precision + squares / scale
+    return total
 
 
 def _patches(problem: Problem) -> list[Problem]:
