@@ -15,6 +15,7 @@ from levelmatch_core.matching.pair_matrices import PairMatrices
 from levelmatch_core.matching.results import Rejection
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.runrecord import StageSummary
+from levelmatch_core.products.slope_priors import SHOWN
 from levelmatch_core.products.tables import pairs_table
 from levelmatch_core.products.verdict import Residual, pooled, residual_of
 from levelmatch_core.settings import MatchSettings
@@ -43,6 +44,12 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "pairs_predicted": ("", "pairs that seam_rms_left_out is of"),
     "iterations": ("", "sweeps of the solver, at most over the groups"),
     "groups_unconverged": ("", "groups whose solve did not converge: 0 in a good run"),
+    "slope_prior_width": (
+        UNIT,
+        "width of the slopes' prior, middle to edge of a member; the widest of the groups",
+    ),
+    "slopes_changed_by_prior": ("", f"members whose slopes it changed by more than {SHOWN:g} sigma"),
+    "slope_prior_change": ("sigma", "largest change that it made of a slope, in that slope's 1 sigma"),
     "convergence_level": (UNIT, "largest change of a level in each sweep"),
     "convergence_plane": (UNIT, "largest change of a coefficient of the planes in each sweep"),
     "duration_seconds": ("s", "time from the first file to the last"),
@@ -158,6 +165,11 @@ def _of_stage(stage: StageSummary) -> Iterator[tuple[str, float]]:
     yield "pairs_used", stage.used
     yield "iterations", stage.iterations
     yield "groups_unconverged", len(stage.unconverged)
+    if stage.slope_priors:
+        yield "slope_prior_width", max(one.width for one in stage.slope_priors)
+        changes = [change.size for one in stage.slope_priors for change in one.slopes]
+        yield "slopes_changed_by_prior", sum(size > SHOWN for size in changes)
+        yield "slope_prior_change", max(changes, default=0.0)
 
 
 def _convergence(stage: StageMatch) -> Iterator[tuple[str, tuple[float, ...]]]:

@@ -33,7 +33,7 @@ from levelmatch_core.matching.results import (
 )
 from levelmatch_core.matching.solvers import solve
 from levelmatch_core.matching.solvers.outliers import find_outliers
-from levelmatch_core.matching.solvers.slope_prior import slope_prior_of
+from levelmatch_core.matching.solvers.slope_prior import slope_changes, slope_prior_of
 from levelmatch_core.matching.status import (
     Pairs,
     Part,
@@ -152,7 +152,11 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
         fit_type=fit_type,
         members=tuple(
             MemberResult(
-                name=name, component=where[name], plane=planes[name], sigma=parts[where[name]].results[name][1]
+                name=name,
+                component=where[name],
+                plane=planes[name],
+                sigma=parts[where[name]].results[name][1],
+                slope_change=parts[where[name]].slope_changes.get(name),
             )
             for name in by_name
         ),
@@ -254,6 +258,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         member.name: (_plane_at(member, plane), (sigma[0], sigma[1], sigma[2]))
         for member, plane, sigma in zip(members, planes, sigmas, strict=True)
     }
+    changes = slope_changes(problem, answer)
     learned = {
         "slope_prior": answer.prior and (answer.prior.sd, answer.prior.width),
         "excess_scatter": left.excess_scatter,
@@ -265,6 +270,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         unknowns=problem.unknowns,
         notes=notes,
         outliers=outliers,
+        slope_changes={} if changes is None else dict(zip(results, (changes / problem.scale).tolist(), strict=False)),
         modes=tuple((sigma, share, pattern[:count]) for sigma, share, pattern in modes),
         loops=loops,
         pairs=_stories(both, left, pairs, _stated_weights(asked.pairs, settings)),

@@ -126,6 +126,11 @@ class MemberResult(Record):
     component: int = Described(description="index into Solution.components")
     plane: Plane = Described(description="to be subtracted; about the centre of the member's cutout")
     sigma: tuple[float, float, float] = Described(description="1 sigma of level, slope_x, slope_y")
+    slope_change: tuple[float, float] | None = Described(
+        default=None,
+        description="slope_x and slope_y less what they are without the slope prior, data unit a grid pixel; None "
+        "without one, and in components of more than 4,000 members",
+    )
 
 
 class GaugeCondition(Record):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
@@ -59,6 +59,8 @@ class Part:
     notes: tuple[str, ...] = ()
     outliers: frozenset[int] = frozenset()
     """Which of its pairs were left out."""
+    slope_changes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """What the slope prior did to the slopes of each member, data unit a grid pixel; empty where it is not known."""
     modes: tuple[tuple[float, float, Array], ...] = ()
     loops: LoopClosure | None = None
     pairs: Sequence[Story] = ()

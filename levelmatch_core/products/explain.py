@@ -15,6 +15,7 @@ from levelmatch_core.matching.results import Rejection
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.products.output.folder import JOURNAL, RUN
 from levelmatch_core.products.runrecord import GAIN_LIMIT, SEAM_LIMIT, FieldSummary, RunRecord, StageSummary
+from levelmatch_core.products.slope_priors import slope_prior_lines
 from levelmatch_core.products.verdict import left_out_of, missing_of, residual_of_summary, told_changes, verdict
 
 NAMED = 5
@@ -161,6 +162,7 @@ def _stage_lines(stage: StageSummary, pairs: Table, unit: str, record: RunRecord
             f"  The pattern of corrections that the overlaps see least may be off by {mode.sigma:.3g} {unit} rms at "
             f"1 sigma, {mode.share:.0%} of the levels' variance."
         )
+    yield from (f"  {line}" for line in slope_prior_lines(stage.slope_priors, unit))
     if len(used):
         yield f"  {_quality(stage, used, unit, tried)}"
     if not stage.converged:

@@ -19,6 +19,7 @@ from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMa
 from levelmatch_core.matching.reference_history import lacking
 from levelmatch_core.matching.results import Choice, Component, Loop, PairResult, Solution, Suspect, WeakMode
 from levelmatch_core.products.manifest import InputFile, OutputFile
+from levelmatch_core.products.slope_priors import SlopePriorSummary, slope_priors_of
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings, roles_by_name
 from levelmatch_core.sky.grid import Grid
@@ -123,6 +124,9 @@ class StageSummary(Record):
     choice: Choice | None = Described(default=None, description="why levels or planes, where that was to be chosen")
     modes: tuple[WeakMode, ...] = Described(
         default=(), description="each component's weakest, largest sigma first, ten at most, without their patterns"
+    )
+    slope_priors: tuple[SlopePriorSummary, ...] = Described(
+        default=(), description="of each component whose slopes have a prior, and what it did to each slope"
     )
     notes: tuple[str, ...]
 
@@ -390,6 +394,7 @@ def _stage(stage: StageMatch) -> StageSummary:
         gains_found=len(gains),
         choice=next((solution.status.choice for solution in solutions), None),
         modes=tuple(modes[:NAMED]),
+        slope_priors=slope_priors_of(solutions),
         notes=tuple(f"{solution.group}: {note}" for solution in solutions for note in solution.status.notes),
     )
 

@@ -7,13 +7,14 @@ integrated out under a flat prior. In the notation of section 6 of matching/MODE
 of the prior in units of the weights, P selects the slopes, Q is the minimum of the penalised sum of squares, and the
 width minimises
 
-    ln|B' W B + a P| - m ln(a) + D ln(s^2) + Q(a) / s^2,    s^2 = max(f, Q / D),
+    ln|B' W B + a P| - m ln(a) + Q(a) / s^2,    s^2 = max(f, Q(0) / (D - rank)),
 
-where m is the number of slopes and D the number of measured coefficients minus that of the levels (restricted maximum
-likelihood: Patterson and Thompson 1971, Biometrika 58, 545). If s^2 is above 1, differences disagree by more than their
-noise. The lower limit f, at least 1, is the variance of the slopes' entries of the right-hand side with noise that
-pairs share, relative to that of independent pairs: exposures on top of each other share their noise, which would be
-taken for slopes.
+where m is the number of slopes and D the number of measured coefficients (restricted maximum likelihood: Patterson and
+Thompson 1971, Biometrika 58, 545). The scale s^2 of the residuals is that of the solution without a prior: above 1,
+differences disagree by more than their noise. Where nothing is redundant nothing can disagree, and the measured errors
+stand (s^2 = f). The lower limit f, at least 1, is the variance of the slopes' entries of the right-hand side with noise
+that pairs share, relative to that of independent pairs: exposures on top of each other share their noise, which would
+be taken for slopes.
 
 A pair whose pixels hardly scatter (two images cut from one scan) must not outweigh all others. While the width is
 learned, its weight is therefore at most `MOST` times the median.
@@ -29,6 +30,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from levelmatch_core.matching.linear.answer import Answer
 from levelmatch_core.matching.linear.normal_equations import NormalEquations, right_hand_side
 from levelmatch_core.matching.model.problem import Array, Problem, SlopePrior
 from levelmatch_core.matching.uncertainty.pair_noise import right_hand_side_factor
@@ -76,6 +78,18 @@ def slope_prior_of(problem: Problem, settings: MatchSettings) -> SlopePrior | No
     if settings.slope_prior != "auto":
         return SlopePrior(sd=settings.slope_prior, width=settings.slope_prior)
     return _estimated(problem)
+
+
+def slope_changes(problem: Problem, answer: Answer) -> Array | None:
+    """Return (N, 2) each slope less what it is without the prior, data unit over `Problem.scale`; None without one.
+
+    Nor is it returned for components of more than `ALL` members, whose equations are large.
+    """
+    if answer.prior is None or len(problem.names) > ALL:
+        return None
+    equations = (answer.equations or NormalEquations(problem)).of(problem, None)
+    measured = equations.apply_inverse(right_hand_side(problem, problem.delta, problem.moments)).reshape(-1, problem.k)
+    return np.asarray((answer.corrections - problem.to_gauge(measured))[:, 1:])
 
 
 def _estimated(problem: Problem) -> SlopePrior | None:

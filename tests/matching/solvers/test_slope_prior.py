@@ -252,3 +252,39 @@ def test_sigmas_allow_for_what_the_prior_takes(gauge: str) -> None:
 def test_a_width_is_positive(value: object) -> None:
     with pytest.raises(SettingsError, match="slope_prior"):
         settings_for(slope_prior=value)
+
+
+@pytest.mark.parametrize("width", [0.0, 0.02, 0.5])
+def test_two_exposures_keep_the_slopes_that_they_measure(width: float) -> None:
+    """A pair of its own has no residual: nothing says that its slopes are noise but their measured error."""
+    off, auto = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        truth = np.concatenate([5 * rng.standard_normal((2, 1)), width * rng.standard_normal((2, 2))], axis=1) / 20
+        cutouts = scene([(0, 0), (4, 3)], (40, 40), truth, 0.1, rng)
+        for setting, left in (("off", off), ("auto", auto)):
+            options = settings_for("dithers", "level+slope", slope_prior=setting, **NO_REJECTION)
+            solution = match("dithers", "t", *fit_all(cutouts, "level+slope", options), Gauge.MEAN, options)
+            (one, two), (a, b) = solution.members, truth
+            slopes = two.plane.slope_x - one.plane.slope_x, two.plane.slope_y - one.plane.slope_y
+            left.append(np.subtract(slopes, (b - a)[1:]))
+            assert (one.slope_change is None) is (setting == "off" or solution.components[0].slope_prior is None)
+    rms_off, rms_auto = (np.sqrt(np.mean(np.square(left))) for left in (off, auto))
+    assert rms_auto < 1.1 * rms_off
+
+
+def test_what_the_prior_did_to_a_slope_is_said() -> None:
+    truth = truth_of(np.random.default_rng(8), 0.05)
+    auto, off = (solved(8, truth, slope_prior=setting)[0] for setting in (0.05, "off"))
+    for held, free in zip(auto.members, off.members, strict=True):
+        assert held.slope_change is not None
+        assert free.slope_change is None
+    apart = np.array(
+        [
+            (a.plane.slope_x - b.plane.slope_x, a.plane.slope_y - b.plane.slope_y)
+            for a, b in zip(auto.members, off.members, strict=True)
+        ]
+    )
+    said = np.array([one.slope_change for one in auto.members])
+    np.testing.assert_allclose(said - said.mean(axis=0), apart - apart.mean(axis=0), atol=1e-6 * np.abs(apart).max())
+    assert np.abs(apart).max() > 1e-4
