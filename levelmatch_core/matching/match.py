@@ -32,7 +32,7 @@ from levelmatch_core.matching.results import (
     Solution,
 )
 from levelmatch_core.matching.solvers import solve
-from levelmatch_core.matching.solvers.outliers import find_outliers
+from levelmatch_core.matching.solvers.outliers import find_outliers, may_be_left_out
 from levelmatch_core.matching.solvers.slope_prior import slope_changes, slope_prior_of
 from levelmatch_core.matching.status import (
     Pairs,
@@ -228,8 +228,11 @@ def _solve_part(  # noqa: PLR0917 - private, called once
     if settings.robust and settings.solver == "least_squares":
         found = find_outliers(asked.whole.problem, slope_prior_of(asked.whole.problem, settings))
         bad = np.flatnonzero(found.outliers[: len(pairs)]).tolist()
-        outliers = frozenset(i for i in bad if pairs.keys[i] not in known.forced)
-        notes += doubts(pairs, outliers, trusted=found.trusted)
+        suspects = frozenset(i for i in bad if pairs.keys[i] not in known.forced)
+        if found.trusted and may_be_left_out(len(suspects), len(pairs), len(members)):
+            outliers = suspects
+        notes += doubts(pairs, suspects, left_out=outliers == suspects)
+    everything, left_out = asked.whole.problem, np.array(sorted(outliers), dtype=np.int64)
     if outliers:
         pairs = pairs.at([i for i in range(len(pairs)) if i not in outliers])
         asked = assemble(members, pairs.fits, fit_type, gauge_condition, settings, known, pairs.arrays)
@@ -240,7 +243,8 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         covariance = pair_covariance(problem, noise)
     answer = solve(problem, settings)
     is_bridge = bridge_flags(len(problem.names), problem.first, problem.second)
-    left = leave_one_out(problem, answer, is_bridge, covariance)
+    unused = everything.residuals(answer.corrections)[left_out, 0], np.sqrt(everything.variance[left_out])
+    left = leave_one_out(problem, answer, is_bridge, covariance, unused)
     errors, modes = uncertainties(
         problem,
         prior=answer.prior,

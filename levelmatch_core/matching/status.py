@@ -67,15 +67,15 @@ class Part:
     """Of each pair that was not left out."""
 
 
-def doubts(pairs: Pairs, outliers: Collection[int], *, trusted: bool) -> tuple[str, ...]:
-    """Return what the user should know of the outliers."""
-    out = ["{} - {}".format(*pairs.keys[i]) for i in sorted(outliers)]
-    notes: tuple[str, ...] = ()
-    if out:
-        notes += (f"{len(out)} of {len(pairs)} pairs contradict the others and were left out: {some(out)}",)
-    if not trusted:
-        notes += ("so many pairs contradict each other that this solve cannot be trusted",)
-    return notes
+def doubts(pairs: Pairs, suspects: Collection[int], *, left_out: bool) -> tuple[str, ...]:
+    """Return what the user should know of pairs that contradict the others, whether or not they were left out."""
+    if not suspects:
+        return ()
+    named = some(["{} - {}".format(*pairs.keys[i]) for i in sorted(suspects)])
+    found = f"{len(suspects)} of {len(pairs)} pairs contradict the others"
+    if left_out:
+        return (f"{found} and were left out: {named}",)
+    return (f"{found}, too many to tell which are wrong: none was left out, this solve cannot be trusted: {named}",)
 
 
 def untestable_members(used: Collection[Pair]) -> set[str]:

@@ -58,8 +58,26 @@ TRUSTED = 0.2
 SCATTERED, TRUSTED_SCATTERED = 1.5, 0.03
 """Where residuals scatter by more than the first number times their errors, bad pairs can go unnoticed; the result is
 then trusted only up to the second fraction of outliers."""
+MOST_LEFT_OUT = 0.1
+"""Largest fraction of a component's pairs that may be left out."""
 CHANCE = 0.01
 """Accepted probability that a few pairs look bad by chance, given errors with this scatter."""
+
+
+def may_be_left_out(suspects: int, pairs: int, members: int) -> bool:
+    """Return whether so few pairs of a component are suspects that those that remain can still contradict each other.
+
+    A tenth of the pairs, or a single one, and never the last loop: of a tree nothing tests anything, and what is left
+    of a disagreement by leaving out those that disagree is no evidence.
+
+    Parameters
+    ----------
+    suspects, pairs
+        Number of pairs that contradict the others, and of all.
+    members
+        Number of members.
+    """
+    return suspects <= max(1, int(MOST_LEFT_OUT * pairs)) and pairs - suspects - (members - 1) >= 1
 
 
 @dataclass(frozen=True)

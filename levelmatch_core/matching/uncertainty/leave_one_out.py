@@ -71,7 +71,17 @@ class LeaveOneOut:
     units of the variance of the level."""
 
 
-def leave_one_out(problem: Problem, answer: Answer, is_bridge: NDArray[np.bool_], covariance: csr_array) -> LeaveOneOut:
+NONE = np.zeros(0), np.zeros(0)
+"""No pair that was left out."""
+
+
+def leave_one_out(
+    problem: Problem,
+    answer: Answer,
+    is_bridge: NDArray[np.bool_],
+    covariance: csr_array,
+    unused: tuple[Array, Array] = NONE,
+) -> LeaveOneOut:
     """Return the leave-one-out residuals of a solved component.
 
     Parameters
@@ -82,6 +92,9 @@ def leave_one_out(problem: Problem, answer: Answer, is_bridge: NDArray[np.bool_]
         (K,) whether each pair is a bridge.
     covariance
         Of the pairs, from :func:`pair_covariance`.
+    unused
+        (U,) residual levels, and their 1 sigma, of pairs that were left out because they contradict the others: they
+        are evidence of excess scatter all the same.
     """
     left = problem.residuals(answer.corrections)
     equations = answer.equations or NormalEquations(problem, answer.prior.sd if answer.prior else None)
@@ -106,7 +119,13 @@ def leave_one_out(problem: Problem, answer: Answer, is_bridge: NDArray[np.bool_]
         together = own[told] - np.linalg.solve(keeps[told], kept[told].transpose(0, 2, 1)).transpose(0, 2, 1)
         left_out_optimism[told] = 2 * np.einsum("nab,nba->n", problem.moments[told], together) / problem.variance[told]
     freedom = left.size - equations.rank
-    excess_scatter = _excess_scatter(left[told, 0], sigma[told], alone[told], freedom / left.size)
+    count = left.size + problem.k * len(unused[0])
+    excess_scatter = _excess_scatter(
+        np.concatenate([left[told, 0], unused[0]]),
+        np.concatenate([sigma[told], unused[1]]),
+        np.concatenate([alone[told], np.ones(len(unused[0]))]),
+        (freedom + problem.k * len(unused[0])) / count,
+    )
     redundancy = np.where(told, np.clip(smallest, 0.0, 1.0), 0.0)
     return LeaveOneOut(
         predicted, sigma, excess_scatter, np.maximum(left_out_optimism, 0.0), redundancy, np.maximum(fit_optimism, 0.0)

@@ -109,8 +109,9 @@ def test_every_metric_has_a_unit_and_a_meaning(logged):
 @pytest.mark.parametrize("how", ["alone", "untied"])
 def test_what_was_not_measured_is_no_metric(small_program, tmp_path, store, how):
     files = sorted(small_program.glob("*.fits"))
-    # whole tiles lie beside each other: no overlap reaches nine tenths of an image
-    inputs, settings = ((files[0],), {}) if how == "alone" else ((files[0], files[-1]), {"min_linear_frac": 0.99})
+    rules = tmp_path / "pairs.csv"
+    rules.write_text(f"first,second,action\n{files[0].name},{files[-1].name},forbid\n")
+    inputs, settings = ((files[0],), {}) if how == "alone" else ((files[0], files[-1]), {"pairs": str(rules)})
     chosen = MatchSettings.from_mapping({**settings, "figures": "none"})
     request = Request(inputs=inputs, output=tmp_path / "out", settings=chosen, program=how)
     found = run(request, CutoutStore(tmp_path / "store"), PlainRunner)

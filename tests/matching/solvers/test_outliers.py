@@ -8,7 +8,7 @@ from levelmatch_core.matching.model.problem import build
 from levelmatch_core.matching.pairs import candidate_pairs
 from levelmatch_core.matching.results import Gauge, Member, PairFit, Rejection
 from levelmatch_core.matching.solvers import least_squares
-from levelmatch_core.matching.solvers.outliers import find_outliers
+from levelmatch_core.matching.solvers.outliers import find_outliers, may_be_left_out
 from levelmatch_core.sky.plane import Plane
 from tests.benchmarks.accuracy import Mosaic
 from tests.matching.fakes import NO_REJECTION, fit_all, grid_positions, made_up_fit, make_cutout, member, settings_for
@@ -169,3 +169,50 @@ def test_where_all_pairs_scatter_hardly_one_is_left_out() -> None:
         out += len(left_out(members, [off_by(fit, 5 * one) for fit, one in zip(fits, scatter.tolist(), strict=True)]))
         pairs += len(fits)
     assert out < 0.08 * pairs
+
+
+def test_no_more_than_a_tenth_and_never_the_last_loop_is_left_out() -> None:
+    """Nine members, 13 pairs, two in five of them wrong: without the wrong ones a tree would be left, at peace."""
+    members = [member(make_cutout(name, BLANK)) for name in "abcdefghi"]
+    by_name = {one.name: one for one in members}
+    names = ["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi", "ai", "ac", "ce", "eg", "gi"]
+    plain, robust = settings_for(**NO_REJECTION), settings_for(robust=True, **NO_REJECTION)
+    distrusted = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        levels = np.where(rng.random(len(names)) < 0.4, rng.uniform(-90, 90, len(names)), 0.0)
+        fits = [
+            made_up_fit(by_name[a], by_name[b], Plane(level=level), (0, 0, 9, 9))
+            for (a, b), level in zip(names, levels.tolist(), strict=True)
+        ]
+        found = match("dithers", "t", members, fits, Gauge.MEAN, robust)
+        out = sum(pair.rejected is Rejection.OUTLIER for pair in found.pairs)
+        assert out <= 1
+        if not out:
+            assert found.members == match("dithers", "t", members, fits, Gauge.MEAN, plain).members
+        distrusted += any("cannot be trusted" in note for note in found.status.notes)
+    assert distrusted >= 5
+
+
+def test_what_may_be_left_out() -> None:
+    assert [may_be_left_out(one, 30, 9) for one in (0, 1, 3, 4)] == [True, True, True, False]
+    assert may_be_left_out(1, 6, 4)  # four exposures on top of each other
+    assert not may_be_left_out(1, 4, 4)  # the one loop of a ring
+
+
+def test_what_is_left_out_counts_as_scatter() -> None:
+    """Of pairs that scatter by five of their sigmas the worst are left out: the others' errors must not forget them."""
+    ratios, out = [], 0
+    for seed in range(6):
+        members, fits = with_planes(seed, 4)
+        scatter = 5 * np.random.default_rng(seed).standard_normal(len(fits))
+        fits = [off_by(fit, one) for fit, one in zip(fits, scatter.tolist(), strict=True)]
+        found = {}
+        for robust in (True, False):
+            options = settings_for("mosaic_tiles", "level+slope", weight_method="error", robust=robust, **NO_REJECTION)
+            solution = match("mosaic_tiles", "all", members, fits, Gauge.REFERENCE, options)
+            found[robust] = solution.components[0].excess_scatter
+            out += sum(pair.rejected is Rejection.OUTLIER for pair in solution.pairs)
+        ratios.append(found[True] / found[False])
+    assert out > 0
+    assert min(ratios) > 0.8
