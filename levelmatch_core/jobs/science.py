@@ -64,7 +64,7 @@ class MeasureJob(Job):
     """Fit the differences of some pairs of one group."""
 
     step = "measure"
-    version = 6
+    version = 7
     roles = ("mask", "measure")
     gives = PairFits
 

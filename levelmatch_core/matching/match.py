@@ -240,7 +240,8 @@ def _solve_part(  # noqa: PLR0917 - private, called once
     problem = both.problem
     if outliers or len(problem.rms) > len(asked.pairs.rms):
         noise = PairNoise.of(problem)
-        covariance = pair_covariance(problem, noise)
+    if problem.structure_variance.any() or noise.problem is not asked.pairs:
+        covariance = pair_covariance(problem, noise, structure=True)
     answer = solve(problem, settings)
     is_bridge = bridge_flags(len(problem.names), problem.first, problem.second)
     unused = everything.residuals(answer.corrections)[left_out, 0], np.sqrt(everything.variance[left_out])
@@ -250,7 +251,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         prior=answer.prior,
         seed=settings.seed,
         equations=answer.equations,
-        noise=noise.with_excess_scatter(left.excess_scatter),
+        noise=noise.with_structure().with_excess_scatter(left.excess_scatter),
     )
     count = len(members)  # the ground, if there is one, comes last and is nobody's
     full = np.zeros((2, count, 3))

@@ -60,6 +60,11 @@ class PairFit(Record):
     stderr: float = Described(
         description="1 sigma of the level at the centroid, resampled pixels' correlation allowed for"
     )
+    structure: float = Described(
+        default=0.0,
+        description="1 sigma of the level's error beyond that of pixel noise, as the scatter over blocks, "
+        "two statistics and a gain show it, data unit; 0 where they show none",
+    )
     correlation: float = Described(description="pixels a statistically independent pixel: 1 / mean noise gain, >= 1")
     shared: float = Described(
         default=1.0,

@@ -23,6 +23,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from levelmatch_core.matching.measure.block_jackknife import structure
 from levelmatch_core.matching.measure.difference_kernels import (
     Box,
     Cut,
@@ -202,7 +203,10 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     mean_like = correlation * fit.mean_like
     inefficiency = mean_like + fit.excess
     n_used, (x, y), moments = _moments(pair, fit.cut)
-    grown = gain(*pair.parts, fit.cut, n_used)
+    found_gain = gain(*pair.parts, fit.cut, n_used)
+    grown = None if found_gain is None else (found_gain.slope, found_gain.sigma, found_gain.brightness)
+    stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), mean_like / inefficiency
+    level, slope_x, slope_y = fit.coefficients.tolist()
     return PairFit(
         first=first.record.name,
         second=second.record.name,
@@ -211,14 +215,15 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         plane=_grid_plane(fit.coefficients, pair, x, y),
         moments=moments,
         rms=fit.rms,
-        stderr=fit.rms * math.sqrt(inefficiency / n_used),
+        stderr=stderr,
+        structure=structure(*pair.parts, fit.cut, (level, slope_x, slope_y), stderr, shared, grown),
         correlation=correlation,
-        shared=mean_like / inefficiency,
+        shared=shared,
         extent=extent,
         linear=_fractions(extent, first.record, second.record),
         converged=fit.converged,
         last_step=fit.step,
-        gain=None if grown is None else (grown.slope, grown.sigma, grown.brightness),
+        gain=grown,
     )
 
 

@@ -168,5 +168,6 @@ def _with_rows(problem: Problem, rows: Sequence[tuple[int, int, float, float, tu
         n_used=longer(problem.n_used, np.ones(count)),
         rms=longer(problem.rms, np.full(count, math.inf)),
         variance=longer(problem.variance, variance),
+        structure=longer(problem.structure, np.zeros(count)) if len(problem.structure) else problem.structure,
         shared=longer(problem.shared, np.zeros(count)),
     )

@@ -11,7 +11,7 @@ from levelmatch_core.matching.results import PairFit
 
 Array = NDArray[np.float64]
 
-_COLUMNS = 19
+_COLUMNS = 20
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class PairArrays:
     """(K,) scatter about the fit, data unit."""
     stderr: Array
     """(K,) 1 sigma of the level at the centroid, data unit."""
+    structure: Array
+    """(K,) 1 sigma of the level's error beyond pixel noise, data unit."""
     correlation: Array
     """(K,) pixels per statistically independent pixel."""
     shared: Array
@@ -45,15 +47,16 @@ class PairArrays:
 
         def row(fit: PairFit) -> tuple[float, ...]:
             plane = fit.plane
-            own = fit.n_used, fit.rms, fit.stderr, fit.correlation, fit.shared
+            own = fit.n_used, fit.rms, fit.stderr, fit.structure, fit.correlation, fit.shared
             return (*own, plane.level, plane.slope_x, plane.slope_y, plane.x0, plane.y0, *fit.moments)
 
         flat = np.fromiter(chain.from_iterable(map(row, fits)), dtype=float, count=_COLUMNS * len(fits))
         table = flat.reshape(-1, _COLUMNS)
-        n_used, rms, stderr, correlation, shared = table[:, :5].T.copy()
-        moments = table[:, 10:].reshape(-1, 3, 3) / n_used[:, None, None]
+        n_used, rms, stderr, structure, correlation, shared = table[:, :6].T.copy()
+        moments = table[:, 11:].reshape(-1, 3, 3) / n_used[:, None, None]
         return cls(
-            n_used, rms, stderr, correlation, shared, table[:, 5:8].copy(), table[:, 8:10].copy(), np.asarray(moments)
+            *(n_used, rms, stderr, structure, correlation, shared),
+            *(table[:, 6:9].copy(), table[:, 9:11].copy(), np.asarray(moments)),
         )
 
     def at(self, where: Sequence[int]) -> "PairArrays":

@@ -7,7 +7,7 @@ grid.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,14 +68,16 @@ class Problem:
     """(K,) fraction of the variance that comes from the mean of the members' pixel noise, and so is shared with other
     pairs over the same pixels."""
 
+    structure: Array = field(default_factory=lambda: np.zeros(0))
+    """(K,) variance of each pair's level that is not pixel noise, as the pair itself shows it; empty for none."""
     level_reference: int | None = None
     """Where no member is fixed: the member whose level is 0 at its centre, instead of the mean level being 0."""
     plane_reference: int | None = None
     """Where no member is fixed: the member whose plane is subtracted from all after the solve, so that its own is 0."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for one in fields(self):
+            value = getattr(self, one.name)
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
 
@@ -99,6 +101,7 @@ class Problem:
         place = np.full(len(self.names), -1)
         place[members] = np.arange(len(members))
         inside = (place[self.first] >= 0) & (place[self.second] >= 0)
+        structure = self.structure[inside] if len(self.structure) else self.structure
         by_pair = {
             name: getattr(self, name)[inside]
             for name in ("centroids", "delta", "moments", "weights", "n_used", "rms", "variance", "shared")
@@ -113,6 +116,7 @@ class Problem:
             second=place[self.second[inside]],
             level_reference=None,
             plane_reference=None,
+            structure=structure,
             **by_pair,
         )
 
@@ -122,6 +126,11 @@ class Problem:
         joined = coo_array((np.ones(len(self.first)), (self.first, self.second)), shape=(n, n))
         _, label = connected_components(joined, directed=False)
         return np.flatnonzero(label == np.argmax(np.bincount(label)))
+
+    @property
+    def structure_variance(self) -> Array:
+        """(K,) `structure`, 0 where there is none."""
+        return self.structure if len(self.structure) else np.zeros(len(self.rms))
 
     @property
     def geometry(self) -> Geometry:
@@ -243,6 +252,7 @@ def build(  # noqa: PLR0917 - the parts of the problem in their natural order
         rms=rms,
         variance=variance,
         shared=arrays.shared,
+        structure=arrays.structure**2,
         level_reference=None if level_reference is None else index[level_reference],
         plane_reference=None if plane_reference is None else index[plane_reference],
     )

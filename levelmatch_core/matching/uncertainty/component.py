@@ -148,7 +148,7 @@ def uncertainties(
         1 sigma of the rms over members, fraction of the total variance of the levels, pattern of rms 1.
     """
     equations = equations or NormalEquations(problem, prior.sd if prior else None)
-    known = _Noise(problem, prior, equations, noise or PairNoise.of(problem))
+    known = _Noise(problem, prior, equations, noise or PairNoise.of(problem).with_structure())
     shape = len(problem.names), problem.k
     if equations.dense:
         columns = known.exact()

@@ -106,6 +106,7 @@ def _noise(links: _Links, groups: Sequence[MatchedGroup], firsts: Index, rows: I
     part = np.where(seen, variance * shared, 0.0)[:, None] * pixels / pixels.sum(axis=1, keepdims=True)
     own = np.where(seen, variance * (1 - shared), variance)
     own += np.concatenate([part.excess_scatter**2 * np.isfinite(part.problem.rms) for part in groups])
+    own += np.concatenate([part.problem.structure_variance for part in groups])
     # a fit weights all pixels equally, and so do the moments; where fewer exposures overlap, the noise is larger
     share = links.of_sides(links.share, pairs)
     share = share / np.maximum(share[:, :, :1, :1], np.finfo(float).tiny)

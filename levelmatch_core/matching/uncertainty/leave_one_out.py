@@ -106,7 +106,7 @@ def leave_one_out(
         keeps = np.eye(problem.k) - leverage
         fit_optimism = 2 * np.trace(leverage, axis1=1, axis2=2)
         alone = np.clip(keeps[:, 0, 0], 0.0, 1.0)
-        sigma = np.sqrt(problem.variance * alone)
+        sigma = np.sqrt((problem.variance + problem.structure_variance) * alone)
     sigma = np.where(is_bridge, 0.0, sigma)
     predicted = np.full_like(left, np.nan)
     smallest = np.linalg.svd(keeps, compute_uv=False)[:, -1]
@@ -157,7 +157,7 @@ def _excess_scatter(left: Array, sigma: Array, alone: Array, free: float) -> flo
     return float(np.sqrt(excess / np.sum(weight * alone[use])))
 
 
-def pair_covariance(problem: Problem, noise: PairNoise | None = None) -> csr_array:
+def pair_covariance(problem: Problem, noise: PairNoise | None = None, *, structure: bool = False) -> csr_array:
     """Return V (K k, K k), the covariance of the measured differences; the coefficients of a pair are consecutive.
 
     If there are too many pairs, the noise that they share is neglected.
@@ -168,11 +168,15 @@ def pair_covariance(problem: Problem, noise: PairNoise | None = None) -> csr_arr
         The component.
     noise
         The noise of its pairs, if it has been computed already.
+    structure
+        Whether to add what each pair shows beyond pixel noise.
     """
     inverse = np.asarray(np.linalg.inv(problem.moments + TINY * np.eye(problem.k)), dtype=float)
     if problem.delta.size > EXACT:
-        return block_diagonal(problem.variance[:, None, None] * inverse)
+        variance = problem.variance + problem.structure_variance if structure else problem.variance
+        return block_diagonal(variance[:, None, None] * inverse)
     noise = noise or PairNoise.of(problem)
+    noise = noise.with_structure() if structure else noise
     shared = noise.shared_factor() @ block_diagonal(inverse)
     own = np.maximum(noise.alone, LEAST_OWN * problem.variance)
     return csr_array(block_diagonal(own[:, None, None] * inverse) + shared.T @ shared)

@@ -128,6 +128,10 @@ class PairNoise:
             return self
         return replace(self, alone=self.alone + np.where(np.isfinite(self.problem.rms), excess_scatter**2, 0.0))
 
+    def with_structure(self) -> "PairNoise":
+        """Return the noise with what each pair shows beyond it (`Problem.structure`)."""
+        return replace(self, alone=self.alone + self.problem.structure_variance)
+
     @property
     def sources(self) -> int:
         """Number of independent sources: k for each pair and, for each member, k per pair but at most `POINTS`."""

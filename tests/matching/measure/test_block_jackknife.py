@@ -1,0 +1,67 @@
+"""The error of a level beyond pixel noise: nothing of noise alone, and the true error where the sky leaves structure."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from levelmatch_core.matching.measure.block_jackknife import jackknife
+from levelmatch_core.matching.measure.pair_fit import fit_pair
+from tests.matching.fakes import make_cutout, settings_for
+
+SHAPE = (96, 128)
+
+
+def fitted(data: np.ndarray, sky: np.ndarray | float = 0.0, **settings: object):
+    cutouts = make_cutout("a", np.zeros(SHAPE) + sky), make_cutout("b", data + sky)
+    fit = fit_pair(*cutouts, "level", settings_for(**settings))
+    assert fit is not None
+    return fit
+
+
+@pytest.mark.parametrize("statistic", ["median", "clipped_mean"])
+def test_noise_alone_shows_no_structure(statistic: str) -> None:
+    shown = [
+        fitted(np.random.default_rng(seed).standard_normal(SHAPE), statistic=statistic).structure for seed in range(60)
+    ]
+    assert np.count_nonzero(shown) <= 3
+
+
+def test_structure_larger_than_pixels_is_the_error_of_the_level() -> None:
+    """Smooth patches of unit rms over noise: the levels of many draws scatter by what each draw says of itself."""
+    levels, said = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        patches = gaussian_filter(rng.standard_normal(SHAPE), 5, mode="wrap")
+        fit = fitted(patches / 0.0564 + rng.standard_normal(SHAPE))
+        levels.append(fit.plane.level)
+        said.append(np.hypot(fit.structure, fit.stderr))
+    assert np.std(levels) == pytest.approx(np.sqrt(np.mean(np.square(said))), rel=0.4)
+    assert np.std(levels) > 5 * fit.stderr
+
+
+def test_two_statistics_that_disagree_say_so() -> None:
+    """A tail on one side, alike all over: no block differs from any other, and the median is not the mean."""
+    rng = np.random.default_rng(1)
+    data = rng.standard_normal(SHAPE) + 1.5 * (rng.random(SHAPE) < 0.3)
+    fit = fitted(data)
+    mean = fitted(data, statistic="clipped_mean").plane.level
+    assert fit.structure == pytest.approx(abs(mean - fit.plane.level), rel=0.3)
+
+
+def test_a_gain_stands_for_a_level() -> None:
+    rng = np.random.default_rng(2)
+    sky = 1000 + 300 * gaussian_filter(rng.standard_normal(SHAPE), 4) / 0.07
+    fit = fitted(0.01 * sky + 0.1 * rng.standard_normal(SHAPE), sky)
+    assert fit.gain is not None
+    assert fit.structure > 0.7 * 0.01 * float(sky.mean())
+
+
+def test_the_jackknife_is_that_of_leaving_out_blocks() -> None:
+    rng = np.random.default_rng(3)
+    counts, means = np.full(20, 36.0), rng.standard_normal(20)
+    found = jackknife(counts, counts * means, 6)
+    left_out = np.array([np.delete(means, one).mean() for one in range(20)])
+    assert found is not None
+    assert found[1] == 20
+    assert found[0] == pytest.approx(19 / 20 * np.sum((left_out - left_out.mean()) ** 2))
+    assert jackknife(counts[:4], counts[:4], 6) is None
