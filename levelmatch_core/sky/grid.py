@@ -71,7 +71,7 @@ class Grid(Record):
         return wcs
 
     def to_sky(self, x: Floats, y: Floats) -> Floats:
-        """Return (2, ...) right ascension and declination, ICRS degrees, of grid positions, equal to those of :meth:`wcs`.
+        """Return (2, ...) right ascension and declination, ICRS degrees, of grid positions, as from :meth:`wcs`.
 
         The gnomonic projection (Calabretta & Greisen 2002, A&A 395, 1077, section 5.1.3) in terms of vectors. Unlike
         wcslib's structures it needs no set-up, and can be used by several threads.
