@@ -1,4 +1,4 @@
-"""`levelmatch ui`: Prefect's and MLflow's web pages over LEVELMATCH_HOME, on the loopback only."""
+"""`levelmatch ui`: Prefect's and MLflow's web pages for LEVELMATCH_HOME, on the loopback only."""
 
 import os
 import signal
@@ -23,19 +23,19 @@ from flows.orchestration.server_process import ARTIFACTS, STORE
 from levelmatch_core.errors import ServerError, UsageError
 
 _PATIENCE = 300.0
-"""Seconds until both answer: a new database is migrated first."""
+"""Time limit until both answer, seconds; a new database is migrated first."""
 
 _GRACE = 15.0
-"""Seconds that a server has to end by itself."""
+"""Time limit for a server to end by itself, seconds."""
 
 
-@cloup.command(short_help="Open Prefect's and MLflow's pages over past and present runs.")
+@cloup.command(short_help="Start Prefect's and MLflow's pages on past and present runs.")
 @cloup.option("--prefect-port", type=click.IntRange(1, 65535), default=4200, show_default=True)
 @cloup.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(prefect_port: int, mlflow_port: int) -> None:
-    """Show past and present runs: Prefect's pages and MLflow's, over LEVELMATCH_HOME, until Ctrl-C.
+    """Show past and present runs in Prefect's and MLflow's web pages, for LEVELMATCH_HOME, until Ctrl-C.
 
-    Both listen on the loopback only. Programs that are deployed to this Prefect server run while a worker does.
+    Both listen on the loopback only. Programs deployed to this Prefect server run as long as a worker is running.
     """
     with clean_errors():
         home = prepare_environment()
@@ -60,7 +60,7 @@ def ui(prefect_port: int, mlflow_port: int) -> None:
 
 
 def _names(port: int) -> tuple[str, str]:
-    """Return the names under which a browser on this machine may ask for a server."""
+    """Return the host names under which a browser on this machine may address a server."""
     return f"{LOOPBACK}:{port}", f"localhost:{port}"
 
 

@@ -126,7 +126,7 @@ def test_down_and_sent_later(mlflow, home, ended, monkeypatch):
     again = log(output)
     assert again.exit_code == 0
     assert run_id_in(again) == run_id
-    assert "was there" in again.output
+    assert "existed already" in again.output
     assert content(client, run_id) == sent
     assert {path: path.read_bytes() for path in before} == before
 
