@@ -42,7 +42,7 @@ def _run_name() -> str:
 
 
 @flow(name="level_match", flow_run_name=_run_name, persist_result=True, result_serializer="json")
-def level_match(  # noqa: PLR0917 - Prefect's form shows them in this order, with what Args says: it reads no other style
+def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the descriptions under Args only
     inputs: list[str],
     output: str,
     program: str = "levelmatch",

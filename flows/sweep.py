@@ -33,7 +33,7 @@ _DEFAULTS = MatchSettings().model_dump(mode="json")
 
 
 @flow(name="sweep", flow_run_name="{program} sweep", persist_result=True, result_serializer="json")
-def sweep(  # noqa: PLR0917 - Prefect's form shows them in this order, with what Args says: it reads no other style
+def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descriptions under Args only
     inputs: list[str],
     output: str,
     grid: dict[str, list[Any]],

@@ -52,7 +52,7 @@ def sweep(
             options["config"], options["assignments"], procs=options["workers"], band=options["band"]
         )
         grid = grid_of(grids)
-        combinations(grid)  # what is wrong with it is said before the engine starts
+        combinations(grid)  # errors of the grid are reported before the engine starts
         home = prepare_environment(quiet=True)
         server = ephemeral_server.start()  # it takes as long as all that follows
         # here and no earlier: Prefect and MLflow take seconds to import

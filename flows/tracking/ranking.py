@@ -27,7 +27,7 @@ class Combination(Record):
     values: dict[str, Any]
     seam: float = Described(default=0.0, description="leave-one-pair-out seam rms, data unit")
     unit: str = ""
-    tested: int = Described(default=0, description="pairs that the others foretell")
+    tested: int = Described(default=0, description="number of pairs that are predicted by others")
     used: int = Described(default=0, description="pairs kept")
     residual: float = Described(default=0.0, description="residual rms, the worst field's, data unit")
     left_out: int = Described(default=0, description="exposures that are untied, or failed")

@@ -141,7 +141,7 @@ def cuts_of(sample: Floats, sigma: float, maxiters: int) -> tuple[Cuts, Start]:
     return tuple(_cuts(sample, start, float(sigma), maxiters)), start
 
 
-def clip(  # noqa: PLR0917 - all of them say what is clipped
+def clip(  # noqa: PLR0917 - all are needed
     kept: Floats, left: Sifted, cuts: Cuts, start: Start, sigma: float, maxiters: int
 ) -> Clipped | None:
     """Clip values that :func:`sift` has sorted out.

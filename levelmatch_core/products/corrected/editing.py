@@ -46,7 +46,7 @@ class EditedFile:
         self._put(index, header, memoryview(content.ljust(-(-len(content) // BLOCK) * BLOCK, b"\0")))
 
     def _put(self, index: int, header: RawHeader, data: memoryview | None) -> None:
-        # sums that did not hold stay as they came: new ones would bless what was damaged
+        # wrong checksums are kept: correct ones would hide that the data is damaged
         if self.base.sums_hold(index):
             renew_checksums(header, lambda: self.base.data(index) if data is None else data)
         self.hdus[index] = (header, data)
