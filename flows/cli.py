@@ -1,4 +1,4 @@
-"""The command `levelmatch`. Imports are made where they are needed: help and version come at once."""
+"""The command `levelmatch`. Slow imports are made inside functions, so that help and version appear immediately."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,20 +13,20 @@ from flows.interruption import listen, work_interruptibly
 
 
 class _Lazy(cloup.Group):
-    """A group whose further commands are imported when they are called, and whose help has sections."""
+    """A group of commands that are imported only when they are called, and whose help has sections."""
 
     names: ClassVar[tuple[str, ...]] = (
         *("apply", "cache", "completion", "demo", "deploy", "explain", "log", "run", "settings", "simulate", "sweep"),
         *("ui", "undo", "verify"),
     )
-    """The commands; each lies in the module of its name in `flows.commands`."""
+    """The commands; each is in the module of the same name in `flows.commands`."""
     sections: ClassVar[dict[str, tuple[str, ...]]] = {
         "Match": ("run", "sweep", "settings"),
         "Look at a result": ("explain", "verify", "ui"),
         "Take it elsewhere": ("undo", "apply", "log"),
         "Try it": ("demo", "simulate"),
     }
-    """Titles of the help, and their commands; what is in none comes last."""
+    """Sections of the help, with their commands; all other commands are in the last section."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         return sorted(self.names)
@@ -48,7 +48,7 @@ class _Lazy(cloup.Group):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
         def work() -> Any:  # noqa: ANN401 - click's
-            with ctx.scope(cleanup=False):  # click knows its context by the thread
+            with ctx.scope(cleanup=False):  # click's context is specific to the thread
                 return super(_Lazy, self).invoke(ctx)
 
         return work_interruptibly(work)

@@ -1,4 +1,4 @@
-"""The combinations of a sweep: a grid of settings, and the folder that each combination has."""
+"""The combinations of a sweep: a grid of settings, and the name of the folder of each combination."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -8,7 +8,7 @@ from levelmatch_core.errors import SettingsError
 from levelmatch_core.settings import MatchSettings
 
 MOST = 500
-"""Combinations of one sweep."""
+"""Largest number of combinations of one sweep."""
 
 
 def combinations(grid: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
@@ -17,15 +17,15 @@ def combinations(grid: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     Raises
     ------
     SettingsError
-        If there are none, or more than 500, or a name is no setting.
+        If there are none, or more than 500, or if a name is not a setting.
     """
     empty = [name for name, values in grid.items() if not values]
     if not grid or empty:
-        message = f"a sweep varies at least one setting, with a value each at least{': ' if empty else ''}{empty or ''}"
+        message = f"a sweep varies one setting or more, each with a value or more{': ' if empty else ''}{empty or ''}"
         raise SettingsError(message)
     for name in grid:
         if name not in MatchSettings.model_fields:
-            MatchSettings.from_mapping({name: None})  # says which names are near
+            MatchSettings.from_mapping({name: None})  # names similar settings
     found = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     if len(found) > MOST:
         message = f"{len(found)} combinations; a sweep takes {MOST} at most"

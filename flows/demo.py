@@ -1,4 +1,4 @@
-"""The demo: a program whose levels are known, matched, and how well they came back."""
+"""The demo: a simulated program with known levels, and how well a match recovers them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,28 +9,28 @@ from levelmatch_core.products.tables import read_corrections
 from levelmatch_core.simulate import SimulatedProgram, Truth, score, simulate
 
 PROGRAM = SimulatedProgram(instrument="miri", tiles=(3, 3), dithers=4, size=256)
-"""Nebula, stars, noise, bad pixels, and levels that differ by ten between tiles and one between dithers."""
+"""Nebula, stars, noise, bad pixels, and levels with a scatter of 10 between tiles and 1 between dithers."""
 
 
 def simulated(folder: Path) -> Truth:
-    """Return the truth of the folder if the demo was simulated there already, else simulate it.
+    """Return the truth of the folder if it contains the simulated demo already, else simulate it.
 
     Raises
     ------
     UsageError
-        If the folder holds another simulated program.
+        If the folder contains another simulated program.
     """
     if (folder / "truth.json").exists():
         truth = Truth.load(folder)
         if truth.program == PROGRAM:
             return truth
-        message = f"{folder}: holds another simulated program; name another folder"
+        message = f"{folder}: contains another simulated program; choose another folder"
         raise UsageError(message)
     return simulate(folder, PROGRAM)
 
 
 def recovery(truth: Truth, inputs: Path, output: Path, summary: Summary) -> Iterator[str]:
-    """Yield in lines how well the known levels came back, and where to look."""
+    """Yield lines on how well the known levels were recovered, and on where to find the results."""
     table = read_corrections(output / "corrections.ecsv")
     components = {
         str(row["exposure"]): f"{row['field']} {row['component']}" for row in table if row["status"] != "failed"
@@ -38,9 +38,9 @@ def recovery(truth: Truth, inputs: Path, output: Path, summary: Summary) -> Iter
     found = score(truth, output / "tiles", inputs, components, planes=False)
     unit = summary.residuals[0].unit
     yield (
-        f"truth:   the known levels (spread {PROGRAM.level_sd:g} {unit}) came back to {found.rms:.2g} {unit} rms, "
+        f"truth:   the known levels (spread {PROGRAM.level_sd:g} {unit}) were recovered to {found.rms:.2g} {unit} rms, "
         f"{found.worst:.2g} at worst ({found.worst_name})"
     )
-    yield f"look at: {output / 'figures'} (pictures), corrections.ecsv and pairs.ecsv beside it (tables)"
+    yield f"look at: {output / 'figures'} (pictures), corrections.ecsv and pairs.ecsv next to it (tables)"
     if summary.tracking is not None and not summary.tracking.lost:
         yield f"         mlflow ui --backend-store-uri '{summary.tracking.store}', then {summary.tracking.url}"

@@ -1,22 +1,23 @@
-"""How often Python looks for rubbish: Prefect, MLflow and the rest make a million lasting objects when imported."""
+"""Tuning of Python's garbage collection: the imports of Prefect, MLflow and others create a million lasting objects."""
 
 import atexit
 import gc
 
 YOUNG = 50_000
-"""New objects before a look at the young ones; Python's own 700 costs a tenth of the CPU time of the imports."""
+"""Number of new objects that triggers a collection of the youngest generation; with Python's default of 700, a tenth of
+the CPU time of the imports is spent on it."""
 
 
 def collect_rarely() -> None:
-    """Look for rubbish less often from now on: before the imports, which leave none."""
+    """Make garbage collection less frequent; to be called before the imports, which leave no garbage."""
     gc.set_threshold(YOUNG, 20, 20)
 
 
 def pass_over_imports() -> None:
-    """Take what is there by now for lasting: no later look goes through it again."""
+    """Exclude all existing objects from later collections."""
     gc.freeze()
 
 
 def end_at_once() -> None:
-    """Look for no rubbish when the process ends, which gives all its memory back: half a second, after a large run."""
+    """Skip garbage collection at the end of the process, which takes half a second after a large run."""
     atexit.register(gc.freeze)

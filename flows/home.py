@@ -1,6 +1,6 @@
-"""Where state lies, and the environment that Prefect and MLflow find when they are imported.
+"""The folder of all state, and the environment that Prefect and MLflow read when they are imported.
 
-Nothing here imports either: :func:`prepare_environment` has to come before.
+Nothing here imports either of them: :func:`prepare_environment` has to be called before.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from levelmatch_core.errors import UsageError
 VARIABLE = "LEVELMATCH_HOME"
 
 LOGGERS = ("levelmatch_core", "flows")
-"""Whose log lines belong to a run's log."""
+"""Loggers whose lines belong to the log of a run."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Home:
     """The folder of all state. Its folders are readable by their owner only."""
 
     root: Path
-    """Absolute."""
+    """Absolute path."""
 
     @classmethod
     def of(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Return the home that the environment names, `~/.levelmatch` where it names none."""
+        """Return the home given by the environment, by default `~/.levelmatch`."""
         chosen = environ.get(VARIABLE) or "~/.levelmatch"
         return cls(Path(chosen).expanduser().absolute())
 
@@ -40,7 +40,7 @@ class Home:
 
     @property
     def results(self) -> Path:
-        """Stored results of tasks: what makes a second run Cached."""
+        """Stored results of tasks, which a second run uses (state Cached)."""
         return self.root / "results"
 
     @property
@@ -50,37 +50,37 @@ class Home:
 
     @property
     def artifacts(self) -> Path:
-        """MLflow's artifacts, where no tracking server keeps them."""
+        """MLflow's artifacts, unless a tracking server keeps them."""
         return self.root / "mlflow" / "artifacts"
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's store: `MLFLOW_TRACKING_URI` where it is set, else a file here."""
+        """MLflow's store: `MLFLOW_TRACKING_URI` if set, else a file in this folder."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow' / 'mlflow.db'}"
 
     def make(self) -> Self:
-        """Make the folders that are not there.
+        """Create missing folders.
 
         Raises
         ------
         UsageError
-            If they cannot be made.
+            If they cannot be created.
         """
         try:
             for folder in (self.root, self.cutouts, self.results, self.prefect, self.artifacts.parent, self.artifacts):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            message = f"{VARIABLE} {self.root}: {error.strerror or error}; name a folder that you may write to"
+            message = f"{VARIABLE} {self.root}: {error.strerror or error}; choose a folder that you may write to"
             raise UsageError(message) from error
         for folder in (self.root, self.cutouts, self.results, self.prefect, self.artifacts.parent):
             if folder.stat().st_mode & stat.S_IWOTH:
-                message = f"{VARIABLE} {folder}: anybody may write to it, and would be believed; chmod o-w {folder}"
+                message = f"{VARIABLE} {folder}: anybody may write to it; chmod o-w {folder}"
                 raise UsageError(message)
         return self
 
     @contextmanager
     def alone(self, purpose: str) -> Iterator[None]:
-        """Wait until no other process does the same thing here: what must be done by one at a time."""
+        """Wait until no other process does the same work, which only one process may do at a time."""
         descriptor = os.open(self.root / f".{purpose}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -90,7 +90,7 @@ class Home:
 
 
 def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bool = False) -> Home:
-    """Set the environment, and make the home that it names.
+    """Set the environment, and create the home folder.
 
     Parameters
     ----------
@@ -100,31 +100,31 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet
     Raises
     ------
     UsageError
-        If the home cannot be made.
+        If the home cannot be created.
     """
     return set_environment(environ, quiet=quiet).make()
 
 
 def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bool = False) -> Home:
-    """Set what Prefect, MLflow and BLAS read at their import; nothing is written. What the user has set stays.
+    """Set variables that Prefect, MLflow and BLAS read when imported, unless the user has set them; write nothing.
 
     Parameters
     ----------
     environ
         The environment to fill in.
     quiet
-        Whether Prefect is to leave the terminal to us. Its run logs go to its server as ever.
+        Whether Prefect prints nothing on the terminal. Its run logs are sent to its server as usual.
     """
     home = Home.of(environ)
     defaults = {
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_LOCAL_STORAGE_PATH": str(home.results),
-        # never pickles: what is read back must not be able to run
+        # never pickles, which could execute code when they are read
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-        # a new database is migrated first: over ten seconds on a busy machine, and 20 is Prefect's patience
+        # a new database is migrated first, which takes over ten seconds on a busy machine; Prefect's default is 20
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        # task runs are written to the database by the second and not each by itself, which took three times as much
-        # CPU time and came so late that the last ones were missing when a command's server ended
+        # task runs are written to the database once per second instead of one by one, which took three times as much
+        # CPU time and was so slow that the last ones were missing when a command's server ended
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
@@ -134,17 +134,17 @@ def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bo
         "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(LOGGERS),
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
-        # a tracking server that is out of reach costs seconds, not minutes
+        # an unreachable tracking server then costs seconds, not minutes
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        # solves hold BLAS to one thread; what more numpy and scipy start spins a tenth of a second beside the server
+        # solves use one BLAS thread; further threads of numpy and scipy would spin for a tenth of a second
         "OPENBLAS_NUM_THREADS": "1",
     }
     if quiet:
         defaults["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-        # a command goes on without a server that is gone: each question to it costs seconds then, not a minute
+        # a command goes on without a server that has ended: each request to it then costs seconds, not a minute
         defaults["PREFECT_CLIENT_MAX_RETRIES"] = "2"
-    if "PREFECT_RESULTS_LOCAL_STORAGE_PATH" in environ:  # the other name of the same setting
+    if "PREFECT_RESULTS_LOCAL_STORAGE_PATH" in environ:  # another name of the same setting
         del defaults["PREFECT_LOCAL_STORAGE_PATH"]
     for name, value in defaults.items():
         environ.setdefault(name, value)

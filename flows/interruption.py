@@ -1,9 +1,9 @@
-"""Ctrl-C and SIGTERM: a command ends within two seconds, whatever it is doing, and says so in one line.
+"""Ctrl-C and SIGTERM: a command ends within two seconds, whatever it is doing, with one line on stderr.
 
-The work is done in a thread of its own, and the main thread, in which Python handles signals, only waits for it: a
-signal is heard while the work computes, waits for a server or holds a lock. No thread can be made to stop, so that the
-process ends as if it were killed, once farewells are said: to the workers, to Prefect, to MLflow. What is finished is
-in the stores and the output folder, as after a kill, and the next run goes on from there.
+The work is done in a separate thread, and the main thread, in which Python handles signals, only waits for it. Signals
+are therefore handled while the work computes, waits for a server or holds a lock. Threads cannot be stopped, so that
+the process exits as if it were killed, after final actions for the workers, Prefect and MLflow. Finished work is in the
+stores and the output folder, as after a kill, and the next run continues from there.
 """
 
 import multiprocessing
@@ -28,7 +28,7 @@ INTERRUPTED = 130
 LINE = "levelmatch: interrupted; run again to go on"
 
 PATIENCE = 1.5
-"""Seconds that all farewells may take together."""
+"""Time limit for all final actions together, seconds."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CLEAR_LINE, _SHOW_CURSOR = "\r\x1b[2K", "\x1b[?25h"
@@ -38,18 +38,18 @@ _ends_itself: list[threading.Event] = []
 
 
 def work_interruptibly(work: Callable[[], T]) -> T:
-    """Do some work so that a signal ends this process at any time.
+    """Do some work in such a way that a signal can end this process at any time.
 
     Parameters
     ----------
     work
-        Is called in another thread, with the context variables of this one.
+        Called in another thread, with the context variables of this one.
 
     Returns
     -------
-    What the work returns; what it raises is raised here.
+    The result of the work; its exceptions are raised here.
     """
-    if threading.current_thread() is not threading.main_thread():  # signals are for the main thread
+    if threading.current_thread() is not threading.main_thread():  # signals are handled by the main thread only
         return work()
     results: list[T] = []
     errors: list[BaseException] = []
@@ -71,17 +71,17 @@ def work_interruptibly(work: Callable[[], T]) -> T:
 
 
 def add_farewell(say: Callable[[], object]) -> None:
-    """Have something done when we are interrupted, as :func:`farewell` does, for as long as this process lives."""
+    """Register a final action like :func:`farewell`, for the lifetime of this process."""
     _farewells.append(say)
 
 
 @contextmanager
 def farewell(say: Callable[[], object]) -> Iterator[None]:
-    """Have something done when we are interrupted while the context lasts: the last that was entered comes first.
+    """Register an action for an interruption during the context; the actions are run in reverse order.
 
-    It has a part of :data:`PATIENCE`, and an error in it is passed over: the process ends in any case.
+    It gets a part of :data:`PATIENCE`, and its errors are ignored: the process ends in any case.
     """
-    there = partial(copy_context().run, say)  # with the settings of whoever says it
+    there = partial(copy_context().run, say)  # with the context variables of the caller
     _farewells.append(there)
     try:
         yield
@@ -91,7 +91,7 @@ def farewell(say: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def ending_itself() -> Iterator[threading.Event]:
-    """Leave the end to the work while the context lasts: a first signal only sets the event that is given."""
+    """Let the work end by itself during the context: a first signal only sets the event that is yielded."""
     asked = threading.Event()
     _ends_itself.append(asked)
     try:
@@ -101,7 +101,7 @@ def ending_itself() -> Iterator[threading.Event]:
 
 
 def at_end(process: "subprocess.Popen[bytes]") -> Callable[[], object]:
-    """Return a farewell that ends a process at once."""
+    """Return a final action that kills a process."""
 
     def end() -> None:
         process.kill()
@@ -121,16 +121,16 @@ def _listening() -> Iterator[None]:
 
 
 def listen() -> dict[signal.Signals, Any]:
-    """Hear signals from now on, and return who heard them before.
+    """Install the signal handlers, and return the previous ones.
 
-    One that we were told to pass over (by nohup) is passed over.
+    Signals that are being ignored (by nohup) remain ignored.
     """
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     return {number: signal.signal(number, _interrupt) for number in heard}
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """End at the first signal; at the second at once."""
+    """End after the final actions at the first signal, and immediately at the second."""
     for number in _SIGNALS:
         if signal.getsignal(number) is _interrupt:
             signal.signal(number, _give_up)
@@ -140,11 +140,11 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     _say()
     end = time.monotonic() + PATIENCE
     for worker in multiprocessing.active_children():
-        worker.kill()  # they have nothing to say, and leave the processor to what follows
+        worker.kill()  # they have no final actions, and free the processor for what follows
     for say in reversed(tuple(_farewells)):
         thread = threading.Thread(target=_attempt, args=(say,), daemon=True)
         thread.start()
-        # a server that answers late must not keep the others from being ended
+        # a slow server must not prevent the others from being ended
         thread.join(max(0.05, (end - time.monotonic()) * 2 / 3))
     os._exit(INTERRUPTED)
 
@@ -161,7 +161,7 @@ def _give_up(_number: int, _frame: FrameType | None) -> None:
 
 
 def _say() -> None:
-    """Say the one line, and let nothing be said after it by threads that still work."""
+    """Print the line, and suppress all further output of threads that are still running."""
     bars = _CLEAR_LINE + _SHOW_CURSOR if sys.stderr.isatty() else ""
     with suppress(OSError, ValueError):
         os.write(2, f"{bars}{LINE}\n".encode())

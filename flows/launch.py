@@ -1,4 +1,4 @@
-"""Starting the flow from a command: the terminal is ours, Prefect and MLflow stay in the background."""
+"""Running the flow from a command, with output on the terminal, and Prefect and MLflow in the background."""
 
 import logging
 from collections.abc import Iterator
@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 
 
 def check(request: Request) -> None:
-    """Find out what can be told without any work, before the engine's slow start.
+    """Check the request as far as possible without any work, before the slow start of Prefect.
 
     Raises
     ------
     UsageError
         If the output folder or an input cannot be used.
     NoInputError
-        If there is no file.
+        If there are no files.
     """
     with OutputFolder.open(request.output, request.settings, request.inputs):
         find_files(
@@ -45,22 +45,22 @@ def check(request: Request) -> None:
 def launch(
     request: Request, log_level: str | None = None, server: ephemeral_server.EmbeddedServer | None = None
 ) -> Summary:
-    """Run the flow in this process and return its summary; where Prefect cannot be used, do the same without it.
+    """Run the flow in this process and return its summary; if Prefect cannot be used, do the same without it.
 
     Parameters
     ----------
     request
-        What to do.
+        The request.
     log_level
-        Lowest level of the lines shown on stderr; None shows warnings beside a progress bar on a terminal, and
+        Lowest level of the lines shown on stderr; None shows warnings and a progress bar on a terminal, and
         everything from `info` on elsewhere.
     server
-        Prefect's embedded server, where one was started already; it is opened once the request is known to be sound.
+        Prefect's embedded server, if it was started already; it is opened after the request has been checked.
 
     Raises
     ------
     LevelMatchError
-        As :func:`levelmatch_core.pipeline.run` raises it.
+        As raised by :func:`levelmatch_core.pipeline.run`.
     """
     check(request)
     home = prepare_environment(quiet=True)
@@ -79,12 +79,12 @@ def launch(
 
 
 def _under_prefect(request: Request, home: Home, server: ephemeral_server.EmbeddedServer | None) -> Summary:
-    """Run the flow, on a server that was started or on what Prefect finds by itself.
+    """Run the flow, on a server that was started or on one that Prefect finds by itself.
 
     Raises
     ------
     EngineError
-        If Prefect cannot be started or ceased to work; what was finished is in the stores.
+        If Prefect cannot be started or stopped working; finished work is in the stores.
     LevelMatchError
         As :func:`launch`.
     """
@@ -111,7 +111,7 @@ def _under_prefect(request: Request, home: Home, server: ephemeral_server.Embedd
     if isinstance(outcome, BaseException):
         if of_engine(outcome) and not isinstance(outcome, EngineError):
             text = without_secrets(str(outcome).strip() or type(outcome).__name__).splitlines()[0]
-            message = f"it ceased to work ({type(outcome).__name__}: {text})"
+            message = f"it stopped working ({type(outcome).__name__}: {text})"
             raise EngineError(message) from outcome
         raise outcome
     return Summary.from_json(outcome)
@@ -119,24 +119,24 @@ def _under_prefect(request: Request, home: Home, server: ephemeral_server.Embedd
 
 @contextmanager
 def engine(home: Home, server: ephemeral_server.EmbeddedServer | None, output: Path) -> Iterator[None]:
-    """Have Prefect and MLflow imported, their stores made and a server answering while the context lasts.
+    """Provide Prefect and MLflow during the context: imported, with their stores and a server that answers.
 
-    A server that Prefect would start by itself is ours, too, and ends with this process even if that is killed. Where
-    the process is interrupted, the flow runs that write `output` end Cancelled.
+    A server that Prefect would start by itself is replaced by our own, which ends with this process even if it is
+    killed. If the process is interrupted, the flow runs that write `output` are cancelled.
 
     Raises
     ------
     EngineError
-        If Prefect's database cannot be made.
+        If Prefect's database cannot be created.
     ServerError
         If the server does not answer.
     """
     with making_database(home) as unmade:
         if server is not None:
-            server.open()  # it makes the database
+            server.open()  # the server creates the database
         elif unmade:
             make_database(home)
-        # here and no earlier: Prefect and MLflow take seconds to import, and the server as long to start
+        # imported here: Prefect and MLflow take seconds to import, and the server takes as long to start
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
 
         from flows.level_match import no_heartbeats  # noqa: PLC0415
@@ -145,7 +145,7 @@ def engine(home: Home, server: ephemeral_server.EmbeddedServer | None, output: P
 
         pass_over_imports()
         if unmade:
-            Tracker(home).make_store()  # while the server makes its own
+            Tracker(home).make_store()  # while the server creates its own
         with ephemeral_server.in_place_of_prefects(server) as serving:
             if serving is not None:
                 serving.wait()
@@ -155,14 +155,14 @@ def engine(home: Home, server: ephemeral_server.EmbeddedServer | None, output: P
 
 @contextmanager
 def terminal(log_level: str | None) -> Iterator[None]:
-    """Show log lines and progress on stderr while the flow runs."""
+    """Show log lines and progress on stderr during the context."""
     console = Console(stderr=True)
     level = logging.getLevelNamesMapping()[(log_level or ("warning" if console.is_terminal else "info")).upper()]
     handler = ConsoleHandler(console)
     handler.setLevel(level)
     for name in LOGGERS:
         logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(min(level, logging.INFO))  # Prefect's run log keeps what is not shown here
+        logging.getLogger(name).setLevel(min(level, logging.INFO))  # Prefect's run log keeps the rest
     shown = REPORTER.set(BarReporter(console) if console.is_terminal else LineReporter())
     try:
         yield

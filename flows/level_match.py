@@ -1,4 +1,4 @@
-"""The flow `level_match`: the whole way of the data under Prefect, with its record in MLflow."""
+"""The flow `level_match`: the complete pipeline under Prefect, with its record in MLflow."""
 
 import flows.orchestration.environment  # noqa: F401 - before Prefect and MLflow
 
@@ -29,10 +29,10 @@ from levelmatch_core.sky.store import CutoutStore
 from levelmatch_core.workers import worker_pool
 
 QUARANTINED = "Quarantined"
-"""Name of the failed state of a flow run that finished without some tiles."""
+"""Name of the failed state of a flow run that finished without some of the tiles."""
 
 INCOMPLETE = "Incomplete"
-"""Name of the completed state of a flow run that could not tie every exposure."""
+"""Name of the completed state of a flow run that could not connect every exposure."""
 
 
 def _run_name() -> str:
@@ -42,7 +42,7 @@ def _run_name() -> str:
 
 
 @flow(name="level_match", flow_run_name=_run_name, persist_result=True, result_serializer="json")
-def level_match(  # noqa: PLR0917 - Prefect's form shows them in this order, with what Args says: it reads no other style
+def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the descriptions under Args only
     inputs: list[str],
     output: str,
     program: str = "levelmatch",
@@ -56,17 +56,17 @@ def level_match(  # noqa: PLR0917 - Prefect's form shows them in this order, wit
 
     Args:
         inputs: Files, and folders that are searched for FITS files.
-        output: The folder that takes the results.
+        output: The folder for the results.
         program: The observing program: the name of the MLflow experiment.
-        band: Only exposures of this filter; wins over the band of `settings`.
+        band: Only exposures of this filter; takes precedence over the band of `settings`.
         settings: All settings of the match.
         recursive: Whether to search folders within folders.
-        group_by: A regular expression or a table that says which files make a tile.
-        retry_delays: Seconds before each retry of what failed by the file system or the network.
+        group_by: A regular expression or a table that defines which files form a tile.
+        retry_delays: Seconds before each retry after an error of the file system or the network.
 
     Returns
     -------
-    A state with the summary of the run, JSON: completed; completed and named Incomplete if an exposure is untied;
+    A state with the summary of the run as JSON: completed; completed and named Incomplete if an exposure is untied;
     failed and named Quarantined if something failed and the rest was done without it.
     """
     chosen = settings.model_copy(update={"band": band}) if band is not None else settings
@@ -83,7 +83,7 @@ def level_match(  # noqa: PLR0917 - Prefect's form shows them in this order, wit
 
 
 def match_levels(request: Request, retry_delays: tuple[float, ...]) -> tuple[RunResult, Summary]:
-    """Do what was asked, in the flow run that we are in, and record it in Prefect and MLflow."""
+    """Execute a request in the current flow run, and record it in Prefect and MLflow."""
     started = time.time()
     home = Home.of().make()
     runners: list[PrefectEach] = []
@@ -113,20 +113,20 @@ def match_levels(request: Request, retry_delays: tuple[float, ...]) -> tuple[Run
 
 
 def _run_ids(summary: Summary) -> dict[str, Any]:
-    """Return where the run is recorded, for log.json."""
+    """Return the ids of the run in Prefect and MLflow, for log.json."""
     mlflow_run = summary.tracking.run_id if summary.tracking else None
     return {"prefect_flow_run": str(runtime.flow_run.id), "mlflow_run": mlflow_run}
 
 
 def facts_of_run(started: float) -> FlowFacts:
-    """Return what MLflow is told of the flow run that we are in, which began at a Unix time."""
+    """Return the properties of the current flow run for MLflow; `started` is a Unix time."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         message = "level_match runs as a flow"
         raise RuntimeError(message)
     flow_run = context.flow_run
     return FlowFacts(
-        # a run of a sweep is told apart from its sweep
+        # distinguishes a run of a sweep from the sweep
         flow_run_id=str(flow_run.id if flow_run.parent_task_run_id else runtime.flow_run.root_flow_run_id),
         name=flow_run.name,
         started=started,
@@ -135,18 +135,18 @@ def facts_of_run(started: float) -> FlowFacts:
 
 
 def no_heartbeats() -> AbstractContextManager[object]:
-    """Let flow runs in this context send no heartbeats: a server that ends with its command has no use for them.
+    """Disable the heartbeats of flow runs in this context, which are useless for a server that ends with its command.
 
-    The thread that sends them costs up to a second at the end of each run.
+    The thread that sends them takes up to a second at the end of each run.
     """
     context = get_settings_context()
-    # Prefect's own temporary_settings reads all settings anew, for a twentieth of a second
+    # Prefect's own temporary_settings would read all settings again, which takes a twentieth of a second
     flows = context.settings.flows.model_copy(update={"heartbeat_frequency": None})
     return SettingsContext(profile=context.profile, settings=context.settings.model_copy(update={"flows": flows}))
 
 
 def _ending(summary: Summary) -> State[dict[str, Any]]:
-    """Return the state in which the flow run ends: what a person sees first."""
+    """Return the final state of the flow run, which is what the user sees first."""
     data = summary.to_json()
     if summary.quarantined:
         return Failed(name=QUARANTINED, message=f"{summary.verdict} Left out: {_by_tile(summary)}", data=data)
@@ -156,7 +156,7 @@ def _ending(summary: Summary) -> State[dict[str, Any]]:
 
 
 def _by_tile(summary: Summary) -> str:
-    """Name the tiles that lack something, with what they lack and why."""
+    """Return the tiles with failures, and the failures with their reasons."""
     tiles: dict[str, list[str]] = {}
     for problem in summary.quarantined:
         tiles.setdefault(problem.tile, []).append(f"{problem.name}: {problem.reason}")

@@ -1,4 +1,4 @@
-"""How far the work is: a bar on a terminal, plain log lines elsewhere."""
+"""Display of the progress: a bar on a terminal, plain log lines elsewhere."""
 
 import logging
 import time
@@ -13,37 +13,37 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 logger = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
-"""Tells that so many more jobs are done."""
+"""Reports that this many more jobs are done."""
 
 
 class Reporter(Protocol):
-    """Shows how far each step is."""
+    """Shows the progress of each step."""
 
     def step(self, title: str, total: int) -> AbstractContextManager[Advance]:
-        """Show a step of `total` jobs while the context lasts."""
+        """Show the progress of a step of `total` jobs during the context."""
         ...
 
 
 class LineReporter:
-    """One line a step, through the log: in a file, under a scheduler, in Prefect's run log."""
+    """One log line per step: for files, schedulers, and Prefect's run log."""
 
     @contextmanager
     def step(self, title: str, total: int) -> Iterator[Advance]:
-        """Tell the step's end and how long it took."""
+        """Report the end of the step and its duration."""
         started = time.monotonic()
         yield lambda _count: None
         logger.info("%s: %d done in %.1f s", title, total, time.monotonic() - started)
 
 
 class BarReporter:
-    """A bar a step, on a terminal."""
+    """One progress bar per step, on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     @contextmanager
     def step(self, title: str, total: int) -> Iterator[Advance]:
-        """Show the bar, and take it away at the end."""
+        """Show the bar, and remove it at the end."""
         columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, console=self._console, transient=True) as progress:
             bar = progress.add_task(title, total=total)
@@ -51,22 +51,22 @@ class BarReporter:
 
 
 REPORTER: ContextVar[Reporter] = ContextVar("reporter", default=LineReporter())  # noqa: B039 - it has no state
-"""Who shows progress: whoever starts a flow in this process may set another."""
+"""The reporter that shows the progress; the caller of a flow in this process may set another."""
 
 
 class ConsoleHandler(logging.Handler):
-    """Log lines on the console that the bars live on, so that neither tears the other."""
+    """Writes log lines to the console of the progress bars, so that they do not disturb each other."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line, with its level where that is a warning or worse."""
+        """Print one line, with its level if that is a warning or worse."""
         try:
             line = self.format(record)
             if record.levelno >= logging.WARNING:
                 line = f"{record.levelname.lower()}: {line}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-        except Exception:  # noqa: BLE001 - as every logging handler: a log line must not end the work
+        except Exception:  # noqa: BLE001 - like every logging handler: a log line must not stop the work
             self.handleError(record)

@@ -1,19 +1,19 @@
-"""Keeping user names and passwords of addresses out of all that is written."""
+"""Removal of user names and passwords from addresses in all output."""
 
 import re
 from urllib.parse import urlsplit
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]*@")
-"""User and password of an address, wherever in a text it stands."""
+"""User and password of an address, anywhere in a text."""
 
 
 def without_secrets(text: str) -> str:
-    """Return a text in which no address has a user or a password, and none a query, where tokens travel.
+    """Return a text in which no address contains a user or a password; a single address also loses its query.
 
     Parameters
     ----------
     text
-        An address, or a message that holds addresses.
+        An address, or a message that contains addresses.
     """
     plain = _CREDENTIALS.sub("", text)
     parts = urlsplit(plain) if re.fullmatch(r"\S+://\S*", plain) else None

@@ -1,4 +1,4 @@
-"""What came of a run, in the words that people read: at the end of the command, in Prefect and in MLflow."""
+"""The summary of a run for the user, at the end of the command, in Prefect and in MLflow."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,37 +15,37 @@ from levelmatch_core.records import Record
 
 
 class Unmatched(Record):
-    """An exposure or file that was not matched, or a product that was not made."""
+    """An exposure or file that was not matched, or a product that was not written."""
 
     name: str
     status: str = Described(description="untied, failed, or pending")
     step: str = Described(default="", description="the step that failed")
     reason: str
-    tile: str = Described(default="", description="the tile that lacks it, '' where that cannot be told")
+    tile: str = Described(default="", description="the affected tile, '' if it is not known")
 
 
 class Tracking(Record):
-    """Where the MLflow record is, or why there is none."""
+    """Location of the MLflow record, or the reason why there is none."""
 
     store: str = Described(description="address of the tracking store")
     run_id: str = ""
     experiment_id: str = ""
     url: str = Described(default="", description="address of the run in MLflow's UI")
-    new: bool = Described(default=True, description="whether this flow run made it: False if it was only tagged")
+    new: bool = Described(default=True, description="whether this flow run created it: False if it was only tagged")
     lost: str = Described(default="", description="what could not be recorded, and why; '' if nothing")
 
 
 class FlowFacts(Record):
-    """What is known of the flow run: its tags in MLflow."""
+    """Properties of the flow run, which are its tags in MLflow."""
 
-    flow_run_id: str = Described(description="the id under which a retried flow run goes on")
+    flow_run_id: str = Described(description="the id, which a retried flow run keeps")
     name: str
     started: float = Described(description="Unix time, seconds")
     attempt: int = 1
 
 
 class Summary(Record):
-    """The end of a run."""
+    """The summary of a run."""
 
     program: str
     band: str | None
@@ -54,19 +54,19 @@ class Summary(Record):
     complete: bool
     counts: dict[str, int] = Described(description="exposures by status")
     residuals: tuple[Residual, ...] = Described(description="by field")
-    fields: tuple[FieldSummary, ...] = Described(description="as run.json has them: zeros, missing tiles")
-    partial: bool = Described(description="whether the products lack anything that came in, as run.json has it")
+    fields: tuple[FieldSummary, ...] = Described(description="as in run.json: references, missing tiles")
+    partial: bool = Described(description="whether inputs are missing in the products, as in run.json")
     problems: tuple[Unmatched, ...]
     notes: tuple[str, ...]
     seconds: float
-    peak_memory: float = Described(description="most memory in use, megabytes")
-    executed: dict[str, int] = Described(default={}, description="jobs done, by step")
+    peak_memory: float = Described(description="largest memory use, megabytes")
+    executed: dict[str, int] = Described(default={}, description="jobs that were run, by step")
     cached: dict[str, int] = Described(default={}, description="jobs whose stored results were used, by step")
     tracking: Tracking | None = None
 
     @property
     def quarantined(self) -> tuple[Unmatched, ...]:
-        """What failed."""
+        """The failures."""
         return tuple(problem for problem in self.problems if problem.status == Status.FAILED)
 
     @property
@@ -77,7 +77,7 @@ class Summary(Record):
 
 
 def summarize(result: RunResult, *, peak_memory: float) -> Summary:
-    """Return the summary of a run; `peak_memory` in megabytes."""
+    """Return the summary of a run; `peak_memory` is in megabytes."""
     return Summary(
         program=result.request.program,
         band=result.request.settings.band,
@@ -96,7 +96,7 @@ def summarize(result: RunResult, *, peak_memory: float) -> Summary:
 
 
 def _shortened(field: FieldSummary) -> FieldSummary:
-    """Return a field without what a next run needs to know of each exposure."""
+    """Return a field without the data on each exposure that only the next run needs."""
     parts = tuple(part.model_copy(update={"levels": {}}) for part in field.components)
     return field.model_copy(update={"components": parts})
 

@@ -1,4 +1,4 @@
-"""The flow `sweep`: the same exposures under many settings, one MLflow run a combination, ranked at the end."""
+"""The flow `sweep`: the same exposures with many settings, one MLflow run per combination, and a ranking."""
 
 import flows.orchestration.environment  # noqa: F401 - before Prefect and MLflow
 
@@ -33,7 +33,7 @@ _DEFAULTS = MatchSettings().model_dump(mode="json")
 
 
 @flow(name="sweep", flow_run_name="{program} sweep", persist_result=True, result_serializer="json")
-def sweep(  # noqa: PLR0917 - Prefect's form shows them in this order, with what Args says: it reads no other style
+def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descriptions under Args only
     inputs: list[str],
     output: str,
     grid: dict[str, list[Any]],
@@ -43,21 +43,21 @@ def sweep(  # noqa: PLR0917 - Prefect's form shows them in this order, with what
     group_by: str | None = None,
     retry_delays: tuple[float, ...] = RETRY_DELAYS,
 ) -> State[dict[str, Any]]:
-    """Match the same exposures under every combination of some settings, and rank the combinations.
+    """Match the same exposures with every combination of some settings, and rank the combinations.
 
     Args:
         inputs: Files, and folders that are searched for FITS files.
-        output: The folder that takes a folder a combination, and the ranking.
-        grid: Setting -> the values that it takes.
+        output: The folder for one subfolder per combination, and the ranking.
+        grid: Setting -> its values.
         program: The observing program: the name of the MLflow experiment.
-        settings: What the combinations have in common. Figures are drawn only where this, or the grid, says so.
+        settings: Settings common to all combinations. Figures are drawn only if requested here or in the grid.
         recursive: Whether to search folders within folders.
-        group_by: A regular expression or a table that says which files make a tile.
-        retry_delays: Seconds before each retry of what failed by the file system or the network.
+        group_by: A regular expression or a table that defines which files form a tile.
+        retry_delays: Seconds before each retry after an error of the file system or the network.
 
     Returns
     -------
-    A state with the ranking, JSON: failed and named Quarantined if a combination, or a tile in one, failed.
+    A state with the ranking as JSON: failed and named Quarantined if a combination, or a tile in one, failed.
     """
     common = settings.model_dump(exclude_unset=True)
     if "figures" not in settings.model_fields_set:
@@ -106,12 +106,12 @@ def combine(
     sweep_id: str,
     retry_delays: tuple[float, ...],
 ) -> State[dict[str, Any]]:
-    """Run one combination and return its row of the ranking, JSON; one that fails is recorded and fails alone."""
+    """Run one combination and return its row of the ranking as JSON; a failure is recorded, and stops no other one."""
     started = time.time()
     tags = {"sweep_id": sweep_id, **{f"sweep.{name}": str(value) for name, value in values.items()}}
     try:
         return Completed(data=_combined(values, request, common, tags, retry_delays).to_json())
-    except Exception as error:  # whatever ails it, the others go on
+    except Exception as error:  # whatever the error, the other combinations go on
         reason = f"{type(error).__name__}: {error}"
         if not isinstance(error, LevelMatchError):
             logger.exception("%s: unexpected error", folder_of(values))

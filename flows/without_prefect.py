@@ -1,4 +1,4 @@
-"""The same run without Prefect: what a command does where Prefect cannot be used."""
+"""The same run without Prefect, for commands where Prefect cannot be used."""
 
 import time
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from levelmatch_core.workers import worker_pool
 
 
 def match_alone(request: Request) -> Summary:
-    """Match, write and record in MLflow; nothing but the record in Prefect is missing.
+    """Match, write and record in MLflow; only the record in Prefect is missing.
 
     Raises
     ------
     LevelMatchError
-        As :func:`levelmatch_core.pipeline.run` raises it.
+        As raised by :func:`levelmatch_core.pipeline.run`.
     """
     from flows.tracking.tracker import Tracker  # noqa: PLC0415 - MLflow takes seconds to import
 
@@ -45,7 +45,7 @@ def match_alone(request: Request) -> Summary:
 
 
 class _ShownRunner:
-    """A plain runner whose steps are shown."""
+    """A plain runner that shows the progress of its steps."""
 
     def __init__(self, each: PlainRunner) -> None:
         self._each = each

@@ -1,7 +1,7 @@
-"""Numerics and files of levelmatch: plain Python that knows neither the workflow engine nor the tracker.
+"""Numerics and files of levelmatch: plain Python, independent of the workflow engine and the tracker.
 
-``from levelmatch_core import match_levels, MatchSettings`` is all that most need; what is named here is imported when
-it is first used, so that importing the package costs nothing.
+``from levelmatch_core import match_levels, MatchSettings`` is all that most users need. The names of the package are
+imported when they are first used, so that importing the package itself is fast.
 """
 
 from importlib import import_module
@@ -22,7 +22,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module holds
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any object of the module
     if name not in _HOMES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)

@@ -1,4 +1,4 @@
-"""What is said when a disk takes no more: no exposure is to blame, so that the run ends, and another one goes on."""
+"""Errors of a full disk: they are not the fault of an exposure, and end the run, which can be continued later."""
 
 import errno
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from pathlib import Path
 from levelmatch_core.errors import NoRoomError
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
-"""What only writing raises: the disk is full, or may not be written to any more."""
+"""Error codes that only writing raises: the disk is full, or not writable any more."""
 
 
 @contextmanager
 def room_for(place: Path | str) -> Iterator[None]:
-    """Turn the refusal of a disk to take what is written at `place` into a clear error.
+    """Turn errors of a full disk, while `place` is written, into a clear message.
 
     Raises
     ------
@@ -28,19 +28,19 @@ def room_for(place: Path | str) -> Iterator[None]:
 
 
 def refuse_without_room(error: BaseException, place: Path | str | None = None) -> None:
-    """Raise if an error, or what it came from, says that a disk takes no more; else do nothing.
+    """Raise if an error, or one of its causes, is that of a full disk; else do nothing.
 
     Parameters
     ----------
     error
-        Any; astropy wraps the system's error into one without a number.
+        Any error; astropy wraps the system's error into one without an error code.
     place
-        What was being written; the error's own file if None.
+        The file that was being written; the file named in the error if None.
 
     Raises
     ------
     NoRoomError
-        If it does.
+        If it is such an error.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -49,7 +49,7 @@ def refuse_without_room(error: BaseException, place: Path | str | None = None) -
         if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
             message = (
                 f"{place or cause.filename or 'output or LEVELMATCH_HOME'}: cannot be written: {cause.strerror}; make "
-                f"room and run again: what is finished is kept"
+                f"room and run again: finished work is kept"
             )
             raise NoRoomError(message) from error
         cause = cause.__cause__ or cause.__context__

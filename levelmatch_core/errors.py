@@ -1,36 +1,36 @@
-"""Every error that levelmatch raises on purpose: one root, and one narrow class for each thing that a user can mend.
+"""The errors of levelmatch: one base class, and one specific class for every problem that the user can fix.
 
-Raise the narrowest class that fits, with a message that names the file, the value found, what was expected and what to
-do. An exposure that raises a :class:`DataError` costs that exposure and nothing else; a :class:`UsageError` ends the
-run before anything is written; everything else that escapes is a bug.
+Raise the most specific class, with a message that contains the file, the value found, what was expected and what to do.
+A :class:`DataError` only excludes the exposure that raises it; a :class:`UsageError` ends the run before anything is
+written; any other error that is not caught is a bug.
 """
 
 
 class LevelMatchError(Exception):
-    """Root of all errors of this project."""
+    """Base class of all errors of levelmatch."""
 
 
-# -- what the user asked for cannot be done: refused before any work, exit code 2 ------------------------------------
+# -- the request cannot be carried out: refused before any work, exit code 2 ------------------------------------------
 class UsageError(LevelMatchError):
-    """The request itself is wrong: raise a subclass where one fits."""
+    """The request itself is wrong; raise a subclass if one fits."""
 
 
 class SettingsError(UsageError):
-    """A setting is unknown, ill-typed or contradicts another one."""
+    """A setting is unknown, has the wrong type, or contradicts another one."""
 
 
 class OutputFolderError(UsageError):
-    """The output folder cannot be used: foreign files, other settings, held by another run."""
+    """The output folder cannot be used: foreign files, other settings, or use by another run."""
 
 
-# -- nothing usable came in: exit code 1 -----------------------------------------------------------------------------
+# -- no usable input: exit code 1 -------------------------------------------------------------------------------------
 class NoInputError(LevelMatchError):
-    """No usable exposure is left."""
+    """There is no usable exposure."""
 
 
-# -- one exposure (or tile) is bad: quarantined and named, the others go on ------------------------------------------
+# -- an exposure (or tile) is bad: quarantined and reported, the others go on -----------------------------------------
 class DataError(LevelMatchError):
-    """An input file cannot be used: raise a subclass where one fits."""
+    """An input file cannot be used; raise a subclass if one fits."""
 
 
 class NotFitsError(DataError):
@@ -38,11 +38,11 @@ class NotFitsError(DataError):
 
 
 class ChecksumError(DataError):
-    """The bytes are not those of which DATASUM or CHECKSUM were made."""
+    """The bytes do not match DATASUM or CHECKSUM."""
 
 
 class NoImageError(DataError):
-    """The file holds no two-dimensional image, or an empty or absurdly large one."""
+    """The file contains no two-dimensional image, or an empty or absurdly large one."""
 
 
 class NoWcsError(DataError):
@@ -54,11 +54,11 @@ class NoUsablePixelsError(DataError):
 
 
 class ShapeMismatchError(DataError):
-    """SCI, ERR and DQ differ in shape."""
+    """SCI, ERR and DQ have different shapes."""
 
 
 class AlreadyMatchedError(DataError):
-    """The file carries LVLSTAT: it was matched before, and a second subtraction would be wrong."""
+    """The file contains LVLSTAT: it was matched before, and a second subtraction would be wrong."""
 
 
 class DuplicateExposureError(DataError):
@@ -66,36 +66,37 @@ class DuplicateExposureError(DataError):
 
 
 class FieldTooWideError(DataError):
-    """A field is wider than one tangent plane may be."""
+    """A field is too wide for one tangent plane."""
 
 
-# -- the work itself ---------------------------------------------------------------------------------------------------
+# -- errors of the computation
+# ----------------------------------------------------------------------------------------------------
 class PixelMapError(DataError):
-    """The map between grid and exposure cannot be computed to the stated bound."""
+    """The map between grid and exposure cannot be computed to the required accuracy."""
 
 
 class SolveError(LevelMatchError):
-    """A level solve did not give an answer that may be used."""
+    """A solve gave no usable solution."""
 
 
 class WorkerError(LevelMatchError):
-    """The workers that were given a piece of work died."""
+    """The workers died while they were running a job."""
 
 
 class StrictError(LevelMatchError):
-    """Something failed, and the settings say that nothing may."""
+    """Something failed, which the setting `strict` does not allow."""
 
 
 class NoRoomError(LevelMatchError):
-    """A disk takes no more of what is to be written: no exposure is to blame, so that the run ends; exit code 1."""
+    """A disk is full, which is not the fault of an exposure, so that the run ends; exit code 1."""
 
 
 class StoreError(LevelMatchError):
-    """A stored cutout is missing, altered, or lies outside the store."""
+    """A stored cutout is missing, altered, or outside the store."""
 
 
 class EngineError(LevelMatchError):
-    """Prefect cannot be used, or ceased to work: the command goes on without it."""
+    """Prefect cannot be used, or stopped working: the command continues without it."""
 
 
 class ServerError(LevelMatchError):

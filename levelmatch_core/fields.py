@@ -1,4 +1,4 @@
-"""One field, solved stage by stage: the science in one screen, and the parts that it is made of."""
+"""The solution of one field, stage by stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,15 +41,15 @@ from levelmatch_core.sky.plane import Plane
 logger = logger_of(__name__)
 
 NO_FILES = GivenFiles()
-"""What a user gives who gives nothing but images."""
+"""The user's files if there are only images."""
 
 PAIRS_A_JOB = 200
-"""Pairs of one group are measured in jobs of about so many: large enough to be worth a task, small enough to share."""
+"""Number of pairs per measuring job: large enough to be worth a task, small enough to be distributed."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What every part of the work on one field needs."""
+    """Common parameters of all steps for one field."""
 
     field: str
     settings: MatchSettings
@@ -72,15 +72,15 @@ def match_field(
     Parameters
     ----------
     field, grid
-        The exposures, and the grid that they share.
+        The exposures, and their common grid.
     settings
         All settings.
     each
         Runner of jobs.
     zeros
-        The references of an earlier run, kept where they still exist, and what is missing; None: nothing is.
+        The references of an earlier run, which are kept if they still exist, and the missing tiles; None for neither.
     files
-        What the user gave beside images.
+        The user's files other than images.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def _single(exposure: Exposure, cutout: CutoutRecord) -> Member:
 
 
 def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) -> tuple[list[Solution], list[Failure]]:
-    """Measure and solve every group that has something to match; a group of one needs neither."""
+    """Measure and solve every group with more than one member."""
     matched = {group: members for group, members in groups.items() if len(members) > 1}
     measures = [
         job
@@ -200,7 +200,7 @@ def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) ->
     if choice is not None:
         solved = [(job, result) for job, result in solved if job.fit_type == choice.chosen]
     solutions, lost = parted([result for _, result in solved])
-    # the automatic choice comes first, so that a second run looks it up; few groups have to be solved for another zero
+    # the automatic choice comes first, so that a second run finds it in the cache; few groups need another reference
     moved = {solution.group for solution in solutions if _loses_zero(solution, groups[solution.group], work.preferred)}
     again = [job.model_copy(update={"preferred": work.preferred}) for job, _ in solved if job.group in moved]
     resolved, more = parted(work.each(again, title))
@@ -220,7 +220,7 @@ def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) ->
 
 
 def _choice(stage: Stage, solved: Sequence[tuple[SolveJob, Any]], work: _Work) -> Choice | None:
-    """Return which fit type foretells the stage's left-out pairs better, None where the settings say which."""
+    """Return which fit type predicts left-out pairs of the stage better; None if the settings determine it."""
     if len(work.settings.fit_types(stage.name)) == 1:
         return None
     by_type: dict[FitType, list[Solution]] = {"level": [], "level+slope": []}
@@ -235,7 +235,7 @@ def _choice(stage: Stage, solved: Sequence[tuple[SolveJob, Any]], work: _Work) -
 
 
 def _loses_zero(solution: Solution, members: Sequence[Member], preferred: tuple[str, ...]) -> bool:
-    """Return whether a component holds a tile that an earlier run took for its zero, and has another one now."""
+    """Return whether a component contains the reference tile of an earlier run, but now has another reference."""
     by_name = {member.name: member for member in members}
     return any(
         component.reference is not None
@@ -248,7 +248,7 @@ def _loses_zero(solution: Solution, members: Sequence[Member], preferred: tuple[
 def _measures(
     stage: Stage, group: str, members: list[Member], fit_type: FitType, settings: MatchSettings
 ) -> list[MeasureJob]:
-    """Return the measuring jobs of one group, cut along its sorted pairs."""
+    """Return the measuring jobs of one group, each with a part of its sorted pairs."""
     pairs = sorted(candidate_pairs(members))
     by_name = {member.name: member for member in members}
     jobs = []
@@ -274,7 +274,7 @@ def _measures(
 def _merge(
     stage: Stage, groups: dict[str, list[Member]], solutions: Sequence[Solution], work: _Work
 ) -> tuple[list[Member], list[Failure]]:
-    """Make the members of the next stage: what was tied becomes one, and nothing else does."""
+    """Return the members of the next stage: each component becomes one member."""
     ready = [merger for solution in solutions for merger in mergers(stage, groups[solution.group], solution)]
     ready += [
         Merger(name=group, members=tuple(members), planes=(Plane(),))
@@ -304,7 +304,7 @@ def _merge(
 
 
 def _errors(stages: tuple[StageMatch, ...], cutouts: dict[str, CutoutRecord], work: _Work) -> FieldErrors | Failure:
-    """Return how sure the sums of all stages are; a failure costs no exposure, for their levels are known."""
+    """Return the errors of the sums of all stages; a failure affects no exposure, since the levels are known."""
     if not any(len(component.members) > 1 for s in stages for one in s.solutions for component in one.components):
         return FieldErrors(sigmas={})
     job = ErrorsJob(
@@ -385,7 +385,7 @@ def _with_local_sky(
 
 
 def _stands_for(parts: Sequence[Correction]) -> Correction:
-    """Return the first exposure, by name, of the component's reference (else of all), main chip before Lyot window."""
+    """Return the first exposure by name of the component's reference (else of all); main chip before Lyot window."""
     chosen = [part for part in parts if part.status is Status.REFERENCE] or list(parts)
     anchored = [part for part in chosen if part.exposure.anchors] or chosen
     return min(anchored, key=lambda part: part.exposure.name)

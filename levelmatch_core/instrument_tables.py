@@ -1,11 +1,11 @@
-"""Instruments as tables: a TOML file is all that a camera without quirks needs.
+"""Instruments as tables: a TOML file is sufficient for a camera without peculiarities.
 
 ::
 
     name = "camera"
-    [header]                    # recognised where one of these cards has one of these values
+    [header]                    # recognised if one of these cards has one of these values
     TELESCOP = ["SCOPE"]
-    [images]                    # EXTNAMEs; a file without SCI gives each image with a celestial WCS
+    [images]                    # EXTNAMEs; in a file without SCI, each image with a celestial WCS is used
     sci = "SCI"                 # "*": every image with a celestial WCS of its own, as in mosaic cameras' files
     err = "ERR"
     dq = "DQ"
@@ -13,18 +13,18 @@
     [dq]
     bits = [0, 3]               # numbers of the bits that mask a pixel
     [band]
-    cards = ["FILTER"]          # where none of them tells, those that cameras at large use
-    empty = ["clear"]           # values that add nothing
+    cards = ["FILTER"]          # if none of them is present, those that most cameras use
+    empty = ["clear"]           # values that are ignored
     [tile]
-    card = "ASN_ID"             # dithers of a tile share this card's value, or
-    pattern = "^(r[0-9]+)_"     # the first group of this expression, searched in the file's name
+    card = "ASN_ID"             # dithers of a tile have the same value of this card, or of
+    pattern = "^(r[0-9]+)_"     # the first group of this expression, searched in the file name
     [exclude]                   # a window of every image that is never used, half open, from 0
     rows = [0, 16]
     columns = [0, 1024]
     [next]
     step = "how to call the next step so that it does not match again"
 
-Those that levelmatch knows lie in `levelmatch_core/images/instruments`; the setting `instruments` names further ones.
+The built-in tables are in `levelmatch_core/images/instruments`; the setting `instruments` adds further ones.
 """
 
 import difflib
@@ -41,11 +41,11 @@ from levelmatch_core.errors import SettingsError
 from levelmatch_core.records import Record
 
 ALL = "*"
-"""In place of an EXTNAME: every image of a file that has a celestial WCS of its own."""
+"""Instead of an EXTNAME: every image of a file with its own celestial WCS."""
 
 
 class Images(Record):
-    """EXTNAMEs, and whether 0 is blank."""
+    """EXTNAMEs, and whether pixels of 0 are blank."""
 
     sci: str = Described(default="SCI", min_length=1)
     err: str = "ERR"
@@ -68,14 +68,14 @@ class Quality(Record):
 
 
 class Band(Record):
-    """Cards whose values name the band, and values that add nothing."""
+    """Cards whose values are the name of the band, and values that are ignored."""
 
     cards: tuple[str, ...] = Described(default=("FILTER",), min_length=1)
     empty: tuple[str, ...] = ()
 
 
 class Tile(Record):
-    """What the dithers of a tile have in common."""
+    """The property that the dithers of a tile have in common."""
 
     card: str = ""
     pattern: str = ""
@@ -85,7 +85,7 @@ class Tile(Record):
         try:
             re.compile(self.pattern)
         except re.error as error:
-            message = f"pattern {self.pattern!r}: no regular expression ({error})"
+            message = f"pattern {self.pattern!r}: not a regular expression ({error})"
             raise ValueError(message) from error
         return self
 
@@ -98,7 +98,7 @@ class Exclude(Record):
 
 
 class Next(Record):
-    """How to call the step that comes next."""
+    """How to call the next step of the data reduction."""
 
     step: str = ""
 
@@ -117,12 +117,12 @@ class InstrumentTable(Record):
 
 
 def read_table(path: Path) -> InstrumentTable:
-    """Return the instrument that a TOML file describes.
+    """Return the instrument described by a TOML file.
 
     Raises
     ------
     SettingsError
-        If the file cannot be read or has an unknown or ill-typed entry.
+        If the file cannot be read or has an unknown entry or one of the wrong type.
     """
     try:
         return InstrumentTable.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -130,12 +130,12 @@ def read_table(path: Path) -> InstrumentTable:
         reason = "; ".join(_complaint(each) for each in error.errors())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = str(error)
-    message = f"instrument table {path}: {reason}; the docstring of {__name__} shows what one holds"
+    message = f"instrument table {path}: {reason}; the docstring of {__name__} describes the format"
     raise SettingsError(message)
 
 
 def _complaint(error: Mapping[str, Any]) -> str:
-    """Return what is wrong with an entry, and which names are near to one that is unknown."""
+    """Return the problem with an entry and, for an unknown entry, similar names."""
     *place, name = (str(part) for part in error["loc"] or ("the table",))
     where = ".".join([*place, name])
     if error["type"] != "extra_forbidden":

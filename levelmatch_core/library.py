@@ -1,4 +1,4 @@
-"""levelmatch as a library: one call, and a frozen result in the types that astronomers use.
+"""levelmatch as a library: one function, and a frozen result in terms of astropy's types.
 
 Examples
 --------
@@ -45,15 +45,15 @@ class LevelMatch:
     """The result of :func:`match_levels`."""
 
     fields: tuple[FieldMatch, ...]
-    """Each field with its grid, stages, pairs and corrections."""
+    """The fields with their grids, stages, pairs and corrections."""
     failures: tuple[Failure, ...]
-    """All that was left out, with reasons."""
+    """Everything that was left out, with reasons."""
     output: Path | None
-    """The output folder, None where nothing was written."""
+    """The output folder; None if nothing was written."""
 
     @property
     def corrections(self) -> tuple[Correction, ...]:
-        """Every exposure's correction: planes on the field's grid, subtracted from the data."""
+        """The corrections of all exposures: planes on the field's grid, which are subtracted from the data."""
         return tuple(correction for match in self.fields for correction in match.corrections)
 
     @property
@@ -64,15 +64,15 @@ class LevelMatch:
         return all(one.status not in {Status.UNTIED, Status.FAILED} for one in self.corrections)
 
     def corrections_table(self) -> Table:
-        """Return the corrections, a row an exposure, with units: the columns of corrections.ecsv."""
+        """Return the corrections as a table with units, one row per exposure, with the columns of corrections.ecsv."""
         return corrections_table(self.fields)
 
     def pairs_table(self) -> Table:
-        """Return every measured pair with its verdict: the columns of pairs.ecsv."""
+        """Return all measured pairs as a table with the columns of pairs.ecsv."""
         return pairs_table(self.fields)
 
     def correction(self, exposure: str) -> Correction:
-        """Return an exposure's correction, by its name: the file, with `#n` or `@lyot` where it has several.
+        """Return the correction of an exposure, by name: the file, with `#n` or `@lyot` if it contains several.
 
         Raises
         ------
@@ -86,12 +86,12 @@ class LevelMatch:
         return found
 
     def level(self, exposure: str) -> u.Quantity:
-        """Return the level that is subtracted at the middle of an exposure, local sky included.
+        """Return the level that is subtracted at the centre of an exposure, including the local sky.
 
         Returns
         -------
         Quantity
-            Scalar, in the data's unit (dimensionless where the file has none that astropy knows).
+            Scalar, in the data's unit (dimensionless if the file has no unit that astropy knows).
 
         Raises
         ------
@@ -118,19 +118,19 @@ class LevelMatch:
         Parameters
         ----------
         image
-            Data (ny, nx); with a WCS, where the correction has slopes.
+            Data (ny, nx); with a WCS, if the correction has slopes.
         exposure
-            Whose correction: for images that were given in memory their FILENAME, or `image001.fits` and so on.
+            Name of the exposure: for images given in memory their FILENAME, or `image001.fits` and so on.
 
         Returns
         -------
         NDData
-            Of the same class, with mask, uncertainty, WCS, unit and meta of the image.
+            An image of the same class, with mask, uncertainty, WCS, unit and meta of the image.
 
         Raises
         ------
         UsageError
-            If there is no such exposure, its unit is another one, or a WCS is needed and there is none.
+            If there is no such exposure, if it has another unit, or if a WCS is needed and there is none.
         """
         found = self.correction(exposure)
         unit = image.unit or u.dimensionless_unscaled
@@ -153,12 +153,12 @@ class LevelMatch:
         Parameters
         ----------
         field
-            Its name; None where there is one field only.
+            Its name; None if there is only one field.
 
         Returns
         -------
         NDData
-            data (ny, nx) with mask, celestial WCS and unit; the uncertainty (standard deviation) where inputs have one.
+            data (ny, nx) with mask, celestial WCS and unit; with uncertainty (standard deviation) if inputs have one.
 
         Raises
         ------
@@ -197,17 +197,17 @@ def match_levels(
         A FITS file or folder (or a JWST association), or an image in memory (NDData or CCDData, with a FITS WCS; see
         :func:`levelmatch_core.nddata.write_images`), or several.
     output
-        The folder that takes corrected files, mosaics, tables, figures and report; None writes nothing.
+        The folder for corrected files, mosaics, tables, figures and report; None writes nothing.
     settings
-        All else that may be chosen; None takes the defaults.
+        All settings; None for the defaults.
     cache
-        Folder that keeps resampled exposures for the next call; None forgets them.
+        Folder in which resampled exposures are kept for the next call; None for none.
     program
         Name of the observing program, for the records.
     recursive
         Whether to search folders within folders.
     group_by
-        A regular expression or a table that says which files make a tile.
+        A regular expression or a table that defines which files form a tile.
 
     Raises
     ------
@@ -244,7 +244,7 @@ def match_levels(
 def _matched(
     paths: tuple[Path, ...], settings: MatchSettings, store: CutoutStore, *, recursive: bool, group_by: str | None
 ) -> LevelMatch:
-    """Solve all fields, and write nothing but cutouts."""
+    """Solve all fields, and write only cutouts."""
     inventory = take_inventory(paths, settings, recursive=recursive, group_by=group_by)
     check_reference(settings.reference, inventory)
     given = read_given(settings, inventory)

@@ -1,8 +1,7 @@
-"""Log lines that say where they were written: the tile and the stage, in front of the message.
+"""Context of log lines: the tile and the stage, in front of the message.
 
-A job sets its place while it is done (:func:`log_context`); every line that a logger of :func:`logger_of` takes
-meanwhile, in that thread or task, begins with it, whatever handler shows it: `[jw01234001001_02101, dithers solve]
-...`.
+A job sets its context while it is running (:func:`log_context`). All lines of loggers from :func:`logger_of` in that
+thread or task then start with it, for every handler: `[jw01234001001_02101, dithers solve] ...`.
 """
 
 import logging
@@ -14,10 +13,10 @@ _PLACE: ContextVar[tuple[str, str] | None] = ContextVar("place", default=None)
 
 
 class _Placing(logging.Filter):
-    """Puts the place in front of a message, and gives the record `tile` and `stage` for handlers that want them."""
+    """Prepends the context to a message, and sets the attributes `tile` and `stage` of the record for handlers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Take every record."""
+        """Accept every record."""
         place = _PLACE.get()
         if place is not None:
             put_in_front(record, *place)
@@ -25,13 +24,13 @@ class _Placing(logging.Filter):
 
 
 def put_in_front(record: logging.LogRecord, tile: str, stage: str) -> None:
-    """Let a record begin with its tile and stage."""
+    """Prepend tile and stage to the message of a record."""
     record.msg, record.args = f"[{tile}, {stage}] {record.getMessage()}", ()
     record.tile, record.stage = tile, stage
 
 
 def logger_of(name: str) -> logging.Logger:
-    """Return the logger of a module, whose lines say where they were written."""
+    """Return the logger of a module, whose lines start with their context."""
     found = logging.getLogger(name)
     if not any(isinstance(each, _Placing) for each in found.filters):
         found.addFilter(_Placing())
@@ -40,7 +39,7 @@ def logger_of(name: str) -> logging.Logger:
 
 @contextmanager
 def log_context(tile: str, stage: str) -> Iterator[None]:
-    """Let lines say, while the context lasts, on which tile (or field) and at which stage they were written."""
+    """Set the tile (or field) and the stage of log lines during the context."""
     before = _PLACE.set((tile, stage))
     try:
         yield

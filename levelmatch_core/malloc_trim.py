@@ -1,18 +1,18 @@
-"""Memory that is free is given back: glibc keeps what lies below something small that lives on."""
+"""Return of freed memory to the system: glibc keeps memory below small blocks that are still in use."""
 
 import ctypes
 from collections.abc import Callable
 from functools import cache
 
 MANY = 200
-"""Work on more members or exposures than this takes so much memory for a while that it is worth giving it back."""
+"""Work on more members or exposures than this needs so much memory temporarily that returning it is worthwhile."""
 
 
 def trim_memory() -> None:
-    """Give freed memory back to the system, in some milliseconds; where the C library has no way to, do nothing.
+    """Return freed memory to the system, in a few milliseconds; does nothing if the C library does not support it.
 
-    To be called once after work that took much and left little: its space would stay with the process for the rest of
-    a run, so that a run on many exposures needed more memory than one on few.
+    To be called after work that needed much memory and kept little. Otherwise the process would keep the memory until
+    the end of the run, so that runs on many exposures would need more memory than runs on few.
     """
     trim = _trim()
     if trim is not None:

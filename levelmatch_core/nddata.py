@@ -1,4 +1,4 @@
-"""Images in memory as inputs: astropy's NDData and CCDData, put into files of a scratch folder for a run."""
+"""Images in memory as inputs: astropy's NDData and CCDData, written to files in a temporary folder for a run."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,25 +13,26 @@ from astropy.wcs import WCS
 from levelmatch_core.errors import UsageError
 
 CARDS = ("TELESCOP", "INSTRUME", "DETECTOR", "FILTER", "FILTER1", "FILTER2", "PUPIL", "ASN_ID", "DT_BGR")
-"""Entries of `meta` that say which instrument, band and tile an image is of."""
+"""Entries of `meta` that identify the instrument, band and tile of an image."""
 
 
 def name_of(image: NDData, number: int) -> str:
-    """Return what an image is called: its FILENAME in `meta`, else by its number, `image001.fits`."""
+    """Return the name of an image: FILENAME in `meta`, else its number as in `image001.fits`."""
     given = str((image.meta or {}).get("FILENAME", "")).strip()
     return Path(given).name if given else f"image{number:03d}.fits"
 
 
 def write_images(images: Iterable[NDData], folder: Path) -> list[Path]:
-    """Write images as FITS files that a run reads.
+    """Write images as FITS files, which are then read by a run.
 
     Parameters
     ----------
     images
-        Each with data (ny, nx) and a FITS WCS; mask (true where not to be used), uncertainty and unit where known. Of
-        `meta` what names instrument, band and tile counts, and FILENAME names the exposure.
+        Each with data (ny, nx) and a FITS WCS and, if known, mask (true for pixels not to be used), uncertainty and
+        unit. The entries of `meta` that identify instrument, band and tile are used, and FILENAME as the name of the
+        exposure.
     folder
-        Where to.
+        The folder to write to.
 
     Returns
     -------
@@ -47,7 +48,7 @@ def write_images(images: Iterable[NDData], folder: Path) -> list[Path]:
     for number, image in enumerate(images, start=1):
         path = folder / name_of(image, number)
         if path in paths:
-            message = f"two images are called {path.name} (FILENAME in meta); give them names of their own"
+            message = f"two images are called {path.name} (FILENAME in meta); give them different names"
             raise UsageError(message)
         _hdus(image, path.name).writeto(path)
         paths.append(path)
@@ -81,6 +82,6 @@ def _wcs_header(image: NDData, name: str) -> fits.Header:
         message = f"{name}: its wcs is {type(wcs).__name__}, expected a celestial astropy.wcs.WCS"
         raise UsageError(message)
     if any(table is not None for table in (wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2)):
-        message = f"{name}: its WCS has distortion tables, which only files hold; give the file"
+        message = f"{name}: its WCS has distortion tables, which are only supported in files; give the file"
         raise UsageError(message)
     return wcs.to_header(relax=True)

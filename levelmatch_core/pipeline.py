@@ -1,7 +1,7 @@
-"""The whole way of the data: files in, corrections, files out. How jobs are run is the caller's choice.
+"""The complete pipeline, from input files through corrections to output files; the caller chooses how jobs are run.
 
-:func:`run` is what the command does; :func:`levelmatch_core.fields.match_field` is the science. Both hand their work to
-an :class:`~levelmatch_core.jobs.job.JobRunner`, so that a plain loop, threads, or a workflow engine do the same work.
+:func:`run` is the work of the command, and :func:`levelmatch_core.fields.match_field` the computation. Both pass their
+jobs to a :class:`~levelmatch_core.jobs.job.JobRunner`, so that a plain loop, threads, or a workflow engine can be used.
 """
 
 import difflib
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 class Request(Record):
-    """What the user asked for."""
+    """The user's request."""
 
     inputs: tuple[Path, ...]
     output: Path
@@ -60,24 +60,24 @@ class Request(Record):
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a request."""
+    """The result of a request."""
 
     request: Request
     inventory: Inventory
     matches: tuple[FieldMatch, ...]
     record: RunRecord
     changed: bool
-    """Whether any file of the output was written, replaced or removed."""
+    """Whether any output file was written, replaced or removed."""
     seconds: float
 
     @property
     def corrections(self) -> tuple[Correction, ...]:
-        """Every exposure's correction, field by field."""
+        """The corrections of all exposures, field by field."""
         return tuple(correction for match in self.matches for correction in match.corrections)
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """All that was left out."""
+        """Everything that was left out."""
         return self.inventory.failures + tuple(failure for match in self.matches for failure in match.failures)
 
     @property
@@ -90,7 +90,7 @@ class RunResult:
 
 
 def inventory_of(request: Request) -> Inventory:
-    """Return what there is to match, once its reference is known to be a tile.
+    """Return the exposures to be matched, after checking that the requested reference exists.
 
     Raises
     ------
@@ -111,21 +111,21 @@ def inventory_of(request: Request) -> Inventory:
 
 
 def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], JobRunner]) -> RunResult:
-    """Do what was asked: match, and write the output folder.
+    """Match the inputs of a request, and write the output folder.
 
     Parameters
     ----------
     request
         Inputs, output folder and settings.
     store
-        Where cutouts lie.
+        The store of cutouts.
     runner_of
-        Makes the runner of jobs for a workspace.
+        Returns the runner of jobs for a workspace.
 
     Raises
     ------
     UsageError
-        If the output folder or an input cannot be used; nothing was written.
+        If the output folder or an input cannot be used; nothing has been written then.
     NoInputError
         If no exposure is usable.
     StrictError
@@ -187,15 +187,15 @@ def match_fields(
     Parameters
     ----------
     inventory
-        What came in.
+        The inputs.
     settings
-        All are read.
+        All settings.
     each
-        Runs the jobs.
+        The runner of jobs.
     given
-        What the user gave beside images.
+        The user's files other than images.
     previous
-        The record of the output's last run, whose grids and references are kept where they serve.
+        The record of the last run of the output, whose grids and references are kept if possible.
     """
     return tuple(
         match_field(
@@ -211,7 +211,7 @@ def match_fields(
 
 
 def peak_memory() -> float:
-    """Return the most memory that this process has used, megabytes."""
+    """Return the peak memory of this process, megabytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
@@ -219,7 +219,7 @@ def peak_memory() -> float:
 def write_products(
     matches: Sequence[FieldMatch], settings: MatchSettings, each: JobRunner, folder: OutputFolder
 ) -> tuple[tuple[FieldMatch, ...], list[OutputFile]]:
-    """Write corrected exposures, mosaics, figures and tables; return the fields (with what failed) and the files."""
+    """Write corrected exposures, mosaics, figures and tables; return the fields, with failures, and the files."""
     grids = {match.field.name: match.grid for match in matches}
     products = products_of(correction for match in matches for correction in match.corrections)
     jobs = [
@@ -266,9 +266,9 @@ def write_products(
 
 
 def check_reference(named: str | None, inventory: Inventory) -> None:
-    """Refuse a reference that no field has: a typing error must not become another zero.
+    """Refuse a reference that no field contains: a typing error must not change the zero.
 
-    A tile whose files are broken or still being written is one: another stands in for it meanwhile.
+    A tile whose files are damaged or still being written is accepted: another one replaces it meanwhile.
 
     Raises
     ------
@@ -280,7 +280,7 @@ def check_reference(named: str | None, inventory: Inventory) -> None:
     if named is not None and named not in names_of(exposures).union(lost):
         tiles = sorted({exposure.tile for exposure in exposures}.union(lost))
         near = difflib.get_close_matches(named, tiles, n=3) or tiles[:10]
-        message = f"reference {named!r} is no tile of the input; tiles: {', '.join(near)}"
+        message = f"reference {named!r} is not a tile of the input; tiles: {', '.join(near)}"
         raise SettingsError(message)
 
 
@@ -304,7 +304,7 @@ def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: Ma
         label=record.program,
         exposures=(),
         settings=settings,
-        # without the files: their digests hang on figures that the report does not show
+        # without the files: their digests depend on figures that the report does not show
         record=record.model_copy(update={"files": ()}),
         matches=matches,
         mosaics=made(mosaic_name),
@@ -312,9 +312,9 @@ def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: Ma
     )
 
 
-# -- what an earlier run of the same output decided ------------------------------------------------------------------
+# -- grids and references of an earlier run ---------------------------------------------------------------------------
 def grid_for(field: Field, previous: RunRecord | None) -> Grid:
-    """Return the grid of the finished output while it serves, so that nothing is resampled again; else a new one."""
+    """Return the grid of the finished output if it can be kept, so that nothing is resampled again; else a new one."""
     for known in _like(field, previous):
         if serves(known.grid, field):
             return known.grid
@@ -322,7 +322,7 @@ def grid_for(field: Field, previous: RunRecord | None) -> Grid:
 
 
 def zeros_of(field: Field, inventory: Inventory, settings: MatchSettings, previous: RunRecord | None) -> Zeros:
-    """Return what is known of a field's zeros: the true references of the finished output, and what is missing now."""
+    """Return the true references of a field in the finished output, and what is missing now."""
     known = (
         KnownZero(part.true_reference, frozenset(part.levels))
         for summary in _like(field, previous)
@@ -342,7 +342,7 @@ def zeros_of(field: Field, inventory: Inventory, settings: MatchSettings, previo
 
 
 def _may_be_of(failure: Failure, field: Field, inventory: Inventory, previous: RunRecord | None) -> bool:
-    """Return whether a file that was left out may be of a field: where its tile is, or was; else it may be of any."""
+    """Return whether a file that was left out may belong to a field: that of its tile, now or earlier, else any."""
     tiles = set(names_lost(failure))
     homes = {each.name for each in inventory.fields if tiles & names_of(each.exposures)}
     if homes:
@@ -352,6 +352,6 @@ def _may_be_of(failure: Failure, field: Field, inventory: Inventory, previous: R
 
 
 def _like(field: Field, previous: RunRecord | None) -> list[FieldSummary]:
-    """Return the fields of the finished output that are of the same kind."""
+    """Return the fields of the finished output with the same instrument, band and unit."""
     kind = (field.instrument, field.band, field.unit)
     return [each for each in (previous.fields if previous else ()) if (each.instrument, each.band, each.unit) == kind]

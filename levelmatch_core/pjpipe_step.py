@@ -1,7 +1,8 @@
-"""The step that levelmatch succeeds, with its own names: thin doors to the core for scripts that call it.
+"""The interface of the step that levelmatch succeeds: thin wrappers of the core for scripts that call it.
 
-Signs, the same everywhere: a correction is subtracted (corrected = data - correction), and a delta of (first, second)
-describes second - first. Coefficients of planes come as the spec has them, [a, b, c] of a x + b y + c.
+Signs are the same everywhere: a correction is subtracted (corrected = data - correction), and a delta of (first,
+second) describes second - first. Coefficients of planes are in the order of the original step, [a, b, c] of a x + b y +
+c.
 """
 
 import shutil
@@ -46,7 +47,7 @@ Floats = NDArray[np.float64]
 
 
 class DeltaMatrices(NamedTuple):
-    """What :meth:`LevelMatchStep.find_optimum_deltas` takes; entry [j, i] describes data_j - data_i."""
+    """The arguments of :meth:`LevelMatchStep.find_optimum_deltas`; entry [j, i] describes data_j - data_i."""
 
     delta_mat: Floats
     """(N, N), or (N, N, 3) with [a, b, c] for planes; antisymmetric; 0 where there is no pair."""
@@ -55,7 +56,7 @@ class DeltaMatrices(NamedTuple):
     rms_mat: Floats
     """(N, N) scatter about the fit, data unit."""
     lin_size_mat: NDArray[np.int64]
-    """(N, N) 1 where the overlap reaches min_linear_frac on one axis."""
+    """(N, N) 1 where the overlap reaches min_linear_frac along an axis."""
     valid_mat: NDArray[np.int64]
     """(N, N) 1 where there is a pair."""
 
@@ -75,7 +76,7 @@ class LevelDelta:
 class LevelMatchStep:
     """Match the levels of the exposures of one band.
 
-    The arguments are those of the spec; each is described, with its default, in
+    The arguments are those of the original step, and are described in
     :class:`~levelmatch_core.settings.MatchSettings`. `in_dir` is only read.
 
     Raises
@@ -84,7 +85,7 @@ class LevelMatchStep:
         If an argument has the wrong type or range.
     """
 
-    def __init__(  # noqa: PLR0917 - the spec's order
+    def __init__(  # noqa: PLR0917 - the order of the original step
         self,
         in_dir: File,
         out_dir: File,
@@ -119,12 +120,12 @@ class LevelMatchStep:
         self._store = CutoutStore(self._scratch)
 
     def do_step(self) -> LevelMatch:
-        """Match `in_dir` and write the output folder: corrected files are in its folder `tiles`."""
+        """Match `in_dir` and write the output folder, with corrected files in its subfolder `tiles`."""
         return match_levels(self.in_dir, self.out_dir, self.settings, cache=self._scratch)
 
     # -- stages --------------------------------------------------------------------------------------------------------
     def match_dithers(self, dithers: Sequence[Dither], fit_type: FitType = "level") -> dict[str, Plane]:
-        """Return what is to be subtracted from each exposure so that the dithers of its tile agree (mean 0 a tile).
+        """Return the corrections that make the dithers of each tile agree (mean 0 per tile).
 
         Parameters
         ----------
@@ -135,19 +136,19 @@ class LevelMatchStep:
 
         Returns
         -------
-        Exposure name (the file's) -> plane on the field's grid, to be subtracted.
+        Name of the exposure (the file) -> plane on the field's grid, to be subtracted.
         """
         return self._stage("dithers", dithers, fit_type_dithers=fit_type)
 
     def match_lyot_science(self, dithers: Sequence[Dither], fit_type: FitType = "level") -> dict[str, Plane]:
-        """Return what is to be subtracted so that Lyot window and main chip agree; 0 for the main chip.
+        """Return the corrections that make Lyot window and main chip agree; 0 for the main chip.
 
-        As :meth:`match_dithers`; names end in `@lyot` and `@main` where one file holds both.
+        As :meth:`match_dithers`; names end in `@lyot` and `@main` if one file contains both.
         """
         return self._stage("recombine_lyot", dithers, fit_type_recombine_lyot=fit_type, recombine_lyot=True)
 
     def match_nircam_short(self, dithers: Sequence[Dither], fit_type: FitType = "level") -> dict[str, Plane]:
-        """Return what is to be subtracted so that the four chips of a module agree (mean 0 a module).
+        """Return the corrections that make the four chips of a module agree (mean 0 per module).
 
         As :meth:`match_dithers`.
         """
@@ -156,7 +157,7 @@ class LevelMatchStep:
         )
 
     def match_mosaic_tiles(self, dithers: Sequence[Dither], fit_type: FitType = "level") -> dict[str, Plane]:
-        """Return what is to be subtracted so that the tiles agree, beside the stages before; 0 for the reference tile.
+        """Return the further corrections that make the tiles agree, after earlier stages; 0 for the reference tile.
 
         As :meth:`match_dithers`.
         """
@@ -165,12 +166,12 @@ class LevelMatchStep:
     def get_per_dither_delta(
         self, dithers: Sequence[Dither], fit_type: FitType = "level", procs: int = 1
     ) -> list[Floats]:
-        """Return the corrections of each tile's files, in their order.
+        """Return the corrections of the files of each tile, in their order.
 
         Returns
         -------
         list of ndarray
-            For each tile (n, 1) or, for planes, (n, 3) [a, b, c] about the middle of each exposure's box; to be
+            For each tile (n, 1) or, for planes, (n, 3) [a, b, c] about the centre of each exposure's box; to be
             subtracted.
         """
         found = self._stage("dithers", dithers, procs=procs, fit_type_dithers=fit_type)
@@ -191,9 +192,9 @@ class LevelMatchStep:
         files
             Members: files, or lists of files that are stacked first.
         fit_type
-            "level" or "level+slope"; planes are quoted about the middle of the field.
+            "level" or "level+slope"; planes are given about the centre of the field.
         stacked_image
-            Kept from the spec: stacks that :meth:`make_stacked_images` wrote are read as any other file.
+            Ignored; kept for compatibility. Stacks of :meth:`make_stacked_images` are read like any other file.
         procs
             Workers that resample; None for one.
         """
@@ -216,7 +217,7 @@ class LevelMatchStep:
                 linear[i, j] = linear[j, i] = max(fit.linear) >= self.settings.min_linear_frac
         return DeltaMatrices(delta if k == 3 else delta[..., 0], npix, rms, linear, valid)
 
-    def find_optimum_deltas(  # noqa: PLR0917 - the spec's order
+    def find_optimum_deltas(  # noqa: PLR0917 - the order of the original step
         self,
         delta_mat: Floats,
         npix_mat: NDArray[np.integer],
@@ -232,24 +233,24 @@ class LevelMatchStep:
     ) -> Floats:
         """Find the corrections that make all deltas vanish together.
 
-        Matrices carry no overlap geometry, so that planes are solved coefficient by coefficient, as the spec says;
-        `do_step` solves them jointly, which is better where overlaps are thin.
+        Matrices contain no overlap geometry, so that planes are solved coefficient by coefficient, as in the original
+        step; `do_step` solves for them jointly, which is better for thin overlaps.
 
         Parameters
         ----------
         delta_mat, npix_mat, rms_mat, lin_size_mat, valid_mat
-            As :meth:`calculate_delta` gives them.
+            As returned by :meth:`calculate_delta`.
         fit_type
             "level" or "level+slope": whether `delta_mat` is (N, N) or (N, N, 3).
         n_draws, n_iter, convergence_abs_tol, convergence_rel_tol
-            Of the iterative solver; the default solver, least squares, needs none.
+            Parameters of the iterative solver; the default solver, least squares, needs none.
         ref_idx
             The member with correction 0; None makes the mean correction 0.
 
         Returns
         -------
         ndarray
-            (N,) or (N, 3), to be subtracted: c[j] - c[i] comes out as delta[j, i]. A member without a usable pair
+            (N,) or (N, 3), to be subtracted: c[j] - c[i] equals delta[j, i]. A member without a usable pair
             has 0.
 
         Raises
@@ -275,7 +276,7 @@ class LevelMatchStep:
         found = solve_matrices(planes, (npix_mat, rms_mat, lin_size_mat, valid_mat), ref_idx, settings)
         return found if k == 3 else found[:, 0]
 
-    def get_level_match(  # noqa: PLR0917 - the spec's order
+    def get_level_match(  # noqa: PLR0917 - the order of the original step
         self,
         files1: Dither,
         files2: Dither,
@@ -288,7 +289,7 @@ class LevelMatchStep:
         plane_fit_abs_tol: float = 1e-8,
         plane_fit_rel_tol: float = 1e-5,
     ) -> LevelDelta | None:
-        """Measure the robust difference files2 - files1, each group stacked where it has several files.
+        """Measure the robust difference files2 - files1, each group being stacked if it has several files.
 
         Parameters
         ----------
@@ -297,16 +298,16 @@ class LevelMatchStep:
         fit_type
             "level" or "level+slope".
         ref_x, ref_y
-            Where a plane's c is quoted: grid column and row counted from the first pixel of the box of both.
+            Reference point of c of a plane: grid column and row, counted from the first pixel of the common box.
         plot_name
-            Where to draw the difference (PNG); None draws nothing.
+            File for a plot of the difference (PNG); None for no plot.
         maxiters, plane_fit_maxiters, plane_fit_abs_tol, plane_fit_rel_tol
             Limits of the clipped fit.
 
         Returns
         -------
         LevelDelta or None
-            None where no pixel is common.
+            None if there are no common pixels.
         """
         settings = self.settings.model_copy(
             update={
@@ -329,9 +330,9 @@ class LevelMatchStep:
 
     # -- images --------------------------------------------------------------------------------------------------------
     def make_stacked_images(self, dithers: Sequence[Dither], stacked_dir: File, procs: int = 1) -> list[Path]:
-        """Write the mean of each tile's files, as they are, to `stacked_dir`; return the files, in order.
+        """Write the mean of each tile's uncorrected files to `stacked_dir`; return the new files, in order.
 
-        They hold SCI, ERR (where inputs have one), COVERAGE and BEFORE, which is the same as SCI here.
+        They contain SCI, ERR (if inputs have one), COVERAGE and BEFORE, which equals SCI here.
         """
         folder = Path(stacked_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -346,7 +347,7 @@ class LevelMatchStep:
     def get_reproject(
         self, file: Dither, optimal_wcs: WCS, optimal_shape: tuple[int, int], stacked_image: bool = False
     ) -> Floats | list[Floats]:
-        """Return files resampled to a WCS, NaN where nothing valid lies: an array for a file, a list for a list.
+        """Return files resampled to a WCS, NaN where there is no valid data: an array for a file, a list for a list.
 
         Parameters
         ----------
@@ -355,7 +356,7 @@ class LevelMatchStep:
         optimal_wcs, optimal_shape
             The WCS, and rows and columns, of the result.
         stacked_image
-            Kept from the spec: all files are read alike.
+            Ignored; kept for compatibility. All files are read in the same way.
         """
         if not isinstance(file, str | Path):
             return [cast("Floats", self.get_reproject(each, optimal_wcs, optimal_shape)) for each in file]
@@ -366,14 +367,14 @@ class LevelMatchStep:
         return cast("Floats", resample(image, optimal_wcs, shape_out=optimal_shape)[0])
 
     def get_plot_name(self, files1: Dither, files2: Dither) -> str:
-        """Return a name for the picture of two groups' difference: their first files, without folders and suffixes."""
+        """Return a name for the plot of the difference of two groups, from the names of their first files."""
         return f"{_stem(_files(files1)[0])}_{_stem(_files(files2)[0])}_level_match.png"
 
-    # -- what they share -----------------------------------------------------------------------------------------------
+    # -- helper methods ------------------------------------------------------------------------------------------------
     def _stage(
         self, stage: str, dithers: Sequence[Dither], procs: int | None = None, **changes: object
     ) -> dict[str, Plane]:
-        """Solve the files' fields, and return one stage's planes by exposure."""
+        """Solve the fields of the files, and return the planes of one stage by exposure."""
         settings = self.settings.model_copy(
             update={"do_local_subtraction": False, "procs": procs or self.settings.procs}
         )
@@ -382,7 +383,7 @@ class LevelMatchStep:
         with tempfile.TemporaryDirectory(prefix="levelmatch-") as folder:
             table = Path(folder) / "tiles.csv"
             group_by = None
-            if not (settings.recombine_lyot or settings.combine_nircam_short):  # those tiles are told by file names
+            if not (settings.recombine_lyot or settings.combine_nircam_short):  # their tiles follow from file names
                 rows = [f"{Path(file).name},{_stem(_files(d)[0])}" for d in dithers for file in _files(d)]
                 table.write_text("\n".join(["file,tile", *rows]) + "\n", encoding="utf-8")
                 group_by = table
@@ -398,7 +399,7 @@ class LevelMatchStep:
         }
 
     def _exposures(self, files: Sequence[File]) -> list[Exposure]:
-        """Return the exposures of files, in their order: the whole image each."""
+        """Return the exposures of files, in their order; each is a whole image."""
         plain = self.settings.model_copy(update={"recombine_lyot": False, "step_ext": None})
         inventory = take_inventory([Path(file) for file in files], plain)
         if inventory.failures:
@@ -407,7 +408,7 @@ class LevelMatchStep:
         return [by_path[Path(file).absolute()] for file in files]
 
     def _members(self, groups: Sequence[Dither], procs: int = 1) -> tuple[Grid, list[Member]]:
-        """Return the groups as members on one grid, stacked where they have several files."""
+        """Return the groups as members on one grid, stacked if they have several files."""
         exposures = self._exposures([file for group in groups for file in _files(group)])
         by_path = {exposure.path: exposure for exposure in exposures}
         inventory = take_inventory(list(by_path), self.settings.model_copy(update={"step_ext": None, "procs": procs}))
@@ -428,7 +429,7 @@ class LevelMatchStep:
         return grid, members
 
     def _draw(self, path: Path, members: tuple[Member, Member], fit: PairFit, fit_type: FitType) -> None:
-        from levelmatch_core.products.figures.pair import draw_pair  # noqa: PLC0415 - matplotlib, only where asked for
+        from levelmatch_core.products.figures.pair import draw_pair  # noqa: PLC0415 - matplotlib is slow to import
 
         image = difference(*(open_cutout(member.cutout, self._store) for member in members))
         settings = self.settings.model_copy(update={"fit_type_dithers": fit_type})
@@ -437,7 +438,7 @@ class LevelMatchStep:
             draw_pair(path, solution, solution.pairs[0], image, unit="", max_points=self.settings.max_points)
 
 
-# -- small change ------------------------------------------------------------------------------------------------------
+# -- helpers -----------------------------------------------------------------------------------------------------------
 def _files(dither: Dither) -> list[File]:
     return [dither] if isinstance(dither, str | Path) else list(dither)
 

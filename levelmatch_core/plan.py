@@ -1,7 +1,7 @@
-"""What a run would do, from headers alone: tiles, fields, pairs, references and cost. Nothing is read twice or written.
+"""The plan of a run from headers alone: tiles, fields, pairs, references and cost. Nothing is written.
 
-The same functions that a run uses choose grids, groups, pairs and references; only the members are predicted, from
-footprints, so that pairs which meet in masked pixels alone are promised here and not found there.
+Grids, groups, pairs and references are chosen with the functions that a run uses. Only the members are predicted, from
+footprints, so that the plan also contains pairs whose common pixels are all masked, which a run does not find.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,28 +28,30 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 
 SECONDS = {"cutouts": 0.11, "pairs": 0.1, "products": 0.08, "figures": 5.0, "start": 4.0}
-"""CPU seconds a million pixels (a field, for figures; and to start), measured on one core of a small machine."""
+"""CPU seconds per million pixels (figures: per field; start: per run), measured on one core of a small machine."""
 
 _EMPTY = StoredArray(file="planned.npy", sha256="0" * 64)
 
 
 class PlannedPair(Record):
-    """Two members whose footprints meet."""
+    """Two members with overlapping footprints."""
 
     first: str
     second: str
     overlap: float = Described(description="common area of the footprints, grid pixels")
-    small: bool = Described(description="whether that is too small by min_area_percent")
+    small: bool = Described(description="whether that is too small according to min_area_percent")
 
 
 class PlannedGroup(Record):
-    """One problem of a stage."""
+    """One group of a stage."""
 
     name: str
     members: tuple[str, ...]
     pairs: tuple[PlannedPair, ...]
-    components: int = Described(description="sets of members that pairs join")
-    references: tuple[tuple[str, str], ...] = Described(description="expected zero of each component, and why")
+    components: int = Described(description="number of sets of members that are connected by pairs")
+    references: tuple[tuple[str, str], ...] = Described(
+        description="expected reference of each component, and the reason"
+    )
 
 
 class PlannedStage(Record):
@@ -75,7 +77,7 @@ class PlannedField(Record):
 
 
 class Cost(Record):
-    """A rough estimate for a first run: what is cached costs nothing."""
+    """A rough estimate for a first run, without cached results."""
 
     cpu_seconds: float
     store_bytes: int = Described(description="cutouts")
@@ -83,7 +85,7 @@ class Cost(Record):
 
 
 class Plan(Record):
-    """What would be matched with what."""
+    """The plan of a run."""
 
     fields: tuple[PlannedField, ...]
     failures: tuple[Failure, ...]
@@ -92,12 +94,12 @@ class Plan(Record):
 
 
 def plan_run(request: Request) -> Plan:
-    """Return what a run would do; nothing is written.
+    """Return the plan of a run; nothing is written.
 
     Raises
     ------
     UsageError
-        If an input or a setting cannot be used, or the output's run.json cannot be read.
+        If an input or a setting cannot be used, or if run.json of the output cannot be read.
     NoInputError
         If no exposure is usable.
     """
@@ -190,7 +192,7 @@ def _box(cutout: CutoutRecord) -> tuple[int, int, int, int]:
 
 
 def _merged(name: str, members: Sequence[Member]) -> list[Member]:
-    """Return the members of the next stage: one for each set that footprints join."""
+    """Return the members of the next stage: one for each set connected by footprints."""
     by_name = {member.name: member for member in members}
     merged = []
     for number, part in enumerate(components(by_name, candidate_pairs(members)), start=1):
@@ -228,7 +230,7 @@ def _group(stage: Stage, name: str, members: Sequence[Member], settings: MatchSe
 def _reference(
     members: Sequence[Member], pairs: Sequence[Pair], settings: MatchSettings, zeros: Zeros
 ) -> tuple[str, str]:
-    """Return the expected reference of a component, and why; one that stands in for another has a question mark."""
+    """Return the expected reference of a component, and the reason; `?` marks one that replaces a missing one."""
     name, reason = choose_reference(members, pairs, settings.reference, zeros.preferred)
     exposures = [exposure for member in members for exposure in member.exposures]
     tiles = {tile for member in members for tile in (member.name, *member.tile.split("+"))}
@@ -264,7 +266,7 @@ def _cost(inventory: Inventory, fields: Sequence[PlannedField], settings: MatchS
 
 # -- in words ----------------------------------------------------------------------------------------------------------
 def describe(plan: Plan) -> str:
-    """Return the plan as a person reads it."""
+    """Return the plan as text for the user."""
     lines = [f"{failure.name}: would be left out: {failure.reason}" for failure in plan.failures]
     lines += plan.notes
     for field in plan.fields:
@@ -296,6 +298,6 @@ def _stage_lines(stage: PlannedStage) -> list[str]:
             small = ", too small (min_area_percent)" if pair.small else ""
             lines.append(f"      {pair.first} - {pair.second}: {pair.overlap:.0f} pixels{small}")
         if group.components > 1:
-            lines.append(f"      {group.components} parts that no pair joins: their relative levels stay unknown")
+            lines.append(f"      {group.components} parts that no pair connects: their relative levels remain unknown")
         lines += [f"      expected reference {name}: {reason}" for name, reason in group.references]
     return lines

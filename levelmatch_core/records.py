@@ -1,6 +1,6 @@
-"""The base of all small records: frozen, validated, and the same JSON for the same content.
+"""The base class of all records: frozen, validated, and with the same JSON for the same content.
 
-Arrays never live in records. A record travels between tasks and into run.json; arrays lie in the cutout store.
+Records never contain arrays. They are passed between tasks and written to run.json; arrays are in the cutout store.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, PlainSerializer, SerializationInfo
 
 FOR_KEY = {"for": "key"}
-"""Context in which a record is written to make a key of it."""
+"""Context for writing a record as part of a key."""
 
 
 def _written(path: Path, info: SerializationInfo) -> str:
@@ -21,25 +21,25 @@ def _written(path: Path, info: SerializationInfo) -> str:
 
 
 Place = Annotated[Path, PlainSerializer(_written, when_used="json")]
-"""Where a file lies, which is no part of what it holds: a key is the same wherever it is."""
+"""Path of a file, which is not part of its content: keys do not depend on it."""
 
 _SHARED: dict[frozenset[str], set[str]] = {}
 _DIGESTS: dict[int, "tuple[weakref.ref[Record], str]"] = {}
-"""Digests of large records that live, by their identity."""
+"""Digests of existing large records, by their identity."""
 
 
 class Record(BaseModel):
-    """A frozen value object that survives a round trip through JSON unchanged."""
+    """A frozen value object that is unchanged by a round trip through JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     large: ClassVar[tuple[str, ...]] = ()
-    """Fields, of one record or a tuple of them, that are in several keys: each is digested once, while it lives."""
+    """Fields with a record or a tuple of records that are in several keys; each record is digested only once."""
 
     def model_post_init(self, _context: object, /) -> None:
-        """Share the set of the fields that were given: of thousands of records, it would take half the memory.
+        """Share the set of given fields between records, which would otherwise take half of their memory.
 
-        Nobody changes it: records are frozen, and a copy of one gets a set of its own.
+        It is never changed: records are frozen, and copies get their own set.
         """
         given = self.__pydantic_fields_set__
         object.__setattr__(self, "__pydantic_fields_set__", _SHARED.setdefault(frozenset(given), given))
@@ -50,21 +50,21 @@ class Record(BaseModel):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild the record that `to_json` gave."""
+        """Return the record from the result of `to_json`."""
         return cls.model_validate(data)
 
     def to_text(self) -> str:
-        """Return `to_json` as a text, in a tenth of the time; every string in it must be UTF-8."""
+        """Return `to_json` as text, ten times faster; all strings in it must be valid UTF-8."""
         return self.model_dump_json()
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Rebuild the record that `to_text` gave."""
+        """Return the record from the result of `to_text`."""
         return cls.model_validate_json(text)
 
 
 def digest_of(record: Record, *but: str) -> str:
-    """Return the sha256 (hex) of all that a record holds, save where files lie and the fields named in `but`."""
+    """Return the sha256 (hex) of the content of a record, without paths of files and the fields named in `but`."""
     text = record.model_dump_json(exclude={*but, *record.large}, context=FOR_KEY)
     digest = hashlib.sha256(text.encode())
     for name in record.large:
@@ -75,7 +75,7 @@ def digest_of(record: Record, *but: str) -> str:
 
 
 def _known_digest(record: Record) -> str:
-    """Return the digest of a record: of a field of thousands of exposures it is of megabytes."""
+    """Return the cached digest of a record, which may have megabytes for a field of thousands of exposures."""
     at = id(record)
     known = _DIGESTS.get(at)
     if known is not None and known[0]() is record:
@@ -86,12 +86,12 @@ def _known_digest(record: Record) -> str:
 
 
 def content_key(*parts: object) -> str:
-    """Return the sha256 (hex) of the canonical JSON of `parts`: the key under which a result is cached.
+    """Return the sha256 (hex) of the canonical JSON of `parts`, the key of a cached result.
 
     Parameters
     ----------
     *parts
-        Anything JSON can hold, and records.
+        JSON types and records.
     """
 
     def plain(value: object) -> object:

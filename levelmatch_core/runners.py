@@ -1,4 +1,4 @@
-"""The plain runner: jobs in a loop or in threads, no engine, nothing remembered but what the cutout store holds."""
+"""The plain runner: jobs in a loop or in threads, without an engine; only the cutout store is kept."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +18,13 @@ ONE_THREAD = Threads()
 
 @dataclass(frozen=True)
 class PlainRunner:
-    """Do jobs without an engine, in a loop or by a pool of workers."""
+    """Runs jobs without an engine, in a loop or with a pool of workers."""
 
     workspace: Workspace
     pool: WorkerPool = ONE_THREAD
 
-    def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:  # noqa: ARG002 - nothing is shown here
-        """Do all jobs, in their order of results."""
+    def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:  # noqa: ARG002 - no progress is shown
+        """Run all jobs, and return the results in their order."""
         threads = threads_per_job(self.pool.size, len(jobs))
         if self.pool.size == 1 or len(jobs) < 2:
             return [self._outcome(job, threads) for job in jobs]
@@ -41,17 +41,17 @@ class PlainRunner:
 
 @dataclass(frozen=True)
 class StrictRunner:
-    """Do jobs as another runner does, and end at the first that failed."""
+    """Runs jobs with another runner, and stops at the first failure."""
 
     each: JobRunner
 
     def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:
-        """Do all jobs.
+        """Run all jobs.
 
         Raises
         ------
         StrictError
-            If one failed.
+            If a job failed.
         """
         results = self.each(jobs, title)
         refuse_failures([result for result in results if isinstance(result, Failure)])
@@ -59,17 +59,17 @@ class StrictRunner:
 
 
 def refuse_failures(failures: Sequence[Failure]) -> None:
-    """Refuse to go on after a failure.
+    """Stop after a failure.
 
     Raises
     ------
     StrictError
-        If there is one.
+        If there is a failure.
     """
     if failures:
         first, more = failures[0], len(failures) - 1
         message = (
             f"{first.name}, {first.step}: {first.reason}{f' (and {more} more failed)' if more else ''}; strict is set: "
-            f"mend or remove it, or unset strict to go on without"
+            f"fix or remove it, or unset strict to continue without it"
         )
         raise StrictError(message)

@@ -1,8 +1,8 @@
-"""Threads that a job may use beside its own: those for which the runner has no other job.
+"""Further threads for a job, if the runner has no other jobs for them.
 
-A stage may have fewer jobs than there are workers, down to one, as the mosaic of a field is. A runner then lends each
-job its share of the workers that stand by (:func:`thread_budget`), and a job whose work falls apart into pieces does
-them side by side (:func:`parallel_map`). What comes out is the same for any number.
+A stage may have fewer jobs than there are workers, such as the single job of a field's mosaic. The runner then gives
+each job its share of the idle workers (:func:`thread_budget`), and a job that can be divided runs its parts in parallel
+(:func:`parallel_map`). The result does not depend on the number of threads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +18,13 @@ Result = TypeVar("Result")
 
 
 def threads_per_job(workers: int, jobs: int) -> int:
-    """Return how many threads each of some jobs may use where so many workers do them."""
+    """Return the number of threads per job for a number of workers and of jobs."""
     return max(1, workers // max(jobs, 1))
 
 
 @contextmanager
 def thread_budget(threads: int) -> Iterator[None]:
-    """Lend what is done in the context so many threads, its own among them."""
+    """Allow this many threads in the context, including the current one."""
     before = _THREADS.set(threads)
     try:
         yield
@@ -33,20 +33,20 @@ def thread_budget(threads: int) -> Iterator[None]:
 
 
 def threads_available() -> int:
-    """Return how many threads what is done here may use."""
+    """Return the number of threads that may be used here."""
     return _THREADS.get()
 
 
 def parallel_map(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Return `work` of every item, in their order; done by as many threads as are lent.
+    """Return `work` of every item, in order, using as many threads as are allowed.
 
-    The first failure ends it, once what has begun is done.
+    After the first failure no further items are started.
     """
     number = min(threads_available(), len(items))
     if number < 2:
         return [work(item) for item in items]
     with thread_budget(1):
-        contexts = [copy_context() for _ in items]  # log lines keep their place
+        contexts = [copy_context() for _ in items]  # log lines keep their context
     with ThreadPoolExecutor(number) as pool:
         futures = [pool.submit(context.run, work, item) for context, item in zip(contexts, items, strict=True)]
         try:

@@ -1,17 +1,16 @@
-"""Who does the jobs: threads of this process, processes beside it, or a Dask cluster. One setting says which.
+"""The workers that run jobs: threads, processes, or a Dask cluster, according to a setting.
 
-Threads share the work of all that lets go of the interpreter's lock while it costs time: the compiled kernels of `sky`
-and `matching` (numba, all nogil), numpy's arithmetic, casts and sorting on large arrays, BLAS and SuperLU, zlib,
-sha256, and reading and writing files. What holds the lock is the making of records, FITS headers and WCS, tables, and
-matplotlib: one worker holds it 7 % of the time with exposures of 2048 pixels, a third of it with tiles of 512 (py-spy),
-so that work on many small exposures, and figures, gain from processes. Where a stage has fewer jobs than workers, as
-the mosaic has, its jobs share out their own work among threads (:mod:`levelmatch_core.thread_budget`). Processes and
-Dask workers get jobs and give results through pickles on the way (nothing at rest is one), share the store and the
-output folder by their paths, and take a second or two to import what they need. `python -m tests.benchmarks.workers`
-measures both.
+Threads are efficient where the GIL is released during the work: in the compiled kernels of `sky` and `matching` (numba,
+all nogil), in numpy's arithmetic, casts and sorting of large arrays, BLAS and SuperLU, zlib, sha256, and in reading and
+writing files. The GIL is held while records, FITS headers, WCS and tables are handled, and by matplotlib: 7 % of the
+time of a worker with exposures of 2048 pixels, and a third of it with tiles of 512 (py-spy). Work on many small
+exposures, and figures, therefore profit from processes. If a stage has fewer jobs than workers, such as the mosaic, its
+jobs distribute their own work over threads (:mod:`levelmatch_core.thread_budget`). Processes and Dask workers exchange
+jobs and results through pickles (which are never stored), share the store and the output folder by their paths, and
+need a second or two to import their modules. `python -m tests.benchmarks.workers` measures both.
 
-The bytes that come out are the same for all three: a job is done alike wherever it is done, and all that depends on
-order is put in order by the caller.
+The output bytes are the same for all three: a job gives the same result everywhere, and the caller sorts everything
+that depends on the order.
 """
 
 import logging
@@ -36,11 +35,11 @@ from levelmatch_core.thread_budget import parallel_map, thread_budget, threads_a
 logger = logger_of(__name__)
 
 LogLine = tuple[tuple[str, str], str, int, str]
-"""What was logged: place (tile and stage), logger, level, text."""
+"""A log line: context (tile and stage), logger, level, text."""
 ATTEMPTS = 3
-"""So often a job is given to a worker that dies of it, or beside it."""
+"""Number of times that a job is tried with a worker that dies."""
 PATIENCE = 60
-"""Seconds to wait for a scheduler's first worker."""
+"""Time limit for the first worker of a scheduler, seconds."""
 
 
 class WorkerPool(Protocol):
@@ -48,27 +47,27 @@ class WorkerPool(Protocol):
 
     @property
     def size(self) -> int:
-        """How many jobs they do at a time."""
+        """Number of jobs that are run at a time."""
         ...
 
     def do(self, jobs: Sequence[Job], workspace: Workspace) -> list[Record]:
-        """Do some jobs, one after the other, on one worker, and wait for it.
+        """Run jobs one after another on one worker, and wait for it.
 
         Raises
         ------
         LevelMatchError, OSError
-            As the first job that fails does; WorkerError if its worker dies again and again.
+            Those of the first job that fails; WorkerError if its worker dies repeatedly.
         """
         ...
 
 
 class Threads:
-    """The caller's own threads, of which so many work at a time, however many there are.
+    """The threads of the caller, of which at most `size` work at a time.
 
     Parameters
     ----------
     size
-        How many jobs they do at a time; 1 leaves that to the caller.
+        Number of jobs that are run at a time; 1 leaves that to the caller.
     """
 
     def __init__(self, size: int = 1) -> None:
@@ -76,7 +75,7 @@ class Threads:
         self._free = threading.Semaphore(size) if size > 1 else nullcontext()
 
     def do(self, jobs: Sequence[Job], workspace: Workspace) -> list[Record]:
-        """Do some jobs in this thread, one after the other."""
+        """Run jobs in this thread, one after another."""
         results = []
         for job in jobs:
             with self._free:
@@ -85,23 +84,23 @@ class Threads:
 
 
 def shared_out(pool: WorkerPool, jobs: Sequence[Job], workspace: Workspace, threads: int = 1) -> list[Record]:
-    """Do some jobs on all workers of a pool that are free; one by itself may use so many threads.
+    """Run jobs on all free workers of a pool; a single job may use several threads.
 
     Parameters
     ----------
     pool
         The workers.
     jobs
-        What to do; results come in this order.
+        The jobs; results are in this order.
     workspace
-        Where the jobs may touch the disk.
+        The places on disk that jobs may use.
     threads
-        What a single job is lent.
+        Number of threads for a single job.
 
     Raises
     ------
     LevelMatchError, OSError
-        As the first job that fails does, once what has begun is done.
+        Those of the first job that fails, after running jobs have finished.
     """
     with thread_budget(threads if len(jobs) == 1 else pool.size):
         if len(jobs) == 1:
@@ -111,11 +110,11 @@ def shared_out(pool: WorkerPool, jobs: Sequence[Job], workspace: Workspace, thre
 
 @dataclass
 class _Done:
-    """What a worker sends back."""
+    """The result of a worker."""
 
     results: list[Record]
     changed: bool
-    """Whether a file of the output is new."""
+    """Whether a new output file was written."""
     said: list[LogLine]
 
 
@@ -125,9 +124,9 @@ class ProcessWorkers:
     Parameters
     ----------
     executor
-        Takes functions and arguments to them.
+        Executes functions in the workers.
     size
-        How many jobs they do at a time.
+        Number of jobs that are run at a time.
     """
 
     def __init__(self, executor: Executor, size: int) -> None:
@@ -136,7 +135,7 @@ class ProcessWorkers:
         self._guard = threading.Lock()
 
     def do(self, jobs: Sequence[Job], workspace: Workspace) -> list[Record]:
-        """Do some jobs on one worker. Those whose files are not known beforehand are done here."""
+        """Run jobs on one worker. Jobs whose files are not known beforehand are run here."""
         if any(job.writes() is None for job in jobs):
             return [job.do(workspace) for job in jobs]
         names = [name for job in jobs for name in job.writes() or ()]
@@ -154,7 +153,7 @@ class ProcessWorkers:
                 logger.warning("%s, %s: lost its worker (%s)", jobs[0].label, jobs[0].step, error)
                 if attempt == ATTEMPTS:
                     message = (
-                        f"{jobs[0].label}, {jobs[0].step}: {ATTEMPTS} workers died doing it, perhaps for want of memory"
+                        f"{jobs[0].label}, {jobs[0].step}: {ATTEMPTS} workers died doing it, perhaps for lack of memory"
                     )
                     raise WorkerError(message) from error
                 continue
@@ -166,20 +165,20 @@ class ProcessWorkers:
         return done.results
 
     def _renew(self, broken: Executor) -> None:
-        """Put a new pool in the place of a broken one; a cluster mends itself."""
+        """Replace a broken pool by a new one; a cluster recovers by itself."""
         with self._guard:
             if self._executor is broken and isinstance(broken, ProcessPoolExecutor):
                 broken.shutdown(wait=False, cancel_futures=True)
                 self._executor = _processes(self.size)
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Shut the workers down."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
 def worker_pool(settings: MatchSettings) -> Iterator[WorkerPool]:
-    """Hold the workers that the settings ask for: `runner`, `procs` and `scheduler`.
+    """Provide the workers according to the settings `runner`, `procs` and `scheduler`.
 
     Raises
     ------
@@ -206,14 +205,14 @@ def _processes(number: int) -> ProcessPoolExecutor:
         number, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
     )
     with _signals_held():
-        for _ in range(number):  # they import, for a second or two, while the run takes its inventory
+        for _ in range(number):  # they import modules, for a second or two, while the run reads its inventory
             executor.submit(_awake)
     return executor
 
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let processes that are started meanwhile pass over Ctrl-C, which reaches all of a terminal's: it is for us."""
+    """Make processes started in this context ignore Ctrl-C, which a terminal sends to all; this process handles it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -240,7 +239,7 @@ def _dask(settings: MatchSettings) -> Iterator[Any]:
     try:
         client = Client(settings.scheduler, timeout=PATIENCE / 4)
     except (OSError, ValueError) as error:
-        message = f"scheduler={settings.scheduler!r} does not answer ({error}); start it, or mend the address"
+        message = f"scheduler={settings.scheduler!r} does not answer ({error}); start it, or correct the address"
         raise SettingsError(message) from error
     with client:
         try:
@@ -253,7 +252,7 @@ def _dask(settings: MatchSettings) -> Iterator[Any]:
 
 # -- in the worker -----------------------------------------------------------------------------------------------------
 def _end_with_parent() -> None:
-    """End when the run has ended, even if it was killed: who waits for work would wait for ever."""
+    """End when the run has ended, even if it was killed, instead of waiting for work forever."""
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
@@ -265,7 +264,7 @@ def _end_with_parent() -> None:
 
 
 def _awake() -> None:
-    """Do nothing: whoever is asked to has imported this module."""
+    """Do nothing: the call makes the worker import this module."""
 
 
 def _perform(jobs: tuple[Job, ...], workspace: Workspace, threads: int) -> _Done:
@@ -280,7 +279,7 @@ def _perform(jobs: tuple[Job, ...], workspace: Workspace, threads: int) -> _Done
 
 
 class CaptureHandler(logging.Handler):
-    """Keeps what one thread logs."""
+    """Collects the log lines of one thread."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -288,14 +287,14 @@ class CaptureHandler(logging.Handler):
         self.lines: list[tuple[str, int, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line."""
+        """Collect a line."""
         if record.thread == self.thread:
             self.lines.append((record.name, record.levelno, record.getMessage()))
 
 
 @contextmanager
 def _listening() -> Iterator[list[tuple[str, int, str]]]:
-    """Hear what this thread logs, from level INFO on."""
+    """Collect the log lines of this thread, from level INFO on."""
     ear, root = CaptureHandler(), logging.getLogger("levelmatch_core")
     root.setLevel(logging.INFO)
     root.addHandler(ear)

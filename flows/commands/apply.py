@@ -1,4 +1,4 @@
-"""`levelmatch apply`: a known solution on another reduction."""
+"""`levelmatch apply`: apply a known solution to another reduction."""
 
 from pathlib import Path
 
@@ -9,20 +9,21 @@ from flows.commands.options import examples, inputs_argument, output_option, rec
 
 
 @cloup.command(
-    short_help="Put a known solution on another reduction.",
+    short_help="Apply a known solution to another reduction.",
     epilog=examples("levelmatch apply matched/corrections.ecsv reduced_again/ --output matched_again"),
 )
 @cloup.argument("table", type=type_of_path, metavar="corrections.ecsv", help="The table of a finished run.")
 @inputs_argument
-@output_option("Folder that takes the corrected files.")
+@output_option("Folder for the corrected files.")
 @recursive_option
 def apply(table: Path, inputs: tuple[Path, ...], output: Path, recursive: bool) -> None:
-    """Subtract a known solution from another reduction of the same exposures, known by their files' names.
+    """Subtract a known solution from another reduction of the same exposures, which are identified by file name.
 
-    Exit code: 0 all are corrected; 3 some are not, such as those that the table does not have; 2 bad usage; 1 none is.
+    Exit code: 0 all are corrected; 3 some are not, such as those missing in the table; 2 bad usage; 1 none is
+    corrected.
     """
     with clean_errors():
-        from levelmatch_core.products.corrected.reapply import apply_solution  # noqa: PLC0415 - help comes at once
+        from levelmatch_core.products.corrected.reapply import apply_solution  # noqa: PLC0415 - slow to import
 
         found = apply_solution(table, inputs, output, recursive=recursive)
     end_restored(found, output)

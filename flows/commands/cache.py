@@ -1,7 +1,7 @@
-"""`levelmatch cache`: how large the store of cutouts is, and making it smaller, never while a run uses it.
+"""`levelmatch cache`: show the size of the store of cutouts and results, or prune it while no run uses it.
 
-Every run, the library's too, holds the store while it lasts; pruning needs it alone. What is pruned is made anew by the
-next run that needs it: nothing is lost but time.
+Every run, including those of the library, holds a lock on the store; pruning needs exclusive use. Pruned files are
+computed again by the next run that needs them, so that only time is lost.
 """
 
 import os
@@ -30,11 +30,11 @@ class Entry:
     size: int
     """Bytes."""
     used: float
-    """When it was written or (to within a day, as file systems tell it) last read: Unix time, seconds."""
+    """Time of writing or last reading (to within a day on most file systems): Unix time, seconds."""
 
 
 def entries(home: Home) -> list[Entry]:
-    """Return what is stored (cutouts and the results of tasks), the least recently used first."""
+    """Return the stored files (cutouts and results of tasks), least recently used first."""
     found = []
     for root in (home.cutouts, home.results):
         for folder, _, names in os.walk(root):
@@ -51,20 +51,20 @@ def prune(home: Home, *, before: float | None = None, most: int | None = None, w
     Parameters
     ----------
     home
-        Whose store.
+        The home whose store is pruned.
     before
-        Unix time: what was not used since goes.
+        Unix time: files that have not been used since are removed.
     most
-        Bytes that may stay: the least recently used goes first.
+        Largest size of the store, bytes: the least recently used files are removed first.
     wait
         Whether to wait for runs in progress.
 
     Raises
     ------
     StoreInUseError
-        If a run is in progress, and we do not wait.
+        If a run is in progress, and `wait` is not set.
     """
-    from levelmatch_core.sky.store import CutoutStore  # noqa: PLC0415 - it needs numpy: help comes at once
+    from levelmatch_core.sky.store import CutoutStore  # noqa: PLC0415 - slow to import
 
     with CutoutStore(home.cutouts).alone(wait=wait):
         return _pruned(entries(home), before, most)
@@ -78,7 +78,7 @@ def _pruned(stored: list[Entry], before: float | None, most: int | None) -> list
         too_much = most is not None and left > most
         if too_old or too_much:
             entry.path.unlink(missing_ok=True)
-            with suppress(OSError):  # only folders that are empty go
+            with suppress(OSError):  # only empty folders are removed
                 entry.path.parent.rmdir()
             left -= entry.size
             gone.append(entry)
@@ -86,13 +86,13 @@ def _pruned(stored: list[Entry], before: float | None, most: int | None) -> list
 
 
 @cloup.command(short_help="Show the size of the stores, or prune them.")
-@cloup.option("--older-than", metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 8w.")
-@cloup.option("--shrink-to", metavar="SIZE", help="Remove what was used least recently, down to 500M, 20G.")
-@cloup.option("--wait", is_flag=True, help="Wait for runs in progress, in place of giving up.")
+@cloup.option("--older-than", metavar="AGE", help="Remove files not used for this time: 12h, 30d, 8w.")
+@cloup.option("--shrink-to", metavar="SIZE", help="Remove the least recently used files, down to a size: 500M, 20G.")
+@cloup.option("--wait", is_flag=True, help="Wait for runs in progress instead of giving up.")
 def cache(older_than: str | None, shrink_to: str | None, *, wait: bool) -> None:
     """Show the size of the store of cutouts and results in LEVELMATCH_HOME, or prune it.
 
-    Never while a run uses it. What is removed is made anew when it is needed.
+    It is never pruned while a run uses it. Removed files are computed again when they are needed.
     """
     with clean_errors():
         home = Home.of().make()
@@ -114,7 +114,7 @@ def parsed(text: str, units: dict[str, float] | dict[str, int], expected: str) -
     Raises
     ------
     UsageError
-        If the text is none.
+        If the text has another form.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]?)(?:i?b)?", text.strip().lower())
     if found is None or found[2] not in units:

@@ -1,4 +1,4 @@
-"""`levelmatch completion`: what makes a shell complete commands, options, settings and their values."""
+"""`levelmatch completion`: shell completion of commands, options, settings and their values."""
 
 import click
 import cloup
@@ -17,7 +17,7 @@ from flows.commands.options import examples
 @cloup.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), help="Your shell.")
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the lines that make SHELL complete levelmatch."""
+    """Print the completion script of levelmatch for SHELL."""
     made = get_completion_class(shell)
     if made is None:
         message = f"no completion for {shell}"

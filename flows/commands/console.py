@@ -1,4 +1,4 @@
-"""What all commands share on the console: exit codes, errors as one line, the end of a run."""
+"""Console output of all commands: exit codes, errors in one line, the summary of a run."""
 
 import sys
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from levelmatch_core.products.corrected.undo import Restored
 
 OK, TROUBLE, BAD_USAGE, UNFINISHED = 0, 1, 2, 3
-"""Exit codes: all well; anything else; bad usage with nothing written; finished, but some untied or failed."""
+"""Exit codes: success; other errors; bad usage, with nothing written; finished, but some untied or failed."""
 
 
 @contextmanager
 def clean_errors(log_level: str | None = None) -> Iterator[None]:
-    """Turn the errors that we raise on purpose into one line and an exit code."""
+    """Turn expected errors into one line and an exit code."""
     try:
         yield
     except LevelMatchError as error:
@@ -28,17 +28,17 @@ def clean_errors(log_level: str | None = None) -> Iterator[None]:
             raise
         click.echo(f"levelmatch: {error}", err=True)
         sys.exit(BAD_USAGE if isinstance(error, UsageError) else TROUBLE)
-    except OSError as error:  # of the disk: nothing that a traceback would explain better
+    except OSError as error:  # of the disk: a traceback would not explain it better
         if log_level == "debug":
             raise
         click.echo(
-            f"levelmatch: {error.filename or 'a file'}: {error.strerror or error}; mend that, run again", err=True
+            f"levelmatch: {error.filename or 'a file'}: {error.strerror or error}; fix that, and run again", err=True
         )
         sys.exit(TROUBLE)
 
 
 def report(summary: "Summary") -> None:
-    """Print the end of a run: the verdict on stdout, what went wrong on stderr."""
+    """Print the summary of a run: the verdict on stdout, problems on stderr."""
     for problem in summary.problems:
         click.echo(f"{problem.name}: {problem.status}: {problem.reason}", err=True)
     click.echo(summary.verdict)
@@ -57,7 +57,7 @@ def report(summary: "Summary") -> None:
 
 
 def end_restored(found: "Restored", output: Path) -> None:
-    """Print what was restored or corrected, and end with the exit code that says whether all was."""
+    """Print which files were restored or corrected, and exit with a code for whether all were."""
     for failure in found.failures:
         click.echo(f"{failure.name}: failed: {failure.reason}", err=True)
     for note in found.notes:

@@ -1,4 +1,4 @@
-"""`levelmatch demo`: simulate, match, and see known levels come back."""
+"""`levelmatch demo`: simulate exposures with known levels, match them, and compare."""
 
 import sys
 from pathlib import Path
@@ -10,20 +10,20 @@ from flows.commands.console import OK, UNFINISHED, clean_errors, report
 from flows.commands.options import log_level_option, type_of_path
 
 
-@cloup.command(short_help="Simulate, match, and see known levels come back.")
+@cloup.command(short_help="Simulate exposures, match them, and recover the known levels.")
 @cloup.option(
     "--output",
     type=type_of_path,
     default=Path("levelmatch-demo"),
     show_default=True,
     metavar="DIR",
-    help="Folder that takes input and results.",
+    help="Folder for input and results.",
 )
 @log_level_option
 def demo(output: Path, log_level: str | None) -> None:
-    """Simulate a MIRI program, match it, and show how well the known levels come back."""
+    """Simulate a MIRI program, match it, and show how well the known levels are recovered."""
     with clean_errors(log_level):
-        from flows.demo import recovery, simulated  # noqa: PLC0415 - help comes at once
+        from flows.demo import recovery, simulated  # noqa: PLC0415 - slow to import
         from flows.launch import launch  # noqa: PLC0415
         from levelmatch_core.pipeline import Request  # noqa: PLC0415
         from levelmatch_core.settings import MatchSettings  # noqa: PLC0415

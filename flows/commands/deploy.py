@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from flows.orchestration.programs import Program
 
 HEAD = """\
-# Made by `levelmatch deploy` of programs/*.toml: edit those. Deployed from the repository's root by
+# Written by `levelmatch deploy` from programs/*.toml: edit those. To deploy, run in the root of the repository
 #     levelmatch deploy
-# or, the same, by
+# or, equivalently,
 #     prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml
 """
 
@@ -39,18 +39,18 @@ class DeployError(LevelMatchError):
     default=PROGRAMS,
     show_default=True,
     metavar="DIR",
-    help="Folder of <program>.toml files; prefect.yaml is written beside it.",
+    help="Folder of <program>.toml files; prefect.yaml is written next to it.",
 )
-@cloup.option("--check", "only", metavar="NAME", help="Only say whether this program could run here.")
+@cloup.option("--check", "only", metavar="NAME", help="Only check whether this program could run here.")
 @cloup.option("--render", is_flag=True, help="Only write prefect.yaml.")
 def deploy(folder: Path, only: str | None, *, render: bool) -> None:
-    """Deploy every observing program, from the repository's root, to the Prefect server.
+    """Deploy every observing program, from the root of the repository, to the Prefect server.
 
-    Each file of DIR becomes a deployment. A variable that is not set and a folder that is not there end it here, with
-    exit code 2 and nothing deployed.
+    Each file of DIR becomes a deployment. If a variable is not set or a folder does not exist, nothing is deployed, and
+    the exit code is 2.
     """
     with clean_errors():
-        from flows.orchestration.programs import load_programs, refuse_trouble  # noqa: PLC0415 - help comes at once
+        from flows.orchestration.programs import load_programs, refuse_trouble  # noqa: PLC0415 - slow to import
 
         programs = load_programs(Path(os.environ.get("LEVELMATCH_PROGRAMS", folder)) if only else folder)
         if only is not None:
@@ -70,7 +70,7 @@ def deploy(folder: Path, only: str | None, *, render: bool) -> None:
 
 def prefect_yaml(programs: Sequence["Program"]) -> str:
     """Return the text of prefect.yaml."""
-    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415 - it carries no types; help comes at once
+    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415 - untyped; slow to import
 
     content = {"name": "levelmatch", "deployments": [program.deployment() for program in programs]}
     return HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
@@ -85,20 +85,20 @@ def _named(programs: Sequence["Program"], name: str) -> list["Program"]:
 
 
 def _deploy(file: Path, programs: Sequence["Program"], folder: Path) -> None:
-    """Let Prefect read prefect.yaml; work pools that are not there are made first.
+    """Have Prefect read prefect.yaml, after creating missing work pools.
 
     Raises
     ------
     UsageError
-        If we are not at the repository's root.
+        If the current folder is not the root of the repository.
     DeployError
         If Prefect refuses.
     """
     if not Path("flows", "level_match.py").is_file():
-        message = f"{Path.cwd()}: no flows/level_match.py here; deploy from the repository's root"
+        message = f"{Path.cwd()}: no flows/level_match.py here; deploy from the root of the repository"
         raise UsageError(message)
     prepare_environment()
-    # Prefect finds this environment's programs, and --check the same folder
+    # so that Prefect finds the commands of this environment, and --check uses the same folder
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environ = {**os.environ, "PATH": path, "LEVELMATCH_PROGRAMS": str(folder)}
     for pool in sorted({program.work_pool for program in programs}):

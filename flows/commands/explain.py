@@ -1,4 +1,4 @@
-"""`levelmatch explain`: how good an output is, and why, in words."""
+"""`levelmatch explain`: describe the quality of an output, and the reasons, in words."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ from flows.commands.options import examples, finished_argument
 
 
 @cloup.command(
-    short_help="Tell in words how good an output is, and why.", epilog=examples("levelmatch explain matched")
+    short_help="Describe in words how good an output is, and why.", epilog=examples("levelmatch explain matched")
 )
 @finished_argument
 def explain(folder: Path) -> None:
-    """Tell in words what the output folder DIR holds.
+    """Describe the output folder DIR in words.
 
-    Why this reference, why pairs were rejected, how good the result is, and what to try.
+    Why this reference was chosen, why pairs were rejected, how good the result is, and what to try.
     """
     with clean_errors():
-        from levelmatch_core.products.explain import explain as tell  # noqa: PLC0415 - help comes at once
+        from levelmatch_core.products.explain import explain as tell  # noqa: PLC0415 - slow to import
 
         click.echo(tell(folder))

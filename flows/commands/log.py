@@ -1,4 +1,4 @@
-"""`levelmatch log`: the MLflow record of a finished run, sent later by the same code that sends it at once."""
+"""`levelmatch log`: send the MLflow record of a finished run later, with the same code that sends it immediately."""
 
 import sys
 from pathlib import Path
@@ -11,20 +11,20 @@ from flows.home import prepare_environment
 
 
 @cloup.command(
-    name="log", short_help="Send a finished run's record to MLflow.", epilog=examples("levelmatch log matched")
+    name="log", short_help="Send the record of a finished run to MLflow.", epilog=examples("levelmatch log matched")
 )
 @cloup.argument("folder", type=type_of_path, metavar="DIR", help="The output of a finished run.")
 def log(folder: Path) -> None:
-    """Send the record of the run that made DIR to MLflow, where that was out of reach when the run ended.
+    """Send the record of the run that made DIR to MLflow, if the store was unreachable when the run ended.
 
-    The store is the one that MLFLOW_TRACKING_URI names, else that of LEVELMATCH_HOME. A record that is there already
-    is left alone, one that is there in part is made whole.
+    The store is that of MLFLOW_TRACKING_URI, else that of LEVELMATCH_HOME. An existing record is left alone, an
+    incomplete one is completed.
 
-    Exit code: 0 the record is there; 1 the store is out of reach; 2 DIR is no finished output, or nothing is known of
-    its run.
+    Exit code: 0 the record exists; 1 the store is unreachable; 2 DIR is not a finished output, or there is no stored
+    record of its run.
     """
     with clean_errors():
-        # help and version come at once: MLflow takes seconds to import
+        # imported here, since MLflow takes seconds to import, and help should appear immediately
         from flows.tracking.outbox import kept_run  # noqa: PLC0415
         from levelmatch_core.products.output.folder import note_in_log  # noqa: PLC0415
 
@@ -38,5 +38,5 @@ def log(folder: Path) -> None:
             sys.exit(TROUBLE)
         if tracking.new:
             note_in_log(folder, {"mlflow_run": tracking.run_id})
-    cloup.echo(f"MLflow: run {tracking.run_id} in {tracking.store}{'' if tracking.new else ' (was there)'}")
+    cloup.echo(f"MLflow: run {tracking.run_id} in {tracking.store}{'' if tracking.new else ' (existed already)'}")
     sys.exit(OK)

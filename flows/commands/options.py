@@ -1,4 +1,4 @@
-"""What the commands have in common: their arguments, grouped options, examples, and what a shell completes."""
+"""Common parts of the commands: arguments, grouped options, examples, and shell completion."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ def complete_setting_name(_context: click.Context, _parameter: click.Parameter, 
 
 
 def _complete_assignment(_context: click.Context, _option: click.Parameter, typed: str) -> "list[CompletionItem]":
-    """Complete `NAME=`, and `NAME=VALUE` where a setting has a few values."""
+    """Complete `NAME=`, and `NAME=VALUE` if a setting has few possible values."""
     return _matching(typed, "=")
 
 
@@ -53,7 +53,7 @@ inputs_argument: Decorator = cloup.argument(
 
 
 def output_option(text: str, metavar: str = "DIR") -> Decorator:
-    """Return the option that names the folder of results."""
+    """Return the option for the folder of results."""
     return cloup.option_group(
         "Results", cloup.option("--output", required=True, type=type_of_path, metavar=metavar, help=text)
     )
@@ -67,7 +67,7 @@ _which_input = cloup.option_group(
     cloup.option(
         "--group-by",
         metavar="REGEX|TABLE",
-        help="Which files make a tile: a regular expression whose match names it, or a table of file and tile.",
+        help="Which files form a tile: a regular expression whose match is its name, or a table of file and tile.",
     ),
     recursive_option,
 )
@@ -81,7 +81,7 @@ _settings = cloup.option_group(
         multiple=True,
         metavar="NAME=VALUE",
         shell_complete=_complete_assignment,
-        help="One setting; wins over --config. May be repeated.",
+        help="One setting; takes precedence over --config. May be repeated.",
     ),
 )
 
@@ -92,7 +92,7 @@ _run = cloup.option_group(
         default="levelmatch",
         show_default=True,
         metavar="NAME",
-        help="Observing program: the MLflow experiment.",
+        help="Observing program; the name of the MLflow experiment.",
     ),
     cloup.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers (the setting procs)."),
 )
@@ -100,17 +100,17 @@ _run = cloup.option_group(
 log_level_option: Decorator = cloup.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
-    help="Lines shown on stderr. [default: warning on a terminal, else info]",
+    help="Level of the lines shown on stderr. [default: warning on a terminal, else info]",
 )
 
 
 def matching_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of every command that matches: which input, which settings, how to run."""
+    """Add the options of all commands that match exposures: input, settings, and how to run."""
     for decorate in (log_level_option, _run, _settings, _which_input):
         command = decorate(command)
     return command
 
 
 def examples(*lines: str) -> str:
-    """Return an epilog that keeps its lines."""
+    """Return an epilog in which lines are not wrapped."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

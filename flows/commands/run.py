@@ -1,4 +1,7 @@
-"""`levelmatch run`: match exposures and write them corrected. Imports are made where needed: help comes at once."""
+"""`levelmatch run`: match exposures and write corrected files.
+
+Slow imports are made inside functions, so that help appears immediately.
+"""
 
 import sys
 from pathlib import Path
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @cloup.command(
-    short_help="Match exposures, and write them corrected.",
+    short_help="Match exposures, and write corrected files.",
     epilog=examples(
         "levelmatch run cal/ --output matched",
         "levelmatch run cal/ --output matched --dry-run",
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     ),
 )
 @inputs_argument
-@output_option("Folder that takes the results.")
+@output_option("Folder for the results.")
 @matching_options
 @cloup.option("--dry-run", is_flag=True, help="Show tiles, fields, pairs, references and cost; write nothing.")
 def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
@@ -36,14 +39,14 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
     """
     with clean_errors(log_level):
         if options["dry_run"]:
-            from levelmatch_core.plan import describe, plan_run  # noqa: PLC0415 - as the module says
+            from levelmatch_core.plan import describe, plan_run  # noqa: PLC0415 - see the module
 
             return click.echo(describe(plan_run(_request(inputs, output, options))))
-        from flows import home  # noqa: PLC0415 - as the module says
-        from flows.orchestration import ephemeral_server  # noqa: PLC0415 - as the module says
+        from flows import home  # noqa: PLC0415 - see the module
+        from flows.orchestration import ephemeral_server  # noqa: PLC0415 - see the module
 
         home.set_environment(quiet=True)
-        server = ephemeral_server.start()  # it takes as long as all that follows
+        server = ephemeral_server.start()  # its start takes as long as everything that follows
         from flows.launch import launch  # noqa: PLC0415
 
         summary = launch(_request(inputs, output, options), log_level, server)

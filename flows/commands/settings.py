@@ -1,4 +1,4 @@
-"""`levelmatch settings`: the settings there are."""
+"""`levelmatch settings`: list the settings."""
 
 import click
 import cloup
@@ -8,17 +8,17 @@ from flows.commands.options import complete_setting_name, examples
 
 
 @cloup.command(
-    short_help="List the settings, or tell all of some.",
+    short_help="List the settings, or describe some of them.",
     epilog=examples("levelmatch settings", "levelmatch settings rms_sig_limit statistic"),
 )
 @cloup.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_setting_name, help="Only these.")
 def settings(names: tuple[str, ...]) -> None:
-    """List the settings with their defaults, or tell all of those named.
+    """List the settings with their defaults, or describe those named.
 
-    They go into a TOML file (--config) or come one by one (--set).
+    Settings are given in a TOML file (--config) or one by one (--set).
     """
     with clean_errors():
-        from levelmatch_core.settings import described  # noqa: PLC0415 - help comes at once
+        from levelmatch_core.settings import described  # noqa: PLC0415 - slow to import
 
         for field in described(names):
             click.echo(f"{click.style(field.name, bold=True)} = {field.default}    {field.choices}".rstrip())

@@ -1,4 +1,4 @@
-"""`levelmatch simulate`: an observing program with known levels."""
+"""`levelmatch simulate`: simulate an observing program with known levels."""
 
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,19 @@ from levelmatch_core.errors import UsageError
 
 
 @cloup.command(
-    short_help="Write an observing program with known levels.",
+    short_help="Simulate an observing program with known levels.",
     epilog=examples("levelmatch simulate sim --tiles 2x2 --size 256", "levelmatch simulate sim --lyot --planes"),
 )
-@cloup.argument("folder", type=type_of_path, metavar="DIR", help="Folder that takes the program.")
+@cloup.argument("folder", type=type_of_path, metavar="DIR", help="Folder for the program.")
 @cloup.option("--instrument", type=click.Choice(["miri", "nircam_short", "generic"]), default="miri", show_default=True)
 @cloup.option("--tiles", default="3x3", show_default=True, metavar="NXxNY", help="Tiles along x and y.")
-@cloup.option("--dithers", type=int, default=4, show_default=True, help="Exposures a tile.")
+@cloup.option("--dithers", type=int, default=4, show_default=True, help="Exposures per tile.")
 @cloup.option("--size", type=int, default=512, show_default=True, help="Rows of a detector image.")
 @cloup.option("--lyot", is_flag=True, help="MIRI: give the Lyot window levels of its own.")
-@cloup.option("--planes", is_flag=True, help="Add planes, not levels only.")
-@cloup.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn at random.")
+@cloup.option("--planes", is_flag=True, help="Add planes instead of levels only.")
+@cloup.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
 def simulate(folder: Path, tiles: str, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Write an observing program with known levels into DIR, and the truth beside it."""
+    """Simulate an observing program with known levels in DIR, together with the truth."""
     with clean_errors():
         from levelmatch_core.simulate import SimulatedProgram  # noqa: PLC0415
         from levelmatch_core.simulate import simulate as write  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""`levelmatch sweep`: one command for many settings."""
+"""`levelmatch sweep`: match with many combinations of settings."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,21 +15,21 @@ from levelmatch_core.errors import SettingsError
 
 
 @cloup.command(
-    short_help="Match under many settings, and rank them.",
+    short_help="Match with many combinations of settings, and rank them.",
     epilog=examples(
         "levelmatch sweep cal/ --output sweep --grid weight_method=equal,error --grid rms_sig_limit=2,3",
         "levelmatch sweep cal/ --output sweep --grid fit_type_mosaic_tiles=level,level+slope --set figures=none",
     ),
 )
 @inputs_argument
-@output_option("Takes a folder a combination.")
+@output_option("Folder for one subfolder per combination.")
 @cloup.option(
     "--grid",
     "grids",
     multiple=True,
     required=True,
     metavar="NAME=V1,V2,...",
-    help="A setting and the values that it takes. May be repeated.",
+    help="A setting and its values. May be repeated.",
 )
 @matching_options
 def sweep(
@@ -39,20 +39,20 @@ def sweep(
     log_level: str | None,
     **options: Any,  # noqa: ANN401 - click's
 ) -> None:
-    """Match INPUT under every combination of some settings, and rank them by how well they foretell unseen pairs.
+    """Match INPUT with every combination of some settings, and rank them by how well they predict left-out pairs.
 
-    Each combination is an MLflow run and a folder in DIR; what a setting does not touch is done once. The ranking is
-    printed, and lies in DIR as ranking.ecsv and ranking.png. Exit code: 3 if a combination failed.
+    Each combination is an MLflow run and a folder in DIR; steps that a setting does not affect are done only once. The
+    ranking is printed, and written to DIR as ranking.ecsv and ranking.png. Exit code: 3 if a combination failed.
     """
     with clean_errors(log_level):
-        from flows.combinations import combinations  # noqa: PLC0415 - help comes at once
+        from flows.combinations import combinations  # noqa: PLC0415 - slow to import
         from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
 
         settings = MatchSettings.load(
             options["config"], options["assignments"], procs=options["workers"], band=options["band"]
         )
         grid = grid_of(grids)
-        combinations(grid)  # what is wrong with it is said before the engine starts
+        combinations(grid)  # errors of the grid are reported before the engine starts
         home = prepare_environment(quiet=True)
         server = ephemeral_server.start()  # it takes as long as all that follows
         # here and no earlier: Prefect and MLflow take seconds to import
@@ -78,21 +78,21 @@ def sweep(
             raise outcome
         ranking = Ranking.from_json(outcome)
         click.echo(ranking.text())
-        click.echo(f"outputs: {output.absolute()} (ranking.ecsv, ranking.png, and a folder a combination)")
+        click.echo(f"outputs: {output.absolute()} (ranking.ecsv, ranking.png, and one folder per combination)")
         if ranking.compare:
             click.echo(f"compare: {ranking.compare}")
     raise SystemExit(UNFINISHED if any(row.failed for row in ranking.rows) else OK)
 
 
 def grid_of(assignments: Iterable[str]) -> dict[str, list[Any]]:
-    """Return the grid that `NAME=V1,V2,...` texts mean: values as TOML, bare words as text.
+    """Return the grid of `NAME=V1,V2,...` texts, with values as TOML, and bare words as text.
 
     Raises
     ------
     SettingsError
-        If one is no such text, or a name comes twice.
+        If a text has another form, or a name is repeated.
     """
-    from levelmatch_core.settings import toml_value  # noqa: PLC0415 - help comes at once
+    from levelmatch_core.settings import toml_value  # noqa: PLC0415 - slow to import
 
     grid: dict[str, list[Any]] = {}
     for assignment in assignments:
@@ -103,7 +103,7 @@ def grid_of(assignments: Iterable[str]) -> dict[str, list[Any]]:
             message = f"--grid {assignment!r}: expected NAME=V1,V2,..."
             raise SettingsError(message)
         if name in grid:
-            message = f"--grid {assignment!r}: {name} was given before; name all its values at once"
+            message = f"--grid {assignment!r}: {name} was given before; give all its values at once"
             raise SettingsError(message)
         grid[name] = [toml_value(name, value) for value in values]
     return grid

@@ -1,4 +1,4 @@
-"""`levelmatch ui`: Prefect's and MLflow's web pages over LEVELMATCH_HOME, on the loopback only."""
+"""`levelmatch ui`: Prefect's and MLflow's web pages for LEVELMATCH_HOME, on the loopback only."""
 
 import os
 import signal
@@ -23,19 +23,19 @@ from flows.orchestration.server_process import ARTIFACTS, STORE
 from levelmatch_core.errors import ServerError, UsageError
 
 _PATIENCE = 300.0
-"""Seconds until both answer: a new database is migrated first."""
+"""Time limit until both answer, seconds; a new database is migrated first."""
 
 _GRACE = 15.0
-"""Seconds that a server has to end by itself."""
+"""Time limit for a server to end by itself, seconds."""
 
 
-@cloup.command(short_help="Open Prefect's and MLflow's pages over past and present runs.")
+@cloup.command(short_help="Start Prefect's and MLflow's pages on past and present runs.")
 @cloup.option("--prefect-port", type=click.IntRange(1, 65535), default=4200, show_default=True)
 @cloup.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(prefect_port: int, mlflow_port: int) -> None:
-    """Show past and present runs: Prefect's pages and MLflow's, over LEVELMATCH_HOME, until Ctrl-C.
+    """Show past and present runs in Prefect's and MLflow's web pages, for LEVELMATCH_HOME, until Ctrl-C.
 
-    Both listen on the loopback only. Programs that are deployed to this Prefect server run while a worker does.
+    Both listen on the loopback only. Programs deployed to this Prefect server run as long as a worker is running.
     """
     with clean_errors():
         home = prepare_environment()
@@ -60,12 +60,12 @@ def ui(prefect_port: int, mlflow_port: int) -> None:
 
 
 def _names(port: int) -> tuple[str, str]:
-    """Return the names under which a browser on this machine may ask for a server."""
+    """Return the host names under which a browser on this machine may address a server."""
     return f"{LOOPBACK}:{port}", f"localhost:{port}"
 
 
 def _prefect_environ(port: int) -> dict[str, str]:
-    """Return what Prefect's server is told: pages of other sites may not read its answers, nor ask for changes."""
+    """Return the environment of Prefect's server: pages of other sites can neither read nor change anything."""
     return {
         "PREFECT_SERVER_UI_API_URL": f"http://{LOOPBACK}:{port}/api",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -76,11 +76,11 @@ def _prefect_environ(port: int) -> dict[str, str]:
 
 
 def _mlflow_environ(home: Home, port: int) -> dict[str, str]:
-    """Return what MLflow's server is told: the same, that other names of its host are refused, and where all is."""
+    """Return the environment of MLflow's server: the same, the accepted host names, and the location of its data."""
     return {
         STORE: home.tracking_uri,
         ARTIFACTS: home.artifacts.as_uri(),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes more, for judging language models
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves eight processes, for judging language models
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(_names(port)),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}" for name in _names(port)),
     }
@@ -105,7 +105,7 @@ def _refuse_taken(port: int) -> None:
 
 @contextmanager
 def _running(what: str, port: int, environ: dict[str, str], home: Home) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a server in a session of its own, where Ctrl-C does not reach it, and end all of it.
+    """Start a server in a new session, which Ctrl-C does not reach, and end all its processes after the context.
 
     Should this process be killed, the server ends with its standard input.
     """
@@ -128,7 +128,7 @@ def _running(what: str, port: int, environ: dict[str, str], home: Home) -> Itera
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a server and what it started: first the whole session politely, then by force."""
+    """End a server and its processes: first terminate the whole session, then kill it."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, kind)
@@ -141,7 +141,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _await(servers: Sequence[subprocess.Popen[bytes]], addresses: Sequence[str], asked: threading.Event) -> bool:
-    """Wait until all addresses answer, and return whether they do: not if we were asked to end meanwhile.
+    """Wait until all addresses answer, and return whether they do; False if a signal asked to end meanwhile.
 
     Raises
     ------

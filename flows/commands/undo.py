@@ -1,4 +1,4 @@
-"""`levelmatch undo`: the inputs of an output, restored from it."""
+"""`levelmatch undo`: restore the inputs from an output."""
 
 from pathlib import Path
 
@@ -9,20 +9,20 @@ from flows.commands.options import examples, finished_argument, output_option
 
 
 @cloup.command(
-    short_help="Give the inputs of an output back.", epilog=examples("levelmatch undo matched --output as_they_came")
+    short_help="Restore the inputs of an output.", epilog=examples("levelmatch undo matched --output restored")
 )
 @finished_argument
-@output_option("Folder that takes the inputs.", "BACK")
+@output_option("Folder for the inputs.", "BACK")
 def undo(folder: Path, output: Path) -> None:
-    """Give the inputs of the finished output DIR back, from DIR alone, to within float rounding.
+    """Restore the inputs of the finished output DIR, from DIR alone, to within rounding errors.
 
-    What was subtracted is added and the LVL cards go. An image that was stored as integers stays floating point, and
-    pixels that were masked because nothing tied them to the rest stay masked (and are named).
+    The corrections are added again and the LVL cards removed. Images that were stored as integers remain floating
+    point, and pixels that were masked because nothing connected them to the rest remain masked (and are reported).
 
-    Exit code: 0 all is given back; 3 something is not; 2 DIR is no finished output, or BACK cannot be used.
+    Exit code: 0 everything is restored; 3 something is not; 2 DIR is not a finished output, or BACK cannot be used.
     """
     with clean_errors():
-        from levelmatch_core.products.corrected.undo import undo as restore_inputs  # noqa: PLC0415 - help comes at once
+        from levelmatch_core.products.corrected.undo import undo as restore_inputs  # noqa: PLC0415 - slow to import
 
         found = restore_inputs(folder, output)
     end_restored(found, output)

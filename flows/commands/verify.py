@@ -1,4 +1,4 @@
-"""`levelmatch verify`: whether an output is as its run left it."""
+"""`levelmatch verify`: check that an output is unchanged since its run."""
 
 import sys
 from pathlib import Path
@@ -15,15 +15,15 @@ from flows.commands.options import examples, finished_argument
 def verify(folder: Path) -> None:
     """Check the finished output DIR against its run.json: every file's digest, the tables, the header cards.
 
-    Exit code: 0 all is as it was written; 3 not so, and every mismatch is named; 2 DIR is no finished output.
+    Exit code: 0 no mismatch; 3 mismatches, which are listed; 2 DIR is not a finished output.
     """
     with clean_errors():
-        from levelmatch_core.products.corrected.verify import verify as check  # noqa: PLC0415 - help comes at once
+        from levelmatch_core.products.corrected.verify import verify as check  # noqa: PLC0415 - slow to import
 
         found = check(folder)
         for mismatch in found.mismatches:
             click.echo(f"{mismatch.file}: {mismatch.what}", err=True)
     good = not found.mismatches
-    verdict = "all as run.json has it" if good else f"{len(found.mismatches)} mismatches"
+    verdict = "all as in run.json" if good else f"{len(found.mismatches)} mismatches"
     click.echo(f"{folder}: {found.files} files, {found.images} corrected images: {verdict}")
     sys.exit(OK if good else UNFINISHED)

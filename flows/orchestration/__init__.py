@@ -1,1 +1,1 @@
-"""Prefect: tasks, servers, logs, programs."""
+"""Prefect: task runs, servers, logs, and observing programs."""

@@ -1,4 +1,4 @@
-"""What a flow run shows in Prefect's UI: how far it is, the summary, rejected pairs, what was left out, a link."""
+"""The artifacts of a flow run in Prefect's UI: progress, summary, rejected pairs, unmatched exposures, and a link."""
 
 import logging
 import re
@@ -26,26 +26,26 @@ from levelmatch_core.products.report.images import side_by_side
 logger = logging.getLogger(__name__)
 
 MOST_ROWS = 1000
-"""Rows that a table shows; the whole table is in the output folder."""
+"""Largest number of rows in a table; the complete table is in the output folder."""
 
 MOST_PICTURES, SIDE = 3, 420
-"""Fields whose picture the summary shows, and the longest side of each of its two images, pixels."""
+"""Largest number of fields with an image in the summary, and the longest side of each of its two images, pixels."""
 
 PERIOD = 5.0
-"""Seconds between two tellings of how far a step is: a step that is done before is not worth one."""
+"""Seconds between updates of the progress; shorter steps are not reported."""
 
 
 class ProgressArtifact:
-    """Shows steps that last as a progress artifact of the flow run, one for all, beside what another reporter shows.
+    """Shows long steps as a progress artifact of the flow run, in addition to another reporter.
 
     Parameters
     ----------
     shown
         The other reporter.
     program
-        Whose run it is.
+        The program that is running.
     period
-        Seconds between two tellings.
+        Seconds between updates.
     """
 
     def __init__(self, shown: Reporter, program: str, period: float = PERIOD) -> None:
@@ -57,7 +57,7 @@ class ProgressArtifact:
 
     @contextmanager
     def step(self, title: str, total: int) -> Iterator[Advance]:
-        """Show a step of `total` jobs while the context lasts."""
+        """Show the progress of a step of `total` jobs during the context."""
         done, told, last = 0, False, time.monotonic()
 
         def advanced(count: int) -> None:
@@ -84,25 +84,25 @@ class ProgressArtifact:
             else:
                 update_progress_artifact(self._artifact, progress=percent, description=words)
         except (PrefectException, HTTPError, OSError) as error:
-            self._lost = True  # a run must not end for want of a picture of itself
-            logger.warning("Prefect does not take how far the run is, and is told no more: %s", error)
+            self._lost = True  # a run must not fail because its progress cannot be shown
+            logger.warning("Prefect does not accept the progress of the run; no more progress is reported: %s", error)
 
 
 def publish(result: RunResult, summary: Summary) -> None:
-    """Make the artifacts of the flow run that we are in."""
+    """Create the artifacts of the current flow run."""
     program = key_of(summary.program)
     create_markdown_artifact(markdown(summary, pictures(result)), key=f"{program}-summary", description=summary.verdict)
     if rejected := rejected_pairs(result):
         create_table_artifact(
             rejected[:MOST_ROWS],
             key=f"{program}-rejected-pairs",
-            description=f"{len(rejected)} pairs that were not used, with reasons (all are in pairs.ecsv)",
+            description=f"{len(rejected)} pairs that were not used, with reasons (all pairs are in pairs.ecsv)",
         )
     if summary.problems:
         create_table_artifact(
             [problem.to_json() for problem in summary.problems[:MOST_ROWS]],
             key=f"{program}-left-out",
-            description="Exposures that were not matched, and what failed",
+            description="Exposures that were not matched, and failures",
         )
     if summary.tracking is not None and summary.tracking.url:
         create_link_artifact(
@@ -111,12 +111,12 @@ def publish(result: RunResult, summary: Summary) -> None:
 
 
 def key_of(name: str) -> str:
-    """Return an artifact's key: lower-case letters, digits and dashes."""
+    """Return the key of an artifact: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "levelmatch"
 
 
 def rejected_pairs(result: RunResult) -> list[dict[str, str | float]]:
-    """Return a row a rejected pair."""
+    """Return one row per rejected pair."""
     return [
         {
             "stage": solution.stage,
@@ -143,7 +143,7 @@ def _short(value: float) -> float:
 
 
 def pictures(result: RunResult) -> dict[str, str]:
-    """Return each field's mosaic before and after, side by side, as a `data:` address: that of the first few fields."""
+    """Return the mosaics of the first few fields, before and after the match, side by side, as `data:` URLs."""
     made = {file.name for file in result.record.files}
     names = {match.field.name: mosaic_name(match.field.name) for match in result.matches}
     found = {field: result.request.output / name for field, name in names.items() if name in made}
@@ -151,7 +151,7 @@ def pictures(result: RunResult) -> dict[str, str]:
 
 
 def markdown(summary: Summary, shown: dict[str, str] | None = None) -> str:
-    """Return the summary as Markdown, with pictures by field."""
+    """Return the summary as Markdown, with an image per field."""
     lines = [
         f"# {summary.program}{f' {summary.band}' if summary.band else ''}",
         "",

@@ -1,4 +1,4 @@
-"""Whether Prefect can be used by a command: its database is made by one process at a time, its server answers."""
+"""Tests of whether Prefect can be used: its server answers, and its database is created by one process at a time."""
 
 import os
 import queue
@@ -19,19 +19,19 @@ from flows.secrets import without_secrets
 from levelmatch_core.errors import EngineError
 
 _TRIES, _PATIENCE = 3, 5.0
-"""How often a server is asked, and seconds that each answer, and the pause before the next try, may take."""
+"""Number of requests to a server, and time limit for each answer and for all pauses in between, seconds."""
 
 _MIGRATION = 300.0
-"""Seconds that making the database may take."""
+"""Time limit for the creation of the database, seconds."""
 
 _PACKAGES = frozenset({"prefect", "httpx", "httpcore", "anyio", "sqlalchemy", "aiosqlite", "websockets", "sqlite3"})
-"""Where an error of the engine comes from."""
+"""Packages whose errors are errors of the engine."""
 
 _DATABASES = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
 
 
 def prepare_engine(home: Home) -> None:
-    """See that Prefect can be used: that its server answers or, where runs start their own, that its database is sound.
+    """Check that Prefect can be used: its server answers or, if runs start their own, its database is intact.
 
     Raises
     ------
@@ -49,17 +49,18 @@ def prepare_engine(home: Home) -> None:
                     connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
             except sqlite3.DatabaseError as error:
                 message = (
-                    f"its database {database} is damaged ({error}); move it away, and the next run makes a new one"
+                    f"its database {database} is damaged ({error}); move it away, and the next run creates a new one"
                 )
                 raise EngineError(message) from error
 
 
 @contextmanager
 def making_database(home: Home) -> Iterator[bool]:
-    """Keep others from making Prefect's own database while it is made here; say whether that is to be done.
+    """Lock the creation of Prefect's own database, and yield whether it has to be created.
 
-    It is where this version of Prefect has not made or migrated it. Two servers that did so at once would spoil each
-    other's work. Where the block ends well it is taken for made: a server that answers has done it.
+    This is the case if this version of Prefect has not created or migrated it yet. Two servers that do so at the same
+    time would damage it. If the block ends without an error, the database counts as created: a server that answers has
+    done it.
     """
     elsewhere = any(name in os.environ for name in ("PREFECT_API_URL", *_DATABASES))
     database = _database(home)
@@ -75,7 +76,7 @@ def making_database(home: Home) -> Iterator[bool]:
 
 
 def of_engine(error: BaseException) -> bool:
-    """Return whether an error was raised by Prefect, or by what it speaks to its server with, and not by our work."""
+    """Return whether an error was raised by Prefect, or by a library that it uses, and not by our own work."""
     if isinstance(error, EngineError):
         return True
     trace = error.__traceback__
@@ -88,20 +89,20 @@ def of_engine(error: BaseException) -> bool:
 
 
 def forget_unsent() -> None:
-    """Drop the events and log lines that Prefect still means to send to a server that is gone.
+    """Discard the events and log lines that Prefect has not yet sent to a server that has ended.
 
-    At the end of the process it would try to send each for seconds, some minutes in all. Nothing in Prefect's public
-    interface ends that; the queues that it drains then are emptied here.
+    At the end of the process it would try to send each of them for seconds, minutes in total. Prefect's public
+    interface offers no way to prevent that; its queues are emptied here.
     """
     services = sys.modules.get("prefect._internal.concurrency.services")
     for service in tuple(getattr(services, "_active_services", ())):
         with suppress(queue.Empty):
             while True:
-                service._queue.get_nowait()  # noqa: SLF001 - as said above
+                service._queue.get_nowait()  # noqa: SLF001 - see above
 
 
 def _refuse_silent(url: str) -> None:
-    """Refuse a server that does not answer; one that wants a password, or knows no such page, does."""
+    """Refuse a server that does not answer; an answer may also be a request for a password, or an unknown page."""
     problem = ""
     for attempt in range(_TRIES):
         if attempt:
@@ -123,28 +124,28 @@ def _refuse_silent(url: str) -> None:
 
 
 def _plain(url: str) -> str:
-    """Return an address without user and password, which urllib would take for a part of the host's name."""
+    """Return an address without user and password, which urllib would treat as part of the host name."""
     return without_secrets(url).rstrip("/")
 
 
 def make_database(home: Home) -> None:
-    """Make or migrate Prefect's own database, in a process of its own.
+    """Create or migrate Prefect's own database in a separate process.
 
     Raises
     ------
     EngineError
-        If it cannot be made.
+        If it cannot be created.
     """
     database = _database(home)
     words = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=_MIGRATION, check=False)  # noqa: S603 - ours
     except subprocess.TimeoutExpired as error:
-        message = f"its database {database} could not be made in {_MIGRATION:.0f} s"
+        message = f"its database {database} could not be created in {_MIGRATION:.0f} s"
         raise EngineError(message) from error
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or f"code {done.returncode}").splitlines()[-1]
-        message = f"its database {database} could not be made: {said}"
+        message = f"its database {database} could not be created: {said}"
         raise EngineError(message)
 
 

@@ -1,4 +1,4 @@
-"""Flow runs of a command that is interrupted end Cancelled, so that none is shown as running for ever."""
+"""Cancellation of the flow runs of an interrupted command, so that none is shown as running forever."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +11,14 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled
 
 _MOST = 50
-"""How many of the last flow runs are looked at."""
+"""Number of the latest flow runs that are examined."""
 
 
 def cancel_runs(output: Path) -> None:
-    """Cancel the flow runs that write an output folder, or a folder in it, and have not ended.
+    """Cancel unfinished flow runs that write to an output folder or to a folder in it.
 
-    They are known by their parameters: one that is about to begin has told this process no id yet. No other command
-    has the folder, which is held by one run at a time.
+    They are identified by their parameters, since the id of a run that is just starting is not known to this process.
+    No other command can be using the folder, which is locked by one run at a time.
     """
     begun = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
     with get_client(sync_client=True) as client:

@@ -1,4 +1,4 @@
-"""Imported before Prefect and MLflow, for its effect: both read their environment when they are imported."""
+"""Sets the environment; to be imported before Prefect and MLflow, which read it when they are imported."""
 
 import logging
 import os
@@ -8,13 +8,13 @@ from levelmatch_core.log_context import put_in_front
 
 
 class TaskRunLines(logging.Filter):
-    """Lets Prefect's own lines on a task run, such as that it will be retried, name its tile and stage, too.
+    """Adds tile and stage to Prefect's own log lines on a task run, such as on a retry.
 
-    That a task run has ended is told by its state: a line each would bury the others, and is for debugging.
+    The end of a task run is shown by its state; lines on it would hide the others, and are kept for debugging only.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Put the task run's name and step in front, and drop the line on its end unless debug lines are wanted."""
+        """Prepend the name and step of the task run, and drop the line on its end unless debug lines are requested."""
         ended = record.getMessage().startswith(("Finished in state Completed", "Finished in state Cached"))
         if ended and logging.getLogger(LOGGERS[0]).getEffectiveLevel() > logging.DEBUG:
             return False
@@ -25,7 +25,7 @@ class TaskRunLines(logging.Filter):
 
 
 prepare_environment()
-for _name in LOGGERS:  # Prefect hands these on to the run's log, at the level that they have
+for _name in LOGGERS:  # Prefect passes these on to the run's log, at their level
     if logging.getLogger(_name).level == logging.NOTSET:
         logging.getLogger(_name).setLevel(os.environ.get("PREFECT_LOGGING_LEVEL", "INFO").upper())
 logging.getLogger("prefect.task_runs").addFilter(TaskRunLines())

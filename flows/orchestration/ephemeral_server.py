@@ -1,8 +1,8 @@
-"""The embedded Prefect server of a command, started before all else, so that both import at once what they need.
+"""The embedded Prefect server of a command, started first, so that both processes import their modules in parallel.
 
-Prefect would start the same server by itself, but only when its own import is over, and would import the server's code
-into this process, too, to learn the command line. Where a server, a profile or any other configuration of Prefect is
-at hand, all is left to it.
+Prefect would start the same server by itself, but only after its own import, and would also import the server's code
+into this process to determine the command line. If there is a server, a profile or any other configuration of Prefect,
+everything is left to Prefect.
 """
 
 import atexit
@@ -32,93 +32,93 @@ _NAMES = (
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE",
     "PREFECT_SERVER_API_BASE_PATH",
 )
-"""Variables that say where a server is, or whether one may be started."""
+"""Variables that give the address of a server, or whether one may be started."""
 
 _PATIENCE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 _PAUSE = 0.05
-"""Seconds between two looks whether it answers."""
+"""Seconds between two requests while waiting for an answer."""
 _STOPPING = 5.0
-"""Seconds that it has to end by itself, as with Prefect."""
+"""Time limit for the server to end by itself, as with Prefect, seconds."""
 
 
 @dataclass(frozen=True)
 class EmbeddedServer:
-    """A server that was started: it touches no file before it is opened, and may not answer yet when it is."""
+    """A started server. It accesses no files before it is opened, and may take a while to answer afterwards."""
 
     process: subprocess.Popen[bytes]
     url: str
-    """Of its API."""
+    """URL of its API."""
     patience: float
-    """Seconds within which it has to answer: a new database is made first."""
+    """Time limit for its first answer, seconds; a new database is created first."""
 
     _answered: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
-    """Set when it answers, or has ended."""
+    """Set when the server answers, or has ended."""
 
     def open(self, environ: MutableMapping[str, str] = os.environ) -> None:
-        """Let it serve, and tell Prefect, which must not be imported yet, of it by PREFECT_API_URL in `environ`."""
+        """Start serving, and set PREFECT_API_URL in `environ` for Prefect, which must not have been imported yet."""
         if self.process.stdin is not None:
-            with suppress(BrokenPipeError):  # it has ended: to wait for it tells why
+            with suppress(BrokenPipeError):  # it has ended; wait() reports why
                 self.process.stdin.write(b"\n")
-                self.process.stdin.flush()  # and not closed: at its end the server ends, too
+                self.process.stdin.flush()  # not closed, since the server ends with its input
         environ["PREFECT_API_URL"] = self.url
-        # beside our imports: the first call of its API takes it a quarter of a second
+        # in parallel with our imports: the first call of the API takes a quarter of a second
         threading.Thread(target=self._call, daemon=True).start()
 
     def wait(self) -> None:
-        """Wait until it answers, once it is open.
+        """Wait until the opened server answers.
 
         Raises
         ------
         ServerError
-            If it ended, or does not answer in time.
+            If the server has ended, or does not answer in time.
         """
         if not self._answered.wait(self.patience):
             message = f"Prefect's embedded server does not answer after {self.patience:g} s; set {_PATIENCE} higher"
             raise ServerError(message)
         if self.process.poll() is not None:
             message = (
-                f"Prefect's embedded server ended with code {self.process.returncode} before it answered; see what "
-                f"it wrote above, or set PREFECT_API_URL to a server that runs"
+                f"Prefect's embedded server ended with code {self.process.returncode} before it answered; see its "
+                f"output above, or set PREFECT_API_URL to a running server"
             )
             raise ServerError(message)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         self.process.terminate()
         patience = time.monotonic() + _STOPPING
-        while self.process.poll() is None and time.monotonic() < patience:  # Popen's own wait looks every 50 ms
+        while self.process.poll() is None and time.monotonic() < patience:  # Popen.wait only checks every 50 ms
             time.sleep(_PAUSE / 10)
-        self.process.kill()  # nothing, once it has ended
+        self.process.kill()  # no effect if it has ended
         self.process.wait()
 
     def _call(self) -> None:
-        """Ask until it answers or has ended."""
+        """Send requests until the server answers or has ended."""
         while self.process.poll() is None and not self._answers():
             time.sleep(_PAUSE)
         self._answered.set()
 
     def _answers(self) -> bool:
-        """Ask what Prefect's client asks first."""
+        """Send the first request of Prefect's client."""
         try:
             with urllib.request.urlopen(f"{self.url}/admin/version", timeout=5):  # noqa: S310 - http, on the loopback
                 return True
         except urllib.error.HTTPError as error:
-            return error.code < 500  # it may want a password
+            return error.code < 500  # it may require a password
         except (urllib.error.URLError, OSError):
             return False
 
 
 def start(environ: Mapping[str, str] = os.environ) -> EmbeddedServer | None:
-    """Start a server that is to be opened; it ends with this process.
+    """Start a server, which has to be opened; it ends with this process.
 
     Parameters
     ----------
     environ
-        As :func:`flows.home.set_environment` left it.
+        As set by :func:`flows.home.set_environment`.
 
     Returns
     -------
-    The server, or None where Prefect is to find or start one by itself.
+    The server, or None if Prefect has to find or start one by itself.
     """
     if "prefect" in sys.modules or _configured(environ) or find_spec("prefect") is None:
         return None
@@ -127,18 +127,18 @@ def start(environ: Mapping[str, str] = os.environ) -> EmbeddedServer | None:
 
 @contextmanager
 def in_place_of_prefects(server: EmbeddedServer | None) -> Iterator[EmbeddedServer | None]:
-    """Have a server while the context lasts where Prefect would start one by itself, which would outlive us if killed.
+    """Provide a server during the context where Prefect would start its own, which would survive if we were killed.
 
-    Prefect's settings, which may come from a profile or a file, are known once it is imported; it must be.
+    Prefect must have been imported: its settings, which may come from a profile or a file, are known only then.
 
     Parameters
     ----------
     server
-        The server that was started before, if one was.
+        The server that was started before, if there is one.
 
     Yields
     ------
-    That one, or one that was begun and opened here, or None where Prefect knows a server or may start none.
+    That server, or one that is started and opened here, or None if Prefect has a server or may not start one.
     """
     from prefect.settings import (  # noqa: PLC0415 - the module is imported before Prefect
         PREFECT_API_URL,
@@ -158,20 +158,20 @@ def in_place_of_prefects(server: EmbeddedServer | None) -> Iterator[EmbeddedServ
 def _begin(environ: Mapping[str, str]) -> EmbeddedServer:
     port = _free_port()
     command = [sys.executable, "-m", "flows.orchestration.server_process", "embedded", str(port)]
-    # as Prefect starts its own: without the UI, and with the services of a temporary server only
+    # like Prefect's own: without the UI, and only with the services of a temporary server
     own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    process = subprocess.Popen(  # noqa: S603 - our own; Ctrl-C is for us, who have to tell it how the run ended
+    process = subprocess.Popen(  # noqa: S603 - our own; in a new session, since we have to report the end of the run after Ctrl-C
         command, env={**environ, **own}, stdin=subprocess.PIPE, start_new_session=True
     )
     add_farewell(at_end(process))
     server = EmbeddedServer(process, f"http://127.0.0.1:{port}/api", float(environ.get(_PATIENCE, "180")))
-    # Prefect's own calls at exit, which hand in logs and events, are made before: the last comes first
+    # Prefect's own exit handlers, which send logs and events, run before this one: the order is reversed
     atexit.register(server.stop)
     return server
 
 
 def _configured(environ: Mapping[str, str]) -> bool:
-    """Return whether something may tell Prefect of a server, or how to start one."""
+    """Return whether there is any configuration of a Prefect server, or of how to start one."""
     here = Path.cwd()
     project = here / "pyproject.toml"
     return (

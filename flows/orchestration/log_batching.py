@@ -1,8 +1,8 @@
-"""Log lines of a batch of tiles: many lines, one entry of Prefect's run log.
+"""Combination of the log lines of a batch of tiles into one entry of Prefect's run log.
 
-Prefect hands each entry to its server by itself. Of thousands of tiles that keeps both busy, and nobody reads a page of
-tiles that are well line by line. What is worse than information is an entry of its own, at once; other handlers, such
-as the terminal's, see each line as it comes.
+Prefect sends each entry to its server separately. For thousands of tiles this keeps both busy, and nobody reads pages
+of lines on tiles without problems. Lines above the level info remain separate entries and are sent immediately; other
+handlers, such as that of the terminal, receive each line when it is written.
 """
 
 import copy
@@ -17,21 +17,21 @@ from prefect.logging.handlers import APILogHandler
 from flows.home import LOGGERS
 
 MOST_LINES = 500
-"""Lines of an entry: Prefect takes a million characters."""
+"""Largest number of lines per entry: Prefect accepts a million characters."""
 
 _Held = list[tuple[logging.Handler, logging.LogRecord]]
 _HELD: ContextVar[_Held | None] = ContextVar("held", default=None)
 
 
 class _Holding(logging.Filter):
-    """Keeps what is written while lines are gathered from its handler."""
+    """Withholds lines from its handler while they are collected."""
 
     def __init__(self, handler: logging.Handler) -> None:
         super().__init__()
         self._handler = handler
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Take a record, unless it is held."""
+        """Pass a record, unless it is withheld."""
         held = _HELD.get()
         if held is None or record.levelno > logging.INFO:
             return True
@@ -41,7 +41,7 @@ class _Holding(logging.Filter):
 
 @contextmanager
 def gathered() -> Iterator[None]:
-    """Make one entry of the lines of this thread, and of those that work for it, while the context lasts."""
+    """Combine the lines of this thread, and of threads that work for it, into one entry during the context."""
     for handler in {handler for name in LOGGERS for handler in logging.getLogger(name).handlers}:
         if isinstance(handler, APILogHandler) and not any(isinstance(each, _Holding) for each in handler.filters):
             handler.addFilter(_Holding(handler))
@@ -56,7 +56,7 @@ def gathered() -> Iterator[None]:
 
 
 def _entries(held: _Held) -> Iterator[tuple[logging.Handler, logging.LogRecord]]:
-    """Yield for each logger and level a record of all its lines."""
+    """Yield for each logger and level one record with all its lines."""
 
     def kind(one: tuple[logging.Handler, logging.LogRecord]) -> tuple[int, int, str]:
         return id(one[0]), one[1].levelno, one[1].name

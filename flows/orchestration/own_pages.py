@@ -1,8 +1,8 @@
-"""A layer before a web server that lets only its own pages and programs of this machine in.
+"""ASGI middleware that only admits a server's own pages and programs on this machine.
 
-A browser sends what any page on the net asks it to, to this machine, too. A page of another origin is told by the
-Origin header (or by Sec-Fetch-Site, where a browser sends no Origin), and a page whose name was made to lead here (DNS
-rebinding) by the Host header. Programs send no Origin.
+A browser sends requests on behalf of any web page, also to this machine. Pages of another origin are recognised by the
+Origin header (or by Sec-Fetch-Site, if a browser sends no Origin), and pages whose host name resolves to this machine
+(DNS rebinding) by the Host header. Programs send no Origin.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -19,14 +19,14 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class OwnPages:
-    """Refuses, with status 403 and whatever the method, what another site's page makes a browser send.
+    """Refuses requests that a page of another site makes a browser send, with status 403 for every method.
 
     Parameters
     ----------
     application
-        The ASGI application behind.
+        The ASGI application to protect.
     port
-        Where it is served on the loopback.
+        Its port on the loopback.
     """
 
     def __init__(self, application: Application, port: int) -> None:
@@ -34,7 +34,7 @@ class OwnPages:
         self._origins = {f"http://{name}:{port}" for name in _NAMES}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on, or refuse it."""
+        """Pass a request on, or refuse it."""
         problem = self.problem(scope) if scope["type"] in {"http", "websocket"} else None
         if problem is None:
             await self._application(scope, receive, send)
@@ -46,7 +46,7 @@ class OwnPages:
             await send({"type": "http.response.body", "body": f"{problem}\n".encode()})
 
     def problem(self, scope: Scope) -> str | None:
-        """Return why a request is refused, None if it is not."""
+        """Return the reason to refuse a request; None to accept it."""
         headers: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").lower())
@@ -62,13 +62,13 @@ class OwnPages:
 
 
 def _name_of(host: str) -> str:
-    """Return the name in a Host header, which may have a port."""
+    """Return the host name of a Host header, which may contain a port."""
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() else host
 
 
 def _of_another_site(scope: Scope, headers: dict[str, list[str]]) -> bool:
-    """Return whether a browser says that another site asks, and not by a link that a person follows."""
+    """Return whether a request comes from another site, according to the browser, other than by following a link."""
     sites = set(headers.get("sec-fetch-site", []))
     followed = (
         headers.get("sec-fetch-mode") == ["navigate"]

@@ -1,22 +1,22 @@
-"""Results of task runs that could not be stored: Prefect says so in its log, and goes on."""
+"""Results of task runs that could not be stored, which Prefect only reports in its log."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _LOGGER, _SAID = "prefect.task_runs", "committing transaction"
-"""Where Prefect says it, and how."""
+"""Logger and text of Prefect's message."""
 
 
 class _Listener(logging.Handler):
-    """Keeps the errors that Prefect tells of."""
+    """Collects the errors that Prefect logs."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.heard: list[BaseException] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the error of a line."""
+        """Collect the error of a log record."""
         error = record.exc_info[1] if record.exc_info else None
         if error is not None and _SAID in record.getMessage():
             self.heard.append(error)
@@ -24,7 +24,7 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def unstored() -> Iterator[list[BaseException]]:
-    """Collect, while the context lasts, the errors for which results were not stored: a later run would miss them."""
+    """Collect the errors because of which results were not stored during the context; a later run would miss them."""
     listener = _Listener()
     logger = logging.getLogger(_LOGGER)
     logger.addHandler(listener)

@@ -1,6 +1,7 @@
-"""Observing programs as files: `deployments/programs/<program>.toml`, checked before anything is deployed.
+"""Observing programs as files, `deployments/programs/<program>.toml`, which are checked before they are deployed.
 
-One file makes one deployment. A path may hold `$NAME`: the variable is read when the program is deployed.
+Each file is one deployment. Paths may contain `$NAME`, an environment variable that is read when the program is
+deployed.
 """
 
 import os
@@ -20,7 +21,7 @@ from levelmatch_core.settings import MatchSettings
 
 
 class Schedule(Record):
-    """When a program runs by itself: a cron line or an interval, in a time zone."""
+    """Times at which a program runs automatically: a cron line or an interval, in a time zone."""
 
     cron: str | None = None
     interval: int | None = Described(default=None, ge=10, description="seconds between runs")
@@ -51,35 +52,39 @@ class Schedule(Record):
 
 
 class Program(Record):
-    """One observing program, as its file has it."""
+    """One observing program, as described by its file."""
 
-    name: str = Described(description="stem of its file: the deployment's name")
+    name: str = Described(description="stem of the file name; the name of the deployment")
     description: str = ""
-    program: str = Described(description="the MLflow experiment; the file's stem where it names none")
+    program: str = Described(description="the MLflow experiment; by default the stem of the file name")
     inputs: tuple[str, ...] = Described(min_length=1, description="files and folders; $NAME is a variable")
     output: str
     recursive: bool = False
     group_by: str | None = None
     band: str | None = None
-    settings: dict[str, Any] = Described(default={}, description="those that differ from the defaults")
-    grid: dict[str, list[Any]] = Described(default={}, description="what a sweep varies; a program without has one run")
+    settings: dict[str, Any] = Described(default={}, description="settings that differ from the defaults")
+    grid: dict[str, list[Any]] = Described(
+        default={}, description="settings varied by a sweep; without a grid, a single run"
+    )
     schedule: tuple[Schedule, ...] = ()
-    concurrency: int = Described(default=1, ge=1, description="runs at a time")
-    when_busy: Literal["wait", "skip"] = Described(default="skip", description="what a run does that finds one running")
+    concurrency: int = Described(default=1, ge=1, description="number of simultaneous runs")
+    when_busy: Literal["wait", "skip"] = Described(
+        default="skip", description="what a new run does while another is running"
+    )
     retry_delays: tuple[float, ...] = Described(
-        default=(1.0, 5.0), description="seconds before each retry of what failed by file system or network"
+        default=(1.0, 5.0), description="seconds before each retry after an error of the file system or network"
     )
     work_pool: str = "levelmatch"
     tags: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read and check one file; variables and folders are left to :meth:`check`.
+        """Read and check one file; variables and folders are checked by :meth:`check`.
 
         Raises
         ------
         SettingsError
-            If the file cannot be read, or something in it is wrong.
+            If the file cannot be read, or has errors.
         """
         try:
             content = {"program": path.stem, **tomllib.loads(path.read_text(encoding="utf-8")), "name": path.stem}
@@ -103,16 +108,16 @@ class Program(Record):
 
     @property
     def entrypoint(self) -> str:
-        """The flow that it runs, from the repository's root."""
+        """The flow to run, relative to the root of the repository."""
         return "flows/sweep.py:sweep" if self.grid else "flows/level_match.py:level_match"
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All that may hold variables."""
+        """All texts that may contain variables."""
         return (*self.inputs, self.output, *([self.group_by] if self.group_by else []))
 
     def check(self, environ: Mapping[str, str] = os.environ) -> list[str]:
-        """Return what stands in the way of a run: variables that are not set, folders that are not there."""
+        """Return the obstacles to a run: variables that are not set, folders that do not exist."""
         wanted = sorted({name for path in self.paths for name in Template(path).get_identifiers()})
         missing = [name for name in wanted if not environ.get(name)]
         if missing:
@@ -121,16 +126,16 @@ class Program(Record):
         inputs = [Path(Template(path).substitute(environ)) for path in self.inputs]
         output = Path(Template(self.output).substitute(environ))
         trouble += [
-            f"{self.name}: {path} is relative; a worker may run anywhere: name the whole path"
+            f"{self.name}: {path} is relative; give the absolute path, since a worker may run anywhere"
             for path in (*inputs, output)
             if not path.is_absolute()
         ]
         trouble += [f"{self.name}: there is no input {path}" for path in inputs if not path.exists()]
         if not output.exists() and not output.parent.is_dir():
-            trouble.append(f"{self.name}: the output {output} cannot be made: there is no folder {output.parent}")
+            trouble.append(f"{self.name}: the output {output} cannot be created: there is no folder {output.parent}")
         place = output if output.exists() else output.parent
         if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
-            trouble.append(f"{self.name}: the output {output} cannot be written: {place} belongs to others")
+            trouble.append(f"{self.name}: the output {output} cannot be written: no permission for {place}")
         if any(output.resolve() == path.resolve() for path in inputs):
             trouble.append(f"{self.name}: the output {output} is an input")
         return trouble
@@ -172,7 +177,7 @@ class Program(Record):
                 "collision_strategy": {"wait": "ENQUEUE", "skip": "CANCEL_NEW"}[self.when_busy],
             },
             "work_pool": {"name": self.work_pool},
-            # Prefect would store an unset variable as it is written: this ends the deployment instead
+            # Prefect would store the name of an unset variable; this makes the deployment fail instead
             "build": [
                 {"prefect.deployments.steps.run_shell_script": {"script": f"levelmatch deploy --check {self.name}"}}
             ],
@@ -185,7 +190,7 @@ def load_programs(folder: Path) -> tuple[Program, ...]:
     Raises
     ------
     UsageError
-        If there is none, or one of them is wrong.
+        If there are none, or if one of them has errors.
     """
     files = sorted(folder.glob("*.toml"))
     if not files:
@@ -195,12 +200,12 @@ def load_programs(folder: Path) -> tuple[Program, ...]:
 
 
 def refuse_trouble(programs: Sequence[Program], environ: Mapping[str, str] = os.environ) -> None:
-    """Refuse to deploy what could not run.
+    """Refuse to deploy programs that could not run.
 
     Raises
     ------
     UsageError
-        If a variable is not set or a folder is not there.
+        If a variable is not set or a folder does not exist.
     """
     trouble = [line for program in programs for line in program.check(environ)]
     if trouble:
@@ -208,6 +213,6 @@ def refuse_trouble(programs: Sequence[Program], environ: Mapping[str, str] = os.
 
 
 def _templated(path: str) -> str:
-    """Return a path with its variables as Prefect's templates have them."""
+    """Return a path with its variables in the syntax of Prefect's templates."""
     names = Template(path).get_identifiers()
     return Template(path).substitute({name: f"{{{{ ${name} }}}}" for name in names})

@@ -1,8 +1,8 @@
-"""The process of a web server that a command starts: on the loopback, behind :class:`OwnPages`, gone with the command.
+"""The process of a web server of a command: on the loopback, protected by :class:`OwnPages`, ending with the command.
 
-Its standard input is a pipe from who started it. Where that ends, the command is gone, even if it was killed, and the
-server ends as well. The embedded Prefect server of a run imports all that it needs and waits for a line on its standard
-input before it touches a file.
+Its standard input is a pipe from the command. If the pipe is closed, the command has ended, even if it was killed, and
+the server ends as well. The embedded Prefect server of a run imports its modules, and waits for a line on its standard
+input before it accesses any file.
 
     python -m flows.orchestration.server_process embedded|prefect|mlflow PORT
 """
@@ -18,15 +18,15 @@ from flows.garbage_collection import collect_rarely
 from flows.orchestration.own_pages import LOOPBACK, Application, OwnPages
 
 _GRACE = 5
-"""Seconds that what was begun may take when the server is to end."""
+"""Time limit for requests in progress when the server has to end, seconds."""
 
 STORE, ARTIFACTS = "LEVELMATCH_MLFLOW_STORE", "LEVELMATCH_MLFLOW_ARTIFACTS"
-"""Variables that say where MLflow's records and artifacts are. A store's address may hold a password, which every user
-of the machine could read among a process's words."""
+"""Variables with the locations of MLflow's records and artifacts. The address of a store may contain a password, which
+every user of the machine could read on the command line of a process."""
 
 
 def main() -> None:
-    """Serve what the command line names."""
+    """Start the server named on the command line."""
     collect_rarely()
     what, port = sys.argv[1], int(sys.argv[2])
     import uvicorn  # noqa: PLC0415 - rarely collected
@@ -56,7 +56,7 @@ def _prefect() -> Application:
 
 
 def _mlflow() -> Application:
-    """Return MLflow's application on the store that the environment names, as `mlflow server` sets it up."""
+    """Return MLflow's application for the store named in the environment, set up as by `mlflow server`."""
     from mlflow.server import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR, REGISTRY_STORE_URI_ENV_VAR  # noqa: PLC0415
     from mlflow.server.handlers import initialize_backend_stores  # noqa: PLC0415
 
@@ -73,9 +73,9 @@ def _mlflow() -> Application:
 
 
 def _end_with_input() -> None:
-    while os.read(sys.stdin.fileno(), 1):  # not through a buffer, whose lock an interpreter that ends would want
+    while os.read(sys.stdin.fileno(), 1):  # unbuffered: the interpreter would need the lock of a buffer when it ends
         pass
-    os.kill(os.getpid(), signal.SIGTERM)  # uvicorn lets what was begun be finished
+    os.kill(os.getpid(), signal.SIGTERM)  # uvicorn finishes requests in progress
     time.sleep(2 * _GRACE)
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""The runner that makes each job a task run of Prefect: cached by the job's key, retried, quarantined when it fails."""
+"""The runner that executes jobs as task runs of Prefect: cached by the job's key, retried, quarantined on failure."""
 
 import logging
 from collections import Counter
@@ -36,89 +36,89 @@ from levelmatch_core.workers import WorkerPool, shared_out
 logger = logger_of(__name__)
 
 MOST_TILES = 200
-"""Up to so many tiles (or what else jobs are bundled by) have a task run each in a step; more are done in batches."""
+"""Up to this many tiles (or other bundles of jobs) have their own task runs in a step; more are run in batches."""
 
 BATCHES = 8
-"""Number of batches. It is fixed, so that a tile's batch follows from its name alone."""
+"""Number of batches. It is fixed, so that the batch of a tile depends on its name only."""
 
 RETRY_DELAYS = (1.0, 5.0)
-"""Seconds before each retry of an operation that failed by the file system or the network."""
+"""Seconds before each retry after an error of the file system or the network."""
 
 _LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-"""Errors of the operating system that waiting does not mend."""
+"""Errors of the operating system for which a retry is useless."""
 
 
 _OURS = (ParameterBindError, SignatureMismatchError)
-"""What Prefect raises when a task is called as its function cannot be: our mistake, and not its own."""
+"""Errors that Prefect raises if a task is called with wrong arguments, which is our mistake."""
 
 
 @dataclass
 class Work:
-    """What one task run does: the jobs of a tile, or of a batch of tiles."""
+    """The jobs of one task run: those of a tile, or of a batch of tiles."""
 
     jobs: tuple[Job, ...]
     places: tuple[int, ...]
-    """Where the jobs' results belong."""
+    """Indices of the jobs' results."""
     label: str
     threads: int = 1
-    """How many threads a job may use, where jobs are fewer than workers."""
+    """Number of threads that a job may use, if there are fewer jobs than workers."""
     refresh: bool = False
-    """Whether to do it even where a result is stored."""
+    """Whether to run the jobs even if a result is stored."""
     batch: bool = False
     """Whether it is a batch of tiles."""
     begun: bool = field(default=False, init=False)
-    """Whether a job was begun, and not only looked up."""
+    """Whether the jobs were started, instead of using stored results."""
     done: Sequence[Record] = field(default=(), init=False)
-    """What the jobs gave, where they were done."""
+    """The results of the jobs, if they were run."""
 
     @property
     def step(self) -> str:
-        """The task's name."""
+        """The name of the task."""
         return self.jobs[0].step
 
     @property
     def place(self) -> tuple[str, str]:
-        """What log lines name: the tile and stage of a job, or the tile or batch."""
+        """The names in log lines: the tile and stage of a job, or the tile or batch."""
         return self.jobs[0].place if len(self.jobs) == 1 else (self.label, self.step)
 
     def key(self) -> str:
-        """Return the cache key: the job's, or the digest of all jobs' keys."""
+        """Return the cache key: that of the job, or the digest of the keys of all jobs."""
         keys = [job.key() for job in self.jobs]
         return keys[0] if len(keys) == 1 else content_key("batch", keys)
 
     def do(self, workspace: Workspace, pool: WorkerPool) -> list[str]:
-        """Let workers do the jobs and return their results, as the store keeps them."""
+        """Have workers run the jobs, and return their results in the form in which they are stored."""
         self.begun = True
         with gathered() if self.batch else nullcontext():
             self.done = shared_out(pool, self.jobs, workspace, self.threads)
         return [result.to_text() for result in self.done]
 
     def afresh(self) -> "Work":
-        """Return the same work, to be done whatever is stored."""
+        """Return the same work, to be done even if results are stored."""
         return replace(self, refresh=True)
 
     def singly(self) -> Iterator["Work"]:
-        """Yield the jobs of a batch, each by itself."""
+        """Yield the jobs of a batch one by one."""
         for job, place in zip(self.jobs, self.places, strict=True):
             yield Work((job,), (place,), job.label)
 
 
 class PrefectEach:
-    """Do jobs as task runs of the flow run that we are in.
+    """Run jobs as task runs of the current flow run.
 
     Parameters
     ----------
     workspace
-        Where the jobs may touch the disk.
+        The places on disk that jobs may use.
     task_runner
-        Where task runs are executed: a started runner whose workers share this process's memory. What costs time is
-        handed on to the pool.
+        Executes the task runs: a started runner whose workers share the memory of this process. The actual work is
+        passed on to the pool.
     reporter
-        Shows how far the work is.
+        Shows the progress.
     retry_delays
         Seconds before each retry after a transient error.
     pool
-        Who does the jobs.
+        The workers that run the jobs.
     """
 
     def __init__(
@@ -132,17 +132,17 @@ class PrefectEach:
         self.workspace = workspace
         self._pool = pool
         self.executed: Counter[str] = Counter()
-        """Jobs done, by step."""
+        """Number of jobs that were run, by step."""
         self.cached: Counter[str] = Counter()
-        """Jobs whose stored result was used, by step."""
+        """Number of jobs whose stored results were used, by step."""
         self.failed: Counter[str] = Counter()
-        """Jobs that failed, by step."""
+        """Number of jobs that failed, by step."""
         self._task_runner = task_runner
         self._reporter = reporter or LineReporter()
         self._retry_delays = tuple(retry_delays)
 
     def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:
-        """Do all jobs; results and failures come in the order of the jobs."""
+        """Run all jobs, and return results and failures in the order of the jobs."""
         results: list[Any] = [None] * len(jobs)
         if not jobs:
             return results
@@ -153,12 +153,12 @@ class PrefectEach:
         return results
 
     def _round(self, works: Sequence[Work], results: list[Any], advance: Callable[[int], None]) -> list[Work]:
-        """Do works, put what came out in its places, and return what must be done again.
+        """Run works, store their results in `results`, and return the works that have to be repeated.
 
         Raises
         ------
         NoRoomError
-            If a result could not be stored since a disk is full.
+            If a result could not be stored because a disk is full.
         """
         again: list[Work] = []
         with unstored() as errors:
@@ -176,11 +176,11 @@ class PrefectEach:
             refuse_without_room(error)
         if errors:
             why = f"{type(errors[0]).__name__}: {errors[0]}"
-            logger.warning("%d results could not be stored (%s): the next run does that work again", len(errors), why)
+            logger.warning("%d results could not be stored (%s): the next run repeats that work", len(errors), why)
         return again
 
     def _outcomes(self, work: Work, state: State[Any]) -> Sequence[Any] | None:
-        """Return the results and failures of a work that has ended; None if it must be done again."""
+        """Return the results and failures of a work that has ended; None if it has to be repeated."""
         if state.is_completed():
             return self._results(work, state)
         if work.refresh and not work.begun:
@@ -191,7 +191,7 @@ class PrefectEach:
 
     def _submit(self, work: Work) -> PrefectConcurrentFuture[list[str]]:
         options = _task_of(work.step, self._retry_delays, refresh=work.refresh)
-        # quoted: Prefect would otherwise walk through every record in search of futures
+        # quoted, since Prefect would otherwise search every record for futures
         parameters: dict[str, Any] = {
             "work": quote(work),
             "workspace": quote(self.workspace),
@@ -202,7 +202,7 @@ class PrefectEach:
         return self._task_runner.submit(options, parameters)
 
     def _results(self, work: Work, state: State[Any]) -> Sequence[Record] | None:
-        """Return the results of a work that is done; None if they were stored and what they name is not there."""
+        """Return the results of a finished work; None if they were stored, but files that they refer to are missing."""
         if work.begun:
             self.executed[work.step] += len(work.jobs)
             return work.done
@@ -211,29 +211,29 @@ class PrefectEach:
             records = [job.gives.from_text(item) for job, item in zip(work.jobs, content, strict=True)]
         except (ValidationError, TypeError, ValueError):
             with log_context(*work.place):
-                logger.warning("%s: the stored result cannot be read; it is made anew", work.label)
+                logger.warning("%s: the stored result cannot be read; it is computed again", work.label)
             return None
         if not self.workspace.intact(records):
             folder = self.workspace.folder
-            # of a new output it is no news that files of another one are not in it
+            # in a new output folder it is normal that files of another output are missing
             level = logging.DEBUG if isinstance(folder, OutputFolder) and folder.previous is None else logging.INFO
             with log_context(*work.place):
-                logger.log(level, "%s: a stored file is gone or was altered; it is made anew", work.label)
+                logger.log(level, "%s: a stored file is missing or was altered; it is created again", work.label)
             return None
         self.cached[work.step] += len(work.jobs)
         return records
 
     def _refuse_unbegun(self, work: Work, state: State[Any]) -> None:
-        """Refuse to go on where a task run fails before its work, and no stored result is to blame.
+        """Stop if a task run fails before its jobs start, and no stored result is the cause.
 
-        No exposure is, either: it would fail again as often as it were tried.
+        Exposures are not the cause, either: it would fail again whenever it is tried.
 
         Raises
         ------
         EngineError
             If Prefect failed, or ended the task run.
         Exception
-            What else hindered it: a bug of ours, as it is.
+            Any other cause, which is a bug of levelmatch, unchanged.
         """
         error = state.result(raise_on_failure=False)
         if not isinstance(error, BaseException):
@@ -241,7 +241,7 @@ class PrefectEach:
         if not isinstance(error, _OURS):
             _refuse_lost(work, error)
         with log_context(*work.place):
-            logger.error("%s: the task run could not begin: %s", work.label, type(error).__name__, exc_info=error)
+            logger.error("%s: the task run could not start: %s", work.label, type(error).__name__, exc_info=error)
         raise error
 
     def _failure(self, work: Work, state: State[Any]) -> Any:  # noqa: ANN401 - a Failure, as the protocol has it
@@ -257,7 +257,7 @@ class PrefectEach:
 
 
 def _refuse_lost(work: Work, error: BaseException) -> None:
-    """Refuse to go on without Prefect where an error is its own."""
+    """Stop if an error was caused by Prefect."""
     if of_engine(error):
         message = f"{work.label}, {work.step}: the task run was lost ({type(error).__name__}: {error})"
         raise EngineError(message) from error
@@ -268,7 +268,7 @@ def _ended(state: State[Any]) -> str:
 
 
 def works_of(jobs: Sequence[Job], threads: int = 1) -> list[Work]:
-    """Return what the task runs do: a tile each or, above 200 tiles, batches that follow from the tiles' names."""
+    """Return the works of the task runs: one per tile or, above 200 tiles, batches determined by the tiles' names."""
     tiles: dict[str, list[int]] = {}
     for place, job in enumerate(jobs):
         tiles.setdefault(job.bundle, []).append(place)
@@ -291,7 +291,7 @@ def _batch_of(tile: str) -> int:
 
 
 def is_transient(_task: object, _task_run: TaskRun, state: State[Any]) -> bool:
-    """Return whether an operation failed for a reason that may pass: of the file system, and never of the data."""
+    """Return whether an operation failed with an error that may be transient: of the file system, not of the data."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, OSError) and not isinstance(error, _LASTING)
 
@@ -303,13 +303,13 @@ def _key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 @cache
 def _task_of(step: str, retry_delays: tuple[float, ...], *, refresh: bool) -> Task[..., list[str]]:
-    """Return the task of one step, under the name that a person sees."""
+    """Return the task of one step, with the name that the user sees."""
 
     def do(work: Work, workspace: Workspace, pool: WorkerPool, key: str, label: str) -> list[str]:  # noqa: ARG001
-        # key and label are parameters, so that cache policy and run name find them
+        # key and label are parameters for the sake of the cache policy and the run name
         return work.do(workspace, pool)
 
-    do.__qualname__ = step.replace(" ", "_")  # the task's key: Prefect's pages filter by it
+    do.__qualname__ = step.replace(" ", "_")  # the key of the task, by which Prefect's pages filter
     return task(
         name=step,
         task_run_name="{label}",

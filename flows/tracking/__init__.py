@@ -1,1 +1,1 @@
-"""MLflow: what a run records, and how runs compare."""
+"""MLflow: the record of a run, and the comparison of runs."""

@@ -1,4 +1,4 @@
-"""What MLflow is told of a run: parameters, metrics, series, tables and matrices, as plain values."""
+"""The MLflow record of a run as plain values: parameters, metrics, series, tables and matrices."""
 
 import io
 import math
@@ -21,28 +21,28 @@ from levelmatch_core.products.verdict import Residual, pooled, residual_of
 from levelmatch_core.settings import MatchSettings
 
 UNIT = "unit of the data"
-"""What stands for the images' unit in :data:`MEANINGS`; the run's tag `levelmatch.unit` names it."""
+"""Placeholder for the unit of the images in :data:`MEANINGS`; the actual unit is in the tag `levelmatch.unit`."""
 
 MEANINGS: Mapping[str, tuple[str, str]] = {
-    "exposures": ("", "images that came in, one a detector and exposure"),
-    "exposures_matched": ("", "of these, tied to a reference and corrected"),
+    "exposures": ("", "input images, one per detector and exposure"),
+    "exposures_matched": ("", "of these, connected to a reference and corrected"),
     "exposures_reference": ("", "in a reference tile, whose correction is 0 between tiles"),
-    "exposures_alone": ("", "overlap with nothing, left as they came"),
+    "exposures_alone": ("", "without overlaps, left unchanged"),
     "exposures_untied": ("", "overlap, but every pair was rejected"),
     "exposures_failed": ("", "could not be processed"),
     "exposures_unmatched": ("", "untied and failed together: 0 in a good run"),
     "failures": ("", "files, exposures and products that failed: 0 in a good run"),
-    "fields": ("", "parts of the sky with a mosaic of their own"),
-    "components": ("", "parts without a common zero: as many as fields in a good run"),
-    "pairs": ("", "overlapping pairs that were measured, all stages"),
-    "pairs_used": ("", "pairs that the solution rests on"),
-    "pairs_rejected": ("", "pairs that were not used, all reasons"),
+    "fields": ("", "parts of the sky with separate mosaics"),
+    "components": ("", "groups of exposures without a common zero: as many as fields in a good run"),
+    "pairs": ("", "overlapping pairs that were measured, in all stages"),
+    "pairs_used": ("", "pairs used in the solution"),
+    "pairs_rejected": ("", "pairs that were not used, for any reason"),
     **{f"pairs_rejected.{re.sub(r'[^0-9A-Za-z]', '_', reason)}": ("", f"of these: {reason}") for reason in Rejection},
-    "residual_rms_before": (UNIT, "rms difference of the used pairs as they came"),
-    "residual_rms_after": (UNIT, "the same after the correction: the seams that are left"),
-    "seam_rms_left_out": (UNIT, "rms seam in pairs that the solution had not seen: what a sweep ranks by"),
-    "pairs_predicted": ("", "pairs that seam_rms_left_out is of"),
-    "iterations": ("", "sweeps of the solver, at most over the groups"),
+    "residual_rms_before": (UNIT, "rms difference of the used pairs before the correction"),
+    "residual_rms_after": (UNIT, "the same after the correction: the remaining seams"),
+    "seam_rms_left_out": (UNIT, "rms seam of pairs that were left out of the solution: the criterion of a sweep"),
+    "pairs_predicted": ("", "number of pairs in seam_rms_left_out"),
+    "iterations": ("", "iterations of the solver, the largest number of all groups"),
     "groups_unconverged": ("", "groups whose solve did not converge: 0 in a good run"),
     "slope_prior_width": (
         UNIT,
@@ -55,20 +55,20 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "duration_seconds": ("s", "time from the first file to the last"),
     "peak_memory_megabytes": ("MB", "most memory in use"),
 }
-"""Metric, without field and stage before it -> its unit and what it is."""
+"""Metric, without the prefix of field and stage -> its unit and meaning."""
 
 _FORBIDDEN = re.compile(r"[^0-9A-Za-z_\-. /]")
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Numbers of a run, without any that is not finite."""
+    """The finite numbers of a run."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     series: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """Metrics with steps: the largest change of each sweep of an iterative solve."""
+    """Metrics with steps: the largest change in each iteration of the iterative solver."""
     left_out: int = 0
-    """Numbers that were not finite."""
+    """Number of values that were not finite."""
 
 
 def parameters(settings: MatchSettings) -> dict[str, str]:
@@ -79,9 +79,10 @@ def parameters(settings: MatchSettings) -> dict[str, str]:
 def measures(result: RunResult, summary: Summary) -> Measures:
     """Return the metrics and series of a run.
 
-    Those of the whole run have the same names in every run, so that runs can be compared; those of a field and its
-    stages have its name before theirs where there are several fields. What was not measured is left out, and never 0:
-    a run without a used pair has no residual, and one whose fields differ in their unit has none over all of them.
+    Metrics of the whole run have the same names in every run, so that runs can be compared; those of a field and its
+    stages have the name of the field as a prefix if there are several fields. Quantities that were not measured are
+    omitted, and never set to 0: a run without used pairs has no residual, and one whose fields have different units has
+    no overall residual.
     """
     found: dict[str, float] = {
         "exposures": sum(summary.counts.values()),
@@ -117,38 +118,38 @@ def measures(result: RunResult, summary: Summary) -> Measures:
 
 
 def name_of(text: str) -> str:
-    """Return a name that MLflow takes: what it forbids becomes an underscore."""
+    """Return a name that MLflow accepts, with forbidden characters replaced by underscores."""
     return _FORBIDDEN.sub("_", text).replace(" ", "_")
 
 
 def meaning_of(metric: str) -> tuple[str, str]:
-    """Return the unit of a metric and what it is, whatever field, stage or try its name tells."""
+    """Return the unit and meaning of a metric, independent of field, stage and attempt in its name."""
     plain = re.sub(r"\.try_\d+$", "", metric.rpartition("/")[2])
     known = (name for name in MEANINGS if plain == name or plain.endswith(f".{name}"))
     return MEANINGS[max(known, key=len)]
 
 
 def glossary() -> str:
-    """Return what all metrics are, Markdown: the description of every experiment."""
+    """Return the meaning of all metrics as Markdown, the description of every experiment."""
     rows = [f"| `{name}` | {unit} | {what} |" for name, (unit, what) in MEANINGS.items()]
     head = (
         "Sky levels of overlapping exposures, matched by levelmatch: one run for each run of the flow that changed its "
-        "output. What its metrics are:"
+        "output. The metrics are:"
     )
     foot = (
-        f"The {UNIT} is that of the images: the run's tag `levelmatch.unit`. A stage's metrics begin with its name "
-        "(`dithers.`, `mosaic_tiles.`, ...), those of one field of several with the field's (`f770w_2/`)."
+        f"The {UNIT} is that of the images, given by the tag `levelmatch.unit`. Metrics of a stage start with its name "
+        "(`dithers.`, `mosaic_tiles.`, ...), those of one of several fields with the name of the field (`f770w_2/`)."
     )
     return "\n".join([head, "", "| metric | unit | what it is |", "|---|---|---|", *rows, "", foot])
 
 
 def units_of(summary: Summary) -> set[str]:
-    """Return the units of the fields that have a used pair, as people read them."""
+    """Return the units of the fields with used pairs, as shown to the user."""
     return {each.unit or "data unit" for each in summary.residuals if each.used}
 
 
 def _residuals(parts: Sequence[Residual]) -> dict[str, float]:
-    """Return the residuals of fields, pooled over their used pairs; nothing where there are none."""
+    """Return the residuals of fields, pooled over their used pairs; empty if there are none."""
     counts = [each.used for each in parts]
     if not sum(counts):
         return {}
@@ -173,7 +174,7 @@ def _of_stage(stage: StageSummary) -> Iterator[tuple[str, float]]:
 
 
 def _convergence(stage: StageMatch) -> Iterator[tuple[str, tuple[float, ...]]]:
-    """Yield the convergence of a stage's groups; the group's name is needed only where there are several."""
+    """Yield the convergence of the groups of a stage, with the name of the group if there are several."""
     for solution in stage.solutions:
         group = f".{solution.group}" if len(stage.solutions) > 1 else ""
         for story in solution.status.history:
@@ -182,7 +183,7 @@ def _convergence(stage: StageMatch) -> Iterator[tuple[str, tuple[float, ...]]]:
 
 # -- tables and matrices -----------------------------------------------------------------------------------------------
 def pair_columns(result: RunResult) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """Return the pairs, and those that were rejected, as columns of plain values."""
+    """Return all pairs, and the rejected pairs, as columns of plain values."""
     table = pairs_table(result.matches)
     columns = {name: table[name].tolist() for name in table.colnames}
     rejected = [place for place, used in enumerate(columns["used"]) if not used]
@@ -190,9 +191,9 @@ def pair_columns(result: RunResult) -> tuple[dict[str, list[Any]], dict[str, lis
 
 
 def matrix_files(match: FieldMatch) -> Iterator[tuple[str, bytes]]:
-    """Yield a field's pairs as one .npz a stage: `<group>|delta`, npix, rms, linear, valid and names, N x N.
+    """Yield the pairs of a field as one .npz per stage: `<group>|delta`, npix, rms, linear, valid and names, N x N.
 
-    Above 2,000 members of a group the same come as columns, with `first` and `second`, the members' places.
+    For groups of more than 2,000 members these are columns, with the indices of the members in `first` and `second`.
     """
     for stage in match.stages:
         arrays: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What the MLflow record of a run is made of, kept in LEVELMATCH_HOME: one small file for each output folder."""
+"""The content of the MLflow records of runs, kept in LEVELMATCH_HOME as one small file per output folder."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class KeptRun(Record):
-    """All that the MLflow record of a run is made of."""
+    """The content of the MLflow record of a run."""
 
     request: Request
     inventory: Inventory
@@ -35,12 +35,12 @@ class KeptRun(Record):
 
     @property
     def result(self) -> RunResult:
-        """The run's result, as it was."""
+        """The original result of the run."""
         return RunResult(self.request, self.inventory, self.matches, self.record, changed=True, seconds=self.seconds)
 
 
 def keep(home: Home, result: RunResult, summary: Summary, facts: FlowFacts) -> None:
-    """Keep what the record of a run is made of; a disk that takes it not costs that, and is said."""
+    """Store the content of the record of a run; if this fails, only a warning is logged."""
     kept = KeptRun(
         request=result.request,
         inventory=result.inventory,
@@ -62,33 +62,33 @@ def keep(home: Home, result: RunResult, summary: Summary, facts: FlowFacts) -> N
 
 
 def place_of(home: Home, output: Path) -> Path:
-    """Return where the record of an output's last run is kept."""
+    """Return the path of the stored record of the last run of an output."""
     return home.root / "records" / f"{output_id(output)}.json.gz"
 
 
 def output_id(output: Path) -> str:
-    """Return the digest by which the runs of one output folder are found: a path may hold any sign, a filter not."""
+    """Return the digest that identifies an output folder; unlike a path, it can be used in a filter."""
     return hashlib.sha256(str(output.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def kept_run(home: Home, folder: Path) -> KeptRun:
-    """Return what was kept of the run that made an output.
+    """Return the stored record of the run that made an output.
 
     Raises
     ------
     UsageError
-        If the folder is no finished output, or nothing, or another run, is kept of it.
+        If the folder is not a finished output, or if there is no stored record, or that of another run.
     """
     record = finished_record(folder)
     place = place_of(home, folder)
-    again = "run it again with the same settings: nothing is done twice, and the record is sent"
+    again = "run it again with the same settings: no work is repeated, and the record is sent"
     try:
         kept = KeptRun.model_validate_json(gzip.decompress(place.read_bytes()))
     except (OSError, EOFError, ValueError, ValidationError) as error:
-        why = "holds no record of" if isinstance(error, FileNotFoundError) else "holds a damaged record of"
+        why = "contains no record of" if isinstance(error, FileNotFoundError) else "contains a damaged record of"
         message = f"LEVELMATCH_HOME {home.root} {why} the run that made {folder}; {again}"
         raise UsageError(message) from error
     if kept.record != record:
-        message = f"{folder / RUN}: not of the run that LEVELMATCH_HOME {home.root} holds a record of; {again}"
+        message = f"{folder / RUN}: not of the run whose record is in LEVELMATCH_HOME {home.root}; {again}"
         raise UsageError(message)
     return kept

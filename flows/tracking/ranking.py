@@ -1,4 +1,4 @@
-"""The combinations of a sweep in order of merit: as a table, as a picture, and as an address of MLflow's comparison."""
+"""The ranking of the combinations of a sweep: as a table, as a figure, and as a link to MLflow's comparison."""
 
 import json
 import math
@@ -22,12 +22,12 @@ CRITERION = "rms of the seams of left-out pairs"
 
 
 class Combination(Record):
-    """One combination of settings, and how well it did."""
+    """One combination of settings, and its merit."""
 
     values: dict[str, Any]
     seam: float = Described(default=0.0, description="leave-one-pair-out seam rms, data unit")
     unit: str = ""
-    tested: int = Described(default=0, description="pairs that the others foretell")
+    tested: int = Described(default=0, description="number of pairs that are predicted by others")
     used: int = Described(default=0, description="pairs kept")
     residual: float = Described(default=0.0, description="residual rms, the worst field's, data unit")
     left_out: int = Described(default=0, description="exposures that are untied, or failed")
@@ -38,7 +38,7 @@ class Combination(Record):
 
     @property
     def merit(self) -> tuple[bool, bool, int, float, int]:
-        """Sorts the best first: whole, tested, nothing left out, the smallest seam, the most pairs."""
+        """Sort key, best first: not failed, tested, fewest exposures left out, smallest seam, most pairs."""
         return bool(self.failed), self.tested == 0, self.left_out, self.seam, -self.used
 
     @property
@@ -48,7 +48,7 @@ class Combination(Record):
 
 
 class Ranking(Record):
-    """All combinations of a sweep, the best first."""
+    """All combinations of a sweep, best first."""
 
     program: str
     sweep_id: str
@@ -60,13 +60,13 @@ class Ranking(Record):
     def of(
         cls, program: str, sweep_id: str, varied: Sequence[str], rows: Iterable[Combination], compare: str = ""
     ) -> Self:
-        """Return the combinations in order."""
+        """Return the ranking of the combinations."""
         ordered = tuple(sorted(rows, key=lambda row: row.merit))
         return cls(program=program, sweep_id=sweep_id, varied=tuple(varied), rows=ordered, compare=compare)
 
     @property
     def verdict(self) -> str:
-        """One sentence: which is best, and what failed."""
+        """One sentence on the best combination and on failures."""
         failed = [row for row in self.rows if row.failed]
         best = self.rows[0]
         parts = [f"{len(self.rows)} combinations"]
@@ -80,7 +80,7 @@ class Ranking(Record):
         return "; ".join(parts) + "."
 
     def text(self) -> str:
-        """Return the ranking as lines of text, the verdict last."""
+        """Return the ranking as lines of text, followed by the verdict."""
         heads = ["rank", *self.varied, "seam rms", "pairs kept", "predicted", "left out"]
         lines = [heads]
         for number, row in enumerate(self.rows, start=1):
@@ -92,7 +92,7 @@ class Ranking(Record):
         return "\n".join([*table, self.verdict])
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a combination, plain values."""
+        """Return one row of plain values per combination."""
         return [
             {
                 "rank": number,
@@ -111,7 +111,7 @@ class Ranking(Record):
 
 
 def compare_address(rows: Iterable[Combination]) -> str:
-    """Return the address that opens MLflow's comparison with all runs selected, '' where there are none."""
+    """Return the address of MLflow's comparison with all runs selected; '' if there are none."""
     tracked = [row.tracking for row in rows if row.tracking is not None and row.tracking.url]
     if not tracked:
         return ""
@@ -123,7 +123,7 @@ def compare_address(rows: Iterable[Combination]) -> str:
 
 
 def write_ranking(folder: Path, ranking: Ranking) -> None:
-    """Write ranking.ecsv, ranking.json and ranking.png into the sweep's folder."""
+    """Write ranking.ecsv, ranking.json and ranking.png to the folder of the sweep."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = ranking.table()
     columns = {name: [math.nan if row[name] is None else row[name] for row in rows] for name in rows[0]}
@@ -135,7 +135,7 @@ def write_ranking(folder: Path, ranking: Ranking) -> None:
 
 
 def parallel_coordinates(ranking: Ranking) -> Figure:
-    """Draw each combination as a line through its settings to its seam rms and the pairs that it kept."""
+    """Draw each combination as a line through its settings, its seam rms and its number of pairs."""
     rows = [row for row in ranking.rows if not row.failed and row.tested]
     axes_of = [*ranking.varied, f"seam rms\n[{style.shown_unit(rows[0].unit if rows else '')}]", "pairs kept"]
     figure = style.figure(2.2 * len(axes_of) + 1, 5)
@@ -157,7 +157,7 @@ def parallel_coordinates(ranking: Ranking) -> Figure:
                 textcoords="offset points",
                 fontsize=9,
                 va="center",
-                zorder=5,  # the lines of all combinations meet here
+                zorder=5,  # above the lines of all combinations, which meet here
                 bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1},
             )
     axes.set_xticks(range(len(axes_of)), axes_of)
@@ -168,7 +168,7 @@ def parallel_coordinates(ranking: Ranking) -> Figure:
 
 
 def _heights(ranking: Ranking, rows: Sequence[Combination]) -> tuple[list[list[float]], list[list[tuple[float, str]]]]:
-    """Return each combination's heights (0 to 1) on the axes, and each axis' ticks."""
+    """Return the heights (0 to 1) of each combination on the axes, and the ticks of each axis."""
     columns: list[list[float]] = []
     ticks: list[list[tuple[float, str]]] = []
     for name in ranking.varied:

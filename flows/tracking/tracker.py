@@ -1,4 +1,4 @@
-"""The MLflow record of a run: one MLflow run a flow run, written once the science is done, through explicit run ids."""
+"""The MLflow record of a run: one MLflow run per flow run, written after the computation, with explicit run ids."""
 
 import hashlib
 import logging
@@ -40,35 +40,35 @@ from levelmatch_core.products.runrecord import levelmatch_version
 logger = logging.getLogger(__name__)
 
 LOCAL_UI = "http://127.0.0.1:5000"
-"""Where `mlflow ui` shows a local store."""
+"""Address at which `mlflow ui` shows a local store."""
 
-_BATCH = 1000  # the most metrics that a server takes at once
+_BATCH = 1000  # the largest number of metrics that a server accepts at once
 _PARAMETERS = 100
 _REFERENCES = 20
 
 _KIND = "custom_model_development"
-"""MLflow's word for experiments of runs with parameters and metrics, whose pages show these and no language models."""
+"""MLflow's name for experiments with parameters and metrics; their pages show these instead of language models."""
 
 PAGES = "workflowType=machine_learning"
-"""What an address says for MLflow to open its pages on runs, and not those on language models."""
+"""Part of an address that makes MLflow open its pages on runs instead of those on language models."""
 
 _LONGEST_NOTE = 7500
-"""Signs of a description: MLflow takes 8,000."""
+"""Largest length of a description: MLflow accepts 8,000 characters."""
 
 _PATIENCE = 300.0
-"""Seconds that recording a run may take."""
+"""Time limit for recording a run, seconds."""
 
 _WHOLE = "levelmatch.recorded"
-"""Tag of a run whose record is whole: the try that it is of."""
+"""Tag of a run whose record is complete; its value is the number of the attempt."""
 
 
 class Tracker:
-    """Writes to one tracking store.
+    """Writes to a tracking store.
 
     Parameters
     ----------
     home
-        Says where the store is, and where artifacts go that no server keeps.
+        Determines the store, and the folder of artifacts that are not kept by a server.
     """
 
     def __init__(self, home: Home) -> None:
@@ -77,16 +77,16 @@ class Tracker:
         self._local = urlsplit(self._uri).scheme not in {"http", "https"}
 
     def log(self, result: RunResult, summary: Summary, facts: FlowFacts) -> Tracking:
-        """Record a run, or tag the last one of this output as checked if nothing changed.
+        """Record a run, or tag the last run of this output as checked if nothing changed.
 
-        A store that is out of reach costs the record and nothing else: what was lost is said in the answer.
+        If the store is unreachable, only the record is lost, which the result reports.
         """
         if result.changed or not place_of(self._home, result.request.output).exists():
             keep(self._home, result, summary, facts)
         return self._attempt(result, summary, facts, checked=not result.changed)
 
     def send(self, result: RunResult, summary: Summary, facts: FlowFacts) -> Tracking:
-        """Record a run that ended before, as :meth:`log` does at once; one that is recorded is left alone."""
+        """Record a run that ended earlier, in the same way as :meth:`log`; existing records are left alone."""
         return self._attempt(result, summary, facts, again=True)
 
     def _attempt(
@@ -119,7 +119,7 @@ class Tracker:
         return self._tracking(run, new=True)
 
     def make_store(self) -> None:
-        """Make a local store that is not there yet. What hinders it is told when there is something to record."""
+        """Create a missing local store. Errors are ignored here, and reported when there is something to record."""
         if self._local:
             with suppress(MlflowException, SQLAlchemyError, sqlite3.Error, OSError):
                 self._client()
@@ -127,7 +127,7 @@ class Tracker:
     def log_failure(
         self, program: str, facts: FlowFacts, reason: str, settings: Mapping[str, object], tags: Mapping[str, str]
     ) -> Tracking | None:
-        """Record a run that came to nothing, with its settings and the reason; None where the store is out of reach."""
+        """Record a failed run with its settings and the reason; return None if the store is unreachable."""
         content = {
             **tags,
             "levelmatch.program": program,
@@ -151,7 +151,7 @@ class Tracker:
         return self._tracking(run, new=True)
 
     def add(self, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
-        """Add tags and metrics to a run that is recorded; a store that is out of reach costs them."""
+        """Add tags and metrics to a recorded run; if the store is unreachable, they are lost."""
         now = round(time.time() * 1000)
         try:
             self._client().log_batch(
@@ -163,7 +163,7 @@ class Tracker:
             logger.warning("tags of the MLflow run %s are lost: %s", run_id, self._plain(error))
 
     def _plain(self, error: BaseException) -> str:
-        """Return an error's message in one line, without the user and password of the store's address."""
+        """Return the message of an error in one line, without user and password of the store's address."""
         text = without_secrets((str(error).strip() or type(error).__name__).splitlines()[0])
         secrets = urlsplit(self._uri).netloc.rpartition("@")[0]
         for secret in filter(None, (secrets, secrets.partition(":")[2])):
@@ -171,7 +171,7 @@ class Tracker:
         return text[:400]
 
     def _client(self) -> MlflowClient:
-        """Return a client whose store exists: a local one is made (its schema, too) by one process at a time."""
+        """Return a client whose store exists: a local store and its schema are created by one process at a time."""
         if not self._local:
             return _in_time(MlflowClient(tracking_uri=self._uri))
         with self._home.alone("mlflow"):
@@ -180,9 +180,9 @@ class Tracker:
         return _in_time(client)
 
     def _experiment(self, client: MlflowClient, program: str) -> str:
-        """Return the id of the program's experiment, made if need be; one that was deleted is taken up again.
+        """Return the id of the program's experiment, which is created if necessary, or restored if it was deleted.
 
-        Its description is ours until somebody writes another.
+        Its description is set unless the user has written another one.
         """
         tags = {"mlflow.note.content": glossary(), "mlflow.experimentKind": _KIND}
         known = client.get_experiment_by_name(program)
@@ -204,7 +204,7 @@ class Tracker:
         return str(known.experiment_id)
 
     def _open(self, client: MlflowClient, experiment: str, result: RunResult, facts: FlowFacts) -> Run:
-        """Return the run of this flow run: the one that an earlier try began, else a new one."""
+        """Return the run of this flow run: that of an earlier attempt, else a new one."""
         found = _run_of(client, experiment, facts)
         if found is not None:
             client.set_terminated(found.info.run_id, "RUNNING")
@@ -244,9 +244,9 @@ class Tracker:
         client.set_terminated(run_id, "FAILED" if summary.quarantined else "FINISHED")
 
     def _write_metrics(self, client: MlflowClient, run_id: str, found: Measures, facts: FlowFacts, now: int) -> None:
-        """Write numbers at the step of this try, and series once: a rerun never writes the same steps twice.
+        """Write metrics with the attempt as their step, and series only once: a rerun never repeats the same steps.
 
-        `now` is when the run ended, milliseconds: a number that is sent again is the same one to the store.
+        `now` is the end of the run, milliseconds: a number that is sent again is identical for the store.
         """
         metrics = [Metric(name, value, now, facts.attempt - 1) for name, value in found.metrics.items()]
         for name, steps in found.series.items():
@@ -294,8 +294,8 @@ class Tracker:
 
 
 def _picture_matrices(match: FieldMatch, scratch: Path) -> None:
-    """Put a drawing of each stage's matrices beside their numbers."""
-    # here and no earlier: a run that changed nothing draws nothing, and matplotlib takes its time to import
+    """Draw the matrices of each stage, in addition to their numbers."""
+    # imported here: matplotlib is slow to import, and a run without changes draws nothing
     from levelmatch_core.products.drawings.files import matrices_file  # noqa: PLC0415
 
     for stage in match.stages:
@@ -305,7 +305,7 @@ def _picture_matrices(match: FieldMatch, scratch: Path) -> None:
 
 
 def description(summary: Summary) -> str:
-    """Return the run's description, Markdown: the verdict, what went wrong, what came of each field."""
+    """Return the description of the run as Markdown: verdict, problems, and the results of each field."""
     fields = [
         f"| {each.field} | {each.before:.4g} | {each.after:.4g} | {each.unit or 'data unit'} | {each.used} "
         f"| {sum(each.rejected.values())} | {each.components} |"
@@ -325,7 +325,7 @@ def description(summary: Summary) -> str:
 
 
 def _fitting(lines: list[str], room: int) -> list[str]:
-    """Return as many of the first lines as fit into so many signs, 50 at most, with room for one more."""
+    """Return the first lines, at most 50, that fit into `room` characters, leaving space for one more."""
     shown: list[str] = []
     for line in lines[:50]:
         room -= len(line) + 1
@@ -336,13 +336,13 @@ def _fitting(lines: list[str], room: int) -> list[str]:
 
 
 def references(summary: Summary) -> str:
-    """Return the tiles that hold the zeros, field by field, the first few; one with `?` is provisional."""
+    """Return the first few reference tiles, field by field; `?` marks a provisional one."""
     shown = [part.shown_reference for field in summary.fields for part in field.components if part.reference]
     return ", ".join([*shown[:_REFERENCES], *([f"and {len(shown) - _REFERENCES} more"] if shown[_REFERENCES:] else [])])
 
 
 class _TimedClient:
-    """A client that gives up when all that is asked of it takes too long: a store may answer each call, and late."""
+    """A client with a time limit for all calls together: a store may answer every call, but slowly."""
 
     def __init__(self, client: MlflowClient) -> None:
         self._client = client

@@ -1,1 +1,1 @@
-"""What a file may be and how it is kept: regular, durable, with its modes; tables as text. No data of astronomy."""
+"""Handling of files in general: regular files, durable writing, permissions, and tables as text."""

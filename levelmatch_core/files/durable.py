@@ -1,4 +1,4 @@
-"""Files that outlive a loss of power: seen on disk, with the folders that name them, before anything relies on them."""
+"""Files that survive a loss of power: written to disk, together with their folders, before they are relied upon."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _NOT_FOR_FOLDERS = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES}
-"""What file systems say that cannot do it for a folder: they keep names in other ways."""
+"""Error codes of file systems that do not support fsync of a folder."""
 
 
 def see_on_disk(files: Iterable[Path], root: Path) -> None:
@@ -17,12 +17,12 @@ def see_on_disk(files: Iterable[Path], root: Path) -> None:
     files
         Existing files below `root`.
     root
-        The uppermost folder, which may be new itself.
+        The topmost folder, which may be new itself.
 
     Raises
     ------
     OSError
-        If the disk refuses.
+        If the disk reports an error.
     """
     folders = {root, root.parent}
     for file in files:
@@ -33,12 +33,12 @@ def see_on_disk(files: Iterable[Path], root: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on disk, where its file system can tell.
+    """Wait until the names in a folder are on disk, if its file system supports that.
 
     Raises
     ------
     OSError
-        If the disk refuses.
+        If the disk reports an error.
     """
     try:
         _sync(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,8 +1,8 @@
-"""ECSV tables, written so that astropy reads back every text, and read with every fault as one error.
+"""ECSV tables that astropy reads back without changes to any text.
 
-astropy writes a text as it stands, and reads it with blanks at its ends gone, a row that begins with # as a comment,
-and lines cut at more characters than a line feed. A column that holds such a text is written as JSON, which ECSV knows
-(subtype json): astropy gives it back as a column of Python strings. All other columns are written as ever.
+astropy writes texts unchanged, but strips blanks at their ends when reading, treats rows that start with # as comments,
+and splits lines at other characters than line feeds. Columns with such texts are therefore written as JSON, which ECSV
+supports (subtype json) and astropy reads as a column of Python strings. All other columns are written as usual.
 """
 
 import warnings
@@ -15,7 +15,7 @@ from astropy.table import Column, MaskedColumn, Table
 from levelmatch_core.files.regular import refuse_irregular
 
 FAULTS = (OSError, ValueError, TypeError, KeyError, RecursionError)
-"""What reading a table raises that is none, or damaged."""
+"""Errors raised when a file is not a table, or damaged."""
 
 
 def write_ecsv(path: Path, table: Table) -> None:
@@ -31,12 +31,12 @@ def write_ecsv(path: Path, table: Table) -> None:
 
 
 def read_ecsv(path: Path) -> Table:
-    """Read a table; its texts are columns of texts, whether they were written as JSON or not.
+    """Read a table; columns of texts are strings, whether they were written as JSON or not.
 
     Raises
     ------
     OSError, ValueError, TypeError, KeyError, RecursionError
-        If the file is no such table.
+        If the file is not such a table.
     """
     refuse_irregular(path, ValueError)
     with warnings.catch_warnings():
@@ -46,15 +46,15 @@ def read_ecsv(path: Path) -> Table:
         column = table[name]
         if column.dtype == object:
             if not all(isinstance(text, str) for text in column):
-                message = f"column {name}: holds other things than texts"
+                message = f"column {name}: contains values that are not texts"
                 raise ValueError(message)
             table.replace_column(name, Column(np.array(list(column), dtype=str), name=name))
         elif column.dtype.kind == "U" and isinstance(column, MaskedColumn):
-            # astropy takes an empty text for a missing one
+            # astropy reads an empty text as a missing one
             table.replace_column(name, Column(column.filled(""), name=name))
     return table
 
 
 def _is_ordinary(text: str) -> bool:
-    """Return whether a text comes back as it is: of printable characters, no blank at its ends, no quotes."""
+    """Return whether a text is read back unchanged: printable characters, no blanks at its ends, no quotes."""
     return text.isprintable() and text == text.strip() and not text.startswith("#") and not set(text) & set("\"'\\")

@@ -1,4 +1,4 @@
-"""Regular files, and nothing else: opening a pipe would wait for ever, a device or a socket is no one's data."""
+"""Rejection of files that are not regular: opening a pipe would wait forever, and devices or sockets are not data."""
 
 import stat
 from pathlib import Path
@@ -13,9 +13,9 @@ _KINDS = (
 
 
 def irregular(path: Path) -> str:
-    """Return what a file is that is no regular one, such as "a pipe (FIFO)", links followed; '' where it is one.
+    """Return the kind of a file that is not regular, such as "a pipe (FIFO)"; '' for a regular one. Links are followed.
 
-    What cannot be looked at is left to whoever opens it, whose error says why.
+    Files that cannot be examined are left to the caller, whose attempt to open them gives a suitable error.
     """
     try:
         mode = path.stat().st_mode
@@ -27,7 +27,7 @@ def irregular(path: Path) -> str:
 
 
 def refuse_irregular(path: Path, error: type[Exception], shown: str | None = None) -> None:
-    """Raise where a file is there and is no regular one.
+    """Raise if a file exists and is not a regular file.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ def refuse_irregular(path: Path, error: type[Exception], shown: str | None = Non
     error
         The class of the error to raise.
     shown
-        What to call it in the message; the path if None.
+        Name of the file in the message; the path if None.
     """
     kind = irregular(path)
     if kind:
-        message = f"{shown or path}: is {kind}, expected a regular file; copy what it gives to one"
+        message = f"{shown or path}: is {kind}, expected a regular file; copy its content to one"
         raise error(message)

@@ -1,1 +1,1 @@
-"""Pieces of work: what a job is, those of the science, and those that write what it found."""
+"""Jobs: their common interface, the jobs of the computation, and the jobs that write its results."""

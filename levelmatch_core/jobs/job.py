@@ -1,7 +1,8 @@
-"""The pieces of work that the pipeline is made of: a job is a record that can be done, cached and done again.
+"""The jobs that the pipeline consists of: a job is a record that can be run, cached and repeated.
 
-Each job carries all that its result depends on; `key()` is that content's digest, so that a runner may look a result
-up instead of doing the job. Results are records; arrays go to the cutout store, files to the output folder.
+Each job contains everything that its result depends on. `key()` is the digest of this content, so that a runner may use
+a stored result instead of running the job. Results are records; arrays go to the cutout store, files to the output
+folder.
 """
 
 import time
@@ -26,31 +27,31 @@ logger = logger_of(__name__)
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where jobs may touch the disk."""
+    """The places on disk that jobs may use."""
 
     store: CutoutStore
     folder: OutputFolder | SharedFolder | None = None
 
     def output(self) -> OutputFolder | SharedFolder:
-        """Return the output folder of a run that has one."""
+        """Return the output folder; only for runs that have one."""
         if self.folder is None:
             message = "this workspace has no output folder"
             raise RuntimeError(message)
         return self.folder
 
     def held(self) -> OutputFolder:
-        """Return the output folder in the hands of the run."""
+        """Return the output folder that is locked by this run."""
         if not isinstance(self.folder, OutputFolder):
             message = "this workspace does not hold its output folder"
             raise TypeError(message)
         return self.folder
 
     def shared(self) -> "Workspace":
-        """Return what a worker in another process may use: the same places, without what only the run may do."""
+        """Return a workspace for workers in other processes: the same places, without the run's own privileges."""
         return Workspace(CutoutStore(self.store.root), None if self.folder is None else SharedFolder(self.folder.path))
 
     def intact(self, result: object) -> bool:
-        """Return whether every array and file that a result names is there, with the bytes that were written."""
+        """Return whether every array and file that a result refers to exists and is unchanged."""
         if isinstance(result, StoredArray):
             return self.store.check(result)
         if isinstance(result, OutputFile):
@@ -65,40 +66,40 @@ class Workspace:
 
 
 class Job(Record):
-    """One piece of work."""
+    """A unit of work."""
 
     step: ClassVar[str]
-    """What it does, in a word: the task's name."""
+    """What it does, in one word: the name of the task."""
     version: ClassVar[int] = 1
-    """Raised whenever the same content gives another result: old cached results are then passed over."""
+    """To be raised whenever the same content gives a different result: older cached results are then ignored."""
     roles: ClassVar[tuple[Role, ...]] = ()
-    """Roles of the settings that it reads."""
+    """Roles of the settings that the job reads."""
     gives: ClassVar[type[Record]]
     """The type of its result."""
 
     label: str
-    """On what it works, as a person reads it: an exposure, a tile, a field."""
+    """What it works on, for the user: an exposure, a tile, a field."""
     exposures: tuple[str, ...]
-    """Names of the exposures that are lost if it fails."""
+    """Names of the exposures that are lost if the job fails."""
     settings: MatchSettings
 
     def key(self) -> str:
-        """Return the digest of all that the result depends on."""
+        """Return the digest of everything that the result depends on."""
         content = digest_of(self, "settings", "label", "exposures")
         return content_key(self.step, self.version, content, self.settings.of_role(*self.roles))
 
     @property
     def place(self) -> tuple[str, str]:
-        """The tile (or field) and the stage that its log lines name."""
+        """The tile (or field) and the stage that are named in its log lines."""
         return self.label, self.step
 
     @property
     def bundle(self) -> str:
-        """What is done in one go with it: jobs of one step and one bundle, such as a tile's exposures."""
+        """Label of the jobs of the same step that are run together, such as those of a tile's exposures."""
         return self.label
 
     def do(self, workspace: Workspace) -> Record:
-        """Do the work, with log lines that say where."""
+        """Run the job, with log lines that name its tile and stage."""
         with log_context(*self.place):
             started = time.monotonic()
             result = self.run(workspace)
@@ -106,32 +107,32 @@ class Job(Record):
             return result
 
     def writes(self) -> tuple[str, ...] | None:
-        """Return the names of the output files that it will write; None where only doing it tells."""
+        """Return the names of the output files that it will write; None if they are not known beforehand."""
         return ()
 
     @abstractmethod
     def run(self, workspace: Workspace) -> Record:
-        """Do the work itself."""
+        """Do the actual work."""
 
 
 class JobRunner(Protocol):
-    """A runner: does jobs, in any order and on any worker, and gives results in the order of the jobs.
+    """Runs jobs, in any order and on any worker, and returns the results in the order of the jobs.
 
-    A job that fails becomes a :class:`Failure`; it never stops the others.
+    A failed job results in a :class:`Failure`, and does not stop the others.
     """
 
     def __call__(self, jobs: Sequence[Job], title: str) -> list[Any]:
-        """Do all jobs; `title` names them for a person."""
+        """Run all jobs; `title` describes them to the user."""
         ...
 
 
 def failure_of(job: Job, error: BaseException) -> Failure:
-    """Return the record of a job that failed, and log it, once.
+    """Return the record of a failed job, and log it once.
 
     Raises
     ------
     NoRoomError
-        If it failed since a disk is full: that is no fault of an exposure, and would spoil the solution for all others.
+        If it failed because a disk is full: this is not the fault of an exposure, and would affect all other solutions.
     """
     refuse_without_room(error)
     with log_context(*job.place):
@@ -146,6 +147,6 @@ def failure_of(job: Job, error: BaseException) -> Failure:
 
 
 def parted(results: Sequence[Any]) -> tuple[list[Any], list[Failure]]:
-    """Part what was done from what failed."""
+    """Return the results, and separately the failures."""
     failures = [result for result in results if isinstance(result, Failure)]
     return [result for result in results if not isinstance(result, Failure)], failures

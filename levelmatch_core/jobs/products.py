@@ -1,4 +1,4 @@
-"""The jobs that write what was found: corrected exposures, mosaics, maps, figures and the report."""
+"""The jobs that write the results: corrected exposures, mosaics, maps, figures and the report."""
 
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from levelmatch_core.sky.store import CutoutStore
 
 
 class Written(Record):
-    """Files that a job wrote, and what the user should know of them."""
+    """Files that a job wrote, and notes on them for the user."""
 
     files: tuple[OutputFile, ...]
     notes: tuple[str, ...] = ()
@@ -45,20 +45,20 @@ class WriteJob(Job):
 
     @property
     def place(self) -> tuple[str, str]:
-        """The tiles that the file has exposures of."""
+        """The tiles whose exposures are in the file."""
         return self.bundle, self.step
 
     @property
     def bundle(self) -> str:
-        """The tiles that the file has exposures of."""
+        """The tiles whose exposures are in the file."""
         return ", ".join(sorted({each.exposure.tile for each in self.corrections}))
 
     def writes(self) -> tuple[str, ...]:
-        """Return the one name."""
+        """Return the name of the single file."""
         return (f"tiles/{self.product}",)
 
     def run(self, workspace: Workspace) -> Written:
-        """Write it whole."""
+        """Write the file."""
         notes: list[str] = []
 
         def writer(path: Path) -> Sha256:
@@ -70,7 +70,7 @@ class WriteJob(Job):
 
 
 class FieldImageJob(Job):
-    """Write an image of a whole field, on its grid."""
+    """Write an image of a field on its grid."""
 
     gives = Written
 
@@ -80,7 +80,7 @@ class FieldImageJob(Job):
 
     @classmethod
     def of(cls, match: FieldMatch, settings: MatchSettings, **what: Any) -> Self:  # noqa: ANN401 - checked as a record
-        """Return the job of a matched field; `what` is what the image is made of."""
+        """Return the job of a matched field; `what` holds the further fields of the job."""
         field = match.field
         return cls(
             label=field.name,
@@ -102,11 +102,11 @@ class MosaicJob(FieldImageJob):
     parts: tuple[tuple[CutoutRecord, Plane, float], ...]
 
     def writes(self) -> tuple[str, ...]:
-        """Return the one name."""
+        """Return the name of the single file."""
         return (mosaic_name(self.field),)
 
     def run(self, workspace: Workspace) -> Written:
-        """Write it whole."""
+        """Write the file."""
         if len(self.parts) > MANY:
             trim_memory()
 
@@ -118,18 +118,18 @@ class MosaicJob(FieldImageJob):
 
 
 class LevelErrorJob(FieldImageJob):
-    """Write the map of the errors of a field's levels."""
+    """Write the error map of a field's levels."""
 
     step = "level error"
 
     map: ErrorMap
 
     def writes(self) -> tuple[str, ...]:
-        """Return the one name."""
+        """Return the name of the single file."""
         return (level_error_name(self.field),)
 
     def run(self, workspace: Workspace) -> Written:
-        """Write it whole."""
+        """Write the file."""
         levels = workspace.store.open(self.map.array)
         writer = partial(write_level_error, grid=self.grid, levels=levels, at=self.map, unit=self.unit)
         return Written(files=(workspace.output().write(level_error_name(self.field), writer),))
@@ -149,11 +149,11 @@ class FiguresJob(Job):
     level_error: OutputFile | None
 
     def writes(self) -> None:
-        """Return None: which pairs are drawn is seen on the way."""
+        """Return None: which pairs are drawn is decided later."""
 
     def run(self, workspace: Workspace) -> Written:
-        """Draw them, with the difference images of the pairs that deserve a look."""
-        # here and no earlier: matplotlib takes a second to import, and a run that changes nothing draws nothing
+        """Draw the figures, with the difference images of the most notable pairs."""
+        # imported here, since matplotlib takes a second to import, and a run without changes draws nothing
         from levelmatch_core.products.figures import choose_pairs, draw_figures  # noqa: PLC0415
 
         folder = workspace.output()
@@ -170,7 +170,7 @@ class FiguresJob(Job):
 
 
 class ReportJob(Job):
-    """Write the page that tells all of a run."""
+    """Write the report of a run."""
 
     step = "report"
     version = 4
@@ -183,12 +183,12 @@ class ReportJob(Job):
     level_errors: dict[str, OutputFile]
 
     def writes(self) -> tuple[str, ...]:
-        """Return the one name."""
+        """Return the name of the single file."""
         return (REPORT,)
 
     def run(self, workspace: Workspace) -> Written:
-        """Write it, with thumbnails of the rejected pairs."""
-        # here and no earlier: as for figures
+        """Write the report, with thumbnails of the rejected pairs."""
+        # imported here, as for figures
         from levelmatch_core.products.report.images import thumbnail  # noqa: PLC0415
         from levelmatch_core.products.report.page import FieldImages, choose_thumbnails, write_report  # noqa: PLC0415
 
@@ -210,7 +210,7 @@ class ReportJob(Job):
 
 
 def _image_of(stage: StageMatch, pair: PairResult, store: CutoutStore) -> Difference | None:
-    """Return the difference of a pair as it was before the solve."""
+    """Return the difference of a pair before the solve."""
     members = {member.name: member for member in stage.members}
     first, second = (open_cutout(members[name].cutout, store) for name in (pair.fit.first, pair.fit.second))
     return difference(first, second)
@@ -222,5 +222,5 @@ def mosaic_name(field: str) -> str:
 
 
 def level_error_name(field: str) -> str:
-    """Return the name of the map of the errors of a field's levels in the output folder."""
+    """Return the name of the error map of a field's levels in the output folder."""
     return f"level_error_{field}.fits"

@@ -1,4 +1,4 @@
-"""The jobs that the science is made of: cutouts, differences, solutions, stacks, their errors, and the local sky."""
+"""The jobs of the computation: cutouts, differences, solutions, stacks, errors, and the local sky."""
 
 from itertools import chain
 
@@ -28,7 +28,7 @@ logger = logger_of(__name__)
 
 
 class CutoutJob(Job):
-    """Resample one exposure to its field's grid."""
+    """Resample one exposure to the grid of its field."""
 
     step = "cutout"
     version = 2
@@ -50,18 +50,18 @@ class CutoutJob(Job):
         return self.exposure.tile
 
     def run(self, workspace: Workspace) -> CutoutRecord:
-        """Return the cutout, from the store where it lies there already."""
+        """Return the cutout; from the store, if it is there already."""
         return make_cutout(self.exposure, self.grid, self.settings, workspace.store, self.exclude)
 
 
 class PairFits(Record):
-    """The measured pairs of a group, or of a part of one."""
+    """The measured pairs of a group, or of part of a group."""
 
     fits: tuple[PairFit, ...]
 
 
 class MeasureJob(Job):
-    """Fit the differences of some pairs of one group."""
+    """Fit the differences of pairs of one group."""
 
     step = "measure"
     version = 7
@@ -76,11 +76,11 @@ class MeasureJob(Job):
 
     @property
     def place(self) -> tuple[str, str]:
-        """The group, which is a tile where dithers are matched, and the stage by its name."""
+        """The group, which is a tile in the stage dithers, and the name of the stage."""
         return self.group, f"{self.stage} {self.step}"
 
     def run(self, workspace: Workspace) -> PairFits:
-        """Return the fits of those pairs that have a pixel in common."""
+        """Return the fits of the pairs with common pixels."""
         records = (member.cutout for member in self.members)
         cutouts = CutoutsInUse(records, chain.from_iterable(self.pairs), workspace.store)
 
@@ -93,7 +93,7 @@ class MeasureJob(Job):
 
 
 class SolveJob(Job):
-    """Solve one group for its members' corrections."""
+    """Solve for the corrections of the members of one group."""
 
     step = "solve"
     version = 12
@@ -111,11 +111,11 @@ class SolveJob(Job):
 
     @property
     def place(self) -> tuple[str, str]:
-        """The group, which is a tile where dithers are matched, and the stage by its name."""
+        """The group, which is a tile in the stage dithers, and the name of the stage."""
         return self.group, f"{self.stage} {self.step}"
 
     def run(self, workspace: Workspace) -> Solution:  # noqa: ARG002 - all jobs have the same call
-        """Return the solution, every component by itself."""
+        """Return the solution, with every component solved separately."""
         settings = self.settings.model_copy(update={f"fit_type_{self.stage}": self.fit_type})
         solution = match(
             self.stage, self.group, self.members, self.fits, self.gauge, settings, self.preferred, self.given
@@ -124,14 +124,14 @@ class SolveJob(Job):
             trim_memory()
         status, used = solution.status, sum(pair.rejected is None for pair in solution.pairs)
         logger.info(
-            "%d of %d pairs are used; their differences are %.4g rms before and %.4g after",
+            "%d of %d pairs are used; the rms of their differences is %.4g before and %.4g after",
             *(used, len(solution.pairs), status.residual_before, status.residual_after),
         )
         return solution
 
 
 class StackJob(Job):
-    """Average the members that a stage tied together, corrected, into one."""
+    """Average the corrected members of a component into one member of the next stage."""
 
     step = "stack"
     gives = CutoutRecord
@@ -145,9 +145,9 @@ class StackJob(Job):
 
 
 class FieldErrors(Record):
-    """How sure the whole corrections of a field are."""
+    """1-sigma errors of the total corrections of a field."""
 
-    sigmas: dict[str, Sigma] = Described(description="of each exposure that a solve concerned")
+    sigmas: dict[str, Sigma] = Described(description="for each exposure that took part in a solve")
     map: ErrorMap | None = None
 
 
@@ -164,7 +164,7 @@ class ErrorsJob(Job):
     given: Given = NOTHING
 
     def run(self, workspace: Workspace) -> FieldErrors:
-        """Return 1 sigma of every correction, and store the map of the mosaic's level."""
+        """Return the 1-sigma errors of all corrections, and store the error map of the mosaic's level."""
         found = field_errors(self.stages, self.cutouts, self.settings, self.given)
         if len(self.cutouts) > MANY:
             trim_memory()
@@ -176,13 +176,13 @@ class ErrorsJob(Job):
 
 
 class SkyLevel(Record):
-    """The constant that makes a component's zero its reference's local sky."""
+    """The constant that sets the zero of a component to the local sky of its reference."""
 
     level: float
 
 
 class SkyJob(Job):
-    """Measure the local sky of the exposure that stands for a component."""
+    """Measure the local sky of the exposure that represents a component."""
 
     step = "local sky"
     version = 3
@@ -193,7 +193,7 @@ class SkyJob(Job):
     cutout: CutoutRecord
 
     def run(self, workspace: Workspace) -> SkyLevel:
-        """Return the source-masked, clipped median of the corrected exposure, on the grid."""
+        """Return the source-masked, sigma-clipped median of the corrected exposure on the grid."""
         cutout = open_cutout(self.cutout, workspace.store)
         settings = self.settings
         ny, nx = cutout.data.shape

@@ -1,1 +1,1 @@
-"""The one operation: match(members, fit type, gauge) -> one correction a member."""
+"""The central operation: match(members, fit type, gauge) -> one correction per member. Equations: MODEL.md."""

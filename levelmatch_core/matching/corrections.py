@@ -1,4 +1,4 @@
-"""From the solutions of all stages to one correction an exposure, with its status."""
+"""Combination of the solutions of all stages into one correction per exposure, with its status."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,26 +20,26 @@ from levelmatch_core.sky.plane import Plane
 
 
 class Status(StrEnum):
-    """What became of an exposure."""
+    """The status of an exposure."""
 
     MATCHED = "matched"
-    """Tied to another exposure in some stage; its component says to which."""
+    """Connected to other exposures of its component in some stage."""
     REFERENCE = "reference"
-    """In the tile that its component's zero is taken from."""
+    """In the reference tile of its component."""
     ALONE = "alone"
-    """Nothing to match with: copied through."""
+    """Without overlaps: copied unchanged."""
     UNTIED = "untied"
-    """It overlaps others, but every pair was rejected."""
+    """With overlaps, but all pairs were rejected."""
     FAILED = "failed"
-    """No output file; the failures say why."""
+    """Without an output file, for a reason given in the failures."""
 
 
 Sigma = tuple[float, float, float]
-"""1 sigma of a level, data unit, and of the slopes along x and y, data unit a grid pixel."""
+"""1 sigma of a level, data unit, and of the slopes along x and y, data unit per grid pixel."""
 
 
 class StageMatch(Record):
-    """One stage of one field: who took part, and what came out."""
+    """One stage of one field: its members and solutions."""
 
     stage: str
     members: tuple[Member, ...]
@@ -47,41 +47,41 @@ class StageMatch(Record):
 
 
 class Correction(Record):
-    """What is subtracted from one exposure."""
+    """The correction that is subtracted from one exposure."""
 
     exposure: Exposure
     field: str
     status: Status
     component: int | None = Described(default=None, description="number of the component in its field, from 1")
-    reference: str = Described(default="", description="tile that holds the component's zero, '' where none does")
-    provisional: bool = Described(default=False, description="whether the reference stands in for one that is missing")
-    stands_for: str = Described(default="", description="the missing tile, '' where it cannot be told which")
-    given_zero: bool = Described(default=False, description="whether its component's zero is what the user gave")
+    reference: str = Described(default="", description="reference tile of the component, '' if there is none")
+    provisional: bool = Described(default=False, description="whether the reference replaces a missing one")
+    stands_for: str = Described(default="", description="the missing tile, '' if it is not known")
+    given_zero: bool = Described(default=False, description="whether the zero of its component was given by the user")
     stages: dict[str, Plane] = Described(default={}, description="stage -> plane subtracted, about the cutout's centre")
-    fit_types: dict[str, FitType] = Described(default={}, description="stage -> what was fitted there")
+    fit_types: dict[str, FitType] = Described(default={}, description="stage -> fit type")
     plane: Plane = Described(default=Plane(), description="sum of the stages, about the same point, without local_sky")
     stage_sigmas: dict[str, Sigma] = Described(default={}, description="stage -> 1 sigma of its plane alone")
-    sigma: Sigma = Described(default=(0.0, 0.0, 0.0), description="1 sigma of all stages together")
-    local_sky: float = Described(default=0.0, description="constant that is subtracted beside the plane")
+    sigma: Sigma = Described(default=(0.0, 0.0, 0.0), description="1 sigma of the sum of all stages")
+    local_sky: float = Described(default=0.0, description="constant that is subtracted in addition to the plane")
     partial: bool = Described(default=False, description="whether its field lacks members")
 
     @property
     def total(self) -> Plane:
-        """All that is subtracted: the plane and the local sky."""
+        """The total correction: the plane and the local sky."""
         return self.plane.model_copy(update={"level": self.plane.level + self.local_sky})
 
 
 class ErrorMap(Record):
-    """1 sigma of a mosaic's level at evenly spread points."""
+    """1 sigma of the level of a mosaic on a lattice of points."""
 
-    array: StoredArray = Described(description="(ny, nx), data unit, NaN where nothing lies")
+    array: StoredArray = Described(description="(ny, nx), data unit, NaN where there is no exposure")
     x0: float = Described(description="grid column of the first point")
     y0: float = Described(description="grid row of the first point")
     step: float = Described(description="grid pixels from one point to the next")
 
 
 class FieldMatch(Record):
-    """All that is known of one field once it is solved."""
+    """The solution of one field."""
 
     large = ("stages",)
 
@@ -92,8 +92,8 @@ class FieldMatch(Record):
     corrections: tuple[Correction, ...] = Described(description="sorted by exposure name, failed ones too")
     error_map: ErrorMap | None = Described(default=None, description="None where nothing was solved")
     failures: tuple[Failure, ...] = ()
-    notes: tuple[str, ...] = Described(default=(), description="what the user should know of this field")
-    missing: tuple[str, ...] = Described(default=(), description="tiles of which nothing could be used, sorted")
+    notes: tuple[str, ...] = Described(default=(), description="notes for the user on this field")
+    missing: tuple[str, ...] = Described(default=(), description="tiles without any usable exposure, sorted")
 
     @property
     def pieces(self) -> int:
@@ -107,7 +107,7 @@ class FieldMatch(Record):
         return touching(self.stages, self.corrections)
 
     def with_failures(self, failures: Sequence[Failure]) -> Self:
-        """Return the match with more failures (those that concern it), whose exposures are failed from now on."""
+        """Return the match with further failures that concern it, and with their exposures marked as failed."""
         mine = {exposure.name for exposure in self.field.exposures}
         failures = with_tiles(
             self.field, [one for one in failures if not one.exposures or mine.intersection(one.exposures)]
@@ -149,7 +149,7 @@ def touching(stages: Iterable[StageMatch], corrections: Iterable[Correction]) ->
 
 
 def with_tiles(field: Field, failures: Iterable[Failure]) -> tuple[Failure, ...]:
-    """Return failures with the tiles that lack the exposures that they cost."""
+    """Return failures with the tiles of the exposures that they affect."""
     tiles = {exposure.name: exposure.tile for exposure in field.exposures}
     return tuple(
         failure.model_copy(
@@ -170,11 +170,12 @@ def corrections_of(
 ) -> tuple[Correction, ...]:
     """Return the correction of every exposure of `field`: the sum of its members' planes over the stages.
 
-    The last stage's component is the exposure's component: whatever an earlier stage tied stays together. The
-    reference of one that lacks its true reference is provisional; where no other tile is in it, its own tile is named.
+    The component of an exposure is that of the last stage, since members of earlier components stay together. If the
+    true reference of a component is missing, its reference is provisional; if it contains no other tile, that is its
+    own tile.
 
-    `sigmas` are those of the sums; None where they could not be had: the stages' own are then added in quadrature, as
-    if they had no noise in common.
+    `sigmas` are the errors of the sums. If they are None, because they could not be computed, the errors of the stages
+    are added in quadrature, as if they had no noise in common.
     """
     lost = {name for failure in failures for name in failure.exposures}
     partial = bool(lost or lacking(zeros.lost))
@@ -223,7 +224,7 @@ def corrections_of(
 
 @dataclass(frozen=True)
 class _Step:
-    """An exposure's part in one stage."""
+    """The participation of an exposure in one stage."""
 
     stage: str
     group: str
@@ -234,7 +235,7 @@ class _Step:
 
 
 def _paths(names: Iterable[str], stages: tuple[StageMatch, ...]) -> dict[str, list[_Step]]:
-    """Return each exposure's steps through the stages; a stage that had nothing to solve for it is no step."""
+    """Return the steps of each exposure through the stages, without stages in which it does not take part."""
     paths: dict[str, list[_Step]] = {name: [] for name in names}
     for stage in stages:
         members = {member.name: member for member in stage.members}
@@ -257,7 +258,7 @@ def _paths(names: Iterable[str], stages: tuple[StageMatch, ...]) -> dict[str, li
 def _missing_references(
     field: Field, paths: dict[str, list[_Step]], numbers: dict[str, int], zeros: Zeros
 ) -> dict[int, tuple[str | None, str]]:
-    """Return of each component the tile that its reference stands in for, if it does, and what else is its own."""
+    """Return for each component the missing tile that its reference replaces, if any, and its own true reference."""
     living = [exposure for exposure in field.exposures if exposure.name in paths]
     gone = names_of(exposure for exposure in field.exposures if exposure.name not in paths) - names_of(living)
     parts: dict[int, list[Exposure]] = {}
@@ -284,7 +285,7 @@ def _component_numbers(paths: dict[str, list[_Step]]) -> dict[str, int]:
 
 
 def _overlapping(stages: tuple[StageMatch, ...]) -> set[str]:
-    """Return the exposures of members that have any measured pair, used or not."""
+    """Return the exposures of members with any measured pair, used or not."""
     names: set[str] = set()
     for stage in stages:
         exposures = {member.name: member.exposures for member in stage.members}
@@ -303,12 +304,12 @@ def _status(*, shared: bool, reference: bool, overlapping: bool) -> Status:
 
 
 def _about(result: MemberResult, x0: float, y0: float) -> Sigma:
-    """Return a member's 1 sigma with its level quoted at (x0, y0)."""
+    """Return the 1-sigma errors of a member with its level at (x0, y0)."""
     level, slope_x, slope_y = result.sigma
     return hypot(level, slope_x * (x0 - result.plane.x0), slope_y * (y0 - result.plane.y0)), slope_x, slope_y
 
 
 def _in_quadrature(steps: list[_Step], x0: float, y0: float) -> Sigma:
-    """Return the stages' uncertainties in quadrature."""
+    """Return the sum in quadrature of the errors of the stages."""
     level, slope_x, slope_y = zip((0.0,) * 3, *(_about(step.result, x0, y0) for step in steps), strict=True)
     return hypot(*level), hypot(*slope_x), hypot(*slope_y)

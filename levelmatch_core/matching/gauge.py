@@ -1,7 +1,8 @@
-"""What holds the zero of a component: what the user gave, else the gauge of the stage.
+"""The choice of the gauge of a component: the user's constraints, else the gauge of the stage.
 
-Differences leave one constant of a component free, and where planes are matched one whole plane. A member that holds
-the zero is held in the solve, but for a reference where slopes have a prior: its plane is taken out afterwards.
+Differences leave one constant of a component undetermined or, if planes are matched, a whole plane. Members that define
+the zero are fixed in the solve, except for a reference if slopes have a prior: its plane is subtracted afterwards
+(section 4 of matching/MODEL.md).
 """
 
 from collections.abc import Sequence
@@ -14,32 +15,32 @@ from levelmatch_core.matching.results import Gauge, Member, PairFit
 from levelmatch_core.settings import FitType, MatchSettings
 
 NAMED = 5
-"""Most pairs or members that a note names."""
+"""Largest number of pairs or members named in a note."""
 
 
 @dataclass(frozen=True)
 class GaugeChoice:
-    """What holds the zero of a component; nothing held: the mean."""
+    """The gauge of a component; if no member is fixed, the mean is 0."""
 
     fixed: frozenset[str] = frozenset()
     """Members whose whole correction is known."""
     reference: str | None = None
-    """The member that holds the zero, if one does."""
+    """The member that defines the zero, if there is one."""
     reason: str = ""
-    """Why it does."""
+    """The reason for the choice."""
     notes: tuple[str, ...] = ()
-    """What the user should know."""
+    """Notes for the user."""
     given: bool = False
-    """Whether the user gave it."""
+    """Whether it was given by the user."""
     slopes_of: str | None = None
-    """Where levels alone are given: the member whose slopes are 0."""
+    """If only levels are given: the member whose slopes are 0."""
     level_only: bool = False
-    """Whether the reference holds the level alone, the mean slopes being 0."""
+    """Whether the reference only defines the level, while the mean slopes are 0."""
     taken_out: bool = False
-    """Whether the reference's plane is taken out of all in the end, and not held in the solve."""
+    """Whether the plane of the reference is subtracted from all after the solve, instead of being fixed in it."""
 
 
-def gauge_of(  # noqa: PLR0917 - a problem in the order in which one would tell it
+def gauge_of(  # noqa: PLR0917 - the parts of the problem in their natural order
     members: Sequence[Member],
     fits: Sequence[PairFit],
     stage: str,
@@ -48,20 +49,20 @@ def gauge_of(  # noqa: PLR0917 - a problem in the order in which one would tell 
     preferred: Sequence[str],
     known: Constraints,
 ) -> GaugeChoice:
-    """Return what holds the zero of a component.
+    """Return the gauge of a component.
 
     Parameters
     ----------
     members, fits
-        Of the component.
+        The members and used pairs of the component.
     stage, gauge
-        The stage and what it holds the zero with.
+        The stage and its gauge.
     settings
         `reference`, `plane_gauge` and the fit type are read.
     preferred
-        Tiles that an earlier run took as references.
+        Reference tiles of an earlier run.
     known
-        What the user gave: it comes first.
+        The user's constraints, which take precedence.
     """
     names = {member.name for member in members}
     locked = frozenset(known.locked.keys() & names)
@@ -88,9 +89,10 @@ def gauge_of(  # noqa: PLR0917 - a problem in the order in which one would tell 
 def _has_prior(fit_type: FitType, settings: MatchSettings) -> bool:
     """Return whether slopes have a prior.
 
-    It says that all slopes are drawn alike about 0. Those relative to a reference are about minus its own: with the
-    reference held, the prior would bend the mosaic about it to bring the others' mean to 0. So none is held, and the
-    reference's plane is taken out afterwards, which changes no difference.
+    The prior assumes that all slopes are drawn from a distribution about 0, but slopes relative to a reference are
+    distributed about minus its own slope. If the reference were fixed, the prior would bend the mosaic around it to
+    bring the mean of the others to 0. Therefore no member is fixed, and the plane of the reference is subtracted
+    afterwards, which changes no difference.
     """
     return fit_type == "level+slope" and settings.slope_prior != "off" and settings.solver == "least_squares"
 
@@ -104,6 +106,6 @@ def _anchored(members: Sequence[Member], stage: str) -> GaugeChoice:
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
+    """Return the first names, and the number of further ones."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

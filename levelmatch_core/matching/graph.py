@@ -1,4 +1,4 @@
-"""The graph of members and used pairs: what hangs together, on what it hangs, and which member holds the zero."""
+"""The graph of members and used pairs: components, bridges, and the choice of the reference."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
@@ -12,12 +12,12 @@ from levelmatch_core.matching.results import Member
 
 
 def components(names: Collection[str], pairs: Iterable[Pair]) -> list[tuple[str, ...]]:
-    """Return the sets of names that pairs join, each sorted; the largest first, then by first name.
+    """Return the sets of names that are connected by pairs, each sorted; the largest first, then by first name.
 
     Parameters
     ----------
     names
-        All members; one without a pair is a component of its own.
+        All members; one without a pair is a separate component.
     pairs
         The used pairs.
     """
@@ -35,7 +35,7 @@ def components(names: Collection[str], pairs: Iterable[Pair]) -> list[tuple[str,
 
 
 def bridges(pairs: Iterable[Pair]) -> set[Pair]:
-    """Return the pairs on which alone two parts hang together.
+    """Return the pairs that are the only connection between two parts.
 
     Parameters
     ----------
@@ -46,13 +46,15 @@ def bridges(pairs: Iterable[Pair]) -> set[Pair]:
     index = {name: number for number, name in enumerate(sorted({name for pair in edges for name in pair}))}
     ends = np.array([(index[a], index[b]) for a, b in edges], dtype=np.int64).reshape(-1, 2)
     first, second = np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1])
-    first.flags.writeable = second.flags.writeable = False  # as those of a problem are: compiled once for both
+    first.flags.writeable = second.flags.writeable = (
+        False  # like those of a problem, so that the function is compiled only once
+    )
     flags = bridge_flags(len(index), first, second)
     return {edges[number] for number in np.flatnonzero(flags).tolist()}
 
 
 def cut_by(parts: Sequence[tuple[str, ...]], rejected: Iterable[Pair]) -> list[Pair]:
-    """Return the rejected pairs whose members now lie in different components: the rejection cut them apart."""
+    """Return the rejected pairs whose members are now in different components."""
     where = {name: number for number, part in enumerate(parts) for name in part}
     return sorted(pair for pair in rejected if where[pair[0]] != where[pair[1]])
 
@@ -60,12 +62,12 @@ def cut_by(parts: Sequence[tuple[str, ...]], rejected: Iterable[Pair]) -> list[P
 def choose_reference(
     members: Sequence[Member], pairs: Iterable[Pair], named: str | None = None, preferred: Collection[str] = ()
 ) -> tuple[str, str]:
-    """Return the member that holds the zero of one component, and why.
+    """Return the reference of a component, and the reason for the choice.
 
-    A tile that the user names; else one that an earlier run took (the reason then says what the automatic choice would
-    be, where that differs); else the member closest in time to the dedicated backgrounds (smallest absolute
-    DT_BGR; members without one are passed over), or the twin that an earlier stage holds at 0 if that is only the
-    other half of a tile; else the one with the most usable pairs, then the most pixels, then the first name.
+    This is the tile named by the user; else the reference of an earlier run (the reason then also gives the automatic
+    choice, if that differs); else the member closest in time to the dedicated backgrounds (smallest absolute DT_BGR;
+    members without it are ignored), or its twin with correction 0 in an earlier stage, if that member is only the other
+    half of a tile; else the one with the most usable pairs, then the most pixels, then the first name.
 
     Parameters
     ----------
@@ -74,9 +76,9 @@ def choose_reference(
     pairs
         The used pairs (those with other members are ignored).
     named
-        A tile's (or member's) name, or None.
+        Name of a tile (or member), or None.
     preferred
-        Names of tiles (or members) that an earlier run took as references.
+        Names of reference tiles (or members) of an earlier run.
 
     Returns
     -------
@@ -121,12 +123,12 @@ def _automatic(
 
 
 def is_named(member: Member, named: Collection[str]) -> bool:
-    """Return whether the member, or a tile in it, has one of the names."""
+    """Return whether the member, or one of its tiles, has one of the names."""
     return not {member.name, member.tile, *member.tile.split("+")}.isdisjoint(named)
 
 
 def _twins(member: Member, members: Sequence[Member]) -> list[Member]:
-    """Return the anchors of a group in which `member` is the half that is not an anchor."""
+    """Return the anchors of the groups in which `member` is the half that is not an anchor."""
     return [
         other
         for stage, group in sorted(member.groups.items())

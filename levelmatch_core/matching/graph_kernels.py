@@ -1,4 +1,4 @@
-"""The compiled inner loops of this room: walks over the graph of members and pairs, without the interpreter's lock."""
+"""Compiled algorithms on the graph of members and pairs, which release the GIL."""
 
 import numpy as np
 from numba import njit
@@ -11,7 +11,7 @@ Flags = NDArray[np.bool_]
 
 @njit(nogil=True, cache=True)
 def neighbours(n: int, first: Index, second: Index) -> tuple[Index, Index, Index]:  # pragma: no cover - compiled
-    """Return where each member's list starts (n + 1), the members beside it and the pairs that join them (2 K).
+    """Return where each member's list starts (n + 1), its neighbours, and the pairs that connect them (2 K each).
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def neighbours(n: int, first: Index, second: Index) -> tuple[Index, Index, Index
 
 @njit(nogil=True, cache=True)
 def bridge_flags(n: int, first: Index, second: Index) -> Flags:  # pragma: no cover - compiled
-    """Return (K,) whether two parts hang together by this pair alone (Tarjan's low links, linear time)."""
+    """Return (K,) whether each pair is a bridge (Tarjan's low links, linear time)."""
     start, beside, number = neighbours(n, first, second)
     flags = np.zeros(first.size, dtype=np.bool_)
     entered, low = np.full(n, -1), np.empty(n, dtype=np.int64)
@@ -81,20 +81,20 @@ def bridge_flags(n: int, first: Index, second: Index) -> Flags:  # pragma: no co
 def agreeing_moves(  # noqa: PLR0917 - compiled  # pragma: no cover
     left: Floats, moments: Floats, variance: Floats, pairs: tuple[Index, Index], free: Flags, limit: float
 ) -> None:
-    """Move each member in turn to the level that most of its pairs agree on, its neighbours staying.
+    """Move each member in turn to the level that most of its pairs agree on, while its neighbours stay.
 
     Parameters
     ----------
     left
         (K, k) residuals; changed in place.
     moments, variance
-        (K, k, k) and (K,): a residual's square is left' moments left / variance, counted up to the limit's.
+        (K, k, k) and (K,): the square of a residual r is r' moments r / variance, truncated at that of the limit.
     pairs
         First and second member of each pair.
     free
         (N,) members that may move.
     limit
-        Residuals beyond it count as this much.
+        Limit at which residuals are truncated.
     """
     first, second = pairs
     start, _, number = neighbours(free.size, first, second)

@@ -1,8 +1,9 @@
-"""Do the measured differences close? Around a loop of overlaps they must add up to 0, whatever the levels are.
+"""Loop closure: around a loop of overlaps the measured differences must add up to 0, whatever the levels are.
 
-A loop needs no solve, so that a bad pair cannot hide in the residuals of its neighbours. A set of independent loops is
-taken, as short as the order of a search makes them (most are triangles and quadrilaterals): each has one pair that no
-loop before it holds. A pair that is in many loops that fail, and whose error would close them all, explains them.
+Loops are tested without a solve, so that a bad pair is not hidden by the residuals of its neighbours. A set of
+independent loops is used, which a breadth-first search keeps short (most are triangles and quadrilaterals): each
+contains one pair that no earlier loop contains. A pair that is in many failed loops, and whose error would close them
+all, explains them.
 """
 
 from collections.abc import Iterator
@@ -18,27 +19,27 @@ from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.results import Loop, LoopClosure, Suspect
 
 LIMIT = 4.0
-"""A loop fails whose sum is beyond so many of its sigmas (times the scatter of all loops, where that is above 1)."""
+"""A loop fails if its sum is beyond this many sigma (times the scatter of all loops, if that is above 1)."""
 MOST_LOOPS = 5000
-"""Most loops of a component that are tested."""
+"""Largest number of loops of a component that are tested."""
 NAMED = 10
-"""Most loops, and most suspects, that are told."""
+"""Largest number of loops, and of suspects, that are reported."""
 ALIKE = 0.98
-"""Pairs that explain as much as this part of the best one's cannot be told from it."""
+"""Pairs that explain at least this fraction of what the best one explains cannot be distinguished from it."""
 NORMAL_MEDIAN = 0.6744897501960817
 """Median absolute value of a standard normal variable."""
 
 
 @dataclass(frozen=True)
 class Loops:
-    """Loops of a graph, one after another."""
+    """Loops of a graph, in concatenated form."""
 
     starts: Index
     """(L + 1,) where each starts."""
     pairs: Index
-    """Pairs along the loops."""
+    """The pairs along the loops."""
     signs: Array
-    """+1 where the pair is walked from its first member to its second, -1 the other way."""
+    """+1 if the pair is traversed from its first member to its second, else -1."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -53,12 +54,12 @@ class Loops:
 
     @property
     def loop(self) -> Index:
-        """The loop of each entry of `pairs`."""
+        """The index of the loop for each entry of `pairs`."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
 
 def independent_loops(members: int, first: Index, second: Index, most: int) -> Loops:
-    """Return independent loops of a connected graph, at most `most`, in an order that hangs on the graph alone.
+    """Return independent loops of a connected graph, at most `most`, in an order that depends on the graph only.
 
     Parameters
     ----------
@@ -67,7 +68,7 @@ def independent_loops(members: int, first: Index, second: Index, most: int) -> L
     first, second
         (K,) ends of each edge.
     most
-        Most loops.
+        Largest number of loops.
     """
     degree = np.bincount(first, minlength=members) + np.bincount(second, minlength=members)
     graph = csr_array((np.ones(len(first)), (first, second)), shape=(members, members))
@@ -88,7 +89,7 @@ def independent_loops(members: int, first: Index, second: Index, most: int) -> L
 def _closed(  # noqa: C901 - compiled: one search a loop  # pragma: no cover
     members: int, first: Index, second: Index, tree: Index, rest: Index
 ) -> tuple[Index, Index, Array]:
-    """Return, for each further edge, the loop that it closes by the shortest way (the first found of equals) back."""
+    """Return, for each edge outside the tree, the loop that it closes along the shortest path (the first one found)."""
     head, tail = np.full(members, -1), np.full(members, -1)
     following = np.full(2 * first.size, -1)  # entry 2 pair leads from first to second, 2 pair + 1 back
     came, seen, queue = np.full(members, -1), np.full(members, -1), np.empty(members, dtype=np.int64)
@@ -139,14 +140,14 @@ def _closed(  # noqa: C901 - compiled: one search a loop  # pragma: no cover
 
 
 def closure(problem: Problem, covariance: csr_array) -> LoopClosure | None:
-    """Return how well the loops of a component close; None where it has none.
+    """Return how well the loops of a component close; None if it has none.
 
     Parameters
     ----------
     problem
-        The component, with all pairs that it might use.
+        The component, with all pairs that could be used.
     covariance
-        Of the pairs, as :func:`~levelmatch_core.matching.uncertainty.leave_one_out.pair_covariance` gives it.
+        Of the pairs, from :func:`~levelmatch_core.matching.uncertainty.leave_one_out.pair_covariance`.
     """
     pairs = len(problem.rms)
     count = pairs - len(problem.names) + 1
@@ -179,7 +180,7 @@ def _members(problem: Problem, pairs: Index, signs: Array) -> tuple[str, ...]:
 
 
 def _walk(problem: Problem, loops: Loops) -> csr_array:
-    """Return (L, K k): from the pairs' coefficients to each loop's sum, taken about the mean of its centroids."""
+    """Return (L, K k) the map from the pairs' coefficients to the sums over loops, about their mean centroids."""
     k, loop = problem.k, loops.loop
     places = problem.centroids[loops.pairs]
     mean = np.add.reduceat(places, loops.starts[:-1]) / np.diff(loops.starts)[:, None]
@@ -194,9 +195,9 @@ def _walk(problem: Problem, loops: Loops) -> csr_array:
 def _suspects(
     problem: Problem, loops: Loops, sums: Array, sigma: Array, failed: NDArray[np.bool_]
 ) -> tuple[Suspect, ...]:
-    """Name the pairs that explain the loops that fail, the one that explains most first.
+    """Return the pairs that explain failed loops, beginning with the one that explains most.
 
-    A pair's error is fitted to all loops that hold it; those are then out, and the next is looked for.
+    The error of a pair is fitted to all loops that contain it; these are then removed, and the next pair is searched.
     """
     count, loop, precision = len(problem.rms), loops.loop, sigma**-2.0
     still = np.ones(len(loops), dtype=bool)

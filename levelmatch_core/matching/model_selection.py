@@ -1,22 +1,25 @@
-"""How well a solution foretells a pair that it has not seen: what settings are ranked by, and fit types chosen by.
+"""Cross-validation: how well solutions predict left-out pairs, to rank settings and to choose fit types.
 
-A residual alone rewards a solve that follows its data too closely. What all other pairs foretell of a pair's difference
-comes with each solution (:mod:`levelmatch_core.matching.uncertainty.leave_one_out`).
+Residuals alone would favour solutions that follow their data too closely. The prediction of each pair from all others
+comes with every solution (:mod:`levelmatch_core.matching.uncertainty.leave_one_out`).
 
-Level or plane? Both are asked to foretell the plane that was measured in each left-out pair. Levels foretell no slope,
-and are punished where there is one; planes follow the noise, and are punished where there is none. A pair's failure is
-ln(1 + chi2/3), minus the log likelihood of Student's distribution but for a constant: one wild pair does not decide.
-chi2 holds the pair's echo: exposures on top of each other share their noise, which planes would foretell as if it were
-a gradient. A pair that one of the two left out and the other used is one that it did not see, and counts.
+For the choice between levels and planes, both predict the measured plane of each left-out pair. Levels predict no
+slope, and are penalised where there is one; planes follow the noise, and are penalised where there is no slope. The
+loss of a pair is ln(1 + chi2/3), up to a constant minus the log likelihood of a Student distribution, so that a single
+wild pair is not decisive. chi2 includes the leave-one-out optimism: exposures on top of each other share their noise,
+which planes would predict as if it were a gradient. A pair that only one of the two solutions used counts as left out
+for the other.
 
-The fewer others there are, the less do they foretell: planes that hang on a corner of a square are wide of a side that
-is left out, though with it they would be right. So a pair's chi2 is a mean of two: that of its left-out difference,
-which counts by what the others tell of it (the `redundancy` of planes), and that of what the solve leaves, the pair's
-`fit_optimism` added (Efron's covariance penalty). A bridge is foretold by nothing; planes follow it, noise and all, so
-that their failure is that of noise, and that of levels is the slope that it has.
+The fewer other pairs there are, the worse they predict: planes that are only constrained at a corner of a square miss a
+side that is left out, although they would be correct with it. The chi2 of a pair is therefore a weighted mean of two:
+that of its leave-one-out residual, with the `redundancy` of planes as its weight, and that of its residual in the fit,
+plus the pair's `fit_optimism` (covariance penalty: Efron 2004, J. Am. Stat. Assoc. 99, 619). A bridge is not predicted
+by any other pair. Planes follow it, including its noise, so that their loss is that of noise, while that of levels is
+due to its slope.
 
-Levels are taken where they are better by one standard error. Otherwise planes are: with slopes held back by what the
-pairs tell of their width they are hardly less accurate where there are none, and levels are far less where there are.
+Levels are chosen if they are better by one standard error, and planes otherwise: since their slopes have a prior whose
+width is learned from the pairs, planes are hardly less accurate where there are no slopes, whereas levels are far less
+accurate where there are.
 """
 
 import math
@@ -29,28 +32,28 @@ from levelmatch_core.matching.results import Choice, PairFit, Solution, plane_rm
 from levelmatch_core.sky.plane import Plane
 
 ROUNDING = 1e-9
-"""A noise-free difference is known to this part of itself."""
+"""Relative accuracy of a noise-free difference."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The seams of left-out pairs, pooled."""
+    """Pooled leave-one-out residuals of pairs, the seams."""
 
     rms: float
-    """Root mean square over the tested pairs of the seam's rms in its overlap, data unit; 0 where none is tested."""
+    """Root mean square over the tested pairs of the seam's rms in its overlap, data unit; 0 if none is tested."""
     tested: int
-    """Used pairs that the others foretell."""
+    """Number of used pairs that are predicted by others."""
     used: int
-    """Used pairs: the tested ones and the bridges."""
+    """Number of used pairs: the tested ones and the bridges."""
 
 
 def leave_one_pair_out(solutions: Iterable[Solution]) -> LeftOut:
-    """Return the seams that solutions leave in pairs that they have not seen.
+    """Return the leave-one-out residuals of solutions.
 
     Parameters
     ----------
     solutions
-        Of any groups and stages; each of their used pairs counts once.
+        Solutions of any groups and stages; each of their used pairs counts once.
     """
     used = [pair for solution in solutions for pair in solution.pairs if pair.rejected is None]
     squares = [
@@ -61,7 +64,7 @@ def leave_one_pair_out(solutions: Iterable[Solution]) -> LeftOut:
 
 
 def choose(levels: Sequence[Solution], planes: Sequence[Solution]) -> Choice:
-    """Choose the fit type of a stage from its groups' solutions with either.
+    """Choose the fit type of a stage from the solutions of its groups with both types.
 
     Parameters
     ----------
@@ -74,7 +77,7 @@ def choose(levels: Sequence[Solution], planes: Sequence[Solution]) -> Choice:
         both = one[key], other[key]
         if not any(told.used for told in both):
             continue
-        fit, redundancy = both[1].fit, both[1].redundancy  # the plane that was measured, and how well it is foretold
+        fit, redundancy = both[1].fit, both[1].redundancy  # the measured plane, and how well it is predicted
         losses.append([math.log1p(_failure(fit, told, redundancy) / 3) for told in both])
         predicted = [told.predicted for told in both if told.predicted is not None]
         if len(predicted) == len(both):
@@ -114,12 +117,12 @@ def _reason(choice: Choice) -> str:
 
 @dataclass(frozen=True)
 class _Told:
-    """What a solution says of a pair whose members it relates to each other."""
+    """The fitted and predicted difference of a pair whose members are in the same component."""
 
     fit: PairFit
     used: bool
     found: Plane
-    """The difference that it makes of the pair, about the fit's point."""
+    """The difference according to the solution, about the reference point of the fit."""
     predicted: Plane | None
     left_out_optimism: float
     redundancy: float
@@ -127,7 +130,7 @@ class _Told:
 
 
 def _told(solutions: Iterable[Solution]) -> dict[tuple[str, str, str], _Told]:
-    """Return what solutions say of their pairs: of one that a solve did not use, all that it found is foretold."""
+    """Return the fitted and predicted differences of pairs; for a pair that was not used, the fit is a prediction."""
     told = {}
     for solution in solutions:
         members = {member.name: member for member in solution.members}
@@ -151,7 +154,7 @@ def _told(solutions: Iterable[Solution]) -> dict[tuple[str, str, str], _Told]:
 
 
 def _failure(fit: PairFit, told: _Told, redundancy: float) -> float:
-    """Return chi2 of a measured plane: of what is foretold of it and of what is found, by how much the others tell."""
+    """Return chi2 of a measured plane: the mean of those of prediction and fit, weighted with the redundancy."""
     seen = _square(fit, told.found) + told.fit_optimism
     if told.predicted is None:
         return seen
@@ -159,11 +162,11 @@ def _failure(fit: PairFit, told: _Told, redundancy: float) -> float:
 
 
 def _square(fit: PairFit, told: Plane) -> float:
-    """Return the mean square of what is left of a measured plane over the level's variance."""
+    """Return the mean square residual of a measured plane in units of the level's variance."""
     rounding = ROUNDING * (plane_rms(fit, fit.plane) or 1.0)
     return (_unseen(fit, told) / max(fit.stderr, rounding)) ** 2
 
 
 def _unseen(fit: PairFit, told: Plane) -> float:
-    """Return the rms of what is left of a measured plane."""
+    """Return the rms residual of a measured plane."""
     return plane_rms(fit, fit.plane + -told.about(fit.plane.x0, fit.plane.y0))

@@ -1,4 +1,4 @@
-"""Pairs as matrices: those of a solution, and matching where only matrices of differences are known."""
+"""Pairs as matrices: the matrices of a solution, and matching from matrices of differences alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -14,7 +14,7 @@ from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
 from levelmatch_core.sky.plane import Plane
 
 DENSE_MEMBERS = 2000
-"""Most members for which N x N matrices are made."""
+"""Largest number of members for which N x N matrices are made."""
 
 _T = TypeVar("_T", bound=np.generic)
 Matrix = NDArray[np.float64] | NDArray[np.integer]
@@ -26,16 +26,16 @@ def solve_matrices(
     reference: int | None,
     settings: MatchSettings,
 ) -> NDArray[np.float64]:
-    """Return the corrections that make all deltas vanish together, each coefficient by itself.
+    """Return the corrections that make all deltas vanish together, for each coefficient separately.
 
     Parameters
     ----------
     delta
         (N, N, k); delta[j, i] describes data_j - data_i; the lower triangle is read.
     numbers
-        (N, N) each: pixels, rms, whether the overlap is long enough, whether there is a pair.
+        (N, N) each: number of pixels, rms, whether the overlap is long enough, whether there is a pair.
     reference
-        The member with correction 0; None makes the mean 0.
+        The member with correction 0; None to make the mean 0.
     settings
         Rejection, weights and solver.
 
@@ -77,7 +77,7 @@ _NOWHERE: Mapping[str, object] = {
 
 
 def _nominal(name: str) -> Member:
-    """Return a member of which only the name is known."""
+    """Return a member with only a name."""
     cutout = CutoutRecord.model_validate({"name": name, **_NOWHERE})
     return Member(name=name, exposures=(name,), cutout=cutout, tile=name, groups={})
 
@@ -103,13 +103,13 @@ def _nominal_fit(pair: tuple[str, str], delta: float, npix: int, rms: float, lin
 # -- of a solution -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class PairMatrices:
-    """The pairs of a solution: N x N matrices, or columns with an entry a pair, where `first` and `second` are there.
+    """The pairs of a solution: N x N matrices, or columns with one entry per pair, if `first` and `second` are set.
 
-    The entries of a matrix that has no pair are 0, and False in `valid`.
+    Entries of a matrix without a pair are 0, and False in `valid`.
     """
 
     names: tuple[str, ...]
-    """Members, sorted: the order of rows and columns."""
+    """Names of the members, sorted: the order of rows and columns."""
     delta: NDArray[np.float64]
     """(N, N, k) delta[j, i] describes data_j - data_i (level at the overlap's centroid, slopes); antisymmetric. Or
     (K, k) second - first."""
@@ -122,9 +122,9 @@ class PairMatrices:
     valid: NDArray[np.bool_]
     """(N, N) or (K,) whether the pair was used."""
     first: NDArray[np.int64] | None = None
-    """(K,) index of the first member; None of matrices."""
+    """(K,) index of the first member; None for matrices."""
     second: NDArray[np.int64] | None = None
-    """(K,) index of the second member; None of matrices."""
+    """(K,) index of the second member; None for matrices."""
 
     def __post_init__(self) -> None:
         for value in self.arrays().values():

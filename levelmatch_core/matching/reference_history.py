@@ -1,9 +1,9 @@
-"""Whose zero a component has: its true reference's, or that of a tile that stands in for one that is missing.
+"""The reference of a component over several runs: its true reference, or one that replaces a missing tile.
 
-Levels are relative to a reference tile. Where the tile that held the zero of the finished solution, or the one that the
-user names, is broken or still being written, another one has to serve meanwhile; the same holds for the parts of a
-component that hung together by the missing tile, and for a choice that was made while a tile was missing. Such a
-reference is provisional: it is named with a question mark, and the zero goes back once nothing is missing.
+Levels are relative to a reference tile. If the reference of the finished solution, or the one named by the user, is
+damaged or still being written, another one replaces it meanwhile. The same applies to parts of a component that were
+only connected by the missing tile, and to a choice that was made while a tile was missing. Such a reference is
+provisional: it is marked with a question mark, and the true reference is used again when nothing is missing.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,41 +16,41 @@ from levelmatch_core.images.fields import MOSAIC
 
 @dataclass(frozen=True)
 class KnownZero:
-    """The zero of a component of the finished solution."""
+    """The reference of a component of the finished solution."""
 
     reference: str
-    """The tile that truly holds it, never one that stood in."""
+    """The true reference, never a provisional one."""
     exposures: frozenset[str]
     """Names of the component's exposures."""
 
 
 @dataclass(frozen=True)
 class Zeros:
-    """What is known of the zeros of a field before it is solved."""
+    """The previous references of a field, and what is missing, before it is solved."""
 
     known: tuple[KnownZero, ...] = ()
-    """Of the finished solution."""
+    """The references of the finished solution."""
     lost: tuple[Failure, ...] = ()
-    """What was left out before the match, failed or pending, and may be of this field."""
+    """Files that were left out before the match, failed or pending, and may belong to this field."""
     present: frozenset[str] = frozenset()
-    """Tiles (and groups of tiles) of all exposures that came in, in whatever field."""
+    """Tiles (and groups of tiles) of all input exposures, in any field."""
     named: str | None = None
-    """The tile that the user names."""
+    """The tile named by the user."""
 
     @property
     def preferred(self) -> tuple[str, ...]:
-        """The true references of the finished solution: kept where they are there."""
+        """The true references of the finished solution, which are kept if they still exist."""
         return tuple(dict.fromkeys(zero.reference for zero in self.known))
 
     @property
     def missing(self) -> frozenset[str]:
-        """Tiles (and groups of tiles) of which nothing came in."""
+        """Tiles (and groups of tiles) without any input exposure."""
         return frozenset(name for failure in self.lost for name in names_lost(failure)) - self.present
 
     def stands_for(
         self, exposures: Collection[str], tiles: Collection[str], gone: Collection[str] = frozenset()
     ) -> str | None:
-        """Return the tile for which the reference of a component stands in.
+        """Return the missing tile that the reference of a component replaces.
 
         Parameters
         ----------
@@ -63,7 +63,7 @@ class Zeros:
 
         Returns
         -------
-        The missing reference; '' where it cannot be told which tile would be it; None where the reference is true.
+        The missing reference; '' if it is not known; None if the reference is the true one.
         """
         missing = self.missing | frozenset(gone)
         if not missing:
@@ -83,7 +83,7 @@ class Zeros:
     def own(self, tiles: Collection[str], gone: Collection[str] = frozenset()) -> str:
         """Return which of a component's tiles is a true reference, as long as something is missing; '' if none is.
 
-        What is left without others to match with has no reference of its own making: its zero is not forgotten so.
+        A tile without others to match with gets no reference in the solve; this keeps its reference for later runs.
         """
         if not self.missing and not gone:
             return ""
@@ -99,14 +99,14 @@ def names_of(exposures: Iterable[Exposure]) -> frozenset[str]:
 
 
 def names_lost(failure: Failure) -> tuple[str, ...]:
-    """Return the tile that lacks what failed, and the groups that this tile would be in."""
+    """Return the tile of what failed, and the groups that this tile belongs to."""
     return failure.tiles or (failure.name,)
 
 
 def lacking(left_out: Iterable[Failure]) -> tuple[Failure, ...]:
-    """Return what the products lack, of all that was left out: what failed and what is pending.
+    """Return which of the files that were left out are missing in the products: failed and pending ones.
 
-    The products of a run, or of a field, are **partial** if this is not empty. A copy that was left out for its twin
-    is nothing that they lack; nor is an exposure that is untied, which is in the products at a level of its own.
+    The products of a run, or of a field, are **partial** if this is not empty. A duplicate of another file is not
+    missing, nor is an untied exposure, which is in the products with an arbitrary level.
     """
     return tuple(one for one in left_out if one.error != DuplicateExposureError.__name__)

@@ -1,4 +1,4 @@
-"""What matching hands on: the measured pairs, the verdict on each, and the solution of one group."""
+"""The records of matching: measured pairs, their use in the solve, and the solution of one group."""
 
 from enum import StrEnum
 
@@ -12,31 +12,31 @@ from levelmatch_core.sky.plane import Plane
 
 
 class Member(Record):
-    """One participant of a match: an exposure, or the stack of the exposures that earlier stages tied together."""
+    """A participant of a match: an exposure, or the stack of exposures that were matched in earlier stages."""
 
     name: str
     exposures: tuple[str, ...] = Described(description="names of the exposures in it, sorted")
     cutout: CutoutRecord
     tile: str = Described(description="the tile (or tiles, joined by '+') of its exposures")
-    groups: dict[str, str] = Described(description="stage name -> group, as the exposures have it")
-    anchors: tuple[str, ...] = Described(default=(), description="stages in which it keeps correction 0")
+    groups: dict[str, str] = Described(description="stage name -> group, as in the exposures")
+    anchors: tuple[str, ...] = Described(default=(), description="stages in which its correction is 0")
     locked: bool = Described(default=False, description="a survey image, whose correction is 0")
     background_time: float | None = Described(default=None, description="smallest |DT_BGR| of its exposures")
 
 
 class Gauge(StrEnum):
-    """What fixes the plane that differences leave free in each component."""
+    """What determines the plane that differences leave free in each component."""
 
     MEAN = "mean"
     """The mean correction is the zero plane."""
     ANCHOR = "anchor"
-    """Members whose `anchors` hold the stage have correction 0."""
+    """Members whose `anchors` contain the stage have correction 0."""
     REFERENCE = "reference"
     """One member of each component, its reference, has correction 0."""
 
 
 class Rejection(StrEnum):
-    """The closed list of reasons for which a pair is not used."""
+    """The reasons for which a pair is not used."""
 
     TOO_FEW_PIXELS = "too few pixels"
     TOO_SHORT = "overlap too short"
@@ -51,14 +51,14 @@ class PairFit(Record):
     first: str
     second: str
     npix: int = Described(description="pixels valid in both")
-    n_used: int = Described(description="pixels left after clipping")
+    n_used: int = Described(description="pixels that remain after clipping")
     plane: Plane = Described(description="about the centroid of the pixels used; slopes 0 for fit type 'level'")
     moments: tuple[float, ...] = Described(
-        description="the 3x3 matrix sum of [1, x - x0, y - y0] outer itself over the pixels used, row by row"
+        description="the 3x3 sum of the outer product of [1, x - x0, y - y0] with itself over the pixels used, by rows"
     )
     rms: float = Described(description="scatter about the fit of the pixels used, data unit")
     stderr: float = Described(
-        description="1 sigma of the level at the centroid, resampled pixels' correlation allowed for"
+        description="1 sigma of the level at the centroid, including the correlation of resampled pixels"
     )
     structure: float = Described(
         default=0.0,
@@ -68,19 +68,21 @@ class PairFit(Record):
     correlation: float = Described(description="pixels a statistically independent pixel: 1 / mean noise gain, >= 1")
     shared: float = Described(
         default=1.0,
-        description="part of the variance that is the pixels' mean's, and so is shared with pairs over the same pixels",
+        description="fraction of the variance that is that of the mean, and is shared with pairs over the same pixels",
     )
     extent: tuple[float, float] = Described(description="size along the first member's detector axes, grid pixels")
-    linear: tuple[float, float] = Described(description="that, as the larger fraction of either member's own extent")
+    linear: tuple[float, float] = Described(
+        description="the same, as the larger fraction of either member's own extent"
+    )
     gain: tuple[float, float, float] | None = Described(
         default=None, description="slope of the difference against brightness, its 1 sigma, and the mean brightness"
     )
     converged: bool = Described(
-        description="whether clipping (and the plane fit) settled: one more iteration removes nothing, or moves the "
+        description="whether clipping (and the plane fit) converged: one more iteration removes nothing, or moves the "
         "fit by less than 1 % of its standard error"
     )
     last_step: float = Described(
-        default=0.0, description="by how much one more iteration would move the fit, data unit; 0 where it settled"
+        default=0.0, description="change of the fit by one more iteration, data unit; 0 if it converged"
     )
 
 
@@ -104,23 +106,25 @@ class PairResult(Record):
     residual: float = Described(description="level of the difference left at the centroid, data unit")
     residual_rms: float = Described(description="rms of the plane of the difference left, over the overlap, data unit")
     sigma: float | None = Described(
-        default=None, description="1 sigma expected of the residual; None where nothing tests the pair, or it is unused"
+        default=None, description="expected 1 sigma of the residual; None if nothing tests the pair, or it is not used"
     )
     predicted: Plane | None = Described(
-        default=None, description="difference that all other pairs foretell, about the fit's point; None where none do"
+        default=None,
+        description="difference predicted by all other pairs, about the reference point of the fit; None for a bridge",
     )
     left_out_optimism: float = Described(
         default=0.0,
-        description="mean square by which the error of what is foretold is too small, since other pairs share the "
-        "pair's noise; in units of stderr squared",
+        description="amount by which the mean square prediction error is too small, because other pairs share the "
+        "noise of the pair; in units of stderr squared",
     )
     redundancy: float = Described(
-        default=0.0, description="part of itself that the others tell at least: 0 of a bridge, 1 where it pulls nothing"
+        default=0.0,
+        description="smallest eigenvalue of 1 - h: 0 for a bridge, 1 for a pair without effect on the solution",
     )
     fit_optimism: float = Described(
         default=0.0,
-        description="mean square by which what is left is too small, since the solve followed the pair's own noise; in "
-        "units of stderr squared",
+        description="amount by which the mean square residual is too small, because the solution follows the noise of "
+        "the pair; in units of stderr squared",
     )
 
 
@@ -139,114 +143,119 @@ class MemberResult(Record):
 
 
 class GaugeCondition(Record):
-    """What is 0 in the solve of a component; the mean correction where nothing is named."""
+    """The gauge condition in the solve of a component; the mean correction is 0 if no member is named."""
 
     fixed: tuple[str, ...] = Described(default=(), description="members whose whole correction is known, sorted")
     level_reference: str | None = Described(
-        default=None, description="the member whose level is 0, the mean slopes being 0"
+        default=None, description="the member whose level is 0, while the mean slopes are 0"
     )
-    plane_reference: str | None = Described(default=None, description="the member whose plane is taken out of all")
-    slopes_of: str | None = Described(default=None, description="the member whose slopes are 0 where levels are given")
+    plane_reference: str | None = Described(default=None, description="the member whose plane is subtracted from all")
+    slopes_of: str | None = Described(default=None, description="the member whose slopes are 0 if levels are given")
 
 
 class Component(Record):
-    """Members joined by usable pairs: their relative levels are known, and nothing relates them to others."""
+    """Members connected by usable pairs: their relative levels are known, but not those relative to others."""
 
     members: tuple[str, ...]
-    reference: str | None = Described(default=None, description="the member held at 0, if the gauge has one")
+    reference: str | None = Described(
+        default=None, description="the member whose correction is 0, if the gauge has one"
+    )
     reference_reason: str = ""
-    given: bool = Described(default=False, description="whether its zero is what the user gave")
+    given: bool = Described(default=False, description="whether its zero was given by the user")
     gauge_condition: GaugeCondition = GaugeCondition()
     slope_prior: tuple[float, float] | None = Described(
-        default=None, description="width of the slopes' prior in the solve, and as a distribution; over half a member"
+        default=None,
+        description="slope prior: width used in the solve, and width of the distribution; over half a member",
     )
     excess_scatter: float = Described(
         default=0.0,
-        description="1 sigma by which pairs differ from the fit beside noise, data unit; 0 where it does not show",
+        description="1 sigma by which pairs differ from the fit in addition to noise, data unit; 0 if not significant",
     )
 
 
 class Convergence(Record):
-    """The story of an iterative solve."""
+    """The convergence of an iterative solve."""
 
     coefficient: str = Described(description="level, plane, ...")
-    steps: tuple[float, ...] = Described(description="largest change a sweep, data unit")
+    steps: tuple[float, ...] = Described(description="largest change in each iteration, data unit")
 
 
 class WeakMode(Record):
-    """A pattern of corrections that the pairs of a component hardly see, and how far it may be off."""
+    """A pattern of corrections that the pairs of a component hardly constrain, and its uncertainty."""
 
     component: int = Described(description="index into Solution.components")
     sigma: float = Described(description="1 sigma of its rms over the members' levels, data unit")
-    share: float = Described(description="part of all members' level variance that it makes")
+    share: float = Described(description="its fraction of the total variance of the members' levels")
     pattern: tuple[float, ...] = Described(description="level of each member of the component, of rms 1")
 
 
 class Loop(Record):
     """A loop of overlaps, around which the measured differences must add up to 0."""
 
-    members: tuple[str, ...] = Described(description="in the order of the walk")
-    sum: float = Described(description="of the differences along it, data unit")
-    sigma: float = Described(description="1 sigma expected of the sum, data unit")
+    members: tuple[str, ...] = Described(description="in order along the loop")
+    sum: float = Described(description="sum of the differences along the loop, data unit")
+    sigma: float = Described(description="expected 1 sigma of the sum, data unit")
 
 
 class Suspect(Record):
     """A pair whose error would close loops that fail."""
 
-    pairs: tuple[tuple[str, str], ...] = Described(description="several where the loops cannot tell them apart")
-    loops: int = Described(description="loops that fail and hold it")
+    pairs: tuple[tuple[str, str], ...] = Described(description="several if the loops cannot distinguish them")
+    loops: int = Described(description="number of failed loops that contain it")
     error: float = Described(description="error of its level that would close them best, data unit")
 
 
 class LoopClosure(Record):
-    """How well the differences close around independent loops of overlaps, before any solve."""
+    """Closure of the differences around independent loops of overlaps, before any solve."""
 
-    tested: int = Described(description="loops")
-    untested: int = Described(default=0, description="independent loops beyond those that were looked at")
-    scatter: float = Described(description="robust scatter of the sums over what is expected of them")
-    failed: int = Described(description="loops beyond 4 sigma (4 scatters, where that is above 1)")
-    worst: tuple[Loop, ...] = Described(description="the worst first, ten at most")
-    suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, ten at most")
+    tested: int = Described(description="number of loops")
+    untested: int = Described(default=0, description="number of further independent loops")
+    scatter: float = Described(description="robust scatter of the sums relative to expectation")
+    failed: int = Described(description="loops beyond 4 sigma (times the scatter, if that is above 1)")
+    worst: tuple[Loop, ...] = Described(description="worst first, at most ten")
+    suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, at most ten")
 
 
 class Choice(Record):
-    """Level or plane, chosen by what foretells left-out pairs better: the evidence."""
+    """The choice between levels and planes by their predictions of left-out pairs, with the evidence."""
 
     chosen: FitType
-    tested: int = Described(description="pairs of the stage that the others foretell with either fit type")
-    bridges: int = Described(default=0, description="the other pairs, whose slopes speak for themselves")
-    level_seam: float = Described(description="rms of the seams of left-out pairs that levels leave, data unit")
-    plane_seam: float = Described(description="the same of planes")
-    gain: float = Described(description="mean over pairs of ln(1 + chi2/3) by levels less the same by planes")
+    tested: int = Described(description="pairs of the stage that others predict with either fit type")
+    bridges: int = Described(default=0, description="the other pairs, which are judged by their slopes alone")
+    level_seam: float = Described(description="rms of the leave-one-out residuals with levels, data unit")
+    plane_seam: float = Described(description="the same with planes")
+    gain: float = Described(description="mean over pairs of ln(1 + chi2/3) with levels minus that with planes")
     gain_error: float = Described(description="its standard error")
     reason: str
 
 
 class SolveStatus(Record):
-    """How the solve ended."""
+    """The outcome of the solve."""
 
     converged: bool
     solver: str
     iterations: int
-    residual_before: float = Described(description="rms of the used pairs' differences before, data unit")
-    residual_after: float = Described(description="rms of the used pairs' differences after, data unit")
+    residual_before: float = Described(
+        description="rms of the differences of the used pairs before the solve, data unit"
+    )
+    residual_after: float = Described(description="rms of the differences of the used pairs after the solve, data unit")
     rank: int
     unknowns: int
     condition: float | None = None
-    nullity: int = Described(default=0, description="unknowns that no pair measures; 0 where all is as it should be")
+    nullity: int = Described(default=0, description="number of unknowns that no pair measures; normally 0")
     slope_prior: tuple[float, ...] = Described(
-        default=(), description="1 sigma of slopes from middle to edge, for each component that has one; data unit"
+        default=(), description="1 sigma of slopes from centre to edge, for each component with a prior; data unit"
     )
     modes: tuple[WeakMode, ...] = Described(
         default=(), description="the weakest modes of each component, weakest first"
     )
-    loops: tuple[LoopClosure, ...] = Described(default=(), description="of each component that has loops")
+    loops: tuple[LoopClosure, ...] = Described(default=(), description="for each component with loops")
     untestable: tuple[str, ...] = Described(
-        default=(), description="members with two pairs or fewer, or on a bridge: a bad pair of theirs cannot be told"
+        default=(), description="members with two pairs or fewer, or on a bridge: bad pairs cannot be detected there"
     )
-    choice: Choice | None = Described(default=None, description="where the fit type was left to be chosen")
+    choice: Choice | None = Described(default=None, description="set if the fit type was chosen automatically")
     history: tuple[Convergence, ...] = ()
-    notes: tuple[str, ...] = Described(default=(), description="what the user should know of this solve")
+    notes: tuple[str, ...] = Described(default=(), description="notes for the user on this solve")
 
 
 class Solution(Record):
@@ -255,7 +264,7 @@ class Solution(Record):
     stage: str
     group: str
     fit_type: FitType
-    members: tuple[MemberResult, ...] = Described(description="sorted by name, one for each member that came in")
+    members: tuple[MemberResult, ...] = Described(description="sorted by name, one for each member")
     components: tuple[Component, ...] = Described(description="largest first, then by name")
     pairs: tuple[PairResult, ...] = Described(description="sorted by (first, second)")
     status: SolveStatus

@@ -1,6 +1,6 @@
-"""The stages, as data: which members each matches with one another, and what fixes the zero.
+"""The stages as data: which members each one matches, and its gauge.
 
-A new stage is one entry of `STAGES`, and a group of that name in the exposures that it concerns (an instrument's work).
+To add a stage, add an entry to `STAGES`, and have instruments assign a group of that name to the exposures concerned.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ class Stage:
     """As in `Exposure.groups` and in the setting `fit_type_<name>`."""
     gauge: Gauge
     title: str
-    """What a person reads."""
+    """Title for the user."""
 
 
 STAGES = (
@@ -32,15 +32,15 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Merger:
-    """Members that a stage tied together, on their way to become one member of the next stage."""
+    """Members of a component, which become one member of the next stage."""
 
     name: str
     members: tuple[Member, ...]
     planes: tuple[Plane, ...]
-    """The correction that the stage gave to each member."""
+    """The correction of each member in this stage."""
 
     def member(self, cutout: CutoutRecord) -> Member:
-        """Return the member of the next stage, whose pixels are `cutout`."""
+        """Return the member of the next stage, with the pixels of `cutout`."""
         times = [member.background_time for member in self.members if member.background_time is not None]
         return Member(
             name=self.name,
@@ -54,7 +54,7 @@ class Merger:
 
 
 def groups_of(stage: Stage, members: Iterable[Member]) -> dict[str, list[Member]]:
-    """Return the stage's groups by name, each with its members, all sorted; members that it passes over are absent."""
+    """Return the groups of the stage by name, with their members, all sorted; other members are ignored."""
     groups: dict[str, list[Member]] = {}
     for member in sorted(members, key=lambda m: m.name):
         if stage.name in member.groups:
@@ -63,9 +63,9 @@ def groups_of(stage: Stage, members: Iterable[Member]) -> dict[str, list[Member]
 
 
 def mergers(stage: Stage, members: Sequence[Member], solution: Solution) -> list[Merger]:
-    """Return what goes on to the next stage: a merger for each component of the solution, never more than is tied.
+    """Return the mergers for the next stage, one for each component of the solution.
 
-    The component that holds the stage's anchor, else the first, takes the group's name; a further one has `~2`, `~3`.
+    The component with the anchor of the stage, else the first one, gets the name of the group; others have `~2`, `~3`.
     """
     by_name = {member.name: member for member in members}
     planes = {result.name: result.plane for result in solution.members}

@@ -1,1 +1,1 @@
-"""What goes out: corrected exposures, tables, mosaics, figures, and the folder that holds them."""
+"""The output: corrected exposures, tables, mosaics, figures, and the folder that contains them."""

@@ -1,4 +1,4 @@
-"""The map of how sure the mosaic's levels are, as a small FITS image on the sky."""
+"""The error map of the mosaic's level, as a small FITS image with a WCS."""
 
 from pathlib import Path
 
@@ -15,23 +15,23 @@ IMAGE = "LEVELERR"
 
 
 def write_level_error(path: Path, grid: Grid, levels: NDArray[np.floating], at: ErrorMap, unit: str) -> None:
-    """Write a map of errors. The same map gives the same bytes.
+    """Write an error map. The same map gives the same bytes.
 
     HDUs: primary (no data); LEVELERR, float32, 1 sigma of the mosaic's level relative to the zero of its component (NaN
-    where nothing lies), with the celestial WCS of its coarse pixels.
+    where there is no exposure), with the celestial WCS of its coarse pixels.
 
     Parameters
     ----------
     path
         The file; its folder must exist.
     grid
-        Of the mosaic.
+        The grid of the mosaic.
     levels
         (ny, nx) 1 sigma, data unit.
     at
-        Where on the grid they are.
+        Their positions on the grid.
     unit
-        Of the data (BUNIT); '' for none.
+        Unit of the data (BUNIT); '' for none.
 
     Raises
     ------

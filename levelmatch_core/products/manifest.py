@@ -1,4 +1,4 @@
-"""The files of a run, with their digests: what came in, and what went out."""
+"""The input and output files of a run, with their digests."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ class OutputFile(Record):
 
     @classmethod
     def of(cls, path: Path, name: str) -> "OutputFile":
-        """Return the file of this name as it lies at `path`.
+        """Return the record of the file at `path` under this name.
 
         Raises
         ------
@@ -27,7 +27,7 @@ class OutputFile(Record):
 
 
 class InputFile(Record):
-    """One file that came in."""
+    """One input file."""
 
-    file: str = Described(description="as tables show it")
+    file: str = Described(description="name as in the tables")
     sha256: str

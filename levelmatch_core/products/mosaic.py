@@ -1,7 +1,7 @@
-"""The mosaic of a field: corrected, its error, its coverage, and the same without correction, in one FITS file.
+"""The mosaic of a field in one FITS file: corrected data, error, coverage, and uncorrected data.
 
-The file's layout is known beforehand, so that the co-added bands go straight to their places: memory is bounded, and
-the same parts give the same bytes.
+The layout of the file is known beforehand, so that the co-added bands are written directly to their final positions.
+The memory is limited, and the same parts give the same bytes.
 """
 
 import os
@@ -24,13 +24,13 @@ from levelmatch_core.sky.store import CutoutStore
 from levelmatch_core.thread_budget import parallel_map
 
 BLOCK = 2880
-"""FITS files are made of blocks of this many bytes."""
+"""Size of the blocks of a FITS file, bytes."""
 
 STRIP_PIXELS = 8 * BAND_PIXELS
-"""Pixels that one thread fills before it takes others."""
+"""Number of pixels that a thread fills at a time."""
 
 MosaicPart = tuple[CutoutRecord, Plane, float]
-"""A cutout, the correction of all stages together, and the local sky: both are subtracted."""
+"""A cutout, the total correction of all stages, and the local sky; both are subtracted."""
 
 
 def write_mosaic(
@@ -43,28 +43,29 @@ def write_mosaic(
     cards: Mapping[str, Any] | None = None,
     band_rows: int | None = None,
 ) -> None:
-    """Write the unweighted mean of cutouts as a FITS file that appears whole.
+    """Write the unweighted mean of cutouts as a FITS file, which appears only when it is complete.
 
-    HDUs: primary (no data); SCI, the mean of the corrected cutouts; ERR, the root of their summed variances over their
-    number (only if all have one); COVERAGE, their number; BEFORE, the mean without correction and with the local sky.
-    Images are float32 (NaN where nothing was seen), coverage int16 or int32; each has the celestial WCS.
+    HDUs: primary (no data); SCI, the mean of the corrected cutouts; ERR, the square root of the sum of their variances
+    divided by their number (only if all have one); COVERAGE, their number; BEFORE, the mean without corrections and
+    with the local sky. Images are float32 (NaN where there is no data), coverage int16 or int32; each has the celestial
+    WCS.
 
     Parameters
     ----------
     path
         The file; replaced if it exists. Its folder must exist.
     grid
-        Of the cutouts.
+        The grid of the cutouts.
     parts
-        At least one; their order does not matter (they are taken by name).
+        At least one; their order does not matter (they are sorted by name).
     store
-        Where the cutouts lie.
+        The store that contains the cutouts.
     unit
-        Of the data (BUNIT); '' for none.
+        Unit of the data (BUNIT); '' for none.
     cards
         Further cards of the primary header; a value may be a tuple of value and comment.
     band_rows
-        Rows co-added at a time; None chooses.
+        Number of rows co-added at a time; None for a suitable number.
 
     Raises
     ------
@@ -102,7 +103,7 @@ def write_mosaic(
 
 
 class _Layout:
-    """The headers of the file, and where the pixels of each HDU go."""
+    """The headers of the file, and the positions of the pixels of each HDU."""
 
     def __init__(
         self, grid: Grid, box: Box, records: Sequence[CutoutRecord], unit: str, cards: Mapping[str, Any]
@@ -127,14 +128,14 @@ class _Layout:
             self.length = self._starts[name] + -(-size // BLOCK) * BLOCK
 
     def start(self, file: BinaryIO) -> None:
-        """Write the headers and make the file as long as it will be."""
+        """Write the headers, and extend the file to its final length."""
         file.truncate(self.length)
         _write_at(file, 0, self._headers[""])
         for name, start in self._starts.items():
             _write_at(file, start - len(self._headers[name]), self._headers[name])
 
     def put(self, file: BinaryIO, name: str, row0: int, rows: NDArray[Any] | None) -> None:
-        """Write some rows of an HDU, if the file has it."""
+        """Write some rows of an HDU, if the file contains it."""
         if rows is None or name not in self._types:
             return
         kind = self._types[name]
@@ -143,7 +144,7 @@ class _Layout:
 
 
 def _strips(box: Box) -> list[Box]:
-    """Cut a box into strips of some bands each, which threads may fill side by side."""
+    """Divide a box into strips of several bands, which threads can fill in parallel."""
     rows = max(1, STRIP_PIXELS // max(box.shape[1], 1))
     return [
         Box(box.x0, box.y0 + row, (min(rows, box.shape[0] - row), box.shape[1])) for row in range(0, box.shape[0], rows)
@@ -151,7 +152,7 @@ def _strips(box: Box) -> list[Box]:
 
 
 def _write_at(file: BinaryIO, start: int, data: bytes | memoryview) -> None:
-    """Write all of it at a place of its own: any thread may."""
+    """Write all bytes at a given position; safe for several threads."""
     left = memoryview(data)
     while left:
         done = os.pwrite(file.fileno(), left, start)

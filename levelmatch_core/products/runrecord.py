@@ -1,4 +1,4 @@
-"""run.json: what a run did, as a record that depends on nothing but input, settings and versions."""
+"""run.json: the record of a run, which depends only on inputs, settings and versions."""
 
 import json
 import math
@@ -25,27 +25,27 @@ from levelmatch_core.settings import MatchSettings, roles_by_name
 from levelmatch_core.sky.grid import Grid
 
 SCHEMA = 1
-"""Version of run.json's layout."""
+"""Version of the layout of run.json."""
 
 NAMED = 10
-"""Most loops, suspects and modes of a stage."""
+"""Largest number of loops, suspects and modes per stage."""
 
 SEAM_LIMIT = 4.0
-"""A residual beyond so many of its sigmas is more than noise."""
+"""A residual beyond this many sigma is more than noise."""
 GAIN_LIMIT = 5.0
-"""A slope against brightness beyond so many of its sigmas is an error of gain."""
+"""A slope against brightness beyond this many sigma is a gain error."""
 
 LIBRARIES = ("numpy", "scipy", "astropy", "reproject", "photutils")
-"""Libraries whose versions can change a digit."""
+"""Libraries whose versions can change the results."""
 
 
 class GaugeChange(Record):
-    """How the zero of a component's exposures changed, when it did last."""
+    """The last change of the zero of a component's exposures."""
 
-    reference: str = Described(description="tile that held it before")
-    provisional: bool = Described(description="whether that one stood in for one that was missing")
+    reference: str = Described(description="previous reference tile")
+    provisional: bool = Described(description="whether that tile replaced a missing one")
     level: float = Described(
-        description="what is subtracted more than before, data unit: the median over the exposures of both runs"
+        description="increase of the correction, data unit: the median over the exposures of both runs"
     )
     exposures: int = Described(description="their number")
 
@@ -53,41 +53,41 @@ class GaugeChange(Record):
 class ComponentSummary(Record):
     """One component of a field: exposures whose relative levels are known."""
 
-    number: int = Described(description="from 1, the largest first")
+    number: int = Described(description="counted from 1, the largest component first")
     exposures: int
-    reference: str = Described(description="tile that holds the zero, '' where none does")
+    reference: str = Described(description="reference tile, which defines the zero; '' if there is none")
     reference_reason: str
-    provisional: bool = Described(description="whether the reference stands in for one that is missing")
+    provisional: bool = Described(description="whether the reference replaces a missing one")
     local_sky: float = Described(description="constant subtracted from all its exposures, data unit")
-    stands_for: str = Described(default="", description="the missing reference, '' where it cannot be told")
-    zero_changes: tuple[GaugeChange, ...] = Described(default=(), description="against the output as it was before")
+    stands_for: str = Described(default="", description="the missing reference, '' if it is not known")
+    zero_changes: tuple[GaugeChange, ...] = Described(default=(), description="relative to the previous output")
     levels: dict[str, float] = Described(
-        default={}, description="exposure -> all that is subtracted at its centre, data unit: what a next run goes by"
+        default={}, description="exposure -> total correction at its centre, data unit, for comparison in the next run"
     )
 
     @property
     def true_reference(self) -> str:
-        """The tile that holds the zero once nothing is missing; '' where that is not known."""
+        """The reference tile when nothing is missing; '' if it is not known."""
         return self.stands_for if self.provisional else self.reference
 
     @property
     def shown_reference(self) -> str:
-        """The reference as LVLREF has it: with a question mark where it is provisional."""
+        """The reference as in LVLREF: with a question mark if it is provisional."""
         return f"{self.reference}?" if self.provisional else self.reference
 
 
 class GainError(Record):
-    """A pair whose difference grows with brightness: no level mends it."""
+    """A pair whose difference grows with brightness, which no level can correct."""
 
     first: str
     second: str
-    gain: float = Described(description="change of second - first a unit of brightness")
+    gain: float = Described(description="change of second - first per unit of brightness")
     sigma: float = Described(description="1 sigma of it")
-    false_level: float = Described(description="the level that it feigns at the overlap's mean brightness, data unit")
+    false_level: float = Described(description="the spurious level at the mean brightness of the overlap, data unit")
 
 
 class StageSummary(Record):
-    """One stage of a field, all its groups together."""
+    """One stage of a field, with all its groups."""
 
     stage: str
     fit_type: str
@@ -95,35 +95,41 @@ class StageSummary(Record):
     members: int
     components: int
     solver: str
-    converged: bool = Described(description="whether every group's solve did")
-    unconverged: tuple[str, ...] = Described(description="groups whose solve did not")
-    iterations: int = Described(description="most of any group")
-    residual_before: float = Described(description="rms of the used pairs' differences before, data unit")
-    residual_after: float = Described(description="the same after")
+    converged: bool = Described(description="whether the solves of all groups converged")
+    unconverged: tuple[str, ...] = Described(description="groups whose solve did not converge")
+    iterations: int = Described(description="largest number of any group")
+    residual_before: float = Described(
+        description="rms of the differences of the used pairs before the solve, data unit"
+    )
+    residual_after: float = Described(description="the same after the solve")
     pairs: int
     used: int
     rejected: dict[str, int] = Described(description="pairs by reason")
     untestable: tuple[str, ...] = Described(
-        default=(), description="members with two pairs or fewer, or on a bridge: a bad pair of theirs cannot be told"
+        default=(), description="members with two pairs or fewer, or on a bridge: bad pairs cannot be detected there"
     )
-    loops: int = Described(default=0, description="independent loops of overlaps whose differences were added up")
-    loops_failed: int = Described(default=0, description="those that do not close")
+    loops: int = Described(default=0, description="independent loops of overlaps whose differences were summed")
+    loops_failed: int = Described(default=0, description="loops that do not close")
     loop_scatter: float | None = Described(
-        default=None, description="robust scatter of the loops' sums over what is expected of them, the worst group's"
+        default=None, description="robust scatter of the sums over loops, relative to expectation; of the worst group"
     )
     worst_loops: tuple[Loop, ...] = Described(default=(), description="the worst first, ten at most")
-    suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, ten at most")
-    seams_tested: int = Described(default=0, description="used pairs whose residual others test")
-    seams_beyond: int = Described(default=0, description="those beyond 4 sigma of what pixel noise leaves")
-    seam_scatter: float | None = Described(default=None, description="rms of the tested residuals over their sigmas")
-    gains_tested: int = Described(default=0, description="used pairs with brightness enough to tell a gain")
-    gains: tuple[GainError, ...] = Described(
-        default=(), description="used pairs whose difference grows with brightness by over 5 sigma, ten at most"
+    suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, at most ten")
+    seams_tested: int = Described(default=0, description="used pairs whose residuals can be tested")
+    seams_beyond: int = Described(default=0, description="those with residuals beyond 4 sigma of pixel noise")
+    seam_scatter: float | None = Described(
+        default=None, description="rms of the tested residuals in units of their sigma"
     )
-    gains_found: int = Described(default=0, description="how many such pairs there are")
-    choice: Choice | None = Described(default=None, description="why levels or planes, where that was to be chosen")
+    gains_tested: int = Described(default=0, description="used pairs that are bright enough to measure a gain")
+    gains: tuple[GainError, ...] = Described(
+        default=(), description="used pairs whose difference grows with brightness by more than 5 sigma, at most ten"
+    )
+    gains_found: int = Described(default=0, description="number of such pairs")
+    choice: Choice | None = Described(
+        default=None, description="why levels or planes were fitted, if this was to be chosen"
+    )
     modes: tuple[WeakMode, ...] = Described(
-        default=(), description="each component's weakest, largest sigma first, ten at most, without their patterns"
+        default=(), description="the weakest of each component, largest sigma first, at most ten, without patterns"
     )
     slope_priors: tuple[SlopePriorSummary, ...] = Described(
         default=(), description="of each component whose slopes have a prior, and what it did to each slope"
@@ -150,26 +156,34 @@ class FieldSummary(Record):
 
 
 class RunRecord(Record):
-    """The whole run."""
+    """The record of a run."""
 
     schema_version: int = SCHEMA
     levelmatch: str = Described(description="version")
     libraries: dict[str, str] = Described(description="versions")
     program: str
     band: str | None
-    settings: dict[str, Any] = Described(description="all but those that say how to run")
+    settings: dict[str, Any] = Described(description="all except those that only affect how the run is executed")
     inputs: tuple[InputFile, ...] = Described(description="sorted")
-    given: dict[str, str] = Described(default={}, description="sha256 of what the user gave beside images, by setting")
+    given: dict[str, str] = Described(
+        default={}, description="sha256 of the user's files other than images, by setting"
+    )
     fields: tuple[FieldSummary, ...] = Described(description="sorted by name")
-    counts: dict[str, int] = Described(description="exposures by status, those that never became one not among them")
+    counts: dict[str, int] = Described(description="exposures by status; without files that are not exposures")
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
-    pending: tuple[str, ...] = Described(default=(), description="files still being written: for the next run")
-    partial: bool = Described(description="whether the products lack anything that came in: failed, or pending")
-    files: tuple[OutputFile, ...] = Described(description="the manifest: all files but run.json and log.json; sorted")
+    pending: tuple[str, ...] = Described(
+        default=(), description="files that were still being written, for the next run"
+    )
+    partial: bool = Described(
+        description="whether inputs are missing in the products, because they failed or are pending"
+    )
+    files: tuple[OutputFile, ...] = Described(
+        description="the manifest: all files except run.json and log.json; sorted"
+    )
 
     def to_bytes(self) -> bytes:
-        """Return the bytes of run.json: the same for the same record."""
+        """Return the bytes of run.json, which are the same for the same record."""
         return json_bytes(self.to_json())
 
     @classmethod
@@ -201,15 +215,15 @@ class RunRecord(Record):
 
 
 def json_bytes(data: object) -> bytes:
-    """Return JSON with sorted keys, indented by one, with a newline at its end."""
+    """Return JSON with sorted keys, an indentation of one, and a newline at the end."""
     text = json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    # a file name that is not valid Unicode travels as lone surrogates, which utf-8 alone refuses
+    # file names that are not valid Unicode contain lone surrogates, which utf-8 cannot encode
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 
 @cache
 def levelmatch_version() -> str:
-    """Return levelmatch's version; 'unknown' where it is used without being installed."""
+    """Return the version of levelmatch; 'unknown' if it is not installed."""
     try:
         return version("levelmatch")
     except PackageNotFoundError:
@@ -238,15 +252,15 @@ def record_of(
     program
         The program's name.
     inventory
-        All that came in.
+        The inputs.
     files
-        The output's files without run.json and log.json.
+        The output files, without run.json and log.json.
     notes
-        What the user should know, beside the notes of inventory and fields; in order, doubles dropped.
+        Notes for the user, in addition to those of inventory and fields; duplicates are removed.
     previous
-        The finished run of the same settings whose output this one brings up to date.
+        The finished run with the same settings whose output this run updates.
     given
-        Digests of what the user gave beside images, by setting.
+        Digests of the user's files other than images, by setting.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     corrections = [correction for match in matches for correction in match.corrections]
@@ -322,7 +336,7 @@ def _components(match: FieldMatch, before: Sequence[ComponentSummary]) -> tuple[
 
 
 def _zero_changes(part: ComponentSummary, before: Iterable[ComponentSummary]) -> tuple[GaugeChange, ...]:
-    """Return how the zero of a component changed; where it did not, what was said of its last change."""
+    """Return how the zero of a component changed; if it did not, the previously recorded change."""
     shared = [one for one in before if one.reference and not one.levels.keys().isdisjoint(part.levels)]
     changes = []
     for one in shared:
@@ -340,7 +354,7 @@ def _zero_changes(part: ComponentSummary, before: Iterable[ComponentSummary]) ->
 
 
 def _reason(match: FieldMatch, correction: Correction) -> str:
-    """Return why the reference was chosen, as the last stage that the exposure took part in has it."""
+    """Return why the reference was chosen, from the last stage in which the exposure took part."""
     for stage in reversed(match.stages):
         component = component_of(stage, correction.exposure.name)
         if component is not None and (component.reference or component.given):
@@ -349,7 +363,7 @@ def _reason(match: FieldMatch, correction: Correction) -> str:
 
 
 def component_of(stage: StageMatch, exposure: str) -> Component | None:
-    """Return the component of a stage that an exposure is in, None if it takes no part."""
+    """Return the component of a stage that contains an exposure; None if it does not take part."""
     member = next((member.name for member in stage.members if exposure in member.exposures), None)
     components = (component for solution in stage.solutions for component in solution.components)
     return next((component for component in components if member in component.members), None)

@@ -1,4 +1,4 @@
-"""The exact record of what was subtracted and of every pair, as tables that astropy reads (ECSV)."""
+"""The exact record of all corrections and pairs, as tables that astropy can read (ECSV)."""
 
 import math
 import re
@@ -20,7 +20,7 @@ from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.sky.plane import Plane
 
 SCHEMA = 1
-"""Version of the tables' layout."""
+"""Version of the layout of the tables."""
 
 CONVENTION = (
     "corrections are subtracted: corrected = input - correction; "
@@ -53,7 +53,7 @@ def read_corrections(path: Path) -> Table:
 
     Returns
     -------
-    As :func:`corrections_table` has it; `meta["grids"]` holds each field's grid.
+    The table as made by :func:`corrections_table`; `meta["grids"]` contains the grid of each field.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def read_corrections(path: Path) -> Table:
 
 
 def read_pairs(path: Path) -> Table:
-    """Read a pairs.ecsv, as :func:`pairs_table` has it.
+    """Read a pairs.ecsv, as made by :func:`pairs_table`.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def read_pairs(path: Path) -> Table:
 
 
 def _read(path: Path, kind: str) -> Table:
-    """Read a table of ours."""
+    """Read a table written by levelmatch."""
     try:
         table = read_ecsv(path)
     except FAULTS as error:
@@ -90,13 +90,13 @@ def _read(path: Path, kind: str) -> Table:
 
 
 def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
-    """Return a row an exposure, sorted by field and name.
+    """Return a table with one row per exposure, sorted by field and name.
 
-    Levels are in the data's unit, slopes in that per grid pixel, x0 and y0 in grid pixels. `hdu` is the HDU of
-    the input that holds the image, `window` the part of it that the row is about, `wcs_source` where its WCS was
-    taken from. A stage that does not concern an exposure has 0 and no fit type; a failed exposure has NaN and no
-    component. `<stage>_sigma_...` are 1 sigma of that stage alone, `sigma_...` of all together: stages see the same
-    pixels, so that theirs do not add in quadrature.
+    Levels are in the data's unit, slopes in that unit per grid pixel, x0 and y0 in grid pixels. `hdu` is the HDU of the
+    input that contains the image, `window` the part of the image that the row describes, and `wcs_source` the origin of
+    its WCS. A stage in which an exposure does not take part has 0 and no fit type; a failed exposure has NaN and no
+    component. `<stage>_sigma_...` are the 1-sigma errors of one stage, `sigma_...` those of all stages together: stages
+    use the same pixels, so that their errors do not add in quadrature.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     rows = [_correction_row(match, correction) for match in matches for correction in match.corrections]
@@ -130,11 +130,12 @@ def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
 
 
 def pairs_table(field_matches: Iterable[FieldMatch]) -> Table:
-    """Return a row a pair and stage, in the order of field, stage, group and members.
+    """Return a table with one row per pair and stage, ordered by field, stage, group and members.
 
-    level and slopes describe second minus first before the solve, about x0, y0; residual is what is left of the level
-    there after it, residual_sigma that over what noise is expected to leave (NaN where nothing tests the pair). gain
-    is the slope of the difference against brightness, and gain times brightness the level that it feigns.
+    level and slopes describe second minus first before the solve, about x0, y0. residual is the level of the difference
+    there after the solve, and residual_sigma its ratio to the residual expected from noise (NaN where nothing tests the
+    pair). gain is the slope of the difference against brightness, and gain times brightness the resulting spurious
+    level.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     rows = [
@@ -222,7 +223,7 @@ def _correction_row(match: FieldMatch, correction: Correction) -> dict[str, Any]
     for stage in STAGES:
         plane = correction.stages.get(stage.name, Plane())
         row[f"{stage.name}_fit"] = fits.get(stage.name, "") if stage.name in correction.stages else ""
-        # every plane of a row is quoted about the row's point
+        # all planes of a row refer to the point of the row
         row |= _terms(f"{stage.name}_", plane.about(total.x0, total.y0), failed=failed)
         own = correction.stage_sigmas.get(stage.name, (0.0, 0.0, 0.0))
         row |= _sigmas(f"{stage.name}_sigma_", own, failed=failed)
@@ -240,7 +241,7 @@ _WINDOW = re.compile(r"(inside|outside) rows (\d+):(\d+) columns (\d+):(\d+)")
 
 
 def window_text(window: Window | None) -> str:
-    """Return a window as tables show it, such as `inside rows 735:1024 columns 0:290`; '' for a whole image."""
+    """Return a window as text for tables, such as `inside rows 735:1024 columns 0:290`; '' for a whole image."""
     if window is None:
         return ""
     (first, end), (left, right) = window.rows, window.columns
@@ -248,12 +249,12 @@ def window_text(window: Window | None) -> str:
 
 
 def window_of(text: str) -> Window | None:
-    """Return the window that :func:`window_text` wrote.
+    """Return the window described by the result of :func:`window_text`.
 
     Raises
     ------
     UsageError
-        If it did not.
+        If the text has another form.
     """
     if not text:
         return None
@@ -334,7 +335,7 @@ def _table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def _describe(table: Table, unit: u.UnitBase | None) -> None:
-    """Give columns their units; the data's own only where all fields share one that astropy knows."""
+    """Set the units of columns; that of the data only if all fields share one that astropy knows."""
     for name in table.colnames:
         if name in _PIXELS:
             table[name].unit = u.pixel

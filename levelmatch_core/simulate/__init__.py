@@ -1,4 +1,4 @@
-"""Observing programs with known truth, written as FITS files: for the demo, the tests and the benchmarks."""
+"""Simulated observing programs with known truth, written as FITS files for the demo, the tests and the benchmarks."""
 
 from levelmatch_core.simulate.program import SimulatedProgram
 from levelmatch_core.simulate.score import Recovery, score

@@ -1,7 +1,7 @@
-"""What is observed: the program's numbers, the layout of each instrument, and where each exposure points.
+"""The simulated program: its parameters, the layout of each instrument, and the pointing of each exposure.
 
-All randomness comes from :func:`generator`, which knows the program's seed and what the numbers are for, so that no
-exposure depends on the order in which the exposures are made.
+All random numbers come from :func:`generator`, which is seeded with the program's seed and the purpose of the numbers,
+so that no exposure depends on the order in which exposures are made.
 """
 
 import hashlib
@@ -22,23 +22,25 @@ from levelmatch_core.records import Record
 LYOT_FIRST_ROW = 735
 """First detector row (from 0) of MIRI's Lyot window, which runs to the last row."""
 LYOT_COLUMNS = 290
-"""Number of detector columns, from the first, of MIRI's Lyot window.
+"""Number of detector columns of MIRI's Lyot window, which starts at the first column.
 
-Both stand here again, apart from what the instruments' room knows, so that a slip there shows."""
+Both numbers are deliberately independent of those in `images.instruments`, so that an error there is noticed."""
 LYOT_SMALLEST_SIZE = 800
-"""Below this many rows too little of the window is left to be matched."""
+"""With fewer rows, too little of the window remains to be matched."""
 
 
 class SimulatedProgram(Record):
-    """An observing program. Levels and noise are in the data's unit, lengths in pixels."""
+    """A simulated observing program. Levels and noise are in the data's unit, lengths in pixels."""
 
     instrument: Literal["miri", "nircam_short", "generic"] = "miri"
     tiles: tuple[int, int] = Described(default=(3, 3), description="tiles along x and y")
-    dithers: int = Described(default=4, ge=1, le=99, description="exposures a tile; a generic program has one")
+    dithers: int = Described(default=4, ge=1, le=99, description="exposures per tile; a generic program has one")
     size: int = Described(default=512, ge=32, description="rows of a detector image")
-    columns: int | None = Described(default=None, ge=32, description="its columns; None: as the instrument has them")
+    columns: int | None = Described(
+        default=None, ge=32, description="columns of the image; None: those of the instrument"
+    )
     lyot: bool = Described(default=False, description="MIRI: give the Lyot window a level (and plane) of its own")
-    planes: bool = Described(default=False, description="add planes, not levels only")
+    planes: bool = Described(default=False, description="add planes instead of levels only")
     seed: int = Described(default=0, ge=0)
     noise: float = Described(default=0.1, ge=0, description="1 sigma of the white noise")
     overlap: float = Described(
@@ -49,16 +51,16 @@ class SimulatedProgram(Record):
         default=1.0, ge=0, description="1 sigma of the exposures' levels about their tile"
     )
     part_level_sd: float = Described(
-        default=2.0, ge=0, description="1 sigma of the levels of chips, and the Lyot window"
+        default=2.0, ge=0, description="1 sigma of the levels of chips and of the Lyot window"
     )
     slope: float = Described(
         default=5.0,
         ge=0,
-        description="planes: 1 sigma of the rise of a tile's plane from edge to edge, along each axis",
+        description="planes: 1 sigma of the change of a tile's plane from edge to edge, along each axis",
     )
-    dither_slope: float = Described(default=0.5, ge=0, description="planes: the same of the exposures about their tile")
+    dither_slope: float = Described(default=0.5, ge=0, description="planes: the same of exposures about their tile")
     nebula: float = Described(default=20.0, ge=0, description="brightness range of the nebula (1st to 99th percentile)")
-    stars: int = Described(default=300, ge=0, description="stars over the field")
+    stars: int = Described(default=300, ge=0, description="number of stars in the field")
     bad_pixel_fraction: float = Described(default=0.002, ge=0, lt=0.5)
     distortion: float = Described(
         default=0.1,
@@ -68,9 +70,7 @@ class SimulatedProgram(Record):
     )
     angle: float = Described(default=30.0, description="position angle of the image's +y axis, degrees east of north")
     turn: float = Described(default=0.05, ge=0, description="1 sigma of the exposures' angles about it, degrees")
-    centre: tuple[float, float] = Described(
-        default=(83.82, -5.39), description="RA, Dec of the field's middle, degrees"
-    )
+    centre: tuple[float, float] = Described(default=(83.82, -5.39), description="RA, Dec of the field centre, degrees")
     dtype: Literal["float32", "float64"] = "float32"
     errors: bool = Described(default=True, description="JWST: write ERR and the variances")
     both_modules: bool = Described(default=False, description="NIRCam: nrcb1-4 besides nrca1-4")
@@ -78,12 +78,12 @@ class SimulatedProgram(Record):
 
     @classmethod
     def of(cls, **options: object) -> Self:
-        """Return the program of a user's options.
+        """Return the program with a user's options.
 
         Raises
         ------
         UsageError
-            If an option is unknown, ill-typed or out of range, or contradicts another one.
+            If an option is unknown, has the wrong type, is out of range, or contradicts another one.
         """
         try:
             return cls.model_validate(options)
@@ -94,7 +94,7 @@ class SimulatedProgram(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        """Check what one field alone cannot tell; an error of ours passes through pydantic as it is."""
+        """Check combinations of fields; pydantic passes our own errors on unchanged."""
         if self.lyot and self.instrument != "miri":
             message = f"lyot: only miri has a Lyot window, and the instrument is {self.instrument}; leave lyot out"
             raise UsageError(message)
@@ -112,24 +112,24 @@ class SimulatedProgram(Record):
 
 @dataclass(frozen=True)
 class Layout:
-    """What makes one instrument's program differ from another's."""
+    """The properties of an instrument's program."""
 
     scale: float
     """Pixel scale, arcsec."""
     unit: str
     aspect: float
-    """Columns a row."""
+    """Ratio of columns to rows."""
     chips: dict[str, tuple[float, float]]
-    """Detector -> (x, y) of its centre from the pointing, in chip sizes."""
+    """Detector -> (x, y) of its centre relative to the pointing, in chip sizes."""
     dither_radius: float
     """Radius of the dither pattern, in chip sizes."""
     cards: dict[str, str]
-    """Primary header cards, besides DETECTOR."""
+    """Primary header cards, in addition to DETECTOR."""
     names: str
     """Format of the file names; the numbers count from 1."""
     tile_names: str
     jwst: bool
-    """Whether files have the extensions of JWST, DQ among them, and several dithers a tile."""
+    """Whether files have the extensions of JWST, including DQ, and tiles have several dithers."""
 
 
 _PITCH = 1.07  # NIRCam's chips: about 64 arcsec wide, 4 to 5 arcsec apart
@@ -161,7 +161,7 @@ _LAYOUTS: dict[str, dict[str, Any]] = {
         "unit": "MJy/sr",
         "aspect": 1.0,
         "chips": _MODULE_A,
-        "dither_radius": 0.12,  # over twice the gap between chips, so that the chips' stacks overlap
+        "dither_radius": 0.12,  # more than twice the gap between chips, so that the stacks of the chips overlap
         "cards": {
             "TELESCOP": "JWST",
             "INSTRUME": "NIRCAM",
@@ -213,21 +213,21 @@ class Shot:
 
 
 def generator(seed: int, *purpose: object) -> np.random.Generator:
-    """Return the random numbers for one purpose, whatever else was drawn before.
+    """Return a random number generator for one purpose, independent of all other draws.
 
     Parameters
     ----------
     seed
         The program's seed.
     *purpose
-        What the numbers are for, such as ("noise", file name).
+        The purpose of the numbers, such as ("noise", file name).
     """
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return np.random.default_rng(np.random.SeedSequence(int.from_bytes(digest, "big")))
 
 
 def shots(program: SimulatedProgram) -> Iterator[Shot]:
-    """Yield the program's exposures: tile by tile, then dither by dither, then chip by chip."""
+    """Yield the exposures of the program, ordered by tile, dither and chip."""
     layout = layout_of(program)
     shape = (program.size, round(program.size * layout.aspect))
     width, height = _tile_extent(layout)
@@ -257,7 +257,7 @@ def shots(program: SimulatedProgram) -> Iterator[Shot]:
 
 
 def field_extent(program: SimulatedProgram) -> tuple[float, float]:
-    """Return width and height of the whole field along the tiles' axes, in pixels, with a margin."""
+    """Return the width and height of the field along the tiles' axes, in pixels, with a margin."""
     layout = layout_of(program)
     margin = 0.1 + 2 * layout.dither_radius
     sides = [
@@ -268,7 +268,7 @@ def field_extent(program: SimulatedProgram) -> tuple[float, float]:
 
 
 def plain_wcs(centre: tuple[float, float], shape: tuple[int, int], scale: float, angle: float) -> WCS:
-    """Return a TAN WCS about the middle of an image.
+    """Return a TAN WCS about the centre of an image.
 
     Parameters
     ----------
@@ -288,7 +288,7 @@ def plain_wcs(centre: tuple[float, float], shape: tuple[int, int], scale: float,
     wcs.wcs.radesys = "ICRS"
     wcs.wcs.crval = centre
     wcs.wcs.crpix = [(shape[1] + 1) / 2, (shape[0] + 1) / 2]
-    # East is at decreasing x where the angle is 0.
+    # For an angle of 0, east is towards decreasing x.
     wcs.wcs.cd = (scale / 3600) * np.array([[-math.cos(turn), math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     wcs.wcs.set()
     return wcs
@@ -302,7 +302,7 @@ def _tile_extent(layout: Layout) -> tuple[float, float]:
 
 
 def _dither(index: int, count: int, radius: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Offset of a dither from its tile, in chip sizes: on a circle, begun off the axes, every other one further in."""
+    """Offset of a dither from its tile, in chip sizes: on a circle, starting off the axes, every other one inside."""
     if count == 1:
         return np.zeros(2)
     turn = 2 * math.pi * index / count + 0.98
@@ -313,7 +313,7 @@ def _dither(index: int, count: int, radius: float) -> np.ndarray[tuple[int], np.
 def _wcs(
     program: SimulatedProgram, layout: Layout, shape: tuple[int, int], offset: tuple[float, float], angle: float
 ) -> WCS:
-    """WCS of an exposure whose centre lies `offset` chip sizes from the field's, along the field's own axes."""
+    """WCS of an exposure whose centre is `offset` chip sizes from that of the field, along the field's axes."""
     field = plain_wcs(program.centre, (1, 1), layout.scale, program.angle)
     x, y = (program.size * value for value in offset)
     ra, dec = field.wcs_pix2world(x, y, 0)
@@ -322,9 +322,9 @@ def _wcs(
 
 
 def _distorted(wcs: WCS, shape: tuple[int, int], amplitude: float) -> WCS:
-    """Give `wcs` SIP polynomials that reach about `amplitude` pixels at the corners."""
+    """Return `wcs` with SIP polynomials that reach about `amplitude` pixels at the corners."""
     half = max(shape) / 2
-    amplitude /= 0.8  # what the coefficients below add up to in the worst corner of a square image
+    amplitude /= 0.8  # the sum of the coefficients below in the worst corner of a square image
     square, cube = amplitude / half**2, amplitude / half**3
     header = wcs.to_header()
     header.remove("WCSAXES", ignore_missing=True)

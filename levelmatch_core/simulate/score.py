@@ -1,4 +1,4 @@
-"""How well a match found the truth, measured on the files that it wrote: input minus corrected is what it took away."""
+"""How well a match recovers the truth, measured on the files: the correction is input minus corrected image."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from levelmatch_core.simulate.write import inside
 Array = NDArray[np.float64]
 
 LATTICE = 32
-"""Samples along each axis of an image, for planes: every pixel has the same chance to count."""
+"""Number of samples along each axis of an image, for planes; they are spread evenly over the image."""
 
 
 class Recovery(Record):
-    """The errors of a match against the truth, the freedom that differences leave taken out."""
+    """The errors of a match relative to the truth, after removal of the freedom of the gauge."""
 
     rms: float = Described(description="data unit")
     worst: float = Described(description="largest rms of a single exposure, data unit")
@@ -34,7 +34,7 @@ class Recovery(Record):
 
 @dataclass(frozen=True)
 class Residuals:
-    """Correction minus truth of one exposure, at some of its pixels."""
+    """Correction minus truth at some of the pixels of an exposure."""
 
     values: Array
     """(n,), data unit."""
@@ -47,26 +47,26 @@ class Residuals:
 def score(
     truth: Truth, corrected: Path, inputs: Path, components: Mapping[str, str | int], *, planes: bool
 ) -> Recovery:
-    """Compare what a match subtracted with what was added.
+    """Compare the corrections that a match subtracted with the planes that were added.
 
     Parameters
     ----------
     truth
-        Of the simulated program.
+        The truth of the simulated program.
     corrected
-        Folder of the corrected exposures, named as the inputs.
+        Folder of the corrected exposures, which have the names of the inputs.
     inputs
         The simulated folder.
     components
-        Exposure name (as in the truth) -> label of its component. Exposures that are not in it are left out.
+        Exposure name (as in the truth) -> label of its component. Other exposures are ignored.
     planes
-        Whether to take out one free plane on the sky a component and count all pixels, or one constant a component and
-        count each exposure once.
+        Whether to remove one free plane on the sky per component and use all pixels, or one constant per component and
+        use each exposure once.
 
     Raises
     ------
     UsageError
-        If a name is not in the truth, or none is given.
+        If a name is not in the truth, or if there are no names.
     NoUsablePixelsError
         If no pixel of an exposure has a corrected value.
     """
@@ -93,7 +93,7 @@ def score(
 
 
 def residuals(exposure: TrueExposure, corrected: Path, inputs: Path, *, lattice: int | None) -> Residuals:
-    """Return correction minus truth at an exposure's good pixels: all, or those on a lattice of so many a side."""
+    """Return correction minus truth at good pixels of an exposure: at all, or on a lattice with `lattice` per side."""
     before, good, wcs = _read(inputs / exposure.file)
     after = _read(corrected / exposure.file)[0]
     found = before - after
@@ -109,14 +109,14 @@ def residuals(exposure: TrueExposure, corrected: Path, inputs: Path, *, lattice:
 
 
 def without_constant(members: Mapping[str, Residuals]) -> dict[str, Array]:
-    """Return each exposure's median residual, (1,), minus the mean of these."""
+    """Return the median residual of each exposure, (1,), minus the mean of all medians."""
     levels = {name: np.median(each.values) for name, each in members.items()}
     mean = np.mean(list(levels.values()))
     return {name: np.array([level - mean]) for name, level in levels.items()}
 
 
 def without_plane(members: Mapping[str, Residuals]) -> dict[str, Array]:
-    """Return each exposure's residuals minus the plane on the sky that fits those of all together best."""
+    """Return the residuals of each exposure minus the best-fitting plane on the sky of all residuals."""
     ra0 = np.concatenate([each.ra for each in members.values()])[0]
     ra = np.concatenate([each.ra for each in members.values()])
     dec = np.concatenate([each.dec for each in members.values()])
@@ -129,7 +129,7 @@ def without_plane(members: Mapping[str, Residuals]) -> dict[str, Array]:
 
 
 def _tangent(ra: Array, dec: Array, ra0: float, dec0: float) -> tuple[Array, Array]:
-    """Project on the tangent plane at (ra0, dec0), degrees: there a plane of the grid is a plane, to the curvature."""
+    """Project onto the tangent plane at (ra0, dec0), degrees, where planes on the grid are planes up to curvature."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.crval = [ra0, dec0]
@@ -138,14 +138,14 @@ def _tangent(ra: Array, dec: Array, ra0: float, dec0: float) -> tuple[Array, Arr
 
 
 def _lattice(shape: tuple[int, int], count: int) -> NDArray[np.bool_]:
-    """Mark `count` rows and columns spread evenly over an image."""
+    """Mark `count` rows and columns that are spread evenly over an image."""
     marks = np.zeros(shape, dtype=bool)
     marks[np.ix_(*(((np.arange(count) + 0.5) * side / count).astype(int) for side in shape))] = True
     return marks
 
 
 def _read(path: Path) -> tuple[Array, NDArray[np.bool_], WCS]:
-    """Return the image, its pixels that are neither flagged nor blank, and its WCS."""
+    """Return the image, a mask of the pixels that are neither flagged nor blank, and its WCS."""
     with fits.open(path, memmap=False) as hdus:
         sci = hdus["SCI"] if "SCI" in hdus else hdus[0]
         image = np.asarray(sci.data, dtype=float)

@@ -1,8 +1,8 @@
-"""The simulated sky: one smooth function of (RA, Dec), a nebula and stars, evaluated exactly wherever one asks.
+"""The simulated sky: a nebula and stars as a smooth function of (RA, Dec), which can be evaluated exactly anywhere.
 
-The nebula is the cubic spline of a coarse map on a tangent plane: the spline *is* the sky, so that no resampling
-stands between an exposure and the truth. The map is smoothed to several exposure pixels, which keeps the error of
-bilinear resampling far below the noise.
+The nebula is a cubic spline of a coarse map on a tangent plane. Since the spline *is* the sky, there is no resampling
+between the truth and an exposure. The map is smoothed to several exposure pixels, which keeps the error of bilinear
+resampling far below the noise.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from levelmatch_core.simulate.program import SimulatedProgram, field_extent, gen
 
 Array = NDArray[np.float64]
 
-_SPACING = 6.0  # exposure pixels a map pixel
-_LARGEST_MAP = 1536  # map pixels a side; wider fields get a coarser map
-_SMALLEST_MAP = 256  # smaller fields see a part of it, not the same nebula squeezed
+_SPACING = 6.0  # exposure pixels per map pixel
+_LARGEST_MAP = 1536  # map pixels per side; wider fields get a coarser map
+_SMALLEST_MAP = 256  # smaller fields show a part of it instead of a compressed nebula
 _SMOOTH = 1.6  # map pixels: 1 sigma of the last smoothing
 _CORE = 1.3  # exposure pixels: 1 sigma of the PSF's core, well sampled
 _HALO = 4.0  # and of its halo
@@ -31,11 +31,11 @@ class Sky:
     """Brightness on the sky, in the data's unit."""
 
     wcs: WCS
-    """Of the coarse map."""
+    """WCS of the coarse map."""
     coefficients: Array
     """(ny, nx), cubic spline coefficients of the nebula."""
     spacing: float
-    """Exposure pixels a map pixel."""
+    """Exposure pixels per map pixel."""
     stars: Array
     """(n, 3): x, y on the map, and the peak in the data's unit."""
 
@@ -45,7 +45,7 @@ class Sky:
         Parameters
         ----------
         wcs
-            The exposure's.
+            WCS of the exposure.
         shape
             Its rows, columns.
 
@@ -63,7 +63,7 @@ class Sky:
     def _add_stars(self, sky: Array, wcs: WCS, x: Array, y: Array) -> None:
         reach = 6 * _HALO
         ra, dec = self.wcs.wcs_pix2world(self.stars[:, 0], self.stars[:, 1], 0)
-        # Good to the distortion of a few pixels, for which the stamps leave room.
+        # Accurate up to the distortion of a few pixels, for which the stamps leave room.
         columns, rows = (np.rint(axis).astype(int) for axis in wcs.wcs_world2pix(ra, dec, 0))
         side = int(reach) + 8
         for (star_x, star_y, peak), column, row in zip(self.stars, columns, rows, strict=True):
@@ -74,7 +74,7 @@ class Sky:
 
 
 def make_sky(program: SimulatedProgram) -> Sky:
-    """Make the sky of a program: a function of its seed and extent."""
+    """Return the sky of a program, which depends on its seed and extent only."""
     width, height = field_extent(program)
     spacing = max(_SPACING, max(width, height) / _LARGEST_MAP)
     shape = (int(height / spacing) + 8, int(width / spacing) + 8)
@@ -97,11 +97,11 @@ def _stars(program: SimulatedProgram, shape: tuple[int, int], rng: np.random.Gen
 
 
 def _nebula(shape: tuple[int, int], rng: np.random.Generator) -> Array:
-    """Return a nebula with filaments and dark lanes, about 0 to 1 (1st to 99th percentile), never below 0."""
+    """Return a nebula with filaments and dark lanes, from about 0 to 1 (1st to 99th percentile), never negative."""
     square = (max(*shape, _SMALLEST_MAP),) * 2
     rows, columns = np.indices(square, dtype=float)
     bend = 0.035 * square[0]
-    # Bending the plane before drawing on it turns round clouds into swept ones.
+    # Distorting the coordinates turns round clouds into elongated ones.
     rows = rows + bend * _turbulence(square, 3.6, rng)
     columns = columns + bend * _turbulence(square, 3.6, rng)
 
@@ -121,7 +121,7 @@ def _nebula(shape: tuple[int, int], rng: np.random.Generator) -> Array:
     light = ndimage.gaussian_filter(light, _SMOOTH, mode="wrap")
     low, high = np.percentile(light, (1, 99))
     scaled = (light - low) / (high - low)
-    # A soft floor and a soft ceiling: smooth everywhere, and positive.
+    # A soft lower and upper limit: smooth everywhere, and positive.
     floored = np.logaddexp(0.0, 20.0 * scaled) / 20.0
     capped = floored / (1 + np.maximum(floored - 1.0, 0.0) ** 3 / 8)
     row, column = ((whole - part) // 2 for whole, part in zip(square, shape, strict=True))
@@ -133,7 +133,7 @@ def _turbulence(shape: tuple[int, int], index: float, rng: np.random.Generator) 
     ky = np.fft.fftfreq(shape[0])[:, None] * shape[0]
     kx = np.fft.rfftfreq(shape[1])[None, :] * shape[1]
     k = np.hypot(ky, kx)
-    # Flat below three waves a field, so that no single cloud fills it.
+    # Flat below three waves per field, so that no single cloud fills it.
     amplitude = (k**2 + 3.0**2) ** (-index / 4)
     amplitude[0, 0] = 0.0
     field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape)) * amplitude, s=shape)

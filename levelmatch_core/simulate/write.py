@@ -1,4 +1,4 @@
-"""Making a program's exposures and writing them as FITS files."""
+"""Simulation of a program's exposures, and writing of the FITS files."""
 
 from pathlib import Path
 
@@ -27,30 +27,30 @@ REFERENCE_PIXEL = 1 << 31
 """Bits of the JWST pipeline's DQ flags (its reference table 'DQ flags'); the last needs all 32 bits."""
 
 _WILD = (1e6, -1e5, np.nan)
-_BLANK_COLUMNS = 4  # each side: exact zeros, as a detector's reference pixels
-_VIGNETTED_ROWS = 6  # at the bottom: NON_SCIENCE and nothing else, with a glow that must not be used
+_BLANK_COLUMNS = 4  # on each side: exact zeros, like a detector's reference pixels
+_VIGNETTED_ROWS = 6  # at the bottom: flagged NON_SCIENCE only, with a glow that must not be used
 _GLOW = 1e3
-_LYOT_FRAME = 4  # pixels to either side of the window's border
+_LYOT_FRAME = 4  # pixels on either side of the window's border
 
 
 def simulate(folder: Path, program: SimulatedProgram) -> Truth:
-    """Write a program's exposures, and `truth.json` beside them.
+    """Write a program's exposures and `truth.json`.
 
     Parameters
     ----------
     folder
-        Made if it is not there; must be empty.
+        Created if it does not exist; must be empty.
     program
-        What to observe. The same program gives the same bytes.
+        The program to simulate. The same program gives the same bytes.
 
     Returns
     -------
-    The truth, as :meth:`Truth.load` reads it from the folder.
+    The truth, as returned by :meth:`Truth.load` for the folder.
 
     Raises
     ------
     OutputFolderError
-        If the folder holds anything, or cannot be made.
+        If the folder is not empty, or cannot be created.
     """
     _make_empty(folder)
     sky = make_sky(program)
@@ -69,16 +69,16 @@ def _make_empty(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         holds = next(folder.iterdir(), None)
     except OSError as error:
-        message = f"{folder}: cannot be made into a folder for the simulated files ({error}); name another"
+        message = f"{folder}: cannot be created for the simulated files ({error}); choose another folder"
         raise OutputFolderError(message) from error
     if holds is not None:
-        message = f"{folder}: holds {holds.name}, expected an empty folder; name another, or empty it"
+        message = f"{folder}: contains {holds.name}, expected an empty folder; choose another folder, or empty it"
         raise OutputFolderError(message)
 
 
 # -- truth -------------------------------------------------------------------------------------------------------------
 def _true_exposures(program: SimulatedProgram, shot: Shot) -> tuple[TrueExposure, ...]:
-    """Return what is added to each part of an exposure: its tile's plane, its chip's or window's, and its own."""
+    """Return the sum of planes added to each part of an exposure: of its tile, of its chip or window, and its own."""
     ny, nx = shot.shape
     centre = ((nx - 1) / 2, (ny - 1) / 2)
     tile = _plane(program, program.level_sd, program.slope, centre, "tile", shot.tile_index)
@@ -145,7 +145,7 @@ def _hdus(program: SimulatedProgram, shot: Shot, parts: tuple[TrueExposure, ...]
         hdus += [_error_hdu("ERR", data, program.noise, layout.unit)]
     hdus += [fits.ImageHDU(dq, name="DQ")]
     if program.errors:
-        # Variances of made-up shares that add up to the square of ERR.
+        # Arbitrary fractions of the variance, which add up to the square of ERR.
         shares = {"VAR_POISSON": 0.39, "VAR_RNOISE": 0.6, "VAR_FLAT": 0.01}
         hdus += [
             _error_hdu(name, data, share * program.noise**2, f"({layout.unit})2") for name, share in shares.items()
@@ -155,7 +155,7 @@ def _hdus(program: SimulatedProgram, shot: Shot, parts: tuple[TrueExposure, ...]
 
 
 def inside(part: TrueExposure) -> NDArray[np.bool_]:
-    """Return the mask of the image's pixels that belong to an exposure."""
+    """Return a mask of the pixels of the image that belong to an exposure."""
     if part.window is None:
         return np.ones(part.shape, dtype=bool)
     mask = np.zeros(part.shape, dtype=bool)
@@ -164,7 +164,7 @@ def inside(part: TrueExposure) -> NDArray[np.bool_]:
 
 
 def _flaws(program: SimulatedProgram, shot: Shot, image: NDArray[np.float64], layout: Layout) -> NDArray[np.uint32]:
-    """Spoil pixels in place, and return the DQ that says which. Images without DQ get NaN only."""
+    """Insert bad pixels in place, and return the DQ array that flags them. Images without DQ get NaN only."""
     rng = generator(program.seed, "flaws", shot.file)
     bad = rng.random(shot.shape) < program.bad_pixel_fraction
     dq = np.zeros(shot.shape, dtype=np.uint32)
@@ -197,7 +197,7 @@ def _fill_primary(header: fits.Header, program: SimulatedProgram, layout: Layout
         header["FILENAME"] = shot.file
     header["ORIGIN"] = ("levelmatch simulate", "not a real observation")
     if program.background_times:
-        # The last tile but one is the nearest to its backgrounds, before or after.
+        # The last tile but one is closest in time to its backgrounds, before or after.
         n_tiles = program.tiles[0] * program.tiles[1]
         nearest = max(n_tiles - 2, 0)
         header["DT_BGR"] = (round(0.02 * (nearest - shot.tile_index) - 0.003, 6), "[d] time since the backgrounds")
@@ -210,7 +210,7 @@ def _error_hdu(name: str, data: NDArray[np.floating], value: float, unit: str) -
 
 
 def _foreign_hdu(program: SimulatedProgram, shot: Shot) -> fits.BinTableHDU:
-    """Return a table of bytes, as JWST files carry their metadata: whoever copies the file has to keep it."""
+    """Return a table of bytes like the metadata of JWST files, which has to be preserved in copies of the file."""
     content = generator(program.seed, "foreign", shot.file).bytes(1000)
     column = fits.Column(name="ASDF_METADATA", format="1000B", array=np.frombuffer(content, np.uint8)[None, :])
     return fits.BinTableHDU.from_columns([column], name="ASDF")

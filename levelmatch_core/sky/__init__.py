@@ -1,1 +1,1 @@
-"""Everything on the common grid: pixel maps, masks, cutouts and their store, stacks and mosaics."""
+"""The common grid: pixel maps, masks, cutouts and their store, stacks and mosaics."""

@@ -1,15 +1,16 @@
-"""Sigma clipping about the median, from a robust start on, without sorting what does not decide it.
+"""Sigma clipping about the median, with a robust start and without a full sort.
 
-A standard deviation is no start: a fifth of wild values makes it so large that it clips nothing. The first limit is
-therefore by the median absolute deviation, and from what that leaves on, clipping is that of astropy's `SigmaClip`.
+The standard deviation is not a suitable start, since a fifth of wild values makes it so large that nothing is clipped.
+The first limit is therefore based on the median absolute deviation; from there on, clipping is that of astropy's
+`SigmaClip`.
 
-Of many values only those matter that may be the median at one time or another, and those far out, where the limits
-fall. A sample says where these two kinds lie; one pass keeps them and sums up all between, which stay whatever happens;
-what was kept, a few per cent, is sorted. The result is that of sorting everything, and everything is sorted where the
-sample misled.
+Only two kinds of values affect the result: those near the median, which may be the median in one of the iterations, and
+those far out, near the clipping limits. A sample shows where these lie. A single pass collects them and accumulates
+the sums of all other values, which are never clipped; only the collected values, a few per cent, are sorted. The result
+is the same as from sorting all values, and all values are sorted where the sample turns out to be misleading.
 
-Sums run over columns or over eight interleaved parts: as fast as the processor's vectors, and the same whatever their
-width.
+Sums run over columns or over eight interleaved parts, so that they use the processor's vector units and do not depend
+on the width of these.
 """
 
 import math
@@ -21,57 +22,58 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Cuts = tuple[float, float, float, float, float]
-"""Values are sorted below the second, from the third to the fourth and above the fifth; sums are about the first."""
+"""Values below the second number, from the third to the fourth, and above the fifth are sorted; sums are about the
+first."""
 
 Sifted = tuple[int, int, int, float, float]
-"""How many values were kept to be sorted, how many others lie below and above the middle, and of those others the sum
-and that of the squares about the pivot."""
+"""Number of values kept for sorting, numbers of other values below and above the median, and the sums of these others
+and of their squares about the pivot."""
 
 Start = tuple[float, float]
-"""Values below the first and above the second are clipped before any standard deviation is taken."""
+"""Values below the first and above the second number are clipped before any standard deviation is computed."""
 
 BY_ITSELF: Start = (math.nan, math.nan)
-"""The start is found from all values, once these are sorted."""
+"""The start is determined from all values after sorting."""
 MAD_TO_SIGMA = 1.482602218505602
 """Standard deviation of a normal distribution over its median absolute deviation."""
 ALL: Cuts = (0.0, math.inf, math.inf, math.inf, math.inf)
 """Cuts that sort everything."""
 FEWEST = 4096
-"""Sorting fewer values costs no more than finding out which of them to sort."""
+"""For fewer values a full sort is as fast as the selection."""
 SAMPLE = (1024, 16384)
-"""Least and most values of a sample; between, it is one of every sixteen."""
+"""Smallest and largest size of a sample; in between it is one value in sixteen."""
 _DEVIATIONS = 3.5
-"""By so many standard deviations of a sample's ranks the medians may lie beside the sample's."""
+"""Margin about the median of the sample, in standard deviations of its rank."""
 _INSIDE = 0.9
-"""Values farther from the median than this part of the last limit of the sample are sorted."""
+"""Values farther from the median than this fraction of the last clipping limit of the sample are sorted."""
 _MOST_WILD = 0.2
-"""Up to this part of all values may be wild, and moves no limit."""
+"""Up to this fraction of all values may be wild without affecting the limits."""
 _TIED = 0.05
-"""Values of more than this part of all with the same deviation are whole numbers, or such."""
+"""If more than this fraction of all values have the same deviation, values are discrete, such as integers."""
 _FAR = 1e3
-"""Where nearly all values are the same, those farther off than so many times the nearest other are wild."""
+"""If nearly all values are equal, those farther away than this many times the nearest other value are wild."""
 _BLOCK = 2048
-"""Values that are looked at together: they stay in the processor's cache."""
+"""Number of values processed together, so that they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Clipped:
-    """What clipping leaves."""
+    """The values that remain after clipping."""
 
     low: float
-    """No value below it is left, and all others above it are, up to `high`."""
+    """Exactly the values from `low` to `high` remain."""
     high: float
     n: int
-    """Number of values left."""
+    """Number of values that remain."""
     median: float
     offset: float
-    """Their mean less their median."""
+    """Their mean minus their median."""
     square: float
     """Their mean squared distance from their median."""
     converged: bool
     """Whether the last clip removed nothing."""
     step: float
-    """By how much one more clip would move the median; 0 where that removes nothing."""
+    """Amount by which another clip would change the median; 0 if that removes nothing."""
 
     @property
     def rms(self) -> float:
@@ -85,21 +87,21 @@ class Clipped:
 
 
 def clipped(values: NDArray[np.floating], sigma: float, maxiters: int) -> Clipped | None:
-    """Clip about the median, by the median absolute deviation and then by standard deviations.
+    """Clip about the median, first by the median absolute deviation and then by standard deviations.
 
     Parameters
     ----------
     values
-        Any shape and order; what is not finite does not count.
+        Of any shape and order; non-finite values are ignored.
     sigma
         Limit in standard deviations.
     maxiters
-        Most iterations.
+        Largest number of iterations.
 
     Returns
     -------
     Clipped or None
-        None where nothing is finite.
+        None if no value is finite.
     """
     flat = np.ascontiguousarray(values).reshape(-1)
     every = sample_step(flat.size)
@@ -117,19 +119,19 @@ def clipped(values: NDArray[np.floating], sigma: float, maxiters: int) -> Clippe
 
 
 def sample_step(size: int) -> int:
-    """Return of how many values one is enough for a sample; odd, so that it walks through all columns of an image."""
+    """Return the step between the values of a sample; odd, so that the sample covers all columns of an image."""
     return max(1, size // min(max(size // 16, SAMPLE[0]), SAMPLE[1])) | 1
 
 
 def cuts_of(sample: Floats, sigma: float, maxiters: int) -> tuple[Cuts, Start]:
-    """Return where values decide on a clip, and where it starts, by a sample of them.
+    """Estimate from a sample which values affect the result of clipping, and where clipping starts.
 
     Parameters
     ----------
     sample
-        (n,) any order; what is not finite does not count.
+        (n,) in any order; non-finite values are ignored.
     sigma, maxiters
-        Of the clip.
+        As in :func:`clipped`.
     """
     sample = sample[np.isfinite(sample)]
     if sample.size < SAMPLE[0] // 4:
@@ -139,28 +141,28 @@ def cuts_of(sample: Floats, sigma: float, maxiters: int) -> tuple[Cuts, Start]:
     return tuple(_cuts(sample, start, float(sigma), maxiters)), start
 
 
-def clip(  # noqa: PLR0917 - all of them say what is clipped
+def clip(  # noqa: PLR0917 - all are needed
     kept: Floats, left: Sifted, cuts: Cuts, start: Start, sigma: float, maxiters: int
 ) -> Clipped | None:
-    """Clip what was sifted.
+    """Clip values that :func:`sift` has sorted out.
 
     Parameters
     ----------
     kept
-        The first values are those that were kept; they are sorted in place.
+        Its first elements are the kept values; they are sorted in place.
     left
-        What the sift said.
+        The result of the sift.
     cuts
-        Those of the sift.
+        The cuts used by the sift.
     start
-        Beyond it, values are clipped at once.
+        Values outside this range are clipped at the beginning.
     sigma, maxiters
         As in :func:`clipped`.
 
     Returns
     -------
     Clipped or None
-        None where the cuts do not do: a median or a limit falls between them.
+        None if the cuts were not suitable: a median or a limit falls among the values that were summed.
     """
     ordered = kept[: left[0]]
     ordered.sort()
@@ -174,24 +176,24 @@ def clip(  # noqa: PLR0917 - all of them say what is clipped
 def sift_row(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     row: Floats, cuts: Cuts, kept: Floats, at: int, sums: Floats, take: NDArray[np.uint8]
 ) -> tuple[int, int, int, int]:
-    """Keep what the cuts want sorted, and sum up the rest.
+    """Keep the values that have to be sorted, and sum the others.
 
     Parameters
     ----------
     row
-        (n,) what is not finite does not count.
+        (n,) values; non-finite ones are ignored.
     cuts
         See :data:`Cuts`.
     kept, at
-        Where values are kept, and how many there are already.
+        Array for the values kept, and the number that it contains already.
     sums
-        (2, n or more) to which the rest and its squares are added, about the pivot.
+        (2, n or more) sums of the others and of their squares, about the pivot; added to.
     take
-        (n or more,) for use here.
+        (n or more,) work space.
 
     Returns
     -------
-    How many are kept now, how many are finite, how many of the rest lie below the middle and above it.
+    The number of kept values, of finite values, and of other values below and above the median.
     """
     pivot, below, lower, upper, above = cuts
     finite = low = high = 0
@@ -218,7 +220,7 @@ def sift_row(  # noqa: PLR0917 - a compiled function takes positions only # prag
 def sift(  # pragma: no cover - compiled
     values: NDArray[np.floating], cuts: Cuts, kept: Floats
 ) -> Sifted:
-    """Keep what the cuts want sorted, and sum up the rest; see :func:`sift_row` and :func:`clip`."""
+    """Keep the values that have to be sorted, and sum the others; see :func:`sift_row` and :func:`clip`."""
     row, take = np.empty(_BLOCK), np.empty(_BLOCK, np.uint8)
     sums = np.zeros((2, _BLOCK))
     at = low = high = 0
@@ -234,7 +236,7 @@ def sift(  # pragma: no cover - compiled
 
 @njit(nogil=True, cache=True)
 def _place(ordered: Floats, low: int, high: int, value: float, after: bool) -> int:  # pragma: no cover - compiled
-    """Return where in a run a value belongs, before or after its equals (numpy's own search compiles for a second)."""
+    """Return the insertion point of a value, before or after equal ones (numpy's search takes a second to compile)."""
     while low < high:
         middle = (low + high) // 2
         if ordered[middle] < value or (after and ordered[middle] == value):
@@ -248,9 +250,10 @@ def _place(ordered: Floats, low: int, high: int, value: float, after: bool) -> i
 def robust_start(ordered: Floats, sigma: float) -> Start:  # pragma: no cover - compiled
     """Return the first limits of clipping: the median and `sigma` robust standard deviations to both sides.
 
-    The standard deviation is that of a normal distribution of the same median absolute deviation; where many values
-    have that same deviation, as of whole numbers, halfway to the next larger one. Where more than 80 % of all values
-    are the same there is no such scale, and only what lies a thousand times beyond the nearest other value is clipped.
+    The standard deviation is that of a normal distribution with the same median absolute deviation; if many values have
+    exactly this deviation, as with integers, half the distance to the next larger one is added. If more than 80 % of
+    all values are equal there is no such scale, and only values a thousand times farther away than the nearest other
+    value are clipped.
 
     Parameters
     ----------
@@ -292,7 +295,7 @@ def robust_start(ordered: Floats, sigma: float) -> Start:  # pragma: no cover - 
 
 @njit(nogil=True, cache=True)
 def _cuts(ordered: Floats, begin: Start, sigma: float, maxiters: int) -> Cuts:  # pragma: no cover - compiled
-    """Clip a sorted sample, and return between what values the medians, and beyond which the limits lay."""
+    """Clip a sorted sample, and return the range of its medians and the innermost limits, with margins."""
     margin = int(np.ceil(_DEVIATIONS * 0.5 * np.sqrt(ordered.size))) + 1
     low, high = _place(ordered, 0, ordered.size, begin[0], False), _place(ordered, 0, ordered.size, begin[1], True)
     first = last = (low + high) // 2
@@ -320,15 +323,15 @@ def _cuts(ordered: Floats, begin: Start, sigma: float, maxiters: int) -> Cuts:  
 def _clip_sifted(  # noqa: PLR0917 - one loop; a compiled function takes positions only # pragma: no cover
     ordered: Floats, left: Sifted, cuts: Cuts, begin: Start, sigma: float, maxiters: int
 ) -> tuple[bool, float, float, int, float, float, float, bool, float]:
-    """Clip; return whether the cuts did for it, then what :class:`Clipped` holds.
+    """Clip; return whether the cuts were suitable, and the fields of :class:`Clipped`.
 
-    `low` and `high` count in what was kept; the rest lies before and behind those from the middle cuts.
+    `low` and `high` are indices among the kept values; the others lie between their central and their outer parts.
     """
     _, n_low, n_high, total, squares = left
     pivot, below, lower, upper, above = cuts
     first = _place(ordered, 0, ordered.size, lower, False)
     last = _place(ordered, 0, ordered.size, upper, True)
-    if n_low + n_high == 0:  # all was kept
+    if n_low + n_high == 0:  # all values were kept
         first, last = 0, ordered.size
     failed = (False, 0.0, 0.0, 0, 0.0, 0.0, 0.0, False, 0.0)
     rest = n_low + n_high
@@ -353,7 +356,7 @@ def _clip_sifted(  # noqa: PLR0917 - one loop; a compiled function takes positio
             return failed
         start = _place(ordered, low, high, centre - limit, False)
         stop = _place(ordered, low, high, centre + limit, True)
-        if start >= stop:  # sigma so small that nothing would be left: keep what there was
+        if start >= stop:  # sigma is so small that nothing would remain: keep the last values
             break
         converged = start == low and stop == high
         if converged:
@@ -371,7 +374,7 @@ def _clip_sifted(  # noqa: PLR0917 - one loop; a compiled function takes positio
 def _step(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     ordered: Floats, start: int, n: int, first: int, last: int, centre: float
 ) -> float:
-    """Return by how much the median of one clip more lies off the last one's; 0 where it was not sorted."""
+    """Return the amount by which another clip would change the median; 0 if it is not among the sorted values."""
     middle, odd = start + n // 2, n % 2
     if not (first <= middle - 1 + odd and middle < last):
         return 0.0
@@ -380,7 +383,7 @@ def _step(  # noqa: PLR0917 - a compiled function takes positions only # pragma:
 
 @njit(nogil=True, cache=True)
 def run_moments(ordered: Floats, low: int, high: int, centre: float) -> tuple[float, float]:  # pragma: no cover
-    """Return the mean distance of a run from `centre` and its mean square (of at least one value)."""
+    """Return the mean deviation of at least one value from `centre`, and the mean squared deviation."""
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
     q0 = q1 = q2 = q3 = q4 = q5 = q6 = q7 = 0.0
     run = ordered[low:high]
@@ -417,7 +420,7 @@ def run_moments(ordered: Floats, low: int, high: int, centre: float) -> tuple[fl
 
 @njit(nogil=True, cache=True)
 def run_median(ordered: Floats, low: int, high: int) -> float:  # pragma: no cover - compiled
-    """Return the median of a run."""
+    """Return the median of a range of sorted values."""
     middle = (low + high) // 2
     if (high - low) % 2:
         return ordered[middle]

@@ -42,11 +42,11 @@ __all__ = [
 ]
 
 ALGORITHM = "cutout 4"
-"""Goes into every key: raise it whenever the same input and settings would give other numbers."""
+"""Part of every key: to be raised whenever the same input and settings would give a different result."""
 
 
 class CutoutRecord(Record):
-    """What is known of a cutout without its pixels."""
+    """Description of a cutout, without its pixels."""
 
     name: str = Described(description="the member's name")
     array: StoredArray = Described(description="(1 or 2, ny, nx): SCI with NaN where invalid; the variance, if any")
@@ -55,14 +55,14 @@ class CutoutRecord(Record):
     shape: tuple[int, int] = Described(description="rows, columns")
     has_variance: bool
     n_valid: int = Described(description="number of finite SCI pixels")
-    noise_gain: float = Described(description="mean of the summed squared resampling weights: 1 where noise is white")
+    noise_gain: float = Described(description="mean of the sum of squared resampling weights: 1 for white noise")
     axis_angle: float = Described(description="angle of the (first) exposure's +x axis from the grid's +x, radians")
     extent: tuple[float, float] = Described(description="size of the valid area along it and across, grid pixels")
     outline: tuple[tuple[float, float], ...] = Described(description="(x, y) grid corners of the footprint, in order")
 
     @property
     def centre(self) -> tuple[float, float]:
-        """(x, y) of the middle of the bounding box, grid pixels."""
+        """(x, y) of the centre of the bounding box, grid pixels."""
         return self.x0 + (self.shape[1] - 1) / 2, self.y0 + (self.shape[0] - 1) / 2
 
 
@@ -72,13 +72,13 @@ class Cutout:
 
     record: CutoutRecord
     data: NDArray[np.floating]
-    """(ny, nx), the data's unit, NaN where nothing valid was seen."""
+    """(ny, nx), in the data's unit, NaN where there is no valid data."""
     variance: NDArray[np.floating] | None = None
-    """(ny, nx), the data's unit squared; None where the input has no errors."""
+    """(ny, nx), in the data's unit squared; None if the input has no errors."""
 
 
 def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings, exclude: SkyMask | None = None) -> str:
-    """Return the key of a cutout: its content, and nothing of where the file lies or what it is called."""
+    """Return the key of a cutout, which depends on its content but not on the path or name of the file."""
     relevant = settings.of_role("resample", "mask") if settings.do_sigma_clip else settings.of_role("resample")
     return content_key(
         ALGORITHM,
@@ -98,25 +98,26 @@ def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings, exclude:
 def make_cutout(
     exposure: Exposure, grid: Grid, settings: MatchSettings, store: CutoutStore, exclude: SkyMask | None = None
 ) -> CutoutRecord:
-    """Read, mask and resample an exposure, or recall the cutout where it is in the store already.
+    """Read, mask and resample an exposure, or recall the cutout if it is in the store already.
 
     Parameters
     ----------
     exposure
-        What to read.
+        The exposure to read.
     grid
-        Its field's grid.
+        The grid of its field.
     settings
-        `reproject_func`, and with `do_sigma_clip` those of the source mask.
+        `reproject_func` is read and, with `do_sigma_clip`, the settings of the source mask.
     store
-        Where the pixels go.
+        Destination of the pixels.
     exclude
-        What part of the sky is left out.
+        Part of the sky to be excluded.
 
     Raises
     ------
     DataError
-        A subclass, as reading and the pixel map raise them; NoUsablePixelsError where nothing is left on the grid.
+        A subclass, as raised by reading and by the pixel map; NoUsablePixelsError if no valid pixel remains on the
+        grid.
     StoreError
         If the store cannot be written.
     """
@@ -165,9 +166,9 @@ def open_cutout(record: CutoutRecord, store: CutoutStore, *, verify: bool = Fals
     record
         The cutout.
     store
-        Where it lies.
+        The store that contains it.
     verify
-        Whether to compare the digest first.
+        Whether to check the digest first.
 
     Raises
     ------
@@ -179,16 +180,16 @@ def open_cutout(record: CutoutRecord, store: CutoutStore, *, verify: bool = Fals
 
 
 class CutoutsInUse:
-    """Cutouts that are mapped into memory from their first use to their last; any thread may use them.
+    """Cutouts that are mapped into memory from their first to their last use; safe for use by several threads.
 
     Parameters
     ----------
     records
         The cutouts.
     uses
-        The name of one for each time that it will be used.
+        The names of the cutouts, each once for every time that it will be used.
     store
-        Where they lie.
+        The store that contains them.
     """
 
     def __init__(self, records: Iterable[CutoutRecord], uses: Iterable[str], store: CutoutStore) -> None:
@@ -200,7 +201,7 @@ class CutoutsInUse:
 
     @contextmanager
     def use(self, *names: str) -> Iterator[tuple[Cutout, ...]]:
-        """Use some of them once.
+        """Use some of the cutouts once.
 
         Raises
         ------
@@ -223,17 +224,17 @@ class CutoutsInUse:
 
 
 def extent_of(ends: NDArray[np.int64], angle: float) -> tuple[float, float]:
-    """Return the size of a valid area along an axis and across it, grid pixels.
+    """Return the size of a valid area along and across an axis, grid pixels.
 
-    All valid pixels lie in the convex hull of the rows' ends, so that their extremes in any direction are exact; one is
-    added for the width of a pixel.
+    All valid pixels lie in the convex hull of the ends of rows, so that the extremes in any direction are exact; one
+    pixel is added for the width of a pixel.
 
     Parameters
     ----------
     ends
         (ny, 3): first and last valid column and number of valid ones of each row.
     angle
-        Of the axis from +x, radians.
+        Angle of the axis from +x, radians.
     """
     rows = np.flatnonzero(ends[:, 2])
     x = np.concatenate([ends[rows, 0], ends[rows, 1]])
@@ -244,19 +245,19 @@ def extent_of(ends: NDArray[np.int64], angle: float) -> tuple[float, float]:
 
 
 def _per_area(pixels: Pixels, exposure: Exposure, grid: Grid, wcs: AnyWcs) -> Pixels:
-    """Return the pixels as they were of the grid's area, where the exposure is matched per area."""
+    """Return the pixel values per area of a grid pixel, if the exposure is matched per area."""
     if not exposure.per_area:
         return pixels
     with quiet(), np.errstate(all="ignore"):
         areas = relative_areas(sky_transforms(wcs)[0], exposure.shape, grid.pixel_area)
-        areas[~(areas > 0)] = np.nan  # a pixel that has no place on the sky
+        areas[~(areas > 0)] = np.nan  # a pixel without a position on the sky
         data = (pixels.data / areas).astype(pixels.data.dtype)
         variance = None if pixels.variance is None else (pixels.variance / areas**2).astype(pixels.variance.dtype)
     return Pixels(data, variance)
 
 
 def _masked(pixels: Pixels, settings: MatchSettings) -> Pixels:
-    """Blank the sources, if that is wanted: before resampling, so that none leaks into its neighbours."""
+    """Blank sources if requested, before resampling, so that they do not leak into neighbouring pixels."""
     if not settings.do_sigma_clip:
         return pixels
     options: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Parts of the sky that are left out before anything is measured: DS9 regions, or a FITS mask on the sky."""
+"""Parts of the sky that are excluded from all measurements, given as DS9 regions or as a FITS mask with a WCS."""
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -19,22 +19,22 @@ Mask = NDArray[np.bool_]
 
 
 def excluded(mask: SkyMask, wcs: WCS, shape: tuple[int, int]) -> Mask:
-    """Return True where an image's pixels lie in what is left out.
+    """Return a mask that is True for the pixels of an image that are excluded.
 
     Parameters
     ----------
     mask
-        The user's file. DS9 regions have to be on the sky; one that begins with `-` takes its part back. Of a FITS
-        mask all pixels count that are neither 0 nor NaN.
+        The user's file. DS9 regions have to be in sky coordinates; one that begins with `-` is included again. In a
+        FITS mask all pixels that are neither 0 nor NaN are excluded.
     wcs
-        Of the image, any that astropy's shared interface knows.
+        WCS of the image, any that supports APE 14.
     shape
         Rows, columns of the image.
 
     Raises
     ------
     SettingsError
-        If the file holds neither.
+        If the file contains neither.
     """
     rows, columns = np.indices(shape)
     sky = wcs.pixel_to_world(columns, rows).icrs
@@ -46,20 +46,20 @@ def excluded(mask: SkyMask, wcs: WCS, shape: tuple[int, int]) -> Mask:
         marked = np.zeros(shape, dtype=bool)
         marked[inside] = image[y[inside], x[inside]]
         return marked
-    from regions import PixCoord  # noqa: PLC0415 - few runs leave out regions, and it takes its time to import
+    from regions import PixCoord  # noqa: PLC0415 - slow to import, and few runs exclude regions
 
     plane = _tangent(wcs, shape)
     places = PixCoord(*plane.world_to_pixel(sky))
     marked = np.zeros(shape, dtype=bool)
     for region in found:
         inside = region.to_pixel(plane).contains(places)
-        # a region to be taken back says of all else that it is inside
+        # an excluding region contains everything outside of it
         marked = marked | inside if region.meta.get("include", True) else marked & inside
     return marked
 
 
 def _tangent(wcs: WCS, shape: tuple[int, int]) -> WCS:
-    """Return a tangent plane about the image's middle, without its distortions: regions are drawn on that."""
+    """Return a tangent plane about the centre of the image, without distortions, on which regions are drawn."""
     middle = wcs.pixel_to_world((shape[1] - 1) / 2, (shape[0] - 1) / 2).icrs
     beside = wcs.pixel_to_world((shape[1] + 1) / 2, (shape[0] - 1) / 2).icrs
     plane = WCS(naxis=2)
@@ -73,12 +73,12 @@ def _tangent(wcs: WCS, shape: tuple[int, int]) -> WCS:
 
 @lru_cache(maxsize=4)
 def load_mask(mask: SkyMask) -> "list[SkyRegion] | tuple[Mask, WCS]":
-    """Return what a file leaves out: regions on the sky, or an image and its WCS. A file is read once.
+    """Return the excluded areas of a file: regions on the sky, or an image and its WCS. A file is read only once.
 
     Raises
     ------
     SettingsError
-        If it cannot be read, or holds neither.
+        If it cannot be read, or contains neither.
     """
     path = mask.path
     with path.open("rb") as stream:
@@ -91,7 +91,7 @@ def load_mask(mask: SkyMask) -> "list[SkyRegion] | tuple[Mask, WCS]":
                 wcs = WCS(hdu.header)
                 if wcs.has_celestial and np.all(proj_plane_pixel_scales(wcs) > 0):
                     return np.nan_to_num(np.asarray(hdu.data, dtype=float)) != 0, wcs
-    message = f"exclude_regions {path}: no two-dimensional image with a celestial WCS in it"
+    message = f"exclude_regions {path}: it contains no two-dimensional image with a celestial WCS"
     raise SettingsError(message)
 
 
@@ -105,7 +105,7 @@ def _regions(mask: SkyMask) -> "list[SkyRegion]":
         raise SettingsError(message) from error
     flat = [type(region).__name__ for region in found if not isinstance(region, SkyRegion)]
     if flat or not found:
-        what = f"{flat[0]} is in pixels" if flat else "it holds no region"
+        what = f"{flat[0]} is in pixels" if flat else "it contains no region"
         message = f"exclude_regions {mask.path}: {what}; expected DS9 regions on the sky, such as 'icrs; circle(...)'"
         raise SettingsError(message)
     return found

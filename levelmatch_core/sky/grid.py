@@ -1,7 +1,8 @@
-"""The field's grid: one tangent plane, unbounded, on which every cutout lies at an integer offset.
+"""The grid of a field: an unbounded tangent plane on which every cutout has an integer offset.
 
-The grid is chosen so that no single exposure moves it: position angle and scale are rounded medians, and the tangent
-point is snapped to a fixed lattice on the sky. A field that grows keeps its grid while :func:`serves` holds.
+The grid is chosen such that a single exposure does not change it: position angle and scale are rounded medians, and the
+tangent point is moved to the nearest point of a fixed lattice on the sky. A growing field keeps its grid as long as
+:func:`serves` is true.
 """
 
 import math
@@ -20,14 +21,14 @@ from levelmatch_core.images.exposure import Exposure, Field
 from levelmatch_core.records import Record
 
 MAX_WIDTH = 10.0
-"""A field wider than this (degrees) does not fit on one tangent plane: pixels at its edge would be stretched by more
-than a percent."""
+"""Largest width of a field on one tangent plane (degrees): pixels at the edge of a wider one would be stretched by more
+than one per cent."""
 
 MAX_DISTANCE = 6.0
-"""An existing grid serves while nothing lies farther from its tangent point than this (degrees)."""
+"""An existing grid is kept while no part of the field is farther from its tangent point than this (degrees)."""
 
 MAX_SCALE_RATIO = 1.2
-"""An existing grid serves while the median pixel scale differs from its own by less than this factor."""
+"""An existing grid is kept while the median pixel scale differs from its own by less than this factor."""
 
 LATTICE = 0.5
 """Spacing of the lattice of tangent points (degrees)."""
@@ -40,7 +41,7 @@ Floats = NDArray[np.float64]
 
 
 class Grid(Record):
-    """An unbounded TAN grid of square pixels; pixel (0, 0) is centred on the tangent point."""
+    """An unbounded TAN grid of square pixels, with pixel (0, 0) centred on the tangent point."""
 
     ra: float = Described(description="right ascension of the tangent point, ICRS, degrees")
     dec: float = Described(description="declination of the tangent point, ICRS, degrees")
@@ -49,13 +50,13 @@ class Grid(Record):
 
     @property
     def pixel_area(self) -> float:
-        """Area of the pixel at the tangent point, arcsec2: the nominal one of data that are matched per area."""
+        """Area of a pixel at the tangent point, arcsec2: the nominal pixel area of data that are matched per area."""
         return self.scale**2
 
     def wcs(self, x0: int = 0, y0: int = 0) -> WCS:
         """Return the WCS of the cutout whose first pixel is grid pixel (x0, y0).
 
-        A new object each time: wcslib's structures are not to be shared by threads.
+        It is a new object each time, since wcslib's structures must not be shared between threads.
         """
         wcs = WCS(naxis=2)
         cosine, sine = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
@@ -70,10 +71,10 @@ class Grid(Record):
         return wcs
 
     def to_sky(self, x: Floats, y: Floats) -> Floats:
-        """Return (2, ...) right ascension and declination, ICRS degrees, of positions: what :meth:`wcs` says.
+        """Return (2, ...) right ascension and declination, ICRS degrees, of grid positions, as from :meth:`wcs`.
 
-        The gnomonic projection (Calabretta & Greisen 2002, A&A 395, 1077, section 5.1.3) by vectors. Unlike wcslib's
-        structures it costs nothing to set up, and any thread may use it.
+        The gnomonic projection (Calabretta & Greisen 2002, A&A 395, 1077, section 5.1.3) in terms of vectors. Unlike
+        wcslib's structures it needs no set-up, and can be used by several threads.
         """
         cosine, sine, step = self._turn
         plane = np.stack([step * (sine * y - cosine * x), step * (sine * x + cosine * y), np.ones(np.shape(x))])
@@ -81,7 +82,7 @@ class Grid(Record):
         return np.stack([np.degrees(np.arctan2(py, px)) % 360.0, np.degrees(np.arctan2(pz, np.hypot(px, py)))])
 
     def to_pixel(self, ra: Floats, dec: Floats) -> Floats:
-        """Return (2, ...) x and y of positions on the sky, ICRS degrees; NaN beyond the hemisphere."""
+        """Return (2, ...) x and y of sky positions in ICRS degrees; NaN outside the hemisphere."""
         cosine, sine, step = self._turn
         ra, dec = np.radians(ra), np.radians(dec)
         across = np.cos(dec)
@@ -94,7 +95,8 @@ class Grid(Record):
     @property
     def _turn(self) -> tuple[float, float, float]:
         """Cosine and sine of the angle, and the pixel size in radians."""
-        # at the north pole itself the default of LONPOLE is 0 and not 180 degrees: the plane lies the other way round
+        # exactly at the north pole the default of LONPOLE is 0 instead of 180 degrees, which rotates the plane by 180
+        # degrees
         angle = math.radians(self.angle + (180.0 if self.dec >= 90.0 else 0.0))
         return math.cos(angle), math.sin(angle), math.radians(self.scale / 3600.0)
 
@@ -124,7 +126,7 @@ class Grid(Record):
 
     @classmethod
     def from_header_cards(cls, cards: Mapping[str, Any]) -> Self:
-        """Rebuild the grid, to the last digit, from the cards that :meth:`header_cards` gave."""
+        """Return the grid, exact to the last digit, from the cards that :meth:`header_cards` returned."""
         return cls(
             ra=float(cards["CRVAL1"]),
             dec=float(cards["CRVAL2"]),
@@ -139,14 +141,15 @@ def choose_grid(field: Field) -> Grid:
     Parameters
     ----------
     field
-        At least one exposure, with footprint, scale and angle.
+        With at least one exposure, which has footprint, scale and angle.
 
     Returns
     -------
     Grid
-        Angle: the median of the exposures' position angles, brought to the tangent point along great circles, modulo
-        90 and rounded to 5 degrees, in [-45, 45). Scale: the median pixel scale, 3 significant digits. Tangent point:
-        the median of the exposures' directions, snapped to the lattice. The exposures' order does not matter.
+        Angle: the median of the exposures' position angles, transported to the tangent point along great circles,
+        modulo 90 degrees and rounded to 5 degrees, in [-45, 45). Scale: the median pixel scale, with 3 significant
+        digits. Tangent point: the lattice point nearest to the median of the exposures' directions. The order of the
+        exposures does not matter.
 
     Raises
     ------
@@ -157,10 +160,10 @@ def choose_grid(field: Field) -> Grid:
     centre = _median_direction([_centre(exposure) for exposure in field.exposures])
     width = _width(corners, centre)
     if not width <= MAX_WIDTH:
-        found = f"{width:.1f} degrees wide" if math.isfinite(width) else "spread over more than a hemisphere"
+        found = f"{width:.1f} degrees wide" if math.isfinite(width) else "spread over more than one hemisphere"
         message = (
             f"{field.title}: {len(field.exposures)} exposures are {found}, more than the {MAX_WIDTH:.0f} degrees "
-            f"that one tangent plane may hold: {_way_out(field)}"
+            f"that fit on one tangent plane: {_way_out(field)}"
         )
         raise FieldTooWideError(message)
     ra, dec = _snap(centre)
@@ -170,7 +173,7 @@ def choose_grid(field: Field) -> Grid:
 
 
 def _way_out(field: Field) -> str:
-    """Return what to do about a field that is too wide: fewer files help only where each is small."""
+    """Return a hint for a field that is too wide: using fewer files helps only if each image is small."""
     widths = {}
     for exposure in field.exposures:
         corners = unit_vectors(exposure.footprint)
@@ -178,16 +181,16 @@ def _way_out(field: Field) -> str:
     widest = max(widths, key=lambda name: widths[name])
     if widths[widest] > MAX_WIDTH / 2:
         return (
-            f"{widest} alone spans {widths[widest]:.1f} degrees; look at the pixel scale of its WCS, or cut the images "
-            f"into smaller ones"
+            f"{widest} alone spans {widths[widest]:.1f} degrees; check the pixel scale of its WCS, or divide the "
+            f"images into smaller ones"
         )
-    return "match it in parts, with fewer files at a time"
+    return "match the field in parts, with fewer files at a time"
 
 
 def serves(grid: Grid, field: Field) -> bool:
-    """Say whether an existing grid may be kept for this field.
+    """Return whether an existing grid can be kept for this field.
 
-    It may while all footprints lie within 6 degrees of its tangent point and the median pixel scale is within 20 %.
+    It is kept while all footprints lie within 6 degrees of its tangent point and the median pixel scale within 20 %.
     """
     corners = np.concatenate([unit_vectors(exposure.footprint) for exposure in field.exposures])
     tangent = unit_vectors([(grid.ra, grid.dec)])[0]
@@ -203,7 +206,7 @@ def unit_vectors(points: ArrayLike) -> NDArray[np.float64]:
 
 
 def _separation(vectors: NDArray[np.float64], centre: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the angles (degrees) between unit vectors and one of them, good at any size."""
+    """Return the angles (degrees) between unit vectors and a centre, accurate for small and large angles."""
     chord = np.linalg.norm(vectors - centre, axis=1)
     return np.degrees(2.0 * np.arcsin(np.minimum(chord / 2.0, 1.0)))
 
@@ -222,7 +225,7 @@ def _median_direction(directions: Iterable[NDArray[np.float64]]) -> NDArray[np.f
 
 
 def _tangent_basis(tangent: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the rows east, north, outward at a point; at a pole as its right ascension 0 would have them."""
+    """Return the unit vectors east, north and outward at a point, as rows; at a pole those of right ascension 0."""
     x, y, z = tangent
     horizontal = math.hypot(x, y)
     # below 1e-12 the point is the pole (cos 90 degrees is 6e-17 in doubles)
@@ -239,7 +242,7 @@ def _basis_at(ra: float, dec: float) -> NDArray[np.float64]:
 
 
 def _width(corners: NDArray[np.float64], centre: NDArray[np.float64]) -> float:
-    """Return the largest distance (degrees) between two points; infinite where they fill more than a hemisphere."""
+    """Return the largest distance (degrees) between two points; infinite if they extend over more than a hemisphere."""
     radius = float(_separation(corners, centre).max())
     if 2.0 * radius <= MAX_WIDTH:
         return 2.0 * radius
@@ -254,7 +257,7 @@ def _width(corners: NDArray[np.float64], centre: NDArray[np.float64]) -> float:
 
 
 def _snap(direction: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the lattice point nearest in its row: rows of declination, each divided evenly in right ascension."""
+    """Return the nearest lattice point: rows of constant declination, each divided evenly in right ascension."""
     dec = LATTICE * round(math.degrees(math.atan2(direction[2], math.hypot(direction[0], direction[1]))) / LATTICE)
     points = max(1, round(360.0 * math.cos(math.radians(dec)) / LATTICE))
     ra = math.degrees(math.atan2(direction[1], direction[0])) % 360.0
@@ -264,8 +267,8 @@ def _snap(direction: NDArray[np.float64]) -> tuple[float, float]:
 def _angle_at(basis: NDArray[np.float64], centre: NDArray[np.float64], angle: float) -> float:
     """Return the angle (degrees, east of north at the tangent point) of a direction elsewhere, on the tangent plane.
 
-    The derivative of the gnomonic projection (xi, eta) = (v.east, v.north) / v.outward along the direction. Near a
-    pole position angles themselves turn with right ascension; on the plane they do not.
+    This is the derivative of the gnomonic projection (xi, eta) = (v.east, v.north) / v.outward along the direction.
+    Near a pole, position angles rotate with right ascension; on the tangent plane they do not.
     """
     east, north, _ = _tangent_basis(centre)
     along = math.cos(math.radians(angle)) * north + math.sin(math.radians(angle)) * east
@@ -279,7 +282,7 @@ def _rounded_angle(angles: Iterable[float]) -> float:
     turned = [math.radians(4.0 * angle) for angle in angles]
     mean = math.degrees(math.atan2(math.fsum(map(math.sin, turned)), math.fsum(map(math.cos, turned)))) / 4.0
     deviations = [(math.degrees(angle) / 4.0 - mean + 45.0) % 90.0 - 45.0 for angle in turned]
-    # nine digits, so that rounding noise decides no tie
+    # nine digits, so that rounding errors do not decide ties
     median = round(mean + float(np.median(deviations)), 9)
     return float((ANGLE_STEP * round(median / ANGLE_STEP) + 45.0) % 90.0 - 45.0)
 

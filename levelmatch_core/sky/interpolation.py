@@ -1,8 +1,8 @@
-"""The compiled inner loops of bilinear resampling, without the interpreter's lock.
+"""Compiled inner loops of bilinear resampling, which release the GIL.
 
-A run of pixels of a row is done in passes: positions, then neighbours and weights, then the sums over four neighbours,
-then what of them is valid. Each is simple enough for the processor's vectors, but for the look-ups, and the run is so
-short that all passes find it in the nearest cache.
+A run of pixels in a row is processed in several passes: positions, neighbours and weights, sums over four neighbours,
+and validity. Except for the look-ups, each pass is simple enough to be vectorised, and the run is short enough to stay
+in the processor's first-level cache.
 """
 
 import numpy as np
@@ -14,11 +14,11 @@ from levelmatch_core.sky.kernels import ends_of, spline_row
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
 Work = tuple[NDArray[np.int32], Floats, Floats, Floats, Floats]
-"""(RUN,) for each pixel of a run its first neighbour, its distance from that in x and in y, its value, and the sum over
-all runs of its summed squared weights."""
+"""Work space, (RUN,) each: for the pixels of a run the first neighbour, the distances from it in x and y, the value,
+and the sum of squared weights, accumulated over all runs."""
 
 RUN = 512
-"""Pixels that go through all passes together."""
+"""Number of pixels that are processed together."""
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -28,9 +28,9 @@ def _inside(x: float, y: float, right: float, top: float) -> bool:  # pragma: no
 
 @njit(nogil=True, cache=True)
 def _inner_run(px: Floats, py: Floats, nx: int, ny: int) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Return a run of positions, half open, all with four neighbours in an image of nx times ny; 0, 0 for none.
+    """Return a half-open range of positions that all have four neighbours in an image of nx by ny; 0, 0 for none.
 
-    It is the longest there can be where they enter and leave the image once, as along a row they do.
+    It is the longest such range if the positions enter and leave the image only once, as they do along a row.
     """
     right, top = nx - 1.0, ny - 1.0
     first, last = 0, px.size
@@ -49,7 +49,7 @@ def _inner_run(px: Floats, py: Floats, nx: int, ny: int) -> tuple[int, int]:  # 
 def _neighbours(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     px: Floats, py: Floats, nx: np.int32, index: NDArray[np.int32], fx: Floats, fy: Floats
 ) -> None:
-    """Fill the index of the first of four neighbours, and how far beyond it the positions are."""
+    """Fill in the index of the first of four neighbours, and the distances of the positions from it."""
     for k in range(px.size):
         i, j = np.int32(py[k]), np.int32(px[k])
         fx[k], fy[k] = px[k] - j, py[k] - i
@@ -60,8 +60,8 @@ def _neighbours(  # noqa: PLR0917 - a compiled function takes positions only # p
 def _values(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     flat: Image, nx: int, index: NDArray[np.int32], fx: Floats, fy: Floats, out: Floats
 ) -> None:
-    """Fill the weighted sums of four neighbours."""
-    # unsigned: numba then leaves out the test for negative indices
+    """Fill in the weighted sums of four neighbours."""
+    # unsigned, so that numba omits the test for negative indices
     one, up, diagonal = np.uintp(1), np.uintp(nx), np.uintp(nx + 1)
     for k in range(fx.size):
         at = np.uintp(np.uint32(index[k]))
@@ -74,7 +74,7 @@ def _values(  # noqa: PLR0917 - a compiled function takes positions only # pragm
 def _variances(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     flat: Image, nx: int, index: NDArray[np.int32], fx: Floats, fy: Floats, out: Floats
 ) -> None:
-    """Fill the sums of four neighbours with the squares of their weights."""
+    """Fill in the sums of four neighbours weighted by the squares of their weights."""
     one, up, diagonal = np.uintp(1), np.uintp(nx), np.uintp(nx + 1)
     for k in range(fx.size):
         at = np.uintp(np.uint32(index[k]))
@@ -86,14 +86,14 @@ def _variances(  # noqa: PLR0917 - a compiled function takes positions only # pr
 
 @njit(nogil=True, cache=True)
 def _put_where(value: Floats, valid: Image, out: Image) -> None:  # pragma: no cover - compiled
-    """Put values into their places, NaN where `valid` is NaN."""
+    """Store values, or NaN where `valid` is NaN."""
     for k in range(value.size):
         out[k] = np.nan if np.isnan(valid[k]) else value[k]
 
 
 @njit(nogil=True, cache=True)
 def _put(value: Floats, fx: Floats, fy: Floats, out: Image, squares: Floats) -> None:  # pragma: no cover - compiled
-    """Put values that are finite into their places, NaN for the others, and count the summed squared weights."""
+    """Store finite values, or NaN for others, and accumulate the sums of squared weights."""
     for k in range(value.size):
         x, y = fx[k], fy[k]
         ax, ay = 1.0 - x, 1.0 - y
@@ -106,20 +106,21 @@ def _put(value: Floats, fx: Floats, fy: Floats, out: Image, squares: Floats) -> 
 def _edge_pixel(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     data: Image, variance: Image, x: float, y: float, out: Image, out_variance: Image, k: int
 ) -> float:
-    """Interpolate at any position, and return the summed squared weights; 0 where there is no value."""
+    """Interpolate at any position, and return the sum of squared weights; 0 if there is no value."""
     ny, nx = data.shape
     with_variance = variance.size > 0
     out[k] = np.nan
     if with_variance:
         out_variance[k] = np.nan
-    # the outer half of the edge pixels takes the value on their centre line; a NaN position fails the comparison
+    # in the outer half of an edge pixel the value is that on its centre line; a NaN position fails the comparison
     if not (x >= -0.5 and y >= -0.5 and x < nx - 0.5 and y < ny - 0.5):
         return 0.0
     x = min(max(x, 0.0), nx - 1.0)
     y = min(max(y, 0.0), ny - 1.0)
     i, j = int(y), int(x)
     fx, fy = x - j, y - i
-    # on the last line the further neighbour has weight 0; scipy looks at the one before (a NaN there counts)
+    # on the last line the farther neighbour has weight 0; scipy reads the previous one instead (whose NaN has an
+    # effect)
     jj = j + 1 if j + 1 < nx else max(nx - 2, 0)
     ii = i + 1 if i + 1 < ny else max(ny - 2, 0)
     ax, ay = 1.0 - fx, 1.0 - fy
@@ -146,9 +147,9 @@ def _run(  # noqa: PLR0917 - a compiled function takes positions only # pragma: 
     data, variance
         (ny, nx); the variance may be empty.
     px, py
-        (n,) positions in the data, pixels; NaN where there are none.
+        (n,) positions in the data, pixels; NaN where there is none.
     out, out_variance
-        (n,), filled; NaN where the data is not seen.
+        (n,), filled in; NaN outside the data.
     work
         See :data:`Work`.
     """
@@ -181,22 +182,22 @@ def bilinear(  # noqa: PLR0917 - a compiled function takes positions only # prag
     out_variance: Image,
     ends: NDArray[np.int64],
 ) -> float:
-    """Interpolate all rows of a box and return the sum over its pixels of their summed squared weights.
+    """Interpolate all rows of a box, and return the sum of squared weights, summed over its pixels.
 
     Parameters
     ----------
     data, variance
         (rows, columns), at most 2**30 pixels; the variance may be empty.
     pieces, lattice
-        The map, as in :func:`levelmatch_core.sky.kernels.spline_row`; not used where positions are given.
+        The map, as in :func:`levelmatch_core.sky.kernels.spline_row`; not used if positions are given.
     positions
-        (2, ny, nx) x and y in the data; empty where the map is to be used.
+        (2, ny, nx) x and y in the data; empty if the map is to be used.
     origin
         (x, y) of the first pixel of the box.
     out, out_variance
-        (ny, nx), filled; NaN where the data is not seen.
+        (ny, nx), filled in; NaN outside the data.
     ends
-        (ny, 3), filled: first and last valid column of each row and the number of valid ones.
+        (ny, 3), filled in: first and last valid column of each row, and the number of valid columns.
     """
     ny, nx = out.shape
     x, y = np.empty(RUN), np.empty(RUN)
@@ -208,11 +209,11 @@ def bilinear(  # noqa: PLR0917 - a compiled function takes positions only # prag
             for axis in range(2):
                 place = px if axis == 0 else py
                 if positions.size > 0:
-                    for k in range(place.size):  # an assignment of slices would compile its error messages for seconds
+                    for k in range(place.size):  # assigning slices would take seconds to compile
                         place[k] = positions[axis, r, start + k]
                 else:
                     spline_row(pieces, lattice, axis, origin[1] + r, origin[0] + start, place)
-            row_variance = out_variance[r, start:stop] if variance.size > 0 else out[r, start:stop]  # not touched
+            row_variance = out_variance[r, start:stop] if variance.size > 0 else out[r, start:stop]  # not used
             _run(data, variance, px, py, out[r, start:stop], row_variance, work)
         ends_of(out[r], ends[r])
     return work[4].sum()

@@ -1,8 +1,8 @@
-"""The compiled inner loops of maps, valid pixels and sums, without the interpreter's lock.
+"""Compiled inner loops for pixel maps, valid pixels and sums, which release the GIL.
 
-A map is a tensor-product cubic spline in power form, `pieces[i, j, m, n, axis]`: in cell (i, j) of the lattice
-coordinate `axis` is sum over m, n of pieces[i, j, m, n, axis] v**(3 - m) u**(3 - n), with v and u the distances from
-the cell's first node along y and x.
+A map is a tensor-product cubic spline in power form, `pieces[i, j, m, n, axis]`: in cell (i, j) of the lattice the
+coordinate `axis` is the sum over m, n of pieces[i, j, m, n, axis] v**(3 - m) u**(3 - n), where v and u are the
+distances from the first node of the cell along y and x.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ def _cell(value: float, start: float, step: float, cells: int) -> int:  # pragma
 
 @njit(nogil=True, cache=True)
 def _cubic(c: tuple[float, float, float, float], first: float, out: Floats) -> None:  # pragma: no cover - compiled
-    """Evaluate a cubic, highest power first, at `first` and on in steps of 1."""
+    """Evaluate a cubic polynomial, with the highest power first, at `first`, `first` + 1, ..."""
     for k in range(out.size):
         u = k + first
         out[k] = ((c[0] * u + c[1]) * u + c[2]) * u + c[3]
@@ -29,7 +29,7 @@ def _cubic(c: tuple[float, float, float, float], first: float, out: Floats) -> N
 def spline_row(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     pieces: Floats, lattice: Floats, axis: int, y: float, x0: float, out: Floats
 ) -> None:
-    """Evaluate one coordinate along a row.
+    """Evaluate one coordinate of a map along a row.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def spline_row(  # noqa: PLR0917 - a compiled function takes positions only # pr
     x0
         Its first column; the others follow in steps of 1.
     out
-        (n,), filled.
+        (n,), filled in.
     """
     n = out.size
     ny, nx = pieces.shape[:2]
@@ -53,7 +53,7 @@ def spline_row(  # noqa: PLR0917 - a compiled function takes positions only # pr
     v = y - (lattice[2] + i * lattice[3])
     first = 0
     for j in range(_cell(x0, start, step, nx), nx):
-        # the columns of this cell; the first and last cells also serve what lies before and after the lattice
+        # the columns of this cell; the first and last cells also extend beyond the lattice
         last = n if j == nx - 1 else min(max(int(np.ceil(start + (j + 1) * step - x0)), first), n)
         if last > first:
             p = pieces[i, j, :, :, axis]
@@ -95,7 +95,7 @@ def spline_points(pieces: Floats, lattice: Floats, x: Floats, y: Floats, out: Fl
 
 @njit(nogil=True, cache=True)
 def ends_of(row: NDArray[np.floating], ends: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
-    """Fill in the first and last column that is not NaN and the number of those; -1, -1, 0 where there are none."""
+    """Fill in the first and last column that is not NaN, and the number of such columns; -1, -1, 0 for none."""
     count = 0
     for k in range(row.size):
         count += not np.isnan(row[k])
@@ -112,14 +112,14 @@ def ends_of(row: NDArray[np.floating], ends: NDArray[np.int64]) -> None:  # prag
 
 @njit(nogil=True, cache=True)
 def row_ends(data: NDArray[np.floating], ends: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
-    """Fill `ends` (ny, 3) with each row's first and last column that is not NaN and the number of those."""
+    """Fill in `ends` (ny, 3): first and last column of each row that is not NaN, and the number of such columns."""
     for r in range(data.shape[0]):
         ends_of(data[r], ends[r])
 
 
 @njit(nogil=True, cache=True)
 def valid_rectangle(data: NDArray[np.floating]) -> tuple[int, int, int, int]:  # pragma: no cover - compiled
-    """Return the rows and columns, half open, that hold all finite pixels: bottom, top, left, right; 0s for none."""
+    """Return the half-open ranges of rows and columns with all finite pixels: bottom, top, left, right; 0s for none."""
     ny, nx = data.shape
     bottom, top, left, right = ny, 0, nx, 0
     for r in range(ny):
@@ -149,7 +149,7 @@ def add_part(  # noqa: PLR0917 - a compiled function takes positions only # prag
     variances: Floats,
     count: NDArray[np.int32],
 ) -> None:
-    """Add a part's rows to the sums.
+    """Add the rows of a part to the sums.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def add_part(  # noqa: PLR0917 - a compiled function takes positions only # prag
     at
         Row and column of their first pixel in the sums.
     plane
-        Value at the first pixel, slope a column, slope a row: subtracted.
+        Value at the first pixel, slope per column, slope per row; subtracted from the data.
     corrected, raw, variances, count
         Sums; `raw` and `variances` may be empty.
     """
@@ -187,7 +187,7 @@ def add_part(  # noqa: PLR0917 - a compiled function takes positions only # prag
 def share(  # pragma: no cover - compiled
     data: NDArray[np.floating], at: tuple[int, int], count: NDArray[np.int32]
 ) -> float:
-    """Return the sum of 1 / count**2 over a part's valid pixels: its share of the variance of a mean."""
+    """Return the sum of 1 / count**2 over the valid pixels of a part: its share of the variance of the mean."""
     nx = data.shape[1]
     columns = np.zeros(nx)
     for r in range(data.shape[0]):

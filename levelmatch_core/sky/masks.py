@@ -1,4 +1,4 @@
-"""Masks of sources, and the sky level that is left between them."""
+"""Source masks, and the sky level between the sources."""
 
 import math
 
@@ -15,34 +15,35 @@ Image = NDArray[np.floating]
 def source_mask(
     data: Image, *, sigma: float = 3.0, npixels: int = 3, dilate_size: int = 7, max_iters: int = 20
 ) -> NDArray[np.bool_]:
-    """Return True on sources: connected pixels above a sigma-clipped background, dilated.
+    """Return a mask that is True on sources: connected pixels above a sigma-clipped background, dilated.
 
-    The same as photutils' `detect_threshold`, `detect_sources` (eight neighbours connect) and `make_source_mask`, which
-    a test holds; done here because photutils warns where there is no source, and warnings cannot be caught in threads.
+    The result equals that of photutils' `detect_threshold`, `detect_sources` (with 8-connectivity) and
+    `make_source_mask`, which a test verifies. It is implemented here because photutils issues warnings if there is no
+    source, and warnings cannot be caught in threads.
 
     Parameters
     ----------
     data
         (rows, columns), NaN where invalid.
     sigma
-        Threshold above the background and limit of the clipping, standard deviations.
+        Threshold above the background, and clipping limit, in standard deviations.
     npixels
-        Connected pixels that make a source.
+        Smallest number of connected pixels of a source.
     dilate_size
-        Side of the square by which sources grow, pixels; 1 leaves them.
+        Side of the square by which sources are dilated, pixels; 1 for no dilation.
     max_iters
-        Most clipping iterations.
+        Largest number of clipping iterations.
     """
     sky = clipped(data, sigma, max_iters)
     if sky is None:
         return np.zeros(data.shape, dtype=bool)
-    # NaN compares false: invalid pixels are in no source
+    # comparisons with NaN are false: invalid pixels do not belong to sources
     bright = data > sky.median + sky.offset + sigma * sky.std
     labels, _ = ndimage.label(bright, structure=np.ones((3, 3), dtype=bool))
     sources = np.bincount(labels.ravel()) >= npixels
     sources[0] = False
-    # of a square, dilation is the running maximum, which is separable
-    # (an even square has no middle pixel: dilation takes the other one of the two)
+    # dilation by a square is a running maximum, which is separable
+    # (an even square has no central pixel: dilation uses the other one of the two candidates)
     grown: NDArray[np.bool_] = ndimage.maximum_filter(
         sources[labels], size=dilate_size, mode="constant", cval=0, origin=-1 if dilate_size % 2 == 0 else 0
     )
@@ -50,7 +51,7 @@ def source_mask(
 
 
 def local_sky(data: Image, *, sigma: float = 3.0, npixels: int = 3, dilate_size: int = 7, max_iters: int = 20) -> float:
-    """Return the sigma-clipped median of what lies between the sources.
+    """Return the sigma-clipped median of the pixels outside the sources.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def local_sky(data: Image, *, sigma: float = 3.0, npixels: int = 3, dilate_size:
     Raises
     ------
     NoUsablePixelsError
-        If no pixel is left.
+        If no pixel remains.
     """
     sources = source_mask(data, sigma=sigma, npixels=npixels, dilate_size=dilate_size, max_iters=max_iters)
     sky = clipped(np.where(sources, np.nan, data), sigma, max_iters)
@@ -71,6 +72,6 @@ def local_sky(data: Image, *, sigma: float = 3.0, npixels: int = 3, dilate_size:
         )
         raise NoUsablePixelsError(message)
     if not math.isfinite(sky.median):
-        message = f"the local sky of {sky.n} pixels came out as {sky.median}: the pixels' values are out of range"
+        message = f"the local sky of {sky.n} pixels is {sky.median}: the pixel values are out of range"
         raise NoUsablePixelsError(message)
     return sky.median

@@ -1,8 +1,8 @@
-"""The map between a grid's pixels and an exposure's, fast and with a measured error.
+"""A fast map between the pixels of a grid and those of an exposure, with a measured error.
 
-The exact map is sampled on a coarse lattice, joined by cubic splines, and compared with the exact map between the
-nodes; the lattice is refined until the largest error is below :data:`MAX_ERROR`, and where that does not help the
-exact map is used. Any APE-14 WCS will do: FITS with or without distortions, or gwcs.
+The exact map is sampled on a coarse lattice, interpolated with cubic splines, and compared with the exact map between
+the nodes. The lattice is refined until the largest error is below :data:`MAX_ERROR`; where that does not succeed, the
+exact map is used. Any APE-14 WCS is accepted: FITS with or without distortions, or gwcs.
 """
 
 import math
@@ -22,19 +22,19 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 
 MAX_ERROR = 1e-3
-"""Largest error of a map (pixels of what it maps to)."""
+"""Largest error of a map (pixels of the target)."""
 
 STEPS = (64.0, 32.0, 16.0)
-"""Spacings of the lattice that are tried in turn (pixels); below the last the exact map costs no more."""
+"""Spacings of the lattice that are tried in turn (pixels); with a finer one the exact map is as fast."""
 
 MAX_RETURN_ERROR = 1.0
-"""A position counts only if the way back ends within this distance (pixels), as in reproject."""
+"""A position is valid only if the inverse map returns to within this distance (pixels), as in reproject."""
 
 BAND_PIXELS = 1 << 18
-"""Pixels for which the exact map is computed at a time: bounds the memory."""
+"""Number of pixels for which the exact map is computed at a time, which limits the memory."""
 
 SIDE_POINTS = 32
-"""Points along each side of an outline."""
+"""Number of points along each side of an outline."""
 
 
 @dataclass(frozen=True)
@@ -51,31 +51,31 @@ class Box:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where on the grid a rectangle of image pixels lies."""
+    """Position of a rectangle of image pixels on the grid."""
 
     box: Box
-    """All grid pixels that it can reach."""
+    """All grid pixels that it may cover."""
     outline: tuple[tuple[float, float], ...]
-    """(x, y) of its corners and of the middles of its sides, grid pixels, in order."""
+    """(x, y) of its corners and of the centres of its sides, grid pixels, in order."""
     axis_angle: float
-    """Angle of the image's +x axis, at the middle of the rectangle, from the grid's +x, radians."""
+    """Angle of the image's +x axis, at the centre of the rectangle, from the grid's +x axis, radians."""
 
 
 @dataclass(frozen=True)
 class PixelMap:
-    """A map from one image's pixels to another's."""
+    """A map from the pixels of one image to those of another."""
 
     exact: Transform
-    """The map by the WCSs themselves."""
+    """The map computed from the WCSs."""
     pieces: Floats | None
-    """The splines in power form, (cells in y, cells in x, 4, 4, 2); None where only the exact map is good enough."""
+    """The splines in power form, (cells in y, cells in x, 4, 4, 2); None if only the exact map is accurate enough."""
     lattice: Floats
     """First node and spacing in x, then in y."""
     error: float
-    """Largest distance from the exact map that was measured, pixels; 0 for the exact map."""
+    """Largest measured distance from the exact map, pixels; 0 for the exact map."""
 
     def at(self, x: ArrayLike, y: ArrayLike) -> Floats:
-        """Return the (2, ...) positions to which x, y map."""
+        """Return (2, ...) the positions to which x, y are mapped."""
         x, y = np.broadcast_arrays(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
         if self.pieces is None:
             return self.exact(x, y)
@@ -84,7 +84,7 @@ class PixelMap:
         return out.reshape(-1, *x.shape)
 
     def on(self, box: Box) -> Floats:
-        """Return the (2, rows, columns) positions to which the pixels of a box map."""
+        """Return (2, rows, columns) the positions to which the pixels of a box are mapped."""
         if self.pieces is None:
             y, x = np.mgrid[box.y0 : box.y0 + box.shape[0], box.x0 : box.x0 + box.shape[1]].astype(float)
             return self.exact(x, y)
@@ -93,7 +93,7 @@ class PixelMap:
         return out
 
     def bands(self, box: Box) -> list[Box]:
-        """Cut a box into bands of rows for which the exact map fits into modest memory."""
+        """Divide a box into bands of rows for which the exact map needs little memory."""
         rows = max(1, BAND_PIXELS // max(box.shape[1], 1))
         return [
             Box(box.x0, box.y0 + row, (min(rows, box.shape[0] - row), box.shape[1]))
@@ -102,7 +102,7 @@ class PixelMap:
 
 
 def grid_to_image(grid: Grid, wcs: WCS | BaseHighLevelWCS, shape: tuple[int, int], box: Box) -> PixelMap:
-    """Map grid pixels within a box to the pixels of an image.
+    """Return the map from grid pixels within a box to the pixels of an image.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def grid_to_image(grid: Grid, wcs: WCS | BaseHighLevelWCS, shape: tuple[int, int
     shape
         Rows, columns of the image.
     box
-        Where on the grid the map is wanted.
+        The part of the grid where the map is needed.
 
     Raises
     ------
@@ -136,14 +136,14 @@ def grid_to_image(grid: Grid, wcs: WCS | BaseHighLevelWCS, shape: tuple[int, int
 
 
 def image_to_grid(grid: Grid, wcs: WCS | BaseHighLevelWCS, shape: tuple[int, int]) -> PixelMap:
-    """Map the pixels of an image (rows, columns in `shape`) to grid pixels; parameters as in :func:`grid_to_image`."""
+    """Return the map from the pixels of an image (rows, columns in `shape`) to the grid; see :func:`grid_to_image`."""
     return _fit(_to_grid(grid, wcs), Box(0, 0, shape))
 
 
 def plane_on_image(
     plane: Plane, grid: Grid, wcs: WCS | BaseHighLevelWCS | None, shape: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Return a plane's values, (rows, columns), on the pixels of an image; a level needs no WCS.
+    """Return (rows, columns) the values of a plane on the pixels of an image; a constant level needs no WCS.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def plane_on_image(
     if plane.is_level:
         return np.full(shape, plane.level)
     if wcs is None:
-        message = "a plane with slopes cannot be put on an image that has no WCS"
+        message = "a plane with slopes cannot be evaluated on an image that has no WCS"
         raise NoWcsError(message)
     to_grid = image_to_grid(grid, wcs, shape)
     if to_grid.pieces is None:
@@ -165,7 +165,7 @@ def plane_on_image(
             message = "pixels of the image have no counterpart on the grid: check the WCS of the image"
             raise PixelMapError(message)
         return values
-    # a plane of splines is a spline: one evaluation instead of two
+    # a linear function of splines is a spline: one evaluation instead of two
     pieces = plane.slope_x * to_grid.pieces[..., :1] + plane.slope_y * to_grid.pieces[..., 1:]
     pieces[:, :, 3, 3, 0] += plane.level - plane.slope_x * plane.x0 - plane.slope_y * plane.y0
     out = np.empty((1, *shape))
@@ -179,21 +179,21 @@ def place(
     rows: tuple[int, int],
     columns: tuple[int, int],
 ) -> Placement:
-    """Say where on the grid a rectangle of image pixels lies.
+    """Return the position of a rectangle of image pixels on the grid.
 
     Parameters
     ----------
     grid, wcs
         The grid and the image's WCS.
     rows, columns
-        The rectangle, half open, counted from 0; its outline runs along pixel edges.
+        The rectangle, half open, counted from 0; its outline follows the pixel edges.
 
     Raises
     ------
     NoWcsError
         If the WCS is not celestial with two axes.
     PixelMapError
-        If the outline has no place on the grid.
+        If the outline has no position on the grid.
     """
     outline = _outline(rows, columns)
     x, y = (columns[0] + columns[1] - 1) / 2, (rows[0] + rows[1] - 1) / 2
@@ -206,10 +206,10 @@ def place(
             f"Dec {grid.dec:.4f}: check the image's WCS"
         )
         raise PixelMapError(message)
-    # half a pixel for what the outline bends between the points
+    # half a pixel for the curvature of the outline between the points
     left, right = math.floor(xx.min() - 0.5), math.ceil(xx.max() + 0.5)
     bottom, top = math.floor(yy.min() - 0.5), math.ceil(yy.max() + 0.5)
-    every = SIDE_POINTS // 2  # corners and middles of the sides
+    every = SIDE_POINTS // 2  # corners and centres of the sides
     return Placement(
         box=Box(left, bottom, (top - bottom + 1, right - left + 1)),
         outline=tuple(zip(xx[:-2:every].tolist(), yy[:-2:every].tolist(), strict=True)),
@@ -218,7 +218,7 @@ def place(
 
 
 def _outline(rows: tuple[int, int], columns: tuple[int, int]) -> Floats:
-    """Return (2, n) x, y along the pixel edges about a rectangle, in order, from its first corner."""
+    """Return (2, n) x, y along the pixel edges around a rectangle, in order, starting at its first corner."""
     bottom, top = rows[0] - 0.5, rows[1] - 0.5
     left, right = columns[0] - 0.5, columns[1] - 0.5
     step = np.arange(SIDE_POINTS) / SIDE_POINTS
@@ -238,7 +238,7 @@ def _to_grid(grid: Grid, wcs: WCS | BaseHighLevelWCS) -> Transform:
 
 
 def _fit(exact: Transform, box: Box, seen_within: tuple[int, int] | None = None) -> PixelMap:
-    """Sample, join and check; only positions on the image (rows, columns in `seen_within`) count in the check."""
+    """Sample, interpolate and check the map; only positions on the image (shape `seen_within`) are checked."""
     found = False
     for step in STEPS:
         x, y = _nodes(box.x0, box.shape[1], step), _nodes(box.y0, box.shape[0], step)
@@ -249,7 +249,7 @@ def _fit(exact: Transform, box: Box, seen_within: tuple[int, int] | None = None)
         lattice = np.array([x[0], x[1] - x[0], y[0], y[1] - y[0]])
         found = found or bool(np.isfinite(samples).any())
         if not np.isfinite(samples).all():
-            break  # somewhere the map does not exist: no spline crosses that
+            break  # the map is undefined somewhere, which a spline cannot represent
         fitted = PixelMap(exact, _pieces(x, y, samples.reshape(2, len(y), len(x))), lattice, math.inf)
         error = np.hypot(*(fitted.at(*middles) - truth))
         if seen_within is not None:
@@ -270,27 +270,27 @@ def _fit(exact: Transform, box: Box, seen_within: tuple[int, int] | None = None)
 
 
 def _nodes(first: int, size: int, step: float) -> Floats:
-    """Return nodes, evenly spaced, from the first pixel's outer edge to the last's."""
+    """Return evenly spaced nodes from the outer edge of the first pixel to that of the last."""
     cells = max(3, math.ceil(size / step))
     return np.linspace(first - 0.5, first + size - 0.5, cells + 1)
 
 
 def _pieces(x: Floats, y: Floats, samples: Floats) -> Floats:
-    """Return the power form of the tensor-product not-a-knot spline through samples (axes, y, x) on even nodes."""
+    """Return the power form of the tensor-product not-a-knot spline through samples (axes, y, x) on uniform nodes."""
     along_y = np.einsum("miy,ayx->miax", _spline_of(len(y), float(y[1] - y[0])), samples)
     both = np.einsum("njx,miax->ijmna", _spline_of(len(x), float(x[1] - x[0])), along_y)
     return np.ascontiguousarray(both)
 
 
 def _spline_of(n: int, step: float) -> Floats:
-    """Return what makes of n samples their spline: (4, n - 1, n), highest power first."""
+    """Return (4, n - 1, n) the linear map from n samples to the coefficients of their spline, highest power first."""
     powers = step ** -np.arange(3.0, -1.0, -1.0)
     return _unit_spline(n) * powers[:, None, None]
 
 
 @lru_cache(maxsize=64)
 def _unit_spline(n: int) -> Floats:
-    """Return the same for nodes one apart: nearly all images have lattices of a few sizes."""
+    """Return the same for nodes with a spacing of 1; cached, since most images have lattices of a few sizes."""
     made = np.asarray(CubicSpline(np.arange(n), np.eye(n)).c)
     made.flags.writeable = False
     return made

@@ -1,7 +1,7 @@
-"""A plane on the grid: the one form that every correction, of every stage, has.
+"""A plane on the grid, the form of every correction in every stage.
 
-Sign convention, stated here once: a correction is **subtracted** from the data. The delta of a pair (i, j) describes
-data_j - data_i, and the corrections c make c_j - c_i come out as delta[j, i] = -delta[i, j].
+The sign convention is stated here once: a correction is **subtracted** from the data. The delta of a pair (i, j)
+describes data_j - data_i, and the corrections c are such that c_j - c_i equals delta[j, i] = -delta[i, j].
 """
 
 from typing import Self
@@ -13,14 +13,14 @@ from levelmatch_core.records import Record
 
 
 class Plane(Record):
-    """value(x, y) = level + slope_x (x - x0) + slope_y (y - y0), x the grid's column and y its row, counted from 0."""
+    """value(x, y) = level + slope_x (x - x0) + slope_y (y - y0), with column x and row y of the grid, from 0."""
 
     level: float = 0.0
     """Value at (x0, y0), in the data's unit."""
     slope_x: float = 0.0
-    """Change a grid pixel along x, in the data's unit."""
+    """Change per grid pixel along x, in the data's unit."""
     slope_y: float = 0.0
-    """Change a grid pixel along y, in the data's unit."""
+    """Change per grid pixel along y, in the data's unit."""
     x0: float = 0.0
     y0: float = 0.0
 
@@ -38,11 +38,11 @@ class Plane(Record):
         )
 
     def about(self, x0: float, y0: float) -> Self:
-        """Return the same plane with its level quoted at another point."""
+        """Return the same plane with its level given at another point."""
         return self.model_copy(update={"level": float(self(x0, y0)), "x0": float(x0), "y0": float(y0)})
 
     def __add__(self, other: "Plane") -> "Plane":
-        """Return the sum, about this plane's point."""
+        """Return the sum, about the reference point of this plane."""
         moved = other.about(self.x0, self.y0)
         return Plane(
             level=self.level + moved.level,
@@ -53,5 +53,5 @@ class Plane(Record):
         )
 
     def __neg__(self) -> "Plane":
-        """Return the plane with its sign turned."""
+        """Return the plane with the opposite sign."""
         return Plane(level=-self.level, slope_x=-self.slope_x, slope_y=-self.slope_y, x0=self.x0, y0=self.y0)

@@ -1,7 +1,7 @@
-"""Resampling an image to a box of the grid: bilinear in one compiled pass, adaptive and exact by reproject.
+"""Resampling of an image to a box of the grid: bilinear in one compiled pass, adaptive and exact with reproject.
 
-Variances are resampled with the squares of the weights. The noise gain is the mean over the output of the summed
-squared weights: the variance of a resampled pixel where the input's is 1 and white.
+Variances are resampled with the squares of the weights. The noise gain is the sum of squared weights, averaged over the
+output: the variance of a resampled pixel for white noise of unit variance in the input.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import Box, PixelMap
 
 NOISE_SEED = 20_240_101
-"""Seed of the white noise by which the gain of reproject's kernels is measured."""
+"""Seed of the white noise that is used to measure the gain of reproject's kernels."""
 
 Image = NDArray[np.floating]
 
@@ -28,11 +28,11 @@ class Resampled:
     """An image on a box of the grid."""
 
     planes: Image
-    """(1 or 2, ny, nx): the data, NaN where not seen, and its variance, if any."""
+    """(1 or 2, ny, nx): the data, NaN where there is none, and its variance, if any."""
     noise_gain: float
-    """Mean of the summed squared weights over the valid pixels; NaN where there are none."""
+    """Sum of squared weights, averaged over the valid pixels; NaN if there are none."""
     ends: NDArray[np.int64]
-    """(ny, 3): first and last valid column of each row and the number of valid ones; -1, -1, 0 where there are none."""
+    """(ny, 3): first and last valid column of each row, and the number of valid columns; -1, -1, 0 for none."""
 
     @property
     def data(self) -> Image:
@@ -51,10 +51,10 @@ class Resampled:
 
 
 def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box) -> Resampled:
-    """Interpolate bilinearly, as `reproject.reproject_interp` does, edges and NaN included.
+    """Interpolate bilinearly, in agreement with `reproject.reproject_interp` including edges and NaN.
 
-    Positions in the outer half of an edge pixel take the value on its centre line; a NaN among the four neighbours
-    makes NaN. The sums are formed in double precision and stored in the type of `data`.
+    Positions in the outer half of an edge pixel get the value on its centre line; a NaN among the four neighbours gives
+    NaN. The sums are computed in double precision and stored in the type of `data`.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box)
     pixel_map
         From the grid to the image.
     box
-        Where on the grid.
+        The part of the grid to fill.
     """
     data, variance = _prepared(data, variance)
     planes = np.empty((1 if variance is None else 2, *box.shape), data.dtype)
@@ -98,10 +98,10 @@ def by_reproject(
 ) -> Resampled:
     """Resample with `reproject_adaptive` (on the fast map) or `reproject_exact` (on the WCSs themselves).
 
-    Their weights cannot be had, so that white noise of unit variance, seeded and masked as the data is, is resampled
-    beside the data: its mean square is the noise gain. The variance is resampled with the weights themselves and
-    multiplied by the gain, which is right where the variance changes little within the kernel, and on average
-    elsewhere. Surface brightness is kept, not flux.
+    Their weights are not available. Therefore white noise of unit variance, seeded and masked like the data, is
+    resampled together with the data; its mean square is the noise gain. The variance is resampled with the weights
+    themselves and multiplied by the gain, which is correct where the variance changes little within the kernel, and on
+    average elsewhere. Surface brightness is conserved, not flux.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def by_reproject(
     wcs, grid
         The image's WCS and the grid (used by 'exact').
     """
-    from reproject import reproject_adaptive, reproject_exact  # noqa: PLC0415 - costs 0.3 s, and is seldom used
+    from reproject import reproject_adaptive, reproject_exact  # noqa: PLC0415 - takes 0.3 s, and is rarely used
 
     data, variance = _prepared(data, variance)
     signs = np.random.default_rng(NOISE_SEED).integers(0, 2, data.shape, dtype=np.int8)
@@ -143,20 +143,20 @@ def by_reproject(
 
 
 def _prepared(data: Image, variance: Image | None) -> tuple[Image, Image | None]:
-    """Return both in one native float type, as the kernels want them."""
+    """Return both in the same native floating-point type, as the kernels require."""
     kind = np.float32 if data.dtype.itemsize <= 4 and data.dtype.kind == "f" else np.float64
     return _read_only(data, kind), None if variance is None else _read_only(variance, kind)
 
 
 def _read_only(image: Image, kind: type[np.floating]) -> Image:
-    """Return a view that cannot be written: one compiled variant for what was read and what was made."""
+    """Return a read-only view, so that one compiled variant is enough for all images."""
     view = np.ascontiguousarray(image, dtype=kind).view()
     view.flags.writeable = False
     return view
 
 
 class _MapWcs(BaseLowLevelWCS):
-    """A WCS whose "world" is an image's pixels: the pixel map of the grid, or the identity of the image."""
+    """A WCS whose "world" is the pixels of an image: the pixel map of the grid, or the identity for the image."""
 
     pixel_n_dim = 2
     world_n_dim = 2
@@ -180,5 +180,5 @@ class _MapWcs(BaseLowLevelWCS):
     def world_to_pixel_values(self, *world_arrays: Any) -> Any:  # noqa: ANN401 - as APE 14 has it
         if self._map is None:
             return world_arrays
-        message = "reproject never asks for the way from the image to the grid"
+        message = "reproject does not use the map from the image to the grid"
         raise RuntimeError(message)

@@ -1,4 +1,4 @@
-"""Co-adding cutouts: the unweighted mean of what is left after their corrections, in bands of rows."""
+"""Co-addition of cutouts: the unweighted mean of the corrected data, in bands of rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,51 +16,51 @@ from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.store import CutoutStore
 
 ALGORITHM = "stack 2"
-"""Goes into every key: raise it whenever the same parts would give other numbers."""
+"""Part of every key: to be raised whenever the same parts would give a different result."""
 
 BAND_PIXELS = 1 << 17
-"""Pixels that are summed at a time: arrays of 1 MB, which the allocator keeps for the next band."""
+"""Number of pixels summed at a time: arrays of 1 MB, whose memory is reused for the next band."""
 
 Part = tuple[CutoutRecord, Plane]
-"""A cutout and what is subtracted from it."""
+"""A cutout and the plane that is subtracted from it."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """Some rows of a co-added image."""
+    """A band of rows of a co-added image."""
 
     row0: int
-    """First row, counted from the first of the box."""
+    """First row, counted from the first row of the box."""
     mean: NDArray[np.float64]
-    """(rows, columns) mean of the corrected parts, NaN where there is none."""
+    """(rows, columns) mean of the corrected parts, NaN where there are none."""
     variance: NDArray[np.float64] | None
-    """The summed variances over the squared number of parts; None where a part has no variance."""
+    """Sum of the variances divided by the squared number of parts; None if a part has no variance."""
     coverage: NDArray[np.int32]
     """Number of parts."""
     before: NDArray[np.float64] | None
-    """The mean without corrections, where that was asked for."""
+    """The mean without corrections, if requested."""
     shares: NDArray[np.float64] | None
-    """For each part the sum over its pixels of 1 / coverage**2, where that was asked for."""
+    """For each part the sum of 1 / coverage**2 over its pixels, if requested."""
 
 
 def stack(name: str, parts: Sequence[Part], store: CutoutStore) -> CutoutRecord:
-    """Return the unweighted mean of cutouts minus their planes, as a cutout; made, or recalled from the store.
+    """Return the unweighted mean of cutouts minus their planes, as a cutout; computed, or recalled from the store.
 
     Parameters
     ----------
     name
-        Of the new cutout.
+        Name of the new cutout.
     parts
-        At least one; their order does not matter (they are taken by name).
+        At least one; their order does not matter (they are sorted by name).
     store
-        Where the pixels lie and go.
+        The store that contains the parts, and to which the stack is written.
 
     Returns
     -------
     CutoutRecord
-        Variance: the sum over N squared, if all parts have one. Noise gain: the mean of the parts', each weighted by
-        its share of the mean's variance. Angle: the first part's. Outline: the convex hull of all. One part from
-        which nothing is subtracted is returned as it is, under the new name.
+        Its variance is the sum divided by N squared, if all parts have one; its noise gain the mean of those of the
+        parts, weighted by their shares of the variance of the mean; its angle that of the first part; its outline the
+        convex hull of all. A single part from which nothing is subtracted is returned unchanged, under the new name.
 
     Raises
     ------
@@ -92,20 +92,20 @@ def mosaic_bands(
     before: bool = False,
     shares: bool = False,
 ) -> Iterator[Band]:
-    """Co-add cutouts band by band: the memory does not grow with the number of parts or rows.
+    """Co-add cutouts band by band, in memory that does not grow with the number of parts or rows.
 
     Parameters
     ----------
     parts
         Cutouts and the planes to be subtracted; summed in this order.
     store
-        Where they lie.
+        The store that contains them.
     box
-        The grid pixels wanted.
+        The grid pixels to fill.
     band_rows
-        Rows of a band; None takes what fits into some megabytes.
+        Number of rows of a band; None for as many as fit into a few megabytes.
     before, shares
-        Whether to form these too.
+        Whether to compute these, too.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def mosaic_bands(
 
 
 def box_of(records: Sequence[CutoutRecord]) -> Box:
-    """Return the smallest box that holds all cutouts (at least one)."""
+    """Return the smallest box that contains all cutouts (at least one)."""
     x0, y0 = min(record.x0 for record in records), min(record.y0 for record in records)
     x1 = max(record.x0 + record.shape[1] for record in records)
     y1 = max(record.y0 + record.shape[0] for record in records)
@@ -158,7 +158,7 @@ def box_of(records: Sequence[CutoutRecord]) -> Box:
 
 
 def _rows_in(cutout: Cutout, box: Box) -> tuple[list[NDArray[np.floating]], tuple[int, int], tuple[int, int]]:
-    """Return a cutout's planes within a box, and row and column there and (x, y) on the grid of their first pixel."""
+    """Return a cutout's planes within a box, and the (row, column) in the box and (x, y) of their first pixel."""
     record = cutout.record
     x0, y0 = max(record.x0, box.x0), max(record.y0, box.y0)
     rows = slice(y0 - record.y0, max(0, box.y0 + box.shape[0] - record.y0))
@@ -168,7 +168,7 @@ def _rows_in(cutout: Cutout, box: Box) -> tuple[list[NDArray[np.floating]], tupl
 
 
 def _contiguous(image: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return it as the kernels are compiled for: whole rows of a cutout are so already."""
+    """Return the image in the form that the kernels are compiled for; no copy is made of whole rows."""
     view = np.ascontiguousarray(image).view()
     view.flags.writeable = False
     return view

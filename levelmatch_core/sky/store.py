@@ -1,8 +1,8 @@
-"""The store of cutouts: arrays as plain .npy files and records as JSON, both under their key.
+"""The store of cutouts: arrays as plain .npy files and records as JSON, both named by their key.
 
-A file appears whole, by rename, readable by its owner only. Nothing in it is ever unpickled. Whoever reads an array
-knows its sha256, so that a file that was altered or swapped is noticed; paths that lead out of the store, through
-links or otherwise, are refused.
+Files are written under a temporary name and renamed, so that they are always complete, and are readable by their owner
+only. Nothing is ever unpickled. The reader of an array knows its sha256, so that an altered or exchanged file is
+detected. Paths that lead outside the store, through links or otherwise, are refused.
 """
 
 import fcntl
@@ -30,10 +30,10 @@ from levelmatch_core.errors import StoreError, StoreInUseError
 from levelmatch_core.records import Record
 
 CHUNK = 1 << 18
-"""Bytes that are hashed and written at a time: what fits into the processor's cache is read from memory once."""
+"""Number of bytes hashed and written at a time; they fit into the cache and are read from memory only once."""
 
 _HEAD = 128
-"""Bytes of a .npy file that hold its header, as a rule."""
+"""Usual length of the header of a .npy file, bytes."""
 
 _PART = ".part"
 """Suffix of files that are being written."""
@@ -42,31 +42,31 @@ KEY = re.compile(r"[0-9a-f]{16,64}")
 
 
 class StoredArray(Record):
-    """Where an array lies in the store, and the digest by which a reader knows that it is the one that was written."""
+    """Location of an array in the store, and the digest that identifies its content."""
 
     file: str = Described(description="path relative to the store's root")
     sha256: str
 
 
 class CutoutStore:
-    """A folder of arrays and records under content keys; any number of workers may write to it at once."""
+    """A folder of arrays and records named by content keys; any number of workers may write to it at the same time."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        # (inode, size, time of change) of files whose digest this object has seen
+        # (inode, size, modification time) of files whose digest this object has checked
         self._seen: dict[StoredArray, tuple[int, int, int]] = {}
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Hold the store for a run: it is not pruned meanwhile. A pruning that goes on is waited for."""
+        """Protect the store from pruning during a run. Waits for the end of a pruning in progress."""
         with self._locked() as descriptor:
-            with suppress(OSError):  # a file system without locks: there, nothing is ever pruned
+            with suppress(OSError):  # a file system without locks, where nothing is ever pruned
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
             yield
 
     @contextmanager
     def alone(self, *, wait: bool = False) -> Iterator[None]:
-        """Have the store for oneself.
+        """Use the store exclusively.
 
         Parameters
         ----------
@@ -76,24 +76,24 @@ class CutoutStore:
         Raises
         ------
         StoreInUseError
-            If a run uses it, or the file system cannot tell.
+            If a run uses it, or if the file system has no locks.
         """
         with self._locked() as descriptor:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                message = f"{self.root}: a run in progress uses the store; --wait waits for its end"
+                message = f"{self.root}: a run in progress uses the store; use --wait to wait for its end"
                 raise StoreInUseError(message) from error
             except OSError as error:
                 message = (
-                    f"{self.root}: its file system has no locks ({error}), so that a run in progress cannot be told"
+                    f"{self.root}: its file system has no locks ({error}), so that a run in progress cannot be detected"
                 )
                 raise StoreInUseError(message) from error
             yield
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        """Open the folder, whose lock is free once that is closed, however the process ends."""
+        """Open the folder; its lock is released when it is closed, however the process ends."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -102,19 +102,19 @@ class CutoutStore:
             os.close(descriptor)
 
     def put(self, key: str, array: NDArray[Any]) -> StoredArray:
-        """Write an array and return where it lies.
+        """Write an array and return its location.
 
         Parameters
         ----------
         key
-            Lower-case hexadecimal, as :func:`levelmatch_core.records.content_key` makes it.
+            Lower-case hexadecimal digits, from :func:`levelmatch_core.records.content_key`.
         array
-            Of plain numbers.
+            An array of plain numbers.
 
         Raises
         ------
         StoreError
-            If the key or the array's type will not do.
+            If the key or the type of the array is not valid.
         """
         if array.dtype.hasobject:
             message = f"an array of type {array.dtype} cannot be stored: only plain numbers can"
@@ -142,16 +142,16 @@ class CutoutStore:
         Parameters
         ----------
         stored
-            What :meth:`put` returned.
+            The result of :meth:`put`.
         verify
-            Whether to compare the digest of the file first.
+            Whether to check the digest of the file first.
         shape
-            What is expected, if that is known.
+            The expected shape, if known.
 
         Raises
         ------
         StoreError
-            If the file is missing, altered (where `verify`), no plain array of the shape, or lies outside the store.
+            If the file is missing, altered (with `verify`), not a plain array of the shape, or outside the store.
         """
         path = self._existing(stored)
         if verify and not self.check(stored):
@@ -160,7 +160,7 @@ class CutoutStore:
         try:
             array = _mapped(path)
         except (OSError, ValueError) as error:
-            message = f"stored array {stored.file} cannot be read ({error}); run again, it will be made anew"
+            message = f"stored array {stored.file} cannot be read ({error}); run again to recreate it"
             raise StoreError(message) from error
         if shape is not None and array.shape != shape:
             message = f"stored array {stored.file} has shape {array.shape}, expected {shape}; run again"
@@ -168,9 +168,9 @@ class CutoutStore:
         return array
 
     def check(self, stored: StoredArray) -> bool:
-        """Say whether the file is there, inside the store, not through a link, and has the digest.
+        """Return whether the file exists inside the store, is not a link, and has the digest.
 
-        A file whose digest this object has seen, and that has not been touched since, is not read again.
+        A file that this object has checked before, and that has not been modified since, is not read again.
         """
         try:
             path = self._existing(stored)
@@ -186,37 +186,37 @@ class CutoutStore:
         return True
 
     def remember(self, key: str, record: Mapping[str, Any]) -> None:
-        """Keep a record (plain JSON) under a key."""
+        """Store a record (plain JSON) under a key."""
         path = self._path(key, ".json")
         text = json.dumps(record, sort_keys=True, allow_nan=False)
         with self._replacing(path) as file:
             _write_whole(file, text.encode())
 
     def recall(self, key: str) -> dict[str, Any] | None:
-        """Return the record of a key; None if there is none, or if an array that it names is not whole."""
+        """Return the record of a key; None if there is none, or if an array that it refers to is not intact."""
         path = self._path(key, ".json")
         if not _is_plain(path):
             return None
         try:
             record = json.loads(Path(path).read_bytes())
         except (OSError, ValueError):
-            return None  # damaged: what it describes is made anew
+            return None  # damaged: its content is computed again
         if not isinstance(record, dict) or not all(self.check(stored) for stored in _arrays_in(record)):
             return None
         return record
 
     def clear_left_over(self) -> None:
-        """Remove what processes that were killed left half written; what is being written is left alone."""
+        """Remove incomplete files of processes that were killed, but not files that are being written."""
         for path in self.root.glob(f"??/.*{_PART}"):
             if not path.parent.is_symlink():
                 _clear_if_left(path)
 
     def size(self) -> int:
-        """Return the bytes of all files in the store."""
+        """Return the total size of all files in the store, bytes."""
         total = 0
         for folder, _, names in os.walk(self.root):
             for name in names:
-                with suppress(FileNotFoundError):  # another worker has just renamed it
+                with suppress(FileNotFoundError):  # another worker has just renamed the file
                     total += Path(folder, name).lstat().st_size
         return total
 
@@ -241,7 +241,7 @@ class CutoutStore:
     @contextmanager
     def _replacing(self, path: str) -> Iterator[BinaryIO]:
         """Open a temporary file that becomes `path` by rename."""
-        folder = os.path.dirname(path)  # noqa: PTH120 - plain text: this is done for every exposure
+        folder = os.path.dirname(path)  # noqa: PTH120 - faster than pathlib: called for every exposure
         with room_for(path):
             _make_real(folder)
             handle, temporary = _locked_temporary(folder)
@@ -256,7 +256,7 @@ class CutoutStore:
 
 
 def _make_real(folder: str) -> None:
-    """Make a folder of the store, unless it is there.
+    """Create a folder of the store, unless it exists.
 
     Raises
     ------
@@ -274,7 +274,7 @@ def _make_real(folder: str) -> None:
 
 
 def _is_plain(path: str) -> bool:
-    """Say whether a file is regular and its folder is a real one."""
+    """Return whether a file is a regular file, and its folder not a link."""
     try:
         in_folder = stat.S_ISDIR(os.lstat(os.path.dirname(path)).st_mode)  # noqa: PTH120 - as above
         return in_folder and stat.S_ISREG(os.lstat(path).st_mode)
@@ -288,7 +288,7 @@ def _mapped(path: str) -> NDArray[Any]:
     Raises
     ------
     OSError, ValueError
-        If it is none, or cut short.
+        If the file is not of this kind, or truncated.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -299,19 +299,19 @@ def _mapped(path: str) -> NDArray[Any]:
     size = int.from_bytes(start[8:10], "little") + 10
     dtype, shape = _header_of(start[:size] if size <= len(start) else content[:size])
     if len(content) != size + math.prod(shape) * dtype.itemsize:
-        message = f"of {len(content)} bytes, expected {size + math.prod(shape) * dtype.itemsize}"
+        message = f"{len(content)} bytes, expected {size + math.prod(shape) * dtype.itemsize}"
         raise ValueError(message)
     return np.ndarray(shape, dtype, buffer=content, offset=size)
 
 
 @lru_cache(maxsize=256)
 def _header_of(raw: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Return type and shape of an array by the start of its file, as :meth:`CutoutStore.put` writes it.
+    """Return type and shape of an array from the header of its file, as written by :meth:`CutoutStore.put`.
 
     Raises
     ------
     ValueError
-        If it is none of plain numbers in C order.
+        If it is not an array of plain numbers in C order.
     """
     stream = io.BytesIO(raw)
     if np.lib.format.read_magic(stream) != (1, 0):
@@ -325,22 +325,22 @@ def _header_of(raw: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
 
 
 def _locked_temporary(folder: str) -> tuple[int, str]:
-    """Make a temporary file (0600) and lock it: a lock ends with its process, so that one without is left over."""
+    """Create and lock a temporary file (0600); locks end with their process, so that unlocked ones are left-overs."""
     while True:
         name = f"{folder}/.{secrets.token_hex(8)}{_PART}"
         handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with suppress(OSError):  # a file system without locks: there, nothing is ever cleared
+        with suppress(OSError):  # a file system without locks, where nothing is ever removed
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
             return handle, name
-        os.close(handle)  # cleared before it was locked
+        os.close(handle)  # removed before it was locked
 
 
 def _clear_if_left(path: Path) -> None:
-    """Remove a temporary file, unless somebody is still writing it."""
+    """Remove a temporary file, unless it is still being written."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # gone, or not ours
+    except OSError:  # removed, or not accessible
         return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -352,7 +352,7 @@ def _clear_if_left(path: Path) -> None:
 
 
 def _write_whole(file: BinaryIO, data: bytes | memoryview) -> None:
-    """Write all of it: an unbuffered file takes what there is room for, and says so by a number only."""
+    """Write all bytes: an unbuffered file may write fewer, and only returns their number."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]
@@ -363,7 +363,7 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def _arrays_in(value: object) -> Iterator[StoredArray]:
-    """Yield the stored arrays that a record names, at any depth."""
+    """Yield the stored arrays that a record refers to, at any depth."""
     if isinstance(value, dict):
         if value.keys() == StoredArray.model_fields.keys():
             yield StoredArray.model_validate(value)

@@ -254,7 +254,7 @@ def test_the_demo_recovers_the_truth(levelmatch, tmp_path):
     answer = levelmatch("demo", "--output", tmp_path / "demo")
     assert answer.returncode == 0, answer.stderr
     (line,) = [line for line in answer.stdout.splitlines() if line.startswith("truth:")]
-    rms = float(line.split("came back to ")[1].split()[0])
+    rms = float(line.split("recovered to ")[1].split()[0])
     assert 0 < rms < 0.005
     for named in ("figures", "corrections.ecsv", "mlflow ui"):
         assert named in answer.stdout

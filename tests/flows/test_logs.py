@@ -50,7 +50,7 @@ def test_each_line_of_a_job_names_its_tile_and_stage(small_program, tmp_path):
     for tile in ("jw01234001001_02101_mirimage", "jw01234002001_02101_mirimage"):
         assert {(tile, stage) for stage in ("cutout", "dithers measure", "dithers solve", "stack", "write")} <= places
     assert ("f770w", "mosaic_tiles solve") in places
-    assert any("pairs are used; their differences are" in text for text in of_jobs)
+    assert any("pairs are used; the rms of their differences is" in text for text in of_jobs)
     at_info = [text for _, level, text in lines if level >= logging.INFO]
     assert not [text for text in at_info if "done in" in text and PLACED.match(text)]
 

@@ -123,7 +123,7 @@ def test_a_window_is_left_out() -> None:
             r"unknown entry images\.blank: did you mean blank_z",
         ),
         ('name = "x"\n[header]\nA = ["X"]\n[exclude]\nrows = [0, 1]\ncolumns = [0, 1]\nqq = 1', "known are rows, colu"),
-        ('name = "x"\n[header]\nTELESCOP = ["X"]\n[tile]\npattern = "("', "no regular expression"),
+        ('name = "x"\n[header]\nTELESCOP = ["X"]\n[tile]\npattern = "("', "not a regular expression"),
         (
             'name = "x"\n[header]\nTELESCOP = ["X"]\n[dq]\nbits = [4096]',
             "the numbers of bits, 0 to 63, not their values",

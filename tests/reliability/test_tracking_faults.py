@@ -126,7 +126,7 @@ def test_down_and_sent_later(mlflow, home, ended, monkeypatch):
     again = log(output)
     assert again.exit_code == 0
     assert run_id_in(again) == run_id
-    assert "was there" in again.output
+    assert "existed already" in again.output
     assert content(client, run_id) == sent
     assert {path: path.read_bytes() for path in before} == before
 
@@ -183,7 +183,7 @@ def test_log_of_what_is_not_known(home, ended, tmp_path):  # noqa: ARG001 - the 
     assert "no such folder" in nothing.output
     unknown = log(output)
     assert unknown.exit_code == 2
-    assert "holds no record of the run that made" in unknown.output
+    assert "contains no record of the run that made" in unknown.output
     assert "run it again with the same settings" in unknown.output
 
 

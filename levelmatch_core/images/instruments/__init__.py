@@ -1,4 +1,4 @@
-"""The instruments that levelmatch knows: each module here that defines `INSTRUMENT` is one, and each TOML table."""
+"""The known instruments: each module here that defines `INSTRUMENT`, and each TOML table."""
 
 import importlib
 import pkgutil
@@ -19,7 +19,7 @@ __all__ = ["Instrument", "Part", "Source", "by_name", "instrument_of", "instrume
 
 @cache
 def instruments() -> tuple[Instrument, ...]:
-    """Return all instruments, in the order in which they are asked: the generic one last."""
+    """Return all instruments in the order in which they are tried, with the generic one last."""
     modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
     known = [module.INSTRUMENT for module in modules if hasattr(module, "INSTRUMENT")]
     known += [of_table(read_table(path)) for folder in __path__ for path in sorted(Path(folder).glob("*.toml"))]
@@ -39,13 +39,13 @@ def known_with(tables: Iterable[InstrumentTable]) -> tuple[Instrument, ...]:
     count = Counter(instrument.name for instrument in known)
     twice = [instrument.name for instrument in own if count[instrument.name] > 1]
     if twice:
-        message = f"instruments: there is another one of the name {twice[0]!r}; give yours another name"
+        message = f"instruments: there is another one of the name {twice[0]!r}; rename yours"
         raise SettingsError(message)
     return known
 
 
 def recognise(file_name: str, primary: Cards, known: Iterable[Instrument] = ()) -> Instrument:
-    """Return the instrument of a file, by its name (without folders) and primary header, among those `known` or all."""
+    """Return the instrument of a file from its name (without folders) and primary header, among `known` or all."""
     return next(instrument for instrument in known or instruments() if instrument.recognises(file_name, primary))
 
 
@@ -55,7 +55,7 @@ def instrument_of(exposure: Exposure) -> Instrument:
 
 
 def by_name(name: str, tables: Iterable[InstrumentTable] = ()) -> Instrument:
-    """Return the instrument of this name, the user's own among them.
+    """Return the instrument with this name, including the user's own.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What an instrument is to levelmatch: how to know its files, what its masks mean, how images become exposures."""
+"""The definition of an instrument: recognition of its files, meaning of its masks, division into exposures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,79 +11,81 @@ from levelmatch_core.settings import MatchSettings
 
 @dataclass(frozen=True)
 class Source:
-    """One image of one file, as an instrument sees it when it labels it."""
+    """One image of a file, as the input of an instrument's `split`."""
 
     file: str
-    """The file as it is shown: its path relative to the INPUT that it came from."""
+    """The displayed name of the file: its path relative to its INPUT."""
     chip: str
-    """`#n` for the n-th SCI extension of a file that has several, '' otherwise."""
+    """`#n` for the n-th SCI extension of a file with several, '' otherwise."""
     shape: tuple[int, int]
     """Rows, columns of the image."""
     primary: Cards
     """The primary header."""
     tile: str | None = None
-    """The tile that the user gave (by `group_by`); None lets the instrument choose."""
+    """The tile given by the user (with `group_by`); None to let the instrument choose."""
 
     @property
     def name(self) -> str:
-        """The name of the exposure that the whole image makes."""
+        """The name of the exposure if it is the whole image."""
         return self.file + self.chip
 
 
 @dataclass(frozen=True)
 class Part:
-    """The labels of one exposure that an image holds."""
+    """The labels of one exposure in an image."""
 
     detector: str
     tile: str
     groups: dict[str, str]
     """Stage name -> group; that of the mosaic stage is '' until the field is known."""
     suffix: str = ""
-    """What is added to the exposure's name, such as `@lyot`."""
+    """Suffix of the exposure's name, such as `@lyot`."""
     product: str = ""
-    """The output's name, where it is not the input's."""
+    """The name of the output, if it is not that of the input."""
     window: Window | None = None
     anchors: tuple[str, ...] = ()
     """Stages in which this exposure keeps correction 0."""
     identity: str = ""
-    """What tells this exposure from all others, whatever its bytes; '' where the file does not say."""
+    """A unique identifier of the exposure, independent of its bytes; '' if the file provides none."""
 
 
 @dataclass(frozen=True)
 class Instrument:
-    """One kind of input file. A new instrument is one new module of this package that defines `INSTRUMENT`."""
+    """One kind of input file. To add an instrument, add a module to this package that defines `INSTRUMENT`."""
 
     name: str
     recognises: Callable[[str, Cards], bool]
-    """Whether a file (its name without folders, its primary header) is of this instrument."""
+    """Whether a file (name without folders, primary header) is from this instrument."""
     split: Callable[[Source, MatchSettings], tuple[Part, ...]]
-    """The exposures that an image holds, one or more."""
+    """Returns the exposures in an image, one or more."""
     rank: int = 0
-    """Instruments are asked in the order of rank, then name: 0 one instrument, 1 a family, 2 anything."""
+    """Instruments are tried in the order of rank, then name: 0 single instrument, 1 family of instruments, 2
+    anything."""
     sci: str = "SCI"
     err: str = "ERR"
     dq: str = "DQ"
-    """EXTNAMEs of image, 1-sigma error and data quality; without such an image each with a celestial WCS is one."""
+    """EXTNAMEs of image, 1-sigma error and data quality; if there is no such image, each with a celestial WCS is
+    used."""
     variances: tuple[str, ...] = ()
-    """EXTNAMEs of the parts of the variance, which go along with SCI where images are put together."""
+    """EXTNAMEs of the components of the variance, which are copied with SCI if images are combined."""
     bad_bits: int = 0
-    """Bits of DQ that take a pixel out before resampling."""
+    """Bits of DQ that mask a pixel before resampling."""
     blank_zero: bool = False
     """Whether a pixel that is exactly 0 is blank."""
     band_cards: tuple[str, ...] = field(default=("FILTER",))
-    """Cards whose values, joined by '-', name the band; where none tells, those of
-    :data:`levelmatch_core.images.contents.bands.USUAL_CARDS` do."""
+    """Cards whose values, joined by '-', are the name of the band; if none is present, those of
+    :data:`levelmatch_core.images.contents.bands.USUAL_CARDS` are used."""
     no_band: frozenset[str] = frozenset()
-    """Values (lower case) of a further band card that add nothing, such as 'clear'."""
+    """Values (lower case) of further band cards that are ignored, such as 'clear'."""
     background: str = ""
-    """What it means for the next step that a file says what was subtracted (BKGLEVEL, BKGSUB, BKGMETH, and
-    meta.background of its ASDF tree); '' where files have no such cards."""
+    """The consequence for the next step if a file records what was subtracted (BKGLEVEL, BKGSUB, BKGMETH, and
+    meta.background of its ASDF tree); '' if files have no such cards."""
     table: InstrumentTable | None = None
-    """The table that the user named, where it comes from one."""
+    """The user's table, if the instrument comes from one."""
     next_step: str = ""
-    """How to call the pipeline that comes next so that it does not match again; '' where there is none."""
+    """How to call the next pipeline so that it does not match again; '' if there is none."""
 
 
 def plain_groups(tile: str) -> dict[str, str]:
-    """Return the groups of an exposure that takes part in dithers and mosaic only."""
+    """Return the groups of an exposure that only takes part in dithers and mosaic."""
     return {"dithers": tile, "mosaic_tiles": ""}

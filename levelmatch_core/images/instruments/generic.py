@@ -1,4 +1,4 @@
-"""Any FITS image: one exposure a tile, no masks but NaN and BLANK, and 0 is a value."""
+"""Any FITS image: one exposure per tile, no masks except NaN and BLANK, and 0 is a valid value."""
 
 from levelmatch_core.images.fits_headers import Cards
 from levelmatch_core.images.instruments.base import Instrument, Part, Source, plain_groups

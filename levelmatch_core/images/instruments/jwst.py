@@ -1,4 +1,4 @@
-"""What all of JWST's cameras share: file names, data-quality bits, blank zeros; and the cameras without a module."""
+"""Common properties of JWST's cameras (file names, data-quality bits, blank zeros), and cameras without a module."""
 
 import re
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ BAND_CARDS = ("FILTER", "PUPIL")
 NO_BAND = frozenset({"clear", "clearp", "n/a", "none"})
 
 BACKGROUND = (
-    "The files say what was subtracted (BKGLEVEL, BKGSUB = T, BKGMETH = levelmatch): resample and outlier detection "
-    "take them as they are, a default skymatch step stops with an error, and one with subtract=True "
+    "The files record what was subtracted (BKGLEVEL, BKGSUB = T, BKGMETH = levelmatch): resample and outlier detection "
+    "use them unchanged, a default skymatch step stops with an error, and one with subtract=True "
     "would match them again."
 )
-"""What `write_background` means (tried with jwst 3.0)."""
+"""The consequences of `write_background` (tested with jwst 3.0)."""
 
 NEXT_STEP = """\
 strun calwebb_image3 asn.json --steps.skymatch.skip=true
@@ -40,27 +40,27 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class JwstName:
-    """The fields of an exposure's file name that say what it is."""
+    """The parts of the file name of an exposure."""
 
     pointing: str
     """Program, observation, visit and activity: `jwPPPPPOOOVVV_GGSAA`."""
     exposure: str
-    """The number of the exposure, by which dithers differ."""
+    """The number of the exposure, which distinguishes dithers."""
     detector: str
 
     @property
     def tile(self) -> str:
-        """The dithers of one pointing on one detector."""
+        """Name of the tile: the dithers of one pointing on one detector."""
         return f"{self.pointing}_{self.detector}"
 
     @property
     def identity(self) -> str:
-        """What the exposure is called in whatever stage of processing."""
+        """The identifier of the exposure in all stages of processing."""
         return f"{self.pointing}_{self.exposure}_{self.detector}"
 
 
 def parse_name(file: str) -> JwstName | None:
-    """Return the fields of a JWST exposure's file name (folders are passed over), or None if it is no such name."""
+    """Return the parts of the file name of a JWST exposure, ignoring folders; None if it is not such a name."""
     match = _NAME.fullmatch(PurePosixPath(file).name)
     if match is None:
         return None
@@ -74,16 +74,16 @@ def of_instrument(primary: Cards, instrument: str) -> bool:
 
 
 def detector_of(source: Source) -> str:
-    """Return the detector, lower case, by the file's name, else by DETECTOR."""
+    """Return the detector in lower case, from the file name, else from DETECTOR."""
     named = parse_name(source.file)
     return named.detector if named else str(source.primary.get("DETECTOR", "")).strip().lower()
 
 
 def tile_base(source: Source, detector: str) -> str:
-    """Return the tile's name without its detector, for images whose chips or halves have tiles of their own.
+    """Return the name of the tile without its detector, for images whose chips or halves have their own tiles.
 
-    That is the user's tile, where one was given, or the pointing, or the file where its name does not follow JWST's
-    form.
+    That is the user's tile if one was given, else the pointing, or the file if its name does not follow the convention
+    of JWST.
     """
     if source.tile is not None:
         return source.tile.removesuffix(f"_{detector}")
@@ -92,14 +92,14 @@ def tile_base(source: Source, detector: str) -> str:
 
 
 def whole(source: Source) -> Part:
-    """Label an image that is one exposure, in the stages that all images have."""
+    """Return the labels of an image that is a single exposure, for the stages that all images have."""
     named = parse_name(source.file)
     tile = source.tile or (named.tile if named else source.name)
     return Part(detector=detector_of(source), tile=tile, groups=plain_groups(tile), identity=identity_of(source))
 
 
 def identity_of(source: Source) -> str:
-    """Return what tells the image from all others, '' where its name does not follow JWST's form."""
+    """Return the unique identifier of the image; '' if its name does not follow the convention of JWST."""
     named = parse_name(source.file)
     return named.identity + source.chip if named else ""
 

@@ -1,4 +1,4 @@
-"""JWST MIRI imaging: the main chip, and the window of the Lyot coronagraph in its corner."""
+"""JWST MIRI imaging: the main part of the chip, and the window of the Lyot coronagraph in its corner."""
 
 import re
 from dataclasses import replace
@@ -10,10 +10,10 @@ from levelmatch_core.images.instruments.base import Part, Source
 from levelmatch_core.settings import MatchSettings
 
 WHOLE, LYOT, MAIN = "mirimage", "mirimagel", "mirimages"
-"""Detectors: the whole chip, and the two halves of a chip that was separated (`l` Lyot, `s` science)."""
+"""Detectors: the whole chip, and the two halves of a chip that was split (`l` Lyot, `s` science)."""
 
 LYOT_FIRST_ROW, LYOT_END_COLUMN = 735, 290
-"""The window of a full frame: rows from 735 on, columns below 290, counted from 0."""
+"""The window in a full frame: rows from 735 on, columns below 290, counted from 0."""
 
 STAGE = "recombine_lyot"
 
@@ -38,7 +38,7 @@ def _split(source: Source, settings: MatchSettings) -> tuple[Part, ...]:
 
 
 def _windowed(part: Part, source: Source) -> Part:
-    """Say which pixels of a full frame are the half's: the separated files, too, hold the whole frame each."""
+    """Set the window of one half in a full frame; files of split chips also contain the whole frame."""
     if not _shows_window(source):
         return part
     window = Window(rows=(LYOT_FIRST_ROW, source.shape[0]), columns=(0, LYOT_END_COLUMN), inside=part.detector == LYOT)
@@ -61,13 +61,13 @@ def _half(source: Source, detector: str) -> Part:
 
 
 def _recombined_name(file: str) -> str:
-    """Return the name of the image that the halves of a separated chip make together."""
+    """Return the name of the image formed by the halves of a split chip."""
     folder, slash, name = file.rpartition("/")
     return folder + slash + re.sub(rf"_{WHOLE}[ls](?=[_.])", f"_{WHOLE}", name, count=1, flags=re.IGNORECASE)
 
 
 def _shows_window(source: Source) -> bool:
-    """Return whether the image is a full frame: a subarray's pixels are counted from another corner."""
+    """Return whether the image is a full frame: pixels of a subarray are counted from another corner."""
     subarray = str(source.primary.get("SUBARRAY", "FULL")).strip().upper()
     return subarray == "FULL" and source.shape[0] > LYOT_FIRST_ROW and source.shape[1] > LYOT_END_COLUMN
 

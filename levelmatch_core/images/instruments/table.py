@@ -1,4 +1,4 @@
-"""What a table makes of an instrument: see :mod:`levelmatch_core.instrument_tables` for what one holds."""
+"""Instruments from tables; the format is described in :mod:`levelmatch_core.instrument_tables`."""
 
 import re
 from pathlib import PurePosixPath
@@ -18,9 +18,9 @@ def of_table(table: InstrumentTable, *, own: bool = False) -> Instrument:
     Parameters
     ----------
     table
-        Its content.
+        The table.
     own
-        Whether it is the user's own: exposures then carry it, as nobody else knows it.
+        Whether it is the user's own, which is then stored with the exposures.
     """
     pattern = re.compile(table.tile.pattern, re.IGNORECASE) if table.tile.pattern else None
     wanted = {card: {value.strip().lower() for value in values} for card, values in table.header.items()}
@@ -30,7 +30,7 @@ def of_table(table: InstrumentTable, *, own: bool = False) -> Instrument:
         return any(str(primary.get(card, "")).strip().lower() in values for card, values in wanted.items())
 
     def split(source: Source, _settings: MatchSettings) -> tuple[Part, ...]:
-        # the chips of a file have levels of their own: tiles of their own
+        # the chips of a file have their own levels, and therefore their own tiles
         tile = source.tile or _tile(source, table.tile.card, pattern) + source.chip
         detector = str(source.primary.get("DETECTOR", "")).strip().lower() + source.chip
         return (Part(detector=detector, tile=tile, groups=plain_groups(tile), window=window),)
@@ -53,7 +53,7 @@ def of_table(table: InstrumentTable, *, own: bool = False) -> Instrument:
 
 
 def _tile(source: Source, card: str, pattern: re.Pattern[str] | None) -> str:
-    """Return the tile's name without its chip: by the card, by the pattern, else the file."""
+    """Return the name of the tile without its chip: from the card, from the pattern, else the file."""
     value = str(source.primary.get(card, "")).strip().lower() if card else ""
     if value not in _UNSET:
         return value

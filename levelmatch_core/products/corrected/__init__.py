@@ -1,1 +1,1 @@
-"""Corrected exposures: written, verified, taken back, repeated."""
+"""Corrected exposures: writing, verifying and undoing them, and applying a known solution to other files."""

@@ -1,4 +1,4 @@
-"""Changing an image of a FITS file and nothing else: its values, a plane added or taken, its HDU put back."""
+"""Changing one image of a FITS file and nothing else: its values, and its HDU."""
 
 from dataclasses import dataclass, field
 
@@ -18,35 +18,35 @@ from levelmatch_core.sky.pixelmap import plane_on_image
 from levelmatch_core.sky.plane import Plane
 
 _LEAST = float(np.finfo(np.float32).tiny)
-"""Stands for a zero that is not blank: far below the rounding of any correction."""
+"""Replaces a zero that is not blank; far below the rounding of any correction."""
 
 
 @dataclass
 class EditedFile:
-    """A file on its way out: the HDUs that change, and all others from the input."""
+    """A file to be written: the HDUs that change, and all others from the input."""
 
     base: RawFile
     hdus: dict[int, tuple[RawHeader, memoryview | None]] = field(default_factory=dict)
-    """HDU -> its header, and its data, None where they stay."""
+    """HDU -> its header and its data; None if the data are unchanged."""
 
     def header(self, index: int) -> RawHeader:
         """Return the header of an HDU as it will be written."""
         return self.hdus[index][0] if index in self.hdus else self.base.header(index)
 
     def put(self, index: int, header: RawHeader, values: NDArray[np.generic] | None) -> None:
-        """Replace an HDU: its header, and its image unless that is None."""
+        """Replace an HDU: its header and, unless None, its image."""
         self._put(index, header, None if values is None else stored_image(header, values))
 
     def put_header(self, index: int, header: RawHeader) -> None:
-        """Replace the header of an HDU, and nothing of its data."""
+        """Replace the header of an HDU only."""
         self._put(index, header, self.hdus[index][1] if index in self.hdus else None)
 
     def put_data(self, index: int, header: RawHeader, content: bytes) -> None:
-        """Replace an HDU: its header, and its data, which are padded to whole blocks."""
+        """Replace an HDU: its header and its data, which are padded to complete blocks."""
         self._put(index, header, memoryview(content.ljust(-(-len(content) // BLOCK) * BLOCK, b"\0")))
 
     def _put(self, index: int, header: RawHeader, data: memoryview | None) -> None:
-        # sums that did not hold stay as they came: new ones would bless what was damaged
+        # wrong checksums are kept: correct ones would hide that the data is damaged
         if self.base.sums_hold(index):
             renew_checksums(header, lambda: self.base.data(index) if data is None else data)
         self.hdus[index] = (header, data)
@@ -71,7 +71,7 @@ class EditedFile:
 def physical_values(
     stored: NDArray[np.generic], header: RawHeader, scaling: tuple[float, float] | None = None
 ) -> NDArray[np.float64]:
-    """Return stored values in their unit, BLANK as NaN; the scaling is looked up where it is not given."""
+    """Return stored values in physical units, with BLANK as NaN; the scaling is read from the header if not given."""
     scale, zero = scaling_of(header) if scaling is None else scaling
     values = stored.astype(np.float64)
     if stored.dtype.kind in "iu" and "BLANK" in header:
@@ -85,12 +85,12 @@ def scaling_of(header: RawHeader) -> tuple[float, float]:
 
 
 def output_type(stored: np.dtype[np.generic]) -> np.dtype[np.floating]:
-    """Return the type in which a changed image is stored: double where it was, else single."""
+    """Return the type in which a changed image is stored: double precision if it was double, else single."""
     return np.dtype(">f8") if stored.kind == "f" and stored.itemsize == 8 else np.dtype(">f4")
 
 
 def inside_of(window: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return which pixels of an image, (ny, nx), lie in the rectangle of a window."""
+    """Return (ny, nx) a mask of the pixels of an image that lie in the rectangle of a window."""
     inside = np.zeros(shape, dtype=bool)
     inside[slice(*window.rows), slice(*window.columns)] = True
     return inside
@@ -106,7 +106,7 @@ def shifted(
     blank_zero: bool,
     per_area: bool = False,
 ) -> NDArray[np.float64]:
-    """Return values with a correction taken (sign -1) or given back (+1); zeros stay where they mean nothing was seen.
+    """Return values with a correction subtracted (sign -1) or added (+1); zeros that mean blank are kept.
 
     Parameters
     ----------
@@ -115,15 +115,15 @@ def shifted(
     sign
         -1 or +1.
     total
-        All that is subtracted, on the grid.
+        The total correction, on the grid.
     grid
-        The field's.
+        The grid of the field.
     wcs
-        Of the image; a level needs none, unless it is per area.
+        WCS of the image; not needed for a level, unless it is per area.
     blank_zero
         Whether a pixel that is exactly 0 is blank.
     per_area
-        Whether the correction is that of a pixel of the grid's area, and each pixel has its share of it.
+        Whether the correction is for a pixel of the grid's area, and is scaled with the area of each pixel.
     """
     change = change_of(total, grid, wcs, (values.shape[0], values.shape[1]), per_area=per_area)
     return moved_by(values, sign, change, blank_zero=blank_zero)
@@ -132,7 +132,7 @@ def shifted(
 def change_of(
     total: Plane, grid: Grid, wcs: AnyWcs | None, shape: tuple[int, int], *, per_area: bool = False
 ) -> float | NDArray[np.float64]:
-    """Return a correction on the pixels of an image: a number, or (ny, nx) where it has slopes or is per area."""
+    """Return a correction on the pixels of an image: a number, or (ny, nx) if it has slopes or is per area."""
     change = total.level if total.is_level else plane_on_image(total, grid, wcs, shape)
     if per_area and wcs is not None:
         change = change * relative_areas(sky_transforms(wcs)[0], shape, grid.pixel_area)
@@ -145,7 +145,7 @@ def moved_by(
     """Return values plus `sign` times a change, as :func:`shifted` does."""
     moved = values + sign * change
     if blank_zero:
-        moved[np.abs(moved) < _LEAST] = _LEAST  # a pixel that was seen must not come to look blank
+        moved[np.abs(moved) < _LEAST] = _LEAST  # a valid pixel must not become a blank one
         moved[values == 0] = 0
     return moved
 
@@ -159,7 +159,7 @@ def local_plane(
     *,
     per_area: bool = False,
 ) -> LocalPlane:
-    """Return a correction about the centre of an image, or of a window of it, along the image's own axes."""
+    """Return a correction about the centre of an image, or of a window of it, along the axes of the image."""
     if (total.is_level and not per_area) or wcs is None:
         return LocalPlane(total.level, 0.0, 0.0)
     rows, columns = (window.rows, window.columns) if window else ((0, shape[0]), (0, shape[1]))

@@ -1,7 +1,7 @@
-"""What JWST's files say of their background (BKGLEVEL, BKGSUB, BKGMETH), in the header and in the ASDF tree.
+"""The background entries of JWST files (BKGLEVEL, BKGSUB, BKGMETH), in the header and in the ASDF tree.
 
-Where it is asked for, a corrected file says there what was subtracted, as the pipeline's own skymatch does. Of the ASDF
-extension only those few bytes change, and what was there before is kept in a card, so that undo puts it back.
+If requested, the subtracted level is recorded there in a corrected file, as the pipeline's own skymatch does. Only
+these few bytes of the ASDF extension change, and the previous content is kept in a card, so that undo can restore it.
 """
 
 import json
@@ -16,12 +16,12 @@ from levelmatch_core.images.fits_cards import CardValue, RawHeader
 from levelmatch_core.products.corrected.editing import EditedFile
 
 KEPT = "LVLBKGIN"
-"""The card of the primary header that keeps what was there before."""
+"""The card of the primary header that keeps the previous content."""
 
 METHOD = "levelmatch"
 
 _CARDS = {"level": "BKGLEVEL", "method": "BKGMETH", "subtracted": "BKGSUB"}
-"""Name in meta.background -> card, as the schema of the pipeline's data models has them."""
+"""Name in meta.background -> card, as in the schema of the pipeline's data models."""
 
 _COMMENTS = {"level": "Computed constant background level", "method": "Background computation method"} | {
     "subtracted": "Has background been subtracted from data?"
@@ -31,21 +31,21 @@ _INDEX = b"#ASDF BLOCK INDEX"
 
 
 def put_background(edited: EditedFile, level: float, shown: str) -> None:
-    """Say that a level was subtracted, on top of what was subtracted before.
+    """Record that a level was subtracted, in addition to what was subtracted before.
 
     Parameters
     ----------
     edited
-        The file on its way out.
+        The file to be written.
     level
-        What was subtracted at the image's centre, data unit.
+        The level subtracted at the centre of the image, data unit.
     shown
-        What to call the file in messages.
+        Name of the file in messages.
 
     Raises
     ------
     NotFitsError
-        If the file has an ASDF extension that is no ASDF.
+        If the file has an ASDF extension that is not valid ASDF.
     """
     header = edited.header(0)
     cards = header.parsed()
@@ -67,7 +67,7 @@ def put_background(edited: EditedFile, level: float, shown: str) -> None:
 
 
 def take_background_back(edited: EditedFile) -> None:
-    """Put back what a file said of its background before; nothing where :func:`put_background` was not at work."""
+    """Restore the previous background entries of a file, if :func:`put_background` has changed them."""
     header = edited.header(0)
     cards = header.parsed()
     if KEPT not in cards:
@@ -88,7 +88,7 @@ def take_background_back(edited: EditedFile) -> None:
 
 # -- the tree, as text -------------------------------------------------------------------------------------------------
 def with_background(text: str, values: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Return a tree's YAML with other values in meta.background, and the text that stood there, None if none did."""
+    """Return a tree's YAML with new values in meta.background, and the previous text there, None if there was none."""
     meta, found = _meta_and_background(text)
     if meta is None:
         return text, None
@@ -111,7 +111,7 @@ def with_background(text: str, values: Mapping[str, Any]) -> tuple[str, str | No
 
 
 def with_background_as(text: str, before: str | None) -> str:
-    """Return a tree's YAML with the text that stood in meta.background before; without the entry if None did."""
+    """Return a tree's YAML with the previous text of meta.background; without the entry if that is None."""
     meta, found = _meta_and_background(text)
     if meta is None or found is None:
         return text
@@ -120,12 +120,12 @@ def with_background_as(text: str, before: str | None) -> str:
         return text[:start] + before + text[end:]
     keys = [key for key, _ in meta.value]
     at = next(number for number, key in enumerate(keys) if key.value == "background")
-    # it was put before the entry that was first
+    # it was inserted before the first entry
     return text[: keys[at].start_mark.index] + text[keys[at + 1].start_mark.index :] if at + 1 < len(keys) else text
 
 
 def _meta_and_background(text: str) -> tuple[Any, Any]:
-    """Return the YAML nodes of meta and meta.background, None where there is none."""
+    """Return the YAML nodes of meta and meta.background; None if there is none."""
     root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     meta = _entry(root, "meta")
     if not isinstance(meta, yaml.MappingNode) or not meta.value:
@@ -139,7 +139,7 @@ def _entry(node: Any, name: str) -> Any:  # noqa: ANN401 - yaml carries no types
 
 
 def _span(text: str, node: Any) -> tuple[int, int]:  # noqa: ANN401 - yaml carries no types
-    """Return where a node's text begins and ends; that of a block ends where the next entry begins, but for blanks."""
+    """Return where the text of a node starts and ends, without the blanks that follow a block."""
     start, end = node.start_mark.index, node.end_mark.index
     return start, start + len(text[start:end].rstrip())
 
@@ -169,7 +169,7 @@ def _content(edited: EditedFile, index: int) -> bytes:
 
 
 def _tree(raw: bytes, shown: str) -> str:
-    """Return the YAML of an ASDF file, up to its end mark."""
+    """Return the YAML of an ASDF file, up to its end marker."""
     end = raw.find(_END_OF_TREE)
     if not raw.startswith(b"#ASDF") or end < 0:
         message = f"{shown}: its ASDF extension is damaged; leave write_background off for this file"
@@ -178,7 +178,7 @@ def _tree(raw: bytes, shown: str) -> str:
 
 
 def _put_content(edited: EditedFile, index: int, raw: bytes, text: str) -> None:
-    """Put the tree back, its blocks after it, and what tells where these begin."""
+    """Write the tree, the blocks that follow it, and the index of their positions."""
     tree = text.encode()
     blocks = raw[raw.find(_END_OF_TREE) + 1 :]
     moved = len(tree) + len(blocks) - len(raw)

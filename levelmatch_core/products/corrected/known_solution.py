@@ -1,4 +1,4 @@
-"""A solution that was found before, read back from its corrections table: what undo, verify and apply go by."""
+"""An existing solution, read from its corrections table, for the commands undo, verify and apply."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 
 PRODUCTS = "tiles/"
-"""The folder of corrected files, as the table names it."""
+"""The folder of corrected files, as in the table."""
 
 
 class Known(Record):
-    """One row of a corrections table that is not a failed one."""
+    """One row of a corrections table, of an exposure that did not fail."""
 
     exposure: str
     file: str
     product: str
     """Name of its corrected file below `tiles/`."""
     hdu: int
-    """The HDU of `file` that holds the image."""
+    """The HDU of `file` that contains the image."""
     window: Window | None
     wcs_source: WcsSource
-    """Where the WCS was taken from through which slopes were put on the image."""
+    """Origin of the WCS that was used to evaluate slopes on the image."""
     field: str
     unit: str
     status: Status
@@ -43,14 +43,14 @@ class Known(Record):
     provisional: bool
     partial: bool
     fits: dict[str, str]
-    """Stage -> fit type, of the stages that it took part in."""
+    """Stage -> fit type, for the stages in which it took part."""
     stages: dict[str, Plane]
     total: Plane
-    """All that was subtracted."""
+    """The total correction."""
     sigma: tuple[float, float, float]
     local_sky: float
     per_area: bool
-    """Whether each pixel got the share of its own area."""
+    """Whether the correction was scaled with the area of each pixel."""
 
     def correction(self, exposure: Exposure) -> Correction:
         """Return the correction of the same exposure in another reduction (or the same one)."""
@@ -63,7 +63,7 @@ class Known(Record):
             provisional=self.provisional,
             partial=self.partial,
             stages=self.stages,
-            # the sum as it was first made: the total less the local sky would be off in the last digit
+            # the original sum: the total minus the local sky would differ in the last digit
             plane=sum(self.stages.values(), start=Plane(x0=self.total.x0, y0=self.total.y0)),
             sigma=self.sigma,
             local_sky=self.local_sky,
@@ -77,35 +77,35 @@ class Known(Record):
 
 @dataclass(frozen=True)
 class KnownImage:
-    """One image of a corrected file, and the one or two rows that say what was subtracted."""
+    """One image of a corrected file, and the one or two rows with its corrections."""
 
     hdu: int
     main: Known
     second: Known | None
-    """Of the window, where that is tied to the main part."""
+    """The row of the window, if it is connected to the main part."""
 
     @property
     def masked(self) -> bool:
-        """Whether a part of it was masked, since nothing tied it to the rest: those pixels are gone."""
+        """Whether a part was masked because nothing connected it to the rest: those pixels are lost."""
         return self.main.window is not None and self.second is None
 
     @property
     def untouched(self) -> bool:
-        """Whether its pixels were copied: it was alone."""
+        """Whether its pixels were copied, because the exposure was alone."""
         nothing = self.main.total.is_level and self.main.total.level == 0
         return self.main.status is Status.ALONE and nothing and self.main.window is None
 
 
 @dataclass(frozen=True)
 class KnownSolution:
-    """What a corrections table holds."""
+    """The content of a corrections table."""
 
     rows: tuple[Known, ...]
     failed: tuple[str, ...]
-    """Names of the exposures that failed: nothing is known of them."""
+    """Names of the exposures that failed, for which there is no correction."""
     grids: Mapping[str, Grid]
     instruments: tuple[InstrumentTable, ...] = ()
-    """Those that the user named."""
+    """Instrument tables given by the user."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -114,7 +114,7 @@ class KnownSolution:
         Raises
         ------
         UsageError
-            If the file is no such table, or lacks something.
+            If the file is not such a table, or incomplete.
         """
         table = read_corrections(path)
         try:
@@ -128,25 +128,25 @@ class KnownSolution:
             )
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
             message = (
-                f"{path}: not a whole corrections table ({type(error).__name__}: {error}); take the one that "
+                f"{path}: not a complete corrections table ({type(error).__name__}: {error}); use the one that "
                 f"levelmatch wrote, unchanged"
             )
             raise UsageError(message) from error
         lacking = sorted({row.field for row in rows} - grids.keys())
         if lacking:
-            message = f"{path}: no grid for the fields {', '.join(lacking)}; take the table that levelmatch wrote"
+            message = f"{path}: no grid for the fields {', '.join(lacking)}; use the table that levelmatch wrote"
             raise UsageError(message)
         return cls(rows, failed, grids, instruments)
 
     def products(self) -> dict[str, list[Known]]:
-        """Return the rows by the corrected file that they went into, sorted."""
+        """Return the rows by the corrected file that they belong to, sorted."""
         found: dict[str, list[Known]] = {}
         for row in self.rows:
             found.setdefault(row.product, []).append(row)
         return dict(sorted(found.items()))
 
     def settings(self) -> MatchSettings:
-        """Return the run's settings that the table tells: fit types, whether Lyot was split, WCS, instruments."""
+        """Return the settings of the run that are in the table: fit types, Lyot splitting, WCS, instruments."""
         fits = {f"fit_type_{stage}": kind for row in self.rows for stage, kind in row.fits.items()}
         split = any(row.window is not None for row in self.rows)
         gwcs = any(row.wcs_source == "gwcs" for row in self.rows)
@@ -155,7 +155,7 @@ class KnownSolution:
 
 
 def images_of(rows: Iterable[Known]) -> list[KnownImage]:
-    """Return the images of one corrected file; one that two files made together is one image, in the main one's HDU."""
+    """Return the images of one corrected file; two files that form one image give one, in the HDU of the main file."""
     rows = list(rows)
     if len({row.file for row in rows}) > 1:
         return [_image(rows)]
@@ -194,7 +194,7 @@ def _known(row: dict[str, Any]) -> Known:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - a cell of a table
-    """Return a cell as a plain Python value, None where it is masked."""
+    """Return a cell as a plain Python value; None if it is masked."""
     if value is np.ma.masked:
         return None
     return value.item() if isinstance(value, np.generic) else value

@@ -1,4 +1,4 @@
-"""The cards by which a corrected image says what was done to it: a rounded summary, of which the tables are exact."""
+"""The cards of a corrected image that describe its correction: a rounded summary of the exact tables."""
 
 from dataclasses import dataclass
 
@@ -14,36 +14,36 @@ IMAGE_CARDS = ("LVLLEVEL", "LVLSLPX", "LVLSLPY", "LVLSKY", "LVLERR")
 WINDOW_CARDS = ("LVLLEV2", "LVLSLX2", "LVLSLY2", "LVLSKY2", "LVLERR2")
 AREA_CARD = "LVLAREA"
 CARDS = (MATCHED_CARD, "LVLFIT", *IMAGE_CARDS, "LVLREF", "LVLPART", "LVLVERS", *WINDOW_CARDS, AREA_CARD)
-"""All that are ever put into a header."""
+"""All cards that levelmatch writes to the header of an image."""
 
 
 @dataclass(frozen=True)
 class LocalPlane:
-    """A correction as its image sees it."""
+    """A correction in the pixel coordinates of its image."""
 
     level: float
-    """Value at the centre, data unit, all told."""
+    """Value of the total correction at the centre, data unit."""
     slope_x: float
-    """Change a column there, data unit."""
+    """Change per column there, data unit."""
     slope_y: float
-    """Change a row there."""
+    """Change per row there, data unit."""
     area: float | None = None
-    """Where the correction is per area: the pixel area that it is for, arcsec2."""
+    """If the correction is per area: the pixel area that it refers to, arcsec2."""
 
 
 def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, settings: MatchSettings) -> None:
-    """Put the cards of an image's correction into its SCI header.
+    """Write the cards of an image's correction to its SCI header.
 
     Parameters
     ----------
     header
-        Is changed.
+        Changed in place.
     correction
-        Of the image, or of the main part of it.
+        The correction of the image, or of the main part of it.
     local
-        The correction about the image's centre.
+        The correction about the centre of the image.
     settings
-        Of the run.
+        Settings of the run.
     """
     header.set(MATCHED_CARD, correction.status.value, "levelmatch: what became of this exposure")
     header.set("LVLFIT", _fits(correction, settings), "fit type of each stage")
@@ -57,12 +57,12 @@ def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, sett
 
 
 def reference_text(reference: str, *, provisional: bool) -> str:
-    """Return the value of LVLREF, as FITS can hold it."""
+    """Return the value of LVLREF in a form that FITS allows."""
     return as_ascii(reference + ("?" if provisional else ""))
 
 
 def put_window_cards(header: RawHeader, correction: Correction, local: LocalPlane) -> None:
-    """Put the cards of a recombined window: what was subtracted there in place of the image's own correction."""
+    """Write the cards of a recombined window, whose correction differs from that of the image."""
     _put_numbers(header, correction, local, "window centre", WINDOW_CARDS)
 
 
@@ -83,6 +83,6 @@ def _put_numbers(
 
 
 def _fits(correction: Correction, settings: MatchSettings) -> str:
-    """Return such as `dithers:level tiles:level+slope`: each stage by the last word of its name."""
+    """Return a text such as `dithers:level tiles:level+slope`, with the last word of each stage's name."""
     fitted = {stage: correction.fit_types.get(stage, settings.fit_type(stage)) for stage in correction.stages}
     return " ".join(f"{stage.rpartition('_')[2]}:{fit_type}" for stage, fit_type in fitted.items())

@@ -1,4 +1,4 @@
-"""Putting a known solution on other files: another reduction of the exposures that it was found from."""
+"""Applying a known solution to other files: another reduction of the same exposures."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,9 +21,9 @@ STEP = "apply"
 
 
 def apply_solution(table: Path, inputs: Sequence[Path], output: Path, *, recursive: bool = False) -> Restored:
-    """Subtract what a corrections table says from other files of the same exposures.
+    """Subtract the corrections of a table from other files of the same exposures.
 
-    An exposure is known by its name as the table has it; where no row has the whole of it, by its file's name without
+    Exposures are identified by their name in the table or, if no row has the full name, by the name of the file without
     folders, if exactly one row has that.
 
     Parameters
@@ -33,14 +33,14 @@ def apply_solution(table: Path, inputs: Sequence[Path], output: Path, *, recursi
     inputs
         Files and folders, as for a run.
     output
-        The folder that takes the corrected files. No file that is there is changed.
+        The folder for the corrected files. Existing files are not changed.
     recursive
         Whether to search folders within folders.
 
     Returns
     -------
-    The files, named as the inputs are; exposures that are not in the table are failures, and none of their file's
-    pixels is written.
+    The files, with the names of the inputs. Exposures that are not in the table are failures, and their files are not
+    written.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def apply_solution(table: Path, inputs: Sequence[Path], output: Path, *, recursi
     whole = {name: parts for name, parts in parts_of.items() if not lost & {part.exposure.file for part in parts}}
     if not whole:
         reasons = "".join(f"\n  {failure.reason}" for failure in failures[:10])
-        message = f"nothing that {table} can be applied to:{reasons}"
+        message = f"no input to which {table} can be applied:{reasons}"
         raise NoInputError(message)
     files: list[OutputFile] = []
     notes: list[str] = []
@@ -84,7 +84,7 @@ def apply_solution(table: Path, inputs: Sequence[Path], output: Path, *, recursi
 
 
 Finder = Callable[[str], Sequence[Known]]
-"""Name of an exposure -> the rows that are about it."""
+"""Name of an exposure -> its rows."""
 
 
 def _finder(solution: KnownSolution) -> Finder:
@@ -102,7 +102,7 @@ def _known(exposure: Exposure, find: Finder, solution: KnownSolution) -> Known:
     Raises
     ------
     DataError
-        If there is none, or it is about something else.
+        If there is none, or if it describes something else.
     """
     rows = find(exposure.name)
     name = PurePosixPath(exposure.name).name
@@ -113,15 +113,17 @@ def _known(exposure: Exposure, find: Finder, solution: KnownSolution) -> Known:
         raise DataError(message)
     if not rows:
         if any(PurePosixPath(failed).name == name for failed in solution.failed):
-            message = f"{exposure.name}: failed in the run that made the table: nothing is known of its level"
+            message = f"{exposure.name}: failed in the run that made the table, so that its level is not known"
             raise DataError(message)
         near = difflib.get_close_matches(name, [PurePosixPath(row.exposure).name for row in solution.rows], n=2)
-        hint = f"; near it: {_listed(near)}" if near else ""
-        message = f"{exposure.name}: not in the table, which goes by file names{hint}"
+        hint = f"; similar names: {_listed(near)}" if near else ""
+        message = f"{exposure.name}: not in the table, in which exposures are identified by file name{hint}"
         raise DataError(message)
     (row,) = rows
     if row.unit != exposure.unit:
-        message = f"{exposure.name}: BUNIT is {exposure.unit!r}, in the table {row.unit!r}: the levels do not fit"
+        message = (
+            f"{exposure.name}: BUNIT is {exposure.unit!r}, in the table {row.unit!r}: the levels cannot be applied"
+        )
         raise DataError(message)
     if row.window != exposure.window:
         message = f"{exposure.name}: is another part of its image ({exposure.window}) than in the table ({row.window})"

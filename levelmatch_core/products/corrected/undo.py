@@ -1,8 +1,8 @@
-"""Giving the inputs back: what was subtracted is added to the corrected files, and the cards that say so go.
+"""Restoring the inputs: the corrections are added to the corrected files again, and the cards are removed.
 
-The planes of the corrections table are evaluated through each file's own WCS, as they were when they were subtracted,
-so that a pixel comes back to within the rounding of its own type: half a unit in the last place of the corrected value
-and half a unit of the input's.
+The planes of the corrections table are evaluated with the WCS of each file, as they were when they were subtracted.
+Pixels are therefore restored to within the rounding of their type: half a unit in the last place of the corrected value
+plus half a unit of the input's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,32 +32,32 @@ STEP = "undo"
 
 @dataclass(frozen=True)
 class Restored:
-    """What came of giving a run's inputs back, or of applying a solution."""
+    """The result of restoring the inputs of a run, or of applying a solution."""
 
     files: tuple[OutputFile, ...]
     notes: tuple[str, ...]
-    """Pixels that could not be given back."""
+    """Notes on pixels that could not be restored."""
     failures: tuple[Failure, ...]
 
     @property
     def complete(self) -> bool:
-        """Whether all is there."""
+        """Whether everything was restored."""
         return not self.notes and not self.failures
 
 
 def undo(folder: Path, back: Path) -> Restored:
-    """Write the inputs of a finished output into another folder, from the output alone.
+    """Restore the inputs of a finished output in another folder, from the output alone.
 
     Parameters
     ----------
     folder
         The finished output.
     back
-        The folder that takes the inputs. No file that is there is changed.
+        The folder for the inputs. Existing files are not changed.
 
     Returns
     -------
-    The files, named as the corrected files are: halves of a chip that came as two files stay one image.
+    The files, with the names of the corrected files: parts of a chip from two files remain one image.
 
     Raises
     ------
@@ -92,31 +92,31 @@ def undo(folder: Path, back: Path) -> Restored:
 def undo_file(
     source: Path, target: Path, rows: Sequence[Known], solution: KnownSolution, shown: str
 ) -> tuple[str, ...]:
-    """Write one corrected file as it was before.
+    """Restore one corrected file.
 
     Parameters
     ----------
     source
         The corrected file.
     target
-        Where to.
+        The file to write.
     rows
-        All rows of the table that went into it.
+        All rows of the table that belong to the file.
     solution
-        That the rows are of: its grids, and the instruments that the user named.
+        The solution with these rows; its grids and instrument tables are used.
     shown
-        What to call the file in messages.
+        Name of the file in messages.
 
     Returns
     -------
-    What could not be given back.
+    Notes on what could not be restored.
 
     Raises
     ------
     NotFitsError
         If the file cannot be read, or is not one that levelmatch corrected.
     NoWcsError, PixelMapError
-        If a plane cannot be put on the image.
+        If a plane cannot be evaluated on the image.
     """
     hdus = read_headers(source, shown)
     blank_zero = recognise(Path(shown).name, hdus[0], known_with(solution.instruments)).blank_zero
@@ -130,7 +130,7 @@ def undo_file(
             _restore_input(edited, image, hdus, source, solution.grids, blank_zero=blank_zero)
             if image.masked:
                 notes.append(
-                    f"{shown}: HDU {image.hdu}: pixels that were masked, since nothing tied them to the rest, stay so"
+                    f"{shown}: HDU {image.hdu}: masked pixels stay masked, since nothing ties them to the rest"
                 )
         take_background_back(edited)
         with target.open("wb") as file:
@@ -147,14 +147,14 @@ def finished_record(folder: Path) -> RunRecord:
         If there is none.
     """
     if not (folder / RUN).is_file():
-        why = "holds an unfinished run; run it again" if (folder / JOURNAL).exists() else f"holds no {RUN}"
+        why = "contains an unfinished run; run it again" if (folder / JOURNAL).exists() else f"contains no {RUN}"
         message = f"output folder {folder}: {why if folder.is_dir() else 'no such folder'}; name the output of a run"
         raise OutputFolderError(message)
     return RunRecord.load(folder / RUN)
 
 
 def refuse_overlap(back: Path, *others: Path) -> None:
-    """Refuse an output folder that lies in another one, or holds it.
+    """Refuse an output folder that lies in another one, or contains it.
 
     Raises
     ------
@@ -167,22 +167,22 @@ def refuse_overlap(back: Path, *others: Path) -> None:
         raise OutputFolderError(message)
     for other in (path.absolute().resolve() for path in others):
         if place == other or place in other.parents or other in place.parents:
-            message = f"output folder {back}: lies in {other}, or holds it; choose another folder"
+            message = f"output folder {back}: lies in {other}, or contains it; choose another folder"
             raise OutputFolderError(message)
 
 
 def put_new(root: Path, name: str, writer: Writer) -> OutputFile:
-    """Let `writer` make a file below `root`; one that is there with other bytes is never replaced.
+    """Have `writer` create a file below `root`; an existing one with other bytes is never replaced.
 
     Raises
     ------
     OutputFolderError
-        If it would have to be, or the folder cannot be written to.
+        If it would have to be replaced, or if the folder is not writable.
     """
 
     def refuse() -> None:
         if (root / name).exists() or (root / name).is_symlink():
-            message = f"output folder {root}: holds another {name!r}; choose an empty folder"
+            message = f"output folder {root}: contains another {name!r}; choose an empty folder"
             raise OutputFolderError(message)
 
     try:
@@ -204,7 +204,7 @@ def _writer(source: Path, product: str, rows: Sequence[Known], solution: KnownSo
 
 
 def _refuse_altered(source: Path, product: str, sha256: str | None) -> None:
-    """Refuse a file that is not the one that the run wrote: what would come out would be no input."""
+    """Refuse a file that is not the one that the run wrote: the result would not be the input."""
     if OutputFile.of(source, product).sha256 != sha256:
         message = f"{product}: not the file that the run wrote (its sha256 differs from run.json's)"
         raise NotFitsError(message)

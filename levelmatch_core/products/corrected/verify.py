@@ -1,4 +1,4 @@
-"""Whether a finished output is what its run.json says: files, tables, and the cards of every corrected image."""
+"""Verification of a finished output against its run.json: files, tables, and the cards of every corrected image."""
 
 import math
 from collections import Counter
@@ -23,14 +23,14 @@ from levelmatch_core.products.tables import read_pairs
 from levelmatch_core.sky.grid import Grid
 
 _TOLERANCE = 1e-8
-"""Of cards against the table: the cards have nine digits."""
+"""Relative tolerance of cards against the table: cards have nine digits."""
 
 CORRECTIONS, PAIRS = "corrections.ecsv", "pairs.ecsv"
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """One thing that is not as it should be."""
+    """One difference from the expected state."""
 
     file: str
     what: str
@@ -38,7 +38,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was looked at, and what is wrong."""
+    """Numbers of checked files and images, and the mismatches."""
 
     files: int
     images: int
@@ -48,8 +48,8 @@ class Verified:
 def verify(folder: Path) -> Verified:
     """Check a finished output against its run.json.
 
-    Every file of the manifest must be there with its digest, and no other; both tables must be readable and agree with
-    run.json; every corrected image must carry the cards that its rows of corrections.ecsv demand.
+    Every file of the manifest must exist with its digest, and there must be no others; both tables must be readable and
+    agree with run.json; every corrected image must have the cards that follow from its rows in corrections.ecsv.
 
     Raises
     ------
@@ -76,11 +76,11 @@ def verify(folder: Path) -> Verified:
 
 
 def _files(folder: Path, record: RunRecord) -> Iterator[Mismatch]:
-    """Yield what is wrong with the files as such."""
+    """Yield mismatches of the files."""
     for file in record.files:
         path = folder / file.name
         if path.is_symlink() or not path.is_file():
-            yield Mismatch(file.name, "is missing" if not path.exists() else "is no regular file")
+            yield Mismatch(file.name, "is missing" if not path.exists() else "is not a regular file")
         elif not path.resolve().is_relative_to(folder.resolve()):
             yield Mismatch(file.name, "lies outside the folder, through a link")
         elif (sha256 := OutputFile.of(path, file.name).sha256) != file.sha256:
@@ -91,7 +91,7 @@ def _files(folder: Path, record: RunRecord) -> Iterator[Mismatch]:
 
 
 def _table(solution: KnownSolution, record: RunRecord) -> Iterator[Mismatch]:
-    """Yield where the corrections table and run.json disagree."""
+    """Yield mismatches between the corrections table and run.json."""
     counts = Counter(row.status for row in solution.rows)
     counts[Status.FAILED] = len(solution.failed)
     for status in Status:
@@ -118,7 +118,7 @@ def _table(solution: KnownSolution, record: RunRecord) -> Iterator[Mismatch]:
 
 
 def _cards(folder: Path, product: str, rows: list[Known], grids: Mapping[str, Grid]) -> Iterator[str]:
-    """Yield what is wrong with the cards of a corrected file."""
+    """Yield mismatches of the cards of a corrected file."""
     path = folder / PRODUCTS / product
     try:
         hdus = read_headers(path, product)
@@ -161,7 +161,7 @@ def _numbers(
     index: int,
     whole: bool,
 ) -> dict[str, float]:
-    """Return the cards with numbers that a row demands."""
+    """Return the expected numerical cards of a row."""
     hdu = hdus[index]
     shape = hdu.plane
     if shape is None:
@@ -175,7 +175,7 @@ def _numbers(
 
 
 def _same(card: object, value: object) -> bool:
-    """Return whether a card is what is expected; None is no card."""
+    """Return whether a card has the expected value; None means no card."""
     if isinstance(value, float) and isinstance(card, int | float):
         return math.isclose(card, value, rel_tol=_TOLERANCE, abs_tol=1e-12)
     return type(card) is type(value) and card == value

@@ -1,4 +1,4 @@
-"""Corrected exposures: the input's bytes, but for the image minus its correction and the cards that say so."""
+"""Writing of corrected exposures: the bytes of the input, except for the corrected image and its LVL cards."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -34,22 +34,22 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 
 _BAND_PIXELS = 1 << 15
-"""Pixels that are corrected at a time: what is made of them on the way stays in the processor's cache."""
+"""Number of pixels corrected at a time, so that intermediate results stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """A corrected file that was written."""
+    """A corrected file."""
 
     sha256: str
     notes: tuple[str, ...]
-    """What the user should know: windows that were masked because nothing ties them to the rest."""
+    """Notes for the user: windows that were masked because nothing connects them to the rest."""
 
 
 def products_of(corrections: Iterable[Correction]) -> dict[str, list[Correction]]:
-    """Return the corrections by the output that they go into, sorted; failed ones are left out.
+    """Return the corrections by the output file that they belong to, sorted, without failed ones.
 
-    The name is that below `tiles/`: the input's, or that of the image that several inputs make together.
+    The name is the one below `tiles/`: that of the input, or of the image that several inputs form together.
     """
     products: dict[str, list[Correction]] = {}
     for correction in sorted(corrections, key=lambda c: c.exposure.name):
@@ -67,27 +67,27 @@ def write_corrected(
     Parameters
     ----------
     path
-        Where to.
+        The file to write.
     parts
-        The corrections of all exposures that go into the file, as :func:`products_of` has them: the chips of one
-        input, or its Lyot window and the rest, or two inputs of which one holds the other's window.
+        The corrections of all exposures in the file, from :func:`products_of`: the chips of one input, or its Lyot
+        window and the rest, or two inputs of which one contains the window of the other.
     grids
-        Each field's grid, by the field's name.
+        The grid of each field, by name of the field.
     settings
-        Of the run.
+        Settings of the run.
 
     Raises
     ------
     NotFitsError
         If an input cannot be read.
     ShapeMismatchError
-        If two inputs that make one image do not fit together.
+        If two inputs that form one image do not match.
     DuplicateExposureError
-        If inputs that do not belong together have the same output.
+        If unrelated inputs have the same output name.
     NoWcsError, PixelMapError
-        If a plane cannot be put on the image.
+        If a plane cannot be evaluated on the image.
     OSError
-        If reading or writing fails; another try may succeed.
+        If reading or writing fails; it may succeed when tried again.
     """
     with ExitStack() as stack:
         images = _images(parts)
@@ -112,24 +112,24 @@ def write_corrected(
 
 @dataclass(frozen=True)
 class _Image:
-    """One image of the output, and what is known of its one or two parts."""
+    """One image of the output, and the corrections of its one or two parts."""
 
     main: Correction
     second: Correction | None = None
-    """Of the window, where that is tied to the main part."""
+    """The correction of the window, if it is connected to the main part."""
     window: Window | None = None
-    """The window, where the image has one."""
+    """The window, if the image has one."""
 
     @property
     def main_inside(self) -> bool:
-        """Whether the main part is the window itself: all that is left of the image."""
+        """Whether the main part is the window itself, because the rest of the image is not used."""
         own = self.main.exposure.window
         return own is not None and own.inside
 
 
 # -- which parts make which image --------------------------------------------------------------------------------------
 def _images(parts: Sequence[Correction]) -> list[_Image]:
-    """Return the images that the parts make; those of one base file, the main part first."""
+    """Return the images that the parts form; all of one base file, with the main part first."""
     files = {part.exposure.path for part in parts}
     if len(files) == 1:
         by_hdu: dict[int, list[Correction]] = {}
@@ -138,11 +138,11 @@ def _images(parts: Sequence[Correction]) -> list[_Image]:
         return [_image(group) for _, group in sorted(by_hdu.items())]
     names = ", ".join(sorted(part.exposure.file for part in parts))
     if len(parts) != 2 or sum(bool(part.exposure.anchors) for part in parts) != 1:
-        message = f"{names}: would all become {_product(parts[0])}; give them other names"
+        message = f"{names}: would have the same output {_product(parts[0])}; rename them"
         raise DuplicateExposureError(message)
     image = _image(sorted(parts, key=lambda part: not part.exposure.anchors))
     if image.window is None:
-        message = f"{names}: cannot be put together: nothing says which pixels come from which"
+        message = f"{names}: cannot be combined: it is not known which pixels come from which file"
         raise ShapeMismatchError(message)
     if parts[0].exposure.shape != parts[1].exposure.shape:
         message = f"{names}: of shapes {parts[0].exposure.shape} and {parts[1].exposure.shape}, expected the same"
@@ -151,7 +151,7 @@ def _images(parts: Sequence[Correction]) -> list[_Image]:
 
 
 def _image(parts: Sequence[Correction]) -> _Image:
-    """Return the image that one part, or a main part and a window, make."""
+    """Return the image formed by one part, or by a main part and a window."""
     windows = [part.exposure.window for part in parts if part.exposure.window is not None]
     window = windows[0] if windows else None
     if len(parts) == 1:
@@ -174,7 +174,7 @@ def _product(part: Correction) -> str:
 def _correct(
     edited: EditedFile, image: _Image, donor: RawFile, grids: Mapping[str, Grid], settings: MatchSettings
 ) -> list[str]:
-    """Put an image's correction into the file; return notes."""
+    """Apply the correction of an image to the file; return notes."""
     main, second = image.main, image.second
     sci = main.exposure.sci
     header = edited.base.header(sci)
@@ -214,7 +214,7 @@ def _correct(
 def _subtracted(
     values: NDArray[np.float64], correction: Correction, grid: Grid, *, blank_zero: bool
 ) -> NDArray[np.float64]:
-    """Return the values minus the correction, (ny, nx); exact zeros stay where they mean that nothing was seen."""
+    """Return (ny, nx) the values minus the correction; exact zeros that mean blank are kept."""
     exposure = correction.exposure
     wcs = None if correction.total.is_level and not exposure.per_area else read_wcs(exposure)
     return shifted(values, -1, correction.total, grid, wcs, blank_zero=blank_zero, per_area=exposure.per_area)
@@ -223,10 +223,10 @@ def _subtracted(
 def _corrected_plainly(
     stored: NDArray[np.generic], header: RawHeader, correction: Correction, grid: Grid, *, blank_zero: bool
 ) -> NDArray[np.floating]:
-    """Return stored values minus the correction, as they are stored again.
+    """Return stored values minus the correction, in the type in which they are stored again.
 
-    It goes band by band, in double precision: a whole image of doubles would cost more than reading and writing it.
-    Values that keep their type are corrected where they are.
+    This is done in bands, in double precision: a complete image of doubles would take more time than reading and
+    writing the file. Values that keep their type are corrected in place.
     """
     shape = (stored.shape[0], stored.shape[1])
     per_area = correction.exposure.per_area
@@ -245,7 +245,7 @@ def _corrected_plainly(
 
 
 def _take_over(edited: EditedFile, donor: RawFile, image: _Image, inside: NDArray[np.bool_]) -> None:
-    """Take error, data quality and variances of the window from the file of its own half."""
+    """Copy error, data quality and variances of the window from the file that contains it."""
     mine, theirs = image.main.exposure, cast(Correction, image.second).exposure
     instrument = instrument_of(mine)
     ours, other = _named(edited.base, mine.sci), _named(donor, theirs.sci)
@@ -259,7 +259,7 @@ def _take_over(edited: EditedFile, donor: RawFile, image: _Image, inside: NDArra
         if values.dtype != taken.dtype or values.shape != taken.shape or scales[0] != scales[1]:
             message = (
                 f"{mine.file}: HDU {to} holds {values.dtype.name} of shape {values.shape}, {theirs.file}: HDU {source} "
-                f"{taken.dtype.name} of shape {taken.shape}; they must agree to be put together"
+                f"{taken.dtype.name} of shape {taken.shape}; they must agree to be combined"
             )
             raise ShapeMismatchError(message)
         values[inside] = taken[inside]
@@ -267,24 +267,24 @@ def _take_over(edited: EditedFile, donor: RawFile, image: _Image, inside: NDArra
 
 
 def _mask(edited: EditedFile, image: _Image, masked: NDArray[np.bool_], header: RawHeader) -> str:
-    """Flag pixels that nothing ties to the rest of the image; return the note."""
+    """Flag pixels that nothing connects to the rest of the image; return the note."""
     exposure = image.main.exposure
     flag = instrument_of(exposure).bad_bits
     if exposure.dq is not None and flag:
         quality = edited.base.image(exposure.dq)
-        # any bad bit takes a pixel out; the lowest is JWST's DO_NOT_USE. Unsigned values are stored with their
-        # highest bit turned, which leaves the others as they are.
+        # any bad bit excludes a pixel; the lowest is JWST's DO_NOT_USE. Unsigned values are stored with their highest
+        # bit inverted, which does not affect the others.
         quality[masked] = np.bitwise_or(quality[masked], flag & -flag)
         edited.put(exposure.dq, edited.base.header(exposure.dq), quality)
     rows, columns = cast(Window, image.window).rows, cast(Window, image.window).columns
     what = "all but its window" if image.main_inside else "its window"
     what += f" (rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to {columns[1] - 1}, from 0)"
     header.add_history(f"levelmatch: masked {what}: nothing ties its level to the rest")
-    return f"{_product(image.main)}: masked {what}, since nothing ties its level to the rest of the image"
+    return f"{_product(image.main)}: masked {what}, because nothing connects its level to the rest of the image"
 
 
 def _named(file: RawFile, sci: int) -> dict[str, int]:
-    """Return EXTNAME -> index of the HDUs that belong to one SCI extension."""
+    """Return EXTNAME -> index for the HDUs that belong to one SCI extension."""
     headers = [file.header(index).parsed() for index in range(len(file.spans))]
     version = headers[sci].get("EXTVER", 1)
     return {
@@ -296,7 +296,7 @@ def _named(file: RawFile, sci: int) -> dict[str, int]:
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
 def _make_float(header: RawHeader, stored: np.dtype[np.generic], kept: np.dtype[np.floating]) -> None:
-    """Take out the cards that hold for scaled values only, and say so."""
+    """Remove cards that only apply to scaled values, and record this in HISTORY."""
     gone = {name: header.get(name) for name in ("BSCALE", "BZERO", "BLANK") if name in header}
     if stored.kind == "f" and scaling_of(header) == (1, 0):
         return
@@ -311,7 +311,7 @@ def _nothing(correction: Correction) -> Plane:
 
 
 def _local_plane(correction: Correction, grid: Grid, window: Window | None) -> LocalPlane:
-    """Return the correction about the centre of its image, or of a window of it."""
+    """Return the correction about the centre of its image, or of a window of the image."""
     exposure = correction.exposure
     wcs = None if correction.total.is_level and not exposure.per_area else read_wcs(exposure)
     return local_plane(correction.total, grid, wcs, exposure.shape, window, per_area=exposure.per_area)

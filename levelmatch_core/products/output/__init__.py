@@ -1,1 +1,1 @@
-"""The output folder: its files appear whole, one run at a time writes it."""
+"""The output folder: its files are always complete, and only one run writes to it at a time."""

@@ -1,8 +1,8 @@
-"""The output folder: what may lie in it, how a file gets into it, and how a run on it begins and ends.
+"""The output folder: which files it may contain, how they are written, and how a run starts and ends.
 
-Only files that levelmatch made are ever touched. They are known by the manifest in run.json (a finished run), by the
-journal (an unfinished one), and by the names of temporary files. A file appears by rename, whole; one whose bytes
-would not change is left alone.
+Only files that levelmatch wrote are ever changed. They are listed in the manifest in run.json (of a finished run) or in
+the journal (of an unfinished one), or have the name of a temporary file. Files are renamed into place when they are
+complete; a file whose bytes would not change is left alone.
 """
 
 import json
@@ -38,11 +38,11 @@ __all__ = ["JOURNAL", "LOG", "RUN", "OutputFolder", "put"]
 
 JOURNAL_SCHEMA = 1
 _SHOWN = 5
-"""How many names a message shows."""
+"""Number of names shown in a message."""
 
 
 class OutputFolder:
-    """An output folder in the hands of one run: a context manager. Make it with :meth:`open`."""
+    """An output folder locked by one run; a context manager, created with :meth:`open`."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class OutputFolder:
         created: Sequence[Path],
     ) -> None:
         self.path = path
-        """The folder, absolute."""
+        """Absolute path of the folder."""
         self.previous = previous
-        """The record of the finished run of the same settings whose files lie here, if there is one."""
+        """The record of the finished run with the same settings whose files are in the folder, if there is one."""
         self._settings = dict(settings)
         self._lock = lock
         self._claimed = set(made)
@@ -70,22 +70,22 @@ class OutputFolder:
 
     @classmethod
     def open(cls, path: Path, settings: MatchSettings, inputs: Sequence[Path]) -> Self:
-        """Check that a run may write here, and hold the folder for it; what is not there is made.
+        """Check that a run may write to the folder, and lock it; a missing folder is created.
 
         Parameters
         ----------
         path
             The folder.
         settings
-            Of this run. Another run's output is taken over only where `overwrite` is set, or all settings that can
-            change a number are the same.
+            Settings of this run. The output of another run is taken over only if `overwrite` is set, or if all settings
+            that affect the results are the same.
         inputs
             The files and folders that the run reads.
 
         Raises
         ------
         OutputFolderError
-            If the folder cannot be used. Nothing was written.
+            If the folder cannot be used. Nothing has been written then.
         """
         shown, path = path, path.absolute().resolve()
         _refuse_inputs(shown, path, inputs)
@@ -116,7 +116,7 @@ class OutputFolder:
         made = _made(previous, journal)
         _refuse_foreign(shown, path, made)
         ours = numbers_settings(settings.model_dump(mode="json"))
-        # an unfinished run was let in by a check like this one: its settings are the newest
+        # an unfinished run has passed this check before: its settings are the most recent
         theirs = journal["settings"] if journal else numbers_settings(previous.settings) if previous else ours
         if not settings.overwrite:
             _refuse_other_settings(shown, theirs, ours, unfinished=journal is not None)
@@ -131,15 +131,15 @@ class OutputFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the folder go."""
+        """Release the folder."""
         self.close()
 
     def close(self) -> None:
-        """Let the folder go; if the run made it and wrote nothing, it is not left behind."""
+        """Release the folder, and remove it if the run created it and wrote nothing."""
         _let_go(self._lock, self._created)
 
     def expect(self, names: Iterable[str]) -> None:
-        """Tell what will be written: the first file that is new puts all these names into the journal, at one go.
+        """Announce the files that will be written: the first new file enters all these names into the journal at once.
 
         Raises
         ------
@@ -150,7 +150,7 @@ class OutputFolder:
             self._expected |= {checked_name(name) for name in names}
 
     def claim(self, names: Iterable[str]) -> None:
-        """Put names into the journal, so that after a crash their files are known as levelmatch's.
+        """Enter names into the journal, so that their files are recognised as levelmatch's after a crash.
 
         Raises
         ------
@@ -167,18 +167,18 @@ class OutputFolder:
             self._in_journal = True
 
     def write(self, name: str, writer: Writer) -> OutputFile:
-        """Let `writer` make a file, and put it in its place.
+        """Have `writer` create a file, and move it to its place.
 
         Parameters
         ----------
         name
-            Path relative to the folder, posix; its folders are made.
+            Path relative to the folder, posix; missing subfolders are created.
         writer
-            Gets the path of a temporary file in the same folder, with the same suffix.
+            Receives the path of a temporary file in the same folder, with the same suffix.
 
         Returns
         -------
-        The file; one that was there with the same bytes is left untouched.
+        The file; an existing one with the same bytes is not touched.
 
         Raises
         ------
@@ -191,11 +191,11 @@ class OutputFolder:
         return file
 
     def note_change(self) -> None:
-        """Note that a worker of another process put a new file into its place (see :class:`SharedFolder`)."""
+        """Record that a worker in another process wrote a new file (see :class:`SharedFolder`)."""
         self._changed = True
 
     def check(self, file: OutputFile) -> bool:
-        """Return whether a file is here as it was written: a regular file inside the folder with this digest."""
+        """Return whether a file is unchanged: a regular file inside the folder with this digest."""
         try:
             path = place_of(self.path, file.name)
         except OutputFolderError:
@@ -203,28 +203,28 @@ class OutputFolder:
         return path.is_file() and not path.is_symlink() and digest_of(path) == file.sha256
 
     def finish(self, record: RunRecord, log: Mapping[str, Any]) -> bool:
-        """End the run: remove what it no longer needs, write run.json and log.json, and drop the journal.
+        """Finish the run: remove obsolete files, write run.json and log.json, and remove the journal.
 
         Parameters
         ----------
         record
-            Its manifest is what stays, besides run.json and log.json.
+            Its manifest lists the files that are kept, besides run.json and log.json.
         log
-            Content of log.json: plain JSON types.
+            Content of log.json, in plain JSON types.
 
         Returns
         -------
-        Whether anything changed. If not, log.json is not touched either.
+        Whether anything changed. If not, log.json is not rewritten either.
 
         Raises
         ------
         OutputFolderError
-            If a file of the manifest is not there.
+            If a file of the manifest is missing.
         """
         wanted = {file.name for file in record.files}
         missing = [name for name in sorted(wanted) if not place_of(self.path, name).is_file()]
         if missing:
-            message = f"output folder {self.path}: {_some(missing)} should be there and are not; run again"
+            message = f"output folder {self.path}: {_some(missing)} should be there but are missing; run again"
             raise OutputFolderError(message)
         for name in sorted(self._claimed - wanted):
             self._changed |= _remove(self.path, name)
@@ -246,34 +246,35 @@ class OutputFolder:
 
 
 def note_in_log(root: Path, entries: Mapping[str, Any]) -> None:
-    """Add entries to the log.json of a finished output: what is known only after it was finished, such as run ids."""
+    """Add entries to the log.json of a finished output that are known only afterwards, such as run ids."""
     log = root / LOG
     replace(log, json_bytes({**json.loads(log.read_bytes()), **entries}))
 
 
 def clear_temporaries(root: Path) -> None:
-    """Remove what a run that was killed left half written; only one that has the folder for itself may do so."""
+    """Remove incomplete files of a killed run; only allowed while the folder is locked."""
     for path in [path for path in _walk(root) if is_temporary(path)]:
         path.unlink(missing_ok=True)
 
 
 def files_below(root: Path) -> list[str]:
-    """Return the names of all files in an output folder, relative and posix, temporary ones too."""
+    """Return the names of all files in an output folder, including temporary ones, as relative posix paths."""
     return sorted(path.relative_to(root).as_posix() for path in _walk(root))
 
 
 def numbers_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those settings (name -> plain value) that can change a number."""
+    """Return the settings (name -> plain value) that affect the results."""
     roles = roles_by_name()
     return {name: value for name, value in settings.items() if roles.get(name, "input") not in {"run", "draw"}}
 
 
-# -- who may come in ---------------------------------------------------------------------------------------------------
+# -- checks of the folder
+# ---------------------------------------------------------------------------------------------------
 def _refuse_inputs(shown: Path, path: Path, inputs: Iterable[Path]) -> None:
     for given in inputs:
         for found in (given.absolute(), given.resolve()):
             if found == path or path in found.parents:
-                where = "is also an input" if found == path else f"holds the input {given}"
+                where = "is also an input" if found == path else f"contains the input {given}"
                 message = f"output folder {shown}: {where}; choose another folder"
                 raise OutputFolderError(message)
 
@@ -291,7 +292,9 @@ def _refuse_foreign(shown: Path, path: Path, made: set[str]) -> None:
         if found.is_symlink() or (found.relative_to(path).as_posix() not in made and not is_temporary(found))
     )
     if foreign:
-        message = f"output folder {shown}: holds files that levelmatch did not make ({_some(foreign)}); choose another"
+        message = (
+            f"output folder {shown}: contains files that levelmatch did not make ({_some(foreign)}); choose another"
+        )
         raise OutputFolderError(message)
 
 
@@ -303,14 +306,14 @@ def _refuse_other_settings(
         kind = "an unfinished run" if unfinished else "a run"
         changes = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in differing.items())
         message = (
-            f"output folder {shown}: made by {kind} with other settings: {changes}; use the same, choose another "
-            f"folder, or set overwrite=true to replace what levelmatch made there"
+            f"output folder {shown}: written by {kind} with other settings: {changes}; use the same settings, choose "
+            f"another folder, or set overwrite=true to replace the files that levelmatch wrote there"
         )
         raise OutputFolderError(message)
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ; one that an older version did not know had today's default."""
+    """Return the settings that differ; a setting unknown to an older version had the present default there."""
     defaults = MatchSettings().model_dump(mode="json")
     names = sorted({*theirs, *ours})
     pairs = {name: (theirs.get(name, defaults.get(name)), ours.get(name, defaults.get(name))) for name in names}
@@ -318,7 +321,7 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str
 
 
 def _made(previous: RunRecord | None, journal: Mapping[str, Any] | None) -> set[str]:
-    """Return the names of the files that levelmatch made here."""
+    """Return the names of the files that levelmatch wrote to the folder."""
     names: set[str] = set()
     if previous is not None:
         names |= {file.name for file in previous.files} | {RUN, LOG}
@@ -342,13 +345,13 @@ def _load_journal(path: Path) -> dict[str, Any]:
 
 # -- names and files ---------------------------------------------------------------------------------------------------
 def _remove(root: Path, name: str) -> bool:
-    """Remove a file of ours, and the folders that are empty without it; return whether it was there."""
+    """Remove a file that levelmatch wrote, and folders that become empty; return whether it existed."""
     if name in {RUN, LOG, JOURNAL}:
         return False
     place = place_of(root, name)
     there = place.is_file() or place.is_symlink()
     place.unlink(missing_ok=True)
-    with suppress(OSError):  # a folder that is not empty stays
+    with suppress(OSError):  # folders that are not empty are kept
         for folder in place.parents:
             if folder == root:
                 break
@@ -357,14 +360,14 @@ def _remove(root: Path, name: str) -> bool:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Yield all files below a folder, and links to folders, without following any."""
+    """Yield all files below a folder, and links to folders, without following links."""
     for folder, folders, files in os.walk(root):
         yield from (Path(folder, name) for name in files)
         yield from (Path(folder, name) for name in folders if Path(folder, name).is_symlink())
 
 
 def _let_go(lock: FolderLock | None, folders: Iterable[Path]) -> None:
-    with suppress(OSError):  # only empty folders go
+    with suppress(OSError):  # only empty folders are removed
         for folder in folders:
             folder.rmdir()
     if lock is not None:

@@ -1,4 +1,4 @@
-"""One run at a time on one output folder."""
+"""The lock that allows only one run at a time to use an output folder."""
 
 import errno
 import fcntl
@@ -10,11 +10,11 @@ from pathlib import Path
 from levelmatch_core.errors import OutputFolderError
 
 _NO_LOCKS_HERE = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EACCES, errno.EPERM}
-"""What file systems say that cannot lock a folder (NFS among them)."""
+"""Error codes of file systems that cannot lock folders (such as NFS)."""
 
 
 class FolderLock:
-    """A lock on a folder that ends with the process that holds it, however that dies; it leaves no file in the folder.
+    """A lock on a folder that ends with the process that holds it, however it ends; it leaves no file in the folder.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class FolderLock:
             self._descriptor = _locked_beside(folder)
 
     def release(self) -> None:
-        """Let the folder go; more than once does no harm."""
+        """Release the folder; may be called more than once."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -56,7 +56,7 @@ def _locked(path: Path, flags: int) -> int:
 
 
 def _locked_beside(folder: Path) -> int:
-    """Lock a file in the system's folder for temporary files that stands for the folder."""
+    """Lock a file that represents the folder, in the system's folder for temporary files."""
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
     path = Path(tempfile.gettempdir()) / f"levelmatch-{os.getuid()}-{name}.lock"
     try:

@@ -1,4 +1,4 @@
-"""How a file gets into an output folder: whole, by rename, under a name that lies in it; the same bytes stay."""
+"""Writing of files to an output folder: complete, by rename, and only if their bytes have changed."""
 
 import os
 import secrets
@@ -15,17 +15,17 @@ from levelmatch_core.products.manifest import OutputFile
 RUN, LOG, JOURNAL = "run.json", "log.json", "unfinished.json"
 _TEMPORARY = ".levelmatch-*.tmp*"
 Writer = Callable[[Path], object]
-"""Writes a file at the path that it is given; a :class:`Sha256` that it returns is the file's."""
+"""Writes a file at the given path; it may return the :class:`Sha256` of the file."""
 
 
 class Sha256(str):
-    """The digest (hex) of a file, from one who saw all its bytes."""
+    """The digest (hex) of a file, computed while it was written."""
 
     __slots__ = ()
 
 
 def put(root: Path, name: str, writer: Writer, before: Callable[[], None] | None = None) -> tuple[OutputFile, bool]:
-    """Let `writer` make a file below `root`, and put it in its place if its bytes are new.
+    """Have `writer` create a file below `root`, and move it to its place if its bytes are new.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def put(root: Path, name: str, writer: Writer, before: Callable[[], None] | None
     writer
         As in :meth:`OutputFolder.write`.
     before
-        Called once the file is made and its bytes are new, before it appears.
+        Called if the bytes are new, before the file appears.
 
     Returns
     -------
@@ -66,12 +66,12 @@ def put(root: Path, name: str, writer: Writer, before: Callable[[], None] | None
 
 
 def checked_name(name: str) -> str:
-    """Return a file's name if it may be one of an output folder.
+    """Return a file name if it is allowed in an output folder.
 
     Raises
     ------
     OutputFolderError
-        If it leaves the folder or is reserved.
+        If it lies outside the folder or is reserved.
     """
     parts = PurePosixPath(name).parts
     plain = name and "\0" not in name and PurePosixPath(name).as_posix() == name
@@ -79,18 +79,18 @@ def checked_name(name: str) -> str:
         message = f"output file {name!r}: expected a path inside the output folder that is not reserved"
         raise OutputFolderError(message)
     if is_temporary(Path(name)):
-        message = f"output file {name!r}: such names are kept for temporary files"
+        message = f"output file {name!r}: such names are reserved for temporary files"
         raise OutputFolderError(message)
     return name
 
 
 def place_of(root: Path, name: str) -> Path:
-    """Return where a file of this name lies.
+    """Return the path of a file with this name.
 
     Raises
     ------
     OutputFolderError
-        As :func:`checked_name`, or if a link leads out of the folder.
+        As :func:`checked_name`, or if a link leads outside the folder.
     """
     place = root / checked_name(name)
     folder = os.path.realpath(root)
@@ -101,18 +101,18 @@ def place_of(root: Path, name: str) -> Path:
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a file is, by its name, one that is being written."""
+    """Return whether a file has the name of a temporary file."""
     return fnmatchcase(path.name, _TEMPORARY)
 
 
 def _suffix(name: str) -> str:
-    """Return a name's suffix, both parts of such as `.fits.gz`: writers choose the format by it."""
+    """Return the suffix of a name, with both parts for `.fits.gz`: writers choose the format from it."""
     suffixes = PurePosixPath(name).suffixes
     return "".join(suffixes[-2:] if suffixes[-1:] in ([".gz"], [".fz"], [".bz2"], [".Z"]) else suffixes[-1:])
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a small file whole, and see it safely on disk before it appears, and its name after."""
+    """Write a small file, and make sure that its content is on disk before it appears, and its name afterwards."""
     temporary = path.parent / f".levelmatch-{secrets.token_hex(8)}.tmp"
     try:
         with room_for(path):

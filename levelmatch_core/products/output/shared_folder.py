@@ -1,4 +1,4 @@
-"""The output folder as a worker in another process has it: a path, and files that the run has claimed for it."""
+"""The output folder for workers in other processes: a path, and files that the run has claimed beforehand."""
 
 from pathlib import Path
 
@@ -7,21 +7,21 @@ from levelmatch_core.products.output.placing import Writer, put
 
 
 class SharedFolder:
-    """Where a worker writes. The run holds the folder and its journal, and claimed the names before it asked.
+    """The output folder of a worker. The run holds the lock and the journal, and has claimed the names beforehand.
 
     Parameters
     ----------
     path
-        The folder, absolute.
+        Absolute path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.changed = False
-        """Whether a file is new."""
+        """Whether a new file was written."""
 
     def write(self, name: str, writer: Writer) -> OutputFile:
-        """Let `writer` make a file, and put it in its place; as :meth:`OutputFolder.write`."""
+        """Have `writer` create a file, and move it to its place; as :meth:`OutputFolder.write`."""
         file, new = put(self.path, name, writer)
         self.changed |= new
         return file
