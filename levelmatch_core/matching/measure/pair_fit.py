@@ -17,7 +17,7 @@ setting `statistic = "median"` gives levels their median, and planes the clipped
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -33,6 +33,7 @@ from levelmatch_core.matching.measure.difference_kernels import (
     unit,
 )
 from levelmatch_core.matching.measure.gain import gain
+from levelmatch_core.matching.measure.psf_match import psf_matched
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.clipping import (
@@ -157,8 +158,10 @@ def difference(first: Cutout, second: Cutout) -> Difference | None:
         None where no pixel is common.
     """
     pair = _Pair.of(first, second)
-    if pair is None:
-        return None
+    return None if pair is None else _difference(pair)
+
+
+def _difference(pair: _Pair) -> Difference | None:
     one, other, (ay, ax, by, bx, ny, nx) = pair.parts
     with np.errstate(invalid="ignore"):  # inf - inf
         data = np.subtract(other[by : by + ny, bx : bx + nx], one[ay : ay + ny, ax : ax + nx], dtype=np.float64)
@@ -186,7 +189,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     fit_type
         "level": sigma-clipped median. "level+slope": iterated, clipped least squares of a plane.
     settings
-        `statistic`, `sigma`, `maxiters`, `plane_fit_maxiters`, `plane_fit_abs_tol`, `plane_fit_rel_tol` are read.
+        `statistic`, `match_psf`, `sigma`, `maxiters`, `plane_fit_maxiters`, `plane_fit_abs_tol` and
+        `plane_fit_rel_tol` are read.
 
     Returns
     -------
@@ -195,6 +199,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     """
     pair = _Pair.of(first, second)
     found = None if pair is None else _fitted(pair, fit_type, settings)
+    if pair is not None and found is not None and settings.match_psf:
+        pair, found = _psf_matched(pair, found, fit_type, settings)
     if pair is None or found is None:
         return None
     fit, n_valid, extent = found
@@ -222,7 +228,22 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     )
 
 
-def _fitted(pair: _Pair, fit_type: FitType, settings: MatchSettings) -> tuple[_Fit, int, tuple[float, float]] | None:
+_Found = tuple[_Fit, int, tuple[float, float]]
+
+
+def _psf_matched(pair: _Pair, found: _Found, fit_type: FitType, settings: MatchSettings) -> tuple[_Pair, _Found]:
+    """Return the pair with the second image as the first's PSF has it, and its fit; what was given where that is it."""
+    level, slope_x, slope_y = found[0].coefficients.tolist()
+    matched = psf_matched(*pair.parts, (level, slope_x, slope_y), found[0].rms)
+    if matched is None:
+        return pair, found
+    first, _, (ay, ax, _, _, ny, nx) = pair.parts
+    other = replace(pair, parts=(first, matched, (ay, ax, 0, 0, ny, nx)))
+    again = _fitted(other, fit_type, settings)
+    return (pair, found) if again is None else (other, again)
+
+
+def _fitted(pair: _Pair, fit_type: FitType, settings: MatchSettings) -> _Found | None:
     """Return the fit, the number of valid pixels and the size of their area along the first's axes; None for none."""
     angle = pair.first.record.axis_angle
     axis = math.cos(angle), math.sin(angle)
@@ -337,7 +358,7 @@ def _grid_plane(coefficients: Array, pair: _Pair, x: float, y: float) -> Plane:
 # -- Huber ------------------------------------------------------------------------------------------------------------
 def _huber(pair: _Pair, clipped: _Fit, settings: MatchSettings, *, slopes: bool) -> _Fit:
     """Return Huber's estimate from the pixels that clipping left (modified residuals: Huber 1981, chapter 7)."""
-    both = difference(pair.first, pair.second)
+    both = _difference(pair)
     if both is None or clipped.rms == 0.0:
         return clipped
     ny, nx = pair.shape
