@@ -133,7 +133,7 @@ def make_cutout(
         placement = place(grid, wcs, *rectangle)
         to_image = grid_to_image(grid, wcs, pixels.data.shape, placement.box)
         method = settings.reproject_func
-        if method in {"interp", "spline"}:
+        if method == "interp" or method == "spline":  # noqa: PLR1714 - mypy narrows by comparison
             image = bilinear(pixels.data, pixels.variance, to_image, placement.box, sharp=method == "spline")
         else:
             image = by_reproject(

@@ -28,10 +28,10 @@ HORIZON = 24
 MARGIN = 2
 """Coefficients beyond the image's edge on each side, mirrored there."""
 ALONE = 10.0
-"""A pixel is wild if it stands this many standard deviations of the noise above its neighbours..."""
+"""A pixel is wild if it is this many standard deviations of the noise above those two pixels from it ..."""
 FLANK = 0.1
-"""... of which at least three of four hold less than this part of its height, the noise allowed for: a star as narrow
-as the pixel itself, centred on it, holds more."""
+"""... and at least three of its four neighbours hold less than this part of its height, the noise allowed for: those of
+a star as narrow as the pixel itself, centred on it, hold more."""
 FLANK_NOISE = 2.5
 """Standard deviations of the noise that are allowed for there."""
 MAD_TO_SIGMA = 1.482602218505602
@@ -78,59 +78,73 @@ def coefficients(data: Image) -> tuple[Floats, Flags]:
 
 @njit(nogil=True, cache=True)
 def flag_wild(data: Image, noise: float, wild: Flags) -> None:  # pragma: no cover - compiled
-    """Set a flag where a pixel stands alone; see :data:`ALONE`."""
+    """Set a flag where a pixel stands alone (see :data:`ALONE`), or with one beside it that is wild and brighter."""
     ny, nx = data.shape
-    for r in range(1, ny - 1):
-        up, here, down = data[r + 1], data[r], data[r - 1]
-        for c in range(1, nx - 1):
-            value = np.float64(here[c])
-            a, b = np.float64(here[c - 1]), np.float64(here[c + 1])
-            d, e = np.float64(down[c]), np.float64(up[c])
-            # second lowest of the four: the larger of the pairs' minima, or the lower maximum where that is less
-            low_ab, high_ab = min(a, b), max(a, b)
-            low_de, high_de = min(d, e), max(d, e)
-            least = min(low_ab, low_de)
-            second = min(max(low_ab, low_de), high_ab if low_ab <= low_de else high_de)
-            height = value - second
-            if not height > ALONE * noise:  # NaN too
-                continue
-            limit = least + FLANK * height + FLANK_NOISE * noise
-            if (a < limit) + (b < limit) + (d < limit) + (e < limit) >= 3:
-                wild[r, c] = 1
+    for turn in range(2):
+        for r in range(2, ny - 2):
+            for c in range(2, nx - 2):
+                if not _stands_out(data, r, c, noise):
+                    continue
+                most = max(data[r, c - 1], data[r, c + 1], data[r - 1, c], data[r + 1, c])
+                if turn == 0:
+                    wild[r, c] = not data[r, c] < most
+                elif wild[r, c - 1] | wild[r, c + 1] | wild[r - 1, c] | wild[r + 1, c]:
+                    wild[r, c] = 1
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _stands_out(data: Image, r: int, c: int, noise: float) -> bool:  # pragma: no cover - compiled
+    """Say whether a pixel is bright and at least three of its neighbours are not."""
+    value = np.float64(data[r, c])
+    sky = _second_lowest(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
+    height = value - sky
+    if not height > ALONE * noise:  # NaN too
+        return False
+    limit = sky + FLANK * height + FLANK_NOISE * noise
+    beside = (data[r, c - 1] < limit) + (data[r, c + 1] < limit)
+    return beside + (data[r - 1, c] < limit) + (data[r + 1, c] < limit) >= 3
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _second_lowest(a: float, b: float, c: float, d: float) -> float:  # pragma: no cover - compiled
+    """Return the larger of two pairs' minima, or the maximum of the pair that holds the least, where that is less."""
+    low, other = min(a, b), min(c, d)
+    return min(other, max(a, b)) if low <= other else min(low, max(c, d))
 
 
 @njit(nogil=True, cache=True)
 def fill(data: Image, wild: Flags, out: Floats) -> None:  # pragma: no cover - compiled
-    """Copy the image, what is invalid or wild interpolated along its row; rows without any take the row before."""
+    """Copy the image, what is invalid or wild interpolated along its row; a row without any takes the one before."""
     ny, nx = data.shape
-    done = 0  # rows since the first that has a valid pixel
+    first = -1  # row that has a valid pixel
     for r in range(ny):
-        last = -1
-        for c in range(nx):
-            value = np.float64(data[r, c])
-            if not np.isfinite(value) or wild[r, c]:
-                continue
-            out[r, c] = value
-            if last < 0:
-                for k in range(c):
-                    out[r, k] = value
-            else:
-                for k in range(last + 1, c):
-                    part = (k - last) / (c - last)
-                    out[r, k] = (1.0 - part) * out[r, last] + part * value
-            last = c
-        if last < 0:
+        if _fill_row(data[r], wild[r], out[r]):
+            first = r if first < 0 else first
+        elif first >= 0:
             for k in range(nx):
-                out[r, k] = out[r - 1, k] if done > 0 else 0.0
-            done += done > 0
+                out[r, k] = out[r - 1, k]
+    for r in range(first if first >= 0 else ny):
+        for k in range(nx):
+            out[r, k] = out[first, k] if first >= 0 else 0.0
+
+
+@njit(nogil=True, cache=True)
+def _fill_row(row: Image, wild: Flags, out: Floats) -> bool:  # pragma: no cover - compiled
+    """Fill one row, linearly between valid pixels and evenly beyond the first and the last; return if there are any."""
+    last = -1
+    for c in range(row.size):
+        value = np.float64(row[c])
+        if not np.isfinite(value) or wild[c]:
             continue
-        for k in range(last + 1, nx):
-            out[r, k] = out[r, last]
-        if done == 0:
-            for before in range(r):
-                for k in range(nx):
-                    out[before, k] = out[r, k]
-        done += 1
+        before = value if last < 0 else out[last]
+        for k in range(last + 1, c):
+            part = (k - last) / (c - last)
+            out[k] = (1.0 - part) * before + part * value
+        out[c] = value
+        last = c
+    for k in range(last + 1, row.size):
+        out[k] = out[last]
+    return last >= 0
 
 
 @njit(nogil=True, cache=True)
@@ -144,12 +158,19 @@ def prefilter(image: Floats) -> None:  # pragma: no cover - compiled
         _filter_columns(image)
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _mirrored(k: int, n: int) -> int:  # pragma: no cover - compiled
+    """Return where an index from 0 on lies in n values that are mirrored at the last and the first."""
+    k %= 2 * n - 2
+    return k if k < n else 2 * n - 2 - k
+
+
 @njit(nogil=True, cache=True)
 def _filter_row(row: Floats) -> None:  # pragma: no cover - compiled
     n = row.size
     total, power = row[0], POLE
-    for k in range(1, min(n, HORIZON)):
-        total += power * row[k]
+    for k in range(1, HORIZON):
+        total += power * row[_mirrored(k, n)]
         power *= POLE
     row[0] = total
     for k in range(1, n):
@@ -162,16 +183,26 @@ def _filter_row(row: Floats) -> None:  # pragma: no cover - compiled
 
 
 @njit(nogil=True, cache=True)
-def _filter_columns(image: Floats) -> None:  # pragma: no cover - compiled
-    """Do the same down the columns, all of them together."""
+def _start_columns(image: Floats) -> None:  # pragma: no cover - compiled
+    """Fill the first row with what the forward filter has there."""
     n, nx = image.shape
     power = POLE
-    first = image[0]
-    for j in range(1, min(n, HORIZON)):
-        row = image[j]
+    first = image[0].copy()
+    for j in range(1, HORIZON):
+        row = image[_mirrored(j, n)]
         for k in range(nx):
             first[k] += power * row[k]
         power *= POLE
+    row = image[0]
+    for k in range(nx):
+        row[k] = first[k]
+
+
+@njit(nogil=True, cache=True)
+def _filter_columns(image: Floats) -> None:  # pragma: no cover - compiled
+    """Do the same down the columns, all of them together."""
+    n, nx = image.shape
+    _start_columns(image)
     for j in range(1, n):
         row, before = image[j], image[j - 1]
         for k in range(nx):

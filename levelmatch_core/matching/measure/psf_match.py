@@ -107,10 +107,13 @@ def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: f
 
 
 def structure(first: Image, second: Image, box: Box, noise: float) -> tuple[Places, Floats]:
-    """Return (n, 2) rows and columns of pixels where both images have the same structure, evenly spread, and (n,) the
-    mean product of their gradients there.
+    """Find pixels where both images have the same structure, evenly spread.
 
     All pixels are looked at only where few of those of a coarse lattice have structure.
+
+    Returns
+    -------
+    (n, 2) rows and columns, and (n,) the mean product of the two gradients there.
     """
     ny, nx = box[4:]
     step = max(1, math.isqrt(ny * nx // (2 * SAMPLES)))
@@ -122,7 +125,7 @@ def structure(first: Image, second: Image, box: Box, noise: float) -> tuple[Plac
     return places[:n], strength[:n]
 
 
-def fit_kernel(
+def fit_kernel(  # noqa: PLR0917 - a pair, and where and what to fit
     first: Image, second: Image, box: Box, plane: FitPlane, where: tuple[Floats, Places, Floats], shifts: Places
 ) -> Kernel | None:
     """Fit the kernel of some shifts, robustly.
@@ -246,7 +249,7 @@ def regressors(  # noqa: PLR0917 - a compiled function takes positions only # pr
     values: Floats,
     good: NDArray[np.bool_],
 ) -> None:
-    """Fill (n, 1 + 2 K) with 1 and the odd and even parts of the shifts, (n,) with the difference, and what is valid."""
+    """Fill (n, 1 + 2 K) with 1 and the odd and even parts of the shifts, (n,) the difference, and what is valid."""
     for n in range(len(places)):
         r, c = places[n, 0], places[n, 1]
         level = plane[0] + plane[1] * _unit(c, box[5]) + plane[2] * _unit(r, box[4])
