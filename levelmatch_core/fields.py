@@ -1,7 +1,7 @@
 """The solution of one field, stage by stage."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field
@@ -33,6 +33,7 @@ from levelmatch_core.matching.pairs import candidate_pairs
 from levelmatch_core.matching.reference_history import Zeros
 from levelmatch_core.matching.results import Choice, Member, PairFit, Solution
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of, mergers
+from levelmatch_core.matching.uncertainty.member_noise import member_noise
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid
@@ -274,8 +275,12 @@ def _measures(
 def _merge(
     stage: Stage, groups: dict[str, list[Member]], solutions: Sequence[Solution], work: _Work
 ) -> tuple[list[Member], list[Failure]]:
-    """Return the members of the next stage: each component becomes one member."""
-    ready = [merger for solution in solutions for merger in mergers(stage, groups[solution.group], solution)]
+    """Make the members of the next stage: what was tied becomes one, and nothing else does."""
+    ready = [
+        _with_noise(merger, solution, work.settings)
+        for solution in solutions
+        for merger in mergers(stage, groups[solution.group], solution)
+    ]
     ready += [
         Merger(name=group, members=tuple(members), planes=(Plane(),))
         for group, members in groups.items()
@@ -288,6 +293,7 @@ def _merge(
             settings=work.settings,
             name=merger.name,
             parts=tuple((member.cutout, plane) for member, plane in zip(merger.members, merger.planes, strict=True)),
+            noise=merger.noise,
         )
         for merger in ready
         if len(merger.members) > 1
@@ -301,6 +307,13 @@ def _merge(
         if not isinstance(cutout, Failure):
             members.append(merger.member(cutout))
     return members, failures
+
+
+def _with_noise(merger: Merger, solution: Solution, settings: MatchSettings) -> Merger:
+    """Say how noisy each member is, where the stack is to be a robust mean."""
+    if settings.stack_method == "mean" or len(merger.members) < 2:
+        return merger
+    return replace(merger, noise=member_noise(merger.members, [pair.fit for pair in solution.pairs]))
 
 
 def _errors(stages: tuple[StageMatch, ...], cutouts: dict[str, CutoutRecord], work: _Work) -> FieldErrors | Failure:

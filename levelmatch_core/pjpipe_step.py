@@ -10,6 +10,7 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -361,7 +362,9 @@ class LevelMatchStep:
         if not isinstance(file, str | Path):
             return [cast("Floats", self.get_reproject(each, optimal_wcs, optimal_shape)) for each in file]
         (exposure,) = self._exposures([file])
-        resample = getattr(reproject, f"reproject_{self.settings.reproject_func}")
+        resample = getattr(reproject, f"reproject_{self.settings.reproject_func}", None)
+        if resample is None:  # a cubic spline, which reproject calls so
+            resample = partial(reproject.reproject_interp, order="bicubic")
         image = (np.asarray(read_pixels(exposure).data, dtype=float), read_wcs(exposure))
         del stacked_image
         return cast("Floats", resample(image, optimal_wcs, shape_out=optimal_shape)[0])

@@ -138,10 +138,12 @@ class StackJob(Job):
 
     name: str
     parts: tuple[tuple[CutoutRecord, Plane], ...]
+    noise: tuple[float, ...] = ()
+    """1 sigma of each part's pixels, for a robust stack."""
 
     def run(self, workspace: Workspace) -> CutoutRecord:
         """Return the stack's cutout."""
-        return stack(self.name, self.parts, workspace.store)
+        return stack(self.name, self.parts, workspace.store, self.noise)
 
 
 class FieldErrors(Record):

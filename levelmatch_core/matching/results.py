@@ -16,6 +16,7 @@ class Member(Record):
 
     name: str
     exposures: tuple[str, ...] = Described(description="names of the exposures in it, sorted")
+    weights: tuple[float, ...] = Described(default=(), description="of each in the stack; empty: all the same")
     cutout: CutoutRecord
     tile: str = Described(description="the tile (or tiles, joined by '+') of its exposures")
     groups: dict[str, str] = Described(description="stage name -> group, as in the exposures")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from levelmatch_core.matching.results import Component, Gauge, Member, Solution
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.plane import Plane
+from levelmatch_core.sky.stack import stack_weights
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,30 @@ class Merger:
     name: str
     members: tuple[Member, ...]
     planes: tuple[Plane, ...]
-    """The correction of each member in this stage."""
+    """The correction that the stage gave to each member."""
+    noise: tuple[float, ...] = ()
+    """1 sigma of each member's pixels, for a robust stack; empty for the mean."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each exposure in the stack; empty where all weigh the same."""
+        shares = stack_weights(self.noise).tolist() if self.noise else [1.0] * len(self.members)
+        weights = {
+            name: share * own
+            for member, share in zip(self.members, shares, strict=True)
+            for name, own in zip(member.exposures, member.weights or [1.0] * len(member.exposures), strict=True)
+        }
+        return weights if len(set(weights.values())) > 1 else {}
 
     def member(self, cutout: CutoutRecord) -> Member:
-        """Return the member of the next stage, with the pixels of `cutout`."""
+        """Return the member of the next stage, whose pixels are `cutout`."""
+        exposures = tuple(sorted(name for member in self.members for name in member.exposures))
+        weights = self.weights
         times = [member.background_time for member in self.members if member.background_time is not None]
         return Member(
             name=self.name,
-            exposures=tuple(sorted(name for member in self.members for name in member.exposures)),
+            exposures=exposures,
+            weights=tuple(weights[name] for name in exposures) if weights else (),
             cutout=cutout.model_copy(update={"name": self.name}),
             tile="+".join(sorted({tile for member in self.members for tile in member.tile.split("+")})),
             groups={stage: group for member in self.members for stage, group in member.groups.items()},

@@ -133,10 +133,10 @@ def make_cutout(
     try:
         placement = place(grid, wcs, *rectangle)
         to_image = grid_to_image(grid, wcs, pixels.data.shape, placement.box)
-        if settings.reproject_func == "interp":
-            image = bilinear(pixels.data, pixels.variance, to_image, placement.box)
+        method = settings.reproject_func
+        if method == "interp" or method == "spline":  # noqa: PLR1714 - mypy narrows by comparison
+            image = bilinear(pixels.data, pixels.variance, to_image, placement.box, sharp=method == "spline")
         else:
-            method = settings.reproject_func
             image = by_reproject(
                 method,
                 data=pixels.data,

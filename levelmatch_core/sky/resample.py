@@ -1,4 +1,4 @@
-"""Resampling of an image to a box of the grid: bilinear in one compiled pass, adaptive and exact with reproject.
+"""Resampling an image to a box of the grid: bilinear and spline in compiled passes, adaptive and exact by reproject.
 
 Variances are resampled with the squares of the weights. The noise gain is the sum of squared weights, averaged over the
 output: the variance of a resampled pixel for white noise of unit variance in the input.
@@ -13,7 +13,7 @@ from astropy.wcs import WCS
 from astropy.wcs.wcsapi import BaseHighLevelWCS, BaseLowLevelWCS
 from numpy.typing import NDArray
 
-from levelmatch_core.sky import interpolation, kernels
+from levelmatch_core.sky import interpolation, kernels, spline
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import Box, PixelMap
 
@@ -50,8 +50,8 @@ class Resampled:
         return int(self.ends[:, 2].sum())
 
 
-def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box) -> Resampled:
-    """Interpolate bilinearly, in agreement with `reproject.reproject_interp` including edges and NaN.
+def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box, *, sharp: bool = False) -> Resampled:
+    """Interpolate bilinearly, as `reproject.reproject_interp` does, edges and NaN included; or by a cubic spline.
 
     Positions in the outer half of an edge pixel get the value on its centre line; a NaN among the four neighbours gives
     NaN. The sums are computed in double precision and stored in the type of `data`.
@@ -65,9 +65,15 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box)
     pixel_map
         From the grid to the image.
     box
-        The part of the grid to fill.
+        Where on the grid.
+    sharp
+        Whether to put the values of the cubic spline through all pixels where the bilinear ones are: those beside
+        pixels that stand alone, and in the outer half of an edge pixel, remain (:mod:`levelmatch_core.sky.spline`).
+        Invalid pixels are interpolated along their row to find the spline. The variance is that of the bilinear value
+        times the ratio of the summed squared weights.
     """
     data, variance = _prepared(data, variance)
+    through = spline.coefficients(data) if sharp else None
     planes = np.empty((1 if variance is None else 2, *box.shape), data.dtype)
     ends = np.empty((box.shape[0], 3), np.int64)
     empty = np.empty((0, 0), data.dtype)
@@ -78,10 +84,10 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box)
         rows = slice(band.y0 - box.y0, band.y0 - box.y0 + band.shape[0])
         pieces = np.empty((0,) * 5) if pixel_map.pieces is None else pixel_map.pieces
         positions = pixel_map.on(band) if pixel_map.pieces is None else np.empty((0,) * 3)
-        squares += interpolation.bilinear(
-            *(data, source, pieces, pixel_map.lattice, positions, (float(band.x0), float(band.y0))),
-            *(planes[0, rows], target[rows], ends[rows]),
-        )
+        where = (pieces, pixel_map.lattice, positions, (float(band.x0), float(band.y0)))
+        squares += interpolation.bilinear(data, source, *where, planes[0, rows], target[rows], ends[rows])
+        if through is not None:
+            squares += spline.sharpen(*through, *where, planes[0, rows], target[rows])
     count = int(ends[:, 2].sum())
     return Resampled(planes, squares / count if count else float("nan"), ends)
 

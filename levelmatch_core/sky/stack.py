@@ -1,4 +1,4 @@
-"""Co-addition of cutouts: the unweighted mean of the corrected data, in bands of rows."""
+"""Co-adding cutouts: the mean of what is left after their corrections, unweighted or robust, in bands of rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import NoUsablePixelsError
 from levelmatch_core.records import content_key
-from levelmatch_core.sky import kernels
+from levelmatch_core.sky import kernels, stack_kernels
 from levelmatch_core.sky.cutouts import Cutout, CutoutRecord, extent_of, open_cutout
 from levelmatch_core.sky.pixelmap import Box
 from levelmatch_core.sky.plane import Plane
@@ -20,6 +20,9 @@ ALGORITHM = "stack 2"
 
 BAND_PIXELS = 1 << 17
 """Number of pixels summed at a time: arrays of 1 MB, whose memory is reused for the next band."""
+
+UNEQUAL = 1.25
+"""Parts whose noise differs by less than this factor weigh the same."""
 
 Part = tuple[CutoutRecord, Plane]
 """A cutout and the plane that is subtracted from it."""
@@ -43,8 +46,8 @@ class Band:
     """For each part the sum of 1 / coverage**2 over its pixels, if requested."""
 
 
-def stack(name: str, parts: Sequence[Part], store: CutoutStore) -> CutoutRecord:
-    """Return the unweighted mean of cutouts minus their planes, as a cutout; computed, or recalled from the store.
+def stack(name: str, parts: Sequence[Part], store: CutoutStore, noise: Sequence[float] = ()) -> CutoutRecord:
+    """Return the mean of cutouts minus their planes, as a cutout; made, or recalled from the store.
 
     Parameters
     ----------
@@ -53,7 +56,10 @@ def stack(name: str, parts: Sequence[Part], store: CutoutStore) -> CutoutRecord:
     parts
         At least one; their order does not matter (they are sorted by name).
     store
-        The store that contains the parts, and to which the stack is written.
+        Where the pixels lie and go.
+    noise
+        1 sigma of each part's pixels, for a robust mean: weights as :func:`stack_weights` gives them, without values
+        that stand out from the median of all (cosmic rays, latent images). Empty for the unweighted mean.
 
     Returns
     -------
@@ -72,15 +78,18 @@ def stack(name: str, parts: Sequence[Part], store: CutoutStore) -> CutoutRecord:
     if not parts:
         message = f"stack {name}: there is nothing to stack"
         raise NoUsablePixelsError(message)
-    ordered = sorted(parts, key=lambda part: part[0].name)
+    order = sorted(range(len(parts)), key=lambda number: parts[number][0].name)
+    ordered = [parts[number] for number in order]
+    scatter = tuple(noise[number] for number in order) if noise else ()
     first, plane = ordered[0]
     if len(ordered) == 1 and plane.is_level and plane.level == 0:
         return first.model_copy(update={"name": name})
-    key = content_key(ALGORITHM, [[record.model_copy(update={"name": ""}), plane] for record, plane in ordered])
+    contents = [[record.model_copy(update={"name": ""}), plane] for record, plane in ordered]
+    key = content_key(ALGORITHM, contents, *([scatter] if scatter else []))
     known = store.recall(key)
     if known is not None:
         return CutoutRecord.from_json({**known, "name": name})
-    return _made(name, key, ordered, store)
+    return _made(name, key, ordered, store, scatter)
 
 
 def mosaic_bands(
@@ -149,6 +158,70 @@ def mosaic_bands(
             )
 
 
+def stack_weights(noise: Sequence[float]) -> NDArray[np.float64]:
+    """Return (P,) weights of the parts of a robust stack, by the noise of their pixels.
+
+    The inverse variances over the largest; all 1 where the noise is about the same: weights that follow its chance
+    fluctuations would gain nothing.
+    """
+    scatter = np.asarray(noise, dtype=float)
+    least = float(scatter.min())
+    if not least > 0 or float(scatter.max()) < UNEQUAL * least:
+        return np.ones(len(scatter))
+    return (least / scatter) ** 2
+
+
+def robust_bands(
+    parts: Sequence[Part],
+    noise: Sequence[float],
+    store: CutoutStore,
+    box: Box,
+    *,
+    band_rows: int | None = None,
+) -> Iterator[Band]:
+    """Average cutouts robustly, band by band.
+
+    Parameters
+    ----------
+    parts, store, box, band_rows
+        As in :func:`mosaic_bands`; the result does not depend on the number of rows.
+    noise
+        1 sigma of each part's pixels.
+
+    Raises
+    ------
+    StoreError
+        If a cutout is missing.
+    """
+    rows = band_rows or max(16, BAND_PIXELS // max(box.shape[1] * len(parts), 1))
+    weights = stack_weights(noise)
+    opened = [open_cutout(record, store) for record, _ in parts]
+    with_variance = all(record.has_variance for record, _ in parts)
+    dtype = np.result_type(*(cutout.data.dtype for cutout in opened))
+    for row0 in range(0, box.shape[0], rows):
+        shape = (min(rows, box.shape[0] - row0), box.shape[1])
+        within = Box(box.x0, box.y0 + row0 - 1, (shape[0] + 2, shape[1]))
+        values = np.full((len(parts), *within.shape), np.nan, dtype)
+        variances = np.full((len(parts), *within.shape), np.nan, dtype) if with_variance else np.empty((0, 0, 0), dtype)
+        for number, (cutout, (_, plane)) in enumerate(zip(opened, parts, strict=True)):
+            planes, (row, column), (x, y) = _rows_in(cutout, within)
+            ny, nx = planes[0].shape
+            where = (number, slice(row, row + ny), slice(column, column + nx))
+            values[where] = planes[0] - plane(np.arange(nx) + float(x), np.arange(ny)[:, None] + float(y))
+            if with_variance:
+                variances[where] = planes[-1]
+        median = np.empty(within.shape)
+        stack_kernels.medians(values, median)
+        mean, variance, shares = np.empty(shape), np.full(shape, np.nan), np.zeros(len(parts))
+        coverage = np.empty(shape, np.int32)
+        sigma = np.asarray(noise, dtype=float)
+        stack_kernels.robust_mean(
+            *(values, variances, median, sigma, weights),
+            *(mean, variance, coverage, shares),
+        )
+        yield Band(row0, mean, variance if with_variance else None, coverage, None, shares)
+
+
 def box_of(records: Sequence[CutoutRecord]) -> Box:
     """Return the smallest box that contains all cutouts (at least one)."""
     x0, y0 = min(record.x0 for record in records), min(record.y0 for record in records)
@@ -174,14 +247,15 @@ def _contiguous(image: NDArray[np.floating]) -> NDArray[np.floating]:
     return view
 
 
-def _made(name: str, key: str, parts: Sequence[Part], store: CutoutStore) -> CutoutRecord:
+def _made(name: str, key: str, parts: Sequence[Part], store: CutoutStore, noise: Sequence[float]) -> CutoutRecord:
     records = [record for record, _ in parts]
     box = box_of(records)
     has_variance = all(record.has_variance for record in records)
     dtype = np.result_type(*(open_cutout(record, store).data.dtype for record in records))
     planes = np.empty((2 if has_variance else 1, *box.shape), dtype)
     weights = np.zeros(len(parts))
-    for band in mosaic_bands(parts, store, box, shares=True):
+    bands = robust_bands(parts, noise, store, box) if noise else mosaic_bands(parts, store, box, shares=True)
+    for band in bands:
         rows = slice(band.row0, band.row0 + band.mean.shape[0])
         planes[0, rows] = band.mean
         if band.variance is not None:

@@ -11,13 +11,13 @@ its standard deviation (0.987 at 3 sigma), so that s = rms / kappa; and a clippe
 rms^2 / kappa^4 over the pixels left, because those near the limit go in and out with the fit (the asymptotic variance
 of the skipped mean; Huber 1981, Robust Statistics, chapter 4).
 
-Huber's estimate of what clipping leaves weighs residuals beyond 1.345 standard deviations down: 95 % of the mean's
-efficiency with normal noise, and little pull by faint sources that clipping does not see. A plane has no median: the
-setting `statistic = "median"` gives levels their median, and planes the clipped least squares that the step describes.
+A plane has no median: the setting `statistic = "median"` gives levels their median, and planes the clipped least
+squares that the step describes. "adaptive" gives levels Huber's estimate where the median agrees with it, as it does in
+noise, and else the median, which crowds and cosmic rays pull less; and planes Huber's.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -31,9 +31,10 @@ from levelmatch_core.matching.measure.difference_kernels import (
     mask_sums,
     plane_sums,
     sift_difference,
-    unit,
 )
 from levelmatch_core.matching.measure.gain import gain
+from levelmatch_core.matching.measure.huber import ADAPTIVE_LIMIT, AGREE, LIMIT, MEDIAN_APART, huber
+from levelmatch_core.matching.measure.psf_match import psf_matched
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.clipping import (
@@ -54,12 +55,6 @@ from levelmatch_core.sky.plane import Plane
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-HUBER_LIMIT = 1.345
-"""Residuals beyond so many standard deviations are weighed down: 95 % efficiency with normal noise (Huber 1981)."""
-HUBER_SWEEPS = 50
-"""Most sweeps of Huber's estimate: each shrinks the distance left about fivefold."""
-HUBER_SETTLED = 1e-6
-"""Huber's estimate has settled when it moves by less than this fraction of its standard error."""
 ROUNDING = 64 * np.finfo(float).eps
 """Residuals below this fraction of the largest difference that is not wild are rounding, and are never clipped."""
 SETTLED = 0.01
@@ -158,8 +153,10 @@ def difference(first: Cutout, second: Cutout) -> Difference | None:
         None where no pixel is common.
     """
     pair = _Pair.of(first, second)
-    if pair is None:
-        return None
+    return None if pair is None else _difference(pair)
+
+
+def _difference(pair: _Pair) -> Difference | None:
     one, other, (ay, ax, by, bx, ny, nx) = pair.parts
     with np.errstate(invalid="ignore"):  # inf - inf
         data = np.subtract(other[by : by + ny, bx : bx + nx], one[ay : ay + ny, ax : ax + nx], dtype=np.float64)
@@ -187,7 +184,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     fit_type
         "level": sigma-clipped median. "level+slope": iterated, clipped least squares of a plane.
     settings
-        `statistic`, `sigma`, `maxiters`, `plane_fit_maxiters`, `plane_fit_abs_tol`, `plane_fit_rel_tol` are read.
+        `statistic`, `match_psf`, `sigma`, `maxiters`, `plane_fit_maxiters`, `plane_fit_abs_tol` and
+        `plane_fit_rel_tol` are read.
 
     Returns
     -------
@@ -196,6 +194,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     """
     pair = _Pair.of(first, second)
     found = None if pair is None else _fitted(pair, fit_type, settings)
+    if pair is not None and found is not None and settings.match_psf:
+        pair, found = _psf_matched(pair, found, fit_type, settings)
     if pair is None or found is None:
         return None
     fit, n_valid, extent = found
@@ -227,7 +227,22 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     )
 
 
-def _fitted(pair: _Pair, fit_type: FitType, settings: MatchSettings) -> tuple[_Fit, int, tuple[float, float]] | None:
+_Found = tuple[_Fit, int, tuple[float, float]]
+
+
+def _psf_matched(pair: _Pair, found: _Found, fit_type: FitType, settings: MatchSettings) -> tuple[_Pair, _Found]:
+    """Return the pair with the second image as the first's PSF has it, and its fit; what was given where that is it."""
+    level, slope_x, slope_y = found[0].coefficients.tolist()
+    matched = psf_matched(*pair.parts, (level, slope_x, slope_y), found[0].rms)
+    if matched is None:
+        return pair, found
+    first, _, (ay, ax, _, _, ny, nx) = pair.parts
+    other = replace(pair, parts=(first, matched, (ay, ax, 0, 0, ny, nx)))
+    again = _fitted(other, fit_type, settings)
+    return (pair, found) if again is None else (other, again)
+
+
+def _fitted(pair: _Pair, fit_type: FitType, settings: MatchSettings) -> _Found | None:
     """Return the fit, the number of valid pixels and the size of their area along the first's axes; None for none."""
     angle = pair.first.record.axis_angle
     axis = math.cos(angle), math.sin(angle)
@@ -240,7 +255,7 @@ def _fitted(pair: _Pair, fit_type: FitType, settings: MatchSettings) -> tuple[_F
         if n_valid == 0:
             return None
         fit = _fit_level(kept, left, tried, start, settings) if is_level else _fit_plane(pair, kept[:n_valid], settings)
-        if fit is not None and settings.statistic == "huber":
+        if fit is not None and settings.statistic in {"huber", "adaptive"}:
             fit = _huber(pair, fit, settings, slopes=not is_level)
         if fit is not None:
             return fit, n_valid, extent
@@ -341,58 +356,27 @@ def _grid_plane(coefficients: Array, pair: _Pair, x: float, y: float) -> Plane:
 
 # -- Huber ------------------------------------------------------------------------------------------------------------
 def _huber(pair: _Pair, clipped: _Fit, settings: MatchSettings, *, slopes: bool) -> _Fit:
-    """Return Huber's estimate from the pixels that clipping left (modified residuals: Huber 1981, chapter 7)."""
-    both = difference(pair.first, pair.second)
-    if both is None or clipped.rms == 0.0:
+    """Return Huber's estimate from the pixels that clipping left; with "adaptive" only where the median agrees."""
+    if clipped.rms == 0.0:
         return clipped
-    ny, nx = pair.shape
-    x, y = unit(nx), unit(ny)
-    level, slope_x, slope_y, low, high = clipped.cut
-    with np.errstate(invalid="ignore"):
-        left = both.data - (level + slope_x * x + slope_y * y[:, None])
-        keep = (left >= low) & (left <= high)
     kappa = _kappa(settings.sigma, settings.plane_fit_maxiters if slopes else settings.maxiters)
-    limit = HUBER_LIMIT * clipped.rms / kappa
-    values = np.where(keep, both.data, 0.0)
-    weight = keep.astype(np.float64)
-    coefficients = clipped.coefficients
-    settled = HUBER_SETTLED * clipped.rms / math.sqrt(np.count_nonzero(keep))
-    converged = False
-    for _ in range(HUBER_SWEEPS):
-        residuals = values - (coefficients[0] + coefficients[1] * x + coefficients[2] * y[:, None])
-        held_in = np.where(keep, np.clip(residuals, -limit, limit), 0.0)
-        step = _huber_step(held_in, weight, x, y) if slopes else np.array([held_in.sum() / weight.sum(), 0.0, 0.0])
-        coefficients = coefficients + step
-        converged = bool(np.abs(step).max() <= settled)
-        if converged:
-            break
-    left = residuals[keep]
-    rms = _rms(left)
-    within = np.count_nonzero(np.abs(left) <= limit) / left.size
-    variance = _rms(np.clip(left, -limit, limit)) ** 2 / within**2
+    sigma = clipped.rms / kappa
+    adaptive = settings.statistic == "adaptive" and not slopes
+    limit = (ADAPTIVE_LIMIT if adaptive else LIMIT) * sigma
+    found = huber(pair.parts, clipped.cut, clipped.coefficients, limit, slopes=slopes)
+    if found is None:
+        return clipped
+    if adaptive:
+        apart = abs(found.coefficients[0] - clipped.coefficients[0])
+        if apart > AGREE * MEDIAN_APART * sigma / math.sqrt(mask_sums(*pair.parts, clipped.cut)[0]):
+            return clipped
     mean_like = kappa**-2
-    excess = max(0.0, variance / rms**2 - mean_like)
-    moved = 0.0 if converged else float(np.abs(step).sum())
+    excess = max(0.0, found.variance / found.rms**2 - mean_like) if found.rms > 0 else 0.0
+    settled = clipped.converged and found.converged
     return _Fit(
-        clipped.cut, coefficients, rms, mean_like, excess, clipped.converged and converged, max(moved, clipped.step)
+        *(clipped.cut, found.coefficients, found.rms, mean_like, excess),
+        *(settled, max(found.moved, clipped.step)),
     )
-
-
-def _huber_step(values: Array, weight: Array, x: Array, y: Array) -> Array:
-    """Return the least-squares plane of values that are 0 where their weight is."""
-    columns, rows, lines = weight.sum(axis=0), weight.sum(axis=1), np.einsum("ij,j->i", weight, x)
-    moments = [rows.sum(), _dot(columns, x), _dot(rows, y), _dot(columns, x * x), _dot(y, lines), _dot(rows, y * y)]
-    right = [values.sum(), _dot(values.sum(axis=0), x), _dot(values.sum(axis=1), y)]
-    return _plane_step(np.array([*moments, *right, 0.0]))[0]
-
-
-def _dot(a: Array, b: Array) -> float:
-    """Return the scalar product without BLAS, whose threads cost much and round as their number goes."""
-    return float(np.einsum("i,i->", a, b))
-
-
-def _rms(values: Array) -> float:
-    return math.sqrt(_dot(values, values) / values.size)
 
 
 # -- extents -----------------------------------------------------------------------------------------------------------

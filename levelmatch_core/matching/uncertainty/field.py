@@ -107,7 +107,8 @@ def _solved(stage: StageMatch, number: Mapping[str, int], settings: MatchSetting
             ).whole.problem
             inner = [tuple(number[name] for name in member.exposures) for member in inside]
             grounded = [()] * (len(problem.names) - len(inside))
-            group = MatchedGroup(problem, (*inner, *grounded), component.excess_scatter)
+            weights = [member.weights or (1.0,) * len(member.exposures) for member in inside]
+            group = MatchedGroup(problem, (*inner, *grounded), component.excess_scatter, (*weights, *grounded))
             parts.append(Solved(group, SlopePrior(*component.slope_prior) if component.slope_prior else None))
     return parts
 

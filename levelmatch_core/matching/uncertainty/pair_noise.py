@@ -47,28 +47,42 @@ bounding boxes."""
 
 
 def pixel_variances(problem: Problem) -> Array:
+    """Return (N,) the pixel variance of each member; see :func:`split_variances`."""
+    return split_variances(problem.rms, problem.first, problem.second, problem.centres)
+
+
+def split_variances(rms: Array, first: Index, second: Index, centres: Array) -> Array:
     """Return (N,) the pixel variance s_i^2 > 0 of each member, by a least-squares fit of rms_ij^2 = s_i^2 + s_j^2.
 
     Where the pairs do not determine the split (a bipartite graph), equal variances are preferred.
+
+    Parameters
+    ----------
+    rms
+        (K,) scatter of each pair's difference; infinite where it was given and not measured.
+    first, second
+        (K,) numbers of its members.
+    centres
+        (N, 2) centres of the members.
     """
-    n = len(problem.names)
-    square = problem.rms**2  # infinite if a difference was given by the user instead of measured
+    n = len(centres)
+    square = rms**2  # infinite if a difference was given by the user instead of measured
     measured = square[np.isfinite(square)]
     typical = float(np.median(measured)) / 2 if len(measured) else 1.0
     # equations relative to the typical variance, and N weak ones s_i^2 = typical
     weight = np.minimum(typical / square, WEIGHTIEST) ** 2
     told = weight * np.where(np.isfinite(square), square, 0.0) / typical
     own, right = np.full(n, SPLIT_PRIOR**2), np.full(n, SPLIT_PRIOR**2)
-    for ends in (problem.first, problem.second):
+    for ends in (first, second):
         own += np.bincount(ends, weights=weight, minlength=n)
         right += np.bincount(ends, weights=told, minlength=n)
     if n <= DENSE_UNKNOWNS:
         matrix = np.diag(own)
-        np.add.at(matrix, (problem.first, problem.second), weight)
-        np.add.at(matrix, (problem.second, problem.first), weight)
+        np.add.at(matrix, (first, second), weight)
+        np.add.at(matrix, (second, first), weight)
         solved = np.linalg.solve(matrix, right)
     else:
-        plan = Elimination.of(problem.centres, problem.first, problem.second, np.zeros(n, dtype=bool))
+        plan = Elimination.of(centres, first, second, np.zeros(n, dtype=bool))
         factor = Cholesky.of(plan, own.reshape(n, 1, 1), weight.reshape(-1, 1, 1), own.reshape(n, 1) ** -0.5)
         solved = factor.solve(right)
     return typical * np.maximum(solved, 1e-6)

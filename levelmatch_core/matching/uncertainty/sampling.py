@@ -38,6 +38,8 @@ class MatchedGroup:
     """Indices of each member's exposures; empty for a member that is not an image."""
     excess_scatter: float = 0.0
     """1 sigma of an additional error of every measured pair's level, data unit."""
+    weights: tuple[tuple[float, ...], ...] = ()
+    """Of each member's exposures in its stack; empty where all weigh the same."""
 
 
 class Scene(NamedTuple):
@@ -51,8 +53,12 @@ class Scene(NamedTuple):
     """(E,) standard deviation of the mean of the pixels around a point, times their area."""
     members: Lists
     """For each exposure, the members that contain it."""
+    member_weight: Array
+    """The weight of the exposure in each of them."""
     parts: Lists
     """For each member, its exposures."""
+    part_weight: Array
+    """The weight of each of them in the member."""
     beside: tuple[Index, Index, Index]
     """Where the pairs of each member start, its neighbours, and the pairs."""
     first: Index
@@ -69,6 +75,7 @@ class Scene(NamedTuple):
         first = np.concatenate([part.problem.first + at for part, at in zip(groups, offsets, strict=False)])
         second = np.concatenate([part.problem.second + at for part, at in zip(groups, offsets, strict=False)])
         parts = _lists([part for each in groups for part in each.parts])
+        weight = np.concatenate([_weights(each) for each in groups])
         shapes = shapes_of(exposures.outlines)
         left, bottom, right, top = shapes[2].T
         scales = np.repeat([float(part.problem.scale) for part in groups], [len(part.problem.rms) for part in groups])
@@ -77,12 +84,21 @@ class Scene(NamedTuple):
             shapes=shapes,
             amplitude=exposures.sigma * np.sqrt((right - left) * (top - bottom) / POINTS),
             members=_lists_of(parts, len(exposures.sigma)),
+            member_weight=weight[np.argsort(parts[1], kind="stable")],
             parts=parts,
+            part_weight=weight,
             beside=neighbours(offsets[-1], first, second),
             first=first,
             centroids=np.concatenate([part.problem.centroids for part in groups]),
             scales=scales,
         )
+
+
+def _weights(group: MatchedGroup) -> Array:
+    """Return the weights of all members' exposures, one member after the other."""
+    if not group.weights:
+        return np.ones(sum(map(len, group.parts)))
+    return np.array([weight for weights in group.weights for weight in weights], dtype=float)
 
 
 def _lists(parts: Sequence[Sequence[int]]) -> Lists:
@@ -100,15 +116,17 @@ def _lists_of(lists: Lists, count: int) -> Lists:
 
 # -- compiled: one pass over all points ------------------------------------------------------------------------------
 @njit(nogil=True, cache=True, inline="always")
-def _seen_by(shapes: Shapes, parts: Lists, member: int, x: float, y: float) -> int:  # pragma: no cover - compiled
-    """Return how many of a member's exposures contain a point."""
+def _seen_by(  # noqa: PLR0917 - compiled  # pragma: no cover
+    shapes: Shapes, parts: Lists, weight: Array, member: int, x: float, y: float
+) -> float:
+    """Return the summed weights of a member's exposures that contain a point; 0 for none."""
     edges, starts, boxes = shapes
-    count = 0
+    total = 0.0
     for place in range(parts[0][member], parts[0][member + 1]):
         one = parts[1][place]
         if boxes[one, 0] <= x <= boxes[one, 2] and boxes[one, 1] <= y <= boxes[one, 3]:
-            count += holds(edges, starts[one], starts[one + 1], x, y)
-    return count
+            total += weight[place] if holds(edges, starts[one], starts[one + 1], x, y) else 0.0
+    return total
 
 
 @njit(nogil=True, cache=True)
@@ -133,11 +151,12 @@ def _touched(  # noqa: PLR0917 - compiled  # pragma: no cover
         return 0
     many, link = 0, 0
     for place in range(scene.members[0][one], scene.members[0][one + 1]):
-        member, covered = scene.members[1][place], 0
+        member, covered = scene.members[1][place], 0.0
         for at in range(scene.beside[0][member], scene.beside[0][member + 1]):
-            if _seen_by(scene.shapes, scene.parts, scene.beside[1][at], x, y):
-                covered = covered or _seen_by(scene.shapes, scene.parts, member, x, y)
-                links[many], shares[many] = link, 1.0 / covered
+            if _seen_by(scene.shapes, scene.parts, scene.part_weight, scene.beside[1][at], x, y) > 0.0:
+                if covered == 0.0:
+                    covered = _seen_by(scene.shapes, scene.parts, scene.part_weight, member, x, y)
+                links[many], shares[many] = link, scene.member_weight[place] / covered
                 many += 1
             link += 1
     return many

@@ -1,0 +1,317 @@
+"""The compiled inner loops of cubic spline interpolation, beside which bilinear interpolation blurs.
+
+Bilinear interpolation smooths by how far a grid pixel lies from the exposure's pixels, which differs between exposures
+and over an image. Where stars or filaments are only a few pixels wide their differences keep a narrow core and a wide
+ring of the other sign, and every robust statistic takes the ring for the sky. A cubic spline through the pixels (Unser
+1999, IEEE Signal Process. Mag. 16, 22) hardly blurs: its coefficients are the pixels sharpened by a recursive filter.
+
+The filter spreads a wild pixel over its neighbours with alternating signs. A pixel that stands alone, far sharper than
+any star, is therefore replaced before filtering, as invalid ones are, and is itself interpolated bilinearly.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from levelmatch_core.sky.kernels import spline_row
+
+Floats = NDArray[np.float64]
+Image = NDArray[np.floating]
+Flags = NDArray[np.uint8]
+
+POLE = math.sqrt(3.0) - 2.0
+"""Pole of the filter that makes coefficients of a cubic B-spline from values at its knots."""
+HORIZON = 24
+"""The filter's response has fallen below double precision after so many pixels."""
+MARGIN = 2
+"""Coefficients beyond the image's edge on each side, mirrored there."""
+ALONE = 10.0
+"""A pixel is wild if it is this many standard deviations of the noise above those two pixels from it ..."""
+FLANK = 0.1
+"""... and at least three of its four neighbours hold less than this part of its height, the noise allowed for: those of
+a star as narrow as the pixel itself, centred on it, hold more."""
+FLANK_NOISE = 2.5
+"""Standard deviations of the noise that are allowed for there."""
+MAD_TO_SIGMA = 1.482602218505602
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+SAMPLE = 16384
+"""Differences of neighbours by which the noise is estimated."""
+
+
+def pixel_noise(data: Image) -> float:
+    """Return the standard deviation of an image's pixel noise, by the differences of neighbours in a row."""
+    step = max(1, math.isqrt(data.size // SAMPLE))
+    rows = data[::step]
+    with np.errstate(invalid="ignore"):
+        beside = np.subtract(rows[:, 1::step], rows[:, :-1:step][:, : rows[:, 1::step].shape[1]], dtype=np.float64)
+    beside = beside[np.isfinite(beside)]
+    return MAD_TO_SIGMA * float(np.median(np.abs(beside))) / math.sqrt(2.0) if beside.size else 0.0
+
+
+def coefficients(data: Image) -> tuple[Floats, Flags]:
+    """Return the coefficients of the spline through an image.
+
+    Parameters
+    ----------
+    data
+        (ny, nx), NaN where invalid.
+
+    Returns
+    -------
+    coefficients
+        (ny + 2 MARGIN, nx + 2 MARGIN).
+    wild
+        (ny, nx), 1 where a pixel was replaced because it stands alone.
+    """
+    ny, nx = data.shape
+    wild = np.zeros(data.shape, np.uint8)
+    flag_wild(data, pixel_noise(data), wild)
+    padded = np.empty((ny + 2 * MARGIN, nx + 2 * MARGIN))
+    inner = padded[MARGIN : MARGIN + ny, MARGIN : MARGIN + nx]
+    fill(data, wild, inner)
+    prefilter(inner)
+    mirror(padded)
+    return padded, wild
+
+
+@njit(nogil=True, cache=True)
+def flag_wild(data: Image, noise: float, wild: Flags) -> None:  # pragma: no cover - compiled
+    """Set a flag where a pixel stands alone (see :data:`ALONE`), or with one beside it that is wild and brighter."""
+    ny, nx = data.shape
+    for turn in range(2):
+        for r in range(2, ny - 2):
+            for c in range(2, nx - 2):
+                if not _stands_out(data, r, c, noise):
+                    continue
+                most = max(data[r, c - 1], data[r, c + 1], data[r - 1, c], data[r + 1, c])
+                if turn == 0:
+                    wild[r, c] = not data[r, c] < most
+                elif wild[r, c - 1] | wild[r, c + 1] | wild[r - 1, c] | wild[r + 1, c]:
+                    wild[r, c] = 1
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _stands_out(data: Image, r: int, c: int, noise: float) -> bool:  # pragma: no cover - compiled
+    """Say whether a pixel is bright and at least three of its neighbours are not."""
+    value = np.float64(data[r, c])
+    sky = _second_lowest(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
+    height = value - sky
+    if not height > ALONE * noise:  # NaN too
+        return False
+    limit = sky + FLANK * height + FLANK_NOISE * noise
+    beside = (data[r, c - 1] < limit) + (data[r, c + 1] < limit)
+    return beside + (data[r - 1, c] < limit) + (data[r + 1, c] < limit) >= 3
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _second_lowest(a: float, b: float, c: float, d: float) -> float:  # pragma: no cover - compiled
+    """Return the larger of two pairs' minima, or the maximum of the pair that holds the least, where that is less."""
+    low, other = min(a, b), min(c, d)
+    return min(other, max(a, b)) if low <= other else min(low, max(c, d))
+
+
+@njit(nogil=True, cache=True)
+def fill(data: Image, wild: Flags, out: Floats) -> None:  # pragma: no cover - compiled
+    """Copy the image, what is invalid or wild interpolated along its row; a row without any takes the one before."""
+    ny, nx = data.shape
+    first = -1  # row that has a valid pixel
+    for r in range(ny):
+        if _fill_row(data[r], wild[r], out[r]):
+            first = r if first < 0 else first
+        elif first >= 0:
+            for k in range(nx):
+                out[r, k] = out[r - 1, k]
+    for r in range(first if first >= 0 else ny):
+        for k in range(nx):
+            out[r, k] = out[first, k] if first >= 0 else 0.0
+
+
+@njit(nogil=True, cache=True)
+def _fill_row(row: Image, wild: Flags, out: Floats) -> bool:  # pragma: no cover - compiled
+    """Fill one row, linearly between valid pixels and evenly beyond the first and the last; return if there are any."""
+    last = -1
+    for c in range(row.size):
+        value = np.float64(row[c])
+        if not np.isfinite(value) or wild[c]:
+            continue
+        before = value if last < 0 else out[last]
+        for k in range(last + 1, c):
+            part = (k - last) / (c - last)
+            out[k] = (1.0 - part) * before + part * value
+        out[c] = value
+        last = c
+    for k in range(last + 1, row.size):
+        out[k] = out[last]
+    return last >= 0
+
+
+@njit(nogil=True, cache=True)
+def prefilter(image: Floats) -> None:  # pragma: no cover - compiled
+    """Turn values into the coefficients of their cubic spline, in place; mirrored at the edges' pixels."""
+    ny, nx = image.shape
+    if nx > 1:
+        for r in range(ny):
+            _filter_row(image[r])
+    if ny > 1:
+        _filter_columns(image)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _mirrored(k: int, n: int) -> int:  # pragma: no cover - compiled
+    """Return where an index from 0 on lies in n values that are mirrored at the last and the first."""
+    k %= 2 * n - 2
+    return k if k < n else 2 * n - 2 - k
+
+
+@njit(nogil=True, cache=True)
+def _filter_row(row: Floats) -> None:  # pragma: no cover - compiled
+    n = row.size
+    total, power = row[0], POLE
+    for k in range(1, HORIZON):
+        total += power * row[_mirrored(k, n)]
+        power *= POLE
+    row[0] = total
+    for k in range(1, n):
+        row[k] += POLE * row[k - 1]
+    row[n - 1] = POLE / (POLE * POLE - 1.0) * (row[n - 1] + POLE * row[n - 2])
+    for k in range(n - 2, -1, -1):
+        row[k] = POLE * (row[k + 1] - row[k])
+    for k in range(n):
+        row[k] *= 6.0
+
+
+@njit(nogil=True, cache=True)
+def _start_columns(image: Floats) -> None:  # pragma: no cover - compiled
+    """Fill the first row with what the forward filter has there."""
+    n, nx = image.shape
+    power = POLE
+    first = image[0].copy()
+    for j in range(1, HORIZON):
+        row = image[_mirrored(j, n)]
+        for k in range(nx):
+            first[k] += power * row[k]
+        power *= POLE
+    row = image[0]
+    for k in range(nx):
+        row[k] = first[k]
+
+
+@njit(nogil=True, cache=True)
+def _filter_columns(image: Floats) -> None:  # pragma: no cover - compiled
+    """Do the same down the columns, all of them together."""
+    n, nx = image.shape
+    _start_columns(image)
+    for j in range(1, n):
+        row, before = image[j], image[j - 1]
+        for k in range(nx):
+            row[k] += POLE * before[k]
+    row, before = image[n - 1], image[n - 2]
+    for k in range(nx):
+        row[k] = POLE / (POLE * POLE - 1.0) * (row[k] + POLE * before[k])
+    for j in range(n - 2, -1, -1):
+        row, after = image[j], image[j + 1]
+        for k in range(nx):
+            row[k] = POLE * (after[k] - row[k])
+    for j in range(n):
+        row = image[j]
+        for k in range(nx):
+            row[k] *= 6.0
+
+
+@njit(nogil=True, cache=True)
+def mirror(padded: Floats) -> None:  # pragma: no cover - compiled
+    """Fill the margins with the coefficients mirrored at the edges' pixels."""
+    ny, nx = padded.shape[0] - 2 * MARGIN, padded.shape[1] - 2 * MARGIN
+    for r in range(MARGIN, MARGIN + ny):
+        for k in range(1, MARGIN + 1):
+            padded[r, MARGIN - k] = padded[r, MARGIN + min(k, nx - 1)]
+            padded[r, MARGIN + nx - 1 + k] = padded[r, MARGIN + max(nx - 1 - k, 0)]
+    for k in range(1, MARGIN + 1):
+        for c in range(padded.shape[1]):
+            padded[MARGIN - k, c] = padded[MARGIN + min(k, ny - 1), c]
+            padded[MARGIN + ny - 1 + k, c] = padded[MARGIN + max(ny - 1 - k, 0), c]
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _weights(f: float) -> tuple[float, float, float, float]:  # pragma: no cover - compiled
+    """Return the cubic B-spline's four values at a distance f in [0, 1] beyond the second of four knots."""
+    g = 1.0 - f
+    square, cube = f * f, f * f * f
+    return g * g * g / 6.0, (4.0 - 6.0 * square + 3.0 * cube) / 6.0, (1.0 + 3.0 * (f + square - cube)) / 6.0, cube / 6.0
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _gain(a: float, b: float, c: float, d: float) -> float:  # pragma: no cover - compiled
+    """Return the summed squared weights with which the pixels themselves enter, the filter included.
+
+    The filter's response is sqrt(3) POLE**|k|; its autocorrelation at lag m is 3 POLE**m ((1 + POLE**2) / (1 - POLE**2)
+    + m).
+    """
+    z = POLE
+    once = (1.0 + z * z) / (1.0 - z * z)
+    found = once * (a * a + b * b + c * c + d * d)
+    found += 2.0 * z * (once + 1.0) * (a * b + b * c + c * d)
+    found += 2.0 * z * z * (once + 2.0) * (a * c + b * d)
+    found += 2.0 * z * z * z * (once + 3.0) * (a * d)
+    return 3.0 * found
+
+
+@njit(nogil=True, cache=True)
+def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    padded: Floats,
+    wild: Flags,
+    pieces: Floats,
+    lattice: Floats,
+    positions: Floats,
+    origin: tuple[float, float],
+    out: Image,
+    out_variance: Image,
+) -> float:
+    """Put the spline's value where a bilinear one is, but not beside a wild pixel; return the change in summed gains.
+
+    Parameters
+    ----------
+    padded, wild
+        As :func:`coefficients` gives them.
+    pieces, lattice, positions, origin
+        As in :func:`levelmatch_core.sky.interpolation.bilinear`.
+    out, out_variance
+        (ny, nx) what bilinear interpolation made, changed; the variance may be empty.
+    """
+    ny, nx = out.shape
+    rows, columns = wild.shape
+    px, py = np.empty(nx), np.empty(nx)
+    change = 0.0
+    for r in range(ny):
+        for axis in range(2):
+            place = px if axis == 0 else py
+            if positions.size > 0:
+                for k in range(nx):
+                    place[k] = positions[axis, r, k]
+            else:
+                spline_row(pieces, lattice, axis, origin[1] + r, origin[0], place)
+        for k in range(nx):
+            x, y = px[k], py[k]
+            if np.isnan(out[r, k]) or not (x >= 0.0 and y >= 0.0 and x <= columns - 1.0 and y <= rows - 1.0):
+                continue
+            j, i = int(x), int(y)
+            right, top = min(j + 1, columns - 1), min(i + 1, rows - 1)
+            if wild[i, j] | wild[i, right] | wild[top, j] | wild[top, right]:
+                continue
+            fx, fy = x - j, y - i
+            a, b, c, d = _weights(fx)
+            down, here, up, above = _weights(fy)
+            one, two, three, four = padded[i + 1], padded[i + 2], padded[i + 3], padded[i + 4]
+            value = down * (a * one[j + 1] + b * one[j + 2] + c * one[j + 3] + d * one[j + 4])
+            value += here * (a * two[j + 1] + b * two[j + 2] + c * two[j + 3] + d * two[j + 4])
+            value += up * (a * three[j + 1] + b * three[j + 2] + c * three[j + 3] + d * three[j + 4])
+            value += above * (a * four[j + 1] + b * four[j + 2] + c * four[j + 3] + d * four[j + 4])
+            out[r, k] = value
+            before = ((1.0 - fx) ** 2 + fx * fx) * ((1.0 - fy) ** 2 + fy * fy)
+            after = _gain(a, b, c, d) * _gain(down, here, up, above)
+            change += after - before
+            if out_variance.size > 0:
+                out_variance[r, k] *= after / before
+    return change

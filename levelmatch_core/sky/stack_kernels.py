@@ -1,0 +1,124 @@
+"""The compiled loops of a robust stack, without the interpreter's lock."""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Image = NDArray[np.floating]
+
+LIMIT = 4.0
+"""A value is left out if it differs from the median of all by more than so many standard deviations of its noise ..."""
+STEEP = 1.0
+"""... and this part of the median's largest step to a pixel beside: in a star's flank a small shift makes much."""
+FEWEST = 3
+"""Of fewer values none can be told to be wrong."""
+
+
+@njit(nogil=True, cache=True)
+def medians(values: Image, median: Floats) -> None:  # pragma: no cover - compiled
+    """Fill (rows, columns) with the median of the valid of (parts, rows, columns); NaN where there are none."""
+    parts, rows, columns = values.shape
+    work = np.empty(parts)
+    for r in range(rows):
+        for c in range(columns):
+            n = 0
+            for p in range(parts):
+                value = np.float64(values[p, r, c])
+                if np.isnan(value):
+                    continue
+                k = n
+                while k > 0 and work[k - 1] > value:
+                    work[k] = work[k - 1]
+                    k -= 1
+                work[k] = value
+                n += 1
+            middle = n // 2
+            if n == 0:
+                median[r, c] = np.nan
+            elif n % 2:
+                median[r, c] = work[middle]
+            else:
+                median[r, c] = 0.5 * (work[middle - 1] + work[middle])
+
+
+@njit(nogil=True, cache=True)
+def _step(median: Floats, r: int, c: int) -> float:  # pragma: no cover - compiled
+    """Return the largest step of the median from a pixel to one of the four beside it."""
+    here, largest = median[r, c], 0.0
+    for dr, dc in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        if 0 <= c + dc < median.shape[1]:
+            step = abs(median[r + dr, c + dc] - here)
+            largest = max(largest, 0.0 if np.isnan(step) else step)
+    return largest
+
+
+@njit(nogil=True, cache=True)
+def robust_mean(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    values: Image,
+    variances: Image,
+    median: Floats,
+    noise: Floats,
+    weights: Floats,
+    mean: Floats,
+    variance: Floats,
+    coverage: NDArray[np.int32],
+    shares: Floats,
+) -> None:
+    """Average what the median of all does not contradict.
+
+    Parameters
+    ----------
+    values, variances
+        (parts, rows + 2, columns), one row more below and above; NaN where invalid. The variances may be empty.
+    median
+        (rows + 2, columns) of the values.
+    noise, weights
+        (parts,) 1 sigma of a pixel, and the weight in the mean.
+    mean, variance, coverage
+        (rows, columns), filled: the weighted mean, its variance, and how many are in it.
+    shares
+        (parts,) to which the sum over pixels of the squared normalised weights is added.
+    """
+    parts = len(noise)
+    sigma = np.empty(parts)
+    for r in range(mean.shape[0]):
+        for c in range(mean.shape[1]):
+            middle = median[r + 1, c]
+            mean[r, c], coverage[r, c] = np.nan, 0
+            if np.isnan(middle):
+                continue
+            here = values[:, r + 1, c]
+            spread = variances[:, r + 1, c] if variances.size > 0 else here[:0]
+            seen = 0
+            for p in range(parts):
+                seen += not np.isnan(here[p])
+                sigma[p] = max(noise[p], np.sqrt(np.float64(spread[p]))) if spread.size > 0 else noise[p]
+            allowed = np.inf if seen < FEWEST else STEEP * _step(median, r + 1, c)
+            kept, total, weight = _sums(here, middle, allowed, sigma, weights)
+            if kept == 0:  # of four values, two and two, none is near the median
+                allowed = np.inf
+                kept, total, weight = _sums(here, middle, allowed, sigma, weights)
+            mean[r, c], coverage[r, c] = total / weight, kept
+            square = 0.0
+            for p in range(parts):
+                if abs(np.float64(here[p]) - middle) <= allowed + LIMIT * sigma[p]:
+                    shares[p] += (weights[p] / weight) ** 2
+                    square += weights[p] * weights[p] * np.float64(spread[p]) if spread.size > 0 else 0.0
+            if spread.size > 0:
+                variance[r, c] = square / (weight * weight)
+
+
+@njit(nogil=True, cache=True)
+def _sums(  # pragma: no cover - compiled
+    values: Image, middle: float, allowed: float, sigma: Floats, weights: Floats
+) -> tuple[int, float, float]:
+    """Return how many values are near enough to the median, their weighted sum, and the sum of their weights."""
+    kept, total, weight = 0, 0.0, 0.0
+    for p in range(len(sigma)):
+        value = np.float64(values[p])
+        if abs(value - middle) <= allowed + LIMIT * sigma[p]:  # not where it is NaN
+            kept += 1
+            total += weights[p] * value
+            weight += weights[p]
+    return kept, total, weight
