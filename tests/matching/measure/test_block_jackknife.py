@@ -1,4 +1,4 @@
-"""The error of a level beyond pixel noise: nothing of noise alone, and the true error where the sky leaves structure."""
+"""The error of a level beyond pixel noise: none where there is noise alone, the true one where structure is left."""
 
 import numpy as np
 import pytest
