@@ -191,7 +191,7 @@ class LoopClosure(Record):
     tested: int = Described(description="loops")
     untested: int = Described(default=0, description="independent loops beyond those that were looked at")
     scatter: float = Described(description="robust scatter of the sums over what is expected of them")
-    failed: int = Described(description="loops beyond 4 sigma (4 scatters, where that is above 1)")
+    failed: int = Described(description="loops whose sum is beyond 4 sigma of what pixel noise makes")
     worst: tuple[Loop, ...] = Described(description="the worst first, ten at most")
     suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, ten at most")
 

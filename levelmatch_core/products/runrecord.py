@@ -17,7 +17,18 @@ from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.images.exposure import Failure, Inventory
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
 from levelmatch_core.matching.reference_history import lacking
-from levelmatch_core.matching.results import Choice, Component, Loop, PairResult, Solution, Suspect, WeakMode
+from levelmatch_core.matching.results import (
+    Choice,
+    Component,
+    Loop,
+    LoopClosure,
+    PairResult,
+    Rejection,
+    Solution,
+    Suspect,
+    WeakMode,
+)
+from levelmatch_core.products.grade import Criterion, Grade, criteria_of, worst_of
 from levelmatch_core.products.manifest import InputFile, OutputFile
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings, roles_by_name
@@ -108,7 +119,7 @@ class StageSummary(Record):
     loops: int = Described(default=0, description="independent loops of overlaps whose differences were added up")
     loops_failed: int = Described(default=0, description="those that do not close")
     loop_scatter: float | None = Described(
-        default=None, description="robust scatter of the loops' sums over what is expected of them, the worst group's"
+        default=None, description="robust scatter of the loops' sums over what is expected of them, over all groups"
     )
     worst_loops: tuple[Loop, ...] = Described(default=(), description="the worst first, ten at most")
     suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, ten at most")
@@ -120,6 +131,7 @@ class StageSummary(Record):
         default=(), description="used pairs whose difference grows with brightness by over 5 sigma, ten at most"
     )
     gains_found: int = Described(default=0, description="how many such pairs there are")
+    cut: int = Described(default=0, description="rejected pairs that would have joined two components")
     choice: Choice | None = Described(default=None, description="why levels or planes, where that was to be chosen")
     modes: tuple[WeakMode, ...] = Described(
         default=(), description="each component's weakest, largest sigma first, ten at most, without their patterns"
@@ -140,6 +152,7 @@ class FieldSummary(Record):
     stages: tuple[StageSummary, ...]
     counts: dict[str, int] = Described(description="exposures by status")
     missing: tuple[str, ...] = Described(default=(), description="tiles of which nothing could be used")
+    criteria: tuple[Criterion, ...] = Described(default=(), description="what the grade rests on, the worst first")
 
 
 class RunRecord(Record):
@@ -154,6 +167,9 @@ class RunRecord(Record):
     inputs: tuple[InputFile, ...] = Described(description="sorted")
     given: dict[str, str] = Described(default={}, description="sha256 of what the user gave beside images, by setting")
     fields: tuple[FieldSummary, ...] = Described(description="sorted by name")
+    grade: Grade = Described(
+        default=Grade.GOOD, description="how far the result may be trusted: the worst of all fields"
+    )
     counts: dict[str, int] = Described(description="exposures by status, those that never became one not among them")
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
@@ -247,6 +263,7 @@ def record_of(
     failures = {(failure.name, failure.step, failure.reason): failure for failure in everything}
     inputs = {(e.file, e.digest) for field in inventory.fields for e in field.exposures}
     roles = roles_by_name()
+    fields = tuple(_field(match, previous) for match in matches)
     return RunRecord(
         levelmatch=levelmatch_version(),
         libraries={name: version(name) for name in LIBRARIES},
@@ -255,7 +272,8 @@ def record_of(
         settings={name: value for name, value in settings.model_dump(mode="json").items() if roles[name] != "run"},
         inputs=tuple(InputFile(file=file, sha256=digest) for file, digest in sorted(inputs)),
         given=dict(given or {}),
-        fields=tuple(_field(match, previous) for match in matches),
+        fields=fields,
+        grade=worst_of(one for field in fields for one in field.criteria),
         counts=_counts(corrections),
         failures=tuple(failure for _, failure in sorted(failures.items(), key=lambda item: item[0])),
         notes=tuple(dict.fromkeys([*inventory.notes, *(note for match in matches for note in match.notes), *notes])),
@@ -278,7 +296,7 @@ def _field(match: FieldMatch, previous: RunRecord | None) -> FieldSummary:
         if (field.instrument, field.band, field.unit) == kind
         for part in field.components
     ]
-    return FieldSummary(
+    summary = FieldSummary(
         name=match.field.name,
         instrument=match.field.instrument,
         band=match.field.band,
@@ -290,6 +308,7 @@ def _field(match: FieldMatch, previous: RunRecord | None) -> FieldSummary:
         counts=_counts(match.corrections),
         missing=match.missing,
     )
+    return summary.model_copy(update={"criteria": criteria_of(summary)})
 
 
 def _components(match: FieldMatch, before: Sequence[ComponentSummary]) -> tuple[ComponentSummary, ...]:
@@ -375,7 +394,7 @@ def _stage(stage: StageMatch) -> StageSummary:
         untestable=tuple(name for solution in solutions for name in solution.status.untestable),
         loops=sum(one.tested for one in loops),
         loops_failed=sum(one.failed for one in loops),
-        loop_scatter=max((one.scatter for one in loops), default=None),
+        loop_scatter=_loop_scatter(loops),
         worst_loops=tuple(worst[:NAMED]),
         suspects=tuple(suspects[:NAMED]),
         seams_tested=len(seams),
@@ -384,10 +403,24 @@ def _stage(stage: StageMatch) -> StageSummary:
         gains_tested=sum(pair.fit.gain is not None for pair in pairs if pair.rejected is None),
         gains=tuple(gains[:NAMED]),
         gains_found=len(gains),
+        cut=sum(map(_cut, solutions)),
         choice=next((solution.status.choice for solution in solutions), None),
         modes=tuple(modes[:NAMED]),
         notes=tuple(f"{solution.group}: {note}" for solution in solutions for note in solution.status.notes),
     )
+
+
+def _loop_scatter(loops: Sequence[LoopClosure]) -> float | None:
+    """Return the scatter of all groups' loops, each group by its number of loops; None where there are none."""
+    tested = sum(one.tested for one in loops)
+    return math.sqrt(sum(one.tested * one.scatter**2 for one in loops) / tested) if tested else None
+
+
+def _cut(solution: Solution) -> int:
+    """Return how many rejected pairs would have joined two components of a group."""
+    where = {result.name: result.component for result in solution.members}
+    asked = (pair for pair in solution.pairs if pair.rejected not in {None, Rejection.FORBIDDEN})
+    return sum(where[pair.fit.first] != where[pair.fit.second] for pair in asked)
 
 
 def _weakest(solution: Solution) -> list[WeakMode]:
