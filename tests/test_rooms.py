@@ -30,6 +30,8 @@ PLACES = {
     "records": "errors",
     "thread_budget": "errors",
     "instrument_tables": "errors",
+    "presets": "errors",
+    "settings_help": "settings",
     "__init__": "pipeline",
 }
 

@@ -64,7 +64,11 @@ def _request(inputs: tuple[Path, ...], output: Path, options: dict[str, Any]) ->
     from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
 
     settings = MatchSettings.load(
-        options["config"], options["assignments"], procs=options["workers"], band=options["band"]
+        options["config"],
+        options["assignments"],
+        procs=options["workers"],
+        band=options["band"],
+        preset=options["preset"],
     )
     return Request(
         inputs=tuple(path.absolute() for path in inputs),

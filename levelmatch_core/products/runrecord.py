@@ -163,6 +163,7 @@ class RunRecord(Record):
     libraries: dict[str, str] = Described(description="versions")
     program: str
     band: str | None
+    preset: str = Described(default="pjpipe", description="what settings were that were not given")
     settings: dict[str, Any] = Described(description="all but those that say how to run")
     inputs: tuple[InputFile, ...] = Described(description="sorted")
     given: dict[str, str] = Described(default={}, description="sha256 of what the user gave beside images, by setting")
@@ -269,6 +270,7 @@ def record_of(
         libraries={name: version(name) for name in LIBRARIES},
         program=program,
         band=settings.band,
+        preset=settings.preset,
         settings={name: value for name, value in settings.model_dump(mode="json").items() if roles[name] != "run"},
         inputs=tuple(InputFile(file=file, sha256=digest) for file, digest in sorted(inputs)),
         given=dict(given or {}),
