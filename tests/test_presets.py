@@ -2,10 +2,10 @@
 
 import pytest
 
+from flows.settings_help import described
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.presets import BEST
 from levelmatch_core.settings import MatchSettings
-from levelmatch_core.settings_help import described
 
 
 def test_the_defaults_are_those_of_the_step():

@@ -31,7 +31,6 @@ PLACES = {
     "thread_budget": "errors",
     "instrument_tables": "errors",
     "presets": "errors",
-    "settings_help": "settings",
     "__init__": "pipeline",
 }
 
@@ -87,7 +86,7 @@ INNER = {
         {"demo", "launch", "sweep", "level_match", "without_prefect"},
         {"orchestration"},
         {"tracking"},
-        {"summary", "home", "combinations", "interruption", "progress", "secrets", "garbage_collection"},
+        {"summary", "home", "combinations", "interruption", "progress", "secrets", "garbage_collection", "settings_help"},
     ),
 }
 """The order of what lies in a room; a file imports from its own row and from rows below."""

@@ -27,8 +27,8 @@ def _complete_assignment(_context: click.Context, _option: click.Parameter, type
 def _matching(typed: str, sign: str) -> "list[CompletionItem]":
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only while completing
 
+    from flows.settings_help import described, few_values  # noqa: PLC0415
     from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
-    from levelmatch_core.settings_help import described, few_values  # noqa: PLC0415
 
     name, equals, _ = typed.partition("=")
     if not equals:

@@ -18,7 +18,7 @@ def settings(names: tuple[str, ...]) -> None:
     They go into a TOML file (--config) or come one by one (--set).
     """
     with clean_errors():
-        from levelmatch_core.settings_help import described  # noqa: PLC0415 - help comes at once
+        from flows.settings_help import described  # noqa: PLC0415 - help comes at once
 
         for field in described(names):
             best = f"    (best: {field.best})" if field.best != field.default else ""
