@@ -23,6 +23,7 @@ from flows.summary import FlowFacts, Summary, summarize
 from flows.tracking.tracker import Tracker
 from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
+from levelmatch_core.products.grade import Grade
 from levelmatch_core.products.output.folder import note_in_log
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
@@ -66,8 +67,9 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
 
     Returns
     -------
-    A state with the summary of the run as JSON: completed; completed and named Incomplete if an exposure is untied;
-    failed and named Quarantined if something failed and the rest was done without it.
+    A state with the summary of the run, JSON: completed; completed and named Incomplete if an exposure is untied, or
+    Doubtful if what was measured says that the result may be wrong; failed and named Quarantined if something failed
+    and the rest was done without it.
     """
     chosen = settings.model_copy(update={"band": band}) if band is not None else settings
     request = Request(
@@ -151,8 +153,10 @@ def _ending(summary: Summary) -> State[dict[str, Any]]:
     if summary.quarantined:
         return Failed(name=QUARANTINED, message=f"{summary.verdict} Left out: {_by_tile(summary)}", data=data)
     if not summary.complete:
-        return Completed(name=INCOMPLETE, message=summary.verdict, data=data)
-    return Completed(message=summary.verdict, data=data)
+        return Completed(name=INCOMPLETE, message=f"{summary.told}. {summary.verdict}", data=data)
+    if summary.grade in {Grade.DOUBTFUL, Grade.FAILED}:
+        return Completed(name=summary.grade.value.capitalize(), message=f"{summary.told}. {summary.verdict}", data=data)
+    return Completed(message=f"{summary.told}. {summary.verdict}", data=data)
 
 
 def _by_tile(summary: Summary) -> str:

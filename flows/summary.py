@@ -9,7 +9,8 @@ from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.inventory import PENDING
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.pipeline import RunResult
-from levelmatch_core.products.runrecord import FieldSummary
+from levelmatch_core.products.grade import Grade, told
+from levelmatch_core.products.summaries import FieldSummary
 from levelmatch_core.products.verdict import Residual, residual_of, verdict, why_untied
 from levelmatch_core.records import Record
 
@@ -52,6 +53,7 @@ class Summary(Record):
     output: str
     changed: bool
     complete: bool
+    grade: Grade = Described(default=Grade.GOOD, description="how far the result may be trusted")
     counts: dict[str, int] = Described(description="exposures by status")
     residuals: tuple[Residual, ...] = Described(description="by field")
     fields: tuple[FieldSummary, ...] = Described(description="as in run.json: references, missing tiles")
@@ -70,6 +72,11 @@ class Summary(Record):
         return tuple(problem for problem in self.problems if problem.status == Status.FAILED)
 
     @property
+    def told(self) -> str:
+        """The grade, and what it rests on."""
+        return told(self.grade, [one for field in self.fields for one in field.criteria])
+
+    @property
     def verdict(self) -> str:
         """One sentence: whether it worked."""
         left_out = Counter(problem.status for problem in self.problems)
@@ -84,6 +91,7 @@ def summarize(result: RunResult, *, peak_memory: float) -> Summary:
         output=str(result.request.output),
         changed=result.changed,
         complete=result.complete,
+        grade=result.record.grade,
         counts=result.record.counts,
         residuals=tuple(residual_of(match) for match in result.matches),
         fields=tuple(_shortened(field) for field in result.record.fields),

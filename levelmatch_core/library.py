@@ -32,6 +32,7 @@ from levelmatch_core.jobs.products import mosaic_name
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
 from levelmatch_core.nddata import write_images
 from levelmatch_core.pipeline import Request, check_reference, match_fields, run
+from levelmatch_core.presets import Preset
 from levelmatch_core.products.tables import corrections_table, pairs_table
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
@@ -184,6 +185,7 @@ def match_levels(
     output: str | Path | None = None,
     settings: MatchSettings | None = None,
     *,
+    preset: Preset | None = None,
     cache: str | Path | None = None,
     program: str = "levelmatch",
     recursive: bool = False,
@@ -199,7 +201,9 @@ def match_levels(
     output
         The folder for corrected files, mosaics, tables, figures and report; None writes nothing.
     settings
-        All settings; None for the defaults.
+        All else that may be chosen; None takes the preset.
+    preset
+        What settings are that are not given: "best" (also where both are None) or "pjpipe".
     cache
         Folder in which resampled exposures are kept for the next call; None for none.
     program
@@ -217,7 +221,12 @@ def match_levels(
         If no exposure is usable.
     """
     given = [inputs] if isinstance(inputs, str | Path | NDData) else list(inputs)
-    chosen = settings or MatchSettings()
+    given_settings = settings.model_dump(exclude_unset=True) if settings is not None else {}
+    chosen = (
+        settings
+        if settings is not None and preset is None
+        else MatchSettings.from_mapping({**given_settings, "preset": preset or "best"})
+    )
     with ExitStack() as stack:
         images = [image for image in given if isinstance(image, NDData)]
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="levelmatch-")) if images else ""

@@ -36,7 +36,8 @@ from levelmatch_core.matching.reference_history import KnownZero, Zeros, lacking
 from levelmatch_core.products.corrected.write import products_of
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.folder import OutputFolder
-from levelmatch_core.products.runrecord import FieldSummary, RunRecord, record_of
+from levelmatch_core.products.runrecord import RunRecord, record_of
+from levelmatch_core.products.summaries import FieldSummary
 from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
 from levelmatch_core.runners import StrictRunner, refuse_failures

@@ -6,17 +6,17 @@ change: a cache key and the refusal of another setting on a finished output both
 """
 
 import difflib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.instrument_tables import InstrumentTable, read_table
+from levelmatch_core.presets import PRESETS, Preset
 
 FitType = Literal["level", "level+slope"]
 WcsSource = Literal["header", "gwcs"]
@@ -35,6 +35,14 @@ class MatchSettings(BaseModel):
     """All that a user may choose. Frozen; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    preset: Preset = _setting(
+        "pjpipe",
+        "run",
+        "What settings are that are not given: 'pjpipe' the defaults of the step that levelmatch succeeds, 'best' what "
+        "serves most skies best. `levelmatch run`, match_levels and the sample programs take 'best'. Single settings "
+        "win over either.",
+    )
 
     # -- which input ---------------------------------------------------------------------------------------------------
     band: str | None = _setting(
@@ -295,6 +303,14 @@ class MatchSettings(BaseModel):
             return given
         return tuple(read_table(Path(entry)) if isinstance(entry, str | Path) else entry for entry in entries)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:  # noqa: ANN401 - whatever is to be validated
+        """Fill in what the preset holds, where it is not given."""
+        if not isinstance(values, Mapping) or values.get("preset") not in PRESETS:
+            return values
+        return {**PRESETS[values["preset"]], **values}
+
     @model_validator(mode="after")
     def _scheduler_has_a_runner(self) -> Self:
         if self.scheduler is not None and self.runner != "dask":
@@ -329,7 +345,7 @@ class MatchSettings(BaseModel):
 
     @classmethod
     def load(cls, config: Path | None = None, assignments: Iterable[str] = (), **named: object) -> Self:
-        """Read a TOML file, then `NAME=VALUE` assignments, then named values; the later wins.
+        """Read a TOML file, then `NAME=VALUE` assignments, then named values; the later wins. The preset is `best`.
 
         Parameters
         ----------
@@ -360,7 +376,7 @@ class MatchSettings(BaseModel):
                 raise SettingsError(message)
             values[name.strip()] = toml_value(name.strip(), text.strip())
         values.update({name: value for name, value in named.items() if value is not None})
-        return cls.from_mapping(values)
+        return cls.from_mapping({"preset": "best", **values})
 
     def of_role(self, *roles: Role) -> dict[str, Any]:
         """Return the settings with one of these roles: what a step's cache key must hold."""
@@ -387,50 +403,6 @@ class MatchSettings(BaseModel):
 def roles_by_name() -> dict[str, Role]:
     """Return each setting's role."""
     return {name: field.json_schema_extra["role"] for name, field in MatchSettings.model_fields.items()}  # type: ignore[index,misc]
-
-
-class Described(NamedTuple):
-    """A setting, as a person reads of it."""
-
-    name: str
-    default: str
-    """As it stands in a TOML file; `none` where there is no value."""
-    choices: str
-    """The few words that it takes, or nothing."""
-    meaning: str
-
-
-def described(names: Iterable[str] = ()) -> list[Described]:
-    """Describe the settings of these names, or all.
-
-    Raises
-    ------
-    SettingsError
-        If a name is unknown.
-    """
-    wanted = tuple(names)
-    fields = MatchSettings.model_fields
-    unknown = [name for name in wanted if name not in fields]
-    if unknown:
-        raise SettingsError("; ".join(MatchSettings.no_such(name) for name in unknown))
-    return [
-        Described(
-            name=name,
-            default="none" if fields[name].default is None else json.dumps(fields[name].default),
-            choices=" | ".join(few_values(name)),
-            meaning=fields[name].description or "",
-        )
-        for name in wanted or fields
-    ]
-
-
-def few_values(name: str) -> tuple[str, ...]:
-    """Return the words that a setting takes, where they are few: nothing for numbers and free text."""
-    kind = MatchSettings.model_fields[name].annotation
-    if kind is bool:
-        return ("true", "false")
-    arguments = [argument for part in (kind, *get_args(kind)) for argument in get_args(part)]
-    return tuple(dict.fromkeys(value for value in arguments if isinstance(value, str)))
 
 
 def _beside(config: Path, values: Mapping[str, Any]) -> dict[str, Any]:

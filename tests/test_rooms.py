@@ -30,6 +30,7 @@ PLACES = {
     "records": "errors",
     "thread_budget": "errors",
     "instrument_tables": "errors",
+    "presets": "errors",
     "__init__": "pipeline",
 }
 
@@ -85,7 +86,16 @@ INNER = {
         {"demo", "launch", "sweep", "level_match", "without_prefect"},
         {"orchestration"},
         {"tracking"},
-        {"summary", "home", "combinations", "interruption", "progress", "secrets", "garbage_collection"},
+        {
+            "summary",
+            "home",
+            "combinations",
+            "interruption",
+            "progress",
+            "secrets",
+            "garbage_collection",
+            "settings_help",
+        },
     ),
 }
 """The order of what lies in a room; a file imports from its own row and from rows below."""

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from flows.summary import Summary
     from levelmatch_core.products.corrected.undo import Restored
 
-OK, TROUBLE, BAD_USAGE, UNFINISHED = 0, 1, 2, 3
-"""Exit codes: success; other errors; bad usage, with nothing written; finished, but some untied or failed."""
+OK, TROUBLE, BAD_USAGE, UNFINISHED, BELOW = 0, 1, 2, 3, 4
+"""Exit codes: all well; anything else; bad usage with nothing written; finished, but some untied or failed; finished,
+but with a lower grade than was required."""
 
 
 @contextmanager
@@ -41,11 +42,12 @@ def report(summary: "Summary") -> None:
     """Print the summary of a run: the verdict on stdout, problems on stderr."""
     for problem in summary.problems:
         click.echo(f"{problem.name}: {problem.status}: {problem.reason}", err=True)
+    click.echo(f"grade:   {summary.told}")
     click.echo(summary.verdict)
     click.echo("exposures: " + ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count))
     for each in summary.residuals:
         click.echo(
-            f"{each.field}: residual rms {each.before:.5g} before, {each.after:.5g} after, in "
+            f"{each.field}: residual rms {each.before:.5g} before, {each.left}, in "
             f"{each.unit or 'the data unit'}, over {each.used} pairs ({sum(each.rejected.values())} rejected)"
         )
     click.echo(f"outputs: {summary.output}{'' if summary.changed else ' (nothing changed)'}")

@@ -31,7 +31,9 @@ def demo(output: Path, log_level: str | None) -> None:
         inputs, results = output.absolute() / "input", output.absolute() / "output"
         truth = simulated(inputs)
         click.echo(f"simulated: {len(truth.exposures)} exposures of a MIRI program in {inputs}")
-        summary = launch(Request(inputs=(inputs,), output=results, settings=MatchSettings(), program="demo"), log_level)
+        summary = launch(
+            Request(inputs=(inputs,), output=results, settings=MatchSettings(preset="best"), program="demo"), log_level
+        )
         report(summary)
         for line in recovery(truth, inputs, results, summary):
             click.echo(line)

@@ -27,7 +27,8 @@ def _complete_assignment(_context: click.Context, _option: click.Parameter, type
 def _matching(typed: str, sign: str) -> "list[CompletionItem]":
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only while completing
 
-    from levelmatch_core.settings import MatchSettings, described, few_values  # noqa: PLC0415
+    from flows.settings_help import described, few_values  # noqa: PLC0415
+    from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
 
     name, equals, _ = typed.partition("=")
     if not equals:
@@ -74,6 +75,11 @@ _which_input = cloup.option_group(
 
 _settings = cloup.option_group(
     "Settings (`levelmatch settings` lists them)",
+    cloup.option(
+        "--preset",
+        type=click.Choice(["best", "pjpipe"]),
+        help="What settings are that are not given; a settings file may say it as well. [default: best]",
+    ),
     cloup.option("--config", type=type_of_path, metavar="FILE.toml", help="Settings, as a TOML file."),
     cloup.option(
         "--set",

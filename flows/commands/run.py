@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from flows.commands.console import OK, UNFINISHED, clean_errors, report
+from flows.commands.console import BELOW, OK, UNFINISHED, clean_errors, report
 from flows.commands.options import examples, inputs_argument, matching_options, output_option
 
 if TYPE_CHECKING:
@@ -30,12 +30,17 @@ if TYPE_CHECKING:
 @inputs_argument
 @output_option("Folder for the results.")
 @matching_options
+@cloup.option(
+    "--require",
+    type=click.Choice(["good", "fair"]),
+    help="Exit with 4 if the result's grade is lower: what is left is noise, or up to five times that.",
+)
 @cloup.option("--dry-run", is_flag=True, help="Show tiles, fields, pairs, references and cost; write nothing.")
 def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
     """Match the exposures of INPUT (files, or folders of FITS files) and write the results to DIR.
 
-    Exit code: 0 all matched, reference or alone; 3 finished, but some are untied or failed; 2 bad usage, settings or
-    DIR, nothing written; 1 anything else.
+    Exit code: 0 all matched, reference or alone; 3 finished, but some are untied or failed; 4 finished, but the grade
+    is lower than --require asks for; 2 bad usage, settings or DIR, nothing written; 1 anything else.
     """
     with clean_errors(log_level):
         if options["dry_run"]:
@@ -51,7 +56,10 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
 
         summary = launch(_request(inputs, output, options), log_level, server)
         report(summary)
-    sys.exit(OK if summary.complete else UNFINISHED)
+        below = options["require"] is not None and summary.grade.rank < type(summary.grade)(options["require"]).rank
+        if below:
+            click.echo(f"the grade is {summary.grade.value}, and --require asks for {options['require']}", err=True)
+    sys.exit(BELOW if below else OK if summary.complete else UNFINISHED)
 
 
 def _request(inputs: tuple[Path, ...], output: Path, options: dict[str, Any]) -> "Request":
@@ -59,7 +67,11 @@ def _request(inputs: tuple[Path, ...], output: Path, options: dict[str, Any]) ->
     from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
 
     settings = MatchSettings.load(
-        options["config"], options["assignments"], procs=options["workers"], band=options["band"]
+        options["config"],
+        options["assignments"],
+        procs=options["workers"],
+        band=options["band"],
+        preset=options["preset"],
     )
     return Request(
         inputs=tuple(path.absolute() for path in inputs),

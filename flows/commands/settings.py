@@ -13,14 +13,15 @@ from flows.commands.options import complete_setting_name, examples
 )
 @cloup.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_setting_name, help="Only these.")
 def settings(names: tuple[str, ...]) -> None:
-    """List the settings with their defaults, or describe those named.
+    """List the settings with their defaults, and where the preset `best` differs, or tell all of those named.
 
     Settings are given in a TOML file (--config) or one by one (--set).
     """
     with clean_errors():
-        from levelmatch_core.settings import described  # noqa: PLC0415 - slow to import
+        from flows.settings_help import described  # noqa: PLC0415 - help comes at once
 
         for field in described(names):
-            click.echo(f"{click.style(field.name, bold=True)} = {field.default}    {field.choices}".rstrip())
+            best = f"    (best: {field.best})" if field.best != field.default else ""
+            click.echo(f"{click.style(field.name, bold=True)} = {field.default}{best}    {field.choices}".rstrip())
             if names:
                 click.echo(click.wrap_text(field.meaning, 100, "    ", "    "))

@@ -49,7 +49,11 @@ def sweep(
         from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
 
         settings = MatchSettings.load(
-            options["config"], options["assignments"], procs=options["workers"], band=options["band"]
+            options["config"],
+            options["assignments"],
+            procs=options["workers"],
+            band=options["band"],
+            preset=options["preset"],
         )
         grid = grid_of(grids)
         combinations(grid)  # errors of the grid are reported before the engine starts

@@ -146,7 +146,7 @@ class Program(Record):
             "inputs": [_templated(path) for path in self.inputs],
             "output": _templated(self.output),
             "program": self.program,
-            "settings": self.settings,
+            "settings": {"preset": "best", **self.settings},
             "recursive": self.recursive,
             "retry_delays": list(self.retry_delays),
         }
@@ -154,7 +154,7 @@ class Program(Record):
             parameters["group_by"] = _templated(self.group_by)
         if self.grid:
             parameters["grid"] = self.grid
-            parameters["settings"] = {**self.settings, **({"band": self.band} if self.band else {})}
+            parameters["settings"] = {"preset": "best", **self.settings, **({"band": self.band} if self.band else {})}
         elif self.band:
             parameters["band"] = self.band
         return {

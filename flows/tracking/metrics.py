@@ -14,8 +14,8 @@ from levelmatch_core.matching.corrections import FieldMatch, StageMatch, Status
 from levelmatch_core.matching.pair_matrices import PairMatrices
 from levelmatch_core.matching.results import Rejection
 from levelmatch_core.pipeline import RunResult
-from levelmatch_core.products.runrecord import StageSummary
 from levelmatch_core.products.slope_priors import SHOWN
+from levelmatch_core.products.summaries import StageSummary
 from levelmatch_core.products.tables import pairs_table
 from levelmatch_core.products.verdict import Residual, pooled, residual_of
 from levelmatch_core.settings import MatchSettings
@@ -31,6 +31,13 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "exposures_untied": ("", "overlap, but every pair was rejected"),
     "exposures_failed": ("", "could not be processed"),
     "exposures_unmatched": ("", "untied and failed together: 0 in a good run"),
+    "grade": ("", "how far the result may be trusted: 3 good, 2 fair, 1 doubtful, 0 failed"),
+    "loops_open": ("", "loops of overlaps that do not close within 4 sigma of pixel noise: 0 in a good run"),
+    "gains_found": ("", "differences that grow with brightness, an error of gain: 0 in a good run"),
+    "residual_in_sigmas": (
+        "",
+        "rms of the tested residuals over what pixel noise leaves, the worst stage: about 1 in a good run",
+    ),
     "failures": ("", "files, exposures and products that failed: 0 in a good run"),
     "fields": ("", "parts of the sky with separate mosaics"),
     "components": ("", "groups of exposures without a common zero: as many as fields in a good run"),
@@ -89,6 +96,9 @@ def measures(result: RunResult, summary: Summary) -> Measures:
         **{f"exposures_{status}": count for status, count in summary.counts.items()},
         "exposures_unmatched": sum(summary.counts.get(status, 0) for status in (Status.UNTIED, Status.FAILED)),
         "failures": len(result.failures),
+        "grade": result.record.grade.rank,
+        "loops_open": sum(stage.loops_failed for each in result.record.fields for stage in each.stages),
+        "gains_found": sum(stage.gains_found for each in result.record.fields for stage in each.stages),
         "fields": len(result.matches),
         "components": sum(each.components for each in summary.residuals),
         "pairs": sum(each.used + sum(each.rejected.values()) for each in summary.residuals),
@@ -97,6 +107,9 @@ def measures(result: RunResult, summary: Summary) -> Measures:
     }
     for reason in Rejection:
         found[f"pairs_rejected.{name_of(reason)}"] = sum(each.rejected.get(reason, 0) for each in summary.residuals)
+    scatters = [stage.seam_scatter for each in result.record.fields for stage in each.stages]
+    if tested := [one for one in scatters if one is not None]:
+        found["residual_in_sigmas"] = max(tested)
     if len(units_of(summary)) == 1:
         found |= _residuals(summary.residuals)
     series: dict[str, tuple[float, ...]] = {}

@@ -215,6 +215,7 @@ class Tracker:
             "levelmatch.band": request.settings.band or "all",
             "levelmatch.output": str(request.output),
             "levelmatch.output_id": output_id(request.output),
+            "levelmatch.grade": result.record.grade.value,
             "levelmatch.version": levelmatch_version(),
             "levelmatch.instruments": ", ".join(sorted({match.field.instrument for match in result.matches})),
             "prefect.flow_run_id": facts.flow_run_id,
@@ -316,7 +317,14 @@ def description(summary: Summary) -> str:
         "| field | rms before | rms after | unit | pairs used | rejected | components |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines = [f"**{summary.verdict}**", "", *([*table, *fields, ""] if fields else []), f"Outputs: `{summary.output}`"]
+    lines = [
+        f"**Grade: {summary.told}**",
+        "",
+        summary.verdict,
+        "",
+        *([*table, *fields, ""] if fields else []),
+        f"Outputs: `{summary.output}`",
+    ]
     text = "\n".join(lines)[:_LONGEST_NOTE]
     told = [f"- {problem.name}: {problem.status}: {problem.reason}" for problem in summary.problems]
     shown = _fitting(told, _LONGEST_NOTE - len(text))

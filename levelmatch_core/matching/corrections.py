@@ -138,9 +138,9 @@ def touching(stages: Iterable[StageMatch], corrections: Iterable[Correction]) ->
             for member in stage.members
         }
         for pair in (pair for solution in stage.solutions for pair in solution.pairs if pair.rejected is not None):
-            ends = numbers[pair.fit.first], numbers[pair.fit.second]
-            if ends[0] is not None and ends[1] is not None:
-                a, b = sorted(map(root, ends))
+            first, second = numbers[pair.fit.first], numbers[pair.fit.second]
+            if first is not None and second is not None:
+                a, b = sorted((root(first), root(second)))
                 group[b] = a
     parts: dict[int, list[int]] = {}
     for number in sorted(group):

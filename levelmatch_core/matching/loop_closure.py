@@ -19,7 +19,7 @@ from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.results import Loop, LoopClosure, Suspect
 
 LIMIT = 4.0
-"""A loop fails if its sum is beyond this many sigma (times the scatter of all loops, if that is above 1)."""
+"""A loop fails whose sum is beyond so many of the sigmas that pixel noise makes."""
 MOST_LOOPS = 5000
 """Largest number of loops of a component that are tested."""
 NAMED = 10
@@ -159,7 +159,7 @@ def closure(problem: Problem, covariance: csr_array) -> LoopClosure | None:
     sigma = np.sqrt(np.asarray((walk @ covariance).multiply(walk).sum(axis=1)).ravel())
     size = np.abs(sums) / sigma
     scatter = float(np.median(size)) / NORMAL_MEDIAN
-    failed = size > LIMIT * max(1.0, scatter)
+    failed = size > LIMIT
     worst = np.argsort(-size, kind="stable")[:NAMED]
     return LoopClosure(
         tested=len(loops),

@@ -13,9 +13,11 @@ from levelmatch_core.instrument_tables import InstrumentTable
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.matching.results import Rejection
 from levelmatch_core.matching.stages import STAGES
+from levelmatch_core.products.grade import told
 from levelmatch_core.products.output.folder import JOURNAL, RUN
-from levelmatch_core.products.runrecord import GAIN_LIMIT, SEAM_LIMIT, FieldSummary, RunRecord, StageSummary
+from levelmatch_core.products.runrecord import GAIN_LIMIT, SEAM_LIMIT, RunRecord
 from levelmatch_core.products.slope_priors import slope_prior_lines
+from levelmatch_core.products.summaries import FieldSummary, StageSummary
 from levelmatch_core.products.verdict import left_out_of, missing_of, residual_of_summary, told_changes, verdict
 
 NAMED = 5
@@ -63,10 +65,13 @@ def explain(folder: Path) -> str:
     """
     record = RunRecord.load(_finished(folder))
     pairs = _pairs(folder)
-    lines = [verdict(record.counts, left_out_of(record), map(residual_of_summary, record.fields), record.fields)]
+    criteria = [one for field in record.fields for one in field.criteria]
+    lines = [f"Grade: {told(record.grade, criteria)}."]
+    lines += [verdict(record.counts, left_out_of(record), map(residual_of_summary, record.fields), record.fields)]
     for field in record.fields:
         mine = pairs[pairs["field"] == field.name]
         lines += ["", f"Field {field.name} ({sum(field.counts.values())} exposures, {len(field.tiles)} tiles)"]
+        lines += [f"  {one.grade.value}: {one.words} ({one.stage or 'field'})" for one in field.criteria]
         lines += [f"  {line}" for line in _field_lines(field, mine, record)]
     if record.failures or record.pending:
         lines += ["", f"Left out{': these products are partial' if record.partial else ''}"]
@@ -150,7 +155,7 @@ def _stage_lines(stage: StageSummary, pairs: Table, unit: str, record: RunRecord
     title = next(one.title for one in STAGES if one.name == stage.stage)
     yield (
         f"{title[0].upper()}{title[1:]} ({stage.fit_type}): {stage.used} of {stage.pairs} pairs used; differences of "
-        f"{stage.residual_before:.4g} {unit} rms became {stage.residual_after:.4g}."
+        f"{stage.residual_before:.4g} {unit} rms {_became(stage)}."
     )
     if stage.choice is not None:
         yield f"  Chosen: {stage.choice.reason}."
@@ -181,6 +186,13 @@ def _stage_lines(stage: StageSummary, pairs: Table, unit: str, record: RunRecord
                 tried.append(f"{reason.value}: {hint}")
 
 
+def _became(stage: StageSummary) -> str:
+    """Say what the differences became; of pairs that nothing tests, the solve leaves nothing, which says nothing."""
+    if stage.used and not stage.seams_tested:
+        return "were subtracted whole: nothing tests what is left"
+    return f"became {stage.residual_after:.4g}"
+
+
 def seam_lines(stage: StageSummary, unit: str) -> Iterator[str]:
     """Say how large the seams are against noise, and whether they are levels at all."""
     if stage.seams_tested and stage.seam_scatter is not None:
@@ -204,8 +216,14 @@ def seam_lines(stage: StageSummary, unit: str) -> Iterator[str]:
 def loop_lines(stage: StageSummary, unit: str) -> Iterator[str]:
     """Say how well the loops of overlaps close, which pairs explain those that do not, and what cannot be tested."""
     if stage.loops:
-        lead = f"{stage.loops - stage.loops_failed} of {stage.loops} independent loops of overlaps close"
-        scatter = f"; their sums scatter by {stage.loop_scatter:.2g} times what pixel noise makes"
+        if stage.loops_failed:
+            lead = f"{stage.loops_failed} of {stage.loops} independent loops of overlaps do not close within 4 sigma"
+            if stage.worst_loops:
+                worst = stage.worst_loops[0]
+                lead += f", the worst by {abs(worst.sum):.3g} {unit}, {abs(worst.sum) / worst.sigma:.2g} sigma"
+        else:
+            lead = f"All {stage.loops} independent loops of overlaps close within 4 sigma"
+        scatter = f"; the scatter of their sums is {stage.loop_scatter:.2g} times that of pixel noise"
         yield lead + (scatter if stage.loop_scatter is not None else "") + "."
     for suspect in stage.suspects[:NAMED]:
         named = " or ".join(f"{first} - {second}" for first, second in suspect.pairs[:NAMED])

@@ -17,12 +17,20 @@ from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.images.exposure import Failure, Inventory
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
 from levelmatch_core.matching.reference_history import lacking
-from levelmatch_core.matching.results import Choice, Component, Loop, PairResult, Solution, Suspect, WeakMode
+from levelmatch_core.matching.results import (
+    Component,
+    LoopClosure,
+    PairResult,
+    Solution,
+    WeakMode,
+)
+from levelmatch_core.products.grade import Grade, worst_of
+from levelmatch_core.products.grading import criteria_of
 from levelmatch_core.products.manifest import InputFile, OutputFile
-from levelmatch_core.products.slope_priors import SlopePriorSummary, slope_priors_of
+from levelmatch_core.products.slope_priors import slope_priors_of
+from levelmatch_core.products.summaries import ComponentSummary, FieldSummary, GainError, GaugeChange, StageSummary
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings, roles_by_name
-from levelmatch_core.sky.grid import Grid
 
 SCHEMA = 1
 """Version of the layout of run.json."""
@@ -39,122 +47,6 @@ LIBRARIES = ("numpy", "scipy", "astropy", "reproject", "photutils")
 """Libraries whose versions can change the results."""
 
 
-class GaugeChange(Record):
-    """The last change of the zero of a component's exposures."""
-
-    reference: str = Described(description="previous reference tile")
-    provisional: bool = Described(description="whether that tile replaced a missing one")
-    level: float = Described(
-        description="increase of the correction, data unit: the median over the exposures of both runs"
-    )
-    exposures: int = Described(description="their number")
-
-
-class ComponentSummary(Record):
-    """One component of a field: exposures whose relative levels are known."""
-
-    number: int = Described(description="counted from 1, the largest component first")
-    exposures: int
-    reference: str = Described(description="reference tile, which defines the zero; '' if there is none")
-    reference_reason: str
-    provisional: bool = Described(description="whether the reference replaces a missing one")
-    local_sky: float = Described(description="constant subtracted from all its exposures, data unit")
-    stands_for: str = Described(default="", description="the missing reference, '' if it is not known")
-    zero_changes: tuple[GaugeChange, ...] = Described(default=(), description="relative to the previous output")
-    levels: dict[str, float] = Described(
-        default={}, description="exposure -> total correction at its centre, data unit, for comparison in the next run"
-    )
-
-    @property
-    def true_reference(self) -> str:
-        """The reference tile when nothing is missing; '' if it is not known."""
-        return self.stands_for if self.provisional else self.reference
-
-    @property
-    def shown_reference(self) -> str:
-        """The reference as in LVLREF: with a question mark if it is provisional."""
-        return f"{self.reference}?" if self.provisional else self.reference
-
-
-class GainError(Record):
-    """A pair whose difference grows with brightness, which no level can correct."""
-
-    first: str
-    second: str
-    gain: float = Described(description="change of second - first per unit of brightness")
-    sigma: float = Described(description="1 sigma of it")
-    false_level: float = Described(description="the spurious level at the mean brightness of the overlap, data unit")
-
-
-class StageSummary(Record):
-    """One stage of a field, with all its groups."""
-
-    stage: str
-    fit_type: str
-    groups: int
-    members: int
-    components: int
-    solver: str
-    converged: bool = Described(description="whether the solves of all groups converged")
-    unconverged: tuple[str, ...] = Described(description="groups whose solve did not converge")
-    iterations: int = Described(description="largest number of any group")
-    residual_before: float = Described(
-        description="rms of the differences of the used pairs before the solve, data unit"
-    )
-    residual_after: float = Described(description="the same after the solve")
-    pairs: int
-    used: int
-    rejected: dict[str, int] = Described(description="pairs by reason")
-    untestable: tuple[str, ...] = Described(
-        default=(), description="members with two pairs or fewer, or on a bridge: bad pairs cannot be detected there"
-    )
-    loops: int = Described(default=0, description="independent loops of overlaps whose differences were summed")
-    loops_failed: int = Described(default=0, description="loops that do not close")
-    loop_scatter: float | None = Described(
-        default=None, description="robust scatter of the sums over loops, relative to expectation; of the worst group"
-    )
-    worst_loops: tuple[Loop, ...] = Described(default=(), description="the worst first, ten at most")
-    suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, at most ten")
-    seams_tested: int = Described(default=0, description="used pairs whose residuals can be tested")
-    seams_beyond: int = Described(default=0, description="those with residuals beyond 4 sigma of pixel noise")
-    seam_scatter: float | None = Described(
-        default=None, description="rms of the tested residuals in units of their sigma"
-    )
-    gains_tested: int = Described(default=0, description="used pairs that are bright enough to measure a gain")
-    gains: tuple[GainError, ...] = Described(
-        default=(), description="used pairs whose difference grows with brightness by more than 5 sigma, at most ten"
-    )
-    gains_found: int = Described(default=0, description="number of such pairs")
-    choice: Choice | None = Described(
-        default=None, description="why levels or planes were fitted, if this was to be chosen"
-    )
-    modes: tuple[WeakMode, ...] = Described(
-        default=(), description="the weakest of each component, largest sigma first, at most ten, without patterns"
-    )
-    slope_priors: tuple[SlopePriorSummary, ...] = Described(
-        default=(), description="of each component whose slopes have a prior, and what it did to each slope"
-    )
-    notes: tuple[str, ...]
-
-
-class FieldSummary(Record):
-    """One field."""
-
-    name: str
-    instrument: str
-    band: str
-    unit: str
-    grid: Grid
-    tiles: tuple[str, ...]
-    components: tuple[ComponentSummary, ...]
-    stages: tuple[StageSummary, ...]
-    counts: dict[str, int] = Described(description="exposures by status")
-    missing: tuple[str, ...] = Described(default=(), description="tiles of which nothing could be used")
-    pieces: int = Described(
-        default=1, description="components of two exposures or more into which footprints that touch have fallen"
-    )
-
-
 class RunRecord(Record):
     """The record of a run."""
 
@@ -163,12 +55,14 @@ class RunRecord(Record):
     libraries: dict[str, str] = Described(description="versions")
     program: str
     band: str | None
+    preset: str = Described(default="pjpipe", description="the preset of the settings that were not given")
     settings: dict[str, Any] = Described(description="all except those that only affect how the run is executed")
     inputs: tuple[InputFile, ...] = Described(description="sorted")
     given: dict[str, str] = Described(
         default={}, description="sha256 of the user's files other than images, by setting"
     )
     fields: tuple[FieldSummary, ...] = Described(description="sorted by name")
+    grade: Grade = Described(default=Grade.GOOD, description="how far to trust the result: the worst of all fields")
     counts: dict[str, int] = Described(description="exposures by status; without files that are not exposures")
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
@@ -268,15 +162,18 @@ def record_of(
     failures = {(failure.name, failure.step, failure.reason): failure for failure in everything}
     inputs = {(e.file, e.digest) for field in inventory.fields for e in field.exposures}
     roles = roles_by_name()
+    fields = tuple(_field(match, previous) for match in matches)
     return RunRecord(
         levelmatch=levelmatch_version(),
         libraries={name: version(name) for name in LIBRARIES},
         program=program,
         band=settings.band,
+        preset=settings.preset,
         settings={name: value for name, value in settings.model_dump(mode="json").items() if roles[name] != "run"},
         inputs=tuple(InputFile(file=file, sha256=digest) for file, digest in sorted(inputs)),
         given=dict(given or {}),
-        fields=tuple(_field(match, previous) for match in matches),
+        fields=fields,
+        grade=worst_of(one for field in fields for one in field.criteria),
         counts=_counts(corrections),
         failures=tuple(failure for _, failure in sorted(failures.items(), key=lambda item: item[0])),
         notes=tuple(dict.fromkeys([*inventory.notes, *(note for match in matches for note in match.notes), *notes])),
@@ -299,7 +196,7 @@ def _field(match: FieldMatch, previous: RunRecord | None) -> FieldSummary:
         if (field.instrument, field.band, field.unit) == kind
         for part in field.components
     ]
-    return FieldSummary(
+    summary = FieldSummary(
         name=match.field.name,
         instrument=match.field.instrument,
         band=match.field.band,
@@ -312,6 +209,7 @@ def _field(match: FieldMatch, previous: RunRecord | None) -> FieldSummary:
         missing=match.missing,
         pieces=match.pieces,
     )
+    return summary.model_copy(update={"criteria": criteria_of(summary)})
 
 
 def _components(match: FieldMatch, before: Sequence[ComponentSummary]) -> tuple[ComponentSummary, ...]:
@@ -397,7 +295,7 @@ def _stage(stage: StageMatch) -> StageSummary:
         untestable=tuple(name for solution in solutions for name in solution.status.untestable),
         loops=sum(one.tested for one in loops),
         loops_failed=sum(one.failed for one in loops),
-        loop_scatter=max((one.scatter for one in loops), default=None),
+        loop_scatter=_loop_scatter(loops),
         worst_loops=tuple(worst[:NAMED]),
         suspects=tuple(suspects[:NAMED]),
         seams_tested=len(seams),
@@ -411,6 +309,12 @@ def _stage(stage: StageMatch) -> StageSummary:
         slope_priors=slope_priors_of(solutions),
         notes=tuple(f"{solution.group}: {note}" for solution in solutions for note in solution.status.notes),
     )
+
+
+def _loop_scatter(loops: Sequence[LoopClosure]) -> float | None:
+    """Return the scatter of all groups' loops, each group by its number of loops; None where there are none."""
+    tested = sum(one.tested for one in loops)
+    return math.sqrt(sum(one.tested * one.scatter**2 for one in loops) / tested) if tested else None
 
 
 def _weakest(solution: Solution) -> list[WeakMode]:

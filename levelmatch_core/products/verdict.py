@@ -8,7 +8,8 @@ from pydantic import Field as Described
 
 from levelmatch_core.matching.corrections import FieldMatch, Status
 from levelmatch_core.matching.results import PairResult
-from levelmatch_core.products.runrecord import ComponentSummary, FieldSummary, RunRecord
+from levelmatch_core.products.runrecord import RunRecord
+from levelmatch_core.products.summaries import ComponentSummary, FieldSummary
 from levelmatch_core.records import Record
 
 
@@ -20,8 +21,14 @@ class Residual(Record):
     before: float = Described(description="rms of the pairs' differences before, data unit")
     after: float = Described(description="the same after")
     used: int = Described(description="pairs used")
+    tested: int = Described(default=1, description="of these, those whose residual others test: 0 of a tree of pairs")
     rejected: dict[str, int] = Described(description="pairs rejected, by reason")
     components: int
+
+    @property
+    def left(self) -> str:
+        """What is left after, in words: of pairs that nothing tests, the solve leaves nothing, which says nothing."""
+        return f"{self.after:.4g} after" if self.tested else "nothing tests what is left after"
 
 
 def residual_of(match: FieldMatch) -> Residual:
@@ -35,6 +42,7 @@ def residual_of(match: FieldMatch) -> Residual:
         before=pooled(counts, (solution.status.residual_before for solution in solutions)),
         after=pooled(counts, (solution.status.residual_after for solution in solutions)),
         used=sum(counts),
+        tested=sum(bool(pair.sigma) for pair in pairs),
         rejected=dict(sorted(Counter(pair.rejected.value for pair in pairs if pair.rejected is not None).items())),
         components=len({correction.component for correction in match.corrections if correction.component is not None}),
     )
@@ -50,6 +58,7 @@ def residual_of_summary(field: FieldSummary) -> Residual:
         before=pooled(counts, (stage.residual_before for stage in field.stages)),
         after=pooled(counts, (stage.residual_after for stage in field.stages)),
         used=sum(counts),
+        tested=sum(stage.seams_tested for stage in field.stages),
         rejected=dict(sorted(rejected.items())),
         components=len(field.components),
     )
@@ -98,8 +107,7 @@ def verdict(
         f"{left_out[status]} {status}" for status in (Status.UNTIED, Status.FAILED, "pending") if left_out.get(status)
     ]
     seams = "; ".join(
-        f"{each.field}: overlaps differ by {each.before:.4g} {each.unit or 'data units'} rms before and "
-        f"{each.after:.4g} after"
+        f"{each.field}: overlaps differ by {each.before:.4g} {each.unit or 'data units'} rms before and {each.left}"
         for each in residuals
         if each.used
     )

@@ -20,8 +20,10 @@ from levelmatch_core.products.drawings.sky_graph import sky_graph
 from levelmatch_core.products.drawings.svg import Svg, style_sheet
 from levelmatch_core.products.explain import loop_lines, seam_lines
 from levelmatch_core.products.figures import style
+from levelmatch_core.products.grade import told
 from levelmatch_core.products.report.images import BeforeAfter, LevelErrorView, before_and_after, level_error
-from levelmatch_core.products.runrecord import RunRecord, StageSummary
+from levelmatch_core.products.runrecord import RunRecord
+from levelmatch_core.products.summaries import StageSummary
 from levelmatch_core.products.verdict import left_out_of, residual_of, told_changes, verdict, why_untied
 from levelmatch_core.settings import MatchSettings
 
@@ -140,7 +142,8 @@ def write_report(
         record=record,
         summaries=summaries,
         verdict=verdict(record.counts, left_out_of(record), residuals, record.fields),
-        good=not any(left_out_of(record).values()),
+        trouble=any(left_out_of(record).values()),
+        grade=told(record.grade, [one for field in record.fields for one in field.criteria]),
         told_changes=told_changes,
         fields=fields,
         changed=_changed_settings(record),

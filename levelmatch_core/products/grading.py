@@ -1,0 +1,110 @@
+"""What the grade of a field rests on: measured quantities, each with its limits."""
+
+import math
+from collections.abc import Iterator
+
+from levelmatch_core.products.grade import Criterion, Grade
+from levelmatch_core.products.summaries import FieldSummary, StageSummary
+
+FAIR_RESIDUAL = 5.0
+"""Rms of the residuals in their expected sigmas up to which a result is fair."""
+CHANCE = 2.5
+"""A result is good whose rms of the residuals is within so many standard deviations of 1."""
+LEAST_GOOD, MOST_GOOD = 1.25, 2.0
+"""Bounds of that limit: many residuals say little of a deviation of some per cent, few forgive no large one."""
+LOOPS_BY_CHANCE = 0.05
+"""Part of the loops (one at least) that may be beyond 4 sigma in a result that is fair."""
+GAINS_BY_CHANCE = 0.05
+"""Part of the differences (one at least) that may grow with brightness in a result that is fair."""
+LAST = "mosaic_tiles"
+"""The stage on which all levels of a field rest: an untested one makes the field doubtful."""
+
+
+def criteria_of(field: FieldSummary) -> tuple[Criterion, ...]:
+    """Return what the grade of a field rests on, the worst first.
+
+    Parameters
+    ----------
+    field
+        As run.json has it.
+    """
+    found = [*_pieces(field)]
+    for stage in field.stages:
+        if stage.pairs:
+            found += [*_residuals(stage, field.unit), *_loops(stage, field.unit), *_gain(stage, field.unit)]
+            found += _untested(stage)
+    if field.counts and not any(field.counts.get(status, 0) for status in ("matched", "reference", "alone")):
+        words = "no exposure could be matched"
+        found.append(
+            Criterion(name="unmatched", grade=Grade.FAILED, value=sum(field.counts.values()), limit=0, words=words)
+        )
+    return tuple(sorted(found, key=lambda one: one.grade.rank))
+
+
+def good_residual(redundant: int) -> float:
+    """Return the rms of residuals, in their sigmas, up to which they are noise: of so many degrees of freedom.
+
+    The rms of n independent standard normal variables has a standard deviation of about 1 / sqrt(2 n).
+    """
+    return min(MOST_GOOD, max(LEAST_GOOD, 1 + CHANCE / math.sqrt(2 * max(redundant, 1))))
+
+
+def _residuals(stage: StageSummary, unit: str) -> Iterator[Criterion]:
+    value = stage.seam_scatter
+    if value is None or not stage.seams_tested:
+        return
+    limit = good_residual(stage.loops)
+    grade = Grade.GOOD if value <= limit else Grade.FAIR if value <= FAIR_RESIDUAL else Grade.DOUBTFUL
+    words = f"residuals of {stage.seams_tested} tested pairs are {value:.2g} times what pixel noise leaves"
+    cost = stage.residual_after if grade is not Grade.GOOD else None
+    if cost is not None:
+        words += f" ({cost:.3g} {unit or 'data units'} rms)"
+    yield Criterion(name="residuals", stage=stage.stage, grade=grade, value=value, limit=limit, cost=cost, words=words)
+
+
+def _loops(stage: StageSummary, unit: str) -> Iterator[Criterion]:
+    if not stage.loops:
+        return
+    allowed = max(1.0, LOOPS_BY_CHANCE * stage.loops)
+    grade = Grade.GOOD if not stage.loops_failed else Grade.FAIR if stage.loops_failed <= allowed else Grade.DOUBTFUL
+    words, cost = f"all {stage.loops} loops of overlaps close", None
+    if stage.loops_failed:
+        worst = stage.worst_loops[0] if stage.worst_loops else None
+        words = f"{stage.loops_failed} of {stage.loops} loops of overlaps do not close"
+        if worst is not None:
+            cost = abs(worst.sum)
+            words += f", the worst by {cost:.3g} {unit or 'data units'}, {cost / worst.sigma:.2g} sigma"
+    yield Criterion(
+        name="loops", stage=stage.stage, grade=grade, value=stage.loops_failed, limit=0, cost=cost, words=words
+    )
+
+
+def _gain(stage: StageSummary, unit: str) -> Iterator[Criterion]:
+    if not stage.gains_found:
+        return
+    allowed = max(1.0, GAINS_BY_CHANCE * stage.gains_tested)
+    grade = Grade.FAIR if stage.gains_found <= allowed else Grade.DOUBTFUL
+    cost = max((abs(one.false_level) for one in stage.gains), default=0.0)
+    words = (
+        f"{stage.gains_found} of {stage.gains_tested} differences grow with brightness: an error of gain, which stands "
+        f"for up to {cost:.3g} {unit or 'data units'}"
+    )
+    yield Criterion(
+        name="gain", stage=stage.stage, grade=grade, value=stage.gains_found, limit=0, cost=cost, words=words
+    )
+
+
+def _untested(stage: StageSummary) -> Iterator[Criterion]:
+    if not stage.used or stage.seams_tested:
+        return
+    grade = Grade.DOUBTFUL if stage.stage == LAST else Grade.FAIR
+    words = (
+        f"nothing tests the {stage.used} pairs of {stage.stage.replace('_', ' ')}: each level depends on a single one"
+    )
+    yield Criterion(name="untested", stage=stage.stage, grade=grade, value=stage.used, limit=0, words=words)
+
+
+def _pieces(field: FieldSummary) -> Iterator[Criterion]:
+    if field.pieces > 1:
+        words = f"the field is in {field.pieces} pieces although their footprints touch"
+        yield Criterion(name="pieces", grade=Grade.DOUBTFUL, value=field.pieces, limit=1, words=words)

@@ -1,0 +1,85 @@
+"""The grade rests on measured quantities, each with its limit."""
+
+from typing import Any
+
+import pytest
+
+from levelmatch_core.matching.results import Loop
+from levelmatch_core.products.grade import Grade, told, worst_of
+from levelmatch_core.products.grading import FAIR_RESIDUAL, criteria_of, good_residual
+from levelmatch_core.products.summaries import FieldSummary, GainError
+
+
+def summary(make: Any, **changes: Any) -> FieldSummary:
+    """Return the summary of a simulated field whose mosaic stage was changed."""
+    from levelmatch_core.products.runrecord import _field  # noqa: PLC0415 - its own part
+
+    found = _field(make.match(3, 3), None)
+    stages = tuple(
+        stage.model_copy(update=changes if stage.stage == "mosaic_tiles" else {"seam_scatter": 1.0, "loops_failed": 0})
+        for stage in found.stages
+    )
+    return found.model_copy(update={"stages": stages})
+
+
+QUIET = {
+    "seam_scatter": 1.0,
+    "seams_tested": 12,
+    "loops": 4,
+    "loops_failed": 0,
+    "gains": (),
+    "gains_found": 0,
+    "cut": 0,
+}
+
+
+def grade_of(make: Any, **changes: Any) -> Grade:
+    return worst_of(criteria_of(summary(make, **QUIET | changes)))
+
+
+def test_what_is_left_is_noise_is_good(make: Any) -> None:
+    assert grade_of(make) is Grade.GOOD
+    assert told(Grade.GOOD, criteria_of(summary(make, **QUIET))).startswith("good: ")
+
+
+@pytest.mark.parametrize(("scatter", "grade"), [(2.1, Grade.FAIR), (FAIR_RESIDUAL + 0.1, Grade.DOUBTFUL)])
+def test_residuals_beyond_noise_cost_a_grade_and_say_what(make: Any, scatter: float, grade: Grade) -> None:
+    assert grade_of(make, seam_scatter=scatter) is grade
+    worst = criteria_of(summary(make, **QUIET | {"seam_scatter": scatter}))[0]
+    assert (worst.name, worst.value) == ("residuals", scatter)
+    assert worst.cost is not None
+
+
+def test_the_limit_of_good_follows_the_degrees_of_freedom() -> None:
+    """Of many residuals a scatter of 1.4 is no chance; of three it is."""
+    assert good_residual(27) < 1.4 < good_residual(3) <= 2.0
+    assert good_residual(10**6) == pytest.approx(1.25)
+
+
+def test_loops_that_do_not_close(make: Any) -> None:
+    worst = (Loop(members=("a", "b", "c"), sum=0.5, sigma=0.01),)
+    assert grade_of(make, loops_failed=1, worst_loops=worst) is Grade.FAIR  # one may be chance
+    assert grade_of(make, loops_failed=3, worst_loops=worst) is Grade.DOUBTFUL
+    words = criteria_of(summary(make, **QUIET | {"loops_failed": 3, "worst_loops": worst}))[0].words
+    assert words == "3 of 4 loops of overlaps do not close, the worst by 0.5 MJy/sr, 50 sigma"
+
+
+def test_a_gain_is_named_with_the_level_that_it_stands_for(make: Any) -> None:
+    gains = tuple(GainError(first="a", second=f"b{n}", gain=0.01, sigma=0.001, false_level=0.2 + n) for n in range(3))
+    changed = {"gains": gains, "gains_found": 3, "gains_tested": 12}
+    assert grade_of(make, **changed) is Grade.DOUBTFUL
+    worst = criteria_of(summary(make, **QUIET | changed))[0]
+    assert (worst.name, worst.cost) == ("gain", 2.2)
+
+
+def test_pieces_although_footprints_touch(make: Any) -> None:
+    broken = summary(make, **QUIET).model_copy(update={"pieces": 3})
+    assert worst_of(criteria_of(broken)) is Grade.DOUBTFUL
+
+
+def test_a_tree_that_nothing_tests_is_doubtful(make: Any) -> None:
+    assert grade_of(make, seams_tested=0, seam_scatter=None, loops=0) is Grade.DOUBTFUL
+
+
+def test_grades_are_ordered() -> None:
+    assert [grade.rank for grade in (Grade.FAILED, Grade.DOUBTFUL, Grade.FAIR, Grade.GOOD)] == [0, 1, 2, 3]
