@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import reproject
@@ -28,7 +28,7 @@ from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.library import LevelMatch, match_levels
 from levelmatch_core.matching.match import match
 from levelmatch_core.matching.measure.pair_fit import difference, fit_pair
-from levelmatch_core.matching.pair_matrices import solve_matrices
+from levelmatch_core.matching.pair_matrices import DeltaMatrices, solve_matrices
 from levelmatch_core.matching.results import Gauge, Member, PairFit
 from levelmatch_core.products.mosaic import write_mosaic
 from levelmatch_core.runners import PlainRunner
@@ -45,21 +45,6 @@ Dither = File | Sequence[File]
 """The files of one tile, or a single one."""
 
 Floats = NDArray[np.float64]
-
-
-class DeltaMatrices(NamedTuple):
-    """The arguments of :meth:`LevelMatchStep.find_optimum_deltas`; entry [j, i] describes data_j - data_i."""
-
-    delta_mat: Floats
-    """(N, N), or (N, N, 3) with [a, b, c] for planes; antisymmetric; 0 where there is no pair."""
-    npix_mat: NDArray[np.int64]
-    """(N, N) pixels valid in both."""
-    rms_mat: Floats
-    """(N, N) scatter about the fit, data unit."""
-    lin_size_mat: NDArray[np.int64]
-    """(N, N) 1 where the overlap reaches min_linear_frac along an axis."""
-    valid_mat: NDArray[np.int64]
-    """(N, N) 1 where there is a pair."""
 
 
 @dataclass(frozen=True)

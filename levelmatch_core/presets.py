@@ -8,14 +8,17 @@ Preset = Literal["pjpipe", "best"]
 
 BEST: Mapping[str, Any] = MappingProxyType(
     {
-        # sources bias medians where two images see them differently: they are masked in measuring
-        "do_sigma_clip": True,
+        # bilinear interpolation blurs by an amount that depends on the sub-pixel phase; sharp skies make levels of that
+        "reproject_func": "spline",
+        # what two point-spread functions leave in a difference, and small errors of registration, are fitted and removed
+        "match_psf": True,
+        # stacks by inverse variance without cosmic rays: a noisy exposure costs itself
+        "stack_method": "robust",
+        # Huber's mean where it agrees with the median, the median elsewhere
+        "statistic": "adaptive",
         # each pair by the inverse variance of its difference: corners weigh what they know, and need no rejection
         "weight_method": "error",
         "min_linear_frac": 0.0,
-        "min_area_percent": 0.0,
-        # over bright nebula pixels scatter more than elsewhere, which is no reason to lose the pair
-        "rms_sig_limit": 1e6,
     }
 )
 """What `levelmatch run`, `match_levels` and the sample programs take unless told otherwise."""

@@ -73,7 +73,7 @@ INNER = {
     # within a room, from the top down: files by name, folders with all that they hold
     "levelmatch_core.matching": (
         {"match", "pair_matrices", "model_selection", "stages", "corrections", "reference_history"},
-        {"status", "gauge", "loop_closure"},
+        {"status", "gauge", "loop_closure", "rejection"},
         {"solvers"},
         {"uncertainty"},
         {"linear"},

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,21 @@ DENSE_MEMBERS = 2000
 
 _T = TypeVar("_T", bound=np.generic)
 Matrix = NDArray[np.float64] | NDArray[np.integer]
+
+
+class DeltaMatrices(NamedTuple):
+    """The arguments of the step's `find_optimum_deltas`; entry [j, i] describes data_j - data_i."""
+
+    delta_mat: NDArray[np.float64]
+    """(N, N), or (N, N, 3) with [a, b, c] for planes; antisymmetric; 0 where there is no pair."""
+    npix_mat: NDArray[np.int64]
+    """(N, N) pixels valid in both."""
+    rms_mat: NDArray[np.float64]
+    """(N, N) scatter about the fit, data unit."""
+    lin_size_mat: NDArray[np.int64]
+    """(N, N) 1 where the overlap reaches min_linear_frac along an axis."""
+    valid_mat: NDArray[np.int64]
+    """(N, N) 1 where there is a pair."""
 
 
 def solve_matrices(
