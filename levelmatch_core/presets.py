@@ -10,7 +10,7 @@ BEST: Mapping[str, Any] = MappingProxyType(
     {
         # bilinear interpolation blurs by an amount that depends on the sub-pixel phase; sharp skies make levels of that
         "reproject_func": "spline",
-        # what two point-spread functions leave in a difference, and small errors of registration, are fitted and removed
+        # what two point-spread functions leave in a difference, and small errors of registration, is fitted and removed
         "match_psf": True,
         # stacks by inverse variance without cosmic rays: a noisy exposure costs itself
         "stack_method": "robust",
