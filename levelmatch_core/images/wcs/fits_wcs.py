@@ -48,7 +48,7 @@ _MAY_BE_UNDEFINED = re.compile(rb"PV|PROJP|CROTA|LONPOLE|LATPOLE")
 _SCAMP = re.compile(rb"PV[12]_([5-9]|\d\d) *=")
 _ELEMENT = re.compile(r"(?P<stem>PC|CD)(?P<i>\d{3}(?=\d{3}$)|\d{1,2}(?=_))_?(?P<j>\d{1,3})")
 _OF_AXIS = re.compile(
-    r"(?P<stem>CTYPE|CUNIT|CRPIX|CRVAL|CDELT|CROTA|CRDER|CSYER|CNAME|P[VS]|WAT|CPDIS|DP|D2IM\D*)(?P<i>[1-9])"
+    r"(?P<stem>CTYPE|CUNIT|CRPIX|CRVAL|CDELT|CROTA|CRDER|CSYER|CNAME|P[VS]|WAT|C[PQ](?:DIS|ERR)|D[PQ]|D2IM\D*)(?P<i>[1-9])"
 )
 
 _PLAIN_TYPE = re.compile(r"(RA--|DEC-|[GE]LON|[GE]LAT)-(TAN|SIN|ARC|STG|ZEA|CAR|CEA|MER|SFL|PAR|MOL|AIT)(-SIP)?")
@@ -144,10 +144,17 @@ def _refuse_no_number(card: bytes) -> None:
 def _by_astropy(hdu: Hdu, cards: Sequence[bytes], hdus: fits.HDUList | None) -> WCS:
     """Return what astropy makes of the whole header; of its `cards` alone where another one is damaged."""
     try:
-        header = fits.Header.fromstring(b"".join(_with_e(card) for card in cards_of(hdu.raw)))
-        return WCS(_of_plane(header, hdu), fobj=hdus)
+        return _astropys(cards_of(hdu.raw), hdu, hdus)
     except fits.VerifyError:
-        return WCS(_of_plane(fits.Header.fromstring(b"".join(cards)), hdu), fobj=hdus)
+        return _astropys(cards, hdu, hdus)
+
+
+def _astropys(cards: Sequence[bytes], hdu: Hdu, hdus: fits.HDUList | None) -> WCS:
+    header = fits.Header.fromstring(b"".join(_with_e(card) for card in cards))
+    try:
+        return WCS(_of_plane(header, hdu), fobj=hdus)
+    except MemoryError as error:  # what wcslib makes of records that lack something
+        raise ValueError(*error.args) from error
 
 
 def _of_plane(header: fits.Header, hdu: Hdu) -> fits.Header:
