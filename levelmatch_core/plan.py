@@ -11,7 +11,7 @@ import shapely
 from numpy.typing import NDArray
 from pydantic import Field as Described
 
-from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory
+from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory, field_title
 from levelmatch_core.images.given import read_given
 from levelmatch_core.matching.graph import choose_reference, components
 from levelmatch_core.matching.pairs import Pair, candidate_pairs, outlines
@@ -272,7 +272,7 @@ def describe(plan: Plan) -> str:
     for field in plan.fields:
         count = sum(map(len, field.tiles.values()))
         lines.append(
-            f"field {field.name}: {count} exposures in {len(field.tiles)} tiles; mosaic of {field.shape[1]} x "
+            f"{field_title(field.name)}: {count} exposures in {len(field.tiles)} tiles; mosaic of {field.shape[1]} x "
             f"{field.shape[0]} pixels of {field.grid.scale:g} arcsec"
         )
         lines += [f"  tile {tile}: {', '.join(exposures)}" for tile, exposures in field.tiles.items()]

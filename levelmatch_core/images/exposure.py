@@ -79,6 +79,11 @@ class Failure(Record):
         return self.tiles[0] if self.tiles else ""
 
 
+def field_title(name: str) -> str:
+    """Return what a field is called in sentences: that of a band without a name is called 'field' itself."""
+    return f"the {name}" if re.fullmatch(r"field(-\d+)?", name) else f"field {name}"
+
+
 class Field(Record):
     """Exposures of one instrument, band and unit whose footprints touch; they share one grid."""
 
@@ -90,8 +95,8 @@ class Field(Record):
 
     @property
     def title(self) -> str:
-        """What it is called in sentences; that of a band without a name is called 'field' itself."""
-        return f"the {self.name}" if re.fullmatch(r"field(-\d+)?", self.name) else f"field {self.name}"
+        """What it is called in sentences."""
+        return field_title(self.name)
 
     @property
     def per_area(self) -> bool:

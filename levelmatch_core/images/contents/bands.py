@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from astropy.io.fits.card import Undefined
 
-from levelmatch_core.images.fits_headers import Cards
+from levelmatch_core.images.fits_headers import Cards, number_of
 from levelmatch_core.images.instruments import Instrument
 
 USUAL_CARDS: tuple[tuple[str, ...], ...] = (
@@ -38,6 +38,9 @@ USUAL_CARDS: tuple[tuple[str, ...], ...] = (
 """Sets of cards, in the order in which they are asked: the first with a value that tells names the band, by all of its
 values. The second in such a set is another wheel in the same beam."""
 
+STOKES = {2: "q", 3: "u", 4: "v", -1: "rr", -2: "ll", -3: "rl", -4: "lr", -5: "xx", -6: "yy", -7: "xy", -8: "yx"}
+"""Values of a Stokes axis (FITS standard 4.0, table 29) but for 1, the intensity: no image of one is like another's."""
+
 _TELLS_NOTHING = re.compile(
     r"(clear|open|empty|hole|air|blank|none|null|unknown|undefined|undef|out|home|nofilter|no filter|n/?a|not "
     r"(set|available|applicable)|-+|\?+)([ _-]?\d+)?[lsp]?(-\d+)?",
@@ -61,7 +64,7 @@ class BandCards:
         self._headers = tuple(headers)
         values = [value for name in instrument.band_cards if (value := self._value(name))]
         told = [value for value in values if value not in instrument.no_band and not _TELLS_NOTHING.fullmatch(value)]
-        cards = told or self._usual() or values[:1]
+        cards = [*(told or self._usual() or values[:1]), *self._stokes()]
         self.band: str = "-".join(dict.fromkeys(cards))
         """Lower case, '' where no card tells."""
         self.names: frozenset[str] = frozenset({self.band, "-".join(values), *values[:1]})
@@ -73,6 +76,15 @@ class BandCards:
             if values:
                 return values
         return ()
+
+    def _stokes(self) -> Sequence[str]:
+        """Return the Stokes parameter of an image whose axis of it has length 1, where it is not the intensity."""
+        own = self._headers[0]
+        for axis in (3, 4):
+            if str(own.get(f"CTYPE{axis}", "")).strip().upper() == "STOKES":
+                value = number_of(own.get(f"CRVAL{axis}"))
+                return [] if value is None or round(value) not in STOKES else [STOKES[round(value)]]
+        return []
 
     def _value(self, name: str) -> str:
         for header in self._headers:

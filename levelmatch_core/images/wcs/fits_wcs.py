@@ -6,6 +6,7 @@ serves headers in which nothing is unusual (:func:`plain_wcs`); any other goes t
 further HDUs that it points to, and is mended (`fix`) before it is reduced to two axes.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -37,6 +38,7 @@ _TABLES = re.compile(rb"CPDIS\d|D2IMDIS\d|D2IMEXT|AXISCORR")
 """Cards of distortions that lie in further HDUs of the file."""
 
 _NUMBER = re.compile(rb"(?P<name>" + _NUMBERS + rb") *= *(?P<value>.*)")
+_NUMBER_NAME = re.compile(_NUMBERS.decode("ascii"))
 _REAL = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)(?:(?P<e>[EeDd])[+-]?\d+)?(?= *(/|$))")
 _NOT_FINITE = re.compile(rb"(?P<name>[A-Z0-9_-]+) *= *(?P<value>[+-]?(nan|inf)[a-z]*)", re.IGNORECASE)
 _NOTHING = re.compile(rb" *(/|$)")
@@ -46,7 +48,7 @@ _MAY_BE_UNDEFINED = re.compile(rb"PV|PROJP|CROTA|LONPOLE|LATPOLE")
 _SCAMP = re.compile(rb"PV[12]_([5-9]|\d\d) *=")
 _ELEMENT = re.compile(r"(?P<stem>PC|CD)(?P<i>\d{3}(?=\d{3}$)|\d{1,2}(?=_))_?(?P<j>\d{1,3})")
 _OF_AXIS = re.compile(
-    r"(?P<stem>CTYPE|CUNIT|CRPIX|CRVAL|CDELT|CROTA|CRDER|CSYER|CNAME|P[VS]|WAT|CPDIS|DP|D2IM\D*)(?P<i>[1-9])"
+    r"(?P<stem>CTYPE|CUNIT|CRPIX|CRVAL|CDELT|CROTA|CRDER|CSYER|CNAME|P[VS]|WAT|C[PQ](?:DIS|ERR)|D[PQ]|D2IM\D*)(?P<i>[1-9])"
 )
 
 _PLAIN_TYPE = re.compile(r"(RA--|DEC-|[GE]LON|[GE]LAT)-(TAN|SIN|ARC|STG|ZEA|CAR|CEA|MER|SFL|PAR|MOL|AIT)(-SIP)?")
@@ -78,13 +80,14 @@ def fits_wcs(hdu: Hdu, tables: Tables) -> WCS:
         If a card that must be a number is none, or not finite: wcslib would take its default for it. Else what astropy
         raises (:data:`levelmatch_core.images.fits_headers.FAULTS`).
     """
-    cards = [_with_e(card) for card in cards_of(hdu.raw) if WCS_CARD.match(card)]
-    for card in cards:
-        _refuse_no_number(card)
-    _refuse_no_step(cards)
+    cards = [card for card in cards_of(hdu.raw) if WCS_CARD.match(card)]
     wcs = plain_wcs(cards) if hdu.plane_axes == (1, 2) else None
     if wcs is None:
-        if any(_TABLES.match(card) for card in cards) or any(b"-TAB" in card for card in cards):
+        cards = [_with_e(card) for card in cards]
+        for card in cards:
+            _refuse_no_number(card)
+        _refuse_no_step(cards)
+        if any(_TABLES.match(card) or b"-TAB" in card for card in cards):
             with tables() as hdus:
                 wcs = _by_astropy(hdu, cards, hdus)
         else:
@@ -141,10 +144,17 @@ def _refuse_no_number(card: bytes) -> None:
 def _by_astropy(hdu: Hdu, cards: Sequence[bytes], hdus: fits.HDUList | None) -> WCS:
     """Return what astropy makes of the whole header; of its `cards` alone where another one is damaged."""
     try:
-        header = fits.Header.fromstring(b"".join(_with_e(card) for card in cards_of(hdu.raw)))
-        return WCS(_of_plane(header, hdu), fobj=hdus)
+        return _astropys(cards_of(hdu.raw), hdu, hdus)
     except fits.VerifyError:
-        return WCS(_of_plane(fits.Header.fromstring(b"".join(cards)), hdu), fobj=hdus)
+        return _astropys(cards, hdu, hdus)
+
+
+def _astropys(cards: Sequence[bytes], hdu: Hdu, hdus: fits.HDUList | None) -> WCS:
+    header = fits.Header.fromstring(b"".join(_with_e(card) for card in cards))
+    try:
+        return WCS(_of_plane(header, hdu), fobj=hdus)
+    except MemoryError as error:  # what wcslib makes of records that lack something
+        raise ValueError(*error.args) from error
 
 
 def _of_plane(header: fits.Header, hdu: Hdu) -> fits.Header:
@@ -243,8 +253,11 @@ def plain_wcs(cards: Sequence[bytes]) -> WCS | None:
 
 def _is_usual(values: Mapping[str, Value]) -> bool:
     """Return whether the cards are those of two celestial axes that wcslib alone knows what to do with."""
+    numbers = [value for name, value in values.items() if _NUMBER_NAME.fullmatch(name)]
     return (
-        values.get("NAXIS", 2) == values.get("WCSAXES", 2) == 2
+        all(not isinstance(value, str | bool) and math.isfinite(value) for value in numbers)
+        and not any(values.get(f"CD{row}_1", 1) == values.get(f"CD{row}_2", 0) == 0 for row in (1, 2))
+        and values.get("NAXIS", 2) == values.get("WCSAXES", 2) == 2
         and values.keys() >= _NEEDED
         and all(_PLAIN_TYPE.fullmatch(str(values[name])) for name in ("CTYPE1", "CTYPE2"))
         and all(values.get(name, "deg") == "deg" for name in ("CUNIT1", "CUNIT2"))

@@ -26,6 +26,11 @@ TOUCH = 1e-10
 _ROUND_TRIP = 0.1
 """Pixels: a WCS whose inverse misses its own corner by more cannot be inverted."""
 
+_HINT = (
+    "look at its distortion terms (wcslib takes those of TPV, TNX and ZPX for pixels where there is a CDELT: write the "
+    "matrix as CDi_j), or solve its astrometry again"
+)
+
 _PAIRS_AT_ONCE = 200_000
 _LEAST_COSINE = 0.1
 ARCSEC = 3600.0
@@ -97,10 +102,10 @@ def _to_icrs(
         frame = frame_of(wcs) if is_fits else None
     except FAULTS as error:
         reason = " ".join(str(error).split())[:200]
-        message = f"{shown}: its WCS cannot be inverted ({reason}); solve its astrometry again"
+        message = f"{shown}: its WCS cannot be inverted ({reason}); {_HINT}"
         raise NoWcsError(message) from error
     if not good:
-        message = f"{shown}: its WCS does not bring a corner to the sky and back; solve its astrometry again"
+        message = f"{shown}: its WCS does not bring a corner to the sky and back; {_HINT}"
         raise NoWcsError(message)
     if frame is None:
         return np.asarray(world[0]) % 360.0, np.asarray(world[1])

@@ -74,6 +74,14 @@ def test_values_that_tell_nothing_are_passed_over(tmp_path: Path, cards: dict[st
     assert bands(tmp_path) == {band: 1}
 
 
+@pytest.mark.parametrize("axis", [3, 4])
+def test_stokes_parameters_are_never_matched_with_each_other(tmp_path: Path, axis: int) -> None:
+    for number, value in enumerate((1, 1, 2, 3, -1)):
+        stokes = {f"CTYPE{axis}": "STOKES", f"CRVAL{axis}": float(value), f"CRPIX{axis}": 1.0}
+        written(tmp_path, number, {"BAND": "L", **stokes})
+    assert bands(tmp_path) == {"l": 2, "l-q": 1, "l-u": 1, "l-rr": 1}
+
+
 def test_chips_may_have_bands_of_their_own(tmp_path: Path) -> None:
     """Simultaneous cameras write one extension a band."""
     for number in (1, 2):

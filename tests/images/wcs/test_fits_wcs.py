@@ -248,12 +248,26 @@ def _compare(path: Path, index: int = 0) -> None:
     np.testing.assert_allclose(to_pixel(ra, dec), [X, Y], rtol=0, atol=INVERSE)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(drawn=headers(), axes=st.sampled_from((2, 2, 3, 4)), coupled=st.booleans())
-def test_reads_what_astropy_reads(
-    tmp_path: Path, drawn: tuple[fits.Header, str, int], axes: int, *, coupled: bool
-) -> None:
+VARIANTS = {"drawn": headers(), "axes": st.sampled_from((2, 2, 3, 4)), "coupled": st.booleans()}
+Drawn = tuple[fits.Header, str, int]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(**VARIANTS)
+def test_reads_what_astropy_reads(tmp_path: Path, drawn: Drawn, axes: int, *, coupled: bool) -> None:
     """Every kind of header gives the places that astropy gives, to 1e-6 pixel, and back."""
+    _compare_variant(tmp_path, drawn, axes, coupled=coupled)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(**VARIANTS)
+def test_reads_what_astropy_reads_at_length(tmp_path: Path, drawn: Drawn, axes: int, *, coupled: bool) -> None:
+    """The same on many more."""
+    _compare_variant(tmp_path, drawn, axes, coupled=coupled)
+
+
+def _compare_variant(tmp_path: Path, drawn: Drawn, axes: int, *, coupled: bool) -> None:
     header, kind, seed = drawn
     header = header.copy()
     tables = _distorted(header, kind, seed)
@@ -336,6 +350,13 @@ def test_no_number_at_all_is_refused(tmp_path: Path, cards: dict[str, str]) -> N
         wcs_of(read_headers(path)[0], path, "image")
 
 
+def test_a_broken_record_of_a_distortion_costs_the_image_alone(tmp_path: Path) -> None:
+    """wcslib calls it a want of memory."""
+    path = _raw(tmp_path / "image.fits", CQDIS1="'TPD'", DQ1="'WAT.POLY: 3.0'")
+    with pytest.raises(NoWcsError, match="image: its WCS cannot be used"):
+        wcs_of(read_headers(path)[0], path, "image")
+
+
 def test_undefined_poles_take_their_default(tmp_path: Path) -> None:
     path = _raw(tmp_path / "image.fits", LONPOLE="", LATPOLE="")
     _compare(path)
@@ -368,6 +389,23 @@ def test_compressed_images_are_read_alike(tmp_path: Path, kind: str) -> None:
         for path, index in ((plain, 0), (packed, 1))
     ]
     np.testing.assert_array_equal(ours[0], ours[1])
+
+
+@pytest.mark.parametrize("kind", ["TNX", "ZPX", "TPV", "SIP beside PV", "TAN with PV"])
+def test_what_astropy_writes_of_a_wcs_is_read(tmp_path: Path, kind: str) -> None:
+    """Polynomials come out of `to_header` as records of FITS WCS paper IV (CQDIS, DQ), or under other CTYPEs."""
+    header = fits.Header()
+    code = {"SIP beside PV": "TAN-SIP", "TAN with PV": "TAN"}.get(kind, kind)
+    header.update({"CTYPE1": f"RA---{code}", "CTYPE2": f"DEC--{code}", "CRVAL1": 120.0, "CRVAL2": 35.0})
+    header.update({"CRPIX1": 70.0, "CRPIX2": 61.0, "CD1_1": -4e-4, "CD1_2": 1e-5, "CD2_1": 1e-5, "CD2_2": 4e-4})
+    _distorted(header, kind, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = WCS(header)
+        second = first.to_header(relax=True)
+    path = _written(tmp_path / "image.fits", second, (ROWS, COLUMNS), [])
+    found = sky_transforms(wcs_of(read_headers(path)[0], path, "image"))[0](X, Y)
+    np.testing.assert_allclose(found, first.all_pix2world(X, Y, 0), rtol=0, atol=TOLERANCE * 4e-4)
 
 
 def test_axes_of_length_one_may_lie_between(tmp_path: Path) -> None:
