@@ -72,7 +72,9 @@ def test_a_server_that_does_not_answer_costs_the_progress_only(monkeypatch, capl
 @pytest.fixture(scope="module")
 def result(small_program, tmp_path_factory):
     folder = tmp_path_factory.mktemp("artifacts")
-    settings = MatchSettings(min_linear_frac=0.999, figures="none")
+    rules = folder / "pairs.csv"
+    rules.write_text("first,second,action\njw01234001001_02101_mirimage,jw01234002001_02101_mirimage,forbid\n")
+    settings = MatchSettings(pairs=str(rules), figures="none")
     request = Request(inputs=(small_program,), output=folder / "out", settings=settings, program="Orion bar")
     return run(request, CutoutStore(folder / "store"), PlainRunner)
 
@@ -90,6 +92,6 @@ def test_the_summary_shows_the_mosaic_before_and_after(result):
 def test_rejected_pairs_come_with_their_reasons(result):
     rows = rejected_pairs(result)
     assert rows
-    assert {row["reason"] for row in rows} == {"overlap too short"}
+    assert {row["reason"] for row in rows} == {"forbidden by the user"}
     assert all(math.isfinite(row[name]) for row in rows for name in ("difference", "scatter", "left after", "pixels"))
     assert {row["unit"] for row in rows} == {"MJy/sr"}

@@ -110,7 +110,8 @@ def test_every_metric_has_a_unit_and_a_meaning(logged):
 def test_what_was_not_measured_is_no_metric(small_program, tmp_path, store, how):
     files = sorted(small_program.glob("*.fits"))
     rules = tmp_path / "pairs.csv"
-    rules.write_text(f"first,second,action\n{files[0].name},{files[-1].name},forbid\n")
+    tiles = "jw01234001001_02101_mirimage,jw01234002001_02101_mirimage"
+    rules.write_text(f"first,second,action\n{tiles},forbid\n")
     inputs, settings = ((files[0],), {}) if how == "alone" else ((files[0], files[-1]), {"pairs": str(rules)})
     chosen = MatchSettings.from_mapping({**settings, "figures": "none"})
     request = Request(inputs=inputs, output=tmp_path / "out", settings=chosen, program=how)
