@@ -280,7 +280,7 @@ def check_reference(named: str | None, inventory: Inventory) -> None:
     if named is not None and named not in names_of(exposures).union(lost):
         tiles = sorted({exposure.tile for exposure in exposures}.union(lost))
         near = difflib.get_close_matches(named, tiles, n=3) or tiles[:10]
-        message = f"reference {named!r} is not a tile of the input; tiles: {', '.join(near)}"
+        message = f"reference {named!r} is no tile of the input; tiles: {', '.join(near)}"
         raise SettingsError(message)
 
 
