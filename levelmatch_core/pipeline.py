@@ -82,7 +82,7 @@ class RunResult:
 
     @property
     def complete(self) -> bool:
-        """Whether every exposure is matched, reference or alone, what touches in one piece, and none being written."""
+        """Whether all exposures are matched, reference or alone, all overlaps connected, and no file is pending."""
         left_over = {Status.UNTIED, Status.FAILED}
         if self.failures or self.inventory.pending or any(match.pieces > 1 for match in self.matches):
             return False

@@ -132,7 +132,7 @@ class StageSummary(Record):
         default=(), description="the weakest of each component, largest sigma first, at most ten, without patterns"
     )
     slope_priors: tuple[SlopePriorSummary, ...] = Described(
-        default=(), description="of each component whose slopes have a prior, and what it did to each slope"
+        default=(), description="for each component with a slope prior: the prior, and its effect on each slope"
     )
     notes: tuple[str, ...]
 
@@ -149,9 +149,9 @@ class FieldSummary(Record):
     components: tuple[ComponentSummary, ...]
     stages: tuple[StageSummary, ...]
     counts: dict[str, int] = Described(description="exposures by status")
-    missing: tuple[str, ...] = Described(default=(), description="tiles of which nothing could be used")
+    missing: tuple[str, ...] = Described(default=(), description="tiles without any usable exposure")
     pieces: int = Described(
-        default=1, description="components of two exposures or more into which footprints that touch have fallen"
+        default=1, description="number of components of two or more exposures whose footprints overlap; normally 1"
     )
 
 
