@@ -275,7 +275,7 @@ def _measures(
 def _merge(
     stage: Stage, groups: dict[str, list[Member]], solutions: Sequence[Solution], work: _Work
 ) -> tuple[list[Member], list[Failure]]:
-    """Make the members of the next stage: what was tied becomes one, and nothing else does."""
+    """Return the members of the next stage: each component becomes one member."""
     ready = [
         _with_noise(merger, solution, work.settings)
         for solution in solutions
@@ -310,7 +310,7 @@ def _merge(
 
 
 def _with_noise(merger: Merger, solution: Solution, settings: MatchSettings) -> Merger:
-    """Say how noisy each member is, where the stack is to be a robust mean."""
+    """Return the merger with the noise of its members, if the stack is a robust mean."""
     if settings.stack_method == "mean" or len(merger.members) < 2:
         return merger
     return replace(merger, noise=member_noise(merger.members, [pair.fit for pair in solution.pairs]))
@@ -338,10 +338,10 @@ def _with_local_sky(
     cutouts: dict[str, CutoutRecord],
     work: _Work,
 ) -> tuple[tuple[Correction, ...], list[Failure], tuple[str, ...]]:
-    """Take one constant a component: the local sky of its reference tile's first exposure (main chip only).
+    """Subtract one constant per component: the local sky of its reference tile's first exposure (main chip only).
 
-    Components that touch (`groups`) are pieces of one sky, whose brightness differs from piece to piece: what is taken
-    from all of them is that of the first, which is the largest.
+    Overlapping components (`groups`) are parts of the same sky, whose brightness differs from part to part: the
+    constant of the first one, which is the largest, is subtracted from all of them.
     """
     if not work.settings.do_local_subtraction:
         return corrections, [], ()
@@ -354,16 +354,16 @@ def _with_local_sky(
             components.setdefault(correction.component, []).append(correction)
     notes = []
     if any(correction.given_zero for correction in corrections):
-        notes.append("local subtraction passes over components whose zero the user gave")
+        notes.append("local subtraction is not applied to components whose zero the user gave")
     held_together = [[number for number in group if number in components] for group in groups]
     first = {number: group[0] for group in held_together for number in group}
     apart = set(first.values())
     if len(apart) > 1:
-        notes.append(f"local subtraction gives each of its {len(apart)} separate parts a zero of its own")
+        notes.append(f"local subtraction gives each of the {len(apart)} separate parts its own zero")
     if len(components) > len(apart):
         notes.append(
-            f"{len(components)} components touch others but are not joined: local subtraction takes the sky of the "
-            "largest from all that touch, for their own would follow the nebula"
+            f"{len(components)} components overlap but are not connected: local subtraction uses the sky of the "
+            "largest for all that overlap, since their own would follow the nebula"
         )
     if any(correction.exposure.background_time is not None for correction in corrections) and components:
         notes.append(

@@ -59,7 +59,7 @@ class LevelMatch:
 
     @property
     def complete(self) -> bool:
-        """Whether every exposure is matched, reference or alone, and what touches holds together."""
+        """Whether every exposure is matched, reference or alone, and all overlapping exposures are connected."""
         if self.failures or any(match.pieces > 1 for match in self.fields):
             return False
         return all(one.status not in {Status.UNTIED, Status.FAILED} for one in self.corrections)

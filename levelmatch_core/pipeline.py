@@ -83,7 +83,7 @@ class RunResult:
 
     @property
     def complete(self) -> bool:
-        """Whether every exposure is matched, reference or alone, what touches in one piece, and none being written."""
+        """Whether all exposures are matched, reference or alone, all overlaps connected, and no file is pending."""
         left_over = {Status.UNTIED, Status.FAILED}
         if self.failures or self.inventory.pending or any(match.pieces > 1 for match in self.matches):
             return False
@@ -281,7 +281,7 @@ def check_reference(named: str | None, inventory: Inventory) -> None:
     if named is not None and named not in names_of(exposures).union(lost):
         tiles = sorted({exposure.tile for exposure in exposures}.union(lost))
         near = difflib.get_close_matches(named, tiles, n=3) or tiles[:10]
-        message = f"reference {named!r} is not a tile of the input; tiles: {', '.join(near)}"
+        message = f"reference {named!r} is no tile of the input; tiles: {', '.join(near)}"
         raise SettingsError(message)
 
 

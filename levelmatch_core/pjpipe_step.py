@@ -348,7 +348,7 @@ class LevelMatchStep:
             return [cast("Floats", self.get_reproject(each, optimal_wcs, optimal_shape)) for each in file]
         (exposure,) = self._exposures([file])
         resample = getattr(reproject, f"reproject_{self.settings.reproject_func}", None)
-        if resample is None:  # a cubic spline, which reproject calls so
+        if resample is None:  # a cubic spline, which reproject calls bicubic
             resample = partial(reproject.reproject_interp, order="bicubic")
         image = (np.asarray(read_pixels(exposure).data, dtype=float), read_wcs(exposure))
         del stacked_image

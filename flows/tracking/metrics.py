@@ -53,14 +53,14 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "groups_unconverged": ("", "groups whose solve did not converge: 0 in a good run"),
     "slope_prior_width": (
         UNIT,
-        "width of the slopes' prior, middle to edge of a member; the widest of the groups",
+        "width of the slope prior, from centre to edge of a member; the largest of all groups",
     ),
-    "slopes_changed_by_prior": ("", f"members whose slopes it changed by more than {SHOWN:g} sigma"),
-    "slope_prior_change": ("sigma", "largest change that it made of a slope, in that slope's 1 sigma"),
-    "convergence_level": (UNIT, "largest change of a level in each sweep"),
-    "convergence_plane": (UNIT, "largest change of a coefficient of the planes in each sweep"),
-    "duration_seconds": ("s", "time from the first file to the last"),
-    "peak_memory_megabytes": ("MB", "most memory in use"),
+    "slopes_changed_by_prior": ("", f"members whose slopes the prior changed by more than {SHOWN:g} sigma"),
+    "slope_prior_change": ("sigma", "largest change of a slope by the prior, in units of its 1 sigma"),
+    "convergence_level": (UNIT, "largest change of a level in each iteration"),
+    "convergence_plane": (UNIT, "largest change of a coefficient of the planes in each iteration"),
+    "duration_seconds": ("s", "duration of the run"),
+    "peak_memory_megabytes": ("MB", "largest memory use"),
 }
 """Metric, without the prefix of field and stage -> its unit and meaning."""
 

@@ -139,7 +139,7 @@ class StackJob(Job):
     name: str
     parts: tuple[tuple[CutoutRecord, Plane], ...]
     noise: tuple[float, ...] = ()
-    """1 sigma of each part's pixels, for a robust stack."""
+    """1 sigma of the pixels of each part, for a robust stack."""
 
     def run(self, workspace: Workspace) -> CutoutRecord:
         """Return the stack's cutout."""

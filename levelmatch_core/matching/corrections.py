@@ -97,13 +97,13 @@ class FieldMatch(Record):
 
     @property
     def pieces(self) -> int:
-        """Into how many components, of two exposures or more, what touches has fallen; 1 where it holds together."""
+        """Largest number of components, of two or more exposures, in a group that overlaps; at least 1."""
         sizes = Counter(one.component for one in self.corrections if one.status in {Status.MATCHED, Status.REFERENCE})
         return max((sum(part in sizes for part in group) for group in self.touching), default=1) or 1
 
     @property
     def touching(self) -> list[tuple[int, ...]]:
-        """The numbers of the components, in groups of those whose footprints share pixels; sorted."""
+        """The numbers of the components, in groups of components with common pixels; sorted."""
         return touching(self.stages, self.corrections)
 
     def with_failures(self, failures: Sequence[Failure]) -> Self:
@@ -123,7 +123,7 @@ class FieldMatch(Record):
 
 
 def touching(stages: Iterable[StageMatch], corrections: Iterable[Correction]) -> list[tuple[int, ...]]:
-    """Return the numbers of all components, in groups of those that any measured pair joins, used or not; sorted."""
+    """Return the numbers of all components, in groups connected by measured pairs, used or not; sorted."""
     where = {one.exposure.name: one.component for one in corrections if one.component is not None}
     group = {number: number for number in where.values()}
 

@@ -1,9 +1,9 @@
-"""Which of the measured pairs are used: the rules of area, extent and noise, and the forest that no rule may fell.
+"""The choice of pairs: rules on area, extent and noise, which must not break the spanning forest of overlaps.
 
-A rule that rejects the only pair between two parts of a field leaves a step of unknown height in the result, which is
-worse than any noise of that pair. The pairs that the rules accept are therefore completed, best first, to a spanning
-forest of all that overlap: Kruskal's algorithm (1956, Proc. Amer. Math. Soc. 7, 48) with the accepted pairs before the
-rejected ones, and among those the smallest standard error of the level first.
+Rejecting the only pair between two parts of a field would leave a step of unknown height in the result, which is worse
+than any noise of that pair. The accepted pairs are therefore completed to a spanning forest of all overlaps with
+Kruskal's algorithm (1956, Proc. Amer. Math. Soc. 7, 48): accepted pairs come before rejected ones, and these are sorted
+by the standard error of the level.
 """
 
 import math
@@ -16,9 +16,9 @@ from levelmatch_core.matching.results import PairFit, Rejection
 from levelmatch_core.settings import MatchSettings
 
 CHANCE = 4.0
-"""Standard deviations of an rms, of so many pixels, that chance may explain."""
+"""Deviation of an rms that may be due to chance, in standard deviations for its number of pixels."""
 SPARED = frozenset({Rejection.TOO_SHORT, Rejection.TOO_NOISY})
-"""Reasons that a pair outlives where nothing else joins its members; too few pixels are no measurement."""
+"""Reasons that do not apply if nothing else connects the members of a pair; too few pixels are not a measurement."""
 
 
 def reject(fits: Sequence[PairFit], settings: MatchSettings) -> dict[Pair, Rejection]:
@@ -26,17 +26,17 @@ def reject(fits: Sequence[PairFit], settings: MatchSettings) -> dict[Pair, Rejec
 
     Too few pixels: fewer than `min_area_percent` of the mean over all pairs. Too short: on neither detector axis
     `min_linear_frac` of either member's extent. Too noisy: rms above the mean by `rms_sig_limit` standard deviations,
-    both taken over the pairs that survive the first two: a sliver's rms says nothing and would widen the limit. With
-    fewer than three such pairs, or without spread, nothing is rejected for noise; nor is a pair whose rms is above the
-    mean by no more than so few pixels may scatter: of pairs that are all alike a fortieth is beyond two standard
-    deviations, and a strip that loses one falls in two.
+    both over the pairs that pass the first two rules, since the rms of a narrow overlap is meaningless and would widen
+    the limit. With fewer than three such pairs, or without spread, no pair is rejected for noise. Nor is a pair whose
+    excess rms may be due to chance for its number of pixels: among identical pairs a fortieth is beyond two standard
+    deviations, and a strip would be cut in two by the loss of one.
     """
     rejected: dict[Pair, Rejection] = {}
     if not fits:
         return rejected
     smallest = settings.min_area_percent * float(np.mean([fit.npix for fit in fits]))
     kept: list[PairFit] = []
-    for fit in sorted(fits, key=lambda fit: (fit.first, fit.second)):  # sums must not depend on the order
+    for fit in sorted(fits, key=lambda fit: (fit.first, fit.second)):  # so that sums do not depend on the order
         if fit.npix < smallest:
             rejected[fit.first, fit.second] = Rejection.TOO_FEW_PIXELS
         elif max(fit.linear) < settings.min_linear_frac:
@@ -59,21 +59,21 @@ def reject(fits: Sequence[PairFit], settings: MatchSettings) -> dict[Pair, Rejec
 def spared(
     fits: Sequence[PairFit], rejected: Mapping[Pair, Rejection], tied: Iterable[Pair] = ()
 ) -> dict[Pair, Rejection]:
-    """Return the rejected pairs that are used all the same, because nothing else joins their members.
+    """Return the rejected pairs that are used nevertheless, because nothing else connects their members.
 
     Parameters
     ----------
     fits
         All measured pairs.
     rejected
-        Those that must not be used, with the reason of each; only the rules of extent and noise can be overruled.
+        The pairs that must not be used, with their reasons; only the rules on extent and noise can be overruled.
     tied
-        Members that are joined without a pair.
+        Members that are connected without a pair.
 
     Returns
     -------
     dict
-        Of each such pair, the rule that it fails.
+        For each such pair, the rule that it fails.
     """
     parent: dict[str, str] = {}
 

@@ -16,7 +16,9 @@ class Member(Record):
 
     name: str
     exposures: tuple[str, ...] = Described(description="names of the exposures in it, sorted")
-    weights: tuple[float, ...] = Described(default=(), description="of each in the stack; empty: all the same")
+    weights: tuple[float, ...] = Described(
+        default=(), description="weight of each exposure in the stack; empty if all are equal"
+    )
     cutout: CutoutRecord
     tile: str = Described(description="the tile (or tiles, joined by '+') of its exposures")
     groups: dict[str, str] = Described(description="stage name -> group, as in the exposures")
@@ -63,10 +65,10 @@ class PairFit(Record):
     )
     structure: float = Described(
         default=0.0,
-        description="1 sigma of the level's error beyond that of pixel noise, as the scatter over blocks, "
-        "two statistics and a gain show it, data unit; 0 where they show none",
+        description="1 sigma of the level's error in addition to that of pixel noise, estimated from the scatter over "
+        "blocks, two statistics and a gain, data unit; 0 if they show none",
     )
-    correlation: float = Described(description="pixels a statistically independent pixel: 1 / mean noise gain, >= 1")
+    correlation: float = Described(description="pixels per statistically independent pixel: 1 / mean noise gain, >= 1")
     shared: float = Described(
         default=1.0,
         description="fraction of the variance that is that of the mean, and is shared with pairs over the same pixels",
@@ -101,11 +103,14 @@ class PairResult(Record):
     weight: float = Described(description="weight in the solve; 0 where rejected")
     rejected: Rejection | None = None
     spared: Rejection | None = Described(
-        default=None, description="the rule that it fails, although it is used: nothing else joins its members"
+        default=None,
+        description="the rule that it fails, although it is used because nothing else connects its members",
     )
-    bridge: bool = Described(default=False, description="whether the component hangs on this pair alone")
-    residual: float = Described(description="level of the difference left at the centroid, data unit")
-    residual_rms: float = Described(description="rms of the plane of the difference left, over the overlap, data unit")
+    bridge: bool = Described(default=False, description="whether the pair is a bridge of the component")
+    residual: float = Described(description="level of the residual difference at the centroid, data unit")
+    residual_rms: float = Described(
+        description="rms of the plane of the residual difference over the overlap, data unit"
+    )
     sigma: float | None = Described(
         default=None, description="expected 1 sigma of the residual; None if nothing tests the pair, or it is not used"
     )
@@ -138,8 +143,8 @@ class MemberResult(Record):
     sigma: tuple[float, float, float] = Described(description="1 sigma of level, slope_x, slope_y")
     slope_change: tuple[float, float] | None = Described(
         default=None,
-        description="slope_x and slope_y less what they are without the slope prior, data unit a grid pixel; None "
-        "without one, and in components of more than 4,000 members",
+        description="slope_x and slope_y minus their values without the slope prior, data unit per grid pixel; None "
+        "without a prior, and for components of more than 4,000 members",
     )
 
 

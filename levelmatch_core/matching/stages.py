@@ -38,13 +38,13 @@ class Merger:
     name: str
     members: tuple[Member, ...]
     planes: tuple[Plane, ...]
-    """The correction that the stage gave to each member."""
+    """The correction of each member in this stage."""
     noise: tuple[float, ...] = ()
-    """1 sigma of each member's pixels, for a robust stack; empty for the mean."""
+    """1 sigma of the pixels of each member, for a robust stack; empty for the mean."""
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each exposure in the stack; empty where all weigh the same."""
+        """The weight of each exposure in the stack; empty if all are equal."""
         shares = stack_weights(self.noise).tolist() if self.noise else [1.0] * len(self.members)
         weights = {
             name: share * own
@@ -54,7 +54,7 @@ class Merger:
         return weights if len(set(weights.values())) > 1 else {}
 
     def member(self, cutout: CutoutRecord) -> Member:
-        """Return the member of the next stage, whose pixels are `cutout`."""
+        """Return the member of the next stage, with the pixels of `cutout`."""
         exposures = tuple(sorted(name for member in self.members for name in member.exposures))
         weights = self.weights
         times = [member.background_time for member in self.members if member.background_time is not None]

@@ -1,4 +1,4 @@
-"""What the slope prior was in each component, and what it did to each slope: for run.json, MLflow and `explain`."""
+"""The slope prior of each component, and its effect on each slope, for run.json, MLflow and `explain`."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,22 +8,22 @@ from levelmatch_core.matching.results import Solution
 from levelmatch_core.records import Record
 
 NAMED = 5
-"""Most slopes that are named in words."""
+"""Largest number of slopes listed in words."""
 SHOWN = 0.1
-"""A slope is named as held back if that changes it by more than this many of its 1 sigma."""
+"""Slopes that the prior changes by more than this many sigma are listed."""
 
 
 class SlopeChange(Record):
-    """A member's slopes and how much of them is due to the prior, data unit a grid pixel."""
+    """The slopes of a member and their change by the prior, data unit per grid pixel."""
 
     member: str
     slope: tuple[float, float] = Described(description="slope_x, slope_y of the correction")
-    change: tuple[float, float] = Described(description="that, less what it is without the prior")
+    change: tuple[float, float] = Described(description="the same, minus the slopes without the prior")
     sigma: tuple[float, float] = Described(description="1 sigma of the slopes")
 
     @property
     def size(self) -> float:
-        """The larger change of the two, in 1 sigma of its slope."""
+        """The larger one of the two changes, in units of the slope's 1 sigma."""
         return max((abs(a) / b for a, b in zip(self.change, self.sigma, strict=True) if b > 0), default=0.0)
 
 
@@ -33,14 +33,14 @@ class SlopePriorSummary(Record):
     group: str
     component: int = Described(description="index into the components of its group")
     members: int
-    width: float = Described(description="1 sigma of slopes from a member's middle to its edge, data unit")
+    width: float = Described(description="1 sigma of slopes from the centre of a member to its edge, data unit")
     slopes: tuple[SlopeChange, ...] = Described(
-        description="by member; none in components of more than 4,000 members, where the changes are not computed"
+        description="by member; empty for components of more than 4,000 members, whose changes are not computed"
     )
 
 
 def slope_priors_of(solutions: Iterable[Solution]) -> tuple[SlopePriorSummary, ...]:
-    """Return the priors of all components that have one."""
+    """Return the slope priors of all components that have one."""
     found = []
     for solution in solutions:
         for number, component in enumerate(solution.components):
@@ -68,7 +68,7 @@ def slope_priors_of(solutions: Iterable[Solution]) -> tuple[SlopePriorSummary, .
 
 
 def slope_prior_lines(priors: Iterable[SlopePriorSummary], unit: str) -> Iterator[str]:
-    """Say how wide the priors are, and which slopes they changed most."""
+    """Yield lines with the widths of the priors, and the slopes that they changed most."""
     priors = list(priors)
     if not priors:
         return

@@ -1,4 +1,4 @@
-"""Resampling an image to a box of the grid: bilinear and spline in compiled passes, adaptive and exact by reproject.
+"""Resampling of an image to a box of the grid: bilinear and spline in compiled passes, adaptive and exact by reproject.
 
 Variances are resampled with the squares of the weights. The noise gain is the sum of squared weights, averaged over the
 output: the variance of a resampled pixel for white noise of unit variance in the input.
@@ -51,7 +51,7 @@ class Resampled:
 
 
 def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box, *, sharp: bool = False) -> Resampled:
-    """Interpolate bilinearly, as `reproject.reproject_interp` does, edges and NaN included; or by a cubic spline.
+    """Interpolate bilinearly, in agreement with `reproject.reproject_interp` including edges and NaN, or by a spline.
 
     Positions in the outer half of an edge pixel get the value on its centre line; a NaN among the four neighbours gives
     NaN. The sums are computed in double precision and stored in the type of `data`.
@@ -65,12 +65,12 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box,
     pixel_map
         From the grid to the image.
     box
-        Where on the grid.
+        The part of the grid to fill.
     sharp
-        Whether to put the values of the cubic spline through all pixels where the bilinear ones are: those beside
-        pixels that stand alone, and in the outer half of an edge pixel, remain (:mod:`levelmatch_core.sky.spline`).
-        Invalid pixels are interpolated along their row to find the spline. The variance is that of the bilinear value
-        times the ratio of the summed squared weights.
+        Whether to replace bilinear values by those of the cubic spline through all pixels, except next to isolated
+        bright pixels and in the outer half of edge pixels (:mod:`levelmatch_core.sky.spline`). For the spline, invalid
+        pixels are interpolated along their row. The variance is that of the bilinear value times the ratio of the sums
+        of squared weights.
     """
     data, variance = _prepared(data, variance)
     through = spline.coefficients(data) if sharp else None

@@ -1,12 +1,14 @@
-"""The compiled inner loops of cubic spline interpolation, beside which bilinear interpolation blurs.
+"""Compiled inner loops of cubic spline interpolation, which blurs less than bilinear interpolation.
 
-Bilinear interpolation smooths by how far a grid pixel lies from the exposure's pixels, which differs between exposures
-and over an image. Where stars or filaments are only a few pixels wide their differences keep a narrow core and a wide
-ring of the other sign, and every robust statistic takes the ring for the sky. A cubic spline through the pixels (Unser
-1999, IEEE Signal Process. Mag. 16, 22) hardly blurs: its coefficients are the pixels sharpened by a recursive filter.
+The smoothing of bilinear interpolation depends on the offset of a grid pixel from the pixels of the exposure, which
+differs between exposures and across an image. The differences of stars or filaments that are only a few pixels wide
+therefore have a narrow core and a wide ring of the opposite sign, which every robust statistic mistakes for the sky. A
+cubic spline through the pixels (Unser 1999, IEEE Signal Process. Mag. 16, 22) hardly blurs: its coefficients are the
+pixels after sharpening with a recursive filter.
 
-The filter spreads a wild pixel over its neighbours with alternating signs. A pixel that stands alone, far sharper than
-any star, is therefore replaced before filtering, as invalid ones are, and is itself interpolated bilinearly.
+The filter spreads wild pixels over their neighbours with alternating signs. Isolated bright pixels, which are far
+sharper than any star, are therefore replaced before filtering, like invalid ones, and are themselves interpolated
+bilinearly.
 """
 
 import math
@@ -22,26 +24,26 @@ Image = NDArray[np.floating]
 Flags = NDArray[np.uint8]
 
 POLE = math.sqrt(3.0) - 2.0
-"""Pole of the filter that makes coefficients of a cubic B-spline from values at its knots."""
+"""Pole of the filter that converts values at the knots into coefficients of a cubic B-spline."""
 HORIZON = 24
-"""The filter's response has fallen below double precision after so many pixels."""
+"""Number of pixels after which the response of the filter is below double precision."""
 MARGIN = 2
-"""Coefficients beyond the image's edge on each side, mirrored there."""
+"""Number of mirrored coefficients beyond each edge of the image."""
 ALONE = 10.0
-"""A pixel is wild if it is this many standard deviations of the noise above those two pixels from it ..."""
+"""A pixel is wild if it is this many standard deviations of the noise above those at a distance of two pixels ..."""
 FLANK = 0.1
-"""... and at least three of its four neighbours hold less than this part of its height, the noise allowed for: those of
-a star as narrow as the pixel itself, centred on it, hold more."""
+"""... and at least three of its four neighbours have less than this fraction of its height, apart from noise: those of
+a star as narrow as the pixel itself, centred on it, have more."""
 FLANK_NOISE = 2.5
-"""Standard deviations of the noise that are allowed for there."""
+"""Allowance for noise in this comparison, standard deviations."""
 MAD_TO_SIGMA = 1.482602218505602
 """Standard deviation of a normal distribution over its median absolute deviation."""
 SAMPLE = 16384
-"""Differences of neighbours by which the noise is estimated."""
+"""Number of differences of neighbours from which the noise is estimated."""
 
 
 def pixel_noise(data: Image) -> float:
-    """Return the standard deviation of an image's pixel noise, by the differences of neighbours in a row."""
+    """Return the standard deviation of the pixel noise of an image from differences of neighbours in rows."""
     step = max(1, math.isqrt(data.size // SAMPLE))
     rows = data[::step]
     with np.errstate(invalid="ignore"):
@@ -63,7 +65,7 @@ def coefficients(data: Image) -> tuple[Floats, Flags]:
     coefficients
         (ny + 2 MARGIN, nx + 2 MARGIN).
     wild
-        (ny, nx), 1 where a pixel was replaced because it stands alone.
+        (ny, nx), 1 where a pixel was replaced because it is isolated.
     """
     ny, nx = data.shape
     wild = np.zeros(data.shape, np.uint8)
@@ -78,7 +80,7 @@ def coefficients(data: Image) -> tuple[Floats, Flags]:
 
 @njit(nogil=True, cache=True)
 def flag_wild(data: Image, noise: float, wild: Flags) -> None:  # pragma: no cover - compiled
-    """Set a flag where a pixel stands alone (see :data:`ALONE`), or with one beside it that is wild and brighter."""
+    """Flag isolated pixels (see :data:`ALONE`), also those next to a brighter wild one."""
     ny, nx = data.shape
     for turn in range(2):
         for r in range(2, ny - 2):
@@ -94,11 +96,11 @@ def flag_wild(data: Image, noise: float, wild: Flags) -> None:  # pragma: no cov
 
 @njit(nogil=True, cache=True, inline="always")
 def _stands_out(data: Image, r: int, c: int, noise: float) -> bool:  # pragma: no cover - compiled
-    """Say whether a pixel is bright and at least three of its neighbours are not."""
+    """Return whether a pixel is bright and at least three of its neighbours are not."""
     value = np.float64(data[r, c])
     sky = _second_lowest(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
     height = value - sky
-    if not height > ALONE * noise:  # NaN too
+    if not height > ALONE * noise:  # also for NaN
         return False
     limit = sky + FLANK * height + FLANK_NOISE * noise
     beside = (data[r, c - 1] < limit) + (data[r, c + 1] < limit)
@@ -107,16 +109,16 @@ def _stands_out(data: Image, r: int, c: int, noise: float) -> bool:  # pragma: n
 
 @njit(nogil=True, cache=True, inline="always")
 def _second_lowest(a: float, b: float, c: float, d: float) -> float:  # pragma: no cover - compiled
-    """Return the larger of two pairs' minima, or the maximum of the pair that holds the least, where that is less."""
+    """Return the second lowest of four values."""
     low, other = min(a, b), min(c, d)
     return min(other, max(a, b)) if low <= other else min(low, max(c, d))
 
 
 @njit(nogil=True, cache=True)
 def fill(data: Image, wild: Flags, out: Floats) -> None:  # pragma: no cover - compiled
-    """Copy the image, what is invalid or wild interpolated along its row; a row without any takes the one before."""
+    """Copy the image, with invalid and wild pixels interpolated along rows; rows without valid pixels are copied."""
     ny, nx = data.shape
-    first = -1  # row that has a valid pixel
+    first = -1  # first row with a valid pixel
     for r in range(ny):
         if _fill_row(data[r], wild[r], out[r]):
             first = r if first < 0 else first
@@ -130,7 +132,7 @@ def fill(data: Image, wild: Flags, out: Floats) -> None:  # pragma: no cover - c
 
 @njit(nogil=True, cache=True)
 def _fill_row(row: Image, wild: Flags, out: Floats) -> bool:  # pragma: no cover - compiled
-    """Fill one row, linearly between valid pixels and evenly beyond the first and the last; return if there are any."""
+    """Fill one row, linearly between valid pixels and constant beyond them; return whether there are any."""
     last = -1
     for c in range(row.size):
         value = np.float64(row[c])
@@ -149,7 +151,7 @@ def _fill_row(row: Image, wild: Flags, out: Floats) -> bool:  # pragma: no cover
 
 @njit(nogil=True, cache=True)
 def prefilter(image: Floats) -> None:  # pragma: no cover - compiled
-    """Turn values into the coefficients of their cubic spline, in place; mirrored at the edges' pixels."""
+    """Convert values into the coefficients of their cubic spline, in place, with mirror boundaries."""
     ny, nx = image.shape
     if nx > 1:
         for r in range(ny):
@@ -160,7 +162,7 @@ def prefilter(image: Floats) -> None:  # pragma: no cover - compiled
 
 @njit(nogil=True, cache=True, inline="always")
 def _mirrored(k: int, n: int) -> int:  # pragma: no cover - compiled
-    """Return where an index from 0 on lies in n values that are mirrored at the last and the first."""
+    """Return the index, among n values with mirror boundaries, of a non-negative index."""
     k %= 2 * n - 2
     return k if k < n else 2 * n - 2 - k
 
@@ -184,7 +186,7 @@ def _filter_row(row: Floats) -> None:  # pragma: no cover - compiled
 
 @njit(nogil=True, cache=True)
 def _start_columns(image: Floats) -> None:  # pragma: no cover - compiled
-    """Fill the first row with what the forward filter has there."""
+    """Initialise the first row of the forward filter."""
     n, nx = image.shape
     power = POLE
     first = image[0].copy()
@@ -200,7 +202,7 @@ def _start_columns(image: Floats) -> None:  # pragma: no cover - compiled
 
 @njit(nogil=True, cache=True)
 def _filter_columns(image: Floats) -> None:  # pragma: no cover - compiled
-    """Do the same down the columns, all of them together."""
+    """Filter all columns together."""
     n, nx = image.shape
     _start_columns(image)
     for j in range(1, n):
@@ -222,7 +224,7 @@ def _filter_columns(image: Floats) -> None:  # pragma: no cover - compiled
 
 @njit(nogil=True, cache=True)
 def mirror(padded: Floats) -> None:  # pragma: no cover - compiled
-    """Fill the margins with the coefficients mirrored at the edges' pixels."""
+    """Fill the margins with mirrored coefficients."""
     ny, nx = padded.shape[0] - 2 * MARGIN, padded.shape[1] - 2 * MARGIN
     for r in range(MARGIN, MARGIN + ny):
         for k in range(1, MARGIN + 1):
@@ -236,7 +238,7 @@ def mirror(padded: Floats) -> None:  # pragma: no cover - compiled
 
 @njit(nogil=True, cache=True, inline="always")
 def _weights(f: float) -> tuple[float, float, float, float]:  # pragma: no cover - compiled
-    """Return the cubic B-spline's four values at a distance f in [0, 1] beyond the second of four knots."""
+    """Return the four values of the cubic B-spline at a distance f in [0, 1] from the second of four knots."""
     g = 1.0 - f
     square, cube = f * f, f * f * f
     return g * g * g / 6.0, (4.0 - 6.0 * square + 3.0 * cube) / 6.0, (1.0 + 3.0 * (f + square - cube)) / 6.0, cube / 6.0
@@ -269,7 +271,7 @@ def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragm
     out: Image,
     out_variance: Image,
 ) -> float:
-    """Put the spline's value where a bilinear one is, but not beside a wild pixel; return the change in summed gains.
+    """Replace bilinear values by those of the spline, except next to wild pixels; return the change in summed gains.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Co-adding cutouts: the mean of what is left after their corrections, unweighted or robust, in bands of rows."""
+"""Co-addition of cutouts: the mean of the corrected data, unweighted or robust, in bands of rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ BAND_PIXELS = 1 << 17
 """Number of pixels summed at a time: arrays of 1 MB, whose memory is reused for the next band."""
 
 UNEQUAL = 1.25
-"""Parts whose noise differs by less than this factor weigh the same."""
+"""Parts whose noise differs by less than this factor have equal weights."""
 
 Part = tuple[CutoutRecord, Plane]
 """A cutout and the plane that is subtracted from it."""
@@ -47,7 +47,7 @@ class Band:
 
 
 def stack(name: str, parts: Sequence[Part], store: CutoutStore, noise: Sequence[float] = ()) -> CutoutRecord:
-    """Return the mean of cutouts minus their planes, as a cutout; made, or recalled from the store.
+    """Return the mean of cutouts minus their planes, as a cutout; computed, or recalled from the store.
 
     Parameters
     ----------
@@ -56,10 +56,10 @@ def stack(name: str, parts: Sequence[Part], store: CutoutStore, noise: Sequence[
     parts
         At least one; their order does not matter (they are sorted by name).
     store
-        Where the pixels lie and go.
+        The store that contains the parts, and to which the stack is written.
     noise
-        1 sigma of each part's pixels, for a robust mean: weights as :func:`stack_weights` gives them, without values
-        that stand out from the median of all (cosmic rays, latent images). Empty for the unweighted mean.
+        1 sigma of the pixels of each part, for a robust mean, with the weights of :func:`stack_weights` and without
+        values that deviate from the median of all (cosmic rays, latent images). Empty for the unweighted mean.
 
     Returns
     -------
@@ -159,10 +159,10 @@ def mosaic_bands(
 
 
 def stack_weights(noise: Sequence[float]) -> NDArray[np.float64]:
-    """Return (P,) weights of the parts of a robust stack, by the noise of their pixels.
+    """Return (P,) the weights of the parts of a robust stack from the noise of their pixels.
 
-    The inverse variances over the largest; all 1 where the noise is about the same: weights that follow its chance
-    fluctuations would gain nothing.
+    These are inverse variances relative to the largest, or 1 if the noise of all parts is similar: weights that follow
+    its random fluctuations would not improve the result.
     """
     scatter = np.asarray(noise, dtype=float)
     least = float(scatter.min())
@@ -186,7 +186,7 @@ def robust_bands(
     parts, store, box, band_rows
         As in :func:`mosaic_bands`; the result does not depend on the number of rows.
     noise
-        1 sigma of each part's pixels.
+        1 sigma of the pixels of each part.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The compiled loops of a robust stack, without the interpreter's lock."""
+"""Compiled loops of a robust stack, which release the GIL."""
 
 import numpy as np
 from numba import njit
@@ -8,16 +8,18 @@ Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
 
 LIMIT = 4.0
-"""A value is left out if it differs from the median of all by more than so many standard deviations of its noise ..."""
+"""A value is left out if it deviates from the median of all by more than this many standard deviations of its noise
+..."""
 STEEP = 1.0
-"""... and this part of the median's largest step to a pixel beside: in a star's flank a small shift makes much."""
+"""... plus this fraction of the largest step of the median to a neighbouring pixel: on the flank of a star, a small
+shift has a large effect."""
 FEWEST = 3
-"""Of fewer values none can be told to be wrong."""
+"""With fewer values no wrong one can be identified."""
 
 
 @njit(nogil=True, cache=True)
 def medians(values: Image, median: Floats) -> None:  # pragma: no cover - compiled
-    """Fill (rows, columns) with the median of the valid of (parts, rows, columns); NaN where there are none."""
+    """Fill in (rows, columns) the median of the valid values of (parts, rows, columns); NaN where there are none."""
     parts, rows, columns = values.shape
     work = np.empty(parts)
     for r in range(rows):
@@ -44,7 +46,7 @@ def medians(values: Image, median: Floats) -> None:  # pragma: no cover - compil
 
 @njit(nogil=True, cache=True)
 def _step(median: Floats, r: int, c: int) -> float:  # pragma: no cover - compiled
-    """Return the largest step of the median from a pixel to one of the four beside it."""
+    """Return the largest step of the median from a pixel to one of its four neighbours."""
     here, largest = median[r, c], 0.0
     for dr, dc in ((-1, 0), (1, 0), (0, -1), (0, 1)):
         if 0 <= c + dc < median.shape[1]:
@@ -65,20 +67,20 @@ def robust_mean(  # noqa: PLR0917 - a compiled function takes positions only # p
     coverage: NDArray[np.int32],
     shares: Floats,
 ) -> None:
-    """Average what the median of all does not contradict.
+    """Average the values that agree with the median of all.
 
     Parameters
     ----------
     values, variances
-        (parts, rows + 2, columns), one row more below and above; NaN where invalid. The variances may be empty.
+        (parts, rows + 2, columns), with a further row below and above; NaN where invalid. The variances may be empty.
     median
         (rows + 2, columns) of the values.
     noise, weights
         (parts,) 1 sigma of a pixel, and the weight in the mean.
     mean, variance, coverage
-        (rows, columns), filled: the weighted mean, its variance, and how many are in it.
+        (rows, columns), filled in: the weighted mean, its variance, and the number of values in it.
     shares
-        (parts,) to which the sum over pixels of the squared normalised weights is added.
+        (parts,) to which the sums over pixels of the squared normalised weights are added.
     """
     parts = len(noise)
     sigma = np.empty(parts)
@@ -96,7 +98,7 @@ def robust_mean(  # noqa: PLR0917 - a compiled function takes positions only # p
                 sigma[p] = max(noise[p], np.sqrt(np.float64(spread[p]))) if spread.size > 0 else noise[p]
             allowed = np.inf if seen < FEWEST else STEEP * _step(median, r + 1, c)
             kept, total, weight = _sums(here, middle, allowed, sigma, weights)
-            if kept == 0:  # of four values, two and two, none is near the median
+            if kept == 0:  # for example, of four values in two pairs none is near the median
                 allowed = np.inf
                 kept, total, weight = _sums(here, middle, allowed, sigma, weights)
             mean[r, c], coverage[r, c] = total / weight, kept
@@ -113,11 +115,11 @@ def robust_mean(  # noqa: PLR0917 - a compiled function takes positions only # p
 def _sums(  # pragma: no cover - compiled
     values: Image, middle: float, allowed: float, sigma: Floats, weights: Floats
 ) -> tuple[int, float, float]:
-    """Return how many values are near enough to the median, their weighted sum, and the sum of their weights."""
+    """Return the number of values near the median, their weighted sum, and the sum of their weights."""
     kept, total, weight = 0, 0.0, 0.0
     for p in range(len(sigma)):
         value = np.float64(values[p])
-        if abs(value - middle) <= allowed + LIMIT * sigma[p]:  # not where it is NaN
+        if abs(value - middle) <= allowed + LIMIT * sigma[p]:  # false for NaN
             kept += 1
             total += weights[p] * value
             weight += weights[p]

@@ -25,7 +25,7 @@ class PairArrays:
     stderr: Array
     """(K,) 1 sigma of the level at the centroid, data unit."""
     structure: Array
-    """(K,) 1 sigma of the level's error beyond pixel noise, data unit."""
+    """(K,) 1 sigma of the level's error in addition to pixel noise, data unit."""
     correlation: Array
     """(K,) pixels per statistically independent pixel."""
     shared: Array

@@ -69,7 +69,8 @@ class Problem:
     pairs over the same pixels."""
 
     structure: Array = field(default_factory=lambda: np.zeros(0))
-    """(K,) variance of each pair's level that is not pixel noise, as the pair itself shows it; empty for none."""
+    """(K,) variance of each pair's level in addition to pixel noise, as estimated from the pair itself; empty for
+    none."""
     level_reference: int | None = None
     """Where no member is fixed: the member whose level is 0 at its centre, instead of the mean level being 0."""
     plane_reference: int | None = None
@@ -129,7 +130,7 @@ class Problem:
 
     @property
     def structure_variance(self) -> Array:
-        """(K,) `structure`, 0 where there is none."""
+        """(K,) `structure`, or 0 if it is empty."""
         return self.structure if len(self.structure) else np.zeros(len(self.rms))
 
     @property

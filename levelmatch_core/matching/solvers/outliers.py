@@ -65,15 +65,15 @@ CHANCE = 0.01
 
 
 def may_be_left_out(suspects: int, pairs: int, members: int) -> bool:
-    """Return whether so few pairs of a component are suspects that those that remain can still contradict each other.
+    """Return whether the suspects are few enough that the remaining pairs of a component can contradict each other.
 
-    A tenth of the pairs, or a single one, and never the last loop: of a tree nothing tests anything, and what is left
-    of a disagreement by leaving out those that disagree is no evidence.
+    These are at most a tenth of the pairs, or a single one, and never the last loop: in a tree no pair is tested, and
+    agreement that is due to the removal of the pairs that disagree is no evidence.
 
     Parameters
     ----------
     suspects, pairs
-        Number of pairs that contradict the others, and of all.
+        Number of pairs that contradict the others, and of all pairs.
     members
         Number of members.
     """

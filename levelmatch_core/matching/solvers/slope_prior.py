@@ -11,10 +11,10 @@ width minimises
 
 where m is the number of slopes and D the number of measured coefficients (restricted maximum likelihood: Patterson and
 Thompson 1971, Biometrika 58, 545). The scale s^2 of the residuals is that of the solution without a prior: above 1,
-differences disagree by more than their noise. Where nothing is redundant nothing can disagree, and the measured errors
-stand (s^2 = f). The lower limit f, at least 1, is the variance of the slopes' entries of the right-hand side with noise
-that pairs share, relative to that of independent pairs: exposures on top of each other share their noise, which would
-be taken for slopes.
+differences disagree by more than their noise. Without redundancy there can be no disagreement, and the measured errors
+are used (s^2 = f). The lower limit f, at least 1, is the variance of the slopes' entries of the right-hand side with
+noise that pairs share, relative to that of independent pairs: exposures on top of each other share their noise, which
+would be taken for slopes.
 
 A pair whose pixels hardly scatter (two images cut from one scan) must not outweigh all others. While the width is
 learned, its weight is therefore at most `MOST` times the median.
@@ -81,9 +81,9 @@ def slope_prior_of(problem: Problem, settings: MatchSettings) -> SlopePrior | No
 
 
 def slope_changes(problem: Problem, answer: Answer) -> Array | None:
-    """Return (N, 2) each slope less what it is without the prior, data unit over `Problem.scale`; None without one.
+    """Return (N, 2) the slopes minus those without the prior, data unit over `Problem.scale`; None without a prior.
 
-    Nor is it returned for components of more than `ALL` members, whose equations are large.
+    None is also returned for components of more than `ALL` members, whose equations are large.
     """
     if answer.prior is None or len(problem.names) > ALL:
         return None
@@ -159,10 +159,10 @@ def _measured(problem: Problem) -> int:
 
 
 def _scale(parts: Sequence[NormalEquations]) -> float:
-    """Return s^2, the mean square residual per degree of freedom without a prior; 1 where nothing is redundant.
+    """Return s^2, the mean square residual per degree of freedom without a prior; 1 if there is no redundancy.
 
-    A slope that only one pair measures fits that pair whatever it is: its residual says nothing of the noise, and a
-    scale that were free there would take the slope for noise.
+    A slope measured by a single pair fits that pair exactly. The residual then contains no information on the noise,
+    and a free scale would attribute the slope to noise.
     """
     squares, freedom = 0.0, 0
     for known in parts:

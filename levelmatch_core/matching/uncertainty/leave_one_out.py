@@ -72,7 +72,7 @@ class LeaveOneOut:
 
 
 NONE = np.zeros(0), np.zeros(0)
-"""No pair that was left out."""
+"""No pairs that were left out of the solve."""
 
 
 def leave_one_out(
@@ -93,8 +93,8 @@ def leave_one_out(
     covariance
         Of the pairs, from :func:`pair_covariance`.
     unused
-        (U,) residual levels, and their 1 sigma, of pairs that were left out because they contradict the others: they
-        are evidence of excess scatter all the same.
+        (U,) residual levels, and their 1 sigma, of pairs that were left out because they contradict the others, but are
+        also evidence of excess scatter.
     """
     left = problem.residuals(answer.corrections)
     equations = answer.equations or NormalEquations(problem, answer.prior.sd if answer.prior else None)
@@ -169,7 +169,7 @@ def pair_covariance(problem: Problem, noise: PairNoise | None = None, *, structu
     noise
         The noise of its pairs, if it has been computed already.
     structure
-        Whether to add what each pair shows beyond pixel noise.
+        Whether to add the variance of each pair in addition to pixel noise.
     """
     inverse = np.asarray(np.linalg.inv(problem.moments + TINY * np.eye(problem.k)), dtype=float)
     if problem.delta.size > EXACT:

@@ -1,4 +1,4 @@
-"""How noisy the pixels of each member are, by the scatter of its pairs: the weights of a robust stack."""
+"""The pixel noise of each member from the scatter of its pairs, for the weights of a robust stack."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from levelmatch_core.matching.uncertainty.pair_noise import split_variances
 
 
 def member_noise(members: Sequence[Member], fits: Sequence[PairFit]) -> tuple[float, ...]:
-    """Return 1 sigma of the pixels of each member, as the scatter of all their pairs has it; empty if none shows noise.
+    """Return 1 sigma of the pixels of each member, from the scatter of all pairs; empty if there is no noise.
 
     Parameters
     ----------
     members
         The participants of a match.
     fits
-        Pairs among them; those with others do not count.
+        Pairs among them; other pairs are ignored.
     """
     number = {member.name: place for place, member in enumerate(members)}
     mine = [fit for fit in fits if fit.first in number and fit.second in number]

@@ -59,9 +59,9 @@ def split_variances(rms: Array, first: Index, second: Index, centres: Array) -> 
     Parameters
     ----------
     rms
-        (K,) scatter of each pair's difference; infinite where it was given and not measured.
+        (K,) scatter of each pair's difference; infinite if the difference was given instead of measured.
     first, second
-        (K,) numbers of its members.
+        (K,) indices of its members.
     centres
         (N, 2) centres of the members.
     """
@@ -143,7 +143,7 @@ class PairNoise:
         return replace(self, alone=self.alone + np.where(np.isfinite(self.problem.rms), excess_scatter**2, 0.0))
 
     def with_structure(self) -> "PairNoise":
-        """Return the noise with what each pair shows beyond it (`Problem.structure`)."""
+        """Return the noise with the additional variance of each pair (`Problem.structure`)."""
         return replace(self, alone=self.alone + self.problem.structure_variance)
 
     @property

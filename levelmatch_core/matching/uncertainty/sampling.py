@@ -39,7 +39,7 @@ class MatchedGroup:
     excess_scatter: float = 0.0
     """1 sigma of an additional error of every measured pair's level, data unit."""
     weights: tuple[tuple[float, ...], ...] = ()
-    """Of each member's exposures in its stack; empty where all weigh the same."""
+    """Weights of each member's exposures in its stack; empty if all are equal."""
 
 
 class Scene(NamedTuple):
@@ -54,11 +54,11 @@ class Scene(NamedTuple):
     members: Lists
     """For each exposure, the members that contain it."""
     member_weight: Array
-    """The weight of the exposure in each of them."""
+    """The weight of the exposure in each of these members."""
     parts: Lists
     """For each member, its exposures."""
     part_weight: Array
-    """The weight of each of them in the member."""
+    """The weight of each of these exposures in the member."""
     beside: tuple[Index, Index, Index]
     """Where the pairs of each member start, its neighbours, and the pairs."""
     first: Index
@@ -95,7 +95,7 @@ class Scene(NamedTuple):
 
 
 def _weights(group: MatchedGroup) -> Array:
-    """Return the weights of all members' exposures, one member after the other."""
+    """Return the weights of the exposures of all members in turn."""
     if not group.weights:
         return np.ones(sum(map(len, group.parts)))
     return np.array([weight for weights in group.weights for weight in weights], dtype=float)
@@ -119,7 +119,7 @@ def _lists_of(lists: Lists, count: int) -> Lists:
 def _seen_by(  # noqa: PLR0917 - compiled  # pragma: no cover
     shapes: Shapes, parts: Lists, weight: Array, member: int, x: float, y: float
 ) -> float:
-    """Return the summed weights of a member's exposures that contain a point; 0 for none."""
+    """Return the sum of the weights of a member's exposures that contain a point; 0 for none."""
     edges, starts, boxes = shapes
     total = 0.0
     for place in range(parts[0][member], parts[0][member + 1]):
