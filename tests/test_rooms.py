@@ -85,7 +85,7 @@ INNER = {
         {"demo", "launch", "sweep", "level_match", "without_prefect"},
         {"orchestration"},
         {"tracking"},
-        {"summary", "home", "combinations", "interruption", "progress", "secrets", "garbage_collection"},
+        {"summary", "home", "combinations", "found_here", "interruption", "progress", "secrets", "garbage_collection"},
     ),
 }
 """The order of what lies in a room; a file imports from its own row and from rows below."""

@@ -47,6 +47,7 @@ def elsewhere():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_address[1]
     server.shutdown()
+    server.server_close()
 
 
 SEND = """async ([address, method, body, type]) => {
@@ -119,4 +120,4 @@ def test_the_own_pages_work(uis, browser):
     assert refused == []
     done = uis.server.prefect("work-pool", "create", "made-by-command", "--type", "process")
     assert done.returncode == 0, done.stderr
-    assert "made-by-command" in uis.server.prefect("work-pool", "ls").stdout
+    assert uis.server.prefect("work-pool", "inspect", "made-by-command").returncode == 0
