@@ -4,7 +4,6 @@ Prefect, numba and matplotlib look there by themselves. What they find is told, 
 word; what could make them run code is not left to such a file (:func:`flows.home.set_environment`).
 """
 
-import logging
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.secrets import without_secrets
+from levelmatch_core.log_context import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 _LINE = re.compile(r"^\s*(?:export\s+)?(?P<name>\w+)\s*[=:]\s*(?P<value>.*?)\s*$", re.MULTILINE)
 _MOST = 100_000

@@ -20,10 +20,11 @@ from flows.summary import Summary
 from flows.without_prefect import match_alone
 from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
+from levelmatch_core.log_context import logger_of
 from levelmatch_core.pipeline import Request
 from levelmatch_core.products.output.folder import OutputFolder
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 def check(request: Request) -> None:

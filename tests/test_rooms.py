@@ -27,6 +27,7 @@ PLACES = {
     "files": "errors",
     "log_context": "errors",
     "malloc_trim": "errors",
+    "plain_text": "errors",
     "records": "errors",
     "thread_budget": "errors",
     "instrument_tables": "errors",
@@ -85,7 +86,17 @@ INNER = {
         {"demo", "launch", "sweep", "level_match", "without_prefect"},
         {"orchestration"},
         {"tracking"},
-        {"summary", "home", "combinations", "found_here", "interruption", "progress", "secrets", "garbage_collection"},
+        {
+            "summary",
+            "home",
+            "combinations",
+            "found_here",
+            "interruption",
+            "markdown",
+            "progress",
+            "secrets",
+            "garbage_collection",
+        },
     ),
 }
 """The order of what lies in a room; a file imports from its own row and from rows below."""

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 import cloup
 
-from flows.commands.console import OK, UNFINISHED, clean_errors, report
+from flows.commands.console import OK, UNFINISHED, clean_errors, report, say_lines
 from flows.commands.options import examples, inputs_argument, matching_options, output_option
 
 if TYPE_CHECKING:
@@ -41,9 +40,9 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
         if options["dry_run"]:
             from levelmatch_core.plan import describe, plan_run  # noqa: PLC0415 - see the module
 
-            return click.echo(describe(plan_run(_request(inputs, output, options))))
-        from flows import home  # noqa: PLC0415 - see the module
-        from flows.orchestration import ephemeral_server  # noqa: PLC0415 - see the module
+            return say_lines(describe(plan_run(_request(inputs, output, options))))
+        from flows import home  # noqa: PLC0415 - as the module says
+        from flows.orchestration import ephemeral_server  # noqa: PLC0415 - as the module says
 
         home.set_environment(quiet=True)
         server = ephemeral_server.start()  # its start takes as long as everything that follows
