@@ -7,11 +7,12 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from flows.found_here import tell_settings
 from levelmatch_core.errors import UsageError
 
 VARIABLE = "LEVELMATCH_HOME"
@@ -137,7 +138,11 @@ def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bo
         # an unreachable tracking server then costs seconds, not minutes
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        # solves use one BLAS thread; further threads of numpy and scipy would spin for a tenth of a second
+        # a file of the current folder, such as .env beside data of unknown origin, must not name what is run
+        "PREFECT_LOGGING_SETTINGS_PATH": str(Path(environ.get("PREFECT_HOME", home.prefect)) / "logging.yml"),
+        "NUMBA_CACHE_DIR": "",
+        "NUMBA_CACHE_LOCATOR_CLASSES": "",
+        # solves hold BLAS to one thread; what more numpy and scipy start spins a tenth of a second beside the server
         "OPENBLAS_NUM_THREADS": "1",
     }
     if quiet:
@@ -148,4 +153,8 @@ def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bo
         del defaults["PREFECT_LOCAL_STORAGE_PATH"]
     for name, value in defaults.items():
         environ.setdefault(name, value)
+    # no child looks for what it imports in the current folder, as `python -m` and `python -c` do
+    environ["PYTHONSAFEPATH"] = "1"
+    with suppress(FileNotFoundError):  # a folder that was removed has no files
+        tell_settings(Path.cwd(), frozenset(name.upper() for name in environ))
     return home

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,18 @@ from flows.garbage_collection import pass_over_imports
 from flows.home import LOGGERS, Home, prepare_environment
 from flows.interruption import farewell
 from flows.orchestration import ephemeral_server
-from flows.orchestration.availability import forget_unsent, make_database, making_database, of_engine, prepare_engine
+from flows.orchestration.availability import forget_unsent, making_database, of_engine, prepare_engine
 from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
 from flows.secrets import without_secrets
 from flows.summary import Summary
 from flows.without_prefect import match_alone
 from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
+from levelmatch_core.log_context import logger_of
 from levelmatch_core.pipeline import Request
 from levelmatch_core.products.output.folder import OutputFolder
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 def check(request: Request) -> None:
@@ -126,31 +127,30 @@ def engine(home: Home, server: ephemeral_server.EmbeddedServer | None, output: P
 
     Raises
     ------
-    EngineError
-        If Prefect's database cannot be created.
     ServerError
         If the server does not answer.
     """
-    with making_database(home) as unmade:
-        if server is not None:
-            server.open()  # the server creates the database
-        elif unmade:
-            make_database(home)
-        # imported here: Prefect and MLflow take seconds to import, and the server takes as long to start
-        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
+    with ExitStack() as stack:
+        with making_database(home) as unmade:
+            if server is not None:
+                server.open()  # it makes the database
+            # here and no earlier: Prefect and MLflow take seconds to import, and the server as long to start
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
 
-        from flows.level_match import no_heartbeats  # noqa: PLC0415
-        from flows.orchestration.cancelling import cancel_runs  # noqa: PLC0415
-        from flows.tracking.tracker import Tracker  # noqa: PLC0415
+            from flows.level_match import no_heartbeats  # noqa: PLC0415
+            from flows.orchestration.cancelling import cancel_runs  # noqa: PLC0415
+            from flows.tracking.tracker import Tracker  # noqa: PLC0415
 
-        pass_over_imports()
-        if unmade:
-            Tracker(home).make_store()  # while the server creates its own
-        with ephemeral_server.in_place_of_prefects(server) as serving:
+            pass_over_imports()
+            serving = stack.enter_context(ephemeral_server.in_place_of_prefects(server))
+            if unmade:
+                Tracker(home).make_store()  # while the server makes its own
             if serving is not None:
                 serving.wait()
-            with farewell(partial(cancel_runs, output)), no_heartbeats() if serving is not None else nullcontext():
-                yield
+        stack.enter_context(farewell(partial(cancel_runs, output)))
+        if serving is not None:
+            stack.enter_context(no_heartbeats())
+        yield
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.home import Home
 from flows.orchestration.artifacts import ProgressArtifact, publish
+from flows.orchestration.server_guard import guard_prefects_own
 from flows.orchestration.task_runner import RETRY_DELAYS, PrefectEach
 from flows.progress import REPORTER
 from flows.summary import FlowFacts, Summary, summarize
@@ -87,6 +88,7 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
 def match_levels(request: Request, retry_delays: tuple[float, ...]) -> tuple[RunResult, Summary]:
     """Execute a request in the current flow run, and record it in Prefect and MLflow."""
     started = time.time()
+    guard_prefects_own()
     home = Home.of().make()
     runners: list[PrefectEach] = []
     reporter = ProgressArtifact(REPORTER.get(), request.program)

@@ -10,7 +10,10 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-logger = logging.getLogger(__name__)
+from levelmatch_core.log_context import logger_of
+from levelmatch_core.plain_text import lines_of, one_line
+
+logger = logger_of(__name__)
 
 Advance = Callable[[int], None]
 """Reports that this many more jobs are done."""
@@ -46,7 +49,7 @@ class BarReporter:
         """Show the bar, and remove it at the end."""
         columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, console=self._console, transient=True) as progress:
-            bar = progress.add_task(title, total=total)
+            bar = progress.add_task(one_line(title), total=total)
             yield lambda count: progress.advance(bar, count)
 
 
@@ -64,7 +67,7 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line, with its level if that is a warning or worse."""
         try:
-            line = self.format(record)
+            line = lines_of(self.format(record))
             if record.levelno >= logging.WARNING:
                 line = f"{record.levelname.lower()}: {line}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -3,7 +3,6 @@
 import flows.orchestration.environment  # noqa: F401 - before Prefect and MLflow
 
 # isort: split
-import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,17 +16,19 @@ from prefect.states import Completed, Failed
 from flows.combinations import combinations, folder_of
 from flows.home import Home
 from flows.level_match import QUARANTINED, facts_of_run, match_levels
+from flows.markdown import escaped
 from flows.orchestration.artifacts import key_of
 from flows.orchestration.task_runner import RETRY_DELAYS
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
 from flows.tracking.tracker import Tracker, output_id
 from levelmatch_core.errors import LevelMatchError
+from levelmatch_core.log_context import logger_of
 from levelmatch_core.matching.model_selection import leave_one_pair_out
 from levelmatch_core.pipeline import Request
 from levelmatch_core.records import content_key
 from levelmatch_core.settings import MatchSettings
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 _DEFAULTS = MatchSettings().model_dump(mode="json")
 
@@ -85,7 +86,7 @@ def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descr
     rows = [_row(values, state) for values, state in zip(chosen, done, strict=True)]
     ranking = Ranking.of(program, sweep_id, tuple(grid), rows, compare_address(rows))
     write_ranking(place, ranking)
-    create_table_artifact(ranking.table(), key=f"{key_of(program)}-ranking", description=ranking.verdict)
+    create_table_artifact(ranking.table(), key=f"{key_of(program)}-ranking", description=escaped(ranking.verdict))
     if ranking.compare:
         create_link_artifact(ranking.compare, link_text="Compare in MLflow", key=f"{key_of(program)}-compare")
     data = ranking.to_json()

@@ -9,18 +9,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from levelmatch_core.plain_text import lines_of, one_line
+
 _PLACE: ContextVar[tuple[str, str] | None] = ContextVar("place", default=None)
 
 
 class _Placing(logging.Filter):
-    """Prepends the context to a message, and sets the attributes `tile` and `stage` of the record for handlers."""
+    """Puts the place in front of a message, and gives the record `tile` and `stage` for handlers that want them.
+
+    A message is one line, in which no text from a file hides what it does to a terminal.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Accept every record."""
         place = _PLACE.get()
         if place is not None:
             put_in_front(record, *place)
+        make_plain(record)
         return True
+
+
+def make_plain(record: logging.LogRecord) -> None:
+    """Let a record be one line that hides nothing, whoever shows it: names and headers come from files."""
+    record.msg, record.args = one_line(record.getMessage()), ()
+    if record.exc_info and not record.exc_text:
+        record.exc_text = lines_of(logging.Formatter().formatException(record.exc_info))
 
 
 def put_in_front(record: logging.LogRecord, tile: str, stage: str) -> None:

@@ -5,7 +5,6 @@ jobs to a :class:`~levelmatch_core.jobs.job.JobRunner`, so that a plain loop, th
 """
 
 import difflib
-import logging
 import resource
 import sys
 import time
@@ -31,6 +30,7 @@ from levelmatch_core.jobs.products import (
     level_error_name,
     mosaic_name,
 )
+from levelmatch_core.log_context import logger_of
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
 from levelmatch_core.matching.reference_history import KnownZero, Zeros, lacking, names_lost, names_of
 from levelmatch_core.products.corrected.write import products_of
@@ -45,7 +45,7 @@ from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.grid import Grid, choose_grid, serves
 from levelmatch_core.sky.store import CutoutStore
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class Request(Record):

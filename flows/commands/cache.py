@@ -11,10 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import cloup
 
-from flows.commands.console import clean_errors
+from flows.commands.console import clean_errors, say
 from flows.home import Home
 from levelmatch_core.errors import UsageError
 
@@ -100,12 +99,12 @@ def cache(older_than: str | None, shrink_to: str | None, *, wait: bool) -> None:
             before = time.time() - parsed(older_than, _AGES, "an age such as 12h or 30d") if older_than else None
             most = int(parsed(shrink_to, _SIZES, "a size such as 500M or 20G")) if shrink_to else None
             gone = prune(home, before=before, most=most, wait=wait)
-            click.echo(f"removed: {_told(gone)}")
+            say(f"removed: {_told(gone)}")
         stored = entries(home)
-        click.echo(f"stored:  {_told(stored)} in {home.root}")
+        say(f"stored:  {_told(stored)} in {home.root}")
         if stored:
             days = (time.time() - stored[0].used) / _AGES["d"]
-            click.echo(f"oldest:  not used for {days:.1f} days")
+            say(f"oldest:  not used for {days:.1f} days")
 
 
 def parsed(text: str, units: dict[str, float] | dict[str, int], expected: str) -> float:

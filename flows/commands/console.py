@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from levelmatch_core.errors import LevelMatchError, UsageError
+from levelmatch_core.plain_text import lines_of, one_line
 
 if TYPE_CHECKING:
     from flows.summary import Summary
@@ -19,6 +20,16 @@ OK, TROUBLE, BAD_USAGE, UNFINISHED, BELOW = 0, 1, 2, 3, 4
 but with a lower grade than was required."""
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line, in which no text from a file hides what it does to a terminal."""
+    click.echo(one_line(text), err=err)
+
+
+def say_lines(text: str) -> None:
+    """Print several lines in the same way."""
+    click.echo(lines_of(text))
+
+
 @contextmanager
 def clean_errors(log_level: str | None = None) -> Iterator[None]:
     """Turn expected errors into one line and an exit code."""
@@ -27,42 +38,40 @@ def clean_errors(log_level: str | None = None) -> Iterator[None]:
     except LevelMatchError as error:
         if log_level == "debug":
             raise
-        click.echo(f"levelmatch: {error}", err=True)
+        say(f"levelmatch: {error}", err=True)
         sys.exit(BAD_USAGE if isinstance(error, UsageError) else TROUBLE)
     except OSError as error:  # of the disk: a traceback would not explain it better
         if log_level == "debug":
             raise
-        click.echo(
-            f"levelmatch: {error.filename or 'a file'}: {error.strerror or error}; fix that, and run again", err=True
-        )
+        say(f"levelmatch: {error.filename or 'a file'}: {error.strerror or error}; mend that, run again", err=True)
         sys.exit(TROUBLE)
 
 
 def report(summary: "Summary") -> None:
     """Print the summary of a run: the verdict on stdout, problems on stderr."""
     for problem in summary.problems:
-        click.echo(f"{problem.name}: {problem.status}: {problem.reason}", err=True)
-    click.echo(f"grade:   {summary.told}")
-    click.echo(summary.verdict)
-    click.echo("exposures: " + ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count))
+        say(f"{problem.name}: {problem.status}: {problem.reason}", err=True)
+    say(f"grade:   {summary.told}")
+    say(summary.verdict)
+    say("exposures: " + ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count))
     for each in summary.residuals:
-        click.echo(
+        say(
             f"{each.field}: residual rms {each.before:.5g} before, {each.left}, in "
             f"{each.unit or 'the data unit'}, over {each.used} pairs ({sum(each.rejected.values())} rejected)"
         )
-    click.echo(f"outputs: {summary.output}{'' if summary.changed else ' (nothing changed)'}")
+    say(f"outputs: {summary.output}{'' if summary.changed else ' (nothing changed)'}")
     tracking = summary.tracking
     if tracking is not None and tracking.lost:
-        click.echo(tracking.lost, err=True)
+        say(tracking.lost, err=True)
     elif tracking is not None:
-        click.echo(f"MLflow:  run {tracking.run_id}{'' if tracking.new else ' (checked again)'} in {tracking.store}")
+        say(f"MLflow:  run {tracking.run_id}{'' if tracking.new else ' (checked again)'} in {tracking.store}")
 
 
 def end_restored(found: "Restored", output: Path) -> None:
     """Print which files were restored or corrected, and exit with a code for whether all were."""
     for failure in found.failures:
-        click.echo(f"{failure.name}: failed: {failure.reason}", err=True)
+        say(f"{failure.name}: failed: {failure.reason}", err=True)
     for note in found.notes:
-        click.echo(note, err=True)
-    click.echo(f"{len(found.files)} files are in {output}" + (f", {len(found.failures)} failed" * bool(found.failures)))
+        say(note, err=True)
+    say(f"{len(found.files)} files are in {output}" + (f", {len(found.failures)} failed" * bool(found.failures)))
     sys.exit(OK if found.complete else UNFINISHED)

@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-import click
 import cloup
 
-from flows.commands.console import OK, UNFINISHED, clean_errors, report
+from flows.commands.console import OK, UNFINISHED, clean_errors, report, say
 from flows.commands.options import log_level_option, type_of_path
 
 
@@ -30,11 +29,11 @@ def demo(output: Path, log_level: str | None) -> None:
 
         inputs, results = output.absolute() / "input", output.absolute() / "output"
         truth = simulated(inputs)
-        click.echo(f"simulated: {len(truth.exposures)} exposures of a MIRI program in {inputs}")
+        say(f"simulated: {len(truth.exposures)} exposures of a MIRI program in {inputs}")
         summary = launch(
             Request(inputs=(inputs,), output=results, settings=MatchSettings(preset="best"), program="demo"), log_level
         )
         report(summary)
         for line in recovery(truth, inputs, results, summary):
-            click.echo(line)
+            say(line)
     sys.exit(OK if summary.complete else UNFINISHED)

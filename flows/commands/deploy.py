@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from flows.commands.console import clean_errors
+from flows.commands.console import clean_errors, say
 from flows.home import prepare_environment
 from levelmatch_core.errors import LevelMatchError, UsageError
 
@@ -63,7 +63,7 @@ def deploy(folder: Path, only: str | None, *, render: bool) -> None:
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             file.write_text(text, encoding="utf-8")
         if render:
-            click.echo(f"{file}: {len(programs)} deployments")
+            say(f"{file}: {len(programs)} deployments")
             return
         _deploy(file, programs, folder.absolute())
 
@@ -109,8 +109,8 @@ def _deploy(file: Path, programs: Sequence["Program"], folder: Path) -> None:
     _refuse(_prefect(environ, "deploy", "--all", "--prefect-file", str(file)), "deploy")
     for program in programs:
         when = "; ".join(f"{each.cron or f'every {each.interval} s'} {each.timezone}" for each in program.schedule)
-        click.echo(f"{program.entrypoint.partition(':')[2]}/{program.name}: {when or 'by hand'}")
-    click.echo(f"a worker runs them: prefect worker start --pool {programs[0].work_pool} --type process")
+        say(f"{program.entrypoint.partition(':')[2]}/{program.name}: {when or 'by hand'}")
+    say(f"a worker runs them: prefect worker start --pool {programs[0].work_pool} --type process")
 
 
 def _prefect(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:

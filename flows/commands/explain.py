@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import click
 import cloup
 
-from flows.commands.console import clean_errors
+from flows.commands.console import clean_errors, say_lines
 from flows.commands.options import examples, finished_argument
 
 
@@ -21,4 +20,4 @@ def explain(folder: Path) -> None:
     with clean_errors():
         from levelmatch_core.products.explain import explain as tell  # noqa: PLC0415 - slow to import
 
-        click.echo(tell(folder))
+        say_lines(tell(folder))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cloup
 
-from flows.commands.console import OK, TROUBLE, clean_errors
+from flows.commands.console import OK, TROUBLE, clean_errors, say
 from flows.commands.options import examples, type_of_path
 from flows.home import prepare_environment
 
@@ -34,9 +34,9 @@ def log(folder: Path) -> None:
 
         tracking = Tracker(home).send(kept.result, kept.summary, kept.facts)
         if tracking.lost:
-            cloup.echo(tracking.lost, err=True)
+            say(tracking.lost, err=True)
             sys.exit(TROUBLE)
         if tracking.new:
             note_in_log(folder, {"mlflow_run": tracking.run_id})
-    cloup.echo(f"MLflow: run {tracking.run_id} in {tracking.store}{'' if tracking.new else ' (existed already)'}")
+    say(f"MLflow: run {tracking.run_id} in {tracking.store}{'' if tracking.new else ' (was there)'}")
     sys.exit(OK)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from flows.commands.console import BELOW, OK, UNFINISHED, clean_errors, report
+from flows.commands.console import BELOW, OK, UNFINISHED, clean_errors, report, say, say_lines
 from flows.commands.options import examples, inputs_argument, matching_options, output_option
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
         if options["dry_run"]:
             from levelmatch_core.plan import describe, plan_run  # noqa: PLC0415 - see the module
 
-            return click.echo(describe(plan_run(_request(inputs, output, options))))
-        from flows import home  # noqa: PLC0415 - see the module
-        from flows.orchestration import ephemeral_server  # noqa: PLC0415 - see the module
+            return say_lines(describe(plan_run(_request(inputs, output, options))))
+        from flows import home  # noqa: PLC0415 - as the module says
+        from flows.orchestration import ephemeral_server  # noqa: PLC0415 - as the module says
 
         home.set_environment(quiet=True)
         server = ephemeral_server.start()  # its start takes as long as everything that follows
@@ -58,7 +58,7 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
         report(summary)
         below = options["require"] is not None and summary.grade.rank < type(summary.grade)(options["require"]).rank
         if below:
-            click.echo(f"the grade is {summary.grade.value}, and --require asks for {options['require']}", err=True)
+            say(f"the grade is {summary.grade.value}, and --require asks for {options['require']}", err=True)
     sys.exit(BELOW if below else OK if summary.complete else UNFINISHED)
 
 

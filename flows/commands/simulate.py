@@ -6,7 +6,7 @@ from typing import Any
 import click
 import cloup
 
-from flows.commands.console import clean_errors
+from flows.commands.console import clean_errors, say
 from flows.commands.options import examples, type_of_path
 from levelmatch_core.errors import UsageError
 
@@ -30,7 +30,7 @@ def simulate(folder: Path, tiles: str, **options: Any) -> None:  # noqa: ANN401 
         from levelmatch_core.simulate import simulate as write  # noqa: PLC0415
 
         truth = write(folder, SimulatedProgram.of(tiles=_tiles(tiles), **options))
-        click.echo(f"{len({each.file for each in truth.exposures})} files and truth.json are in {folder}")
+        say(f"{len({each.file for each in truth.exposures})} files and truth.json are in {folder}")
 
 
 def _tiles(text: str) -> tuple[int, int]:

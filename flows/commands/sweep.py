@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import click
 import cloup
 
-from flows.commands.console import OK, UNFINISHED, clean_errors
+from flows.commands.console import OK, UNFINISHED, clean_errors, say, say_lines
 from flows.commands.options import examples, inputs_argument, matching_options, output_option
 from flows.home import prepare_environment
 from flows.orchestration import ephemeral_server
@@ -81,10 +80,10 @@ def sweep(
         if isinstance(outcome, BaseException):
             raise outcome
         ranking = Ranking.from_json(outcome)
-        click.echo(ranking.text())
-        click.echo(f"outputs: {output.absolute()} (ranking.ecsv, ranking.png, and one folder per combination)")
+        say_lines(ranking.text())
+        say(f"outputs: {output.absolute()} (ranking.ecsv, ranking.png, and a folder a combination)")
         if ranking.compare:
-            click.echo(f"compare: {ranking.compare}")
+            say(f"compare: {ranking.compare}")
     raise SystemExit(UNFINISHED if any(row.failed for row in ranking.rows) else OK)
 
 

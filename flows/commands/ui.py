@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 import click
 import cloup
 
-from flows.commands.console import clean_errors
+from flows.commands.console import clean_errors, say
 from flows.home import Home, prepare_environment
 from flows.interruption import ending_itself
 from flows.orchestration.own_pages import LOOPBACK
@@ -48,15 +48,15 @@ def ui(prefect_port: int, mlflow_port: int) -> None:
                 stack.enter_context(_running("mlflow", mlflow_port, _mlflow_environ(home, mlflow_port), home)),
             ]
             if _await(servers, [f"{prefect}/api/health", f"{mlflow}/health"], asked):
-                click.echo(f"Prefect: {prefect}")
-                click.echo(f"MLflow:  {mlflow}")
-                click.echo(f"state:   {home.root}")
-                click.echo(f"to run there: export PREFECT_API_URL={prefect}/api")
-                click.echo("Ctrl-C stops both.")
+                say(f"Prefect: {prefect}")
+                say(f"MLflow:  {mlflow}")
+                say(f"state:   {home.root}")
+                say(f"to run there: export PREFECT_API_URL={prefect}/api")
+                say("Ctrl-C stops both.")
             while not asked.wait(0.5):
                 _refuse_ended(servers)
-            click.echo("stopping")
-        click.echo("stopped")
+            say("stopping")
+        say("stopped")
 
 
 def _names(port: int) -> tuple[str, str]:

@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-import click
 import cloup
 
-from flows.commands.console import OK, UNFINISHED, clean_errors
+from flows.commands.console import OK, UNFINISHED, clean_errors, say
 from flows.commands.options import examples, finished_argument
 
 
@@ -22,8 +21,8 @@ def verify(folder: Path) -> None:
 
         found = check(folder)
         for mismatch in found.mismatches:
-            click.echo(f"{mismatch.file}: {mismatch.what}", err=True)
+            say(f"{mismatch.file}: {mismatch.what}", err=True)
     good = not found.mismatches
-    verdict = "all as in run.json" if good else f"{len(found.mismatches)} mismatches"
-    click.echo(f"{folder}: {found.files} files, {found.images} corrected images: {verdict}")
+    verdict = "all as run.json has it" if good else f"{len(found.mismatches)} mismatches"
+    say(f"{folder}: {found.files} files, {found.images} corrected images: {verdict}")
     sys.exit(OK if good else UNFINISHED)

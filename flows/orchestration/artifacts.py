@@ -1,10 +1,10 @@
 """The artifacts of a flow run in Prefect's UI: progress, summary, rejected pairs, unmatched exposures, and a link."""
 
-import logging
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 from httpx import HTTPError
@@ -17,13 +17,16 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import PrefectException
 
+from flows.markdown import code, escaped
 from flows.progress import Advance, Reporter
 from flows.summary import Summary
 from levelmatch_core.jobs.products import mosaic_name
+from levelmatch_core.log_context import logger_of
 from levelmatch_core.pipeline import RunResult
+from levelmatch_core.plain_text import one_line
 from levelmatch_core.products.report.images import side_by_side
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 MOST_ROWS = 1000
 """Largest number of rows in a table; the complete table is in the output folder."""
@@ -76,7 +79,7 @@ class ProgressArtifact:
     def _tell(self, title: str, done: int, total: int) -> None:
         if self._lost:
             return
-        percent, words = round(100.0 * done / total, 1), f"{title}: {done} of {total}"
+        percent, words = round(100.0 * done / total, 1), escaped(f"{title}: {done} of {total}")
         try:
             if self._artifact is None:
                 made = create_progress_artifact(progress=percent, key=self._key, description=words)
@@ -91,22 +94,27 @@ class ProgressArtifact:
 def publish(result: RunResult, summary: Summary) -> None:
     """Create the artifacts of the current flow run."""
     program = key_of(summary.program)
-    create_markdown_artifact(markdown(summary, pictures(result)), key=f"{program}-summary", description=summary.verdict)
+    create_markdown_artifact(
+        markdown(summary, pictures(result)), key=f"{program}-summary", description=escaped(summary.verdict)
+    )
     if rejected := rejected_pairs(result):
         create_table_artifact(
-            rejected[:MOST_ROWS],
+            [_plain(row) for row in rejected[:MOST_ROWS]],
             key=f"{program}-rejected-pairs",
             description=f"{len(rejected)} pairs that were not used, with reasons (all pairs are in pairs.ecsv)",
         )
     if summary.problems:
         create_table_artifact(
-            [problem.to_json() for problem in summary.problems[:MOST_ROWS]],
+            [_plain(problem.to_json()) for problem in summary.problems[:MOST_ROWS]],
             key=f"{program}-left-out",
             description="Exposures that were not matched, and failures",
         )
     if summary.tracking is not None and summary.tracking.url:
         create_link_artifact(
-            summary.tracking.url, link_text="MLflow run", key=f"{program}-mlflow", description=summary.tracking.store
+            summary.tracking.url,
+            link_text="MLflow run",
+            key=f"{program}-mlflow",
+            description=escaped(summary.tracking.store),
         )
 
 
@@ -138,6 +146,11 @@ def rejected_pairs(result: RunResult) -> list[dict[str, str | float]]:
     ]
 
 
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a table whose texts are shown as they are."""
+    return {name: one_line(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
 def _short(value: float) -> float:
     return float(f"{value:.5g}")
 
@@ -153,18 +166,20 @@ def pictures(result: RunResult) -> dict[str, str]:
 def markdown(summary: Summary, shown: dict[str, str] | None = None) -> str:
     """Return the summary as Markdown, with an image per field."""
     lines = [
-        f"# {summary.program}{f' {summary.band}' if summary.band else ''}",
+        f"# {escaped(' '.join(filter(None, (summary.program, summary.band))))}",
         "",
-        f"**{summary.verdict}**",
+        f"**{escaped(summary.verdict)}**",
         "",
     ]
     for field, address in (shown or {}).items():
-        lines += [f"Mosaic {field}, before (left) and after:", "", f"![{field} before and after]({address})", ""]
+        name = escaped(field)
+        lines += [f"Mosaic {name}, before (left) and after:", "", f"![{name} before and after]({address})", ""]
     lines += [
         "| field | rms before | rms after | unit | pairs used | rejected | components |",
         "|---|---|---|---|---|---|---|",
         *(
-            f"| {each.field} | {each.before:.5g} | {each.after:.5g} | {each.unit or 'data unit'} | {each.used} "
+            f"| {escaped(each.field)} | {each.before:.5g} | {each.after:.5g} | {escaped(each.unit or 'data unit')} "
+            f"| {each.used} "
             f"| {sum(each.rejected.values())} | {each.components} |"
             for each in summary.residuals
         ),
@@ -173,13 +188,13 @@ def markdown(summary: Summary, shown: dict[str, str] | None = None) -> str:
         "|---|---|",
         *(f"| {status} | {count} |" for status, count in summary.counts.items() if count),
         "",
-        f"Outputs: `{summary.output}`{'' if summary.changed else ' (nothing changed)'}",
+        f"Outputs: {code(summary.output)}{'' if summary.changed else ' (nothing changed)'}",
     ]
     if summary.tracking is not None:
-        where = summary.tracking.lost or (
-            f"MLflow: [run {summary.tracking.run_id}]({summary.tracking.url}) in `{summary.tracking.store}`"
+        where = escaped(summary.tracking.lost) or (
+            f"MLflow: [run {summary.tracking.run_id}]({summary.tracking.url}) in {code(summary.tracking.store)}"
         )
         lines += ["", where]
     if summary.notes:
-        lines += ["", *(f"- {note}" for note in summary.notes)]
+        lines += ["", *(f"- {escaped(note)}" for note in summary.notes)]
     return "\n".join(lines)

@@ -3,7 +3,6 @@
 import os
 import queue
 import sqlite3
-import subprocess
 import sys
 import time
 import urllib.error
@@ -20,9 +19,6 @@ from levelmatch_core.errors import EngineError
 
 _TRIES, _PATIENCE = 3, 5.0
 """Number of requests to a server, and time limit for each answer and for all pauses in between, seconds."""
-
-_MIGRATION = 300.0
-"""Time limit for the creation of the database, seconds."""
 
 _PACKAGES = frozenset({"prefect", "httpx", "httpcore", "anyio", "sqlalchemy", "aiosqlite", "websockets", "sqlite3"})
 """Packages whose errors are errors of the engine."""
@@ -126,27 +122,6 @@ def _refuse_silent(url: str) -> None:
 def _plain(url: str) -> str:
     """Return an address without user and password, which urllib would treat as part of the host name."""
     return without_secrets(url).rstrip("/")
-
-
-def make_database(home: Home) -> None:
-    """Create or migrate Prefect's own database in a separate process.
-
-    Raises
-    ------
-    EngineError
-        If it cannot be created.
-    """
-    database = _database(home)
-    words = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=_MIGRATION, check=False)  # noqa: S603 - ours
-    except subprocess.TimeoutExpired as error:
-        message = f"its database {database} could not be created in {_MIGRATION:.0f} s"
-        raise EngineError(message) from error
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or f"code {done.returncode}").splitlines()[-1]
-        message = f"its database {database} could not be created: {said}"
-        raise EngineError(message)
 
 
 def _database(home: Home) -> Path:

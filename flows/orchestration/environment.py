@@ -4,7 +4,7 @@ import logging
 import os
 
 from flows.home import LOGGERS, prepare_environment
-from levelmatch_core.log_context import put_in_front
+from levelmatch_core.log_context import make_plain, put_in_front
 
 
 class TaskRunLines(logging.Filter):
@@ -21,6 +21,7 @@ class TaskRunLines(logging.Filter):
         name, step = getattr(record, "task_run_name", None), getattr(record, "task_name", None)
         if name and step:
             put_in_front(record, name, step)
+        make_plain(record)
         return True
 
 

@@ -50,8 +50,13 @@ def main() -> None:
 
 
 def _prefect() -> Application:
+    """Return Prefect's application; what migrates its database looks for modules in the current folder first of all."""
     from prefect.server.api.server import create_app  # noqa: PLC0415
+    from prefect.settings import get_current_settings  # noqa: PLC0415
 
+    # what files of that folder say, which is told, is kept
+    os.environ |= get_current_settings().to_environment_variables(exclude_unset=True, include_secrets=True)
+    os.chdir("/")
     return cast(Application, create_app())
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import logging
 import os
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from flows.home import Home
 from flows.summary import FlowFacts, Summary
 from levelmatch_core.errors import UsageError
 from levelmatch_core.images.exposure import Inventory
+from levelmatch_core.log_context import logger_of
 from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.pipeline import Request, RunResult
 from levelmatch_core.products.corrected.undo import finished_record
@@ -19,7 +19,7 @@ from levelmatch_core.products.output.folder import RUN
 from levelmatch_core.products.runrecord import RunRecord, json_bytes
 from levelmatch_core.records import Record
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class KeptRun(Record):

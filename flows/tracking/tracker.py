@@ -1,7 +1,6 @@
 """The MLflow record of a run: one MLflow run per flow run, written after the computation, with explicit run ids."""
 
 import hashlib
-import logging
 import shlex
 import sqlite3
 import tempfile
@@ -20,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flows.home import Home
 from flows.interruption import farewell
+from flows.markdown import code, escaped
 from flows.secrets import without_secrets
 from flows.summary import FlowFacts, Summary, Tracking
 from flows.tracking.metrics import (
@@ -32,12 +32,13 @@ from flows.tracking.metrics import (
     units_of,
 )
 from flows.tracking.outbox import keep, output_id, place_of
+from levelmatch_core.log_context import logger_of
 from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import levelmatch_version
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Address at which `mlflow ui` shows a local store."""
@@ -133,7 +134,7 @@ class Tracker:
             "levelmatch.program": program,
             "levelmatch.failed": reason[:_LONGEST_NOTE],
             "levelmatch.version": levelmatch_version(),
-            "mlflow.note.content": f"**Failed: {reason[:_LONGEST_NOTE]}**",
+            "mlflow.note.content": f"**Failed: {escaped(reason)[:_LONGEST_NOTE]}**",
             "prefect.flow_run_id": facts.flow_run_id,
             "prefect.flow_run_name": facts.name,
         }
@@ -308,8 +309,8 @@ def _picture_matrices(match: FieldMatch, scratch: Path) -> None:
 def description(summary: Summary) -> str:
     """Return the description of the run as Markdown: verdict, problems, and the results of each field."""
     fields = [
-        f"| {each.field} | {each.before:.4g} | {each.after:.4g} | {each.unit or 'data unit'} | {each.used} "
-        f"| {sum(each.rejected.values())} | {each.components} |"
+        f"| {escaped(each.field)} | {each.before:.4g} | {each.after:.4g} | {escaped(each.unit or 'data unit')} "
+        f"| {each.used} | {sum(each.rejected.values())} | {each.components} |"
         for each in summary.residuals
         if each.used
     ]
@@ -318,15 +319,15 @@ def description(summary: Summary) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     lines = [
-        f"**Grade: {summary.told}**",
+        f"**Grade: {escaped(summary.told)}**",
         "",
-        summary.verdict,
+        escaped(summary.verdict),
         "",
         *([*table, *fields, ""] if fields else []),
-        f"Outputs: `{summary.output}`",
+        f"Outputs: {code(summary.output)}",
     ]
     text = "\n".join(lines)[:_LONGEST_NOTE]
-    told = [f"- {problem.name}: {problem.status}: {problem.reason}" for problem in summary.problems]
+    told = [f"- {escaped(f'{problem.name}: {problem.status}: {problem.reason}')}" for problem in summary.problems]
     shown = _fitting(told, _LONGEST_NOTE - len(text))
     more = [f"- and {len(told) - len(shown)} more, in run.json"] if len(shown) < len(told) else []
     return "\n".join([text, "", *shown, *more]).strip()

@@ -1,14 +1,14 @@
 """Associations: the JSON files by which JWST's pipeline is told which exposures make a product."""
 
 import json
-import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from levelmatch_core.errors import UsageError
+from levelmatch_core.log_context import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 SUFFIX = ".json"
 SCIENCE = "science"

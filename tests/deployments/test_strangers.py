@@ -7,6 +7,9 @@ import threading
 import urllib.parse
 
 import pytest
+from astropy.io import fits
+
+from levelmatch_core.simulate import SimulatedProgram, simulate
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +50,7 @@ def elsewhere():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_address[1]
     server.shutdown()
+    server.server_close()
 
 
 SEND = """async ([address, method, body, type]) => {
@@ -119,4 +123,51 @@ def test_the_own_pages_work(uis, browser):
     assert refused == []
     done = uis.server.prefect("work-pool", "create", "made-by-command", "--type", "process")
     assert done.returncode == 0, done.stderr
-    assert "made-by-command" in uis.server.prefect("work-pool", "ls").stdout
+    assert uis.server.prefect("work-pool", "inspect", "made-by-command").returncode == 0
+
+
+def test_pages_about_hostile_data_fetch_nothing(uis, browser, tmp_path):
+    """A unit, a program and a file whose names are images of another server, on all pages that show them."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    image = f"![x](http://127.0.0.1:{server.server_address[1]}/i)"
+    folder = tmp_path / "in"
+    simulate(folder, SimulatedProgram(instrument="miri", tiles=(2, 1), dithers=2, size=96))
+    for path in sorted(folder.glob("*.fits")):
+        with fits.open(path, mode="update") as opened:
+            opened["SCI"].header["BUNIT"] = image
+    (folder / f"{'<img src=x>'}_cal.fits").write_bytes(b"SIMPLE  = " + image.encode())
+    words = ["run", str(folder), "--output", str(tmp_path / "out"), "--program", f"evil {image} <img src=x>"]
+    done = uis.server.cli(*words, "--set", "figures=none", "--set", "min_linear_frac=0.9")
+    assert done.returncode in {0, 3}, done.stderr
+    log = json.loads((tmp_path / "out" / "log.json").read_text())
+    made = uis.server.ask(
+        "POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [log["prefect_flow_run"]]}}}
+    )
+    assert len(made) >= 3
+    page = browser.new_page()
+    run = f"{uis.prefect}/v2/runs/flow-run/{log['prefect_flow_run']}"
+    for number, address in enumerate(
+        (
+            *(f"{uis.prefect}/v2/artifacts/artifact/{each['id']}" for each in made),
+            *(f"{run}?tab={tab}" for tab in ("Logs", "Artifacts", "Details", "Parameters")),
+            f"{uis.mlflow}/#/experiments",
+            *(f"{uis.mlflow}/#/experiments/{each}/runs/{log['mlflow_run']}" for each in ("1", "2")),
+        )
+    ):
+        page.goto(address)
+        page.wait_for_timeout(2500)
+        page.screenshot(path=tmp_path / f"{number}.png")
+    server.shutdown()
+    server.server_close()
+    assert asked == []

@@ -16,8 +16,10 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 import flows.orchestration.artifacts
 from flows.orchestration.artifacts import ProgressArtifact, markdown, pictures, rejected_pairs
 from flows.progress import LineReporter
-from flows.summary import summarize
+from flows.summary import Summary, Unmatched, summarize
+from flows.tracking.tracker import description
 from levelmatch_core.pipeline import Request, run
+from levelmatch_core.products.verdict import Residual
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
@@ -95,3 +97,34 @@ def test_rejected_pairs_come_with_their_reasons(result):
     assert {row["reason"] for row in rows} == {"forbidden by the user"}
     assert all(math.isfinite(row[name]) for row in rows for name in ("difference", "scatter", "left after", "pixels"))
     assert {row["unit"] for row in rows} == {"MJy/sr"}
+
+
+HOSTILE = "![x](http://127.0.0.1:9/i.png) <img src=x onerror=alert(1)> | # `a` **b** \x1b[2J\nnext"
+PROBLEM = Unmatched(name=HOSTILE, status="failed", reason=HOSTILE)
+
+
+def test_hostile_names_stay_text():
+    unit = Residual(field=HOSTILE, unit=HOSTILE, before=1.0, after=0.5, used=1, rejected={}, components=1)
+    summary = Summary(
+        program=HOSTILE,
+        band=HOSTILE,
+        output=f"/out/{HOSTILE}",
+        changed=True,
+        complete=True,
+        counts={"matched": 2},
+        residuals=(unit,),
+        fields=(),
+        partial=False,
+        problems=(),
+        notes=(HOSTILE,),
+        seconds=1.0,
+        peak_memory=1.0,
+    )
+    for text in (markdown(summary), description(summary.model_copy(update={"problems": (PROBLEM,)}))):
+        outside = re.sub(r"(`+).*?[^`]\1(?!`)", "", text)  # without code, which is shown as it is
+        assert not re.search(r"(?<!\\)(!\[|<img|\]\()", outside), outside
+        assert "\x1b" not in text
+        assert "\nnext" not in text
+    rows = [line for line in markdown(summary).splitlines() if line.startswith("| ")]
+    borders = {len(re.findall(r"(?<!\\)\|", row)) for row in rows[:2]}
+    assert borders == {8}

@@ -1,0 +1,91 @@
+"""Settings that other packages read from files of the current folder, which may lie beside data of unknown origin.
+
+Prefect, numba and matplotlib look there by themselves. What they find is told, so that no run is redirected without a
+word; what could make them run code is not left to such a file (:func:`flows.home.set_environment`).
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.secrets import without_secrets
+from levelmatch_core.log_context import logger_of
+
+logger = logger_of(__name__)
+
+_LINE = re.compile(r"^\s*(?:export\s+)?(?P<name>\w+)\s*[=:]\s*(?P<value>.*?)\s*$", re.MULTILINE)
+_MOST = 100_000
+"""Signs of a file that are looked at."""
+
+
+_told: set[Path] = set()
+
+
+def tell_settings(folder: Path, known: frozenset[str]) -> None:
+    """Log, once a folder, which settings come from files of a folder.
+
+    Parameters
+    ----------
+    folder
+        The current folder.
+    known
+        Names of the variables that are set, which win over files.
+    """
+    if folder in _told:
+        return
+    _told.add(folder)
+    for package, file, names in _found(folder, known):
+        logger.warning(
+            "%s takes settings from %s: %s; set them as variables, or run in another folder, to have others",
+            *(package, file, ", ".join(names)),
+        )
+
+
+def _found(folder: Path, known: frozenset[str]) -> Iterator[tuple[str, Path, list[str]]]:
+    """Yield who takes settings, from which file, and which: an address with its value, without what is secret in it."""
+    env = folder / ".env"
+    given = {each["name"].upper(): each["value"].strip("'\"") for each in _LINE.finditer(_text(env))}
+    names = [_shown(name, value) for name, value in given.items() if name.startswith("PREFECT_") and name not in known]
+    if names:
+        yield "Prefect", env, names
+    for file, table in ((folder / "prefect.toml", ()), (folder / "pyproject.toml", ("tool", "prefect"))):
+        names = [_shown(name, value) for name, value in _flat(_toml(file, table))]
+        if names:
+            yield "Prefect", file, names
+    numba = folder / ".numba_config.yaml"
+    given = {f"NUMBA_{each['name'].upper()}": "" for each in _LINE.finditer(_text(numba))}
+    if names := [name for name in given if name not in known]:
+        yield "numba", numba, names
+    if (folder / "matplotlibrc").is_file():
+        yield "matplotlib", folder / "matplotlibrc", ["the look of figures"]
+
+
+def _text(file: Path) -> str:
+    if not file.is_file():
+        return ""
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        return opened.read(_MOST)
+
+
+def _toml(file: Path, table: tuple[str, ...]) -> Mapping[str, Any]:
+    try:
+        content: Any = tomllib.loads(_text(file))
+    except tomllib.TOMLDecodeError:  # Prefect tells of it
+        return {}
+    for name in table:
+        content = content.get(name, {}) if isinstance(content, Mapping) else {}
+    return content if isinstance(content, Mapping) else {}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)
+
+
+def _shown(name: str, value: str) -> str:
+    return f"{name}={without_secrets(value)}" if value.startswith(("http://", "https://")) else name
