@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import NoUsablePixelsError, NoWcsError, PixelMapError, StoreError
 from levelmatch_core.images.exposure import Exposure, Window
+from levelmatch_core.images.reading import digest_of
 from levelmatch_core.records import content_key
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky import cutouts
@@ -209,15 +210,11 @@ def test_what_is_bad_says_whose_it_is(tmp_path: Path, store: CutoutStore, make_e
     single = make_exposure(tmp_path / "single.fits", lonely, make_wcs((20, 20), ra=83.00003, angle=20.0))
     with pytest.raises(NoUsablePixelsError, match=r"single\.fits: no usable pixel is left"):
         make_cutout(single, GRID, SETTINGS, store)
+    plain = _without_wcs(tmp_path / "no.fits")
+    bare = make_exposure(tmp_path / "bare.fits", image((9, 9)), make_wcs((9, 9)), sci=1)
+    bare = bare.model_copy(update={"path": plain, "name": "bare.fits", "digest": digest_of(plain)})
     with pytest.raises(NoWcsError, match=r"bare\.fits"):
-        make_cutout(
-            make_exposure(tmp_path / "bare.fits", image((9, 9)), make_wcs((9, 9)), sci=1).model_copy(
-                update={"path": _without_wcs(tmp_path / "no.fits"), "name": "bare.fits"}
-            ),
-            GRID,
-            SETTINGS,
-            store,
-        )
+        make_cutout(bare, GRID, SETTINGS, store)
 
 
 def _without_wcs(path: Path) -> Path:

@@ -107,13 +107,13 @@ def _read_settled(path: Path, shown: str, known: Sequence[Instrument], settings:
     return found
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, int, int]:
     """Return a file's size and time of change (ns); zeros where it cannot be told, which reading it will explain."""
     try:
         status = path.stat()
     except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
+        return 0, 0, 0
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _read(path: Path, shown: str, known: Sequence[Instrument], *, checksums: bool) -> SourceFile | Failure:
