@@ -43,7 +43,7 @@ def test_a_cutout_is_the_resampled_exposure(
     data[5:9, 60:70] = np.nan
     exposure = make_exposure(tmp_path / "a.fits", data, wcs, error)
     record = make_cutout(exposure, GRID, SETTINGS, store)
-    cutout = open_cutout(record, store, verify=True)
+    cutout = open_cutout(record, store)
 
     box = place(GRID, wcs, (0, 80), (0, 130)).box
     oracle = bilinear(data, error**2, grid_to_image(GRID, wcs, shape, box), box)
@@ -97,7 +97,7 @@ def test_the_second_time_it_is_recalled(
     content = path.read_bytes()
     path.write_bytes(content[:-4] + b"abcd")
     with pytest.raises(StoreError, match="altered"):
-        open_cutout(first, store, verify=True)
+        open_cutout(first, store)
     assert make_cutout(exposure, GRID, SETTINGS, CutoutStore(store.root)) == first
     assert len(calls) == 1
     assert path.read_bytes() == content
