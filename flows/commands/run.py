@@ -30,12 +30,17 @@ if TYPE_CHECKING:
 @inputs_argument
 @output_option("Folder for the results.")
 @matching_options
+@cloup.option(
+    "--prune", is_flag=True, help="Remove corrected files of earlier runs whose input is missing or damaged now."
+)
 @cloup.option("--dry-run", is_flag=True, help="Show tiles, fields, pairs, references and cost; write nothing.")
 def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
     """Match the exposures of INPUT (files, or folders of FITS files) and write the results to DIR.
 
-    Exit code: 0 all matched, reference or alone; 3 finished, but some are untied or failed; 2 bad usage, settings or
-    DIR, nothing written; 1 anything else.
+    A corrected file in DIR whose input is missing or damaged now stays, is named, and goes only by --prune.
+
+    Exit code: 0 all matched, reference or alone; 3 finished, but some are untied, failed or stale; 2 bad usage,
+    settings or DIR, nothing written; 1 anything else.
     """
     with clean_errors(log_level):
         if options["dry_run"]:
@@ -68,4 +73,5 @@ def _request(inputs: tuple[Path, ...], output: Path, options: dict[str, Any]) ->
         program=options["program"],
         recursive=options["recursive"],
         group_by=options["group_by"],
+        prune=options["prune"],
     )
