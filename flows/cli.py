@@ -16,7 +16,20 @@ class _Lazy(cloup.Group):
     """A group of commands that are imported only when they are called, and whose help has sections."""
 
     names: ClassVar[tuple[str, ...]] = (
-        *("apply", "cache", "completion", "demo", "deploy", "explain", "log", "run", "settings", "simulate", "sweep"),
+        *(
+            "apply",
+            "cache",
+            "completion",
+            "demo",
+            "deploy",
+            "explain",
+            "log",
+            "prune",
+            "run",
+            "settings",
+            "simulate",
+            "sweep",
+        ),
         *("ui", "undo", "verify"),
     )
     """The commands; each is in the module of the same name in `flows.commands`."""

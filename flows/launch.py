@@ -100,6 +100,7 @@ def _under_prefect(request: Request, home: Home, server: ephemeral_server.Embedd
                 settings=request.settings,
                 recursive=request.recursive,
                 group_by=request.group_by,
+                prune=request.prune,
                 return_state=True,
             )
             outcome: Any = state.result(raise_on_failure=False)

@@ -52,6 +52,7 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     settings: MatchSettings = MatchSettings(),  # noqa: B008 - frozen; the form in Prefect's UI shows its defaults
     recursive: bool = False,
     group_by: str | None = None,
+    prune: bool = False,
     retry_delays: tuple[float, ...] = RETRY_DELAYS,
 ) -> State[dict[str, Any]]:
     """Match the sky levels of overlapping exposures and write them to an output folder.
@@ -63,8 +64,9 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
         band: Only exposures of this filter; takes precedence over the band of `settings`.
         settings: All settings of the match.
         recursive: Whether to search folders within folders.
-        group_by: A regular expression or a table that defines which files form a tile.
-        retry_delays: Seconds before each retry after an error of the file system or the network.
+        group_by: A regular expression or a table that says which files make a tile.
+        prune: Whether corrected files of earlier runs go whose input is missing or damaged now.
+        retry_delays: Seconds before each retry of what failed by the file system or the network.
 
     Returns
     -------
@@ -80,6 +82,7 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
         program=program,
         recursive=recursive,
         group_by=group_by,
+        prune=prune,
     )
     _, summary = match_levels(request, retry_delays)
     return _ending(summary)

@@ -14,12 +14,15 @@ from levelmatch_core.products.summaries import FieldSummary
 from levelmatch_core.products.verdict import Residual, residual_of, verdict, why_untied
 from levelmatch_core.records import Record
 
+STALE = "stale"
+"""Status of a corrected file whose input is missing or damaged now."""
+
 
 class Unmatched(Record):
     """An exposure or file that was not matched, or a product that was not written."""
 
     name: str
-    status: str = Described(description="untied, failed, or pending")
+    status: str = Described(description="untied, failed, pending, or stale")
     step: str = Described(default="", description="the step that failed")
     reason: str
     tile: str = Described(default="", description="the affected tile, '' if it is not known")
@@ -116,6 +119,9 @@ def _problems(result: RunResult) -> Iterable[Unmatched]:
     for failure in result.failures:
         named |= {failure.name, *failure.exposures}
         yield _problem(failure, Status.FAILED)
+    for product in result.record.stale:
+        reason = f"{product.reason}; the corrected file of an earlier run stays; levelmatch prune removes it"
+        yield Unmatched(name=product.name, status=STALE, reason=reason)
     for match in result.matches:
         for correction in match.corrections:
             name, tile = correction.exposure.name, correction.exposure.tile

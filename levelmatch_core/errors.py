@@ -41,6 +41,10 @@ class ChecksumError(DataError):
     """The bytes do not match DATASUM or CHECKSUM."""
 
 
+class ChangedInputError(DataError):
+    """The file was replaced or written to between the inventory and the end of its reading."""
+
+
 class NoImageError(DataError):
     """The file contains no two-dimensional image, or an empty or absurdly large one."""
 

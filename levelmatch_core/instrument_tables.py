@@ -28,7 +28,6 @@ The built-in tables are in `levelmatch_core/images/instruments`; the setting `in
 """
 
 import difflib
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +36,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ValidationError, model_validator
 from pydantic import Field as Described
 
-from levelmatch_core.errors import SettingsError
+from levelmatch_core.errors import SettingsError, UsageError
+from levelmatch_core.files.regular import refuse_irregular
+from levelmatch_core.patterns import Pattern
 from levelmatch_core.records import Record
 
 ALL = "*"
@@ -83,9 +84,9 @@ class Tile(Record):
     @model_validator(mode="after")
     def _compiles(self) -> Self:
         try:
-            re.compile(self.pattern)
-        except re.error as error:
-            message = f"pattern {self.pattern!r}: not a regular expression ({error})"
+            Pattern(self.pattern)
+        except UsageError as error:
+            message = f"pattern {self.pattern!r}: no regular expression of RE2 ({error})"
             raise ValueError(message) from error
         return self
 
@@ -124,11 +125,12 @@ def read_table(path: Path) -> InstrumentTable:
     SettingsError
         If the file cannot be read or has an unknown entry or one of the wrong type.
     """
+    refuse_irregular(path, SettingsError, f"instrument table {path}")
     try:
         return InstrumentTable.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         reason = "; ".join(_complaint(each) for each in error.errors())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         reason = str(error)
     message = f"instrument table {path}: {reason}; the docstring of {__name__} describes the format"
     raise SettingsError(message)

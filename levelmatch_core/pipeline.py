@@ -8,11 +8,13 @@ import difflib
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+
+from pydantic import Field as Described
 
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.fields import match_field
@@ -33,10 +35,12 @@ from levelmatch_core.jobs.products import (
 from levelmatch_core.log_context import logger_of
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
 from levelmatch_core.matching.reference_history import KnownZero, Zeros, lacking, names_lost, names_of
+from levelmatch_core.products.corrected.known_solution import PRODUCTS
 from levelmatch_core.products.corrected.write import products_of
-from levelmatch_core.products.manifest import OutputFile
+from levelmatch_core.products.manifest import OutputFile, StaleProduct
 from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.products.runrecord import RunRecord, record_of
+from levelmatch_core.products.stale import Kept, keep_stale
 from levelmatch_core.products.summaries import FieldSummary
 from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
@@ -57,6 +61,9 @@ class Request(Record):
     program: str = "levelmatch"
     recursive: bool = False
     group_by: str | None = None
+    prune: bool = Described(
+        default=False, description="whether corrected files of earlier runs go whose input is missing or damaged now"
+    )
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,11 @@ class RunResult:
 
     @property
     def complete(self) -> bool:
-        """Whether all exposures are matched, reference or alone, all overlaps connected, and no file is pending."""
+        """Whether every exposure is matched, reference or alone, and nothing is in pieces, still being written or stale."""
         left_over = {Status.UNTIED, Status.FAILED}
         if self.failures or self.inventory.pending or any(match.pieces > 1 for match in self.matches):
+            return False
+        if self.record.stale:
             return False
         return not any(correction.status in left_over for correction in self.corrections)
 
@@ -148,7 +157,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
             refuse_failures(inventory.failures)
             each = StrictRunner(each)
         matches = match_fields(inventory, request.settings, each, given, folder.previous)
-        matches, files = write_products(matches, request.settings, each, folder)
+        matches, files, stale = write_products(matches, request, inventory, each, folder)
         recorded = partial(
             record_of,
             settings=request.settings,
@@ -156,6 +165,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
             inventory=inventory,
             previous=folder.previous,
             given=given.digests,
+            stale=stale,
         )
         record = recorded(matches, files=files)
         if request.settings.figures != "none":
@@ -171,6 +181,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
                 "cpu_seconds": round(time.process_time() - cpu_started, 3),
                 "peak_memory_mb": round(peak_memory(), 1),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                **({"edited": sorted(folder.edited)} if folder.edited else {}),
             },
         )
     return RunResult(request, inventory, matches, record, changed, seconds)
@@ -218,9 +229,15 @@ def peak_memory() -> float:
 
 
 def write_products(
-    matches: Sequence[FieldMatch], settings: MatchSettings, each: JobRunner, folder: OutputFolder
-) -> tuple[tuple[FieldMatch, ...], list[OutputFile]]:
-    """Write corrected exposures, mosaics, figures and tables; return the fields, with failures, and the files."""
+    matches: Sequence[FieldMatch], request: Request, inventory: Inventory, each: JobRunner, folder: OutputFolder
+) -> tuple[tuple[FieldMatch, ...], list[OutputFile], tuple[StaleProduct, ...]]:
+    """Write corrected exposures, mosaics, figures and tables.
+
+    Returns
+    -------
+    The fields with what failed, all files, and which of them are corrected files of earlier runs that stay.
+    """
+    settings = request.settings
     grids = {match.field.name: match.grid for match in matches}
     products = products_of(correction for match in matches for correction in match.corrections)
     jobs = [
@@ -261,9 +278,32 @@ def write_products(
         for note in result.notes:
             logger.warning(note)
     files = [file for result in results for file in result.files]
+    kept = _keep_stale(finished, products, written, request=request, inventory=inventory, folder=folder)
+    files += kept.files
     files.append(folder.write("corrections.ecsv", lambda path: write_corrections(path, finished)))
     files.append(folder.write("pairs.ecsv", lambda path: write_pairs(path, finished)))
-    return tuple(finished), sorted(files, key=lambda file: file.name)
+    return tuple(finished), sorted(files, key=lambda file: file.name), kept.products
+
+
+def _keep_stale(
+    matches: Sequence[FieldMatch],
+    products: Mapping[str, Sequence[Correction]],
+    written: Sequence[Written],
+    *,
+    request: Request,
+    inventory: Inventory,
+    folder: OutputFolder,
+) -> Kept:
+    """Keep what earlier runs made and this one could not; before the tables that say how it was made are replaced."""
+    made = {file.name for each in written for file in each.files}
+    inputs = {part.exposure.file for product, parts in products.items() if PRODUCTS + product in made for part in parts}
+    exposures = [exposure for field in inventory.fields for exposure in field.exposures]
+    file_of = {exposure.name: exposure.file for exposure in exposures} | {exposure.file: "" for exposure in exposures}
+    failures = (*inventory.failures, *inventory.pending, *(one for match in matches for one in match.failures))
+    reasons = {
+        file_of.get(name) or name: failure.reason for failure in failures for name in (failure.name, *failure.exposures)
+    }
+    return keep_stale(folder, made, inputs, reasons, prune=request.prune)
 
 
 def check_reference(named: str | None, inventory: Inventory) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from levelmatch_core.errors import SettingsError
+from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.instrument_tables import InstrumentTable, read_table
 from levelmatch_core.presets import PRESETS, Preset
 
@@ -363,10 +364,11 @@ class MatchSettings(BaseModel):
         """
         values: dict[str, Any] = {}
         if config is not None:
+            refuse_irregular(config, SettingsError, f"settings file {config}")
             try:
                 values.update(tomllib.loads(config.read_text(encoding="utf-8")))
                 values.update(_beside(config, values))
-            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
                 message = f"settings file {config}: {error}"
                 raise SettingsError(message) from error
         for assignment in assignments:
@@ -421,5 +423,5 @@ def toml_value(name: str, text: str) -> object:
     lowered = text.lower() if text.lower() in {"true", "false"} else text
     try:
         return tomllib.loads(f"value = {lowered}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text

@@ -25,6 +25,7 @@ PLACES = {
     "simulate": "pipeline",
     "disk_full": "errors",
     "files": "errors",
+    "patterns": "errors",
     "log_context": "errors",
     "malloc_trim": "errors",
     "plain_text": "errors",

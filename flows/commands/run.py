@@ -35,12 +35,17 @@ if TYPE_CHECKING:
     type=click.Choice(["good", "fair"]),
     help="Exit with 4 if the result's grade is lower: what is left is noise, or up to five times that.",
 )
+@cloup.option(
+    "--prune", is_flag=True, help="Remove corrected files of earlier runs whose input is missing or damaged now."
+)
 @cloup.option("--dry-run", is_flag=True, help="Show tiles, fields, pairs, references and cost; write nothing.")
 def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
     """Match the exposures of INPUT (files, or folders of FITS files) and write the results to DIR.
 
-    Exit code: 0 all matched, reference or alone; 3 finished, but some are untied or failed; 4 finished, but the grade
-    is lower than --require asks for; 2 bad usage, settings or DIR, nothing written; 1 anything else.
+    A corrected file in DIR whose input is missing or damaged now stays, is named, and goes only by --prune.
+
+    Exit code: 0 all matched, reference or alone; 3 finished, but some are untied, failed or stale; 4 finished, but the
+    grade is lower than --require asks for; 2 bad usage, settings or DIR, nothing written; 1 anything else.
     """
     with clean_errors(log_level):
         if options["dry_run"]:
@@ -80,4 +85,5 @@ def _request(inputs: tuple[Path, ...], output: Path, options: dict[str, Any]) ->
         program=options["program"],
         recursive=options["recursive"],
         group_by=options["group_by"],
+        prune=options["prune"],
     )

@@ -25,6 +25,7 @@ from flows.orchestration.persistence_errors import unstored
 from flows.progress import LineReporter, Reporter
 from levelmatch_core.disk_full import refuse_without_room
 from levelmatch_core.errors import EngineError, LevelMatchError
+from levelmatch_core.files.sealed import seal, unseal
 from levelmatch_core.jobs.job import Job, Workspace, failure_of
 from levelmatch_core.log_context import log_context, logger_of
 from levelmatch_core.products.output.folder import OutputFolder
@@ -87,11 +88,11 @@ class Work:
         return keys[0] if len(keys) == 1 else content_key("batch", keys)
 
     def do(self, workspace: Workspace, pool: WorkerPool) -> list[str]:
-        """Have workers run the jobs, and return their results in the form in which they are stored."""
+        """Let workers do the jobs and return their results, as the store keeps them: each with its digest."""
         self.begun = True
         with gathered() if self.batch else nullcontext():
             self.done = shared_out(pool, self.jobs, workspace, self.threads)
-        return [result.to_text() for result in self.done]
+        return [seal(job.key(), result.to_text()) for job, result in zip(self.jobs, self.done, strict=True)]
 
     def afresh(self) -> "Work":
         """Return the same work, to be done even if results are stored."""
@@ -208,7 +209,9 @@ class PrefectEach:
             return work.done
         content: Any = state.result(raise_on_failure=False)
         try:
-            records = [job.gives.from_text(item) for job, item in zip(work.jobs, content, strict=True)]
+            records = [
+                job.gives.from_text(unseal(job.key(), item)) for job, item in zip(work.jobs, content, strict=True)
+            ]
         except (ValidationError, TypeError, ValueError):
             with log_context(*work.place):
                 logger.warning("%s: the stored result cannot be read; it is computed again", work.label)

@@ -19,7 +19,7 @@ def irregular(path: Path) -> str:
     """
     try:
         mode = path.stat().st_mode
-    except OSError:
+    except (OSError, ValueError):
         return ""
     if stat.S_ISREG(mode):
         return ""

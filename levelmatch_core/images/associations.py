@@ -38,7 +38,7 @@ def science_members(path: Path) -> list[Path]:
         content = json.loads(path.read_text(encoding="utf-8"))
         members = [member for product in content["products"] for member in product["members"]]
         named = [(_text(member["expname"]), _text(member["exptype"]).lower()) for member in members]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         message = (
             f"input {path}: no association ({type(error).__name__}: {error}); expected JSON with products, their "
             f"members, and expname and exptype of each"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levelmatch_core.errors import NoInputError, UsageError
+from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.associations import is_association, science_members
 
 _FITS = re.compile(r"\.(?:fits?|fts)(?:\.(?:gz|fz|bz2|z))?$", re.IGNORECASE)
@@ -78,6 +79,8 @@ def _check_inputs(given: Sequence[Path], excluded: Sequence[Path]) -> None:
         if not path.exists():
             message = f"input {path}: no such file or folder"
             raise UsageError(message)
+        if not path.is_dir():
+            refuse_irregular(path, UsageError, f"input {path}")
         if _within(path, excluded):
             message = f"input {path}: lies in the output folder, of which nothing is taken; give the original files"
             raise UsageError(message)
@@ -108,7 +111,7 @@ def _files_of(entry: Path, ending: str, recursive: bool) -> Iterator[Path]:
             match = _FITS.search(name)
             if match and name[: match.start()].endswith(ending) and not name.startswith("."):
                 path = Path(folder, name)
-                if path.is_file():  # neither a pipe nor a link to nowhere
+                if not path.is_dir():  # a pipe, or a link to nowhere, is left out by name when it is to be read
                     yield path
 
 

@@ -6,7 +6,7 @@ astropy rewrites what it parses; here every card and every byte that is not mean
 import io
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +17,11 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from levelmatch_core.errors import NotFitsError
+from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.byte_sink import Sink
 from levelmatch_core.images.fits_headers import BLOCK, plain_cards, plane_of, quiet, scan
 from levelmatch_core.images.storage.checksums import complaint, ones_sum, pieces, sums_in
+from levelmatch_core.images.storage.one_pass import unchanged
 from levelmatch_core.images.storage.packing import PACKING_FAULTS, Packing, unpacked
 
 _CARD = 80
@@ -196,15 +198,27 @@ STORED = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
 @contextmanager
-def open_raw(path: Path, shown: str) -> Iterator[RawFile]:
+def open_raw(path: Path, shown: str, digest: str | None = None) -> Iterator[RawFile]:
     """Open a file for reading.
+
+    Parameters
+    ----------
+    path
+        The file.
+    shown
+        What to call it in messages.
+    digest
+        The sha256 (hex) that its bytes must have, from the opening to the end of the block; None for any.
 
     Raises
     ------
     NotFitsError
         If it cannot be read as FITS.
+    ChangedInputError
+        If its bytes are not those of the digest, at the end of the block.
     """
-    with path.open("rb") as file:
+    refuse_irregular(path, NotFitsError, shown)
+    with path.open("rb") as file, nullcontext() if digest is None else unchanged(file, digest, shown):
         try:
             stream, packing = unpacked(file)
             spans = _spans(stream, shown)

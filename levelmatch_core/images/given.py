@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import Field as Described
 
 from levelmatch_core.errors import NoInputError, SettingsError, UsageError
+from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.exposure import Exposure, Inventory
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.images.reading import digest_of
@@ -188,12 +189,13 @@ def _rules(path: Path) -> Iterable[PairRule]:
 
 def _rows(name: str, path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Return the rows of a CSV or ECSV table as text, with their numbers."""
+    refuse_irregular(path, SettingsError, f"{name} {path}")
     try:
         if path.suffix.lower() == ".ecsv":
             # here and no earlier: tables take a third of a second to import
-            from astropy.table import Table  # noqa: PLC0415
+            from levelmatch_core.files.ecsv import read_ecsv  # noqa: PLC0415
 
-            table = Table.read(path, format="ascii.ecsv")
+            table = read_ecsv(path)
             rows = [{column: str(row[column]) for column in table.colnames} for row in table]
             found = list(table.colnames)
         else:
@@ -201,7 +203,7 @@ def _rows(name: str, path: Path, columns: Sequence[str]) -> list[tuple[int, dict
                 reader = csv.DictReader((line for line in stream if not line.startswith("#")), skipinitialspace=True)
                 rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
                 found = list(reader.fieldnames or [])
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, csv.Error) as error:
         message = f"{name} {path}: cannot be read as a table ({' '.join(str(error).split())})"
         raise SettingsError(message) from error
     missing = [column for column in columns if column not in found]

@@ -1,10 +1,12 @@
 """Tiles that the user names: by a regular expression on the file's name, or by a table."""
 
-import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from levelmatch_core.errors import DataError, UsageError
+from levelmatch_core.files.regular import refuse_irregular
+from levelmatch_core.patterns import Pattern
 
 GroupBy = Callable[[str], str]
 """Gives the tile of a file, by its shown name; raises DataError where the user named none."""
@@ -27,23 +29,34 @@ def grouping(group_by: str | Path) -> GroupBy:
     UsageError
         If the table or the expression cannot be used.
     """
-    if Path(group_by).is_file():
+    if _is(Path.is_file, group_by):
         return _by_table(Path(group_by))
+    if not _is(Path.is_dir, group_by):  # a folder may be called as an expression is
+        refuse_irregular(Path(group_by), UsageError, f"group_by {group_by}")
     try:
-        pattern = re.compile(str(group_by))
-    except re.error as error:
-        message = f"group_by {str(group_by)!r}: neither an existing file nor a regular expression ({error})"
+        pattern = Pattern(str(group_by))
+    except UsageError as error:
+        message = (
+            f"group_by {str(group_by)!r}: neither an existing file nor a regular expression ({error}); expressions are "
+            f"those of RE2"
+        )
         raise UsageError(message) from error
     return _by_pattern(pattern)
 
 
-def _by_pattern(pattern: re.Pattern[str]) -> GroupBy:
+def _is(kind: Callable[[Path], bool], group_by: str | Path) -> bool:
+    """Return whether something is a file of a kind; an expression may be none that any file can be called by."""
+    with suppress(OSError, ValueError):
+        return kind(Path(group_by))
+    return False
+
+
+def _by_pattern(pattern: Pattern) -> GroupBy:
     def tile(shown: str) -> str:
-        match = pattern.search(shown)
-        name = (match[1] if pattern.groups else match[0]) if match else None
+        name = pattern.first(shown)
         if not name:
             message = (
-                f"{shown}: group_by {pattern.pattern!r} names no tile for it (no file of that name exists either); "
+                f"{shown}: group_by {pattern.text!r} names no tile for it (no file of that name exists either); "
                 f"make the expression match every file"
             )
             raise DataError(message)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -21,20 +21,20 @@ from levelmatch_core.errors import (
     NoWcsError,
     ShapeMismatchError,
 )
+from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.exposure import Exposure, Window
 from levelmatch_core.images.fits_headers import (
     FAULTS,
     MATCHED_CARD,
     Hdu,
-    cards_of,
-    plain_cards,
     plane_of,
     quiet,
     read_headers,
-    scan,
 )
 from levelmatch_core.images.instruments import Instrument, instrument_of
-from levelmatch_core.images.storage.packing import length_of, unpacked
+from levelmatch_core.images.storage.one_pass import same_file
+from levelmatch_core.images.storage.packing import unpacked
+from levelmatch_core.images.storage.stored_arrays import read_stored
 from levelmatch_core.images.wcs.fits_wcs import fits_wcs
 from levelmatch_core.images.wcs.gwcs import gwcs_of
 from levelmatch_core.images.wcs.transforms import AnyWcs, celestial_axes
@@ -45,8 +45,6 @@ _NARROW = frozenset({"f4", "i1", "u1", "i2", "u2"})
 
 _BAND_PIXELS = 1 << 16
 """Pixels that are read or masked at a time: what is made of them on the way stays in the processor's cache."""
-
-_SCALING = (b"BSCALE  =", b"BZERO   =", b"BLANK   =")
 
 
 @dataclass(frozen=True)
@@ -220,26 +218,29 @@ def read_pixels(exposure: Exposure) -> Pixels:
     OSError
         If the file cannot be read; another try may succeed.
     """
-    with _opened(exposure) as (raw, hdus):
-        return _pixels_of(raw, hdus, exposure)
+    with _read(exposure) as (_, arrays):
+        return _pixels_of(arrays, exposure)
 
 
 def read_exposure(exposure: Exposure) -> tuple[AnyWcs, Pixels]:
     """Return WCS and pixels: :func:`read_wcs` and :func:`read_pixels` at one opening of the file."""
-    with _opened(exposure) as (raw, hdus):
+    with _read(exposure) as (hdus, arrays):
         wcs = wcs_from(exposure.wcs_source, hdus, exposure.sci, exposure.path, exposure.name)
-        return wcs, _pixels_of(raw, hdus, exposure)
+        return wcs, _pixels_of(arrays, exposure)
 
 
 @contextmanager
-def _opened(exposure: Exposure) -> Iterator[tuple[BinaryIO, tuple[Hdu, ...]]]:
-    """Open an exposure's file, unpacked where it is compressed, and check that its HDUs are what they have to be."""
+def _read(exposure: Exposure) -> Iterator[tuple[tuple[Hdu, ...], list[Any]]]:
+    """Read headers and stored arrays (SCI, ERR, DQ; None where there is none, or none is used) of a file.
+
+    They are of the bytes that the exposure's digest is of, and so is what the block reads by the file's path.
+    """
+    refuse_irregular(exposure.path, NotFitsError, exposure.file)
+    bits = instrument_of(exposure).bad_bits
+    wanted = (exposure.sci, exposure.err, exposure.dq if bits else None)
     try:
-        with exposure.path.open("rb") as file:
-            raw, _ = unpacked(file)
-            hdus = scan(raw, exposure.file, length_of(raw))
-            _check(hdus, exposure)
-            yield raw, hdus
+        with exposure.path.open("rb") as file, same_file(exposure.path, file, exposure.digest, exposure.file):
+            yield read_stored(file, exposure.digest, exposure.file, wanted, lambda hdus: _check(hdus, exposure))
     except FAULTS as error:
         message = f"{exposure.file}: damaged: {error}; fetch it again"
         raise NotFitsError(message) from error
@@ -250,12 +251,10 @@ def _opened(exposure: Exposure) -> Iterator[tuple[BinaryIO, tuple[Hdu, ...]]]:
         raise NotFitsError(message) from error
 
 
-def _pixels_of(raw: BinaryIO, hdus: Sequence[Hdu], exposure: Exposure) -> Pixels:
+def _pixels_of(stored_arrays: Sequence[Any], exposure: Exposure) -> Pixels:
     instrument = instrument_of(exposure)
-    wanted = [exposure.sci, exposure.err, exposure.dq if instrument.bad_bits else None]
     arrays: list[Any] = [
-        None if array is None else array.reshape(plane_of(array.shape) or array.shape)
-        for array in _stored_arrays(raw, hdus, wanted)
+        None if array is None else array.reshape(plane_of(array.shape) or array.shape) for array in stored_arrays
     ]
     if any(array is not None and array.shape != exposure.shape for array in arrays):
         message = (
@@ -268,47 +267,6 @@ def _pixels_of(raw: BinaryIO, hdus: Sequence[Hdu], exposure: Exposure) -> Pixels
         message = f"{exposure.name}: no usable pixel: all are masked, blank or not finite"
         raise NoUsablePixelsError(message)
     return Pixels(data, None if error is None else _variance(error, data.dtype))
-
-
-def _stored_arrays(raw: BinaryIO, hdus: Sequence[Hdu], wanted: Sequence[int | None]) -> list[Any]:
-    """Return the arrays of HDUs, scaled by BSCALE and BZERO; None where None is wanted."""
-    arrays = [None if index is None else _plain_array(raw, hdus[index]) for index in wanted]
-    if all(array is not None for index, array in zip(wanted, arrays, strict=True) if index is not None):
-        return arrays
-    del arrays
-    raw.seek(0)
-    with quiet(), np.errstate(all="ignore"), fits.open(raw, mode="readonly", memmap=False) as opened:
-        return [None if index is None else np.asarray(opened[index].data) for index in wanted]
-
-
-def _plain_array(raw: BinaryIO, hdu: Hdu) -> NDArray[np.generic] | None:
-    """Return an image as native numbers; None where it is compressed or scaled, which astropy undoes.
-
-    Integers that stand for unsigned ones (FITS standard 4.0, table 11) are no scaling: their highest bit is turned.
-    """
-    if hdu.compressed or hdu.shape is None:
-        return None
-    cards = plain_cards(card for card in cards_of(hdu.raw) if card.startswith(_SCALING))
-    if cards is None:
-        return None
-    unsigned = hdu.bitpix in {16, 32} and cards == {"BSCALE": 1, "BZERO": 1 << (hdu.bitpix - 1)}
-    if cards and not unsigned:
-        return None
-    kind = {-32: ">f4", -64: ">f8", 8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8"}[hdu.bitpix]
-    values = np.empty(hdu.shape, np.dtype(kind).newbyteorder("="))
-    flat, stored = values.reshape(-1), np.empty(min(values.size, _BAND_PIXELS), kind)
-    turned = f"u{values.itemsize}"
-    raw.seek(hdu.data)
-    for start in range(0, flat.size, _BAND_PIXELS):
-        band = flat[start : start + _BAND_PIXELS]
-        piece = stored[: band.size]
-        if raw.readinto(piece.view(np.uint8).data) != piece.nbytes:  # type: ignore[attr-defined]
-            return None
-        band[...] = piece
-        if unsigned:
-            bits = band.view(turned)
-            bits ^= bits.dtype.type(1 << (hdu.bitpix - 1))
-    return values.view(turned) if unsigned else values
 
 
 def _check(hdus: tuple[Hdu, ...], exposure: Exposure) -> None:

@@ -31,3 +31,11 @@ class InputFile(Record):
 
     file: str = Described(description="name as in the tables")
     sha256: str
+
+
+class StaleProduct(Record):
+    """A corrected file of an earlier run that stays, since its input is missing or damaged now."""
+
+    name: str = Described(description="path relative to the folder, posix")
+    inputs: tuple[str, ...] = Described(default=(), description="the input files that it was made of")
+    reason: str

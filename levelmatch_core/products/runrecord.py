@@ -14,6 +14,7 @@ from pydantic import Field as Described
 from pydantic import ValidationError
 
 from levelmatch_core.errors import OutputFolderError
+from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.exposure import Failure, Inventory
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
 from levelmatch_core.matching.reference_history import lacking
@@ -26,7 +27,7 @@ from levelmatch_core.matching.results import (
 )
 from levelmatch_core.products.grade import Grade, worst_of
 from levelmatch_core.products.grading import criteria_of
-from levelmatch_core.products.manifest import InputFile, OutputFile
+from levelmatch_core.products.manifest import InputFile, OutputFile, StaleProduct
 from levelmatch_core.products.slope_priors import slope_priors_of
 from levelmatch_core.products.summaries import ComponentSummary, FieldSummary, GainError, GaugeChange, StageSummary
 from levelmatch_core.records import Record
@@ -72,9 +73,10 @@ class RunRecord(Record):
     partial: bool = Described(
         description="whether inputs are missing in the products, because they failed or are pending"
     )
-    files: tuple[OutputFile, ...] = Described(
-        description="the manifest: all files except run.json and log.json; sorted"
+    stale: tuple[StaleProduct, ...] = Described(
+        default=(), description="corrected files of earlier runs whose input is missing or damaged now; they stay"
     )
+    files: tuple[OutputFile, ...] = Described(description="the manifest: all files but run.json and log.json; sorted")
 
     def to_bytes(self) -> bytes:
         """Return the bytes of run.json, which are the same for the same record."""
@@ -89,10 +91,11 @@ class RunRecord(Record):
         OutputFolderError
             If the file is not a run.json that this version can read.
         """
+        refuse_irregular(path, OutputFolderError)
         try:
             data = json.loads(path.read_bytes())
             found = data["schema_version"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             message = f"{path}: not a run.json of levelmatch ({type(error).__name__}: {error}); choose another folder"
             raise OutputFolderError(message) from error
         if found != SCHEMA:
@@ -134,6 +137,7 @@ def record_of(
     notes: Sequence[str] = (),
     previous: RunRecord | None = None,
     given: Mapping[str, str] | None = None,
+    stale: Iterable[StaleProduct] = (),
 ) -> RunRecord:
     """Return the record of a run.
 
@@ -155,6 +159,8 @@ def record_of(
         The finished run with the same settings whose output this run updates.
     given
         Digests of the user's files other than images, by setting.
+    stale
+        Corrected files of earlier runs that stay.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     corrections = [correction for match in matches for correction in match.corrections]
@@ -179,6 +185,7 @@ def record_of(
         notes=tuple(dict.fromkeys([*inventory.notes, *(note for match in matches for note in match.notes), *notes])),
         pending=tuple(sorted(waiting.name for waiting in inventory.pending)),
         partial=bool(lacking((*failures.values(), *inventory.pending))),
+        stale=tuple(stale),
         files=tuple(sorted(files, key=lambda file: file.name)),
     )
 

@@ -70,6 +70,7 @@ def left_out_of(record: RunRecord) -> dict[str, int]:
         Status.UNTIED: record.counts[Status.UNTIED],
         Status.FAILED: len(record.failures),
         "pending": len(record.pending),
+        "stale": len(record.stale),
     }
 
 
@@ -92,7 +93,7 @@ def verdict(
     counts
         Exposures by status.
     left_out
-        What to tell as untied, failed and pending, by status: exposures, and what never became one.
+        What to tell as untied, failed, pending and stale, by status: exposures, and what never became one.
     residuals
         Of the fields.
     fields
@@ -104,7 +105,9 @@ def verdict(
     if alone:
         parts.append(f"{alone} had nothing to match with")
     parts += [
-        f"{left_out[status]} {status}" for status in (Status.UNTIED, Status.FAILED, "pending") if left_out.get(status)
+        f"{left_out[status]} {status}"
+        for status in (Status.UNTIED, Status.FAILED, "pending", "stale")
+        if left_out.get(status)
     ]
     seams = "; ".join(
         f"{each.field}: overlaps differ by {each.before:.4g} {each.unit or 'data units'} rms before and {each.left}"

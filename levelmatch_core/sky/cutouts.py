@@ -158,24 +158,22 @@ def make_cutout(
     return record
 
 
-def open_cutout(record: CutoutRecord, store: CutoutStore, *, verify: bool = False) -> Cutout:
-    """Map a cutout's pixels into memory.
+def open_cutout(record: CutoutRecord, store: CutoutStore) -> Cutout:
+    """Map a cutout's pixels into memory; their digest is compared at the first use.
 
     Parameters
     ----------
     record
         The cutout.
     store
-        The store that contains it.
-    verify
-        Whether to check the digest first.
+        Where it lies.
 
     Raises
     ------
     StoreError
-        If the array is missing, altered (where `verify`) or not of the record's shape.
+        If the array is missing, altered or not of the record's shape.
     """
-    planes = store.open(record.array, verify=verify, shape=(2 if record.has_variance else 1, *record.shape))
+    planes = store.open(record.array, shape=(2 if record.has_variance else 1, *record.shape))
     return Cutout(record, planes[0], planes[1] if record.has_variance else None)
 
 

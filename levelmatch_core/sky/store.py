@@ -27,6 +27,7 @@ from pydantic import Field as Described
 
 from levelmatch_core.disk_full import room_for
 from levelmatch_core.errors import StoreError, StoreInUseError
+from levelmatch_core.files.sealed import seal, unseal
 from levelmatch_core.records import Record
 
 CHUNK = 1 << 18
@@ -48,13 +49,24 @@ class StoredArray(Record):
     sha256: str
 
 
+_Seen = dict[StoredArray, tuple[int, int, int]]
+"""(inode, size, time of change) of files whose digest was seen."""
+
+_WORKERS: dict[Path, _Seen] = {}
+"""What a worker has seen, by the store's folder: each of its jobs comes with a store object of its own."""
+
+
 class CutoutStore:
     """A folder of arrays and records named by content keys; any number of workers may write to it at the same time."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        # (inode, size, modification time) of files whose digest this object has checked
-        self._seen: dict[StoredArray, tuple[int, int, int]] = {}
+        self._seen: _Seen = {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive at a worker."""
+        self.root = state["root"]
+        self._seen = _WORKERS.setdefault(self.root, {})
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -136,25 +148,23 @@ class CutoutStore:
         self._seen[stored] = identity
         return stored
 
-    def open(self, stored: StoredArray, *, verify: bool = False, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
-        """Map an array into memory, read-only.
+    def open(self, stored: StoredArray, *, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+        """Map an array into memory, read-only; its digest is compared at the first use.
 
         Parameters
         ----------
         stored
-            The result of :meth:`put`.
-        verify
-            Whether to check the digest of the file first.
+            What :meth:`put` returned.
         shape
             The expected shape, if known.
 
         Raises
         ------
         StoreError
-            If the file is missing, altered (with `verify`), not a plain array of the shape, or outside the store.
+            If the file is missing, altered, no plain array of the shape, or lies outside the store.
         """
         path = self._existing(stored)
-        if verify and not self.check(stored):
+        if not self.check(stored):
             message = f"stored array {stored.file} was altered: its sha256 is not {stored.sha256}; run again"
             raise StoreError(message)
         try:
@@ -170,7 +180,8 @@ class CutoutStore:
     def check(self, stored: StoredArray) -> bool:
         """Return whether the file exists inside the store, is not a link, and has the digest.
 
-        A file that this object has checked before, and that has not been modified since, is not read again.
+        A file whose digest this object (a worker: its process) has seen, and that was not touched since, is not read
+        again.
         """
         try:
             path = self._existing(stored)
@@ -190,17 +201,17 @@ class CutoutStore:
         path = self._path(key, ".json")
         text = json.dumps(record, sort_keys=True, allow_nan=False)
         with self._replacing(path) as file:
-            _write_whole(file, text.encode())
+            _write_whole(file, seal(key, text).encode())
 
     def recall(self, key: str) -> dict[str, Any] | None:
-        """Return the record of a key; None if there is none, or if an array that it refers to is not intact."""
+        """Return the record of a key; None if there is none, it was altered, or an array that it names is not whole."""
         path = self._path(key, ".json")
         if not _is_plain(path):
             return None
         try:
-            record = json.loads(Path(path).read_bytes())
-        except (OSError, ValueError):
-            return None  # damaged: its content is computed again
+            record = json.loads(unseal(key, Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError):
+            return None  # damaged: what it describes is made anew
         if not isinstance(record, dict) or not all(self.check(stored) for stored in _arrays_in(record)):
             return None
         return record

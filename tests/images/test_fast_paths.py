@@ -11,8 +11,9 @@ from astropy.wcs import WCS
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from levelmatch_core.images.fits_headers import cards_of, plain_cards, quiet, read_headers, scan
-from levelmatch_core.images.reading import _plain_array
+from levelmatch_core.images.fits_headers import cards_of, plain_cards, quiet, read_headers
+from levelmatch_core.images.reading import digest_of
+from levelmatch_core.images.storage import stored_arrays
 from levelmatch_core.images.wcs.fits_wcs import WCS_CARD, plain_wcs
 from levelmatch_core.images.wcs.transforms import world_transforms
 
@@ -140,20 +141,23 @@ def test_an_unusual_wcs_is_left_to_astropy(header: fits.Header) -> None:
 
 
 @pytest.mark.parametrize("kind", ["f4", "f8", "u1", "i2", "i4", "i8", "u2", "u4"])
-def test_a_plain_image_is_read_as_astropy_reads_it(tmp_path: Path, kind: str) -> None:
+def test_a_plain_image_is_read_as_astropy_reads_it(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = np.random.default_rng(0).integers(0, 120, (5, 7)).astype(kind)
     path = tmp_path / "a.fits"
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(data)]).writeto(path)
+    monkeypatch.setattr(stored_arrays, "_by_astropy", None)  # it is not asked
     with path.open("rb") as file:
-        ours = _plain_array(file, scan(file, "a.fits", path.stat().st_size)[1])
-    assert ours is not None
+        _, (ours, nothing) = stored_arrays.read_stored(file, digest_of(path), "a.fits", [1, None])
+    assert nothing is None
     assert ours.dtype == data.dtype
     assert ours.dtype.isnative
     np.testing.assert_array_equal(ours, data)
 
 
 @pytest.mark.parametrize("how", ["scaled", "blank", "compressed"])
-def test_scaled_and_compressed_images_are_left_to_astropy(tmp_path: Path, how: str) -> None:
+def test_scaled_and_compressed_images_are_left_to_astropy(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = np.arange(1600, dtype=np.int16).reshape(40, 40)
     hdu: Any = fits.CompImageHDU(data) if how == "compressed" else fits.ImageHDU(data)
     path = tmp_path / "a.fits"
@@ -163,8 +167,11 @@ def test_scaled_and_compressed_images_are_left_to_astropy(tmp_path: Path, how: s
     if how == "scaled":
         with fits.open(path, mode="update", do_not_scale_image_data=True) as hdus:
             hdus[1].header["BSCALE"], hdus[1].header["BZERO"] = 0.5, 3.0
+    asked = []
+    monkeypatch.setattr(stored_arrays, "_by_astropy", lambda _content, wanted: asked.append(wanted))
     with path.open("rb") as file:
-        assert _plain_array(file, scan(file, "a.fits", path.stat().st_size)[1]) is None
+        stored_arrays.read_stored(file, digest_of(path), "a.fits", [1])
+    assert asked == [[1]]
 
 
 def test_where_the_hdus_lie(make_jwst: Callable[..., Path]) -> None:

@@ -42,7 +42,7 @@ def exposure_at(path: Path, **changes: Any) -> Exposure:
         "name": path.name,
         "path": path,
         "file": path.name,
-        "digest": "",
+        "digest": digest_of(path) if path.is_file() else "",
         "sci": 0,
         "shape": (32, 32),
         "instrument": "generic",

@@ -1,6 +1,7 @@
 """What lies in the stores after a run: no pickles, nobody else's to read, no way out through links."""
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -107,6 +108,11 @@ def test_an_array_of_objects_is_never_read(tmp_path):
     stored = store.put(KEY, np.arange(5.0))
     np.save(store.root / stored.file, np.array([Path("x")], dtype=object), allow_pickle=True)
     assert not store.check(stored)
+    with pytest.raises(StoreError, match="altered"):
+        store.open(stored)
+    # not even where its digest is the one that is known
+    raw = (store.root / stored.file).read_bytes()
+    stored = stored.model_copy(update={"sha256": hashlib.sha256(raw).hexdigest()})
     with pytest.raises(StoreError, match="cannot be read"):
         store.open(stored)
 

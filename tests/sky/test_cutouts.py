@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import NoUsablePixelsError, NoWcsError, PixelMapError, StoreError
 from levelmatch_core.images.exposure import Exposure, Window
+from levelmatch_core.images.reading import digest_of
 from levelmatch_core.records import content_key
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky import cutouts
@@ -42,7 +43,7 @@ def test_a_cutout_is_the_resampled_exposure(
     data[5:9, 60:70] = np.nan
     exposure = make_exposure(tmp_path / "a.fits", data, wcs, error)
     record = make_cutout(exposure, GRID, SETTINGS, store)
-    cutout = open_cutout(record, store, verify=True)
+    cutout = open_cutout(record, store)
 
     box = place(GRID, wcs, (0, 80), (0, 130)).box
     oracle = bilinear(data, error**2, grid_to_image(GRID, wcs, shape, box), box)
@@ -96,7 +97,7 @@ def test_the_second_time_it_is_recalled(
     content = path.read_bytes()
     path.write_bytes(content[:-4] + b"abcd")
     with pytest.raises(StoreError, match="altered"):
-        open_cutout(first, store, verify=True)
+        open_cutout(first, store)
     assert make_cutout(exposure, GRID, SETTINGS, CutoutStore(store.root)) == first
     assert len(calls) == 1
     assert path.read_bytes() == content
@@ -209,15 +210,11 @@ def test_what_is_bad_says_whose_it_is(tmp_path: Path, store: CutoutStore, make_e
     single = make_exposure(tmp_path / "single.fits", lonely, make_wcs((20, 20), ra=83.00003, angle=20.0))
     with pytest.raises(NoUsablePixelsError, match=r"single\.fits: no usable pixel is left"):
         make_cutout(single, GRID, SETTINGS, store)
+    plain = _without_wcs(tmp_path / "no.fits")
+    bare = make_exposure(tmp_path / "bare.fits", image((9, 9)), make_wcs((9, 9)), sci=1)
+    bare = bare.model_copy(update={"path": plain, "name": "bare.fits", "digest": digest_of(plain)})
     with pytest.raises(NoWcsError, match=r"bare\.fits"):
-        make_cutout(
-            make_exposure(tmp_path / "bare.fits", image((9, 9)), make_wcs((9, 9)), sci=1).model_copy(
-                update={"path": _without_wcs(tmp_path / "no.fits"), "name": "bare.fits"}
-            ),
-            GRID,
-            SETTINGS,
-            store,
-        )
+        make_cutout(bare, GRID, SETTINGS, store)
 
 
 def _without_wcs(path: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from astropy.io import fits
 
 from levelmatch_core.errors import DataError, NoImageError, NotFitsError
+from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.contents.bands import BandCards
 from levelmatch_core.images.contents.image_list import ImageList, list_images
 from levelmatch_core.images.exposure import Failure
@@ -107,13 +108,13 @@ def _read_settled(path: Path, shown: str, known: Sequence[Instrument], settings:
     return found
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, int, int]:
     """Return a file's size and time of change (ns); zeros where it cannot be told, which reading it will explain."""
     try:
         status = path.stat()
     except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
+        return 0, 0, 0
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _read(path: Path, shown: str, known: Sequence[Instrument], *, checksums: bool) -> SourceFile | Failure:
@@ -123,6 +124,7 @@ def _read(path: Path, shown: str, known: Sequence[Instrument], *, checksums: boo
         name = shown.encode("utf-8", "backslashreplace").decode()
         return failure_of(name, DataError(f"{name}: its name is not UTF-8, which tables and records need; rename it"))
     try:
+        refuse_irregular(path, NotFitsError, shown)
         hdus = read_headers(path, shown, checksums=checksums)
         file = SourceFile(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0], known))
         _ = file.bands, file.camera  # a damaged card shows here

@@ -1,12 +1,12 @@
 """Instruments from tables; the format is described in :mod:`levelmatch_core.instrument_tables`."""
 
-import re
 from pathlib import PurePosixPath
 
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.fits_headers import Cards
 from levelmatch_core.images.instruments.base import Instrument, Part, Source, plain_groups
 from levelmatch_core.instrument_tables import InstrumentTable
+from levelmatch_core.patterns import Pattern
 from levelmatch_core.settings import MatchSettings
 
 _UNSET = frozenset({"", "none", "n/a"})
@@ -22,7 +22,7 @@ def of_table(table: InstrumentTable, *, own: bool = False) -> Instrument:
     own
         Whether it is the user's own, which is then stored with the exposures.
     """
-    pattern = re.compile(table.tile.pattern, re.IGNORECASE) if table.tile.pattern else None
+    pattern = Pattern(table.tile.pattern, ignore_case=True) if table.tile.pattern else None
     wanted = {card: {value.strip().lower() for value in values} for card, values in table.header.items()}
     window = Window(rows=table.exclude.rows, columns=table.exclude.columns, inside=False) if table.exclude else None
 
@@ -52,10 +52,10 @@ def of_table(table: InstrumentTable, *, own: bool = False) -> Instrument:
     )
 
 
-def _tile(source: Source, card: str, pattern: re.Pattern[str] | None) -> str:
-    """Return the name of the tile without its chip: from the card, from the pattern, else the file."""
+def _tile(source: Source, card: str, pattern: Pattern | None) -> str:
+    """Return the tile's name without its chip: by the card, by the pattern, else the file."""
     value = str(source.primary.get(card, "")).strip().lower() if card else ""
     if value not in _UNSET:
         return value
-    found = pattern.search(PurePosixPath(source.file).name) if pattern else None
-    return found[1 if found.re.groups else 0].lower() if found else source.file
+    found = pattern.first(PurePosixPath(source.file).name) if pattern else None
+    return source.file if found is None else found.lower()

@@ -19,6 +19,14 @@ from levelmatch_core.settings import MatchSettings, WcsSource
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 
+_TERMS = ("level", "slope_x", "slope_y")
+_SIGMAS = tuple(f"sigma_{term}" for term in _TERMS)
+_LARGEST, _FARTHEST = 1e30, 1e9
+"""Numbers from here on are absurd: levels and slopes, data unit; places on the grid, pixels, and numbers of HDUs."""
+
+_WIDEST = 36000.0
+"""Size of a grid's pixel that is absurd, arcsec: no field is wider."""
+
 PRODUCTS = "tiles/"
 """The folder of corrected files, as in the table."""
 
@@ -126,12 +134,18 @@ class KnownSolution:
             rows = tuple(
                 _known({**row, "per_area": row["field"] in per_area}) for row in found if row["status"] != Status.FAILED
             )
-        except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ValidationError) as error:
             message = (
                 f"{path}: not a complete corrections table ({type(error).__name__}: {error}); use the one that "
                 f"levelmatch wrote, unchanged"
             )
             raise UsageError(message) from error
+        for row in rows:
+            _refuse_absurd(path, row)
+        for name, grid in grids.items():
+            if abs(grid.ra) > 360 or abs(grid.dec) > 90 or abs(grid.angle) > 360 or grid.scale > _WIDEST:
+                message = f"{path}: the grid of field {name} is none of a sky; take the table that levelmatch wrote"
+                raise UsageError(message)
         lacking = sorted({row.field for row in rows} - grids.keys())
         if lacking:
             message = f"{path}: no grid for the fields {', '.join(lacking)}; use the table that levelmatch wrote"
@@ -152,6 +166,28 @@ class KnownSolution:
         gwcs = any(row.wcs_source == "gwcs" for row in self.rows)
         further = {"wcs_source": "gwcs" if gwcs else "header", "instruments": self.instruments}
         return MatchSettings.from_mapping({**fits, "recombine_lyot": split, **further})
+
+
+def _refuse_absurd(path: Path, row: Known) -> None:
+    """Refuse numbers that no solution has: what would be subtracted is not finite, or no float32 holds it.
+
+    Raises
+    ------
+    UsageError
+        If a row has one.
+    """
+    planes = {"total": row.total, **row.stages}
+    numbers = {f"{name} {term}": getattr(plane, term) for name, plane in planes.items() for term in _TERMS}
+    numbers |= {"local_sky": row.local_sky} | dict(
+        zip(("sigma_level", "sigma_slope_x", "sigma_slope_y"), row.sigma, strict=True)
+    )
+    absurd = {name: value for name, value in numbers.items() if not abs(value) < _LARGEST}
+    places = {"x0": row.total.x0, "y0": row.total.y0, "hdu": row.hdu}
+    absurd |= {name: value for name, value in places.items() if not abs(value) < _FARTHEST}
+    if absurd:
+        name, value = next(iter(absurd.items()))
+        message = f"{path}: {row.exposure}: {name} is {value!r}; take the table that levelmatch wrote, unchanged"
+        raise UsageError(message)
 
 
 def images_of(rows: Iterable[Known]) -> list[KnownImage]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from levelmatch_core.disk_full import room_for
 from levelmatch_core.errors import LevelMatchError, NotFitsError, OutputFolderError
 from levelmatch_core.files.durable import see_on_disk
+from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.fits_cards import open_raw
 from levelmatch_core.images.fits_headers import MATCHED_CARD, Hdu, read_headers
@@ -25,6 +26,7 @@ from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.folder import clear_temporaries
 from levelmatch_core.products.output.placing import JOURNAL, RUN, Writer, put
 from levelmatch_core.products.runrecord import RunRecord
+from levelmatch_core.products.stale import solutions_of
 from levelmatch_core.sky.grid import Grid
 
 STEP = "undo"
@@ -67,26 +69,35 @@ def undo(folder: Path, back: Path) -> Restored:
         If the corrections table cannot be read.
     """
     record = finished_record(folder)
-    solution = KnownSolution.read(folder / "corrections.ecsv")
     digests = {file.name: file.sha256 for file in record.files}
+    solutions = solutions_of(folder, record)
     refuse_overlap(back, folder)
     files, notes, failures = [], [], []
-    for product, rows in solution.products().items():
-        source = folder / PRODUCTS / product
-        try:
-            _refuse_altered(source, product, digests.get(PRODUCTS + product))
-            said: list[str] = []
-            files.append(put_new(back, product, _writer(source, product, rows, solution, said)))
-            notes += said
-        except OutputFolderError:
-            raise
-        except (LevelMatchError, OSError) as error:
-            names = tuple(row.exposure for row in rows)
-            failures.append(
-                Failure(name=product, step=STEP, error=type(error).__name__, reason=str(error), exposures=names)
-            )
+    known: set[str] = set()
+    for solution in solutions:
+        for product, rows in solution.products().items():
+            known.add(PRODUCTS + product)
+            source = folder / PRODUCTS / product
+            try:
+                _refuse_altered(source, product, digests.get(PRODUCTS + product))
+                said: list[str] = []
+                files.append(put_new(back, product, _writer(source, product, rows, solution, said)))
+                notes += said
+            except OutputFolderError:
+                raise
+            except (LevelMatchError, OSError) as error:
+                names = tuple(row.exposure for row in rows)
+                failures.append(_failure(product, error, names))
+    for name in sorted(set(digests) - known):
+        if name.startswith(PRODUCTS):
+            unknown = NotFitsError(f"{name}: no table says what was subtracted from it: its input cannot be made of it")
+            failures.append(_failure(name.removeprefix(PRODUCTS), unknown, ()))
     clear_temporaries(back)
     return Restored(tuple(files), tuple(notes), tuple(failures))
+
+
+def _failure(product: str, error: Exception, exposures: tuple[str, ...]) -> Failure:
+    return Failure(name=product, step=STEP, error=type(error).__name__, reason=str(error), exposures=exposures)
 
 
 def undo_file(
@@ -180,7 +191,7 @@ def put_new(root: Path, name: str, writer: Writer) -> OutputFile:
         If it would have to be replaced, or if the folder is not writable.
     """
 
-    def refuse() -> None:
+    def refuse(_digest: str) -> None:
         if (root / name).exists() or (root / name).is_symlink():
             message = f"output folder {root}: contains another {name!r}; choose an empty folder"
             raise OutputFolderError(message)
@@ -204,7 +215,8 @@ def _writer(source: Path, product: str, rows: Sequence[Known], solution: KnownSo
 
 
 def _refuse_altered(source: Path, product: str, sha256: str | None) -> None:
-    """Refuse a file that is not the one that the run wrote: the result would not be the input."""
+    """Refuse a file that is not the one that the run wrote: what would come out would be no input."""
+    refuse_irregular(source, NotFitsError, product)
     if OutputFile.of(source, product).sha256 != sha256:
         message = f"{product}: not the file that the run wrote (its sha256 differs from run.json's)"
         raise NotFitsError(message)

@@ -19,13 +19,14 @@ from levelmatch_core.products.corrected.undo import finished_record
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.folder import JOURNAL, LOG, RUN, files_below
 from levelmatch_core.products.runrecord import RunRecord
+from levelmatch_core.products.stale import CORRECTIONS, STALE
 from levelmatch_core.products.tables import read_pairs
 from levelmatch_core.sky.grid import Grid
 
 _TOLERANCE = 1e-8
 """Relative tolerance of cards against the table: cards have nine digits."""
 
-CORRECTIONS, PAIRS = "corrections.ecsv", "pairs.ecsv"
+PAIRS = "pairs.ecsv"
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,26 @@ def verify(folder: Path) -> Verified:
         found.append(Mismatch(CORRECTIONS, str(error)))
     else:
         found += _table(solution, record)
-        for product, rows in solution.products().items():
-            images += len(images_of(rows))
-            found += (Mismatch(PRODUCTS + product, what) for what in _cards(folder, product, rows, solution.grids))
+        for each in (solution, *_stale(folder, record, found)):
+            for product, rows in each.products().items():
+                images += len(images_of(rows))
+                found += (Mismatch(PRODUCTS + product, what) for what in _cards(folder, product, rows, each.grids))
     return Verified(len(record.files), images, tuple(found))
+
+
+def _stale(folder: Path, record: RunRecord, found: list[Mismatch]) -> list[KnownSolution]:
+    """Return the table of the stale products, in a list; empty where there are none, or it cannot be read."""
+    if STALE not in {file.name for file in record.files}:
+        return []
+    try:
+        solution = KnownSolution.read(folder / STALE)
+    except UsageError as error:
+        found.append(Mismatch(STALE, str(error)))
+        return []
+    named = {PRODUCTS + name for name in solution.products()}
+    stale = {product.name for product in record.stale}
+    found += (Mismatch(name, f"is stale in {STALE if name in named else RUN} only") for name in sorted(named ^ stale))
+    return [solution]
 
 
 def _files(folder: Path, record: RunRecord) -> Iterator[Mismatch]:
@@ -113,6 +130,7 @@ def _table(solution: KnownSolution, record: RunRecord) -> Iterator[Mismatch]:
             yield Mismatch(CORRECTIONS, f"the grid of field {name} is not that of {RUN}")
     products = {PRODUCTS + name for name in solution.products()}
     listed = {file.name for file in record.files if file.name.startswith(PRODUCTS)}
+    listed -= {product.name for product in record.stale}
     for name in sorted(products ^ listed):
         yield Mismatch(name, f"is in {'the corrections table' if name in products else RUN} only")
 

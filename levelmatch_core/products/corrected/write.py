@@ -1,7 +1,7 @@
 """Writing of corrected exposures: the bytes of the input, except for the corrected image and its LVL cards."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import DuplicateExposureError, ShapeMismatchError
 from levelmatch_core.images.byte_sink import HashedFile
-from levelmatch_core.images.exposure import Window
+from levelmatch_core.images.exposure import Exposure, Window
 from levelmatch_core.images.fits_cards import RawFile, RawHeader, open_raw
 from levelmatch_core.images.instruments import instrument_of
 from levelmatch_core.images.reading import read_wcs
@@ -80,6 +80,8 @@ def write_corrected(
     ------
     NotFitsError
         If an input cannot be read.
+    ChangedInputError
+        If an input is not the one that its correction was found from.
     ShapeMismatchError
         If two inputs that form one image do not match.
     DuplicateExposureError
@@ -91,14 +93,14 @@ def write_corrected(
     """
     with ExitStack() as stack:
         images = _images(parts)
-        base = stack.enter_context(open_raw(images[0].main.exposure.path, images[0].main.exposure.file))
+        base = stack.enter_context(_open_input(images[0].main.exposure))
         edited = EditedFile(base)
         notes: list[str] = []
         for image in images:
             second = image.second
             donor = base
             if second is not None and second.exposure.path != image.main.exposure.path:
-                donor = stack.enter_context(open_raw(second.exposure.path, second.exposure.file))
+                donor = stack.enter_context(_open_input(second.exposure))
             notes += _correct(edited, image, donor, grids, settings)
         main = images[0].main
         if settings.write_background and instrument_of(main.exposure).background:
@@ -108,6 +110,11 @@ def write_corrected(
             hashed = HashedFile(file)
             edited.write(hashed)
     return Corrected(hashed.sha256(), tuple(notes))
+
+
+def _open_input(exposure: Exposure) -> AbstractContextManager[RawFile]:
+    """Open the file of an exposure, whose bytes must be those that its correction was found from."""
+    return open_raw(exposure.path, exposure.file, exposure.digest)
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,24 @@ from typing import Any, Self
 from levelmatch_core.disk_full import room_for
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.files.durable import see_on_disk
+from levelmatch_core.files.regular import irregular, refuse_irregular
 from levelmatch_core.images.reading import digest_of
+from levelmatch_core.log_context import logger_of
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.lock import FolderLock
 from levelmatch_core.products.output.placing import (
+    CORRECTED,
+    EDITED,
     JOURNAL,
     LOG,
     RUN,
+    WRITTEN,
     Writer,
     checked_name,
+    digests_written,
     is_temporary,
+    keep_aside,
+    note_written,
     place_of,
     put,
     replace,
@@ -35,6 +43,8 @@ from levelmatch_core.products.runrecord import RunRecord, json_bytes
 from levelmatch_core.settings import MatchSettings, roles_by_name
 
 __all__ = ["JOURNAL", "LOG", "RUN", "OutputFolder", "put"]
+
+logger = logger_of(__name__)
 
 JOURNAL_SCHEMA = 1
 _SHOWN = 5
@@ -50,15 +60,20 @@ class OutputFolder:
         settings: Mapping[str, Any],
         *,
         lock: FolderLock,
-        previous: RunRecord | None,
+        last: RunRecord | None,
+        same: bool,
         made: Iterable[str],
         in_journal: bool,
         created: Sequence[Path],
     ) -> None:
         self.path = path
-        """Absolute path of the folder."""
-        self.previous = previous
-        """The record of the finished run with the same settings whose files are in the folder, if there is one."""
+        """The folder, absolute."""
+        self.last = last
+        """The record of the finished run whose files lie here, if there is one."""
+        self.previous = last if same else None
+        """The same, if it was one of the same settings."""
+        self.edited: list[str] = []
+        """Names under which corrected files lie now that somebody edited since a run wrote them."""
         self._settings = dict(settings)
         self._lock = lock
         self._claimed = set(made)
@@ -67,6 +82,10 @@ class OutputFolder:
         self._created = created
         self._changed = False
         self._guard = threading.Lock()
+        self._digests = digests_written(path)
+        for file in last.files if last is not None else ():
+            self._digests.setdefault(file.name, set()).add(file.sha256)
+        self._looked_at: set[str] = set()
 
     @classmethod
     def open(cls, path: Path, settings: MatchSettings, inputs: Sequence[Path]) -> Self:
@@ -120,10 +139,9 @@ class OutputFolder:
         theirs = journal["settings"] if journal else numbers_settings(previous.settings) if previous else ours
         if not settings.overwrite:
             _refuse_other_settings(shown, theirs, ours, unfinished=journal is not None)
-        if previous is not None and _differences(numbers_settings(previous.settings), ours):
-            previous = None
+        same = previous is not None and not _differences(numbers_settings(previous.settings), ours)
         in_journal = journal is not None and journal["settings"] == ours
-        return cls(path, ours, lock=lock, previous=previous, made=made, in_journal=in_journal, created=created)
+        return cls(path, ours, lock=lock, last=previous, same=same, made=made, in_journal=in_journal, created=created)
 
     def __enter__(self) -> Self:
         return self
@@ -152,12 +170,16 @@ class OutputFolder:
     def claim(self, names: Iterable[str]) -> None:
         """Enter names into the journal, so that their files are recognised as levelmatch's after a crash.
 
+        A corrected file of such a name that somebody edited is moved aside first.
+
         Raises
         ------
         OutputFolderError
             If a name leaves the folder or is reserved.
         """
         checked = {checked_name(name) for name in names}
+        for name in sorted(checked):
+            self._keep_edited(name)
         with self._guard:
             if self._in_journal and checked <= self._claimed:
                 return
@@ -185,10 +207,34 @@ class OutputFolder:
         OutputFolderError
             If the name leaves the folder or is reserved.
         """
-        file, changed = put(self.path, name, writer, before=lambda: self.claim([name]))
+
+        def before(digest: str) -> None:
+            self.claim([name])
+            note_written(self.path, name, digest)
+
+        file, changed = put(self.path, name, writer, before=before)
         if changed:
             self._changed = True
         return file
+
+    def keeps(self, name: str) -> bool:
+        """Return whether a corrected file is here as a run wrote it; one that somebody edited is moved aside."""
+        self._keep_edited(name)
+        place = place_of(self.path, name)
+        return place.is_file() and not place.is_symlink()
+
+    def _keep_edited(self, name: str) -> None:
+        """Move a corrected file aside whose bytes are none that a run put there."""
+        known = self._digests.get(name)
+        if not name.startswith(CORRECTED) or not known or name in self._looked_at:
+            return
+        self._looked_at.add(name)
+        place = place_of(self.path, name)
+        if not place.is_file() or place.is_symlink() or digest_of(place) in known:
+            return
+        kept = keep_aside(self.path, name)
+        self.edited.append(kept)
+        logger.warning("%s was edited since it was written: it is kept as %s", name, kept)
 
     def note_change(self) -> None:
         """Record that a worker in another process wrote a new file (see :class:`SharedFolder`)."""
@@ -241,6 +287,7 @@ class OutputFolder:
             if not same:
                 replace(run, content)
         (self.path / JOURNAL).unlink(missing_ok=True)
+        (self.path / WRITTEN).unlink(missing_ok=True)
         self._in_journal, self._changed, self._claimed = False, False, wanted
         return changed
 
@@ -252,14 +299,18 @@ def note_in_log(root: Path, entries: Mapping[str, Any]) -> None:
 
 
 def clear_temporaries(root: Path) -> None:
-    """Remove incomplete files of a killed run; only allowed while the folder is locked."""
-    for path in [path for path in _walk(root) if is_temporary(path)]:
+    """Remove what a run that was killed left half written; only one that has the folder for itself may do so.
+
+    Its notes of what it wrote stay, until a run has finished.
+    """
+    for path in [path for path in _walk(root) if is_temporary(path) and path != root / WRITTEN]:
         path.unlink(missing_ok=True)
 
 
 def files_below(root: Path) -> list[str]:
-    """Return the names of all files in an output folder, including temporary ones, as relative posix paths."""
-    return sorted(path.relative_to(root).as_posix() for path in _walk(root))
+    """Return the names of all files in an output folder, relative and posix, temporary ones too, edited ones not."""
+    names = (path.relative_to(root).as_posix() for path in _walk(root))
+    return sorted(name for name in names if not name.startswith(EDITED))
 
 
 def numbers_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,13 +340,18 @@ def _refuse_foreign(shown: Path, path: Path, made: set[str]) -> None:
     foreign = sorted(
         found.relative_to(path).as_posix()
         for found in _walk(path)
-        if found.is_symlink() or (found.relative_to(path).as_posix() not in made and not is_temporary(found))
+        if found.is_symlink() or irregular(found) or not (is_temporary(found) or _is_ours(found, path, made))
     )
     if foreign:
         message = (
             f"output folder {shown}: contains files that levelmatch did not make ({_some(foreign)}); choose another"
         )
         raise OutputFolderError(message)
+
+
+def _is_ours(found: Path, root: Path, made: set[str]) -> bool:
+    name = found.relative_to(root).as_posix()
+    return name in made or name.startswith(EDITED)
 
 
 def _refuse_other_settings(
@@ -331,12 +387,13 @@ def _made(previous: RunRecord | None, journal: Mapping[str, Any] | None) -> set[
 
 
 def _load_journal(path: Path) -> dict[str, Any]:
+    refuse_irregular(path, OutputFolderError)
     try:
         data = json.loads(path.read_bytes())
         known = data["schema"] == JOURNAL_SCHEMA and isinstance(data["settings"], dict)
         if known and all(isinstance(name, str) for name in data["files"]):
             return dict(data)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         message = f"{path}: not a journal of levelmatch ({type(error).__name__}: {error}); choose another folder"
         raise OutputFolderError(message) from error
     message = f"{path}: not a journal that this version of levelmatch reads; choose another folder"

@@ -1,8 +1,10 @@
 """Writing of files to an output folder: complete, by rename, and only if their bytes have changed."""
 
+import json
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +16,12 @@ from levelmatch_core.products.manifest import OutputFile
 
 RUN, LOG, JOURNAL = "run.json", "log.json", "unfinished.json"
 _TEMPORARY = ".levelmatch-*.tmp*"
+WRITTEN = ".levelmatch-written.tmp"
+"""Digests of the files that an unfinished run put into their places: what else lies there was edited by somebody."""
+
+CORRECTED, EDITED = "tiles/", "tiles/.edited/"
+"""Folders of corrected files, and of those that somebody edited, which are never touched."""
+
 Writer = Callable[[Path], object]
 """Writes a file at the given path; it may return the :class:`Sha256` of the file."""
 
@@ -24,8 +32,8 @@ class Sha256(str):
     __slots__ = ()
 
 
-def put(root: Path, name: str, writer: Writer, before: Callable[[], None] | None = None) -> tuple[OutputFile, bool]:
-    """Have `writer` create a file below `root`, and move it to its place if its bytes are new.
+def put(root: Path, name: str, writer: Writer, before: Callable[[str], None] | None = None) -> tuple[OutputFile, bool]:
+    """Let `writer` make a file below `root`, and put it in its place if its bytes are new.
 
     Parameters
     ----------
@@ -36,7 +44,7 @@ def put(root: Path, name: str, writer: Writer, before: Callable[[], None] | None
     writer
         As in :meth:`OutputFolder.write`.
     before
-        Called if the bytes are new, before the file appears.
+        Called with the file's digest once it is made and its bytes are new, before it appears.
 
     Returns
     -------
@@ -58,7 +66,7 @@ def put(root: Path, name: str, writer: Writer, before: Callable[[], None] | None
         )
         if not same:
             if before is not None:
-                before()
+                before(digest)
             temporary.replace(place)
     finally:
         temporary.unlink(missing_ok=True)
@@ -98,6 +106,43 @@ def place_of(root: Path, name: str) -> Path:
         message = f"output file {name!r}: a link leads out of {root}; remove the link"
         raise OutputFolderError(message)
     return place
+
+
+def note_written(root: Path, name: str, digest: str) -> None:
+    """Note that a file appears with these bytes; any number of processes may do so at once."""
+    line = f"{json.dumps([name, digest])}\n".encode()
+    descriptor = os.open(root / WRITTEN, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with room_for(root / WRITTEN):
+            os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def digests_written(root: Path) -> dict[str, set[str]]:
+    """Return what :func:`note_written` noted, by name; a line that was cut short is passed over."""
+    found: dict[str, set[str]] = {}
+    with suppress(FileNotFoundError):
+        for line in (root / WRITTEN).read_bytes().splitlines():
+            with suppress(ValueError):
+                name, digest = json.loads(line)
+                found.setdefault(name, set()).add(digest)
+    return found
+
+
+def keep_aside(root: Path, name: str) -> str:
+    """Move a corrected file to where nothing touches it, and return its new name."""
+    place, number = place_of(root, name), 1
+    kept = root / EDITED / name.removeprefix(CORRECTED)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    target = kept
+    while target.exists() or target.is_symlink():
+        number += 1
+        target = kept.with_name(f"{number}-{kept.name}")
+    place.replace(target)
+    for folder in (target.parent, place.parent):
+        sync_folder(folder)
+    return target.relative_to(root).as_posix()
 
 
 def is_temporary(path: Path) -> bool:

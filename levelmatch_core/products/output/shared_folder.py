@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from levelmatch_core.products.manifest import OutputFile
-from levelmatch_core.products.output.placing import Writer, put
+from levelmatch_core.products.output.placing import Writer, note_written, put
 
 
 class SharedFolder:
@@ -21,7 +21,7 @@ class SharedFolder:
         """Whether a new file was written."""
 
     def write(self, name: str, writer: Writer) -> OutputFile:
-        """Have `writer` create a file, and move it to its place; as :meth:`OutputFolder.write`."""
-        file, new = put(self.path, name, writer)
+        """Let `writer` make a file, and put it in its place; as :meth:`OutputFolder.write`."""
+        file, new = put(self.path, name, writer, before=lambda digest: note_written(self.path, name, digest))
         self.changed |= new
         return file

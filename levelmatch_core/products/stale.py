@@ -1,0 +1,212 @@
+"""Corrected files whose input is missing or damaged now: they stay, marked and named, until they are pruned.
+
+They may be the only copy of what they were made from: :func:`levelmatch_core.products.corrected.undo.undo` gives that
+back, by the rows of `stale.ecsv`, which is a corrections table of them alone. The run that finds them is not complete.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table, vstack
+
+from levelmatch_core.errors import OutputFolderError, UsageError
+from levelmatch_core.files.durable import sync_folder
+from levelmatch_core.files.ecsv import write_ecsv
+from levelmatch_core.images.fits_cards import open_raw
+from levelmatch_core.images.fits_headers import MATCHED_CARD
+from levelmatch_core.log_context import logger_of
+from levelmatch_core.products.corrected.editing import EditedFile
+from levelmatch_core.products.corrected.known_solution import PRODUCTS, KnownSolution
+from levelmatch_core.products.manifest import OutputFile, StaleProduct
+from levelmatch_core.products.output.folder import OutputFolder
+from levelmatch_core.products.output.lock import FolderLock
+from levelmatch_core.products.output.placing import JOURNAL, RUN, place_of, replace
+from levelmatch_core.products.runrecord import RunRecord
+from levelmatch_core.products.tables import read_corrections
+
+logger = logger_of(__name__)
+
+CORRECTIONS, STALE = "corrections.ecsv", "stale.ecsv"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stays of earlier runs."""
+
+    products: tuple[StaleProduct, ...] = ()
+    files: tuple[OutputFile, ...] = ()
+
+
+def keep_stale(
+    folder: OutputFolder, made: Iterable[str], inputs: Iterable[str], reasons: Mapping[str, str], *, prune: bool
+) -> Kept:
+    """Keep the corrected files of earlier runs that this one cannot make; to be called before its tables are written.
+
+    Parameters
+    ----------
+    folder
+        The output.
+    made
+        Names of the corrected files that this run made.
+    inputs
+        The input files that went into them: a file that was made of none but these is superseded, and not kept.
+    reasons
+        Input file -> why it could not be used, of those that were seen.
+    prune
+        Whether to let them go.
+
+    Returns
+    -------
+    The products, and all files that stay for them.
+    """
+    last = folder.last
+    if last is None:
+        return Kept()
+    tables = [table for name in (CORRECTIONS, STALE) if (table := _table(folder.path / name)) is not None]
+    sources = _sources(tables)
+    lost = {file.name: file for file in last.files if file.name.startswith(PRODUCTS)}
+    for name in made:
+        lost.pop(name, None)
+    here = set(inputs)
+    kept: list[StaleProduct] = []
+    files: list[OutputFile] = []
+    for name in sorted(lost):
+        came_from = sources.get(name, ())
+        if came_from and here.issuperset(came_from):
+            continue
+        reason = _reason(came_from, here, reasons)
+        if prune:
+            logger.warning("%s is removed, as it was asked: %s", name, reason)
+        elif folder.keeps(name):
+            logger.error("%s is stale and kept: %s; levelmatch prune removes it", name, reason)
+            files.append(folder.write(name, lambda path, name=name: _mark(place_of(folder.path, name), path)))  # type: ignore[misc]
+            kept.append(StaleProduct(name=name, inputs=tuple(came_from), reason=reason))
+    rows = _rows_of(tables, {product.name for product in kept})
+    if rows is not None:
+        files.append(folder.write(STALE, lambda path: write_ecsv(path, rows)))
+    return Kept(tuple(kept), tuple(files))
+
+
+def prune(folder: Path) -> tuple[str, ...]:
+    """Remove the stale products of a finished output, and return their names.
+
+    Raises
+    ------
+    OutputFolderError
+        If there is no finished output, or a run works on it.
+    """
+    if (folder / JOURNAL).exists() or not (folder / RUN).is_file():
+        why = "holds an unfinished run; run it again" if (folder / JOURNAL).exists() else f"holds no {RUN}"
+        message = f"output folder {folder}: {why if folder.is_dir() else 'no such folder'}; name the output of a run"
+        raise OutputFolderError(message)
+    lock = FolderLock(folder)
+    try:
+        record = RunRecord.load(folder / RUN)
+        gone = {product.name for product in record.stale}
+        if not gone:
+            return ()
+        # the record last: killed before that, another prune goes on
+        places = [place_of(folder, name) for name in (*sorted(gone), STALE)]
+        for place in places:
+            place.unlink(missing_ok=True)
+        left = tuple(file for file in record.files if file.name not in gone | {STALE})
+        replace(folder / RUN, record.model_copy(update={"files": left, "stale": ()}).to_bytes())
+        for parent in {place.parent for place in places}:
+            sync_folder(parent)
+        return tuple(sorted(gone))
+    finally:
+        lock.release()
+
+
+def solutions_of(folder: Path, record: RunRecord) -> list[KnownSolution]:
+    """Return what is known of all corrected files of an output: of those of its run, and of stale ones.
+
+    Raises
+    ------
+    UsageError
+        If a table cannot be read.
+    """
+    listed = {file.name for file in record.files}
+    return [KnownSolution.read(folder / name) for name in (CORRECTIONS, STALE) if name in listed or name == CORRECTIONS]
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+def _table(path: Path) -> Table | None:
+    if not path.is_file():
+        return None
+    try:
+        return read_corrections(path)
+    except UsageError as error:
+        logger.warning("%s; what was subtracted from stale products is in their cards only", error)
+        return None
+
+
+def _sources(tables: Sequence[Table]) -> dict[str, list[str]]:
+    """Return the input files of each product."""
+    found: dict[str, set[str]] = {}
+    for table in tables:
+        for product, file in zip(table["product"], table["file"], strict=True):
+            found.setdefault(str(product), set()).add(str(file))
+    return {product: sorted(files) for product, files in found.items()}
+
+
+def _rows_of(tables: Sequence[Table], products: set[str]) -> Table | None:
+    """Return the rows of products, each from the first table that has them, as a table of its own; None without any."""
+    parts: list[Table] = []
+    left = set(products)
+    for table in tables:
+        mine = np.array([str(product) in left for product in table["product"]], dtype=bool)
+        if mine.any():
+            left -= {str(product) for product in table["product"][mine]}
+            parts.append(table[mine])
+    if not parts:
+        return None
+    grids: dict[str, object] = {}
+    per_area: dict[str, object] = {}
+    instruments: list[object] = []
+    for part in parts:
+        names = {}
+        for field in sorted({str(name) for name in part["field"]}):
+            grid, name, number = part.meta["grids"][field], field, 1
+            while grids.get(name, grid) != grid:  # the same field on the grid of another run
+                number += 1
+                name = f"{field}~{number}"
+            names[field] = name
+            grids[name] = grid
+            if field in part.meta.get("per_area", {}):
+                per_area[name] = part.meta["per_area"][field]
+        part["field"] = np.array([names[str(field)] for field in part["field"]], dtype=str)
+        part["partial"] = np.ones(len(part), dtype=bool)
+        instruments += [one for one in part.meta.get("instruments", ()) if one not in instruments]
+    meta = {**parts[0].meta, "grids": grids}
+    for key, value in (("per_area", per_area), ("instruments", instruments)):
+        meta.pop(key, None)
+        if value:
+            meta[key] = value
+    rows = vstack(parts, metadata_conflicts="silent") if len(parts) > 1 else parts[0]
+    rows.sort(["product", "exposure"])
+    rows.meta = meta
+    return rows
+
+
+def _reason(came_from: Sequence[str], here: set[str], reasons: Mapping[str, str]) -> str:
+    lost = [file for file in came_from if file not in here]
+    if not lost:
+        return "nothing tells what it was made of"
+    told = [reasons.get(file, f"{file}: is not among the inputs any more") for file in lost]
+    return "its input cannot be used: " + "; ".join(told)
+
+
+def _mark(source: Path, target: Path) -> None:
+    """Copy a corrected file, its images marked as ones of which the products lack the input."""
+    with open_raw(source, source.name) as base:
+        edited = EditedFile(base)
+        for index in range(len(base.spans)):
+            header = base.header(index)
+            if MATCHED_CARD in header and header.get("LVLPART") is not True:
+                header.set("LVLPART", True, "whether its field lacks members")
+                edited.put_header(index, header)
+        with target.open("wb") as file:
+            edited.write(file)
