@@ -29,7 +29,7 @@ class Pattern:
 
     def __init__(self, text: str, *, ignore_case: bool = False) -> None:
         # here and no earlier: few runs are given an expression
-        import re2  # type: ignore[import-untyped]  # noqa: PLC0415
+        import re2  # noqa: PLC0415
 
         self.text = text
         if len(text) > MOST:

@@ -90,7 +90,7 @@ class RunResult:
 
     @property
     def complete(self) -> bool:
-        """Whether every exposure is matched, reference or alone, and nothing is in pieces, still being written or stale."""
+        """Whether every exposure is matched, reference or alone; nothing is in pieces, still being written or stale."""
         left_over = {Status.UNTIED, Status.FAILED}
         if self.failures or self.inventory.pending or any(match.pieces > 1 for match in self.matches):
             return False
