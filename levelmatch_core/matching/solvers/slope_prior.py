@@ -116,16 +116,19 @@ def _estimated(problem: Problem) -> SlopePrior | None:
         options={"xatol": TOLERANCE},
     )
     log_precision = float(found.x)
-    return SlopePrior(sd=math.exp(-log_precision / 2), width=_width(parts, log_precision, scale))
+    width = _width(parts, log_precision, scale)
+    # of few slopes the most probable width may be far too small, and would take true slopes for noise
+    return SlopePrior(sd=max(math.exp(-log_precision / 2), width / math.sqrt(scale)), width=width)
 
 
 def _width(parts: Sequence[NormalEquations], log_precision: float, scale: float) -> float:
     """Return the rms width of true slopes over the posterior of the precision, for the errors of shrunken slopes.
 
-    The solve uses the most probable precision. If there are few slopes, it may be too large by a large factor, and so
-    errors based on it would be too small; averaged over the posterior, they are correct. The prior of the width lies
-    midway between a uniform one (Gelman 2006, Bayesian Analysis 1, 515, section 7.1), which overestimates the errors of
-    four members by up to a tenth, and one uniform in the logarithm, which underestimates them by up to a sixth.
+    If there are few slopes, the most probable precision may be too large by a large factor: slopes would be shrunk too
+    much, and errors based on it would be too small. Averaged over the posterior, they are correct. The prior of the
+    width lies midway between a uniform one (Gelman 2006, Bayesian Analysis 1, 515, section 7.1), which overestimates
+    the errors of four members by up to a tenth, and one uniform in the logarithm, which underestimates them by up to a
+    sixth.
     """
     slopes = sum(2 * int(np.count_nonzero(~part.problem.fixed)) for part in parts)
     tried = log_precision + (np.linspace(-WIDER, NARROWER, OPEN_STEPS) if slopes < SURE else np.zeros(1))
