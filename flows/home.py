@@ -17,6 +17,9 @@ from levelmatch_core.errors import UsageError
 
 VARIABLE = "LEVELMATCH_HOME"
 
+_ODD = frozenset("#?%'\"\\")
+"""Characters that mean something in the address of a database or of an artifact."""
+
 LOGGERS = ("levelmatch_core", "flows")
 """Loggers whose lines belong to the log of a run."""
 
@@ -65,8 +68,15 @@ class Home:
         Raises
         ------
         UsageError
-            If they cannot be created.
+            If they cannot be created, or the path cannot be a part of the addresses that Prefect and MLflow make of it.
         """
+        odd = sorted({character for character in str(self.root) if character in _ODD or not character.isprintable()})
+        if odd:
+            message = (
+                f"{VARIABLE} {str(self.root)!r}: {' '.join(map(repr, odd))} cannot be in the address of a database; "
+                f"choose another folder"
+            )
+            raise UsageError(message)
         try:
             for folder in (self.root, self.cutouts, self.results, self.prefect, self.artifacts.parent, self.artifacts):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -77,7 +87,23 @@ class Home:
             if folder.stat().st_mode & stat.S_IWOTH:
                 message = f"{VARIABLE} {folder}: anybody may write to it; chmod o-w {folder}"
                 raise UsageError(message)
+        for database in (self.prefect / "prefect.db", self.artifacts.parent / "mlflow.db"):
+            with suppress(FileExistsError):  # SQLite gives its further files the mode of this one
+                os.close(os.open(database, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        self.tighten()
         return self
+
+    def tighten(self) -> None:
+        """Take all files from everybody but their owner: Prefect and MLflow write theirs for all to read."""
+        for folder, folders, names in os.walk(self.root):
+            if folder == str(self.root) and self.cutouts.name in folders:
+                folders.remove(self.cutouts.name)  # all its files are made so
+            for name in names:
+                path = os.path.join(folder, name)  # noqa: PTH118 - plain text: of each of thousands of files
+                with suppress(OSError):  # gone, or somebody else's
+                    status = os.lstat(path)
+                    if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
+                        _take_from_others(path)
 
     @contextmanager
     def alone(self, purpose: str) -> Iterator[None]:
@@ -88,6 +114,14 @@ class Home:
             yield
         finally:
             os.close(descriptor)
+
+
+def _take_from_others(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
 
 
 def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bool = False) -> Home:

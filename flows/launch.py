@@ -65,7 +65,7 @@ def launch(
     """
     check(request)
     home = prepare_environment(quiet=True)
-    with terminal(log_level):
+    with terminal(log_level), private(home):
         try:
             prepare_engine(home)
             return _under_prefect(request, home, server or ephemeral_server.start())
@@ -77,6 +77,15 @@ def launch(
                 server.stop()
             forget_unsent()
         return match_alone(request)
+
+
+@contextmanager
+def private(home: Home) -> Iterator[None]:
+    """Leave a home whose files are their owner's alone, whatever Prefect and MLflow wrote."""
+    try:
+        yield
+    finally:
+        home.tighten()
 
 
 def _under_prefect(request: Request, home: Home, server: ephemeral_server.EmbeddedServer | None) -> Summary:

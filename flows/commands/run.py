@@ -55,7 +55,7 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
         from flows import home  # noqa: PLC0415 - as the module says
         from flows.orchestration import ephemeral_server  # noqa: PLC0415 - as the module says
 
-        home.set_environment(quiet=True)
+        home.prepare_environment(quiet=True)  # Prefect complains at import of a home that is not there
         server = ephemeral_server.start()  # its start takes as long as everything that follows
         from flows.launch import launch  # noqa: PLC0415
 

@@ -59,9 +59,9 @@ def sweep(
         home = prepare_environment(quiet=True)
         server = ephemeral_server.start()  # it takes as long as all that follows
         # here and no earlier: Prefect and MLflow take seconds to import
-        from flows.launch import engine, terminal  # noqa: PLC0415
+        from flows.launch import engine, private, terminal  # noqa: PLC0415
 
-        with terminal(log_level), engine(home, server, output.absolute()):
+        with terminal(log_level), private(home), engine(home, server, output.absolute()):
             # once Prefect knows the server
             from flows.sweep import sweep as run_sweep  # noqa: PLC0415
             from flows.tracking.ranking import Ranking  # noqa: PLC0415
