@@ -192,3 +192,29 @@ def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bo
     with suppress(FileNotFoundError):  # a folder that was removed has no files
         tell_settings(Path.cwd(), frozenset(name.upper() for name in environ))
     return home
+
+
+_DEPLOYED = (
+    "PREFECT_LOCAL_STORAGE_PATH",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER",
+    "PREFECT_LOGGING_EXTRA_LOGGERS",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW",
+    "PREFECT_SERVER_ANALYTICS_ENABLED",
+    "DO_NOT_TRACK",
+    "MLFLOW_DISABLE_TELEMETRY",
+    "MLFLOW_LOGGING_LEVEL",
+    "OPENBLAS_NUM_THREADS",
+)
+"""What a run of a deployment needs besides its home."""
+
+
+def deployed_environment() -> dict[str, str]:
+    """Return the variables of a deployment's runs, with its home as Prefect's templates have a variable.
+
+    The process in which a worker runs a flow has imported Prefect before the flow's module could set them.
+    """
+    root, template = "/home", f"{{{{ ${VARIABLE} }}}}"
+    environ = {VARIABLE: root}
+    home = set_environment(environ)
+    environ["PREFECT_LOCAL_STORAGE_PATH"] = f"{template}/{home.results.relative_to(root)}"
+    return {VARIABLE: template, **{name: environ[name] for name in _DEPLOYED}}

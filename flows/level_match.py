@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow, get_run_logger, runtime
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, SettingsContext, get_settings_context
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -93,6 +94,7 @@ def match_levels(request: Request, retry_delays: tuple[float, ...]) -> tuple[Run
     started = time.time()
     guard_prefects_own()
     home = Home.of().make()
+    _tell_other_store(home)
     runners: list[PrefectEach] = []
     reporter = ProgressArtifact(REPORTER.get(), request.program)
     store = CutoutStore(home.cutouts)
@@ -117,6 +119,17 @@ def match_levels(request: Request, retry_delays: tuple[float, ...]) -> tuple[Run
         note_in_log(request.output, _run_ids(summary))
     publish(result, summary)
     return result, summary
+
+
+def _tell_other_store(home: Home) -> None:
+    """Tell that a deployment's run keeps its results elsewhere than commands and other workers do."""
+    store = Path(str(PREFECT_LOCAL_STORAGE_PATH.value()))
+    if runtime.deployment.id is not None and store != home.results:
+        get_run_logger().warning(
+            "results are stored in %s and not in %s, where commands and other workers look for them; deploy the "
+            "program again by `levelmatch deploy`",
+            *(store, home.results),
+        )
 
 
 def _run_ids(summary: Summary) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import click
 import cloup
 
 from flows.commands.console import clean_errors, say
-from flows.home import prepare_environment
+from flows.home import VARIABLE, prepare_environment
 from levelmatch_core.errors import LevelMatchError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ def deploy(folder: Path, only: str | None, *, render: bool) -> None:
         programs = load_programs(Path(os.environ.get("LEVELMATCH_PROGRAMS", folder)) if only else folder)
         if only is not None:
             refuse_trouble(_named(programs, only))
+            if not os.environ.get(VARIABLE):  # Prefect would store its name as it is written
+                message = f"the variable {VARIABLE} is not set: name the folder that all workers share"
+                raise UsageError(message)
             return
         if not render:
             refuse_trouble(programs)
@@ -97,10 +100,10 @@ def _deploy(file: Path, programs: Sequence["Program"], folder: Path) -> None:
     if not Path("flows", "level_match.py").is_file():
         message = f"{Path.cwd()}: no flows/level_match.py here; deploy from the root of the repository"
         raise UsageError(message)
-    prepare_environment()
+    home = prepare_environment()
     # so that Prefect finds the commands of this environment, and --check uses the same folder
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    environ = {**os.environ, "PATH": path, "LEVELMATCH_PROGRAMS": str(folder)}
+    environ = {**os.environ, "PATH": path, "LEVELMATCH_PROGRAMS": str(folder), VARIABLE: str(home.root)}
     for pool in sorted({program.work_pool for program in programs}):
         if _prefect(environ, "work-pool", "inspect", pool).returncode:
             made = _prefect(environ, "work-pool", "create", pool, "--type", "process")

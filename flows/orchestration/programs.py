@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field as Described
 from pydantic import ValidationError, field_validator, model_validator
 
+from flows.home import deployed_environment
 from levelmatch_core.errors import SettingsError, UsageError
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
@@ -176,7 +177,7 @@ class Program(Record):
                 "limit": self.concurrency,
                 "collision_strategy": {"wait": "ENQUEUE", "skip": "CANCEL_NEW"}[self.when_busy],
             },
-            "work_pool": {"name": self.work_pool},
+            "work_pool": {"name": self.work_pool, "job_variables": {"env": deployed_environment()}},
             # Prefect would store the name of an unset variable; this makes the deployment fail instead
             "build": [
                 {"prefect.deployments.steps.run_shell_script": {"script": f"levelmatch deploy --check {self.name}"}}

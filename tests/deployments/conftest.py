@@ -229,6 +229,12 @@ def worker(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> 
         yield process
 
 
+@pytest.fixture
+def working_in() -> Callable[[dict[str, str], Path], AbstractContextManager[subprocess.Popen[bytes]]]:
+    """Run a worker in an environment, with its log."""
+    return working
+
+
 @dataclass(frozen=True)
 class Uis:
     """Both web pages of `levelmatch ui`."""

@@ -4,6 +4,7 @@ import json
 import time
 import urllib.error
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,26 @@ def test_runs_by_hand_and_by_schedule(request, prefect_server, programs, tmp_pat
     assert scheduled
     assert scheduled[0]["auto_scheduled"]
     assert (tmp_path / "data" / "often" / "run.json").is_file()
+
+
+def test_a_deployed_run_is_configured_as_a_command_is(prefect_server, programs, tmp_path, working_in):
+    """By a worker that knows nothing of us but where Prefect's server is."""
+    done = prefect_server.cli("deploy", "--programs", str(programs), DATA=str(tmp_path / "data"))
+    assert done.returncode == 0, done.stderr
+    ours = ("PREFECT_LOCAL_STORAGE_PATH", "PREFECT_HOME", "LEVELMATCH_HOME", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
+    bare = {name: value for name, value in prefect_server.environ.items() if name not in ours}
+    home = Path(prefect_server.environ["LEVELMATCH_HOME"])
+    before = set((home / "results").rglob("*"))
+    with working_in({**bare, "HOME": str(tmp_path / "user")}, tmp_path / "worker.log"):
+        run = prefect_server.ended(prefect_server.start("level_match/small"))
+    assert run["state"]["type"] == "COMPLETED", run["state"]
+    assert len(set((home / "results").rglob("*")) - before) > 3
+    assert not list((tmp_path / "user").rglob("storage/*"))
+    chosen = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200}
+    lines = prefect_server.wait_for(
+        lambda: [each for each in prefect_server.ask("POST", "/logs/filter", chosen) if "levelmatch" in each["name"]],
+        "lines of the library in the run's log",
+    )
+    assert any("dithers solve]" in each["message"] for each in lines)
+    assert any(each["task_run_id"] for each in lines)
+    assert not any("results are stored in" in each["message"] for each in lines)

@@ -85,3 +85,11 @@ def test_a_deployment_pins_its_reference_and_runs_one_at_a_time(tmp_path):
 def test_a_folder_without_programs_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no program file"):
         load_programs(tmp_path)
+
+
+def test_a_deployment_tells_its_runs_where_all_is(tmp_path):
+    found = program(tmp_path, 'inputs = ["/i"]\noutput = "/o"').deployment()["work_pool"]["job_variables"]["env"]
+    assert found["LEVELMATCH_HOME"] == "{{ $LEVELMATCH_HOME }}"
+    assert found["PREFECT_LOCAL_STORAGE_PATH"] == "{{ $LEVELMATCH_HOME }}/results"
+    assert found["PREFECT_LOGGING_EXTRA_LOGGERS"] == "levelmatch_core,flows"
+    assert found["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
