@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from levelmatch_core.field_contents import blank_notes, of_another_scale
 from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.images.given import GivenFiles
 from levelmatch_core.jobs.job import JobRunner, parted
@@ -104,6 +105,12 @@ def match_field(
     ]
     done, failures = parted(each(jobs, f"{field.name}: cutouts"))
     cutouts: dict[str, CutoutRecord] = {cutout.name: cutout for cutout in done}
+    for other in of_another_scale(field, cutouts):
+        with log_context(field.name, "cutout"):
+            logger.error("%s", other.reason)
+        failures.append(other)
+        del cutouts[other.name]
+    found_blank = blank_notes(field, cutouts)
     members = [_single(exposure, cutouts[exposure.name]) for exposure in field.exposures if exposure.name in cutouts]
     stages = []
     for stage in STAGES:
@@ -129,9 +136,10 @@ def match_field(
     if isinstance(errors, Failure):
         failures.append(errors)
     corrections, lost, notes = _with_local_sky(corrections, touching(stages, corrections), cutouts, work)
+    notes = (*found_blank, *notes)
     living = {one.exposure.tile for one in corrections if one.status is not Status.FAILED}
     for note in notes:
-        with log_context(field.name, "local sky"):
+        with log_context(field.name, "notes"):
             logger.warning("%s", note)
     return FieldMatch(
         field=field,

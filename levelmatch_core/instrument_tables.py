@@ -10,6 +10,8 @@
     err = "ERR"
     dq = "DQ"
     blank_zero = false          # whether a pixel that is exactly 0 is blank
+    pixel_values = "flux"       # or "surface_brightness": what a pixel's value is, where the unit does not tell
+    weight = "WHT"              # EXTNAME of weights: where they are 0 nothing was seen
     [dq]
     bits = [0, 3]               # numbers of the bits that mask a pixel
     [band]
@@ -21,6 +23,8 @@
     [exclude]                   # a window of every image that is never used, half open, from 0
     rows = [0, 16]
     columns = [0, 1024]
+    [companions]
+    bits = [3, 8]               # of masks in files of their own, numbers of the bits that mask a pixel; none: any
     [next]
     step = "how to call the next step so that it does not match again"
 
@@ -31,7 +35,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ValidationError, model_validator
 from pydantic import Field as Described
@@ -52,6 +56,8 @@ class Images(Record):
     err: str = "ERR"
     dq: str = "DQ"
     blank_zero: bool = False
+    pixel_values: Literal["surface_brightness", "flux"] | None = None
+    weight: str = ""
 
 
 class Quality(Record):
@@ -98,6 +104,12 @@ class Exclude(Record):
     columns: tuple[int, int]
 
 
+class Companions(Record):
+    """What the masks in files of their own mean."""
+
+    bits: tuple[int, ...] = ()
+
+
 class Next(Record):
     """How to call the next step of the data reduction."""
 
@@ -114,6 +126,7 @@ class InstrumentTable(Record):
     band: Band = Band()
     tile: Tile = Tile()
     exclude: Exclude | None = None
+    companions: Companions = Companions()
     next: Next = Next()
 
 

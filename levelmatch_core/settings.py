@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
 
@@ -22,6 +22,7 @@ from levelmatch_core.presets import PRESETS, Preset
 FitType = Literal["level", "level+slope"]
 WcsSource = Literal["header", "gwcs"]
 FitChoice = Literal["level", "level+slope", "auto"]
+PixelChoice = Literal["auto", "surface_brightness", "flux"]
 Role = Literal["input", "fit", "mask", "resample", "measure", "solve", "sky", "write", "draw", "run"]
 
 FILES = ("levels", "locked", "pairs", "anchor_image", "exclude_regions")
@@ -86,6 +87,28 @@ class MatchSettings(BaseModel):
         "header approximates. 'gwcs' needs the extra levelmatch[jwst]; files without one keep their header's. It is "
         "a setting, and not a matter of what is installed, so that the same request gives the same numbers on every "
         "machine. Where the extra is installed, a note tells if the two differ by more than 0.1 pixel.",
+    )
+    pixel_values: PixelChoice = _setting(
+        "auto",
+        "input",
+        "What a pixel's value is: a flux is matched per area where areas differ by more than 0.1 %. 'auto': counts and "
+        "all that is per area are surface brightness; Jy, erg, watt and maggies in each pixel are a flux.",
+    )
+    blank: Literal["auto", "none"] | float = _setting(
+        "auto",
+        "input",
+        "Which pixels, besides NaN, are blank, stay as they are and take part in nothing: 'auto': a constant that fills "
+        "a region at an edge, or 1 % of an image, and 1e30, -32768 and their kind; or this value; or 'none'.",
+    )
+    companions: Literal["use", "ignore"] = _setting(
+        "use",
+        "input",
+        "Weight maps and masks beside images are never matched; 'use' masks what they give no weight or flag.",
+    )
+    rates: Literal["auto", "on", "off"] = _setting(
+        "auto",
+        "input",
+        "Divide counts by their exposure times: 'auto' where these differ and zero points do not tell of one scale.",
     )
 
     # -- fit types -----------------------------------------------------------------------------------------------------
@@ -418,7 +441,7 @@ def _beside(config: Path, values: Mapping[str, Any]) -> dict[str, Any]:
 def toml_value(name: str, text: str) -> object:
     """Read a value as TOML, or as a bare string; `none` is no value, unless the setting has a choice of that name."""
     field = MatchSettings.model_fields.get(name)
-    if text.lower() in {"none", "null"} and not (field and text in get_args(field.annotation)):
+    if text.lower() in {"none", "null"} and not (field and repr(text) in str(field.annotation)):
         return None
     lowered = text.lower() if text.lower() in {"true", "false"} else text
     try:

@@ -1,6 +1,7 @@
 """One detector image, as a record of where it lies and what it is; reading its pixels is in :mod:`.reading`."""
 
 import re
+from typing import Literal
 
 from pydantic import Field as Described
 
@@ -15,6 +16,16 @@ class Window(Record):
     rows: tuple[int, int]
     columns: tuple[int, int]
     inside: bool
+
+
+class Companion(Record):
+    """A weight map or a mask of an exposure: an image of its shape, in a file of its own or in the same one."""
+
+    path: Place = Described(description="absolute path of its file; never part of an output")
+    file: str = Described(description="path relative to the INPUT")
+    digest: str = Described(description="sha256 (hex) of that file's bytes")
+    hdu: int = Described(description="index of its HDU")
+    bits: int = Described(default=0, description="bits of a mask that take a pixel out; 0: any that is not 0")
 
 
 class Exposure(Record):
@@ -51,10 +62,23 @@ class Exposure(Record):
     footprint: tuple[tuple[float, float], ...] = Described(description="(RA, Dec) of the outline, degrees, in order")
     scale: float = Described(description="pixel scale, arcsec: root of the pixel's area at the image's centre")
     area: tuple[float, float] | None = Described(
-        default=None, description="least and largest pixel area, arcsec2, where the unit is a flux in each pixel"
+        default=None, description="least and largest pixel area, arcsec2, where values are counts or a flux a pixel"
     )
+    pixel_values: Literal["surface_brightness", "flux"] = Described(
+        default="surface_brightness", description="what a pixel's value is: only a flux depends on the pixel's area"
+    )
+    pixel_values_reason: str = Described(default="", description="why that is thought")
     per_area: bool = Described(
         default=False, description="whether it is matched per area: the pixels of its field differ in size too much"
+    )
+    weight: Companion | None = Described(default=None, description="where it is not above 0, nothing was seen")
+    flags: Companion | None = Described(default=None, description="where it flags a pixel, that is not used")
+    blank: str | float = Described(default="auto", description="the setting of that name: which values are blank")
+    exposure_time: float | None = Described(default=None, description="of the header, seconds")
+    counts: bool | None = Described(default=False, description="whether values grow with it; None: cannot be told")
+    scaled: bool = Described(default=False, description="whether a factor of its header brought it to another scale")
+    divisor: float = Described(
+        default=1.0, description="values are divided by it before they are matched: the exposure time of counts"
     )
     angle: float = Described(description="position angle of the image's +y axis, degrees east of north")
     background_time: float | None = Described(default=None, description="DT_BGR of the primary header (a difference)")

@@ -4,7 +4,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
+from typing import Literal
 
+from levelmatch_core.images.contents.pixel_values import area_note
+from levelmatch_core.images.contents.scales import rated
 from levelmatch_core.images.exposure import Exposure, Field
 from levelmatch_core.images.wcs.footprint import connected_sets, touching_pairs
 from levelmatch_core.images.wcs.pixel_area import LIMIT, differ
@@ -37,7 +40,9 @@ class Labelled:
     identity: str
 
 
-def fields_of(found: Sequence[Labelled], notes: list[str]) -> tuple[Field, ...]:
+def fields_of(
+    found: Sequence[Labelled], notes: list[str], rates: Literal["auto", "on", "off"] = "auto"
+) -> tuple[Field, ...]:
     """Put exposures of one kind that hang together into fields, and name these.
 
     A field is called by its band, with a number where a band has several, in the order of their first exposures.
@@ -48,6 +53,8 @@ def fields_of(found: Sequence[Labelled], notes: list[str]) -> tuple[Field, ...]:
         Exposures with their kinds.
     notes
         Where there is more than one field, what each is, is added here.
+    rates
+        The setting of that name.
     """
     by_kind: dict[Kind, list[Exposure]] = defaultdict(list)
     for labelled in found:
@@ -60,14 +67,11 @@ def fields_of(found: Sequence[Labelled], notes: list[str]) -> tuple[Field, ...]:
     ]
     sets.sort(key=lambda members: (_safe(members[0].band), members[0].name))
     names = _names([_safe(members[0].band) for members in sets])
-    fields = tuple(_field(name, members) for name, members in zip(names, sets, strict=True))
-    notes += [
-        f"{field.title}: {field.unit} is a flux in each pixel, and pixel areas differ by "
-        f"{100 * differ(one.area for one in field.exposures):.3g} %: matched per area of one pixel of the grid; "
-        f"corrections are multiplied by each pixel's area when they are taken off"
-        for field in fields
-        if field.per_area
-    ]
+    fields = tuple(_field(name, rated(name, members, rates, notes)) for name, members in zip(names, sets, strict=True))
+    for field in fields:
+        part, first = differ(one.area for one in field.exposures), field.exposures[0]
+        if part > LIMIT:
+            notes.append(area_note(field.title, field.unit, first.pixel_values, first.pixel_values_reason, part))
     if len(fields) > 1:
         cameras = {labelled.exposure.name: labelled.kind.camera for labelled in found}
         notes.append(f"{len(fields)} fields, which are matched each by itself:")
@@ -112,12 +116,13 @@ def _names(bases: Sequence[str]) -> list[str]:
 
 def _field(name: str, members: Sequence[Exposure]) -> Field:
     first = members[0]
-    per_area = differ(member.area for member in members) > LIMIT
+    per_area = first.pixel_values == "flux" and differ(member.area for member in members) > LIMIT
     exposures = tuple(
         member.model_copy(update={"groups": {**member.groups, MOSAIC: name}, "per_area": per_area})
         for member in members
     )
-    return Field(name=name, instrument=first.instrument, band=first.band, unit=first.unit, exposures=exposures)
+    unit = f"{first.unit or 'counts'}/s" if first.divisor != 1.0 else first.unit
+    return Field(name=name, instrument=first.instrument, band=first.band, unit=unit, exposures=exposures)
 
 
 def _described(field: Field, camera: str) -> str:

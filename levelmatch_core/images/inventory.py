@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,15 +19,18 @@ from levelmatch_core.errors import (
 )
 from levelmatch_core.images.agreement import wcs_notes
 from levelmatch_core.images.contents.bands import band_note
+from levelmatch_core.images.contents.companions import Aside, Role, Seen, aside_notes, asides_of, companion_hdu
 from levelmatch_core.images.contents.damage import damage_notes, refuse_damaged, without_copied_sums
 from levelmatch_core.images.contents.image_list import cube_message, passed_over_notes, planes_of
+from levelmatch_core.images.contents.pixel_values import pixel_values_of
+from levelmatch_core.images.contents.scales import counts_of, exposure_time, is_scaled, refuse_asinh, unit_key
 from levelmatch_core.images.contents.source_file import PENDING, SourceFile, failure_of, read_files
-from levelmatch_core.images.exposure import Exposure, Failure, Inventory
+from levelmatch_core.images.exposure import Companion, Exposure, Failure, Inventory
 from levelmatch_core.images.fields import Kind, Labelled, fields_of
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.fits_headers import Cards, Hdu, number_of, quiet, text_of
 from levelmatch_core.images.grouping import GroupBy, grouping
-from levelmatch_core.images.instruments import Source, known_with, recognise
+from levelmatch_core.images.instruments import Source, instrument_of, known_with, recognise
 from levelmatch_core.images.reading import refuse_matched, refuse_shapes, wcs_of
 from levelmatch_core.images.wcs.fits_wcs import has_loose_sip
 from levelmatch_core.images.wcs.footprint import footprint_of
@@ -87,13 +90,23 @@ def take_inventory(
     failures: list[Failure] = []
     notes: list[str] = []
     with quiet():
-        files = _believed(_sound(read_files(paths, settings), failures), notes)
+        files = _sound(read_files(paths, settings), failures)
+        asides = asides_of(Seen(file.shown, file.hdus) for file in files)
+        beside = _beside(files, asides) if settings.companions == "use" else {}
+        files = _believed([file for file in files if file.shown not in asides], notes)
         files = _of_band(files, settings.band, notes)
         files = _sound(_copies_marked(files), failures)
         found = [labelled for file in files for labelled in _sound(_exposures_of(file, settings, tile_of), failures)]
+        found = [_with_companions(labelled, beside.get(labelled.exposure.file, ())) for labelled in found]
         found = _sound(_repeats_marked(found), failures)
     if not found:
-        raise NoInputError(_nothing_left(len(paths), failures))
+        no_images = [
+            failure_of(one.shown, NoImageError(f"{one.shown}: no exposure: {one.reason}")) for one in asides.values()
+        ]
+        raise NoInputError(_nothing_left(len(paths), [*failures, *no_images]))
+    exposures = [labelled.exposure for labelled in found]
+    used = (one for exposure in exposures for one in (exposure.weight, exposure.flags))
+    notes += aside_notes(asides, (one for one in used if one is not None and one.file in asides))
     notes += _quality_notes(files, settings)
     matched = {labelled.exposure.file for labelled in found}
     notes += passed_over_notes((file.shown, file.listed) for file in files if file.shown in matched)
@@ -101,7 +114,7 @@ def take_inventory(
     notes += band_note(sorted({one.exposure.file for one in found if not one.exposure.band}))
     trees = {file.shown: file.hdus for file in files if tree_of(file.hdus) is not None}
     notes += wcs_notes([labelled.exposure for labelled in found], trees, settings)
-    fields = fields_of(found, notes)
+    fields = fields_of(found, notes, settings.rates)
     notes += zero_point_notes(fields)
     failures = sorted((_with_tiles(one, settings, tile_of) for one in failures), key=lambda one: one.name)
     return Inventory(
@@ -266,6 +279,11 @@ def _exposures_in(
     source, wcs = _wcs(file, sci, chip, settings)
     parts = file.instrument.split(Source(file.shown, chip, shape, file.primary, tile), settings)
     kind = Kind(file.instrument.name, file.camera, band, text_of(sci.get("BUNIT")))
+    asinh = refuse_asinh(sci, shown)
+    if asinh is not None:
+        raise DataError(asinh)
+    values, why = pixel_values_of(kind.unit, settings.pixel_values, file.instrument.pixel_values)
+    has_area = values == "flux" or is_per_pixel(kind.unit)
     made: list[Labelled | Failure] = []
     for part in parts:
         where = footprint_of(wcs, shape, part.window, shown)
@@ -292,12 +310,28 @@ def _exposures_in(
             footprint=where.outline,
             scale=where.scale,
             angle=where.angle,
-            area=area_range(sky_transforms(wcs)[0], shape, part.window, shown) if is_per_pixel(kind.unit) else None,
+            area=area_range(sky_transforms(wcs)[0], shape, part.window, shown) if has_area else None,
+            pixel_values=values,
+            pixel_values_reason=why,
+            blank=settings.blank,
+            exposure_time=exposure_time(sci, file.primary),
+            counts=counts_of(kind.unit, text_of(file.primary.get("BUNIT"))),
+            scaled=is_scaled(sci, file.primary),
+            weight=_weight_in(file, sci) if settings.companions == "use" else None,
             background_time=number_of(file.primary.get(BACKGROUND_CARD)),
             zero_point=zero_point_of(sci, file.primary),
         )
-        made.append(Labelled(kind, exposure, part.identity))
+        made.append(Labelled(replace(kind, unit=unit_key(kind.unit)), exposure, part.identity))
     return made
+
+
+def _weight_in(file: SourceFile, sci: Hdu) -> Companion | None:
+    """Return the weights of an image that lie in its own file, if any."""
+    name = file.instrument.weight
+    named = [
+        hdu for hdu in (_named(file, name) if name else ()) if hdu.version == sci.version and hdu.plane == sci.plane
+    ]
+    return Companion(path=file.path, file=file.shown, digest=file.digest, hdu=named[0].index) if named else None
 
 
 def _wcs(file: SourceFile, sci: Hdu, chip: str, settings: MatchSettings) -> tuple[WcsSource, AnyWcs]:
@@ -308,6 +342,28 @@ def _wcs(file: SourceFile, sci: Hdu, chip: str, settings: MatchSettings) -> tupl
         if found is not None:
             return "gwcs", found
     return "header", wcs_of(sci, file.path, shown)
+
+
+def _beside(files: Sequence[SourceFile], asides: Mapping[str, Aside]) -> dict[str, list[tuple[Role, SourceFile]]]:
+    """Return the companions of each image that mask its pixels, by the image's file."""
+    found: dict[str, list[tuple[Role, SourceFile]]] = {}
+    for file in files:
+        aside = asides.get(file.shown)
+        if aside is not None and aside.image and aside.role:
+            found.setdefault(aside.image, []).append((aside.role, file))
+    return found
+
+
+def _with_companions(labelled: Labelled, beside: Sequence[tuple[Role, SourceFile]]) -> Labelled:
+    """Return an exposure with the weights and flags that lie beside it."""
+    exposure, instrument = labelled.exposure, instrument_of(labelled.exposure)
+    changed: dict[str, Companion] = {}
+    for role, file in beside:
+        hdu = companion_hdu(file.hdus, exposure.sci, exposure.shape)
+        if hdu is not None and role not in changed:
+            bits = instrument.companion_bits if role == "flags" else 0
+            changed[role] = Companion(path=file.path, file=file.shown, digest=file.digest, hdu=hdu, bits=bits)
+    return replace(labelled, exposure=exposure.model_copy(update=changed)) if changed else labelled
 
 
 def _repeats_marked(found: Sequence[Labelled]) -> Iterator[Labelled | Failure]:

@@ -22,6 +22,8 @@ from levelmatch_core.errors import (
     ShapeMismatchError,
 )
 from levelmatch_core.files.regular import refuse_irregular
+from levelmatch_core.images.contents.blanks import HUGE, Blanks, find_blanks, nothing_left
+from levelmatch_core.images.contents.companion_masks import masked_by
 from levelmatch_core.images.exposure import Exposure, Window
 from levelmatch_core.images.fits_headers import (
     FAULTS,
@@ -55,6 +57,10 @@ class Pixels:
     """(ny, nx), the data's unit, NaN where masked, blank or outside the window."""
     variance: NDArray[np.floating] | None
     """(ny, nx), the data's unit squared, NaN where ERR is not finite or negative; None where there is no ERR."""
+    blanks: tuple[float, ...] = ()
+    """Values that stand for nothing."""
+    n_blank: int = 0
+    """How many pixels hold one of them, or a huge number."""
 
     def __post_init__(self) -> None:
         self.data.flags.writeable = False
@@ -263,10 +269,15 @@ def _pixels_of(stored_arrays: Sequence[Any], exposure: Exposure) -> Pixels:
         raise NotFitsError(message)
     stored, error, quality = arrays
     data = _floats(stored)
-    if not _blank_invalid(data, quality, exposure, instrument):
-        message = f"{exposure.name}: no usable pixel: all are masked, blank or not finite"
-        raise NoUsablePixelsError(message)
-    return Pixels(data, None if error is None else _variance(error, data.dtype))
+    blanks = find_blanks(data, exposure.blank, zero=instrument.blank_zero)
+    is_left, n_blank = _blank_invalid(data, quality, exposure, instrument, blanks)
+    masked = masked_by(exposure)
+    if masked is not None:
+        data[masked] = np.nan
+        is_left = is_left and bool(np.isfinite(data).any())
+    if not is_left:
+        raise NoUsablePixelsError(nothing_left(exposure.name, blanks, n_blank, data.size))
+    return Pixels(data, None if error is None else _variance(error, data.dtype), blanks.all_values, n_blank)
 
 
 def _check(hdus: tuple[Hdu, ...], exposure: Exposure) -> None:
@@ -297,28 +308,40 @@ def _floats(stored: NDArray[np.generic]) -> NDArray[np.floating]:
 
 
 def _blank_invalid(
-    data: NDArray[np.floating], quality: NDArray[np.generic] | None, exposure: Exposure, instrument: Instrument
-) -> bool:
-    """Make NaN of the pixels that may not be used, in place; return whether any other is left.
+    data: NDArray[np.floating],
+    quality: NDArray[np.generic] | None,
+    exposure: Exposure,
+    instrument: Instrument,
+    blanks: Blanks,
+) -> tuple[bool, int]:
+    """Make NaN of the pixels that may not be used, in place; return whether any other is left, and how many are blank.
 
     It goes band by band: masks of a whole image would cost more, in memory and in time, than the image itself.
     """
     outside = None if exposure.window is None else _outside(exposure.window, exposure.shape)
     step = max(1, _BAND_PIXELS // max(data.shape[1], 1))
-    left = False
+    left, n_blank = False, 0
+    largest = np.inf if exposure.blank == "none" else HUGE
+    blank = blanks.mask_of(data) if blanks.solid else None
     for row in range(0, data.shape[0], step):
         rows = slice(row, row + step)
         band = data[rows]
-        invalid = ~np.isfinite(band)
-        if instrument.blank_zero:
-            invalid |= band == 0
+        with np.errstate(invalid="ignore"):
+            valid = np.abs(band) < largest
+        invalid = ~valid
+        if not valid.all():
+            n_blank += int(np.count_nonzero(invalid & ~np.isnan(band)))
+        marked = blanks.mask_of(band) if blank is None else blank[rows]
+        if marked is not None:
+            n_blank += int(np.count_nonzero(marked))
+            invalid |= marked
         if quality is not None:
             invalid |= _flagged(quality[rows], instrument.bad_bits, exposure.name)
         if outside is not None:
             invalid |= outside[rows]
         band[invalid] = np.nan
         left = left or not invalid.all()
-    return left
+    return left, n_blank
 
 
 def _flagged(quality: NDArray[np.generic], bad_bits: int, shown: str) -> NDArray[np.bool_]:

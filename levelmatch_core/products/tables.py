@@ -35,6 +35,11 @@ PER_AREA = (
     "by its own area over that one before it is subtracted"
 )
 
+DIVISORS = (
+    "the values of the exposures under divisors (exposure: seconds) were divided by that exposure time before they "
+    "were matched: corrections are rates, and are multiplied by it before they are subtracted from the input"
+)
+
 _PLANE = ("level", "slope_x", "slope_y")
 
 
@@ -126,6 +131,15 @@ def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
     per_area = {match.field.name: match.grid.pixel_area for match in matches if match.field.per_area}
     if per_area:
         table.meta.update(per_area=per_area, per_area_convention=PER_AREA)
+    divisors = {e.name: e.divisor for match in matches for e in match.field.exposures if e.divisor != 1.0}
+    if divisors:
+        table.meta.update(divisors=divisors, divisors_convention=DIVISORS)
+    blanks = {one.name: list(one.blanks) for match in matches for one in match.cutouts.values() if one.blanks}
+    if blanks:
+        table.meta.update(blanks=blanks)
+    rules = {e.blank for match in matches for e in match.field.exposures} - {"auto"}
+    if rules:  # the setting, which is the same for all
+        table.meta.update(blank=rules.pop())
     return table
 
 

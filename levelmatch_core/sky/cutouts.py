@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field as Described
 
 from levelmatch_core.errors import DataError, NoUsablePixelsError
-from levelmatch_core.images.exposure import Exposure
+from levelmatch_core.images.exposure import Companion, Exposure
 from levelmatch_core.images.fits_headers import quiet
 from levelmatch_core.images.given import SkyMask
 from levelmatch_core.images.reading import Pixels, read_exposure
@@ -58,6 +58,9 @@ class CutoutRecord(Record):
     noise_gain: float = Described(description="mean of the sum of squared resampling weights: 1 for white noise")
     axis_angle: float = Described(description="angle of the (first) exposure's +x axis from the grid's +x, radians")
     extent: tuple[float, float] = Described(description="size of the valid area along it and across, grid pixels")
+    blanks: tuple[float, ...] = Described(default=(), description="values of the exposure that stand for nothing seen")
+    n_blank: int = Described(default=0, description="number of the exposure's pixels that hold one, or a huge value")
+    texture: float = Described(default=0.0, description="median step between neighbours: the scale of the values")
     outline: tuple[tuple[float, float], ...] = Described(description="(x, y) grid corners of the footprint, in order")
 
     @property
@@ -92,7 +95,16 @@ def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings, exclude:
         relevant,
         *([] if exclude is None else [["exclude", exclude.digest]]),
         *(["per area"] if exposure.per_area else []),
+        *([role, one.digest, one.hdu, one.bits] for role, one in _companions(exposure)),
+        *([] if exposure.blank == "auto" else [["blank", exposure.blank]]),
+        *([] if exposure.divisor == 1.0 else [["divisor", exposure.divisor]]),
     )
+
+
+def _companions(exposure: Exposure) -> Iterator[tuple[str, Companion]]:
+    for role, one in (("weight", exposure.weight), ("flags", exposure.flags)):
+        if one is not None:
+            yield role, one
 
 
 def make_cutout(
@@ -125,8 +137,8 @@ def make_cutout(
     known = store.recall(key)
     if known is not None:
         return CutoutRecord.from_json({**known, "name": exposure.name})
-    wcs, pixels = read_exposure(exposure)
-    pixels = _masked(_per_area(pixels, exposure, grid, wcs), settings)
+    wcs, read = read_exposure(exposure)
+    pixels = _masked(_per_area(_divided(read, exposure.divisor), exposure, grid, wcs), settings)
     if exclude is not None:
         pixels = _blanked(pixels, excluded(exclude, wcs, pixels.data.shape))
     rectangle = _valid_rectangle(pixels, exposure)
@@ -153,7 +165,10 @@ def make_cutout(
     if image.n_valid == 0:
         message = f"{exposure.name}: no usable pixel is left on the grid: too few neighbours are valid to interpolate"
         raise NoUsablePixelsError(message)
-    record = _record(exposure.name, image, placement, store.put(key, image.planes))
+    record = _record(exposure.name, image, placement, store.put(key, image.planes)).model_copy(
+        update={"blanks": read.blanks, "n_blank": read.n_blank, "texture": texture_of(image.planes[0])}
+    )
+    del read
     store.remember(key, record.to_json())
     return record
 
@@ -240,6 +255,23 @@ def extent_of(ends: NDArray[np.int64], angle: float) -> tuple[float, float]:
     along = x * math.cos(angle) + y * math.sin(angle)
     across = y * math.cos(angle) - x * math.sin(angle)
     return float(np.ptp(along)) + 1.0, float(np.ptp(across)) + 1.0
+
+
+def texture_of(data: NDArray[np.floating]) -> float:
+    """Return the median step from one pixel to the next, of rows spread evenly: the scale of an image's values."""
+    rows = data[:: max(1, data.shape[0] // 64)].astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.abs(rows[:, 1:] - rows[:, :-1])
+    steps = steps[np.isfinite(steps)]
+    return float(np.median(steps)) if steps.size else 0.0
+
+
+def _divided(pixels: Pixels, divisor: float) -> Pixels:
+    """Return the pixels over a number: counts as rates."""
+    if divisor == 1.0:
+        return pixels
+    variance = None if pixels.variance is None else (pixels.variance / divisor**2).astype(pixels.variance.dtype)
+    return Pixels((pixels.data / divisor).astype(pixels.data.dtype), variance)
 
 
 def _per_area(pixels: Pixels, exposure: Exposure, grid: Grid, wcs: AnyWcs) -> Pixels:

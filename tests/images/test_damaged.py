@@ -25,7 +25,7 @@ def written(folder: Path, header: Any, *, packed: bool) -> bytes:
     header.update({"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-5, "B_2_0": 1e-5, "BUNIT": "DN"})
     primary = fits.PrimaryHDU()
     primary.header.update({"TELESCOP": "JWST", "INSTRUME": "MIRI", "FILTER": "F770W", "DT_BGR": 3.0})
-    image = np.ones((32, 32), np.float32)
+    image = 5 + np.random.default_rng(0).random((32, 32)).astype(np.float32)
     hdus = [primary]
     for name, data, cards in (("SCI", image, header), ("ERR", image, None), ("DQ", np.zeros((32, 32), np.int32), None)):
         if packed:

@@ -139,7 +139,8 @@ def test_group_by_a_table_with_a_gap(make_generic: MakeFile, tmp_path: Path) -> 
 def test_all_sci_extensions_of_a_multi_chip_file(tmp_path: Path, sky_header: Callable[..., Any]) -> None:
     hdus = [fits.PrimaryHDU()]
     for chip in (1, 2):
-        data = np.full((32, 32), chip, np.float32)
+        data = np.random.default_rng(chip).normal(5, 1, (32, 32)).astype(np.float32)
+        data[0, 0] = chip
         hdus.append(fits.ImageHDU(data, sky_header(ra=10 + chip / 2000), name="SCI", ver=chip))
         hdus.append(fits.ImageHDU(data * 10, name="ERR", ver=chip))
     fits.HDUList(hdus).writeto(tmp_path / "m.fits")

@@ -176,6 +176,7 @@ def test_other_methods(tmp_path: Path, store: CutoutStore, make_exposure: Write,
     settings = SETTINGS.model_copy(update={"reproject_func": method})
     data = np.full(shape, 7.0, np.float32)
     exposure = make_exposure(tmp_path / "a.fits", data, make_wcs(shape, angle=20.0), data)
+    exposure = exposure.model_copy(update={"blank": "none"})  # a constant image would be a dead chip
     record = make_cutout(exposure, GRID, settings, store)
     cutout = open_cutout(record, store)
     assert cutout.data.dtype == np.float32

@@ -37,7 +37,7 @@ def wcs_of(name, scale, sip):
     return wcs
 
 
-def program(folder: Path, *, scales, sip=0.0, unit="DN"):
+def program(folder: Path, *, scales, sip=0.0, unit="Jy"):
     """Write four images of one smooth sky, with levels in the same brightness as the sky; return their areas."""
     folder.mkdir()
     y, x = np.mgrid[:SIZE, :SIZE].astype(float)
@@ -128,11 +128,14 @@ def test_the_note_names_field_unit_and_amount(tmp_path):
     program(tmp_path / "in", scales=(1.0, 1.3, 0.9, 1.15))
     match_levels(tmp_path / "in", tmp_path / "out", SETTINGS)
     text = (tmp_path / "out" / "run.json").read_text()
-    assert "DN is a flux in each pixel, and pixel areas differ by 109 %: matched per area" in text
+    assert (
+        "pixel areas differ by 109 %, and Jy is a flux in each pixel (the unit is a flux in each pixel): matched"
+        in text
+    )
 
 
 @pytest.mark.parametrize(
-    ("scales", "unit"), [((1.0,) * 4, "DN"), ((1.0, 1.0001, 0.9999, 1.0), "Jy"), ((1.0, 1.3, 0.9, 1.15), "MJy/sr")]
+    ("scales", "unit"), [((1.0,) * 4, "Jy"), ((1.0, 1.0001, 0.9999, 1.0), "Jy"), ((1.0, 1.3, 0.9, 1.15), "MJy/sr")]
 )
 def test_nothing_changes_where_areas_or_the_unit_do_not_ask_for_it(tmp_path, monkeypatch, scales, unit):
     program(tmp_path / "in", scales=scales, unit=unit)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.fits_headers import Cards
@@ -72,6 +73,12 @@ class Instrument:
     """Bits of DQ that mask a pixel before resampling."""
     blank_zero: bool = False
     """Whether a pixel that is exactly 0 is blank."""
+    pixel_values: Literal["surface_brightness", "flux"] | None = None
+    """What a pixel's value is; None leaves it to the unit."""
+    weight: str = ""
+    """EXTNAME of the weights in the same file: where they are 0 nothing was seen."""
+    companion_bits: int = 0
+    """Bits of masks in files of their own that take a pixel out; 0: any bit does."""
     band_cards: tuple[str, ...] = field(default=("FILTER",))
     """Cards whose values, joined by '-', are the name of the band; if none is present, those of
     :data:`levelmatch_core.images.contents.bands.USUAL_CARDS` are used."""

@@ -31,9 +31,8 @@ _SAMPLES = 9
 
 _BAND_PIXELS = 1 << 18
 
-_FLUX = re.compile(
-    "dn|adu|cts?|cps|counts?|e|electrons?|photons?|ph|[mknu]?jy|ergs?|w|nanomagg(y|ies)|nmgy|maggy", re.IGNORECASE
-)
+_COUNTS = re.compile("dn|adu|cts?|cps|counts?|e|electrons?|photons?|ph", re.IGNORECASE)
+_FLUX = re.compile("[mknu]?jy|ergs?|w|nanomagg(y|ies)|nmgy|maggy", re.IGNORECASE)
 _AREA = re.compile("sr|steradians?|a(rc)?sec|a(rc)?min|sqarcsec|deg|rad|mas|beam", re.IGNORECASE)
 _PIXEL_AREA = re.compile(r"pix(el)?s?\s*(\*\*|\^)?\s*\(?\s*-?2")
 
@@ -41,12 +40,24 @@ _PIXEL_AREA = re.compile(r"pix(el)?s?\s*(\*\*|\^)?\s*\(?\s*-?2")
 def is_per_pixel(unit: str) -> bool:
     """Return whether a unit, as BUNIT has it, is a flux or a count in each pixel.
 
+    Whether counts are one in truth, :mod:`levelmatch_core.images.contents.pixel_values` decides.
+
     It is where it names counts, electrons, photons, Jansky, erg, watt or maggies and no area on the sky: neither sr,
     arcsec2, beam and the like, nor pixel2. A missing unit, and one of any other kind (magnitudes, kelvin), is not.
     """
+    return _names(unit, _FLUX) or is_counts(unit)
+
+
+def is_counts(unit: str) -> bool:
+    """Return whether a unit, as BUNIT has it, is counts, electrons or photons (or such a second) and no area."""
+    return _names(unit, _COUNTS) and not _names(unit, _FLUX)
+
+
+def _names(unit: str, kind: re.Pattern[str]) -> bool:
+    """Return whether a unit names one of a kind, and no area on the sky."""
     words = re.findall(r"[A-Za-zµ]+", unit)
     areal = any(_AREA.fullmatch(word) for word in words) or _PIXEL_AREA.search(unit.lower())
-    return any(_FLUX.fullmatch(word) for word in words) and not areal
+    return any(kind.fullmatch(word) for word in words) and not areal
 
 
 def area_range(to_sky: Transform, shape: tuple[int, int], window: Window | None, shown: str) -> tuple[float, float]:

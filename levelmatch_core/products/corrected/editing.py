@@ -1,11 +1,13 @@
 """Changing one image of a FITS file and nothing else: its values, and its HDU."""
 
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.images.byte_sink import Sink
+from levelmatch_core.images.contents.blanks import Blanks
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.fits_cards import RawFile, RawHeader, renew_checksums, stored_image
 from levelmatch_core.images.fits_headers import BLOCK
@@ -68,6 +70,27 @@ class EditedFile:
             self.base.copy(out, self.base.spans[-1].end, None)
 
 
+@dataclass(frozen=True)
+class Blank:
+    """Which pixels of an image are blank."""
+
+    values: tuple[float, ...]
+    """What they hold: no other pixel may come to hold it."""
+    mask: NDArray[np.bool_] | None
+    """(ny, nx); None where none is."""
+    kept: np.dtype[np.floating]
+    """The type in which the image is stored."""
+
+    @classmethod
+    def of_corrected(cls, image: NDArray[np.floating], values: tuple[float, ...], kept: np.dtype[np.floating]) -> Self:
+        """Return the blank pixels of a corrected image, which are all that hold those values."""
+        return cls(values, Blanks(tuple(float(kept.type(value)) for value in values)).mask_of(image), kept)
+
+    def rows(self, rows: slice) -> "Blank":
+        """Return the same of some rows."""
+        return self if self.mask is None else Blank(self.values, self.mask[rows], self.kept)
+
+
 def physical_values(
     stored: NDArray[np.generic], header: RawHeader, scaling: tuple[float, float] | None = None
 ) -> NDArray[np.float64]:
@@ -103,10 +126,11 @@ def shifted(
     grid: Grid,
     wcs: AnyWcs | None,
     *,
-    blank_zero: bool,
+    blank: Blank,
     per_area: bool = False,
+    divisor: float = 1.0,
 ) -> NDArray[np.float64]:
-    """Return values with a correction subtracted (sign -1) or added (+1); zeros that mean blank are kept.
+    """Return values with a correction subtracted (sign -1) or added (+1); blank pixels are kept.
 
     Parameters
     ----------
@@ -120,33 +144,47 @@ def shifted(
         The grid of the field.
     wcs
         WCS of the image; not needed for a level, unless it is per area.
-    blank_zero
-        Whether a pixel that is exactly 0 is blank.
+    blank
+        Which pixels are blank.
     per_area
         Whether the correction is for a pixel of the grid's area, and is scaled with the area of each pixel.
+    divisor
+        By what the values were divided to be matched.
     """
-    change = change_of(total, grid, wcs, (values.shape[0], values.shape[1]), per_area=per_area)
-    return moved_by(values, sign, change, blank_zero=blank_zero)
+    shape = (values.shape[0], values.shape[1])
+    change = change_of(total, grid, wcs, shape, per_area=per_area, divisor=divisor)
+    return moved_by(values, sign, change, blank)
 
 
 def change_of(
-    total: Plane, grid: Grid, wcs: AnyWcs | None, shape: tuple[int, int], *, per_area: bool = False
+    total: Plane,
+    grid: Grid,
+    wcs: AnyWcs | None,
+    shape: tuple[int, int],
+    *,
+    per_area: bool = False,
+    divisor: float = 1.0,
 ) -> float | NDArray[np.float64]:
     """Return a correction on the pixels of an image: a number, or (ny, nx) if it has slopes or is per area."""
     change = total.level if total.is_level else plane_on_image(total, grid, wcs, shape)
     if per_area and wcs is not None:
         change = change * relative_areas(sky_transforms(wcs)[0], shape, grid.pixel_area)
-    return change
+    return change if divisor == 1.0 else change * divisor
 
 
 def moved_by(
-    values: NDArray[np.float64], sign: int, change: float | NDArray[np.float64], *, blank_zero: bool
+    values: NDArray[np.float64], sign: int, change: float | NDArray[np.float64], blank: Blank
 ) -> NDArray[np.float64]:
     """Return values plus `sign` times a change, as :func:`shifted` does."""
     moved = values + sign * change
-    if blank_zero:
-        moved[np.abs(moved) < _LEAST] = _LEAST  # a valid pixel must not become a blank one
-        moved[values == 0] = 0
+    for value in blank.values:  # a pixel that was seen must not come to look blank
+        if value == 0:
+            moved[np.abs(moved) < _LEAST] = _LEAST
+            continue
+        stored = blank.kept.type(value)
+        moved[moved.astype(blank.kept) == stored] = np.nextafter(stored, blank.kept.type(np.inf))
+    if blank.mask is not None:
+        moved[blank.mask] = values[blank.mask]
     return moved
 
 
@@ -158,10 +196,11 @@ def local_plane(
     window: Window | None = None,
     *,
     per_area: bool = False,
+    divisor: float = 1.0,
 ) -> LocalPlane:
-    """Return a correction about the centre of an image, or of a window of it, along the axes of the image."""
+    """Return a correction about the centre of an image, or of a window, along the axes of the image, in its unit."""
     if (total.is_level and not per_area) or wcs is None:
-        return LocalPlane(total.level, 0.0, 0.0)
+        return LocalPlane(total.level * divisor, 0.0, 0.0)
     rows, columns = (window.rows, window.columns) if window else ((0, shape[0]), (0, shape[1]))
     x, y = (sum(columns) - 1) / 2, (sum(rows) - 1) / 2
     to_sky, _ = sky_transforms(wcs)
@@ -169,6 +208,6 @@ def local_plane(
     values = total(*grid.to_pixel(*to_sky(x + steps[:, 0], y + steps[:, 1])))
     if per_area:
         values = values * areas_at(to_sky, x + steps[:, 0], y + steps[:, 1]) / grid.pixel_area
-    here, left, right, below, above = values
+    here, left, right, below, above = values * divisor
     area = grid.pixel_area if per_area else None
     return LocalPlane(float(here), float(right - left), float(above - below), area)

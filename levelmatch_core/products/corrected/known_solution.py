@@ -59,11 +59,15 @@ class Known(Record):
     local_sky: float
     per_area: bool
     """Whether the correction was scaled with the area of each pixel."""
+    divisor: float = 1.0
+    """By what the input's values were divided to be matched: corrections were multiplied by it."""
+    blanks: tuple[float, ...] = ()
+    """Values of its blank pixels, which stayed."""
 
     def correction(self, exposure: Exposure) -> Correction:
         """Return the correction of the same exposure in another reduction (or the same one)."""
         return Correction(
-            exposure=exposure.model_copy(update={"per_area": self.per_area}),
+            exposure=exposure.model_copy(update={"per_area": self.per_area, "divisor": self.divisor}),
             field=self.field,
             status=self.status,
             component=self.component,
@@ -114,6 +118,8 @@ class KnownSolution:
     grids: Mapping[str, Grid]
     instruments: tuple[InstrumentTable, ...] = ()
     """Instrument tables given by the user."""
+    blank: str | float = "auto"
+    """The setting of that name."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -131,8 +137,18 @@ class KnownSolution:
             instruments = tuple(InstrumentTable.from_json(one) for one in table.meta.get("instruments", ()))
             failed = tuple(row["exposure"] for row in found if row["status"] == Status.FAILED)
             per_area = table.meta.get("per_area", {})
+            divisors, blanks = table.meta.get("divisors", {}), table.meta.get("blanks", {})
             rows = tuple(
-                _known({**row, "per_area": row["field"] in per_area}) for row in found if row["status"] != Status.FAILED
+                _known(
+                    {
+                        **row,
+                        "per_area": row["field"] in per_area,
+                        "divisor": divisors.get(row["exposure"], 1.0),
+                        "blanks": tuple(blanks.get(row["exposure"], ())),
+                    }
+                )
+                for row in found
+                if row["status"] != Status.FAILED
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ValidationError) as error:
             message = (
@@ -150,7 +166,7 @@ class KnownSolution:
         if lacking:
             message = f"{path}: no grid for the fields {', '.join(lacking)}; use the table that levelmatch wrote"
             raise UsageError(message)
-        return cls(rows, failed, grids, instruments)
+        return cls(rows, failed, grids, instruments, table.meta.get("blank", "auto"))
 
     def products(self) -> dict[str, list[Known]]:
         """Return the rows by the corrected file that they belong to, sorted."""
@@ -164,7 +180,7 @@ class KnownSolution:
         fits = {f"fit_type_{stage}": kind for row in self.rows for stage, kind in row.fits.items()}
         split = any(row.window is not None for row in self.rows)
         gwcs = any(row.wcs_source == "gwcs" for row in self.rows)
-        further = {"wcs_source": "gwcs" if gwcs else "header", "instruments": self.instruments}
+        further = {"wcs_source": "gwcs" if gwcs else "header", "instruments": self.instruments, "blank": self.blank}
         return MatchSettings.from_mapping({**fits, "recombine_lyot": split, **further})
 
 
@@ -217,7 +233,7 @@ def _known(row: dict[str, Any]) -> Known:
     fits = {stage.name: row[f"{stage.name}_fit"] for stage in STAGES if row[f"{stage.name}_fit"]}
     return Known(
         **{name: row[name] for name in ("exposure", "file", "hdu", "field", "unit", "component", "reference")},
-        **{name: row[name] for name in ("provisional", "partial", "local_sky", "per_area")},
+        **{name: row[name] for name in ("provisional", "partial", "local_sky", "per_area", "divisor", "blanks")},
         product=row["product"].removeprefix(PRODUCTS),
         window=window_of(row["window"]),
         wcs_source=row["wcs_source"],

@@ -75,8 +75,8 @@ def _put_numbers(
         (level, local.level, f"[{unit}] subtracted at {where}"),
         (slope_x, local.slope_x, f"[{unit}/pixel] its slope there along x"),
         (slope_y, local.slope_y, f"[{unit}/pixel] its slope there along y"),
-        (sky, correction.local_sky, f"[{unit}] local sky, part of {level}"),
-        (error, correction.sigma[0], f"[{unit}] 1 sigma of {level}"),
+        (sky, correction.local_sky * correction.exposure.divisor, f"[{unit}] local sky, part of {level}"),
+        (error, correction.sigma[0] * correction.exposure.divisor, f"[{unit}] 1 sigma of {level}"),
     )
     for keyword, value, comment in cards:
         header.set(keyword, float(f"{value:.{_DIGITS}g}"), comment)

@@ -18,7 +18,14 @@ from levelmatch_core.images.fits_cards import open_raw
 from levelmatch_core.images.fits_headers import MATCHED_CARD, Hdu, read_headers
 from levelmatch_core.images.instruments import known_with, recognise
 from levelmatch_core.images.reading import wcs_from
-from levelmatch_core.products.corrected.editing import EditedFile, inside_of, physical_values, shifted
+from levelmatch_core.products.corrected.editing import (
+    Blank,
+    EditedFile,
+    inside_of,
+    output_type,
+    physical_values,
+    shifted,
+)
 from levelmatch_core.products.corrected.jwst_background import take_background_back
 from levelmatch_core.products.corrected.known_solution import PRODUCTS, Known, KnownImage, KnownSolution, images_of
 from levelmatch_core.products.corrected.lvl_cards import CARDS
@@ -240,11 +247,21 @@ def _restore_input(
     stored = edited.base.image(image.hdu)
     values = physical_values(stored, header)
     parts = [part for part in (image.main, image.second) if part is not None]
+    blanks = (0.0,) if blank_zero else ()
     wcs = None
     if not all(part.total.is_level and not part.per_area for part in parts):
         wcs = wcs_from(image.main.wcs_source, hdus, image.hdu, path, image.main.product)
     whole, *window = (
-        shifted(values, 1, part.total, grids[part.field], wcs, blank_zero=blank_zero, per_area=part.per_area)
+        shifted(
+            values,
+            1,
+            part.total,
+            grids[part.field],
+            wcs,
+            blank=Blank.of_corrected(values, part.blanks or blanks, output_type(stored.dtype)),
+            per_area=part.per_area,
+            divisor=part.divisor,
+        )
         for part in parts
     )
     if window and image.second is not None and image.second.window is not None:

@@ -188,8 +188,10 @@ def _numbers(
     plain = row.total.is_level and not row.per_area
     wcs = None if plain else wcs_from(row.wcs_source, hdus, index, path, row.product)
     window = None if whole else row.window
-    local = local_plane(row.total, grids[row.field], wcs, shape, window, per_area=row.per_area)
-    return dict(zip(names, (local.level, local.slope_x, local.slope_y, row.local_sky, row.sigma[0]), strict=True))
+    grid = grids[row.field]
+    local = local_plane(row.total, grid, wcs, shape, window, per_area=row.per_area, divisor=row.divisor)
+    numbers = (local.level, local.slope_x, local.slope_y, row.local_sky * row.divisor, row.sigma[0] * row.divisor)
+    return dict(zip(names, numbers, strict=True))
 
 
 def _same(card: object, value: object) -> bool:

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import DuplicateExposureError, ShapeMismatchError
 from levelmatch_core.images.byte_sink import HashedFile
+from levelmatch_core.images.contents.blanks import find_blanks
 from levelmatch_core.images.exposure import Exposure, Window
 from levelmatch_core.images.fits_cards import RawFile, RawHeader, open_raw
 from levelmatch_core.images.instruments import instrument_of
 from levelmatch_core.images.reading import read_wcs
 from levelmatch_core.matching.corrections import Correction, Status
 from levelmatch_core.products.corrected.editing import (
+    Blank,
     EditedFile,
     change_of,
     inside_of,
@@ -192,23 +194,22 @@ def _correct(
     if image.window is None and main.status is Status.ALONE and main.total == _nothing(main):
         edited.put(sci, header, None)
         return notes
-    blank_zero = instrument_of(main.exposure).blank_zero
     stored = edited.base.image(sci)
     kept = output_type(stored.dtype)
     if inside is None:
-        corrected = _corrected_plainly(stored, header, main, grid, blank_zero=blank_zero)
+        corrected = _corrected_plainly(stored, header, main, grid)
         _make_float(header, stored.dtype, kept)
         edited.put(sci, header, corrected)
         return notes
     values = physical_values(stored, header)
-    corrected = _subtracted(values, main, grid, blank_zero=blank_zero)
+    corrected = _subtracted(values, main, grid, kept)
     if second is not None:
         put_window_cards(header, second, _local_plane(second, grid, image.window))
         theirs = values
         if donor is not edited.base:
             theirs = physical_values(donor.image(second.exposure.sci), donor.header(second.exposure.sci))
             _take_over(edited, donor, image, inside)
-        corrected[inside] = _subtracted(theirs, second, grid, blank_zero=blank_zero)[inside]
+        corrected[inside] = _subtracted(theirs, second, grid, kept)[inside]
     else:
         masked = ~inside if image.main_inside else inside
         corrected[masked] = np.nan
@@ -219,16 +220,25 @@ def _correct(
 
 
 def _subtracted(
-    values: NDArray[np.float64], correction: Correction, grid: Grid, *, blank_zero: bool
+    values: NDArray[np.float64], correction: Correction, grid: Grid, kept: np.dtype[np.floating]
 ) -> NDArray[np.float64]:
-    """Return (ny, nx) the values minus the correction; exact zeros that mean blank are kept."""
+    """Return (ny, nx) the values minus the correction; blank pixels are kept."""
     exposure = correction.exposure
     wcs = None if correction.total.is_level and not exposure.per_area else read_wcs(exposure)
-    return shifted(values, -1, correction.total, grid, wcs, blank_zero=blank_zero, per_area=exposure.per_area)
+    blank = _blank_of(values, exposure, kept)
+    return shifted(
+        values, -1, correction.total, grid, wcs, blank=blank, per_area=exposure.per_area, divisor=exposure.divisor
+    )
+
+
+def _blank_of(values: NDArray[np.floating], exposure: Exposure, kept: np.dtype[np.floating]) -> Blank:
+    """Return which pixels of an image, in its unit, are blank: the same that were so when it was matched."""
+    found = find_blanks(values, exposure.blank, zero=instrument_of(exposure).blank_zero)
+    return Blank(found.all_values, found.mask_of(values), kept)
 
 
 def _corrected_plainly(
-    stored: NDArray[np.generic], header: RawHeader, correction: Correction, grid: Grid, *, blank_zero: bool
+    stored: NDArray[np.generic], header: RawHeader, correction: Correction, grid: Grid
 ) -> NDArray[np.floating]:
     """Return stored values minus the correction, in the type in which they are stored again.
 
@@ -238,16 +248,20 @@ def _corrected_plainly(
     shape = (stored.shape[0], stored.shape[1])
     per_area = correction.exposure.per_area
     wcs = None if correction.total.is_level and not per_area else read_wcs(correction.exposure)
-    change = change_of(correction.total, grid, wcs, shape, per_area=per_area)
+    change = change_of(correction.total, grid, wcs, shape, per_area=per_area, divisor=correction.exposure.divisor)
     kept = output_type(stored.dtype)
     corrected = cast(NDArray[np.floating], stored) if stored.dtype == kept else np.empty(shape, kept)
     step = max(1, _BAND_PIXELS // shape[1])
     scaling = scaling_of(header)
+    plain = stored.dtype.kind == "f" and scaling == (1, 0)
+    image = cast(NDArray[np.floating], stored) if plain else physical_values(stored, header, scaling)
+    blank = _blank_of(image, correction.exposure, kept)
+    del image
     for row in range(0, shape[0], step):
         rows = slice(row, row + step)
         values = physical_values(stored[rows], header, scaling)
         taken = change if isinstance(change, float) else change[rows]
-        corrected[rows] = moved_by(values, -1, taken, blank_zero=blank_zero)
+        corrected[rows] = moved_by(values, -1, taken, blank.rows(rows))
     return corrected
 
 
@@ -321,4 +335,12 @@ def _local_plane(correction: Correction, grid: Grid, window: Window | None) -> L
     """Return the correction about the centre of its image, or of a window of the image."""
     exposure = correction.exposure
     wcs = None if correction.total.is_level and not exposure.per_area else read_wcs(exposure)
-    return local_plane(correction.total, grid, wcs, exposure.shape, window, per_area=exposure.per_area)
+    return local_plane(
+        correction.total,
+        grid,
+        wcs,
+        exposure.shape,
+        window,
+        per_area=exposure.per_area,
+        divisor=exposure.divisor,
+    )

@@ -74,7 +74,10 @@ def test_exact_zeros_stay_where_they_are_blank(make: Any, image_file: Any, out: 
     after = fits.getdata(out, "SCI")
     assert (after[:, :4] == 0).all()
     np.testing.assert_allclose(after[:, 4:], data[:, 4:] - 1.75, rtol=1e-6)
-    correct(out, make, make.correction(make.exposure(path)))
+    exposure = make.exposure(path)
+    correct(out, make, make.correction(exposure))
+    assert (fits.getdata(out, "SCI")[:, :4] == 0).all()
+    correct(out, make, make.correction(exposure.model_copy(update={"blank": "none"})))
     assert (fits.getdata(out, "SCI")[:, :4] == -1.75).all()
 
 

@@ -1,0 +1,68 @@
+"""What the pixels of a field's exposures turned out to be, once they were read: blank ones, values of another scale."""
+
+from collections.abc import Mapping
+from statistics import median_low
+
+from levelmatch_core.images.exposure import Failure, Field
+from levelmatch_core.images.instruments import instrument_of
+from levelmatch_core.sky.cutouts import CutoutRecord
+
+OTHER_SCALE = 1e3
+"""Images whose values differ by this factor or more are not of one scale: no level makes them alike."""
+
+
+def blank_notes(field: Field, cutouts: Mapping[str, CutoutRecord]) -> tuple[str, ...]:
+    """Return what to know of the blank pixels of a field, zeros of instruments aside whose zeros always are.
+
+    Parameters
+    ----------
+    field
+        The exposures.
+    cutouts
+        Those that were read.
+    """
+    exposures = [one for one in field.exposures if one.name in cutouts and not instrument_of(one).blank_zero]
+    some = {one.name: cutouts[one.name] for one in exposures if cutouts[one.name].n_blank}
+    if not some:
+        return ()
+    values = sorted({value for one in some.values() for value in one.blanks})
+    what = f"pixels of exactly {', '.join(f'{value:g}' for value in values)}" if values else "pixels of huge values"
+    most = max(some, key=lambda name: (some[name].n_blank, name))
+    note = (
+        f"{field.title}: {what} are taken for blank in {len(some)} exposures, {some[most].n_blank} pixels in "
+        f"{most} the most: they stay as they are and take part in nothing (setting blank)"
+    )
+    return (note,)
+
+
+def of_another_scale(field: Field, cutouts: Mapping[str, CutoutRecord]) -> list[Failure]:
+    """Return the exposures whose values differ from the others' by a factor of a thousand or more.
+
+    The scale of an image is the median step between its neighbouring pixels, which no level changes. Of two images the
+    larger is the one that is left out.
+
+    Parameters
+    ----------
+    field
+        The exposures.
+    cutouts
+        Those that were read.
+    """
+    scales = {one.name: cutouts[one.name].texture for one in field.exposures if one.name in cutouts}
+    known = sorted(scale for scale in scales.values() if scale > 0)
+    if len(known) < 2:
+        return []
+    middle = median_low(known)
+    factors = {name: scale / middle for name, scale in scales.items() if scale > 0}
+    return [
+        Failure(
+            name=name,
+            step="cutout",
+            error="DataError",
+            reason=f"{name}: of another scale: its values vary {factor:.2g} times as much as those of the other "
+            f"exposures of its field; bring it to their unit",
+            exposures=(name,),
+        )
+        for name, factor in sorted(factors.items())
+        if not 1 / OTHER_SCALE < factor < OTHER_SCALE
+    ]

@@ -1,0 +1,186 @@
+"""Blank pixels: values that stand for "nothing was seen", found by how they lie.
+
+Resampled images hold a constant, mostly 0, where no input reached; others flag bad pixels by a huge number, or by one
+such as -32768. A constant is blank where it runs along an image's edge or fills more than 1 % of it, and is no value
+that the data take by themselves. Whole numbers do that: next to a count of 0 there are counts of 1. Of such a value
+only what fills a solid block is blank.
+
+Values are found by a sample of the pixels and by the edges, and the pixels by one comparison.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Image = NDArray[np.generic]
+Mask = NDArray[np.bool_]
+
+HUGE = 9.9e29
+"""Values of this size and beyond are blank: float32 rounds 1e30."""
+SENTINELS = (-999999.0, -99999.0, -9999.0, -32768.0, -32767.0, -2147483648.0)
+"""Values that stand for bad pixels, if they lie far below all others."""
+
+_SAMPLE = 1 << 14
+_RUN = 8
+"""Equal pixels in a row at an image's edge that make a value suspect."""
+_PART = 0.01
+"""Part of an image that a constant fills to be blank wherever it lies."""
+_NATURAL = 0.005
+"""A value is one of many where one of the next ones occurs more often than this part of it."""
+_NEIGHBOURS = 3
+_ABOVE = 0.02
+"""A value at an edge that fewer others than this part exceed may be saturation."""
+_FAR = 100.0
+_BLOCK = 16
+"""Side of a block, pixels, that no whole numbers fill by chance."""
+_OPENING = 7
+"""What is blank in whole numbers is made of squares of this side."""
+
+
+@dataclass(frozen=True)
+class Blanks:
+    """The values of an image that are blank."""
+
+    values: tuple[float, ...] = ()
+    """Wherever they occur."""
+    solid: tuple[float, ...] = ()
+    """In solid areas only."""
+
+    @property
+    def all_values(self) -> tuple[float, ...]:
+        """All of them: pixels of these values in a corrected file are blank."""
+        return (*self.values, *self.solid)
+
+    def mask_of(self, image: Image) -> Mask | None:
+        """Return where an image is blank, None for nowhere; huge values are not looked for."""
+        mask = None
+        for value in self.all_values:
+            equal = np.asarray(image == value)
+            if value in self.solid:
+                equal = _opened(equal)
+            mask = equal if mask is None else mask | equal
+        return mask
+
+
+NO_BLANKS = Blanks()
+
+
+def find_blanks(image: Image, rule: str | float, *, zero: bool = False) -> Blanks:
+    """Return the values of an image that are blank.
+
+    Parameters
+    ----------
+    image
+        (rows, columns), the data's unit.
+    rule
+        The setting `blank`: "auto", "none" or the value.
+    zero
+        Whether the instrument's 0 is blank, whatever lies where.
+    """
+    always = (0.0,) if zero else ()
+    if rule == "none":
+        return Blanks(always)
+    if not isinstance(rule, str):
+        return Blanks((*always, float(image.dtype.type(rule)) if image.dtype.kind == "f" else rule))
+    with np.errstate(invalid="ignore"):
+        return _found(image, always)
+
+
+def nothing_left(shown: str, blanks: Blanks, n_blank: int, size: int) -> str:
+    """Return what to say of an image of which no pixel can be used."""
+    if n_blank == size and len(blanks.all_values) == 1:
+        return f"{shown}: no usable pixel: all are {blanks.all_values[0]:g}, as of a dead chip; leave it out"
+    return f"{shown}: no usable pixel: all are masked, blank or not finite"
+
+
+def _found(image: Image, always: tuple[float, ...]) -> Blanks:
+    step = max(1, math.isqrt(image.size // _SAMPLE)) | 1
+    sample = image[step // 2 :: step, step // 2 :: step].astype(np.float64).ravel()
+    sample = sample[np.abs(sample) < HUGE]
+    values, counts = np.unique(sample, return_counts=True)
+    suspects = set(values[counts > max(_PART * sample.size, 2)].tolist()) if len(values) > 1 else set()
+    suspects |= _along_edges(image)
+    if len(values) == 1 and sample.size > 1:  # nearly all of it
+        suspects.add(float(values[0]))
+    found, solid = [], []
+    long_runs: set[float] | None = None
+    for value in sorted(suspects.difference(always)):
+        if _is_natural(value, values, counts):
+            if long_runs is None:  # every block crosses one of these rows
+                long_runs = _runs(image[_BLOCK - 1 :: _BLOCK].ravel(), _BLOCK)
+            if value in long_runs and _has_blocks(image, value):
+                solid.append(value)
+        elif _is_blank(value, values, counts, sample.size):
+            found.append(value)
+    lowest = _sentinel(image, sample)
+    found += [value for value in lowest if value not in (*found, *always)]
+    return Blanks((*always, *found), tuple(solid))
+
+
+def _along_edges(image: Image) -> set[float]:
+    """Return the values that run along an edge of an image."""
+    found: set[float] = set()
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+        line = edge.astype(np.float64)
+        found |= _runs(line, min(_RUN, len(line)))
+    return found
+
+
+def _runs(line: NDArray[np.generic], length: int) -> set[float]:
+    """Return the values that occur so often in a row."""
+    ends = np.concatenate([[-1], np.flatnonzero(line[1:] != line[:-1]), [len(line) - 1]])
+    runs = np.flatnonzero(np.diff(ends) >= length)
+    return {value for value in map(float, line[ends[runs + 1]]) if abs(value) < HUGE}
+
+
+def _is_natural(value: float, values: NDArray[np.float64], counts: NDArray[np.int64]) -> bool:
+    """Return whether data take a value by themselves: one of the next values is not much rarer."""
+    at = int(np.searchsorted(values, value))
+    here = int(counts[at]) if at < len(values) and values[at] == value else 0
+    after = at + 1 if here else at
+    beside = [*counts[max(0, at - _NEIGHBOURS) : at], *counts[after : after + _NEIGHBOURS]]
+    return bool(beside) and max(beside) >= max(3, _NATURAL * here)
+
+
+def _is_blank(value: float, values: NDArray[np.float64], counts: NDArray[np.int64], size: int) -> bool:
+    """Return whether a value that is none of many is blank: it is frequent, or not above all others (saturation)."""
+    at = int(np.searchsorted(values, value))
+    here = int(counts[at]) if at < len(values) and values[at] == value else 0
+    if here > _PART * size:
+        return True
+    above = int(counts[at:].sum()) - here
+    return above > _ABOVE * (size - here)
+
+
+def _has_blocks(image: Image, value: float) -> bool:
+    """Return whether a value fills solid blocks: 1 % of an image, or one at its edge."""
+    rows, columns = (size // _BLOCK for size in image.shape)
+    if min(rows, columns) < 1:
+        return False
+    equal = np.asarray(image[: rows * _BLOCK, : columns * _BLOCK] == value)
+    solid = np.all(equal.reshape(rows, _BLOCK, columns, _BLOCK), axis=(1, 3))
+    at_edge = solid[0].any() or solid[-1].any() or solid[:, 0].any() or solid[:, -1].any()
+    return bool(at_edge or solid.mean() > _PART)
+
+
+def _opened(equal: Mask) -> Mask:
+    """Return what of a mask is made of whole squares; beyond the edge all is taken to be in it."""
+    inside = ndimage.minimum_filter(equal, size=_OPENING, mode="constant", cval=1)
+    return np.asarray(ndimage.maximum_filter(inside, size=_OPENING, mode="constant", cval=0)) & equal
+
+
+def _sentinel(image: Image, sample: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return the least value where it is a known sentinel far below all others."""
+    if sample.size == 0:
+        return ()
+    lowest = float(np.fmin.reduce(image, axis=None))
+    if lowest not in SENTINELS:
+        return ()
+    centre = float(np.median(sample))
+    scatter = float(np.median(np.abs(sample - centre)))
+    others = sample[sample != lowest]
+    low = float(others.min()) if others.size else centre
+    return (lowest,) if low - lowest > _FAR * scatter and centre - lowest > _FAR * scatter else ()

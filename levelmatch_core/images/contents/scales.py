@@ -1,0 +1,170 @@
+"""Whether the values of a field's exposures are on one scale: their units, their exposure times, their zero points.
+
+Counts grow with the exposure time: the same sky is four times brighter in four times the seconds, and no level mends
+that. Where the unit is counts, and times are known and differ, values are divided by them to be matched. Zero points
+tell whether they are counts indeed: those of counts differ by 2.5 log10 of the times, those of images that were brought
+to one scale do not.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from levelmatch_core.images.exposure import Exposure
+from levelmatch_core.images.fits_headers import Cards, number_of, text_of
+
+TIME_CARDS = ("EFFEXPTM", "TEXPTIME", "XPOSURE", "EXPTIME", "EXPOSURE", "ITIME", "ELAPTIME")
+"""Cards that hold the exposure time of an image, seconds, by preference."""
+MOST = 1e-3
+"""Times within so much, relative, are the same."""
+ZERO_POINT_ERROR = 0.05
+"""Zero points tell what values are only where times differ by more than so many magnitudes."""
+SCALED_CARDS = ("FLXSCALE", "FLUXSCAL", "FSCALE")
+"""Cards of a factor that brought an image to the scale of others."""
+
+_WORDS = {
+    **dict.fromkeys(("adu", "dn", "count", "counts", "ct", "cts", "cnts"), "adu"),
+    **dict.fromkeys(("e", "electron", "electrons"), "electron"),
+    **dict.fromkeys(("photon", "photons", "ph"), "photon"),
+    **dict.fromkeys(("s", "sec", "second", "seconds"), "s"),
+    **dict.fromkeys(("pix", "pixel", "pixels"), "pix"),
+    "jy": "Jy",
+}
+_COUNTS = {"adu", "electron", "photon"}
+
+
+def unit_key(unit: str) -> str:
+    """Return a unit in one spelling: ADU, adu and DN are the same, so are 'e-/s', 'electrons s-1' and 'ELECTRONS/S'.
+
+    Parameters
+    ----------
+    unit
+        BUNIT as written.
+    """
+    text = re.sub(r"\be-(?=$|[\s/*.)])", "e", unit.strip(), flags=re.IGNORECASE)
+    text = re.sub(r"\bcps\b", "count/s", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<![A-Za-z\d])[A-Za-z]+", lambda word: _WORDS.get(word[0].lower(), word[0]), text)
+    text = re.sub(r"\bmJy\b", "mJy", text)
+    text = re.sub(r"[\s*.]*\b(\w+?) ?(?:\^|\*\*)? ?\(?-1\)?(?![\d.])", r"/\1", text)
+    text = re.sub(r"\bper\b", "/", text)
+    return re.sub(r"(?<=\w)/pix$", "", re.sub(r"\s*([/*])\s*", r"\1", re.sub(r"\s+", " ", text))).strip()
+
+
+def counts_of(unit: str, primary_unit: str) -> bool | None:
+    """Return whether values are counts that grow with the exposure time; None where that cannot be told.
+
+    Parameters
+    ----------
+    unit
+        BUNIT of the image.
+    primary_unit
+        That of the file's first header, which may contradict.
+    """
+    keys = {unit_key(one) for one in (unit, primary_unit) if one}
+    if not keys:
+        return None
+    if keys <= _COUNTS:
+        return True
+    return None if keys & _COUNTS and len(keys) > 1 else False
+
+
+def exposure_time(sci: Cards, primary: Cards) -> float | None:
+    """Return the exposure time of an image, seconds; None where no header tells one."""
+    for header in (sci, primary):
+        for card in TIME_CARDS:
+            value = number_of(header.get(card))
+            if value is not None and value > 0:
+                return value
+    return None
+
+
+def is_scaled(sci: Cards, primary: Cards) -> bool:
+    """Return whether a header holds a factor, other than 1, that brought the image to the scale of others."""
+    values = (number_of(header.get(card)) for header in (sci, primary) for card in SCALED_CARDS)
+    return any(value is not None and value != 1 for value in values)
+
+
+def refuse_asinh(sci: Cards, shown: str) -> str | None:
+    """Return why an image cannot be matched: its values are asinh magnitudes of a kind; None where they are not."""
+    if text_of(sci.get("BSOFTEN")) and text_of(sci.get("BOFFSET")):
+        return (
+            f"{shown}: its values are asinh-scaled (BSOFTEN, BOFFSET), and levels of them are no levels of the sky; "
+            f"make them linear first: value = BOFFSET + BSOFTEN * 2 sinh(value * ln 10 / 2.5)"
+        )
+    return None
+
+
+def rated(
+    name: str, exposures: Sequence[Exposure], choice: Literal["auto", "on", "off"], notes: list[str]
+) -> list[Exposure]:
+    """Return a field's exposures, divided by their exposure times where they are counts of different times.
+
+    Parameters
+    ----------
+    name
+        The field's.
+    exposures
+        Its exposures.
+    choice
+        The setting `rates`.
+    notes
+        What was done, or could not be known, is added here.
+    """
+    known = [one.exposure_time for one in exposures if one.exposure_time is not None]
+    differ = len(known) > 1 and max(known) / min(known) - 1 > MOST
+    may_be_counts = any(one.counts is not False for one in exposures)
+    told = len(known) == len(exposures)
+    if choice == "on" and told:
+        return _divided(name, exposures, "rates=on", notes)
+    if choice == "on":
+        notes.append(
+            f"{name}: rates=on, but {len(exposures) - len(known)} exposures have no exposure time: as they are"
+        )
+    elif differ and may_be_counts and choice == "off":
+        notes.append(f"{name}: exposure times differ ({_range(known)}); matched as they are (rates=off)")
+    if choice != "auto" or not differ or not may_be_counts or _on_one_scale(exposures):
+        return list(exposures)
+    if told and all(one.counts and not one.scaled for one in exposures):
+        return _divided(name, exposures, "counts of different exposure times", notes)
+    unit = exposures[0].unit or "(none)"
+    notes.append(
+        f"{name}: exposure times differ ({_range(known)}), and nothing tells whether values in the unit {unit} are "
+        f"counts that grow with them: matched as they are; if they are counts, set rates=on, if not, rates=off"
+    )
+    return list(exposures)
+
+
+def _range(times: Sequence[float]) -> str:
+    return f"{min(times):g} to {max(times):g} s"
+
+
+def _on_one_scale(exposures: Sequence[Exposure]) -> bool:
+    """Return whether zero points say that values do not grow with the exposure time."""
+    pairs = [(one.zero_point, one.exposure_time) for one in exposures]
+    points = [point for point, _ in pairs if point is not None]
+    times = [time for _, time in pairs if time is not None]
+    if len(points) < len(pairs) or len(times) < len(pairs):
+        return False
+    span = 2.5 * math.log10(max(times) / min(times))
+    return span > 2 * ZERO_POINT_ERROR and max(points) - min(points) < ZERO_POINT_ERROR
+
+
+def _divided(name: str, exposures: Iterable[Exposure], why: str, notes: list[str]) -> list[Exposure]:
+    made = [
+        one.model_copy(
+            update={
+                "divisor": one.exposure_time,
+                "zero_point": None
+                if one.zero_point is None or one.exposure_time is None
+                else one.zero_point - 2.5 * math.log10(one.exposure_time),
+            }
+        )
+        for one in exposures
+    ]
+    times = [one.divisor for one in made]
+    notes.append(
+        f"{name}: values are divided by their exposure time ({_range(times)}) to be matched, and corrections are "
+        f"multiplied by it: {why}"
+    )
+    return made

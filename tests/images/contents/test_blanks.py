@@ -1,0 +1,95 @@
+"""Which pixels are blank: fills, holes and sentinels are, values that the data take by themselves are not."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from levelmatch_core.images.contents.blanks import Blanks, find_blanks
+
+SHAPE = (200, 240)
+Y, X = np.mgrid[: SHAPE[0], : SHAPE[1]]
+DIAMOND = np.abs(X - 120) + np.abs(Y - 100) > 105
+CORNER = X + Y < 30
+
+
+def sky(level: float = 50.0, sigma: float = 5.0, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(level, sigma, SHAPE).astype(np.float32)
+
+
+def mask_of(image: np.ndarray, rule: str | float = "auto") -> np.ndarray:
+    found = find_blanks(image, rule).mask_of(image)
+    return np.zeros(SHAPE, bool) if found is None else found
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from([0.0, -1.0, 37.25, 1e5, -0.1]), st.sampled_from([0.0, 50.0, -300.0]), st.booleans())
+def test_a_fill_of_any_constant_is_blank_whatever_the_sky(fill: float, level: float, small: bool) -> None:
+    image = sky(level)
+    where = CORNER if small else DIAMOND
+    image[where] = fill
+    if small and fill > level:  # as saturated pixels are
+        return
+    np.testing.assert_array_equal(mask_of(image), where)
+
+
+def test_holes_without_weight_are_blank_where_zeros_fill_an_image() -> None:
+    image = sky()
+    image[DIAMOND] = 0
+    image[100, 120:124] = 0
+    assert mask_of(image)[100, 120:124].all()
+
+
+def test_a_zero_of_the_data_is_none() -> None:
+    image = sky(level=0.0)
+    image[100, 120:124] = 0
+    image[30, 31] = 0
+    assert not mask_of(image).any()
+
+
+@pytest.mark.parametrize("mean", [0.02, 0.3, 3.0, 40.0])
+def test_counts_of_nothing_are_counts(mean: float) -> None:
+    image = np.random.default_rng(1).poisson(mean, SHAPE)
+    assert not mask_of(image.astype(np.int16)).any()
+    assert not mask_of((image / 7.3).astype(np.float32)).any()
+
+
+def test_of_counts_only_a_solid_area_is_blank() -> None:
+    image = np.random.default_rng(2).poisson(2.0, SHAPE).astype(np.float32)
+    image[DIAMOND] = 0
+    found = mask_of(image)
+    assert found[DIAMOND].mean() > 0.98
+    assert not found[np.abs(X - 120) + np.abs(Y - 100) < 98].any()  # real zeros beside the area look like it
+
+
+def test_saturated_pixels_at_an_edge_are_not_blank() -> None:
+    image = sky()
+    image[:5, 100:112] = 60000
+    assert not mask_of(image).any()
+
+
+@pytest.mark.parametrize("value", [-32768.0, -9999.0, -2147483648.0])
+def test_a_sentinel_here_and_there_is_blank(value: float) -> None:
+    image = sky()
+    where = np.random.default_rng(3).random(SHAPE) < 0.001
+    image[where] = value
+    np.testing.assert_array_equal(mask_of(image), where)
+
+
+def test_what_looks_like_a_sentinel_among_such_values_is_none() -> None:
+    image = sky(level=-9990.0)
+    image[5, 5] = -9999.0
+    assert not mask_of(image).any()
+
+
+def test_the_user_may_know_better() -> None:
+    image = sky()
+    image[DIAMOND], image[3, 100] = 0, 7.5
+    assert not mask_of(image, "none").any()
+    assert np.argwhere(mask_of(image, 7.5)).tolist() == [[3, 100]]
+    assert find_blanks(image, "none", zero=True) == Blanks((0.0,))
+
+
+def test_a_dead_chip_is_all_blank() -> None:
+    for value in (0.0, 7.0):
+        assert mask_of(np.full(SHAPE, value, np.float32)).all()

@@ -1,0 +1,151 @@
+"""What lies beside images is never an exposure: by its name, by its header; and images are images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from levelmatch_core.errors import NoInputError
+from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.images.reading import read_pixels
+from levelmatch_core.settings import MatchSettings
+
+SIZE = 32
+
+
+def write(path: Path, header: Any, seed: int = 0, data: Any = None, **cards: Any) -> None:
+    header = header.copy()
+    header.update(cards)
+    if data is None:
+        data = np.random.default_rng(seed).normal(100, 3, (SIZE, SIZE)).astype(np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fits.PrimaryHDU(data, header).writeto(path)
+
+
+def taken(folder: Path, **options: Any) -> tuple[list[str], str]:
+    """Return the exposures' names, and all notes."""
+    inventory = take_inventory([folder], MatchSettings(**options))
+    assert not inventory.failures
+    names = [one.name for field in inventory.fields for one in field.exposures]
+    return sorted(names), "\n".join(inventory.notes)
+
+
+PAIRS = [
+    ("a.resamp.fits", "a.resamp.weight.fits", "weight map"),
+    ("c4d_1_ooi_z_v1.fits", "c4d_1_oow_z_v1.fits", "weight map"),
+    ("c4d_1_ooi_z_v1.fits", "c4d_1_ood_z_v1.fits", "mask"),
+    ("SPITZER_I1_1_0001_0000_2_bcd.fits", "SPITZER_I1_1_0001_0000_2_bunc.fits", "uncertainty map"),
+    ("SPITZER_I1_1_0001_0000_2_cbcd.fits", "SPITZER_I1_1_0001_0000_2_bimsk.fits", "mask"),
+    ("m31_drz_sci.fits", "m31_drz_wht.fits", "weight map"),
+    ("m31.fits", "m31_rms.fits", "uncertainty map"),
+    ("m31.fits", "m31_mask.fits.gz", "mask"),
+    ("m31.fits", "m31.flag.fits", "mask"),
+    ("m31_image.fits", "m31_exp.fits", "coverage map"),
+    ("m31.fits", "m31_msk.fits", "mask"),
+    ("m31.fits", "m31-coverage.fits", "coverage map"),
+]
+
+
+@pytest.mark.parametrize(("image", "companion", "what"), PAIRS)
+def test_a_companion_is_left_out_by_its_name(
+    tmp_path: Path, sky_header: Callable[..., Any], image: str, companion: str, what: str
+) -> None:
+    write(tmp_path / image, sky_header())
+    write(tmp_path / companion, sky_header(), data=np.ones((SIZE, SIZE), np.float32))
+    names, notes = taken(tmp_path, companions="ignore")
+    assert names == [image]
+    assert f"{companion} ({what}, by its name, of {image})" in notes
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {"PRODTYPE": "dqmask"},
+        {"PRODTYPE": "wtmap"},
+        {"FILETYPE": "WEIGHT MAP"},
+        {"OBSTYPE": "dome flat"},
+        {"IMAGETYP": "Bias Frame"},
+        {"IMAGETYP": "dark"},
+        {"BUNIT": "electrons**2"},
+        {"BUNIT": "s"},
+        {"BUNIT": "1/(adu)^2"},
+        {"EXTNAME": "WHT"},
+        {"EXTNAME": "VARIANCE"},
+    ],
+)
+def test_or_by_what_its_header_calls_it(tmp_path: Path, sky_header: Callable[..., Any], cards: dict[str, str]) -> None:
+    write(tmp_path / "a.fits", sky_header())
+    write(tmp_path / "b.fits", sky_header(), seed=1, **cards)
+    names, notes = taken(tmp_path)
+    assert names == ["a.fits"]
+    assert "b.fits" in notes
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {"PRODTYPE": "image", "OBSTYPE": "object"},
+        {"OBSTYPE": "sky"},
+        {"IMAGETYP": "Light Frame"},
+        {"FILETYPE": "SCI"},
+        {"FILETYPE": "flat-fielded"},
+        {"BUNIT": "MJy/sr"},
+        {"BUNIT": "mag arcsec^-2"},
+        {"BUNIT": "electron/s"},
+        {"BUNIT": "DN"},
+        {"BUNIT": "nW m-2 sr-1"},
+        {"EXTNAME": "ccd3"},
+    ],
+)
+def test_images_are_images(tmp_path: Path, sky_header: Callable[..., Any], cards: dict[str, str]) -> None:
+    write(tmp_path / "exp_0001.fits", sky_header(), **cards)
+    write(tmp_path / "exp_0002.fits", sky_header(ra=10.0004), seed=1, **cards)
+    names, _ = taken(tmp_path)
+    assert names == ["exp_0001.fits", "exp_0002.fits"]
+
+
+def test_a_word_that_may_be_a_name_needs_the_image_that_it_belongs_to(
+    tmp_path: Path, sky_header: Callable[..., Any]
+) -> None:
+    write(tmp_path / "long_exp.fits", sky_header())
+    write(tmp_path / "var_1.fits", sky_header(ra=10.0004), seed=1)
+    write(tmp_path / "1.fits", sky_header(ra=10.0002), seed=2)  # of another place: no image of var_1
+    assert taken(tmp_path)[0] == ["1.fits", "long_exp.fits", "var_1.fits"]
+
+
+def test_masks_and_weights_take_pixels_out(tmp_path: Path, sky_header: Callable[..., Any]) -> None:
+    mask, weight = np.zeros((SIZE, SIZE), np.int32), np.ones((SIZE, SIZE), np.float32)
+    mask[3, 4], weight[5, 6] = 8, 0
+    write(tmp_path / "a.fits", sky_header())
+    write(tmp_path / "a_mask.fits", sky_header(), data=mask)
+    write(tmp_path / "a_weight.fits.gz", sky_header(), data=weight)
+    for choice, out in (("use", [[3, 4], [5, 6]]), ("ignore", [])):
+        (field,) = take_inventory([tmp_path], MatchSettings(companions=choice)).fields
+        pixels = read_pixels(field.exposures[0])
+        assert np.argwhere(np.isnan(pixels.data)).tolist() == out
+
+
+def test_a_mask_of_what_is_good_is_not_used(tmp_path: Path, sky_header: Callable[..., Any]) -> None:
+    write(tmp_path / "a.fits", sky_header())
+    write(tmp_path / "a_mask.fits", sky_header(), data=np.ones((SIZE, SIZE), np.int16))
+    (field,) = take_inventory([tmp_path], MatchSettings()).fields
+    assert np.isfinite(read_pixels(field.exposures[0]).data).all()
+
+
+def test_bits_of_spitzer_masks_that_are_no_fault_mask_nothing(tmp_path: Path, sky_header: Callable[..., Any]) -> None:
+    mask = np.zeros((SIZE, SIZE), np.int16)
+    mask[3, 4], mask[5, 6] = 1 << 13, 1 << 2
+    cards = {"TELESCOP": "Spitzer", "CHNLNUM": 1}
+    write(tmp_path / "SPITZER_I1_1_0001_0000_2_bcd.fits", sky_header(), **cards)
+    write(tmp_path / "SPITZER_I1_1_0001_0000_2_bimsk.fits", sky_header(), data=mask, **cards)
+    (field,) = take_inventory([tmp_path], MatchSettings()).fields
+    assert np.argwhere(np.isnan(read_pixels(field.exposures[0]).data)).tolist() == [[3, 4]]
+
+
+def test_nothing_but_companions_is_no_input(tmp_path: Path, sky_header: Callable[..., Any]) -> None:
+    write(tmp_path / "a_weight.fits", sky_header())
+    with pytest.raises(NoInputError, match=r"a_weight.fits: no exposure: weight map"):
+        take_inventory([tmp_path], MatchSettings())

@@ -1,0 +1,202 @@
+"""Whole runs on what archives deliver: right levels, files given back as they were, what is no exposure told."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS, Sip
+
+from levelmatch_core import MatchSettings, match_levels
+from levelmatch_core.products.corrected.reapply import apply_solution
+from levelmatch_core.products.corrected.undo import undo
+from levelmatch_core.products.corrected.verify import verify
+from levelmatch_core.settings import MatchSettings as Settings
+
+N = 140
+PLACES = {"a": (0, 0), "b": (60, 12), "c": (-8, 62), "d": (55, 70)}
+LEVELS = {"a": 4.0, "b": -9.0, "c": 15.0, "d": 1.5}
+Y, X = np.mgrid[:N, :N].astype(float)
+NOISE = 0.5
+
+
+def wcs_of(name: str, sip: float = 0.0) -> WCS:
+    dx, dy = PLACES[name]
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN-SIP", "DEC--TAN-SIP"] if sip else ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval = [150 - dx / 3600, dy / 3600]
+    wcs.wcs.crpix = [N / 2 + 0.5, N / 2 + 0.5]
+    wcs.wcs.cdelt = [-1 / 3600, 1 / 3600]
+    if sip:
+        a, b = np.zeros((3, 3)), np.zeros((3, 3))
+        a[2, 0], b[0, 2] = sip, sip / 3
+        wcs.sip = Sip(a, b, None, None, wcs.wcs.crpix)
+    wcs.wcs.set()
+    return wcs
+
+
+def sky_of(wcs: WCS) -> np.ndarray:
+    ra, dec = wcs.all_pix2world(X, Y, 0)
+    return np.asarray(100 + 12 * np.sin((ra - 150) * 90) * np.cos(dec * 110))
+
+
+Change = Callable[[str, np.ndarray], np.ndarray]
+
+
+def program(folder: Path, change: Change | None = None, sip: float = 0.0, **cards: Any) -> dict[str, np.ndarray]:
+    """Write four images of one sky with levels, changed as asked; return the skies."""
+    folder.mkdir(exist_ok=True)
+    skies = {}
+    for number, (name, level) in enumerate(LEVELS.items()):
+        wcs = wcs_of(name, sip)
+        skies[name] = sky_of(wcs)
+        data = skies[name] + level + np.random.default_rng(number).normal(0, NOISE, (N, N))
+        header = wcs.to_header(relax=True)
+        header.update(cards)
+        fits.PrimaryHDU((data if change is None else change(name, data)).astype(np.float32), header).writeto(
+            folder / f"{name}.fits"
+        )
+    return skies
+
+
+def run(tmp_path: Path, **options: Any) -> tuple[Any, str]:
+    result = match_levels(tmp_path / "in", tmp_path / "out", Settings(figures="none", **options))
+    return result, (tmp_path / "out" / "run.json").read_text()
+
+
+def errors_of(result: Any, factors: dict[str, float] | None = None) -> float:
+    """Return the largest error of a level, one constant being free."""
+    found = {one.exposure.name[0]: one.total.level for one in result.corrections if one.status.value != "failed"}
+    off = [found[name] - LEVELS[name] * (factors or {}).get(name, 1.0) for name in found]
+    return float(np.ptp(off))
+
+
+def corrected(tmp_path: Path, name: str, folder: str = "out/tiles") -> np.ndarray:
+    return np.array(fits.getdata(tmp_path / folder / f"{name}.fits"), dtype=float)
+
+
+def test_flat_fielded_counts_keep_no_pattern_of_their_pixels_areas(tmp_path: Path) -> None:
+    """Areas differ by 8 %: divided by them, a sky of 100 would leave a ramp of 8 in each image."""
+    skies = program(tmp_path / "in", sip=3e-4, BUNIT="ELECTRONS")
+    result, record = run(tmp_path)
+    assert errors_of(result) < 0.05
+    for name, sky in skies.items():
+        left = corrected(tmp_path, name) - sky
+        assert abs(np.median(left[:, -30:]) - np.median(left[:, :30])) < 0.1
+    assert "ELECTRONS is taken for a surface brightness" in record
+
+
+ROTATED = (np.abs((X - 70) + (Y - 70)) > 85) | (np.abs((X - 70) - (Y - 70)) > 85)
+
+
+@pytest.mark.parametrize("fill", [0.0, -1.5, 1e30, 3.4e38, -32768.0])
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_a_fill_takes_part_in_nothing_and_stays(tmp_path: Path, fill: float, fit_type: str) -> None:
+    program(tmp_path / "in", lambda _, data: np.where(ROTATED, fill, data))
+    result, record = run(tmp_path, fit_type_mosaic_tiles=fit_type, plane_gauge="mean")
+    assert errors_of(result) < (0.05 if fit_type == "level" else 0.2)
+    assert "taken for blank in 4 exposures" in record
+    for name in LEVELS:
+        np.testing.assert_array_equal(corrected(tmp_path, name)[ROTATED], np.float32(fill))
+        assert not np.any(corrected(tmp_path, name)[~ROTATED] == np.float32(fill))
+    assert verify(tmp_path / "out").mismatches == ()
+    assert undo(tmp_path / "out", tmp_path / "back").complete
+    for name in LEVELS:
+        before, after = corrected(tmp_path, name, "in"), corrected(tmp_path, name, "back")
+        np.testing.assert_array_equal(after[ROTATED], before[ROTATED])
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+    assert apply_solution(tmp_path / "out" / "corrections.ecsv", [tmp_path / "in"], tmp_path / "again").complete
+    for name in LEVELS:
+        assert (tmp_path / "again" / f"{name}.fits").read_bytes() == (
+            tmp_path / "out" / "tiles" / f"{name}.fits"
+        ).read_bytes()
+    mosaic = np.array(fits.getdata(next((tmp_path / "out").glob("mosaic_*.fits")), "SCI"), dtype=float)
+    assert np.nanmax(np.abs(mosaic)) < 40  # the sky less its level: no fill is in it
+
+
+def test_zeros_are_values_where_the_user_says_so(tmp_path: Path) -> None:
+    program(tmp_path / "in", lambda _, data: np.where(ROTATED, 0.0, data))
+    run(tmp_path, blank="none")
+    assert (corrected(tmp_path, "b")[ROTATED] != 0).all()
+    assert undo(tmp_path / "out", tmp_path / "back").complete
+    assert apply_solution(tmp_path / "out" / "corrections.ecsv", [tmp_path / "in"], tmp_path / "again").complete
+    for name in LEVELS:
+        np.testing.assert_allclose(corrected(tmp_path, name, "back"), corrected(tmp_path, name, "in"), atol=1e-4)
+        np.testing.assert_array_equal(corrected(tmp_path, name, "again"), corrected(tmp_path, name))
+
+
+def test_one_wild_pixel_an_image_changes_nothing(tmp_path: Path) -> None:
+    def wild(_: str, data: np.ndarray) -> np.ndarray:
+        data[31, 60] = 1.7e38
+        data[77, 20] = -3e12
+        return data
+
+    program(tmp_path / "in", wild)
+    for fit_type in ("level", "level+slope"):
+        result = match_levels(
+            tmp_path / "in", settings=MatchSettings(fit_type_mosaic_tiles=fit_type, plane_gauge="mean")
+        )
+        assert errors_of(result) < 0.15
+
+
+def test_counts_of_different_times_are_matched_as_rates_and_given_back(tmp_path: Path) -> None:
+    """Levels are a second's; what is taken from each file is that times its own seconds."""
+    times = {"a": 10.0, "b": 40.0, "c": 10.0, "d": 40.0}
+    program(tmp_path / "in", lambda name, data: data * times[name], BUNIT="DN")
+    for name, time in times.items():
+        fits.setval(tmp_path / "in" / f"{name}.fits", "EXPTIME", value=time)
+    result, record = run(tmp_path)
+    assert errors_of(result) < 0.05
+    assert "divided by their exposure time (10 to 40 s)" in record
+    for one in result.corrections:
+        name = one.exposure.name[0]
+        taken = corrected(tmp_path, name, "in") - corrected(tmp_path, name)
+        np.testing.assert_allclose(taken, one.total.level * times[name], rtol=1e-4)
+        header = fits.getheader(tmp_path / "out" / "tiles" / f"{name}.fits")
+        assert header["LVLLEVEL"] == pytest.approx(one.total.level * times[name], rel=1e-6)
+    assert verify(tmp_path / "out").mismatches == ()
+    assert undo(tmp_path / "out", tmp_path / "back").complete
+    assert apply_solution(tmp_path / "out" / "corrections.ecsv", [tmp_path / "in"], tmp_path / "again").complete
+    for name in LEVELS:
+        np.testing.assert_allclose(corrected(tmp_path, name, "back"), corrected(tmp_path, name, "in"), rtol=1e-5)
+        np.testing.assert_array_equal(corrected(tmp_path, name, "again"), corrected(tmp_path, name))
+
+
+@pytest.mark.parametrize("factor", [1e5, 1e-5])
+def test_an_exposure_of_another_scale_is_left_out_by_name(tmp_path: Path, factor: float) -> None:
+    program(tmp_path / "in", lambda name, data: data * (factor if name == "b" else 1.0))
+    result, record = run(tmp_path)
+    assert {one.exposure.name: one.status.value for one in result.corrections}["b.fits"] == "failed"
+    assert errors_of(result) < 0.05
+    assert "b.fits: of another scale" in record
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
+def test_a_dead_chip_is_left_out_by_name(tmp_path: Path, value: float) -> None:
+    program(tmp_path / "in", lambda name, data: np.full_like(data, value) if name == "b" else data)
+    result, record = run(tmp_path)
+    assert {one.exposure.name: one.status.value for one in result.corrections}["b.fits"] == "failed"
+    assert errors_of(result) < 0.05
+    assert "b.fits: no usable pixel" in record
+
+
+def test_weights_and_masks_beside_images_are_named_and_mask(tmp_path: Path) -> None:
+    """A corner that the mask flags is 500 too bright: used, it would spoil the overlaps."""
+    bad = (X > 60) & (Y > 30)
+
+    def spoilt(_: str, data: np.ndarray) -> np.ndarray:
+        return np.where(bad, data + 500 + 3 * X, data)
+
+    program(tmp_path / "in", spoilt, BUNIT="adu")
+    for name, level in LEVELS.items():
+        header = fits.getheader(tmp_path / "in" / f"{name}.fits")
+        fits.PrimaryHDU(bad.astype(np.int16), header).writeto(tmp_path / "in" / f"{name}_mask.fits")
+        weight = np.ones((N, N), np.float32) * (20 + level)
+        fits.PrimaryHDU(weight, header).writeto(tmp_path / "in" / f"{name}.weight.fits")
+    result, record = run(tmp_path)
+    assert sorted(one.exposure.name for one in result.corrections) == [f"{name}.fits" for name in LEVELS]
+    assert result.complete
+    assert "left out, for they are no exposures: 8 files" in record
+    assert errors_of(result) < 0.2
