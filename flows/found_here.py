@@ -1,7 +1,7 @@
-"""Settings that other packages read from files of the current folder, which may lie beside data of unknown origin.
+"""Settings that other packages read from files in the current folder, which may contain data of unknown origin.
 
-Prefect, numba and matplotlib look there by themselves. What they find is told, so that no run is redirected without a
-word; what could make them run code is not left to such a file (:func:`flows.home.set_environment`).
+Prefect, numba and matplotlib read such files by themselves. The settings found are logged, so that no run is redirected
+silently; settings that could make them execute code are not left to such files (:func:`flows.home.set_environment`).
 """
 
 import re
@@ -17,34 +17,34 @@ logger = logger_of(__name__)
 
 _LINE = re.compile(r"^\s*(?:export\s+)?(?P<name>\w+)\s*[=:]\s*(?P<value>.*?)\s*$", re.MULTILINE)
 _MOST = 100_000
-"""Signs of a file that are looked at."""
+"""Number of characters of a file that are read."""
 
 
 _told: set[Path] = set()
 
 
 def tell_settings(folder: Path, known: frozenset[str]) -> None:
-    """Log, once a folder, which settings come from files of a folder.
+    """Log, once per folder, which settings come from files in it.
 
     Parameters
     ----------
     folder
         The current folder.
     known
-        Names of the variables that are set, which win over files.
+        Names of the variables that are set, which take precedence over files.
     """
     if folder in _told:
         return
     _told.add(folder)
     for package, file, names in _found(folder, known):
         logger.warning(
-            "%s takes settings from %s: %s; set them as variables, or run in another folder, to have others",
+            "%s takes settings from %s: %s; set them as variables, or run in another folder, to change them",
             *(package, file, ", ".join(names)),
         )
 
 
 def _found(folder: Path, known: frozenset[str]) -> Iterator[tuple[str, Path, list[str]]]:
-    """Yield who takes settings, from which file, and which: an address with its value, without what is secret in it."""
+    """Yield package, file and settings; addresses with their values, but without secrets."""
     env = folder / ".env"
     given = {each["name"].upper(): each["value"].strip("'\"") for each in _LINE.finditer(_text(env))}
     names = [_shown(name, value) for name, value in given.items() if name.startswith("PREFECT_") and name not in known]
@@ -72,7 +72,7 @@ def _text(file: Path) -> str:
 def _toml(file: Path, table: tuple[str, ...]) -> Mapping[str, Any]:
     try:
         content: Any = tomllib.loads(_text(file))
-    except tomllib.TOMLDecodeError:  # Prefect tells of it
+    except tomllib.TOMLDecodeError:  # Prefect reports it
         return {}
     for name in table:
         content = content.get(name, {}) if isinstance(content, Mapping) else {}

@@ -176,7 +176,7 @@ def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bo
         "PREFECT_LOGGING_SETTINGS_PATH": str(Path(environ.get("PREFECT_HOME", home.prefect)) / "logging.yml"),
         "NUMBA_CACHE_DIR": "",
         "NUMBA_CACHE_LOCATOR_CLASSES": "",
-        # solves hold BLAS to one thread; what more numpy and scipy start spins a tenth of a second beside the server
+        # solves use one BLAS thread; further threads of numpy and scipy would spin for a tenth of a second
         "OPENBLAS_NUM_THREADS": "1",
     }
     if quiet:

@@ -143,8 +143,8 @@ def engine(home: Home, server: ephemeral_server.EmbeddedServer | None, output: P
     with ExitStack() as stack:
         with making_database(home) as unmade:
             if server is not None:
-                server.open()  # it makes the database
-            # here and no earlier: Prefect and MLflow take seconds to import, and the server as long to start
+                server.open()  # the server creates the database
+            # imported here: Prefect and MLflow take seconds to import, and the server takes as long to start
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
 
             from flows.level_match import no_heartbeats  # noqa: PLC0415
@@ -154,7 +154,7 @@ def engine(home: Home, server: ephemeral_server.EmbeddedServer | None, output: P
             pass_over_imports()
             serving = stack.enter_context(ephemeral_server.in_place_of_prefects(server))
             if unmade:
-                Tracker(home).make_store()  # while the server makes its own
+                Tracker(home).make_store()  # while the server creates its own
             if serving is not None:
                 serving.wait()
         stack.enter_context(farewell(partial(cancel_runs, output)))

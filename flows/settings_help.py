@@ -1,4 +1,4 @@
-"""What a person reads of the settings: names, defaults, choices, meanings."""
+"""Description of the settings for the user: names, defaults, choices, meanings."""
 
 import json
 from collections.abc import Iterable
@@ -10,20 +10,20 @@ from levelmatch_core.settings import MatchSettings
 
 
 class Described(NamedTuple):
-    """A setting, as a person reads of it."""
+    """The description of a setting for the user."""
 
     name: str
     default: str
-    """As it stands in a TOML file; `none` where there is no value."""
+    """As written in a TOML file; `none` for no value."""
     best: str
     """The same in the preset `best`."""
     choices: str
-    """The few words that it takes, or nothing."""
+    """The possible values, if they are a few words; else ''."""
     meaning: str
 
 
 def described(names: Iterable[str] = ()) -> list[Described]:
-    """Describe the settings of these names, or all.
+    """Return the descriptions of the settings with these names, or of all.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def _toml(value: object) -> str:
 
 
 def few_values(name: str) -> tuple[str, ...]:
-    """Return the words that a setting takes, where they are few: nothing for numbers and free text."""
+    """Return the possible values of a setting if they are a few words; empty for numbers and free text."""
     kind = MatchSettings.model_fields[name].annotation
     if kind is bool:
         return ("true", "false")

@@ -76,7 +76,7 @@ class Summary(Record):
 
     @property
     def told(self) -> str:
-        """The grade, and what it rests on."""
+        """The grade, and the quantities that it is based on."""
         return told(self.grade, [one for field in self.fields for one in field.criteria])
 
     @property

@@ -43,7 +43,7 @@ def clean_errors(log_level: str | None = None) -> Iterator[None]:
     except OSError as error:  # of the disk: a traceback would not explain it better
         if log_level == "debug":
             raise
-        say(f"levelmatch: {error.filename or 'a file'}: {error.strerror or error}; mend that, run again", err=True)
+        say(f"levelmatch: {error.filename or 'a file'}: {error.strerror or error}; fix that, and run again", err=True)
         sys.exit(TROUBLE)
 
 

@@ -38,5 +38,5 @@ def log(folder: Path) -> None:
             sys.exit(TROUBLE)
         if tracking.new:
             note_in_log(folder, {"mlflow_run": tracking.run_id})
-    say(f"MLflow: run {tracking.run_id} in {tracking.store}{'' if tracking.new else ' (was there)'}")
+    say(f"MLflow: run {tracking.run_id} in {tracking.store}{'' if tracking.new else ' (existed already)'}")
     sys.exit(OK)

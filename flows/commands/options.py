@@ -78,7 +78,7 @@ _settings = cloup.option_group(
     cloup.option(
         "--preset",
         type=click.Choice(["best", "pjpipe"]),
-        help="What settings are that are not given; a settings file may say it as well. [default: best]",
+        help="Values of settings that are not given; may also be set in a settings file. [default: best]",
     ),
     cloup.option("--config", type=type_of_path, metavar="FILE.toml", help="Settings, as a TOML file."),
     cloup.option(

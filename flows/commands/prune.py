@@ -20,7 +20,7 @@ def prune(folder: Path) -> None:
     They may be the only copy of that input: `levelmatch undo` gives it back, and not after this.
     """
     with clean_errors():
-        from levelmatch_core.products.stale import prune as remove_stale  # noqa: PLC0415 - help comes at once
+        from levelmatch_core.products.stale import prune as remove_stale  # noqa: PLC0415 - slow to import
 
         gone = remove_stale(folder)
         for name in gone:

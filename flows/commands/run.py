@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @cloup.option(
     "--require",
     type=click.Choice(["good", "fair"]),
-    help="Exit with 4 if the result's grade is lower: what is left is noise, or up to five times that.",
+    help="Exit with 4 if the grade of the result is lower (good: residuals are noise; fair: up to 5 times that).",
 )
 @cloup.option(
     "--prune", is_flag=True, help="Remove corrected files of earlier runs whose input is missing or damaged now."
@@ -52,8 +52,8 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
             from levelmatch_core.plan import describe, plan_run  # noqa: PLC0415 - see the module
 
             return say_lines(describe(plan_run(_request(inputs, output, options))))
-        from flows import home  # noqa: PLC0415 - as the module says
-        from flows.orchestration import ephemeral_server  # noqa: PLC0415 - as the module says
+        from flows import home  # noqa: PLC0415 - see the module
+        from flows.orchestration import ephemeral_server  # noqa: PLC0415 - see the module
 
         home.prepare_environment(quiet=True)  # Prefect complains at import of a home that is not there
         server = ephemeral_server.start()  # its start takes as long as everything that follows

@@ -18,7 +18,7 @@ def settings(names: tuple[str, ...]) -> None:
     Settings are given in a TOML file (--config) or one by one (--set).
     """
     with clean_errors():
-        from flows.settings_help import described  # noqa: PLC0415 - help comes at once
+        from flows.settings_help import described  # noqa: PLC0415 - slow to import
 
         for field in described(names):
             best = f"    (best: {field.best})" if field.best != field.default else ""

@@ -81,7 +81,7 @@ def sweep(
             raise outcome
         ranking = Ranking.from_json(outcome)
         say_lines(ranking.text())
-        say(f"outputs: {output.absolute()} (ranking.ecsv, ranking.png, and a folder a combination)")
+        say(f"outputs: {output.absolute()} (ranking.ecsv, ranking.png, and one folder per combination)")
         if ranking.compare:
             say(f"compare: {ranking.compare}")
     raise SystemExit(UNFINISHED if any(row.failed for row in ranking.rows) else OK)

@@ -23,6 +23,6 @@ def verify(folder: Path) -> None:
         for mismatch in found.mismatches:
             say(f"{mismatch.file}: {mismatch.what}", err=True)
     good = not found.mismatches
-    verdict = "all as run.json has it" if good else f"{len(found.mismatches)} mismatches"
+    verdict = "all as in run.json" if good else f"{len(found.mismatches)} mismatches"
     say(f"{folder}: {found.files} files, {found.images} corrected images: {verdict}")
     sys.exit(OK if good else UNFINISHED)

@@ -1,7 +1,7 @@
-"""A server that Prefect starts by itself, in a script that calls a flow, ends with the script even if that is killed.
+"""Guard that ends a server started by Prefect itself, in a script that calls a flow, even if the script is killed.
 
-A command's own server reads from a pipe whose end tells it (:mod:`flows.orchestration.server_process`); Prefect's does
-not. A small process holds that pipe for it.
+The server of a command ends with a pipe from the command (:mod:`flows.orchestration.server_process`), but Prefect's own
+server does not. Here a small process reads such a pipe on its behalf.
 """
 
 import os
@@ -10,14 +10,14 @@ import sys
 import time
 
 _GRACE = 5.0
-"""Seconds that the server has to end by itself."""
+"""Time limit for the server to end by itself, seconds."""
 
 _guarded: set[int] = set()
 
 
 def guard_prefects_own() -> None:
-    """Have the servers that Prefect started in this process ended once the process is gone."""
-    module = sys.modules.get("prefect.server.api.server")  # it is imported by whoever starts one
+    """Ensure that servers that Prefect started in this process end with it."""
+    module = sys.modules.get("prefect.server.api.server")  # imported if a server was started
     servers = getattr(getattr(module, "SubprocessASGIServer", None), "_instances", {})
     for server in tuple(servers.values()):
         process = server.server_process
@@ -27,7 +27,7 @@ def guard_prefects_own() -> None:
 
 
 def _start(server: int) -> None:
-    """Start the process; the other end of its pipe stays open for as long as this process lives."""
+    """Start the guard; the other end of its pipe remains open as long as this process exists."""
     theirs, _ours = os.pipe()
     words = [sys.executable, "-m", "flows.orchestration.server_guard", str(server)]
     os.posix_spawn(sys.executable, words, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0)])
@@ -35,8 +35,8 @@ def _start(server: int) -> None:
 
 
 def main() -> None:
-    """Wait until nobody is left who may write to our standard input, and end the server."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # who started us may hear them and go on
+    """Wait until standard input is closed by all writers, and end the server."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent may handle them and continue
         signal.signal(number, signal.SIG_IGN)
     server = int(sys.argv[1])
     try:
@@ -46,7 +46,7 @@ def main() -> None:
 
     def send(number: int) -> None:
         if handle is not None and sys.platform == "linux":
-            signal.pidfd_send_signal(handle, number)  # another process may have got its number
+            signal.pidfd_send_signal(handle, number)  # its number may have been reused
         else:
             os.kill(server, number)
 

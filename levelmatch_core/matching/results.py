@@ -214,12 +214,12 @@ class Suspect(Record):
 class LoopClosure(Record):
     """Closure of the differences around independent loops of overlaps, before any solve."""
 
-    tested: int = Described(description="loops")
-    untested: int = Described(default=0, description="independent loops beyond those that were looked at")
-    scatter: float = Described(description="robust scatter of the sums over what is expected of them")
+    tested: int = Described(description="number of loops")
+    untested: int = Described(default=0, description="number of further independent loops")
+    scatter: float = Described(description="robust scatter of the sums relative to expectation")
     failed: int = Described(description="loops whose sum is beyond 4 sigma of what pixel noise makes")
-    worst: tuple[Loop, ...] = Described(description="the worst first, ten at most")
-    suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, ten at most")
+    worst: tuple[Loop, ...] = Described(description="worst first, at most ten")
+    suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, at most ten")
 
 
 class Choice(Record):

@@ -76,7 +76,9 @@ class RunRecord(Record):
     stale: tuple[StaleProduct, ...] = Described(
         default=(), description="corrected files of earlier runs whose input is missing or damaged now; they stay"
     )
-    files: tuple[OutputFile, ...] = Described(description="the manifest: all files but run.json and log.json; sorted")
+    files: tuple[OutputFile, ...] = Described(
+        description="the manifest: all files except run.json and log.json; sorted"
+    )
 
     def to_bytes(self) -> bytes:
         """Return the bytes of run.json, which are the same for the same record."""

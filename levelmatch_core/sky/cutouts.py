@@ -181,7 +181,7 @@ def open_cutout(record: CutoutRecord, store: CutoutStore) -> Cutout:
     record
         The cutout.
     store
-        Where it lies.
+        The store that contains it.
 
     Raises
     ------

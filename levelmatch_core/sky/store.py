@@ -211,7 +211,7 @@ class CutoutStore:
         try:
             record = json.loads(unseal(key, Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError):
-            return None  # damaged: what it describes is made anew
+            return None  # damaged: its content is computed again
         if not isinstance(record, dict) or not all(self.check(stored) for stored in _arrays_in(record)):
             return None
         return record

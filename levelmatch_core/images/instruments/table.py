@@ -56,7 +56,7 @@ def of_table(table: InstrumentTable, *, own: bool = False) -> Instrument:
 
 
 def _tile(source: Source, card: str, pattern: Pattern | None) -> str:
-    """Return the tile's name without its chip: by the card, by the pattern, else the file."""
+    """Return the name of the tile without its chip: from the card, from the pattern, else the file."""
     value = str(source.primary.get(card, "")).strip().lower() if card else ""
     if value not in _UNSET:
         return value

@@ -160,7 +160,7 @@ class KnownSolution:
             _refuse_absurd(path, row)
         for name, grid in grids.items():
             if abs(grid.ra) > 360 or abs(grid.dec) > 90 or abs(grid.angle) > 360 or grid.scale > _WIDEST:
-                message = f"{path}: the grid of field {name} is none of a sky; take the table that levelmatch wrote"
+                message = f"{path}: the grid of field {name} is none of a sky; use the table that levelmatch wrote"
                 raise UsageError(message)
         lacking = sorted({row.field for row in rows} - grids.keys())
         if lacking:

@@ -222,7 +222,7 @@ def _writer(source: Path, product: str, rows: Sequence[Known], solution: KnownSo
 
 
 def _refuse_altered(source: Path, product: str, sha256: str | None) -> None:
-    """Refuse a file that is not the one that the run wrote: what would come out would be no input."""
+    """Refuse a file that is not the one that the run wrote: the result would not be the input."""
     refuse_irregular(source, NotFitsError, product)
     if OutputFile.of(source, product).sha256 != sha256:
         message = f"{product}: not the file that the run wrote (its sha256 differs from run.json's)"

@@ -67,7 +67,7 @@ class OutputFolder:
         created: Sequence[Path],
     ) -> None:
         self.path = path
-        """The folder, absolute."""
+        """Absolute path of the folder."""
         self.last = last
         """The record of the finished run whose files lie here, if there is one."""
         self.previous = last if same else None

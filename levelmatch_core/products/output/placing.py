@@ -33,7 +33,7 @@ class Sha256(str):
 
 
 def put(root: Path, name: str, writer: Writer, before: Callable[[str], None] | None = None) -> tuple[OutputFile, bool]:
-    """Let `writer` make a file below `root`, and put it in its place if its bytes are new.
+    """Have `writer` create a file below `root`, and move it to its place if its bytes are new.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ class SharedFolder:
         """Whether a new file was written."""
 
     def write(self, name: str, writer: Writer) -> OutputFile:
-        """Let `writer` make a file, and put it in its place; as :meth:`OutputFolder.write`."""
+        """Have `writer` create a file, and move it to its place; as :meth:`OutputFolder.write`."""
         file, new = put(self.path, name, writer, before=lambda digest: note_written(self.path, name, digest))
         self.changed |= new
         return file

@@ -45,7 +45,7 @@ def call(*arguments):
 def test_there_and_back(out, small_program, tmp_path):
     fine = call("verify", out)
     assert fine.returncode == 0, fine.stderr
-    assert "4 corrected images: all as run.json has it" in fine.stdout
+    assert "4 corrected images: all as in run.json" in fine.stdout
     assert fine.stderr.split() == ["heavy"]  # no engine was imported
     undone = call("undo", out, "--output", tmp_path / "back")
     assert undone.returncode == 0, undone.stderr
