@@ -97,8 +97,8 @@ class MatchSettings(BaseModel):
     blank: Literal["auto", "none"] | float = _setting(
         "auto",
         "input",
-        "Which pixels, besides NaN, are blank, stay as they are and take part in nothing: 'auto': a constant that fills "
-        "a region at an edge, or 1 % of an image, and 1e30, -32768 and their kind; or this value; or 'none'.",
+        "Which pixels, besides NaN, are blank, stay as they are and take part in nothing: 'auto': a constant that "
+        "fills a region at an edge, or 1 % of an image, and 1e30, -32768 and their kind; or this value; or 'none'.",
     )
     companions: Literal["use", "ignore"] = _setting(
         "use",
