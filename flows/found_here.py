@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.secrets import without_secrets
-from levelmatch_core.log_context import logger_of
+from levelmatch_core.process.log_context import logger_of
 
 logger = logger_of(__name__)
 

@@ -20,8 +20,8 @@ from flows.summary import Summary
 from flows.without_prefect import match_alone
 from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
-from levelmatch_core.log_context import logger_of
 from levelmatch_core.pipeline import Request
+from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.output.folder import OutputFolder
 
 logger = logger_of(__name__)

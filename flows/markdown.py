@@ -2,7 +2,7 @@
 
 import re
 
-from levelmatch_core.plain_text import one_line
+from levelmatch_core.text.plain_text import one_line
 
 _SIGNS = re.compile(r"[\\`*_{}\[\]()<>#!|~&$@]|:(?=//)|(?<=www)\.")
 

@@ -10,8 +10,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from levelmatch_core.log_context import logger_of
-from levelmatch_core.plain_text import lines_of, one_line
+from levelmatch_core.process.log_context import logger_of
+from levelmatch_core.text.plain_text import lines_of, one_line
 
 logger = logger_of(__name__)
 

@@ -22,9 +22,9 @@ from flows.orchestration.task_runner import RETRY_DELAYS
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
 from flows.tracking.tracker import Tracker, output_id
 from levelmatch_core.errors import LevelMatchError
-from levelmatch_core.log_context import logger_of
 from levelmatch_core.matching.model_selection import leave_one_pair_out
 from levelmatch_core.pipeline import Request
+from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.records import content_key
 from levelmatch_core.settings import MatchSettings
 

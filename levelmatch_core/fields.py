@@ -18,7 +18,6 @@ from levelmatch_core.jobs.science import (
     SolveJob,
     StackJob,
 )
-from levelmatch_core.log_context import log_context, logger_of
 from levelmatch_core.matching.corrections import (
     Correction,
     FieldMatch,
@@ -35,6 +34,7 @@ from levelmatch_core.matching.reference_history import Zeros
 from levelmatch_core.matching.results import Choice, Member, PairFit, Solution
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of, mergers
 from levelmatch_core.matching.uncertainty.member_noise import member_noise
+from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid

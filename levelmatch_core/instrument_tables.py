@@ -42,8 +42,8 @@ from pydantic import Field as Described
 
 from levelmatch_core.errors import SettingsError, UsageError
 from levelmatch_core.files.regular import refuse_irregular
-from levelmatch_core.patterns import Pattern
 from levelmatch_core.records import Record
+from levelmatch_core.text.patterns import Pattern
 
 ALL = "*"
 """Instead of an EXTNAME: every image of a file with its own celestial WCS."""

@@ -32,9 +32,9 @@ from levelmatch_core.jobs.products import (
     level_error_name,
     mosaic_name,
 )
-from levelmatch_core.log_context import logger_of
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
 from levelmatch_core.matching.reference_history import KnownZero, Zeros, lacking, names_lost, names_of
+from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.corrected.known_solution import PRODUCTS
 from levelmatch_core.products.corrected.write import products_of
 from levelmatch_core.products.manifest import OutputFile, StaleProduct

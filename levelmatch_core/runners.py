@@ -9,8 +9,8 @@ from typing import Any
 from levelmatch_core.errors import LevelMatchError, StrictError
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.jobs.job import Job, JobRunner, Workspace, failure_of
+from levelmatch_core.process.thread_budget import thread_budget, threads_per_job
 from levelmatch_core.records import Record
-from levelmatch_core.thread_budget import thread_budget, threads_per_job
 from levelmatch_core.workers import Threads, WorkerPool
 
 ONE_THREAD = Threads()

@@ -5,9 +5,9 @@ all nogil), in numpy's arithmetic, casts and sorting of large arrays, BLAS and S
 writing files. The GIL is held while records, FITS headers, WCS and tables are handled, and by matplotlib: 7 % of the
 time of a worker with exposures of 2048 pixels, and a third of it with tiles of 512 (py-spy). Work on many small
 exposures, and figures, therefore profit from processes. If a stage has fewer jobs than workers, such as the mosaic, its
-jobs distribute their own work over threads (:mod:`levelmatch_core.thread_budget`). Processes and Dask workers exchange
-jobs and results through pickles (which are never stored), share the store and the output folder by their paths, and
-need a second or two to import their modules. `python -m tests.benchmarks.workers` measures both.
+jobs distribute their own work over threads (:mod:`levelmatch_core.process.thread_budget`). Processes and Dask workers
+exchange jobs and results through pickles (which are never stored), share the store and the output folder by their
+paths, and need a second or two to import their modules. `python -m tests.benchmarks.workers` measures both.
 
 The output bytes are the same for all three: a job gives the same result everywhere, and the caller sorts everything
 that depends on the order.
@@ -26,11 +26,11 @@ from typing import Any, Protocol
 
 from levelmatch_core.errors import SettingsError, WorkerError
 from levelmatch_core.jobs.job import Job, Workspace
-from levelmatch_core.log_context import logger_of
+from levelmatch_core.process.log_context import logger_of
+from levelmatch_core.process.thread_budget import parallel_map, thread_budget, threads_available
 from levelmatch_core.products.output.shared_folder import SharedFolder
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
-from levelmatch_core.thread_budget import parallel_map, thread_budget, threads_available
 
 logger = logger_of(__name__)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from levelmatch_core.errors import LevelMatchError, UsageError
-from levelmatch_core.plain_text import lines_of, one_line
+from levelmatch_core.text.plain_text import lines_of, one_line
 
 if TYPE_CHECKING:
     from flows.summary import Summary

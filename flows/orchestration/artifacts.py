@@ -21,10 +21,10 @@ from flows.markdown import code, escaped
 from flows.progress import Advance, Reporter
 from flows.summary import Summary
 from levelmatch_core.jobs.products import mosaic_name
-from levelmatch_core.log_context import logger_of
 from levelmatch_core.pipeline import RunResult
-from levelmatch_core.plain_text import one_line
+from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.report.images import side_by_side
+from levelmatch_core.text.plain_text import one_line
 
 logger = logger_of(__name__)
 

@@ -4,7 +4,7 @@ import logging
 import os
 
 from flows.home import LOGGERS, prepare_environment
-from levelmatch_core.log_context import make_plain, put_in_front
+from levelmatch_core.process.log_context import make_plain, put_in_front
 
 
 class TaskRunLines(logging.Filter):

@@ -23,15 +23,15 @@ from flows.orchestration.availability import of_engine
 from flows.orchestration.log_batching import gathered
 from flows.orchestration.persistence_errors import unstored
 from flows.progress import LineReporter, Reporter
-from levelmatch_core.disk_full import refuse_without_room
 from levelmatch_core.errors import EngineError, LevelMatchError
+from levelmatch_core.files.disk_full import refuse_without_room
 from levelmatch_core.files.sealed import seal, unseal
 from levelmatch_core.jobs.job import Job, Workspace, failure_of
-from levelmatch_core.log_context import log_context, logger_of
+from levelmatch_core.process.log_context import log_context, logger_of
+from levelmatch_core.process.thread_budget import threads_per_job
 from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.runners import ONE_THREAD
-from levelmatch_core.thread_budget import threads_per_job
 from levelmatch_core.workers import WorkerPool, shared_out
 
 logger = logger_of(__name__)

@@ -11,9 +11,9 @@ from flows.home import Home
 from flows.summary import FlowFacts, Summary
 from levelmatch_core.errors import UsageError
 from levelmatch_core.images.exposure import Inventory
-from levelmatch_core.log_context import logger_of
 from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.pipeline import Request, RunResult
+from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.corrected.undo import finished_record
 from levelmatch_core.products.output.folder import RUN
 from levelmatch_core.products.runrecord import RunRecord, json_bytes

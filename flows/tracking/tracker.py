@@ -32,9 +32,9 @@ from flows.tracking.metrics import (
     units_of,
 )
 from flows.tracking.outbox import keep, output_id, place_of
-from levelmatch_core.log_context import logger_of
 from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.pipeline import RunResult
+from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import levelmatch_version
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from levelmatch_core.errors import DataError, UsageError
 from levelmatch_core.files.regular import refuse_irregular
-from levelmatch_core.patterns import Pattern
+from levelmatch_core.text.patterns import Pattern
 
 GroupBy = Callable[[str], str]
 """Gives the tile of a file, by its shown name; raises DataError where the user named none."""

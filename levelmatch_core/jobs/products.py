@@ -6,10 +6,10 @@ from typing import Any, Self
 
 from levelmatch_core.images.fits_headers import MATCHED_CARD
 from levelmatch_core.jobs.job import Job, Workspace
-from levelmatch_core.malloc_trim import MANY, trim_memory
 from levelmatch_core.matching.corrections import Correction, ErrorMap, FieldMatch, StageMatch
 from levelmatch_core.matching.measure.pair_fit import Difference, difference
 from levelmatch_core.matching.results import PairResult
+from levelmatch_core.process.malloc_trim import MANY, trim_memory
 from levelmatch_core.products.corrected.write import write_corrected
 from levelmatch_core.products.level_error import write_level_error
 from levelmatch_core.products.manifest import OutputFile

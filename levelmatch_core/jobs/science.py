@@ -8,13 +8,14 @@ from pydantic import Field as Described
 from levelmatch_core.images.exposure import Exposure
 from levelmatch_core.images.given import Given, SkyMask
 from levelmatch_core.jobs.job import Job, Workspace
-from levelmatch_core.log_context import logger_of
-from levelmatch_core.malloc_trim import MANY, trim_memory
 from levelmatch_core.matching.corrections import Correction, ErrorMap, Sigma, StageMatch
 from levelmatch_core.matching.match import NOTHING, match
 from levelmatch_core.matching.measure.pair_fit import fit_pair
 from levelmatch_core.matching.results import Gauge, Member, PairFit, Solution
 from levelmatch_core.matching.uncertainty.field import field_errors
+from levelmatch_core.process.log_context import logger_of
+from levelmatch_core.process.malloc_trim import MANY, trim_memory
+from levelmatch_core.process.thread_budget import parallel_map
 from levelmatch_core.records import Record
 from levelmatch_core.settings import FitType
 from levelmatch_core.sky.cutouts import CutoutRecord, CutoutsInUse, make_cutout, open_cutout
@@ -22,7 +23,6 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.masks import local_sky
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import stack
-from levelmatch_core.thread_budget import parallel_map
 
 logger = logger_of(__name__)
 

@@ -15,13 +15,13 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from levelmatch_core.errors import NoUsablePixelsError
+from levelmatch_core.process.thread_budget import parallel_map
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import Box
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import BAND_PIXELS, box_of, mosaic_bands
 from levelmatch_core.sky.store import CutoutStore
-from levelmatch_core.thread_budget import parallel_map
 
 BLOCK = 2880
 """Size of the blocks of a FITS file, bytes."""

@@ -16,7 +16,7 @@ from levelmatch_core.files.durable import sync_folder
 from levelmatch_core.files.ecsv import write_ecsv
 from levelmatch_core.images.fits_cards import open_raw
 from levelmatch_core.images.fits_headers import MATCHED_CARD
-from levelmatch_core.log_context import logger_of
+from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.corrected.editing import EditedFile
 from levelmatch_core.products.corrected.known_solution import PRODUCTS, KnownSolution
 from levelmatch_core.products.manifest import OutputFile, StaleProduct

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field as Described
 
-from levelmatch_core.disk_full import room_for
 from levelmatch_core.errors import StoreError, StoreInUseError
+from levelmatch_core.files.disk_full import room_for
 from levelmatch_core.files.sealed import seal, unseal
 from levelmatch_core.records import Record
 

@@ -8,6 +8,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from levelmatch_core.errors import NoUsablePixelsError, StoreError
+from levelmatch_core.process.thread_budget import thread_budget
 from levelmatch_core.products.mosaic import write_mosaic
 from levelmatch_core.records import content_key
 from levelmatch_core.sky.cutouts import CutoutRecord
@@ -15,7 +16,6 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import box_of, mosaic_bands
 from levelmatch_core.sky.store import CutoutStore
-from levelmatch_core.thread_budget import thread_budget
 
 GRID = Grid(ra=83.5, dec=-5.0, angle=15.0, scale=0.11)
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.markdown import code, escaped
-from levelmatch_core.log_context import log_context, logger_of
-from levelmatch_core.plain_text import lines_of, one_line
+from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.simulate import SimulatedProgram, simulate
+from levelmatch_core.text.plain_text import lines_of, one_line
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]")

@@ -8,7 +8,7 @@ from levelmatch_core.errors import NotFitsError, ShapeMismatchError
 from levelmatch_core.images.exposure import Companion, Exposure
 from levelmatch_core.images.fits_headers import FAULTS, plane_of, quiet
 from levelmatch_core.images.storage.packing import unpacked
-from levelmatch_core.log_context import logger_of
+from levelmatch_core.process.log_context import logger_of
 
 logger = logger_of(__name__)
 

@@ -6,8 +6,8 @@ from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.fits_headers import Cards
 from levelmatch_core.images.instruments.base import Instrument, Part, Source, plain_groups
 from levelmatch_core.instrument_tables import InstrumentTable
-from levelmatch_core.patterns import Pattern
 from levelmatch_core.settings import MatchSettings
+from levelmatch_core.text.patterns import Pattern
 
 _UNSET = frozenset({"", "none", "n/a"})
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from levelmatch_core.disk_full import room_for
 from levelmatch_core.errors import LevelMatchError, NotFitsError, OutputFolderError
+from levelmatch_core.files.disk_full import room_for
 from levelmatch_core.files.durable import see_on_disk
 from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.exposure import Failure

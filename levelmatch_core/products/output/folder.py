@@ -14,12 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from levelmatch_core.disk_full import room_for
 from levelmatch_core.errors import OutputFolderError
+from levelmatch_core.files.disk_full import room_for
 from levelmatch_core.files.durable import see_on_disk
 from levelmatch_core.files.regular import irregular, refuse_irregular
 from levelmatch_core.images.reading import digest_of
-from levelmatch_core.log_context import logger_of
+from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.lock import FolderLock
 from levelmatch_core.products.output.placing import (

@@ -8,8 +8,8 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from levelmatch_core.disk_full import room_for
 from levelmatch_core.errors import OutputFolderError
+from levelmatch_core.files.disk_full import room_for
 from levelmatch_core.files.durable import sync_folder
 from levelmatch_core.images.reading import digest_of
 from levelmatch_core.products.manifest import OutputFile

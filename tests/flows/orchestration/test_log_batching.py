@@ -7,8 +7,8 @@ import pytest
 from prefect.logging.handlers import APILogHandler
 
 from flows.orchestration.log_batching import MOST_LINES, gathered
-from levelmatch_core.log_context import log_context, logger_of
-from levelmatch_core.thread_budget import parallel_map, thread_budget
+from levelmatch_core.process.log_context import log_context, logger_of
+from levelmatch_core.process.thread_budget import parallel_map, thread_budget
 
 LOGGER = logger_of("levelmatch_core.trial")
 ROOT = logging.getLogger("levelmatch_core")

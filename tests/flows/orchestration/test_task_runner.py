@@ -24,7 +24,7 @@ from flows.orchestration.task_runner import BATCHES, MOST_TILES, PrefectEach, _t
 from levelmatch_core.errors import NoRoomError, NoUsablePixelsError
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.jobs.job import Job, Workspace
-from levelmatch_core.log_context import logger_of
+from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.records import Record

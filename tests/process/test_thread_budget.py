@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from levelmatch_core.log_context import log_context, logger_of
-from levelmatch_core.thread_budget import parallel_map, thread_budget, threads_available, threads_per_job
+from levelmatch_core.process.log_context import log_context, logger_of
+from levelmatch_core.process.thread_budget import parallel_map, thread_budget, threads_available, threads_per_job
 
 
 def test_who_gets_how_many():

@@ -3,7 +3,7 @@
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
-from levelmatch_core.log_context import log_context, logger_of
+from levelmatch_core.process.log_context import log_context, logger_of
 
 logger = logger_of(__name__)
 

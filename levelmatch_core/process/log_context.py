@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from levelmatch_core.plain_text import lines_of, one_line
+from levelmatch_core.text.plain_text import lines_of, one_line
 
 _PLACE: ContextVar[tuple[str, str] | None] = ContextVar("place", default=None)
 

@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import numpy as np, psutil
-from levelmatch_core.malloc_trim import give_back
+from levelmatch_core.process.malloc_trim import give_back
 
 def held():
     return psutil.Process().memory_info().rss

@@ -1,0 +1,1 @@
+"""Text that comes from files and users: made plain, and matched without hanging."""
