@@ -92,7 +92,7 @@ class Tile(Record):
         try:
             Pattern(self.pattern)
         except UsageError as error:
-            message = f"pattern {self.pattern!r}: no regular expression of RE2 ({error})"
+            message = f"pattern {self.pattern!r}: not a regular expression of RE2 ({error})"
             raise ValueError(message) from error
         return self
 
