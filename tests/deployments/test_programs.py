@@ -76,7 +76,7 @@ def test_a_relative_folder_or_an_output_that_is_an_input_is_refused(tmp_path):
 
 def test_a_deployment_pins_its_reference_and_runs_one_at_a_time(tmp_path):
     found = program(tmp_path, 'inputs = ["$A/i"]\noutput = "${A}/o"\n[settings]\nreference = "tile 3"').deployment()
-    assert found["parameters"]["settings"] == {"reference": "tile 3"}
+    assert found["parameters"]["settings"] == {"preset": "best", "reference": "tile 3"}
     assert found["parameters"]["inputs"] == ["{{ $A }}/i"]
     assert found["parameters"]["output"] == "{{ $A }}/o"
     assert found["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}

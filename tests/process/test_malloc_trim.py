@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import numpy as np, psutil
-from levelmatch_core.process.malloc_trim import give_back
+from levelmatch_core.process.malloc_trim import trim_memory
 
 def held():
     return psutil.Process().memory_info().rss
@@ -20,7 +20,7 @@ for _ in range(2000):  # 100 kB each: too small to be mapped by themselves
     small.append(np.ones(200))
 large.clear()
 freed = held()
-give_back()
+trim_memory()
 print((freed - before) / 1e6, (held() - before) / 1e6, len(small))
 """
 
