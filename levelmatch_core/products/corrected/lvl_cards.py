@@ -13,6 +13,8 @@ _DIGITS = 9
 IMAGE_CARDS = ("LVLLEVEL", "LVLSLPX", "LVLSLPY", "LVLSKY", "LVLERR")
 WINDOW_CARDS = ("LVLLEV2", "LVLSLX2", "LVLSLY2", "LVLSKY2", "LVLERR2")
 AREA_CARD = "LVLAREA"
+TYPE_CARD = "LVLTYPE"
+"""Of an image that became floating point: the type in which it came, and its BSCALE, BZERO and BLANK."""
 CARDS = (MATCHED_CARD, "LVLFIT", *IMAGE_CARDS, "LVLREF", "LVLPART", "LVLVERS", *WINDOW_CARDS, AREA_CARD)
 """All cards that levelmatch writes to the header of an image."""
 
