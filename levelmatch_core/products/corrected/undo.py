@@ -28,7 +28,7 @@ from levelmatch_core.products.corrected.editing import (
 )
 from levelmatch_core.products.corrected.jwst_background import take_background_back
 from levelmatch_core.products.corrected.known_solution import PRODUCTS, Known, KnownImage, KnownSolution, images_of
-from levelmatch_core.products.corrected.lvl_cards import CARDS
+from levelmatch_core.products.corrected.lvl_cards import take_cards
 from levelmatch_core.products.corrected.stored_type import as_it_came
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.folder import clear_temporaries
@@ -242,9 +242,8 @@ def _restore_input(
 ) -> str:
     """Put the input's image back; return what of its type could not be given back, '' if all was."""
     header = edited.base.header(image.hdu)
-    for name in CARDS:
-        header.remove(name)
     if image.untouched:
+        take_cards(header)
         edited.put(image.hdu, header, None)
         return ""
     stored = edited.base.image(image.hdu)
@@ -271,5 +270,6 @@ def _restore_input(
         inside = inside_of(image.second.window, (values.shape[0], values.shape[1]))
         whole[inside] = window[0][inside]
     came, note = as_it_came(whole, header, f"{image.main.product}: HDU {image.hdu}")
+    take_cards(header)  # after the card of the type, of which name the input may have one
     edited.put(image.hdu, header, whole.astype(stored.dtype) if came is None else came)
     return note

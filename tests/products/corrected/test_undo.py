@@ -208,6 +208,20 @@ def test_integers_come_back_as_they_were(
     assert verify(out).mismatches == ()
 
 
+def test_cards_of_the_inputs_own_come_back(make: Any, image_file: Any, finished: Finished, tmp_path: Path) -> None:
+    path = image_file(noise())
+    with fits.open(path, mode="update") as hdus:
+        hdus["SCI"].header["LVLREF"] = ("somebody else's", "of another program")
+        hdus["SCI"].header["LVLERR"] = 1.5
+        hdus["SCI"].header["LVLTYPE"] = "x" * 150
+    out = finished(make.correction(make.exposure(path)))
+    assert verify(out).mismatches == ()
+    assert undo(out, tmp_path / "back").complete
+    with fits.open(tmp_path / "back" / "a.fits") as given, fits.open(path) as was:
+        cards = {card.keyword: (card.value, card.comment) for card in given["SCI"].header.cards}
+        assert cards == {card.keyword: (card.value, card.comment) for card in was["SCI"].header.cards}
+
+
 def test_blank_zeros_stay(make: Any, image_file: Any, finished: Finished, tmp_path: Path) -> None:
     data = noise()
     data[:, :4] = 0
