@@ -16,8 +16,9 @@ from flows.commands.options import examples, finished_argument, output_option
 def undo(folder: Path, output: Path) -> None:
     """Restore the inputs of the finished output DIR, from DIR alone, to within rounding errors.
 
-    The corrections are added again and the LVL cards removed. Images that were stored as integers remain floating
-    point, and pixels that were masked because nothing connected them to the rest remain masked (and are reported).
+    The corrections are added again, integers and scaled values come back as they were stored, and the LVL cards are
+    removed. What cannot be restored is reported: pixels that were masked because nothing connected them to the rest,
+    and the type of integers that were compressed.
 
     Exit code: 0 everything is restored; 3 something is not; 2 DIR is not a finished output, or BACK cannot be used.
     """

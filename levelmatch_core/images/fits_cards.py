@@ -96,6 +96,18 @@ class RawHeader:
             del self._cards[at : self._after(at)]
             self._places = None
 
+    def take(self, keyword: str) -> bytes:
+        """Remove the card of a keyword and return it with its continuation, as it stood; b"" if there is none."""
+        at = self._find(keyword)
+        taken = b"" if at is None else b"".join(self._cards[at : self._after(at)])
+        self.remove(keyword)
+        return taken
+
+    def put_back(self, cards: bytes) -> None:
+        """Put cards that :meth:`take` gave at the end."""
+        self._cards += _cut(cards)
+        self._places = None
+
     def add_history(self, text: str) -> None:
         """Add a HISTORY record, of as many cards as it takes, at the end."""
         self._places = None

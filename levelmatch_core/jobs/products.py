@@ -36,6 +36,7 @@ class WriteJob(Job):
     """Write one corrected file."""
 
     step = "write"
+    version = 2
     roles = ("fit", "write")
     gives = Written
 

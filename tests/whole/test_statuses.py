@@ -180,12 +180,14 @@ def test_the_reference_is_kept_when_the_input_grows(row, level_match, tmp_path):
     assert "automatic choice would be tile_002" in (again.request.output / "run.json").read_text()
 
 
-def test_removed_exposures_leave_the_output(row, level_match):
+def test_what_was_corrected_of_removed_exposures_stays_and_is_named(row, level_match):
     result = level_match(row)
     (row / "tile_003.fits").unlink()
     again = level_match(row)
     assert again.changed
-    assert not (result.request.output / "tiles" / "tile_003.fits").exists()
+    assert not again.complete
+    assert [stale.name for stale in again.record.stale] == ["tiles/tile_003.fits"]
+    assert (result.request.output / "tiles" / "tile_003.fits").exists()
 
 
 @pytest.mark.slow

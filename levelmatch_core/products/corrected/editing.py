@@ -109,7 +109,8 @@ def scaling_of(header: RawHeader) -> tuple[float, float]:
 
 def output_type(stored: np.dtype[np.generic]) -> np.dtype[np.floating]:
     """Return the type in which a changed image is stored: double precision if it was double, else single."""
-    return np.dtype(">f8") if stored.kind == "f" and stored.itemsize == 8 else np.dtype(">f4")
+    wide = stored.itemsize == 8 or (stored.kind in "iu" and stored.itemsize == 4)
+    return np.dtype(">f8") if wide else np.dtype(">f4")
 
 
 def inside_of(window: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """The cards of a corrected image that describe its correction: a rounded summary of the exact tables."""
 
+import base64
 from dataclasses import dataclass
 
 from levelmatch_core.images.fits_cards import CardValue, RawHeader, as_ascii
@@ -13,6 +14,11 @@ _DIGITS = 9
 IMAGE_CARDS = ("LVLLEVEL", "LVLSLPX", "LVLSLPY", "LVLSKY", "LVLERR")
 WINDOW_CARDS = ("LVLLEV2", "LVLSLX2", "LVLSLY2", "LVLSKY2", "LVLERR2")
 AREA_CARD = "LVLAREA"
+TYPE_CARD = "LVLTYPE"
+"""Of an image that became floating point: the type in which it came, and its BSCALE, BZERO and BLANK."""
+OWN = "LVLOWN"
+"""Start of the cards that keep cards of the input's own that are called as ours are."""
+
 CARDS = (MATCHED_CARD, "LVLFIT", *IMAGE_CARDS, "LVLREF", "LVLPART", "LVLVERS", *WINDOW_CARDS, AREA_CARD)
 """All cards that levelmatch writes to the header of an image."""
 
@@ -45,6 +51,7 @@ def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, sett
     settings
         Settings of the run.
     """
+    own = [card for name in (*CARDS, TYPE_CARD) if (card := header.take(name))]
     header.set(MATCHED_CARD, correction.status.value, "levelmatch: what became of this exposure")
     header.set("LVLFIT", _fits(correction, settings), "fit type of each stage")
     _put_numbers(header, correction, local, "image centre", IMAGE_CARDS)
@@ -54,6 +61,20 @@ def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, sett
         header.set(AREA_CARD, float(f"{local.area:.{_DIGITS}g}"), "[arcsec2] pixels get corrections by area over this")
     header.set("LVLPART", correction.partial, "whether its field lacks members")
     header.set("LVLVERS", levelmatch_version(), "version of levelmatch")
+    for number, card in enumerate(own, start=1):
+        header.set(f"{OWN}{number}", base64.b64encode(card.rstrip()).decode("ascii"), "a card of the input, base64")
+
+
+def take_cards(header: RawHeader) -> None:
+    """Take our cards out of a header, and put back those of the input's own that were called as ours are."""
+    for name in CARDS:
+        header.remove(name)
+    number = 1
+    while f"{OWN}{number}" in header:
+        text = str(header.get(f"{OWN}{number}"))
+        header.remove(f"{OWN}{number}")
+        header.put_back(base64.b64decode(text))
+        number += 1
 
 
 def reference_text(reference: str, *, provisional: bool) -> str:

@@ -28,7 +28,8 @@ from levelmatch_core.products.corrected.editing import (
 )
 from levelmatch_core.products.corrected.jwst_background import take_background_back
 from levelmatch_core.products.corrected.known_solution import PRODUCTS, Known, KnownImage, KnownSolution, images_of
-from levelmatch_core.products.corrected.lvl_cards import CARDS
+from levelmatch_core.products.corrected.lvl_cards import take_cards
+from levelmatch_core.products.corrected.stored_type import as_it_came
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.folder import clear_temporaries
 from levelmatch_core.products.output.placing import JOURNAL, RUN, Writer, put
@@ -145,7 +146,8 @@ def undo_file(
             if image.hdu >= len(hdus) or hdus[image.hdu].matched is None:
                 message = f"{shown}: no {MATCHED_CARD} in HDU {image.hdu}: levelmatch did not correct this file"
                 raise NotFitsError(message)
-            _restore_input(edited, image, hdus, source, solution.grids, blank_zero=blank_zero)
+            said = _restore_input(edited, image, hdus, source, solution.grids, blank_zero=blank_zero)
+            notes += [said] if said else []
             if image.masked:
                 notes.append(
                     f"{shown}: HDU {image.hdu}: masked pixels stay masked, since nothing ties them to the rest"
@@ -237,13 +239,13 @@ def _restore_input(
     grids: Mapping[str, Grid],
     *,
     blank_zero: bool,
-) -> None:
+) -> str:
+    """Put the input's image back; return what of its type could not be given back, '' if all was."""
     header = edited.base.header(image.hdu)
-    for name in CARDS:
-        header.remove(name)
     if image.untouched:
+        take_cards(header)
         edited.put(image.hdu, header, None)
-        return
+        return ""
     stored = edited.base.image(image.hdu)
     values = physical_values(stored, header)
     parts = [part for part in (image.main, image.second) if part is not None]
@@ -267,4 +269,7 @@ def _restore_input(
     if window and image.second is not None and image.second.window is not None:
         inside = inside_of(image.second.window, (values.shape[0], values.shape[1]))
         whole[inside] = window[0][inside]
-    edited.put(image.hdu, header, whole.astype(stored.dtype))
+    came, note = as_it_came(whole, header, f"{image.main.product}: HDU {image.hdu}")
+    take_cards(header)  # after the card of the type, of which name the input may have one
+    edited.put(image.hdu, header, whole.astype(stored.dtype) if came is None else came)
+    return note

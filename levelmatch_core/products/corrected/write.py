@@ -30,7 +30,7 @@ from levelmatch_core.products.corrected.editing import (
     shifted,
 )
 from levelmatch_core.products.corrected.jwst_background import put_background
-from levelmatch_core.products.corrected.lvl_cards import LocalPlane, put_cards, put_window_cards
+from levelmatch_core.products.corrected.lvl_cards import TYPE_CARD, LocalPlane, put_cards, put_window_cards
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
@@ -323,6 +323,7 @@ def _make_float(header: RawHeader, stored: np.dtype[np.generic], kept: np.dtype[
         return
     for name in gone:
         header.remove(name)
+    header.set(TYPE_CARD, " ".join([stored.name, *(f"{name}={value!r}" for name, value in gone.items())]), "as it came")
     was = ", ".join([stored.name, *(f"{name} {value}" for name, value in gone.items())])
     header.add_history(f"levelmatch: image became {kept.name} (was {was})")
 

@@ -168,6 +168,60 @@ def test_what_was_alone_comes_back_to_the_byte(make: Any, image_file: Any, finis
     assert (tmp_path / "back" / "a.fits").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize("plane", [Plane(level=1.0 / 3), SLOPED], ids=["level", "plane"])
+@pytest.mark.parametrize(
+    ("dtype", "cards"),
+    [
+        ("i2", {}),
+        ("u1", {}),
+        ("i2", {"BSCALE": 0.5, "BZERO": 100.0, "BLANK": -7}),
+        ("i2", {"BZERO": 32768, "BSCALE": 1}),
+        ("i4", {"BLANK": -7}),
+        ("i4", {"BSCALE": 1.25e-3}),
+        ("f4", {"BSCALE": 2.0}),
+    ],
+)
+def test_integers_come_back_as_they_were(
+    make: Any, image_file: Any, finished: Finished, tmp_path: Path, *, plane: Plane, dtype: str, cards: dict[str, Any]
+) -> None:
+    most = {"u1": 255, "i2": 2**15 - 1, "i4": 2**31 - 1, "f4": 1000}[dtype]
+    data = np.random.default_rng(3).integers(0, most, (40, 60), endpoint=True).astype(dtype)
+    data[0, :2] = 0, most
+    if "BLANK" in cards:
+        data[3, 4] = -7
+    path = image_file(data)
+    with fits.open(path, mode="update", do_not_scale_image_data=True) as hdus:
+        hdus["SCI"].header.update(cards)
+    out = finished(make.correction(make.exposure(path), plane))
+    found = undo(out, tmp_path / "back")
+    assert found.complete, found.notes
+    with (
+        fits.open(tmp_path / "back" / "a.fits", do_not_scale_image_data=True) as given,
+        fits.open(path, do_not_scale_image_data=True) as was,
+    ):
+        assert given["SCI"].data.dtype == was["SCI"].data.dtype
+        rounding = 1e-7 * most if dtype == "f4" else 0
+        np.testing.assert_allclose(given["SCI"].data, was["SCI"].data, rtol=0, atol=rounding)
+        for name in ("BITPIX", "BSCALE", "BZERO", "BLANK"):
+            assert given["SCI"].header.get(name) == was["SCI"].header.get(name), name
+        assert "LVLTYPE" not in given["SCI"].header
+    assert verify(out).mismatches == ()
+
+
+def test_cards_of_the_inputs_own_come_back(make: Any, image_file: Any, finished: Finished, tmp_path: Path) -> None:
+    path = image_file(noise())
+    with fits.open(path, mode="update") as hdus:
+        hdus["SCI"].header["LVLREF"] = ("somebody else's", "of another program")
+        hdus["SCI"].header["LVLERR"] = 1.5
+        hdus["SCI"].header["LVLTYPE"] = "x" * 150
+    out = finished(make.correction(make.exposure(path)))
+    assert verify(out).mismatches == ()
+    assert undo(out, tmp_path / "back").complete
+    with fits.open(tmp_path / "back" / "a.fits") as given, fits.open(path) as was:
+        cards = {card.keyword: (card.value, card.comment) for card in given["SCI"].header.cards}
+        assert cards == {card.keyword: (card.value, card.comment) for card in was["SCI"].header.cards}
+
+
 def test_blank_zeros_stay(make: Any, image_file: Any, finished: Finished, tmp_path: Path) -> None:
     data = noise()
     data[:, :4] = 0

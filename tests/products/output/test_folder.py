@@ -15,6 +15,7 @@ import pytest
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.folder import JOURNAL, LOG, RUN, OutputFolder
+from levelmatch_core.products.output.placing import WRITTEN
 from levelmatch_core.products.runrecord import RunRecord, record_of
 from levelmatch_core.settings import MatchSettings
 
@@ -229,7 +230,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
         folder.write("tiles/a", saying("whole"))
         with pytest.raises(OSError, match="disk full"):
             folder.write("tiles/a", broken)
-    assert set(tree(tmp_path / "out")) == {"tiles/a", JOURNAL}
+    assert set(tree(tmp_path / "out")) == {"tiles/a", JOURNAL, WRITTEN}
     assert (tmp_path / "out" / "tiles" / "a").read_text() == "whole"
 
 
@@ -347,8 +348,8 @@ def test_killed_in_the_middle_of_a_file_leaves_a_temporary_one_that_the_next_run
         assert process.stdout.readline() == "writing\n"
         process.kill()
     left = set(tree(out))
-    assert {"tiles/a.fits", JOURNAL} < left
-    (temporary,) = left - {"tiles/a.fits", JOURNAL}
+    assert {"tiles/a.fits", JOURNAL, WRITTEN} < left
+    (temporary,) = left - {"tiles/a.fits", JOURNAL, WRITTEN}
     assert temporary.startswith("tiles/.levelmatch-")
     with OutputFolder.open(out, SETTINGS, []) as folder:
         files = [folder.write(f"tiles/{name}.fits", saying("whole")) for name in "ab"]
