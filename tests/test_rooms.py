@@ -1,6 +1,8 @@
 """The way of the arrows: who may import whom, read from the syntax trees and not from what happens to be loaded."""
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -193,3 +195,35 @@ def test_no_arrow_leads_back(path):
 def test_the_core_knows_neither_engine_nor_tracking(path):
     top = {imported.split(".")[0] for imported in imports_of(path)}
     assert not top & {"prefect", "mlflow", "flows", "click", "rich"}
+
+
+IMPORT_FIRST = """
+import importlib, os, sys
+import astropy.io.fits, astropy.table, astropy.wcs, matplotlib.figure, numba, pydantic, reproject, scipy.sparse, shapely
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            print(f"{name}: {error!r}", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.slow
+def test_every_module_of_products_can_be_the_first_that_is_imported():
+    """A package whose own file imports what imports the package works or fails by who comes first.
+
+    Those of products are imported late, and in any order.
+    """
+    names = [name_of(path).removesuffix(".__init__") for path in modules() if "products" in path.parts]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORT_FIRST, *names],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+    )
+    assert done.stdout == ""

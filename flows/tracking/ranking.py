@@ -14,7 +14,7 @@ from pydantic import Field as Described
 
 from flows.summary import Tracking
 from levelmatch_core.files.ecsv import write_ecsv
-from levelmatch_core.products.figures import style
+from levelmatch_core.products.drawings import style
 from levelmatch_core.products.output.folder import put
 from levelmatch_core.records import Record
 

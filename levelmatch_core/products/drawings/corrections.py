@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from levelmatch_core.matching.corrections import Correction, Status
+from levelmatch_core.products.drawings import style
 from levelmatch_core.products.drawings.svg import WIDTH, Svg
-from levelmatch_core.products.figures import style
 
 _LEFT, _EDGE = 58.0, 10.0
 """Room for the numbers at an axis, and elsewhere."""

@@ -3,9 +3,9 @@
 import math
 
 from levelmatch_core.matching.corrections import StageMatch
+from levelmatch_core.products.drawings import style
 from levelmatch_core.products.drawings.pairs import pair_tip, shown_pairs
 from levelmatch_core.products.drawings.svg import WIDTH, LogScale, Svg
-from levelmatch_core.products.figures import style
 
 MOST_NAMED = 40
 """Most pairs whose names stand below the axis; of more, hovering tells."""

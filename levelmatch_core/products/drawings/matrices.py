@@ -6,9 +6,9 @@ from typing import Any
 
 from levelmatch_core.matching.corrections import StageMatch
 from levelmatch_core.matching.results import PairResult, Solution
+from levelmatch_core.products.drawings import style
 from levelmatch_core.products.drawings.pairs import MOST_PAIRS, groups_with_pairs, pair_tip, shown_pairs
 from levelmatch_core.products.drawings.svg import WIDTH, Svg, colours
-from levelmatch_core.products.figures import style
 
 MAX_MEMBERS = 2000
 """A stage with more members has no matrix that could be drawn."""

@@ -9,9 +9,9 @@ from scipy.spatial import cKDTree
 
 from levelmatch_core.matching.corrections import StageMatch
 from levelmatch_core.matching.results import Solution, WeakMode
+from levelmatch_core.products.drawings import style
 from levelmatch_core.products.drawings.pairs import references_of
 from levelmatch_core.products.drawings.svg import WIDTH, Svg, colours
-from levelmatch_core.products.figures import style
 
 CELL = 0.94
 """Side of a member's cell over the distance to its nearest neighbour: cells stay apart, whatever overlaps."""

@@ -2,7 +2,7 @@
 
 from levelmatch_core.matching.corrections import StageMatch
 from levelmatch_core.matching.results import PairResult, Solution
-from levelmatch_core.products.figures import style
+from levelmatch_core.products.drawings import style
 
 MOST_PAIRS = 1500
 """Pairs in one drawing: beyond, those used that fit best are left out."""

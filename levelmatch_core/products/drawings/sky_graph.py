@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.corrections import StageMatch
 from levelmatch_core.matching.results import PairResult
+from levelmatch_core.products.drawings import style
 from levelmatch_core.products.drawings.pairs import in_sigmas, pair_tip, references_of, shown_pairs
 from levelmatch_core.products.drawings.svg import WIDTH, Svg, colours
-from levelmatch_core.products.figures import style
 from levelmatch_core.sky.grid import Grid
 
 MOST_SIGMAS = 5.0

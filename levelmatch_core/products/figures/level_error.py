@@ -6,7 +6,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from levelmatch_core.products.figures import style
+from levelmatch_core.products.drawings import style
 from levelmatch_core.products.figures.mosaic import sky_axes
 from levelmatch_core.products.level_error import IMAGE
 

@@ -10,7 +10,7 @@ from matplotlib.colors import AsinhNorm
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from levelmatch_core.products.figures import style
+from levelmatch_core.products.drawings import style
 
 MAX_SIDE = 700
 """Longest side of the images that are drawn, pixels, about that of the panels: larger ones are averaged in blocks."""

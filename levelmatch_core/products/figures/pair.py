@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.matching.results import PairResult, Solution
-from levelmatch_core.products.figures import style
+from levelmatch_core.products.drawings import style
 
 
 def draw_pair(

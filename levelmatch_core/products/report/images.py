@@ -14,7 +14,7 @@ from PIL import Image
 
 from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.matching.results import PairFit
-from levelmatch_core.products.figures import style
+from levelmatch_core.products.drawings import style
 from levelmatch_core.products.figures.mosaic import block_mean, stretch
 from levelmatch_core.products.level_error import IMAGE
 

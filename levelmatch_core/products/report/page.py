@@ -11,6 +11,7 @@ from levelmatch_core.images.instruments import by_name
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
 from levelmatch_core.matching.results import PairResult, SolveStatus
 from levelmatch_core.matching.stages import STAGES
+from levelmatch_core.products.drawings import style
 from levelmatch_core.products.drawings.corrections import corrections
 from levelmatch_core.products.drawings.differences import convergence, differences
 from levelmatch_core.products.drawings.matrices import AFTER, BEFORE, MAX_MEMBERS, matrix
@@ -19,7 +20,6 @@ from levelmatch_core.products.drawings.pairs import MOST_PAIRS, pairs_of
 from levelmatch_core.products.drawings.sky_graph import sky_graph
 from levelmatch_core.products.drawings.svg import Svg, style_sheet
 from levelmatch_core.products.explain import loop_lines, seam_lines
-from levelmatch_core.products.figures import style
 from levelmatch_core.products.grade import told
 from levelmatch_core.products.report.images import BeforeAfter, LevelErrorView, before_and_after, level_error
 from levelmatch_core.products.runrecord import RunRecord
