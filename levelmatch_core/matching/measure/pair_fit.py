@@ -13,7 +13,7 @@ of the skipped mean; Huber 1981, Robust Statistics, chapter 4).
 
 A plane has no median: the setting `statistic = "median"` gives levels their median, and planes the clipped least
 squares that the step describes. "adaptive" gives levels Huber's estimate where the median agrees with it, as it does in
-noise, and else the median, which crowds and cosmic rays pull less; and planes Huber's.
+noise, else the median, which crowds pull less; and planes Huber's.
 """
 
 import math
@@ -33,7 +33,7 @@ from levelmatch_core.matching.measure.difference_kernels import (
     sift_difference,
 )
 from levelmatch_core.matching.measure.gain import gain
-from levelmatch_core.matching.measure.huber import ADAPTIVE_LIMIT, AGREE, LIMIT, MEDIAN_APART, huber
+from levelmatch_core.matching.measure.huber import ADAPTIVE_LIMIT, LIMIT, MEDIAN_APART, huber, trusted
 from levelmatch_core.matching.measure.psf_match import psf_matched
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
@@ -356,7 +356,7 @@ def _grid_plane(coefficients: Array, pair: _Pair, x: float, y: float) -> Plane:
 
 # -- Huber ------------------------------------------------------------------------------------------------------------
 def _huber(pair: _Pair, clipped: _Fit, settings: MatchSettings, *, slopes: bool) -> _Fit:
-    """Return Huber's estimate from the pixels that clipping left; with "adaptive" only where the median agrees."""
+    """Return Huber's estimate from the pixels that clipping left; with "adaptive" as far as the median agrees."""
     if clipped.rms == 0.0:
         return clipped
     kappa = _kappa(settings.sigma, settings.plane_fit_maxiters if slopes else settings.maxiters)
@@ -366,15 +366,18 @@ def _huber(pair: _Pair, clipped: _Fit, settings: MatchSettings, *, slopes: bool)
     found = huber(pair.parts, clipped.cut, clipped.coefficients, limit, slopes=slopes)
     if found is None:
         return clipped
+    coefficients, part = found.coefficients, 1.0
     if adaptive:
-        apart = abs(found.coefficients[0] - clipped.coefficients[0])
-        if apart > AGREE * MEDIAN_APART * sigma / math.sqrt(mask_sums(*pair.parts, clipped.cut)[0]):
-            return clipped
+        apart = coefficients - clipped.coefficients
+        count = mask_sums(*pair.parts, clipped.cut)[0]
+        part = trusted(float(apart[0]) * math.sqrt(count) / (MEDIAN_APART * sigma))
+        coefficients = clipped.coefficients + part * apart
     mean_like = kappa**-2
-    excess = max(0.0, found.variance / found.rms**2 - mean_like) if found.rms > 0 else 0.0
+    own = max(0.0, found.variance / found.rms**2 - mean_like) if found.rms > 0 else 0.0
+    excess = part * own + (1.0 - part) * clipped.excess
     settled = clipped.converged and found.converged
     return _Fit(
-        *(clipped.cut, found.coefficients, found.rms, mean_like, excess),
+        *(clipped.cut, coefficients, found.rms, mean_like, excess),
         *(settled, max(found.moved, clipped.step)),
     )
 

@@ -35,8 +35,10 @@ NEAR = np.array([(0, 1), (1, -1), (1, 0), (1, 1)])
 """(4, 2) shifts, in y and x, up to a sign, that say whether a kernel is worth fitting."""
 SHIFTS = np.array([(0, 1), (0, 2), (1, -2), (1, -1), (1, 0), (1, 1), (1, 2), (2, -2), (2, -1), (2, 0), (2, 1), (2, 2)])
 """(12, 2) those of the kernel: 5 x 5 pixels."""
-SAMPLES = 2500
-"""About so many pixels with structure are fitted."""
+SAMPLES = 1500
+"""About so many pixels with structure are fitted, at most; twice as many are looked at."""
+FINER = 2
+"""So many times more are looked at where few of them have structure."""
 FEWEST_EACH = 10
 """At least so many for each coefficient."""
 COHERENCE = 0.6
@@ -109,7 +111,7 @@ def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: f
 def structure(first: Image, second: Image, box: Box, noise: float) -> tuple[Places, Floats]:
     """Find pixels where both images have the same structure, evenly spread.
 
-    All pixels are looked at only where few of those of a coarse lattice have structure.
+    A finer lattice is looked at where few pixels of the first have structure.
 
     Returns
     -------
@@ -117,10 +119,11 @@ def structure(first: Image, second: Image, box: Box, noise: float) -> tuple[Plac
     """
     ny, nx = box[4:]
     step = max(1, math.isqrt(ny * nx // (2 * SAMPLES)))
-    places, strength = np.empty((SAMPLES * 4, 2), np.int64), np.empty(SAMPLES * 4)
+    room = 6 * FINER * SAMPLES
+    places, strength = np.empty((room, 2), np.int64), np.empty(room)
     n = common_structure(first, second, box, step, noise, places, strength)
-    if step > 1 and FEWEST_EACH <= n < SAMPLES // 2:
-        step = max(1, math.floor(step * math.sqrt(n / SAMPLES)))
+    if step > 1 and FEWEST_EACH <= n < SAMPLES // 4:
+        step = max(1, math.isqrt(ny * nx // (2 * FINER * SAMPLES)))
         n = common_structure(first, second, box, step, noise, places, strength)
     return places[:n], strength[:n]
 

@@ -1,0 +1,139 @@
+"""PSFs that differ, misregistration, and what must be left alone."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, shift
+
+from levelmatch_core.matching.measure import psf_match
+from levelmatch_core.matching.measure.pair_fit import fit_pair
+from levelmatch_core.matching.results import PairFit
+from tests.matching.fakes import make_cutout, settings_for
+
+LEVEL = 7.0
+SHAPE = (150, 160)
+BOX = (0, 0, 0, 0, *SHAPE)
+NO_SLOPE = (LEVEL, 0.0, 0.0)
+
+
+def stars(rng: np.random.Generator, count: int = 500) -> NDArray[np.float64]:
+    """Point sources of a power law, as they fall on pixels."""
+    light = np.zeros(SHAPE)
+    np.add.at(light, tuple(rng.integers(0, side, count) for side in SHAPE), 20 * rng.uniform(size=count) ** -1.2)
+    return np.minimum(light, 2e4)
+
+
+def images(
+    seed: int, widths: tuple[float, float] = (1.0, 1.0), moved: float = 0.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """One scene through two PSFs, in noise of 1; the second `LEVEL` above the first."""
+    rng = np.random.default_rng(seed)
+    light = stars(rng)
+    first, second = (gaussian_filter(light, width, mode="wrap") for width in widths)
+    second = shift(second, (0.0, moved), order=5, mode="grid-wrap") if moved else second
+    return first + rng.normal(size=SHAPE), second + LEVEL + rng.normal(size=SHAPE)
+
+
+def fitted(first: NDArray[Any], second: NDArray[Any], fit_type: str = "level", *, match: bool = True) -> PairFit:
+    options = settings_for("dithers", fit_type, match_psf=match)
+    fit = fit_pair(make_cutout("a", first), make_cutout("b", second), fit_type, options)  # type: ignore[arg-type]
+    assert fit is not None
+    return fit
+
+
+def frozen(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    image = image.copy()
+    image.flags.writeable = False
+    return image
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+@pytest.mark.parametrize(
+    ("widths", "moved"), [((1.0, 1.3), 0.0), ((1.5, 1.0), 0.0), ((1.2, 1.2), 0.25)], ids=["wider", "sharper", "moved"]
+)
+def test_what_a_psf_or_a_shift_leaves_does_not_move_the_level(
+    fit_type: str, widths: tuple[float, float], moved: float
+) -> None:
+    pairs = [images(seed, widths, moved) for seed in range(12)]
+    error = {
+        match: np.array([fitted(*pair, fit_type, match=match).plane.level for pair in pairs]) - LEVEL
+        for match in (False, True)
+    }
+    white = np.sqrt(2 / np.prod(SHAPE))
+    assert np.sqrt(np.mean(error[True] ** 2)) < 3 * white
+    if not moved:  # a shift is antisymmetric: the median feels little of it
+        assert np.abs(np.mean(error[False])) > 4 * np.abs(np.mean(error[True]))
+
+
+def test_the_kernel_takes_most_of_the_difference_away() -> None:
+    first, second = (frozen(image) for image in images(3, (1.0, 1.3)))
+    matched = psf_match.psf_matched(first, second, BOX, NO_SLOPE, np.sqrt(2))
+    assert matched is not None
+    before, after = second - first - LEVEL, matched - first - LEVEL
+    inner = np.s_[3:-3, 3:-3]
+    assert np.std(after[inner]) < 0.35 * np.std(before[inner])
+    # flux goes nowhere
+    assert after[inner].mean() == pytest.approx(before[inner].mean(), abs=0.05)
+
+
+@pytest.mark.parametrize("what", ["nothing", "one scene", "cosmic rays", "latent image"])
+def test_nothing_is_done_where_there_is_nothing_to_match(what: str) -> None:
+    """Not a bit changes: what is bright in one image alone tells of no PSF."""
+    rng = np.random.default_rng(6)
+    first, second = rng.normal(size=(2, *SHAPE))
+    if what == "one scene":
+        first, second = images(6)
+    second = second + LEVEL * (what != "one scene")
+    if what == "cosmic rays":
+        for image in (first, second):
+            image[rng.random(SHAPE) < 0.03] += 30
+    if what == "latent image":
+        second = second + gaussian_filter(stars(rng), 2.0)
+    assert psf_match.psf_matched(frozen(first), frozen(second), BOX, NO_SLOPE, np.sqrt(2)) is None
+    assert fitted(first, second, match=True) == fitted(first, second, match=False)
+
+
+def test_invalid_pixels_and_offset_boxes() -> None:
+    """The images overlap in part, with holes: what is measured is what whole images have there."""
+    first, second = images(8, (1.0, 1.3))
+    rng = np.random.default_rng(9)
+    holed = first.copy()
+    holed[rng.random(SHAPE) < 0.01] = np.nan
+    a = make_cutout("a", holed[:, :120], 5, 7)
+    b = make_cutout("b", second[20:, 30:], 35, 27)
+    fit = fit_pair(a, b, "level", settings_for(match_psf=True))
+    assert fit is not None
+    assert fit.plane.level == pytest.approx(LEVEL, abs=0.08)
+    assert 0.9 < fit.npix / (130 * 90) < 1.0
+
+
+def test_compiled_sums_are_those_of_numpy() -> None:
+    first, second = (frozen(image) for image in images(11, (1.0, 1.2)))
+    places, strength = psf_match.structure(first, second, BOX, 1.0)
+    gradients = [np.stack(np.gradient(image)) for image in (first, second)]
+    product = np.sum(gradients[0] * gradients[1], axis=0)
+    reach = psf_match.WINDOW
+    expected = [product[r - reach : r + reach + 1, c - reach : c + reach + 1].mean() for r, c in places[:200].tolist()]
+    np.testing.assert_allclose(strength[:200], expected, rtol=1e-9)
+    mean = np.empty(tuple(side + 2 * psf_match.REACH for side in SHAPE))
+    psf_match.mean_image(first, second, BOX, NO_SLOPE, mean)
+    inner = np.s_[psf_match.REACH : -psf_match.REACH, psf_match.REACH : -psf_match.REACH]
+    np.testing.assert_allclose(mean[inner], (first + second - LEVEL) / 2, rtol=1e-9)
+    out = np.empty(SHAPE)
+    kernel = np.random.default_rng(1).normal(size=2 * len(psf_match.SHIFTS))
+    psf_match.take_out(second, BOX, mean, psf_match.SHIFTS, kernel, out)
+    made = np.zeros(SHAPE)
+    for (dy, dx), odd, even in zip(psf_match.SHIFTS.tolist(), kernel[::2], kernel[1::2], strict=True):
+        ahead, behind = (np.roll(mean, (-sign * dy, -sign * dx), (0, 1))[inner] for sign in (1, -1))
+        made += odd * (ahead - behind) + even * (ahead + behind - 2 * mean[inner])
+    np.testing.assert_allclose(out[2:-2, 2:-2], (second - made)[2:-2, 2:-2], rtol=1e-9)
+
+
+def test_normal_equations_are_those_of_numpy() -> None:
+    rng = np.random.default_rng(2)
+    rows, values, weight = rng.normal(size=(50, 9)), rng.normal(size=50), rng.uniform(size=50)
+    matrix, right = psf_match.normal_equations(rows, values, weight)
+    np.testing.assert_allclose(matrix, (rows * weight[:, None]).T @ rows, rtol=1e-12)
+    np.testing.assert_allclose(right, (rows * weight[:, None]).T @ values, rtol=1e-12)

@@ -1,0 +1,104 @@
+"""Robust stacks: weights by noise, values that stand out left out, against plain numpy."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from levelmatch_core.records import content_key
+from levelmatch_core.sky import stack_kernels
+from levelmatch_core.sky.cutouts import CutoutRecord, open_cutout
+from levelmatch_core.sky.plane import Plane
+from levelmatch_core.sky.stack import box_of, robust_bands, stack, stack_weights
+from levelmatch_core.sky.store import CutoutStore
+
+
+def put(store: CutoutStore, name: str, image: NDArray[np.float64], x0: int = 0, y0: int = 0) -> CutoutRecord:
+    """Store an image, with a variance of 1."""
+    planes = np.stack([image, np.where(np.isnan(image), np.nan, 1e-6)])
+    ny, nx = image.shape
+    return CutoutRecord(
+        name=name,
+        array=store.put(content_key(name), planes),
+        x0=x0,
+        y0=y0,
+        shape=(ny, nx),
+        has_variance=True,
+        n_valid=int(np.isfinite(image).sum()),
+        noise_gain=0.8,
+        axis_angle=0.0,
+        extent=(float(nx), float(ny)),
+        outline=((x0, y0), (x0 + nx, y0), (x0 + nx, y0 + ny), (x0, y0 + ny)),
+    )
+
+
+def plainly(
+    images: NDArray[np.float64], noise: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The same pixel by pixel."""
+    median = np.full(images.shape[1:], np.nan)
+    median[np.isfinite(images).any(axis=0)] = np.nanmedian(images[:, np.isfinite(images).any(axis=0)], axis=0)
+    out = np.full(median.shape, np.nan)
+    padded = np.pad(median, 1, constant_values=np.nan)
+    for r, c in np.argwhere(np.isfinite(median)).tolist():
+        beside = np.array([padded[r, c + 1], padded[r + 2, c + 1], padded[r + 1, c], padded[r + 1, c + 2]])
+        steps = np.abs(beside - median[r, c])
+        step = np.max(steps[np.isfinite(steps)], initial=0.0)
+        values = images[:, r, c]
+        valid = np.isfinite(values)
+        near = valid & (np.abs(values - median[r, c]) <= stack_kernels.STEEP * step + stack_kernels.LIMIT * noise)
+        used = near if valid.sum() >= stack_kernels.FEWEST and near.any() else valid
+        out[r, c] = np.sum(values[used] * weights[used]) / np.sum(weights[used])
+    return out
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+@pytest.mark.parametrize("band_rows", [None, 7])
+def test_it_is_the_mean_of_what_the_median_does_not_contradict(
+    tmp_path: Path, count: int, band_rows: int | None
+) -> None:
+    store = CutoutStore(tmp_path)
+    rng = np.random.default_rng(count)
+    noise = 0.5 * 2.0 ** np.arange(count)
+    images = rng.normal(size=(count, 30, 40)) * noise[:, None, None]
+    images[rng.random(images.shape) < 0.05] += 200
+    images[rng.random(images.shape) < 0.1] = np.nan
+    planes = [Plane(level=3.0 * n, slope_x=0.01, slope_y=0.0, x0=0.0, y0=0.0) for n in range(count)]
+    lean = 0.01 * np.arange(40)
+    records = [put(store, f"p{n}", image + 3.0 * n + lean) for n, image in enumerate(images)]
+    parts = list(zip(records, planes, strict=True))
+    bands = list(robust_bands(parts, noise.tolist(), store, box_of(records), band_rows=band_rows))
+    found = np.concatenate([band.mean for band in bands])
+    np.testing.assert_allclose(found, plainly(images, noise, stack_weights(noise.tolist())), rtol=1e-9, atol=1e-12)
+
+
+def test_cosmic_rays_do_not_get_into_a_stack(tmp_path: Path) -> None:
+    store = CutoutStore(tmp_path)
+    rng = np.random.default_rng(5)
+    clean = rng.normal(size=(4, 80, 80))
+    hit = clean.copy()
+    hit[rng.random(hit.shape) < 0.02] += 50
+    records = [put(store, f"h{n}", image) for n, image in enumerate(hit)]
+    parts = [(record, Plane()) for record in records]
+    plain = open_cutout(stack("a", parts, store), store).data
+    robust = open_cutout(stack("b", parts, store, [1.0] * 4), store).data
+    away = [np.mean(np.abs(image) > 4) for image in (plain, robust)]
+    assert away[0] > 0.06
+    assert away[1] < 0.005  # two hits of four at one place cannot be told from the other two
+    assert 1.48 * np.median(np.abs(robust)) < 1.05 * np.std(clean.mean(axis=0))
+
+
+def test_the_order_of_parts_does_not_matter(tmp_path: Path) -> None:
+    store = CutoutStore(tmp_path)
+    images = np.random.default_rng(6).normal(size=(3, 20, 20))
+    parts = [(put(store, f"o{n}", image), Plane(level=float(n), x0=0.0, y0=0.0)) for n, image in enumerate(images)]
+    noise = [1.0, 2.0, 5.0]
+    one, other = stack("s", parts, store, noise), stack("s", parts[::-1], store, noise[::-1])
+    assert one == other
+
+
+def test_weights_follow_noise_that_differs() -> None:
+    assert stack_weights([1.0, 1.2, 1.1]).tolist() == [1.0, 1.0, 1.0]
+    assert stack_weights([1.0, 100.0]) == pytest.approx([1.0, 1e-4])
+    assert stack_weights([0.0, 1.0]).tolist() == [1.0, 1.0]
