@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from levelmatch_core.field_contents import blank_notes, of_another_scale
 from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.images.given import GivenFiles
 from levelmatch_core.jobs.job import JobRunner, parted
@@ -37,6 +36,7 @@ from levelmatch_core.matching.uncertainty.member_noise import member_noise
 from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
+from levelmatch_core.sky.field_contents import blank_notes, of_another_scale
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 
