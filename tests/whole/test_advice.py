@@ -8,6 +8,7 @@ from levelmatch_core.products.explain import explain
 from levelmatch_core.simulate import SimulatedProgram, simulate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planes", [True, False])
 def test_planes_are_advised_where_they_were_injected_and_only_there(planes, tmp_path, level_match):
     program = SimulatedProgram.of(
