@@ -21,6 +21,7 @@ from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure, Field, Inventory
 from levelmatch_core.images.given import GivenFiles, read_given
 from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.jobs.advice import advise
 from levelmatch_core.jobs.job import JobRunner, Workspace, parted
 from levelmatch_core.jobs.products import (
     FiguresJob,
@@ -168,11 +169,13 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
             stale=stale,
         )
         record = recorded(matches, files=files)
+        advice = advise(record, matches, request.settings, each, given.given)
+        record = record.model_copy(update={"advice": advice})
         if request.settings.figures != "none":
             reports, failures = parted(each([_report_job(matches, record, request.settings)], "report"))
             matches = tuple(match.with_failures(failures) for match in matches)
             files += [file for written in reports for file in written.files]
-            record = recorded(matches, files=files)
+            record = recorded(matches, files=files).model_copy(update={"advice": advice})
         seconds = time.monotonic() - started
         changed = folder.finish(
             record,

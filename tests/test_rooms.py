@@ -73,7 +73,7 @@ def room_of(module):
 INNER = {
     # within a room, from the top down: files by name, folders with all that they hold
     "levelmatch_core.matching": (
-        {"match", "pair_matrices", "model_selection", "stages", "corrections", "reference_history"},
+        {"match", "pair_matrices", "model_selection", "alternatives", "stages", "corrections", "reference_history"},
         {"status", "gauge", "loop_closure", "rejection"},
         {"solvers"},
         {"uncertainty"},

@@ -10,6 +10,7 @@ from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.files.ecsv import FAULTS, read_ecsv
 from levelmatch_core.images.instruments import by_name
 from levelmatch_core.instrument_tables import InstrumentTable
+from levelmatch_core.matching.alternatives import Advice
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.matching.results import Rejection
 from levelmatch_core.matching.stages import STAGES
@@ -37,10 +38,7 @@ _REASONS = {
     ),
     Rejection.TOO_NOISY: (
         "the scatter of their pixels is more than rms_sig_limit ({rms_sig_limit}) standard deviations above the mean",
-        (
-            "look at the pair's figure: bright sources (do_sigma_clip=true), astrometry that is off, or a true "
-            "gradient (fit_type_<stage>='level+slope'); raise rms_sig_limit if the scatter is only nebula"
-        ),
+        "look at the pair's figure for what scatters there; raise rms_sig_limit if it is only nebula",
     ),
     Rejection.OUTLIER: (
         "they contradict the other pairs of their members",
@@ -73,6 +71,7 @@ def explain(folder: Path) -> str:
         lines += ["", f"Field {field.name} ({sum(field.counts.values())} exposures, {len(field.tiles)} tiles)"]
         lines += [f"  {one.grade.value}: {one.words} ({one.stage or 'field'})" for one in field.criteria]
         lines += [f"  {line}" for line in _field_lines(field, mine, record)]
+        lines += [f"  {line}" for one in record.advice if one.field == field.name for line in advice_lines(one)]
     if record.failures or record.pending:
         lines += ["", f"Left out{': these products are partial' if record.partial else ''}"]
         lines += [f"  {failure.name} ({failure.step}): {failure.reason}" for failure in record.failures]
@@ -172,7 +171,7 @@ def _stage_lines(stage: StageSummary, pairs: Table, unit: str, record: RunRecord
         )
     yield from (f"  {line}" for line in slope_prior_lines(stage.slope_priors, unit))
     if len(used):
-        yield f"  {_quality(stage, used, unit, tried)}"
+        yield f"  {_quality(stage, used, unit)}"
     if not stage.converged:
         yield f"  The solve did not converge for: {', '.join(stage.unconverged[:NAMED])}."
         tried.append("solver='least_squares' needs no convergence; or raise n_iter")
@@ -194,6 +193,21 @@ def _became(stage: StageSummary) -> str:
     if stage.used and not stage.seams_tested:
         return "were subtracted whole: nothing tests what is left"
     return f"became {stage.residual_after:.4g}"
+
+
+def advice_lines(advice: Advice) -> Iterator[str]:
+    """Say what was seen in a stage, what was tried if it is not good, and which of it is better and by how much."""
+    title = next(one.title for one in STAGES if one.name == advice.stage)
+    yield f"{title[0].upper()}{title[1:]}: what was seen{', and what was tried' if advice.trials else ''}"
+    yield from (f"  - {remark}." for remark in advice.remarks)
+    for trial in advice.better:
+        yield f"  - better: {trial.words}{f'; --set {trial.setting}' if trial.setting else ''}."
+    if advice.trials and not advice.better:
+        yield "  - none of what was tried is clearly better."
+    for trial in advice.trials:
+        if trial not in advice.better:
+            withheld = "; not advised: planes would follow what is fixed to the detector, or the gain"
+            yield f"  - tried: {trial.words}{withheld if trial.is_better else ''}."
 
 
 def seam_lines(stage: StageSummary, unit: str) -> Iterator[str]:
@@ -239,7 +253,7 @@ def loop_lines(stage: StageSummary, unit: str) -> Iterator[str]:
         )
 
 
-def _quality(stage: StageSummary, used: Table, unit: str, tried: list[str]) -> str:
+def _quality(stage: StageSummary, used: Table, unit: str) -> str:
     """Compare what is left with what the pairs' noise allows: a tree of pairs leaves nothing, and tests nothing."""
     residual = np.asarray(used["residual"], dtype=float)
     error = np.asarray(used["stderr"], dtype=float)
@@ -255,11 +269,6 @@ def _quality(stage: StageSummary, used: Table, unit: str, tried: list[str]) -> s
     if ratio <= GOOD_RATIO:
         return f"What is left is {ratio:.2g} times the pairs' own errors ({expected:.2g} {unit}), as it should be."
     verdict_ = "more than noise" if ratio <= POOR_RATIO else "far more than noise"
-    planes = "" if "slope" in stage.fit_type else f"planes (fit_type_{stage.stage}='level+slope'), "
-    tried.append(
-        f"{stage.stage}: look at {named}; {planes}source masks (do_sigma_clip=true) or better flats and astrometry may "
-        f"explain it"
-    )
     return (
         f"What is left is {ratio:.2g} times the pairs' own errors ({expected:.2g} {unit}), {verdict_}; worst: {named}."
     )

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.exposure import Failure, Inventory
+from levelmatch_core.matching.alternatives import Advice
 from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMatch, Status
 from levelmatch_core.matching.reference_history import lacking
 from levelmatch_core.matching.results import (
@@ -65,6 +66,9 @@ class RunRecord(Record):
     fields: tuple[FieldSummary, ...] = Described(description="sorted by name")
     grade: Grade = Described(default=Grade.GOOD, description="how far to trust the result: the worst of all fields")
     counts: dict[str, int] = Described(description="exposures by status; without files that are not exposures")
+    advice: tuple[Advice, ...] = Described(
+        default=(), description="of stages: what was seen and, where not good, tried"
+    )
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
     pending: tuple[str, ...] = Described(
