@@ -116,17 +116,15 @@ def _estimated(problem: Problem) -> SlopePrior | None:
         options={"xatol": TOLERANCE},
     )
     log_precision = float(found.x)
-    width = _width(parts, log_precision, scale)
-    # of few slopes the most probable width may be far too small, and would take true slopes for noise
-    return SlopePrior(sd=max(math.exp(-log_precision / 2), width / math.sqrt(scale)), width=width)
+    return SlopePrior(sd=math.exp(-log_precision / 2), width=_width(parts, log_precision, scale))
 
 
 def _width(parts: Sequence[NormalEquations], log_precision: float, scale: float) -> float:
     """Return the rms width of true slopes over the posterior of the precision, for the errors of shrunken slopes.
 
-    If there are few slopes, the most probable precision may be too large by a large factor: slopes would be shrunk too
-    much, and errors based on it would be too small. Averaged over the posterior, they are correct. The prior of the
-    width lies midway between a uniform one (Gelman 2006, Bayesian Analysis 1, 515, section 7.1), which overestimates
+    The solve uses the most probable precision. If there are few slopes, it may be too large by a large factor, and so
+    errors based on it would be too small; averaged over the posterior, they are correct. The prior of the width lies
+    midway between a uniform one (Gelman 2006, Bayesian Analysis 1, 515, section 7.1), which overestimates
     the errors of four members by up to a tenth, and one uniform in the logarithm, which underestimates them by up to a
     sixth.
     """
