@@ -64,7 +64,7 @@ class MeasureJob(Job):
     """Fit the differences of pairs of one group."""
 
     step = "measure"
-    version = 7
+    version = 8
     roles = ("mask", "measure")
     gives = PairFits
 

@@ -29,7 +29,10 @@ FEWEST = 5
 FULL = 0.3
 """Blocks with less than this fraction of the pixels of a full one are left out."""
 BEYOND = 3.0
-"""Standard deviations by which the variance of the blocks must exceed that of noise; and a gain its own."""
+"""Standard deviations by which the variance of the blocks must exceed that of noise."""
+GAIN_BEYOND, MOST_GAIN = 5.0, 0.2
+"""A gain counts beyond so many of its standard deviations, and up to this size: images of one camera do not differ by
+more, and what a few pixels of a crowd make of it stands for any level."""
 APART = 3.0
 """Standard deviations of noise by which two statistics may differ."""
 LEAST_APART = 0.05
@@ -78,7 +81,7 @@ def structure(  # noqa: PLR0917 - the two images and their box, then what the fi
     allowed = variance * max(LEAST_APART, 1 - shared)
     if apart**2 > APART**2 * allowed:
         found += apart**2 - allowed
-    if gain is not None and abs(gain[0]) > BEYOND * gain[1]:
+    if gain is not None and GAIN_BEYOND * gain[1] < abs(gain[0]) <= MOST_GAIN:
         found += (gain[0] * gain[2]) ** 2
     return math.sqrt(found)
 
