@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from flows.found_here import tell_settings
-from levelmatch_core.errors import UsageError
+from levelmatch_core.errors import NoInputError, UsageError
 
 VARIABLE = "LEVELMATCH_HOME"
 
@@ -105,6 +105,17 @@ class Home:
                     if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
                         _take_from_others(path)
 
+    def remove_empty(self) -> None:
+        """Remove the files and folders that hold nothing: of a home that was just made, all of them."""
+        for place in sorted(self.root.rglob("*"), reverse=True):
+            with suppress(OSError):  # a folder that is not empty
+                if place.is_dir():
+                    place.rmdir()
+                elif not place.stat().st_size:
+                    place.unlink()
+        with suppress(OSError):
+            self.root.rmdir()
+
     @contextmanager
     def alone(self, purpose: str) -> Iterator[None]:
         """Wait until no other process does the same work, which only one process may do at a time."""
@@ -138,6 +149,30 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet
         If the home cannot be created.
     """
     return set_environment(environ, quiet=quiet).make()
+
+
+@contextmanager
+def home_in_use(*, quiet: bool = False) -> Iterator[Home]:
+    """Prepare the environment and the home; a home that was made for a request that turns out to be wrong goes again.
+
+    Parameters
+    ----------
+    quiet
+        As for :func:`set_environment`.
+
+    Raises
+    ------
+    UsageError
+        If the home cannot be created.
+    """
+    existed = Home.of().root.exists()
+    home = prepare_environment(quiet=quiet)
+    try:
+        yield home
+    except (UsageError, NoInputError):
+        if not existed:
+            home.remove_empty()
+        raise
 
 
 def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bool = False) -> Home:

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import click
 import cloup
 
-from flows.commands.console import clean_errors
+from flows.commands.console import clean_errors, say
 from flows.commands.options import examples, finished_argument
 
 
@@ -24,5 +23,5 @@ def prune(folder: Path) -> None:
 
         gone = remove_stale(folder)
         for name in gone:
-            click.echo(f"removed: {name}")
-        click.echo(f"{len(gone)} stale files were removed from {folder}")
+            say(f"removed: {name}")
+        say(f"{len(gone)} stale files were removed from {folder}")

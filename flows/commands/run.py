@@ -55,11 +55,11 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
         from flows import home  # noqa: PLC0415 - see the module
         from flows.orchestration import ephemeral_server  # noqa: PLC0415 - see the module
 
-        home.prepare_environment(quiet=True)  # Prefect complains at import of a home that is not there
-        server = ephemeral_server.start()  # its start takes as long as everything that follows
-        from flows.launch import launch  # noqa: PLC0415
+        with home.home_in_use(quiet=True):  # Prefect complains at import of a home that is not there
+            server = ephemeral_server.start()  # its start takes as long as everything that follows
+            from flows.launch import launch  # noqa: PLC0415
 
-        summary = launch(_request(inputs, output, options), log_level, server)
+            summary = launch(_request(inputs, output, options), log_level, server)
         report(summary)
         below = options["require"] is not None and summary.grade.rank < type(summary.grade)(options["require"]).rank
         if below:

@@ -92,8 +92,9 @@ def test_bad_settings_are_refused_before_anything_is_written(levelmatch, small_p
 def test_set_wins_over_the_settings_file(tmp_path):
     config = tmp_path / "settings.toml"
     config.write_text("sigma = 4.0\nnpixels = 9\n")
-    options = {"config": config, "assignments": ("sigma=5",), "workers": 2, "band": "F770W"}
-    request = _request((tmp_path,), tmp_path / "out", options | {"program": "p", "recursive": False, "group_by": None})
+    options = {"config": config, "assignments": ("sigma=5",), "workers": 2, "band": "F770W", "preset": None}
+    options |= {"program": "p", "recursive": False, "group_by": None, "prune": False}
+    request = _request((tmp_path,), tmp_path / "out", options)
     assert (request.settings.sigma, request.settings.npixels, request.settings.procs) == (5.0, 9, 2)
     assert request.settings.band == "F770W"
 

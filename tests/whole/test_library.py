@@ -131,7 +131,7 @@ def test_several_inputs_and_a_cache(program, tmp_path):
     files = sorted(folder.glob("*.fits"))
     first = match_levels(files, cache=tmp_path / "cache")
     held = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
-    second = match_levels(files[::-1], cache=tmp_path / "cache", settings=MatchSettings(procs=2))
+    second = match_levels(files[::-1], cache=tmp_path / "cache", settings=MatchSettings(preset="best", procs=2))
     assert held == {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
     assert first.corrections == second.corrections
 
