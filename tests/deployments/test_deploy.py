@@ -70,6 +70,8 @@ def test_runs_by_hand_and_by_schedule(request, prefect_server, programs, tmp_pat
 
 def test_a_deployed_run_is_configured_as_a_command_is(prefect_server, programs, tmp_path, working_in):
     """By a worker that knows nothing of us but where Prefect's server is."""
+    program = programs / "small.toml"
+    program.write_text(program.read_text() + "sigma = 3.25\n")  # of which no other test has stored results
     done = prefect_server.cli("deploy", "--programs", str(programs), DATA=str(tmp_path / "data"))
     assert done.returncode == 0, done.stderr
     ours = ("PREFECT_LOCAL_STORAGE_PATH", "PREFECT_HOME", "LEVELMATCH_HOME", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
