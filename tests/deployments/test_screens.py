@@ -72,7 +72,7 @@ def runs(uis, tmp_path_factory):
             "--band",
             "f770w",
         ]
-        done = uis.server.cli(*words, "--set", f"rms_sig_limit={limit}")
+        done = uis.server.cli(*words, "--preset", "pjpipe", "--set", f"rms_sig_limit={limit}")
         assert done.returncode == 3, done.stderr
         found.append(json.loads((folder / limit / "log.json").read_text())["mlflow_run"])
     return found

@@ -151,7 +151,7 @@ def test_a_sweep_resamples_once_and_a_bad_combination_fails_alone(home, small_pr
     assert failed.info.run_id == found.rows[-1].run_id
     assert failed.info.run_name == "rms_sig_limit=-1.0"
     assert "rms_sig_limit=-1" in failed.data.tags["levelmatch.failed"]
-    assert "rms_sig_limit=-1" in failed.data.tags["mlflow.note.content"]
+    assert r"rms\_sig\_limit=-1" in failed.data.tags["mlflow.note.content"]
     assert failed.data.params["rms_sig_limit"] == "-1.0"
     assert not failed.data.metrics
     for run in runs:

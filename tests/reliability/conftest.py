@@ -45,7 +45,7 @@ class World:
 
     root: Path
     inputs: Path
-    options: tuple[str, ...] = ("--set", "figures='none'", "--workers", "2")
+    options: tuple[str, ...] = ("--preset", "pjpipe", "--set", "figures='none'", "--workers", "2")
     environment: dict[str, str] = field(default_factory=dict)
     name: str = "out"
     _said: Path = field(init=False)

@@ -166,7 +166,7 @@ def test_the_second_signal_ends_at_once(undisturbed, tmp_path):
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == INTERRUPTED
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 1.0  # at once; half a second on a machine with nothing else to do
     for each in server:
         each.resume()
     assert not left_of(server, 15)

@@ -17,7 +17,7 @@ CODE = """
 import locale, pathlib, sys
 locale.setlocale(locale.LC_ALL, "")
 from levelmatch_core.pipeline import Request, run
-from levelmatch_core.runners import PlainEach
+from levelmatch_core.runners import PlainRunner
 from levelmatch_core.workers import Threads
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
@@ -25,7 +25,7 @@ root, workers, *inputs = sys.argv[1:]
 root = pathlib.Path(root)
 settings = MatchSettings.from_mapping({"procs": int(workers), "figures": "summary", "fit_type_dithers": "level+slope"})
 request = Request(inputs=tuple(map(pathlib.Path, inputs)), output=root / "out", settings=settings)
-run(request, CutoutStore(root / "store"), lambda workspace: PlainEach(workspace, Threads(int(workers))))
+run(request, CutoutStore(root / "store"), lambda workspace: PlainRunner(workspace, Threads(int(workers))))
 """
 WORLDS = {
     "hash seed": {"PYTHONHASHSEED": "4242"},

@@ -237,7 +237,7 @@ def test_memory_of_a_large_exposure(
     exposure = make_exposure(tmp_path / "a.fits", data, make_wcs(shape, angle=45.0, scale=0.1, distortion=1e-6), data)
     with fits.open(exposure.path, mode="append") as hdus:
         hdus.append(fits.ImageHDU(np.zeros(shape, np.uint32), name="DQ"))
-    exposure = exposure.model_copy(update={"dq": 3})
+    exposure = exposure.model_copy(update={"dq": 3, "digest": digest_of(exposure.path)})
     grid = GRID.model_copy(update={"scale": 0.1})
     settings = SETTINGS.model_copy(update={"do_sigma_clip": clip})
     tracemalloc.start()

@@ -75,6 +75,7 @@ def test_where_header_and_gwcs_differ_the_user_is_told_by_how_much(webb, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("packages")
 def test_astrometry_that_only_the_gwcs_has_is_used_by_every_step(tmp_path):
     """Half of the headers are off by two pixels: what the gwcs matches well, the headers do not."""
     levels = write_webb(tmp_path / "in", PROGRAM)
@@ -92,6 +93,7 @@ def test_astrometry_that_only_the_gwcs_has_is_used_by_every_step(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("packages")
 def test_slopes_go_through_the_gwcs_and_come_back(tmp_path):
     folder, out = tmp_path / "in", tmp_path / "out"
     levels = write_webb(folder, PROGRAM, shift=(2, 1))  # so that the header would give other values

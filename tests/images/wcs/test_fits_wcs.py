@@ -260,6 +260,7 @@ def test_reads_what_astropy_reads(tmp_path: Path, drawn: Drawn, axes: int, *, co
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Do not use the .random. module")  # what numpy draws for a name of a file
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(**VARIANTS)
 def test_reads_what_astropy_reads_at_length(tmp_path: Path, drawn: Drawn, axes: int, *, coupled: bool) -> None:
