@@ -161,10 +161,11 @@ def _give_up(_number: int, _frame: FrameType | None) -> None:
 
 
 def _say() -> None:
-    """Print the line, and suppress all further output of threads that are still running."""
+    """Suppress all further output of threads that are still running, and print the line, which is thus the last."""
     bars = _CLEAR_LINE + _SHOW_CURSOR if sys.stderr.isatty() else ""
     with suppress(OSError, ValueError):
-        os.write(2, f"{bars}{LINE}\n".encode())
+        shown = os.dup(2)
         silent = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):
             os.dup2(silent, descriptor)
+        os.write(shown, f"{bars}{LINE}\n".encode())

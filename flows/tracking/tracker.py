@@ -4,10 +4,10 @@ import hashlib
 import shlex
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -106,8 +106,16 @@ class Tracker:
                 run = _run_of(client, experiment, facts)
                 if run is not None and run.data.tags.get(_WHOLE) == str(facts.attempt):
                     return self._tracking(run, new=False)
-            run = self._open(client, experiment, result, facts)
-            with farewell(partial(client.set_terminated, run.info.run_id, "KILLED")):
+            opening = threading.Lock()
+
+            def end() -> None:
+                opening.acquire()  # waits for a run that is being opened; kept, so that none is opened afterwards
+                if run is not None:
+                    client.set_terminated(run.info.run_id, "KILLED")
+
+            with farewell(end):
+                with opening:
+                    run = self._open(client, experiment, result, facts)
                 self._write(client, run, result, summary, facts)
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             what = f"the MLflow record of this run{f' {run.info.run_id}, in part,' if run else ''} is lost"
