@@ -6,7 +6,7 @@ writing files. The GIL is held while records, FITS headers, WCS and tables are h
 time of a worker with exposures of 2048 pixels, and a third of it with tiles of 512 (py-spy). Work on many small
 exposures, and figures, therefore profit from processes. If a stage has fewer jobs than workers, such as the mosaic, its
 jobs distribute their own work over threads (:mod:`levelmatch_core.process.thread_budget`). Processes and Dask workers
-exchange jobs and results in serialized form (which is never stored), share the store and the output folder by their
+exchange jobs and results through pickles (which are never stored), share the store and the output folder by their
 paths, and need a second or two to import their modules. `python -m tests.benchmarks.workers` measures both.
 
 The output bytes are the same for all three: a job gives the same result everywhere, and the caller sorts everything
