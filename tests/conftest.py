@@ -1,12 +1,17 @@
 """Fixtures that every room's tests share."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Where tests are started in the background a shell makes them ignore Ctrl-C, and so would every command they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def real_data(name: str) -> Path:
@@ -32,7 +37,9 @@ def m17() -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as fast what is neither slow nor full, so that each tier has a name."""
+    """Mark as fast what is neither slow nor full, so that each tier has a name; what is full may take its time."""
     for item in items:
+        if item.get_closest_marker("full"):
+            item.add_marker(pytest.mark.timeout(0))
         if not any(item.get_closest_marker(tier) for tier in ("slow", "full")):
             item.add_marker(pytest.mark.fast)
