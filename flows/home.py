@@ -3,7 +3,6 @@
 Nothing here imports either of them: :func:`prepare_environment` has to be called before.
 """
 
-import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -14,6 +13,7 @@ from typing import Self
 
 from flows.found_here import tell_settings
 from levelmatch_core.errors import NoInputError, UsageError
+from levelmatch_core.files.locks import lock
 
 VARIABLE = "LEVELMATCH_HOME"
 
@@ -121,7 +121,7 @@ class Home:
         """Wait until no other process does the same work, which only one process may do at a time."""
         descriptor = os.open(self.root / f".{purpose}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor)
             yield
         finally:
             os.close(descriptor)

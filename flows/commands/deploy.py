@@ -13,6 +13,7 @@ import cloup
 from flows.commands.console import clean_errors, say
 from flows.home import VARIABLE, prepare_environment
 from levelmatch_core.errors import LevelMatchError, UsageError
+from levelmatch_core.files.writing import replacing
 
 if TYPE_CHECKING:
     from flows.orchestration.programs import Program
@@ -64,7 +65,8 @@ def deploy(folder: Path, only: str | None, *, render: bool) -> None:
         file = folder.absolute().parent / "prefect.yaml"
         text = prefect_yaml(programs)
         if not file.exists() or file.read_text(encoding="utf-8") != text:
-            file.write_text(text, encoding="utf-8")
+            with replacing(file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         if render:
             say(f"{file}: {len(programs)} deployments")
             return
