@@ -1,6 +1,7 @@
 """Fixtures that every room's tests share."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def real() -> Callable[[str], Path]:
 def m17() -> Path:
     """Eight raw 2MASS images of M17."""
     return real_data("m17_2mass")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_hear_sigint() -> None:
+    """Let started commands hear SIGINT though this session, in the background of a script, ignores it: they inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects
