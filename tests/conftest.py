@@ -35,6 +35,13 @@ def m17() -> Path:
     return real_data("m17_2mass")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _commands_hear_sigint() -> None:
+    """Let started commands hear SIGINT though this session, in the background of a script, ignores it: they inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as fast what is neither slow nor full, so that each tier has a name; what is full may take its time."""
