@@ -21,7 +21,7 @@ from flows.summary import Summary
 from flows.without_prefect import match_alone
 from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
-from levelmatch_core.pipeline import Request
+from levelmatch_core.pipeline import Request, outputs_of
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.output.folder import OutputFolder
 
@@ -40,7 +40,10 @@ def check(request: Request) -> None:
     """
     with OutputFolder.open(request.output, request.settings, request.inputs):
         find_files(
-            request.inputs, step_ext=request.settings.step_ext, recursive=request.recursive, exclude=[request.output]
+            request.inputs,
+            step_ext=request.settings.step_ext,
+            recursive=request.recursive,
+            exclude=outputs_of(request.output),
         )
 
 

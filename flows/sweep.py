@@ -19,6 +19,7 @@ from flows.level_match import QUARANTINED, facts_of_run, match_levels
 from flows.markdown import escaped
 from flows.orchestration.artifacts import key_of
 from flows.orchestration.task_runner import RETRY_DELAYS
+from flows.orchestration.trials import place as place_of_run
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
 from flows.tracking.tracker import Tracker, output_id
 from levelmatch_core.errors import LevelMatchError
@@ -60,11 +61,11 @@ def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descr
     -------
     A state with the ranking as JSON: failed and named Quarantined if a combination, or a tile in one, failed.
     """
+    settings, place = place_of_run(settings, Path(output))
     common = settings.model_dump(exclude_unset=True)
     if "figures" not in settings.model_fields_set:
         common["figures"] = "none"
     chosen = combinations(grid)
-    place = Path(output)
     sweep_id = content_key(output_id(place), common, grid)[:12]
     done = [
         combine(

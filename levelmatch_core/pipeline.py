@@ -5,6 +5,7 @@ jobs to a :class:`~levelmatch_core.jobs.job.JobRunner`, so that a plain loop, th
 """
 
 import difflib
+import glob
 import resource
 import sys
 import time
@@ -51,6 +52,9 @@ from levelmatch_core.sky.grid import Grid, choose_grid, serves
 from levelmatch_core.sky.store import CutoutStore
 
 logger = logger_of(__name__)
+
+TRIAL = "@trial-"
+"""Between the name of an output folder and that of a trial of other settings next to it."""
 
 
 class Request(Record):
@@ -115,10 +119,16 @@ def inventory_of(request: Request) -> Inventory:
         request.settings,
         recursive=request.recursive,
         group_by=request.group_by,
-        exclude=(request.output,),
+        exclude=outputs_of(request.output),
     )
     check_reference(request.settings.reference, inventory)
     return inventory
+
+
+def outputs_of(output: Path) -> tuple[Path, ...]:
+    """Return an output folder with the trials next to it, or with what it is a trial of: none of them is an input."""
+    base = output.with_name(output.name.partition(TRIAL)[0])
+    return (output, *(path for path in (base, *base.parent.glob(f"{glob.escape(base.name)}{TRIAL}*")) if path.is_dir()))
 
 
 def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], JobRunner]) -> RunResult:
@@ -157,14 +167,14 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
         if request.settings.strict:
             refuse_failures(inventory.failures)
             each = StrictRunner(each)
-        matches = match_fields(inventory, request.settings, each, given, folder.previous)
+        matches = match_fields(inventory, request.settings, each, given, folder.previous, kept=folder.last)
         matches, files, stale = write_products(matches, request, inventory, each, folder)
         recorded = partial(
             record_of,
             settings=request.settings,
             program=request.program,
             inventory=inventory,
-            previous=folder.previous,
+            previous=folder.last,
             given=given.digests,
             stale=stale,
         )
@@ -196,6 +206,8 @@ def match_fields(
     each: JobRunner,
     given: GivenFiles,
     previous: RunRecord | None = None,
+    *,
+    kept: RunRecord | None = None,
 ) -> tuple[FieldMatch, ...]:
     """Solve all fields of an inventory.
 
@@ -210,12 +222,14 @@ def match_fields(
     given
         The user's files other than images.
     previous
-        The record of the last run of the output, whose grids and references are kept if possible.
+        The record of the last run of the output, if it was one of the same settings: its references are kept.
+    kept
+        The record of the last run of the output, whose grids are kept if possible, whatever its settings.
     """
     return tuple(
         match_field(
             field,
-            grid_for(field, previous),
+            grid_for(field, kept),
             settings,
             each,
             zeros=zeros_of(field, inventory, settings, previous),
