@@ -9,10 +9,6 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Where tests are started in the background a shell makes them ignore Ctrl-C, and so would every command they start.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 
 def real_data(name: str) -> Path:
     """Return the folder of a real data set, or skip the test and say why."""
