@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from levelmatch_core.sky.kernels import ends_of, spline_row
+from levelmatch_core.sky.kernels import ends_of, positions_in_row
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -206,13 +206,7 @@ def bilinear(  # noqa: PLR0917 - a compiled function takes positions only # prag
         for start in range(0, nx, RUN):
             stop = min(start + RUN, nx)
             px, py = x[: stop - start], y[: stop - start]
-            for axis in range(2):
-                place = px if axis == 0 else py
-                if positions.size > 0:
-                    for k in range(place.size):  # assigning slices would take seconds to compile
-                        place[k] = positions[axis, r, start + k]
-                else:
-                    spline_row(pieces, lattice, axis, origin[1] + r, origin[0] + start, place)
+            positions_in_row((pieces, lattice, positions), origin, r, start, px, py)
             row_variance = out_variance[r, start:stop] if variance.size > 0 else out[r, start:stop]  # not used
             _run(data, variance, px, py, out[r, start:stop], row_variance, work)
         ends_of(out[r], ends[r])

@@ -66,6 +66,34 @@ def spline_row(  # noqa: PLR0917 - a compiled function takes positions only # pr
 
 
 @njit(nogil=True, cache=True)
+def positions_in_row(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    maps: tuple[Floats, Floats, Floats], origin: tuple[float, float], r: int, start: int, px: Floats, py: Floats
+) -> None:
+    """Fill in where pixels of a row of a box lie in an image.
+
+    Parameters
+    ----------
+    maps
+        Pieces and lattice of a map, as in :func:`spline_row`, and (2, ny, nx) x and y in the image, which are taken in
+        place of the map unless they are empty.
+    origin
+        (x, y) of the first pixel of the box.
+    r, start
+        The row, and its first column.
+    px, py
+        (n,), filled in.
+    """
+    pieces, lattice, positions = maps
+    for axis in range(2):
+        place = px if axis == 0 else py
+        if positions.size > 0:
+            for k in range(place.size):  # assigning slices would take seconds to compile
+                place[k] = positions[axis, r, start + k]
+        else:
+            spline_row(pieces, lattice, axis, origin[1] + r, origin[0] + start, place)
+
+
+@njit(nogil=True, cache=True)
 def spline_box(pieces: Floats, lattice: Floats, x0: float, y0: float, out: Floats) -> None:  # pragma: no cover
     """Evaluate along the rows y0, y0 + 1, ...: `out` is (axes, ny, nx)."""
     for axis in range(out.shape[0]):
