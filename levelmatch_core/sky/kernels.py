@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
+def as_compiled(image: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return an image as kernels are compiled for: contiguous and read-only, as cutouts are mapped from the store."""
+    view = np.ascontiguousarray(image).view()
+    view.flags.writeable = False
+    return view
+
+
 @njit(nogil=True, cache=True, inline="always")
 def _cell(value: float, start: float, step: float, cells: int) -> int:  # pragma: no cover - compiled
     return min(max(int((value - start) / step), 0), cells - 1)

@@ -4,11 +4,8 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 
 import pytest
 from astropy.table import Table
@@ -22,6 +19,7 @@ from flows.tracking.tracker import LOCAL_UI
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.settings import MatchSettings
 from tests.browser import chromium
+from tests.servers import await_answer, free_port
 
 
 def row(seam, *, limit=2.0, used=8, tested=8, left_out=0, failed="", run=""):
@@ -158,7 +156,7 @@ def check_compare_page(home, found, tmp_path):
     with (tmp_path / "mlflow.log").open("wb") as log:
         server = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        await_answer(f"http://127.0.0.1:{port}/health", server)
+        await_answer(server, f"http://127.0.0.1:{port}/health")
         with chromium() as browser:
             page = browser.new_page(viewport={"width": 1500, "height": 1300})
             page.set_default_timeout(60_000)
@@ -170,21 +168,3 @@ def check_compare_page(home, found, tmp_path):
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def await_answer(address, server):
-    deadline = time.monotonic() + 120
-    while True:
-        assert server.poll() is None
-        assert time.monotonic() < deadline
-        try:
-            with urllib.request.urlopen(address, timeout=5):  # noqa: S310 - http on loopback
-                return
-        except OSError:
-            time.sleep(0.3)
