@@ -152,13 +152,8 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet
 
 
 @contextmanager
-def home_in_use(*, quiet: bool = False) -> Iterator[Home]:
-    """Prepare the environment and the home; a home that was made for a request that turns out to be wrong goes again.
-
-    Parameters
-    ----------
-    quiet
-        As for :func:`set_environment`.
+def home_in_use() -> Iterator[Home]:
+    """Prepare the home for a command; one that was made for a request that turns out to be wrong goes again.
 
     Raises
     ------
@@ -166,7 +161,7 @@ def home_in_use(*, quiet: bool = False) -> Iterator[Home]:
         If the home cannot be created.
     """
     existed = Home.of().root.exists()
-    home = prepare_environment(quiet=quiet)
+    home = prepare_environment(quiet=True)
     try:
         yield home
     except (UsageError, NoInputError):

@@ -96,12 +96,8 @@ class RunResult:
     @property
     def complete(self) -> bool:
         """Whether every exposure is matched, reference or alone; nothing is in pieces, still being written or stale."""
-        left_over = {Status.UNTIED, Status.FAILED}
-        if self.failures or self.inventory.pending or any(match.pieces > 1 for match in self.matches):
-            return False
-        if self.record.stale:
-            return False
-        return not any(correction.status in left_over for correction in self.corrections)
+        lacking_input = self.inventory.failures or self.inventory.pending or self.record.stale
+        return not lacking_input and all(match.complete for match in self.matches)
 
 
 def inventory_of(request: Request) -> Inventory:

@@ -8,7 +8,7 @@ import click
 import cloup
 
 from flows.commands.console import OK, UNFINISHED, clean_errors, say, say_lines
-from flows.commands.options import examples, inputs_argument, matching_options, output_option, type_of_path
+from flows.commands.options import examples, inputs_argument, matching_options, output_option, settings_of, type_of_path
 from flows.home import prepare_environment
 from flows.orchestration import ephemeral_server
 from levelmatch_core.errors import SettingsError
@@ -46,15 +46,8 @@ def sweep(
     """
     with clean_errors(log_level):
         from flows.combinations import combinations  # noqa: PLC0415 - slow to import
-        from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
 
-        settings = MatchSettings.load(
-            options["config"],
-            options["assignments"],
-            procs=options["workers"],
-            band=options["band"],
-            preset=options["preset"],
-        )
+        settings = settings_of(options)
         grid = grid_of(grids)
         combinations(grid)  # errors of the grid are reported before the engine starts
         home = prepare_environment(quiet=True)

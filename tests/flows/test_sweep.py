@@ -3,13 +3,9 @@
 import json
 import math
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 
 import pytest
 from astropy.table import Table
@@ -22,17 +18,8 @@ from flows.tracking.ranking import Combination, Ranking, compare_address, write_
 from flows.tracking.tracker import LOCAL_UI
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.settings import MatchSettings
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from tests.browser import chromium
+from tests.servers import await_answer, free_port
 
 
 def row(seam, *, limit=2.0, used=8, tested=8, left_out=0, failed="", run=""):
@@ -176,18 +163,14 @@ def test_a_sweep_resamples_once_and_a_bad_combination_fails_alone(home, small_pr
 
 def check_compare_page(home, found, tmp_path):
     """Open the printed address in a real browser, over a real MLflow server: all runs are selected and shown."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("no chromium: install Debian's package")
     port = free_port()
     words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     words += ["--backend-store-uri", home.tracking_uri, "--default-artifact-root", home.artifacts.as_uri()]
     with (tmp_path / "mlflow.log").open("wb") as log:
         server = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        await_answer(f"http://127.0.0.1:{port}/health", server)
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        await_answer(server, f"http://127.0.0.1:{port}/health")
+        with chromium() as browser:
             page = browser.new_page(viewport={"width": 1500, "height": 1300})
             page.set_default_timeout(60_000)
             page.goto(found.compare.replace(LOCAL_UI, f"http://127.0.0.1:{port}"))
@@ -195,25 +178,6 @@ def check_compare_page(home, found, tmp_path):
             for name in ("rms_sig_limit=2.0", "rms_sig_limit=-1.0", "rms_sig_limit=3.0"):
                 page.get_by_text(name).first.wait_for(state="attached")
             page.screenshot(path=tmp_path / "compare.png", full_page=True)
-            browser.close()
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def await_answer(address, server):
-    deadline = time.monotonic() + 120
-    while True:
-        assert server.poll() is None
-        assert time.monotonic() < deadline
-        try:
-            with urllib.request.urlopen(address, timeout=5):  # noqa: S310 - http on loopback
-                return
-        except OSError:
-            time.sleep(0.3)

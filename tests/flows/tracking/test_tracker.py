@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from mlflow import MlflowClient
 
 from flows.home import Home
 from flows.summary import FlowFacts, Unmatched, summarize
-from flows.tracking.metrics import glossary, meaning_of, measures, name_of
+from flows.tracking.metrics import MEANINGS, glossary, measures, name_of
 from flows.tracking.tracker import Tracker, description, output_id
 from levelmatch_core.matching.pair_matrices import PairMatrices
 from levelmatch_core.pipeline import Request, run
@@ -52,6 +53,12 @@ def logged(store, result, summary):
     assert not tracking.lost
     client = MlflowClient(tracking_uri=store.tracking_uri)
     return client.get_run(tracking.run_id), tracking, client
+
+
+def meaning_of(metric):
+    """Unit and meaning of a metric, whatever field, stage and attempt its name has."""
+    plain = re.sub(r"\.try_\d+$", "", metric.rpartition("/")[2])
+    return MEANINGS[max((name for name in MEANINGS if plain == name or plain.endswith(f".{name}")), key=len)]
 
 
 def test_the_run_lies_in_the_experiment_of_its_program(logged, store):
