@@ -116,6 +116,9 @@ class Field(Record):
     band: str
     unit: str
     exposures: tuple[Exposure, ...] = Described(description="sorted by name")
+    scale_doubt: str = Described(
+        default="", description="why its values may not be on one scale, which nothing in the headers tells"
+    )
 
     @property
     def title(self) -> str:

@@ -92,6 +92,8 @@ def take_inventory(
     with quiet():
         files = _sound(read_files(paths, settings), failures)
         asides = asides_of(Seen(file.shown, file.hdus) for file in files)
+        unseen = [file for file in files if file.shown not in asides and file.is_no_sky()]
+        asides |= {file.shown: Aside(file.shown, file.is_no_sky()) for file in unseen}
         beside = _beside(files, asides) if settings.companions == "use" else {}
         files = _believed([file for file in files if file.shown not in asides], notes)
         files = _of_band(files, settings.band, notes)
@@ -246,6 +248,9 @@ def _exposures_of(file: SourceFile, settings: MatchSettings, tile_of: GroupBy | 
         if not _has_band(file.band_of(sci).names, settings.band):
             continue
         try:
+            if sci.index in file.no_sky:
+                message = f"{file.shown + chip}: no exposure: {file.no_sky[sci.index]}"
+                raise NoImageError(message)
             yield from _exposures_in(file, sci, chip, tile, settings)
         except DataError as error:
             yield failure_of(file.shown + chip, error)

@@ -235,6 +235,7 @@ def _field(match: FieldMatch, previous: RunRecord | None) -> FieldSummary:
         counts=_counts(match.corrections),
         missing=match.missing,
         pieces=match.pieces,
+        scale_doubt=match.field.scale_doubt,
     )
     return summary.model_copy(update={"criteria": criteria_of(summary)})
 
