@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -105,6 +104,7 @@ def _under_prefect(request: Request, home: Home, server: ephemeral_server.Embedd
     try:
         with engine(home, server, request.output):
             from flows.level_match import level_match  # noqa: PLC0415 - Prefect takes seconds to import
+            from flows.orchestration.quarantine import content_of  # noqa: PLC0415
 
             state = level_match(
                 inputs=[str(path) for path in request.inputs],
@@ -116,7 +116,7 @@ def _under_prefect(request: Request, home: Home, server: ephemeral_server.Embedd
                 prune=request.prune,
                 return_state=True,
             )
-            outcome: Any = state.result(raise_on_failure=False)
+            outcome = content_of(state)
     except ServerError as error:
         raise EngineError(str(error)) from error
     except Exception as error:

@@ -299,6 +299,7 @@ def _merge(
             label=merger.name,
             exposures=tuple(name for member in merger.members for name in member.exposures),
             settings=work.settings,
+            stage=stage.name,
             name=merger.name,
             parts=tuple((member.cutout, plane) for member, plane in zip(merger.members, merger.planes, strict=True)),
             noise=merger.noise,

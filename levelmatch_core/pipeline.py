@@ -23,6 +23,7 @@ from levelmatch_core.images.exposure import Failure, Field, Inventory
 from levelmatch_core.images.given import GivenFiles, read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs.advice import advise
+from levelmatch_core.jobs.inputs import lost_inputs
 from levelmatch_core.jobs.job import JobRunner, Workspace, parted
 from levelmatch_core.jobs.products import (
     FiguresJob,
@@ -155,14 +156,13 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
         given = read_given(request.settings, inventory)
         for note in inventory.notes:
             logger.warning(note)
-        for failure in inventory.failures:
-            logger.error("%s is left out: %s", failure.name, failure.reason)
         for waiting in inventory.pending:
             logger.warning("%s is pending: %s", waiting.name, waiting.reason)
         each = runner_of(Workspace(store, folder))
         if request.settings.strict:
             refuse_failures(inventory.failures)
             each = StrictRunner(each)
+        each(lost_inputs(inventory.failures, request.settings), "files that cannot be used")
         matches = match_fields(inventory, request.settings, each, given, folder.previous, kept=folder.last)
         matches, files, stale = write_products(matches, request, inventory, each, folder)
         recorded = partial(
@@ -271,7 +271,10 @@ def write_products(
     for match in (match.with_failures(unwritten) for match in matches):
         name = match.field.name
         mosaics, failures = parted(each(_mosaic_jobs(match, settings), f"{name}: mosaic"))
-        errors = [LevelErrorJob.of(match, settings, map=found) for found in filter(None, (match.error_map,))]
+        errors = [
+            LevelErrorJob.of(match, settings, map=found, measured=tuple(match.cutouts))
+            for found in filter(None, (match.error_map,))
+        ]
         maps, lost = parted(each(errors, f"{name}: level error"))
         drawings = [
             FiguresJob(

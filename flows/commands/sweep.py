@@ -57,6 +57,7 @@ def sweep(
 
         with terminal(log_level), private(home), engine(home, server, output.absolute()):
             # once Prefect knows the server
+            from flows.orchestration.quarantine import content_of  # noqa: PLC0415
             from flows.sweep import sweep as run_sweep  # noqa: PLC0415
             from flows.tracking.ranking import Ranking  # noqa: PLC0415
 
@@ -70,7 +71,7 @@ def sweep(
                 group_by=options["group_by"],
                 return_state=True,
             )
-            outcome: Any = state.result(raise_on_failure=False)
+            outcome = content_of(state)
         if isinstance(outcome, BaseException):
             raise outcome
         ranking = Ranking.from_json(outcome)

@@ -12,6 +12,7 @@ from astropy.table import Table
 from mlflow import MlflowClient
 
 from flows.commands.sweep import grid_of
+from flows.orchestration.quarantine import content_of
 from flows.summary import Tracking
 from flows.sweep import combinations, folder_of, sweep
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
@@ -134,7 +135,7 @@ def test_a_sweep_resamples_once_and_a_bad_combination_fails_alone(home, small_pr
     )
     assert state.is_failed()
     assert state.name == "Quarantined"
-    found = Ranking.from_json(state.result(raise_on_failure=False))
+    found = Ranking.from_json(content_of(state))
     assert [bool(each.failed) for each in found.rows] == [False, False, True]
     assert "rms_sig_limit=-1" in found.rows[-1].failed
     assert sum(each.executed.get("cutout", 0) for each in found.rows) == 4

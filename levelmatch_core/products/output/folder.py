@@ -246,6 +246,14 @@ class OutputFolder:
             return False
         return path.is_file() and not path.is_symlink() and digest_of(path) == file.sha256
 
+    def harmed(self, name: str) -> bool:
+        """Return whether a file that a run wrote here, and that should be here, is missing or was altered since."""
+        known = self._digests.get(name)
+        if not known:
+            return False
+        path = place_of(self.path, name)
+        return not path.is_file() or path.is_symlink() or digest_of(path) not in known
+
     def finish(self, record: RunRecord, log: Mapping[str, Any]) -> bool:
         """Finish the run: remove obsolete files, write run.json and log.json, and remove the journal.
 
