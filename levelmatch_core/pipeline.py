@@ -18,9 +18,9 @@ from pathlib import Path
 from pydantic import Field as Described
 
 from levelmatch_core.errors import SettingsError
-from levelmatch_core.fields import match_field
+from levelmatch_core.fields import match_field, whole_cutouts
 from levelmatch_core.images.exposure import Failure, Field, Inventory
-from levelmatch_core.images.given import GivenFiles, read_given
+from levelmatch_core.images.given import GivenFiles, SkyMask, read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs.advice import advise
 from levelmatch_core.jobs.inputs import lost_inputs
@@ -49,6 +49,7 @@ from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
 from levelmatch_core.runners import StrictRunner, refuse_failures
 from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid, choose_grid, serves
 from levelmatch_core.sky.store import CutoutStore
 
@@ -164,7 +165,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
             each = StrictRunner(each)
         each(lost_inputs(inventory.failures, request.settings), "files that cannot be used")
         matches = match_fields(inventory, request.settings, each, given, folder.previous, kept=folder.last)
-        matches, files, stale = write_products(matches, request, inventory, each, folder)
+        matches, files, stale = write_products(matches, request, inventory, each, folder, exclude=given.exclude)
         recorded = partial(
             record_of,
             settings=request.settings,
@@ -242,7 +243,13 @@ def peak_memory() -> float:
 
 
 def write_products(
-    matches: Sequence[FieldMatch], request: Request, inventory: Inventory, each: JobRunner, folder: OutputFolder
+    matches: Sequence[FieldMatch],
+    request: Request,
+    inventory: Inventory,
+    each: JobRunner,
+    folder: OutputFolder,
+    *,
+    exclude: SkyMask | None = None,
 ) -> tuple[tuple[FieldMatch, ...], list[OutputFile], tuple[StaleProduct, ...]]:
     """Write corrected exposures, mosaics, figures and tables.
 
@@ -270,7 +277,8 @@ def write_products(
     finished = []
     for match in (match.with_failures(unwritten) for match in matches):
         name = match.field.name
-        mosaics, failures = parted(each(_mosaic_jobs(match, settings), f"{name}: mosaic"))
+        whole, unseen = whole_cutouts(match, settings, each, exclude)
+        mosaics, failures = parted(each(_mosaic_jobs(match, settings, whole), f"{name}: mosaic"))
         errors = [
             LevelErrorJob.of(match, settings, map=found, measured=tuple(match.cutouts))
             for found in filter(None, (match.error_map,))
@@ -288,7 +296,7 @@ def write_products(
             for done in (mosaics if settings.figures != "none" else ())
         ]
         figures, more = parted(each(drawings, f"{name}: figures"))
-        finished.append(match.with_failures([*failures, *lost, *more]))
+        finished.append(match.with_failures([*unseen, *failures, *lost, *more]))
         results += [*mosaics, *maps, *figures]
     for result in results:
         for note in result.notes:
@@ -341,11 +349,11 @@ def check_reference(named: str | None, inventory: Inventory) -> None:
         raise SettingsError(message)
 
 
-def _mosaic_jobs(match: FieldMatch, settings: MatchSettings) -> list[MosaicJob]:
+def _mosaic_jobs(match: FieldMatch, settings: MatchSettings, cutouts: Mapping[str, CutoutRecord]) -> list[MosaicJob]:
     parts = tuple(
-        (match.cutouts[correction.exposure.name], correction.plane, correction.local_sky)
+        (cutouts[correction.exposure.name], correction.plane, correction.local_sky)
         for correction in match.corrections
-        if correction.status is not Status.FAILED
+        if correction.status is not Status.FAILED and correction.exposure.name in cutouts
     )
     return [MosaicJob.of(match, settings, parts=parts)] if parts else []
 

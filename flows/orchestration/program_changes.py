@@ -89,7 +89,8 @@ def _changes(program: Program, known: DeploymentResponse, environ: Mapping[str, 
         "schedule": (_schedules_of(known), [_told_schedule(each) for each in wanted["schedules"]]),
         "concurrency": (limit, program.concurrency),
         "when_busy": (strategy, wanted["concurrency_limit"]["collision_strategy"]),
-        "description": (known.description or "", program.description),
+        # without one, Prefect shows that of the flow
+        "description": (known.description, program.description or known.description),
         "tags": (sorted(known.tags), sorted(wanted["tags"])),
         "work_pool": (known.work_pool_name, program.work_pool),
     }
