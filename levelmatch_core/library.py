@@ -29,7 +29,7 @@ from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.images.wcs.transforms import AnyWcs
 from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.jobs.products import mosaic_name
-from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
+from levelmatch_core.matching.corrections import Correction, FieldMatch
 from levelmatch_core.nddata import write_images
 from levelmatch_core.pipeline import Request, check_reference, match_fields, run
 from levelmatch_core.presets import Preset
@@ -60,9 +60,7 @@ class LevelMatch:
     @property
     def complete(self) -> bool:
         """Whether every exposure is matched, reference or alone, and all overlapping exposures are connected."""
-        if self.failures or any(match.pieces > 1 for match in self.fields):
-            return False
-        return all(one.status not in {Status.UNTIED, Status.FAILED} for one in self.corrections)
+        return not self.failures and all(match.complete for match in self.fields)
 
     def corrections_table(self) -> Table:
         """Return the corrections as a table with units, one row per exposure, with the columns of corrections.ecsv."""

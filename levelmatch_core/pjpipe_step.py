@@ -324,7 +324,7 @@ class LevelMatchStep:
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for dither in dithers:
-            grid, members = self._members(_files(dither), procs=procs)
+            grid, members = self._members(_files(dither), procs=procs, whole=True)
             paths.append(folder / f"{_stem(_files(dither)[0])}_stacked.fits")
             unit = self._exposures(_files(dither))[0].unit
             write_mosaic(paths[-1], grid, [(each.cutout, Plane(), 0.0) for each in members], self._store, unit=unit)
@@ -395,8 +395,9 @@ class LevelMatchStep:
         by_path = {exposure.path: exposure for field in inventory.fields for exposure in field.exposures}
         return [by_path[Path(file).absolute()] for file in files]
 
-    def _members(self, groups: Sequence[Dither], procs: int = 1) -> tuple[Grid, list[Member]]:
-        """Return the groups as members on one grid, stacked if they have several files."""
+    def _members(self, groups: Sequence[Dither], procs: int = 1, *, whole: bool = False) -> tuple[Grid, list[Member]]:
+        """Return the groups as members on one grid, stacked if they have several files; `whole` with their sources."""
+        settings = self.settings.model_copy(update={"do_sigma_clip": False}) if whole else self.settings
         exposures = self._exposures([file for group in groups for file in _files(group)])
         by_path = {exposure.path: exposure for exposure in exposures}
         inventory = take_inventory(list(by_path), self.settings.model_copy(update={"step_ext": None, "procs": procs}))
@@ -405,13 +406,13 @@ class LevelMatchStep:
         members = []
         for group in groups:
             cutouts = [
-                make_cutout(by_path[Path(file).absolute()], grid, self.settings, self._store) for file in _files(group)
+                make_cutout(by_path[Path(file).absolute()], grid, settings, self._store) for file in _files(group)
             ]
             name = cutouts[0].name
-            whole = cutouts[0] if len(cutouts) == 1 else stack(name, [(one, Plane()) for one in cutouts], self._store)
+            mean = cutouts[0] if len(cutouts) == 1 else stack(name, [(one, Plane()) for one in cutouts], self._store)
             members.append(
                 Member(
-                    name=name, exposures=tuple(sorted(one.name for one in cutouts)), cutout=whole, tile=name, groups={}
+                    name=name, exposures=tuple(sorted(one.name for one in cutouts)), cutout=mean, tile=name, groups={}
                 )
             )
         return grid, members

@@ -135,13 +135,6 @@ def name_of(text: str) -> str:
     return _FORBIDDEN.sub("_", text).replace(" ", "_")
 
 
-def meaning_of(metric: str) -> tuple[str, str]:
-    """Return the unit and meaning of a metric, independent of field, stage and attempt in its name."""
-    plain = re.sub(r"\.try_\d+$", "", metric.rpartition("/")[2])
-    known = (name for name in MEANINGS if plain == name or plain.endswith(f".{name}"))
-    return MEANINGS[max(known, key=len)]
-
-
 def glossary() -> str:
     """Return the meaning of all metrics as Markdown, the description of every experiment."""
     rows = [f"| `{name}` | {unit} | {what} |" for name, (unit, what) in MEANINGS.items()]

@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from levelmatch_core.sky.kernels import spline_row
+from levelmatch_core.sky.kernels import positions_in_row
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -286,13 +286,7 @@ def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragm
     px, py = np.empty(nx), np.empty(nx)
     change = 0.0
     for r in range(ny):
-        for axis in range(2):
-            place = px if axis == 0 else py
-            if positions.size > 0:
-                for k in range(nx):
-                    place[k] = positions[axis, r, k]
-            else:
-                spline_row(pieces, lattice, axis, origin[1] + r, origin[0], place)
+        positions_in_row((pieces, lattice, positions), origin, r, 0, px, py)
         for k in range(nx):
             x, y = px[k], py[k]
             if np.isnan(out[r, k]) or not (x >= 0.0 and y >= 0.0 and x <= columns - 1.0 and y <= rows - 1.0):

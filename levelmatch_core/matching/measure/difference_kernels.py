@@ -86,6 +86,38 @@ def unit(n: int) -> Floats:  # pragma: no cover - compiled
 
 
 @njit(nogil=True, cache=True)
+def moments_of(columns: Floats, x: Floats) -> Floats:  # pragma: no cover - compiled
+    """Add up the sums of columns of pixels.
+
+    Parameters
+    ----------
+    columns
+        (5 + m, columns) sums over each column's kept pixels of 1, y, y y, r, r y, then of m more.
+    x
+        (columns,) their positions.
+
+    Returns
+    -------
+    (9 + m,) of 1, x, y, x x, x y, y y, then of r, r x, r y, then of the m more.
+    """
+    more = columns.shape[0] - 5
+    found = np.zeros(9 + more)
+    for k in range(len(x)):
+        found[0] += columns[0, k]
+        found[1] += columns[0, k] * x[k]
+        found[2] += columns[1, k]
+        found[3] += columns[0, k] * x[k] * x[k]
+        found[4] += columns[1, k] * x[k]
+        found[5] += columns[2, k]
+        found[6] += columns[3, k]
+        found[7] += columns[3, k] * x[k]
+        found[8] += columns[4, k]
+        for m in range(more):
+            found[9 + m] += columns[5 + m, k]
+    return found
+
+
+@njit(nogil=True, cache=True)
 def plane_sums(first: Image, second: Image, box: Box, cut: Cut) -> Floats:  # pragma: no cover - compiled
     """Return the sums over the kept pixels by which a plane is fitted to what the cut's own leaves.
 
@@ -112,19 +144,7 @@ def plane_sums(first: Image, second: Image, box: Box, cut: Cut) -> Floats:  # pr
             columns[3, k] += r
             columns[4, k] += r * here
             columns[5, k] += r * r
-    found = np.zeros(10)
-    for k in range(nx):
-        found[0] += columns[0, k]
-        found[1] += columns[0, k] * x[k]
-        found[2] += columns[1, k]
-        found[3] += columns[0, k] * x[k] * x[k]
-        found[4] += columns[1, k] * x[k]
-        found[5] += columns[2, k]
-        found[6] += columns[3, k]
-        found[7] += columns[3, k] * x[k]
-        found[8] += columns[4, k]
-        found[9] += columns[5, k]
-    return found
+    return moments_of(columns, x)
 
 
 @njit(nogil=True, cache=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, difference_row, unit
+from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, difference_row, moments_of, unit
 
 Floats = NDArray[np.float64]
 
@@ -129,21 +129,7 @@ def huber_sums(  # noqa: PLR0917 - a compiled function takes positions only # pr
             columns[2, k] += one * (here * here)
             columns[3, k] += p
             columns[4, k] += p * here
-            columns[5, k] += p * p
-            columns[6, k] += left * left
-            columns[7, k] += one if p == left else 0.0
-    found = np.zeros(12)
-    for k in range(nx):
-        found[0] += columns[0, k]
-        found[1] += columns[0, k] * x[k]
-        found[2] += columns[1, k]
-        found[3] += columns[0, k] * x[k] * x[k]
-        found[4] += columns[1, k] * x[k]
-        found[5] += columns[2, k]
-        found[6] += columns[3, k]
-        found[7] += columns[3, k] * x[k]
-        found[8] += columns[4, k]
-        found[9] += columns[7, k]
-        found[10] += columns[5, k]
-        found[11] += columns[6, k]
-    return found
+            columns[5, k] += one if p == left else 0.0
+            columns[6, k] += p * p
+            columns[7, k] += left * left
+    return moments_of(columns, x)

@@ -173,17 +173,9 @@ class PairNoise:
         return csr_array((values, columns, starts), shape=(len(starts) - 1, self.problem.delta.size))
 
 
-def right_hand_side_factor(problem: Problem, noise: PairNoise | None = None) -> csr_array:
-    """Return F (R, N k), where S = F'F is the covariance of b; each row is the response to one unit noise source.
-
-    Parameters
-    ----------
-    problem
-        The component.
-    noise
-        The noise of its pairs, if it has been computed already.
-    """
-    noise = noise or PairNoise.of(problem)
+def right_hand_side_factor(problem: Problem) -> csr_array:
+    """Return F (R, N k), where S = F'F is the covariance of b; each row is the response to one unit noise source."""
+    noise = PairNoise.of(problem)
     own = block_diagonal(np.sqrt(noise.alone)[:, None, None] * noise.roots.transpose(0, 2, 1))
     own = own[np.repeat(noise.alone > 0, problem.k)]
     weighted = design(problem).T * np.repeat(problem.weights, problem.k)

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from mlflow import MlflowClient
 
 from flows.home import Home
 from flows.summary import FlowFacts, Unmatched, summarize
-from flows.tracking.metrics import glossary, meaning_of, measures, name_of
+from flows.tracking.metrics import MEANINGS, glossary, measures, name_of
 from flows.tracking.tracker import Tracker, description, output_id
 from levelmatch_core.matching.pair_matrices import PairMatrices
 from levelmatch_core.pipeline import Request, run
@@ -52,6 +53,12 @@ def logged(store, result, summary):
     assert not tracking.lost
     client = MlflowClient(tracking_uri=store.tracking_uri)
     return client.get_run(tracking.run_id), tracking, client
+
+
+def meaning_of(metric):
+    """Unit and meaning of a metric, whatever field, stage and attempt its name has."""
+    plain = re.sub(r"\.try_\d+$", "", metric.rpartition("/")[2])
+    return MEANINGS[max((name for name in MEANINGS if plain == name or plain.endswith(f".{name}")), key=len)]
 
 
 def test_the_run_lies_in_the_experiment_of_its_program(logged, store):
@@ -104,6 +111,27 @@ def test_every_metric_has_a_unit_and_a_meaning(logged):
     assert experiment.tags["mlflow.note.content"] == glossary()
     assert len(glossary()) < 5000
     assert run_.data.tags["levelmatch.unit"] == "MJy/sr"
+
+
+def test_runs_quarantined_for_one_file_have_records_of_their_own_and_a_retry_goes_on_with_its_own(
+    result, summary, store
+):
+    """The second changed nothing, as the first had done it; nor did the first one's retry after the second's."""
+    result = replace(result, request=result.request.model_copy(update={"program": "quarantined"}))
+    bad = (Unmatched(name="x.fits", status="failed", reason="truncated"),)
+    broken, nothing_new = summary.model_copy(update={"problems": bad}), replace(result, changed=False)
+    first = Tracker(store).log(result, broken, facts("first"))
+    second = Tracker(store).log(nothing_new, broken, facts("second"))
+    assert first.new
+    assert second.new
+    assert first.run_id != second.run_id
+    client = MlflowClient(tracking_uri=store.tracking_uri)
+    assert client.get_run(second.run_id).info.status == "FAILED"
+    retried = [Tracker(store).log(result, summary, facts("second", 2))]
+    retried += [Tracker(store).log(nothing_new, summary, facts("first", 2))]
+    assert [one.run_id for one in retried] == [second.run_id, first.run_id]
+    assert {client.get_run(one.run_id).info.status for one in retried} == {"FINISHED"}
+    assert Tracker(store).log(nothing_new, summary, facts("third")).run_id == second.run_id  # the last of this output
 
 
 @pytest.mark.parametrize("how", ["alone", "untied"])
