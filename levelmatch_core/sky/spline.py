@@ -36,6 +36,9 @@ FLANK = 0.1
 a star as narrow as the pixel itself, centred on it, have more."""
 FLANK_NOISE = 2.5
 """Allowance for noise in this comparison, standard deviations."""
+FLANKS = 0.25
+"""The three fainter neighbours together have less than this fraction of its height, noise included: those of such a
+star have 0.6."""
 MAD_TO_SIGMA = 1.482602218505602
 """Standard deviation of a normal distribution over its median absolute deviation."""
 SAMPLE = 16384
@@ -103,8 +106,11 @@ def _stands_out(data: Image, r: int, c: int, noise: float) -> bool:  # pragma: n
     if not height > ALONE * noise:  # also for NaN
         return False
     limit = sky + FLANK * height + FLANK_NOISE * noise
-    beside = (data[r, c - 1] < limit) + (data[r, c + 1] < limit)
-    return beside + (data[r - 1, c] < limit) + (data[r + 1, c] < limit) >= 3
+    left, right, below, above = data[r, c - 1], data[r, c + 1], data[r - 1, c], data[r + 1, c]
+    dark = (left < limit) + (right < limit) + (below < limit) + (above < limit)
+    # of a faint star each neighbour alone is lost in the noise, three together less so; a hit may be of two pixels
+    three = np.float64(left) + right + below + above - max(left, right, below, above) - 3.0 * sky
+    return dark >= 3 and not three > FLANKS * height
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -65,6 +65,19 @@ def test_pixels_that_stand_alone_are_wild_and_stars_are_not() -> None:
     assert not wild[10:22, 10:46].any()
 
 
+def test_faint_undersampled_stars_are_not_wild_either() -> None:
+    """Their neighbours are lost in the noise one by one; without their cores, a crowd's levels were a quarter worse."""
+    rng = np.random.default_rng(8)
+    y, x = np.indices((400, 400)).astype(float)
+    data = rng.normal(size=y.shape)
+    rows, columns = (grid.ravel() for grid in np.meshgrid(np.arange(10, 390, 10), np.arange(10, 390, 10)))
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        near = np.s_[row - 4 : row + 5, column - 4 : column + 5]
+        data[near] += 15 * np.exp(-((y[near] - row) ** 2 + (x[near] - column) ** 2) / (2 * 0.55**2))
+    _, wild = spline.coefficients(data)
+    assert wild[rows, columns].sum() < 0.05 * len(rows)
+
+
 def test_a_wild_pixel_does_not_ring() -> None:
     rng = np.random.default_rng(4)
     data = rng.normal(size=(40, 40))
@@ -76,7 +89,7 @@ def test_a_wild_pixel_does_not_ring() -> None:
     assert np.abs(at(hit, x, y) - at(data, x, y))[far].max() < 5
 
 
-@pytest.mark.parametrize("height", [8.0, 12.0, 30.0, 1e4])
+@pytest.mark.parametrize("height", [25.0, 40.0, 1e4])
 def test_what_a_cosmic_ray_touches_is_invalid_and_the_rest_as_without_it(height: float) -> None:
     """Half a pixel between the grid and the image: a hit touches four pixels of the grid."""
     data = np.random.default_rng(6).normal(size=(60, 60))
@@ -86,7 +99,7 @@ def test_what_a_cosmic_ray_touches_is_invalid_and_the_rest_as_without_it(height:
     clean, found = resampled(data, 0.5, sharp=True), resampled(hit, 0.5, sharp=True)
     invalid = np.isnan(found[0])
     struck = 4 * hits[0].size * hits[1].size
-    assert invalid.sum() == pytest.approx(struck, rel=0.15 if height < 10 else 0.05)
+    assert invalid.sum() == pytest.approx(struck, rel=0.05)
     near = np.abs((found - clean)[0][~invalid])
     assert np.mean(near > 2.5) < 0.01
 
