@@ -57,7 +57,7 @@ def take_inventory(
     settings: MatchSettings,
     *,
     recursive: bool = False,
-    group_by: str | Path | None = None,
+    group_by: str | Path | GroupBy | None = None,
     exclude: Iterable[str | Path] = (),
 ) -> Inventory:
     """Read the headers of all inputs and put them in order.
