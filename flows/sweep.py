@@ -15,10 +15,12 @@ from prefect.states import Completed, Failed
 
 from flows.combinations import combinations, folder_of
 from flows.home import Home
-from flows.level_match import QUARANTINED, facts_of_run, match_levels
+from flows.level_match import facts_of_run, match_levels
 from flows.markdown import escaped
 from flows.orchestration.artifacts import key_of
+from flows.orchestration.quarantine import QuarantinedError, content_of, quarantined
 from flows.orchestration.task_runner import RETRY_DELAYS
+from flows.orchestration.trials import place as place_of_run
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
 from flows.tracking.tracker import Tracker, output_id
 from levelmatch_core.errors import LevelMatchError
@@ -60,11 +62,11 @@ def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descr
     -------
     A state with the ranking as JSON: failed and named Quarantined if a combination, or a tile in one, failed.
     """
+    settings, place = place_of_run(settings, Path(output))
     common = settings.model_dump(exclude_unset=True)
     if "figures" not in settings.model_fields_set:
         common["figures"] = "none"
     chosen = combinations(grid)
-    place = Path(output)
     sweep_id = content_key(output_id(place), common, grid)[:12]
     done = [
         combine(
@@ -91,7 +93,7 @@ def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descr
         create_link_artifact(ranking.compare, link_text="Compare in MLflow", key=f"{key_of(program)}-compare")
     data = ranking.to_json()
     if any(row.failed for row in ranking.rows):
-        return Failed(name=QUARANTINED, message=ranking.verdict, data=data)
+        return quarantined(ranking.verdict, data)
     return Completed(message=ranking.verdict, data=data)
 
 
@@ -120,7 +122,7 @@ def combine(
             str(request["program"]), facts_of_run(started), reason, {**_DEFAULTS, **common, **values}, tags
         )
         failed = Combination(values=values, failed=reason, tracking=tracking)
-        return Failed(message=reason, data=failed.to_json())
+        return Failed(message=reason, data=QuarantinedError(reason, failed.to_json()))
 
 
 def _combined(
@@ -155,7 +157,7 @@ def _combined(
 
 
 def _row(values: dict[str, Any], state: State[Any]) -> Combination:
-    content = state.result(raise_on_failure=False)
+    content = content_of(state)
     if isinstance(content, Mapping):
         row = Combination.from_json(content)
         if row.failed:

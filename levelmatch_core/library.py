@@ -31,7 +31,7 @@ from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.jobs.products import mosaic_name
 from levelmatch_core.matching.corrections import Correction, FieldMatch
 from levelmatch_core.nddata import write_images
-from levelmatch_core.pipeline import Request, check_reference, match_fields, run
+from levelmatch_core.pipeline import Request, RunResult, check_reference, match_fields, run
 from levelmatch_core.presets import Preset
 from levelmatch_core.products.tables import corrections_table, pairs_table
 from levelmatch_core.runners import PlainRunner
@@ -243,9 +243,22 @@ def match_levels(
             recursive=recursive,
             group_by=group_by,
         )
-        with worker_pool(chosen) as pool:
-            result = run(request, store, lambda workspace: PlainRunner(workspace, pool))
+        result = run_request(request, store)
         return LevelMatch(result.matches, result.failures, request.output)
+
+
+def run_request(request: Request, store: CutoutStore) -> RunResult:
+    """Run a request without an engine, with the workers that its settings ask for.
+
+    Parameters
+    ----------
+    request
+        Inputs, output folder and settings.
+    store
+        The store of cutouts.
+    """
+    with worker_pool(request.settings) as pool:
+        return run(request, store, lambda workspace: PlainRunner(workspace, pool))
 
 
 def _matched(

@@ -149,7 +149,7 @@ class MatchSettings(BaseModel):
     )
 
     # -- masks ---------------------------------------------------------------------------------------------------------
-    do_sigma_clip: bool = _setting(False, "mask", "Mask sources (segmentation, dilated) before resampling.")
+    do_sigma_clip: bool = _setting(False, "mask", "Mask sources (segmentation, dilated) for measuring only.")
     sigma: float = _setting(
         3.0, "mask", "Threshold of source masks and limit of all sigma-clipping, in standard deviations.", gt=0
     )

@@ -84,7 +84,7 @@ INNER = {
     "flows": (
         {"cli"},
         {"commands"},
-        {"demo", "launch", "sweep", "level_match", "without_prefect"},
+        {"demo", "launch", "recording", "sweep", "level_match", "without_prefect"},
         {"orchestration"},
         {"tracking"},
         {

@@ -80,11 +80,13 @@ class Tracker:
     def log(self, result: RunResult, summary: Summary, facts: FlowFacts) -> Tracking:
         """Record a run, or tag the last run of this output as checked if nothing changed.
 
-        If the store is unreachable, only the record is lost, which the result reports.
+        A run that ends quarantined, and one that is retried, have a record of their own in any case. If the store is
+        unreachable, only the record is lost, which the result reports.
         """
-        if result.changed or not place_of(self._home, result.request.output).exists():
+        checked = not result.changed and not summary.quarantined and facts.attempt == 1
+        if not checked or not place_of(self._home, result.request.output).exists():
             keep(self._home, result, summary, facts)
-        return self._attempt(result, summary, facts, checked=not result.changed)
+        return self._attempt(result, summary, facts, checked=checked)
 
     def send(self, result: RunResult, summary: Summary, facts: FlowFacts) -> Tracking:
         """Record a run that ended earlier, in the same way as :meth:`log`; existing records are left alone."""

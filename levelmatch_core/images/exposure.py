@@ -98,6 +98,11 @@ class Failure(Record):
     )
 
     @property
+    def why(self) -> str:
+        """The reason without the name in front, for texts that name it."""
+        return self.reason.removeprefix(f"{self.name}: ")
+
+    @property
     def tile(self) -> str:
         """The tile that lacks it, '' where that cannot be told."""
         return self.tiles[0] if self.tiles else ""
@@ -116,6 +121,9 @@ class Field(Record):
     band: str
     unit: str
     exposures: tuple[Exposure, ...] = Described(description="sorted by name")
+    scale_doubt: str = Described(
+        default="", description="why its values may not be on one scale, which nothing in the headers tells"
+    )
 
     @property
     def title(self) -> str:

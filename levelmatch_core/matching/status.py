@@ -139,9 +139,10 @@ def graph_notes(
     if restless:
         shown = some([f"{fit.first} - {fit.second}" for fit in restless])
         cost = max(fit.last_step for fit in restless)
+        part = max(fit.last_step / fit.stderr if fit.stderr else 0.0 for fit in restless)
         notes.append(
             f"pair fits that did not settle within their iterations: {shown}; one more would move them by up to "
-            f"{cost:.2g} (data unit); raise maxiters or plane_fit_maxiters"
+            f"{cost:.2g} (data unit), {part:.2g} of their error; raise maxiters or plane_fit_maxiters"
         )
     return notes
 

@@ -56,8 +56,9 @@ def broken(request, prefect_server, programs, tmp_path, worker):
     run = prefect_server.ended(flow_run)
     assert worker.poll() is None
     assert (run["state"]["type"], run["state"]["name"]) == ("FAILED", "Quarantined")
-    assert f"tile {REFERENCE}: {files[0].name}: " in run["state"]["message"]
-    assert "truncated" in run["state"]["message"]
+    assert f"Failed: tile {REFERENCE}: {files[0].name}: truncated" in run["state"]["message"]
+    assert f"{4 - len(files)} of 4 exposures are matched, {len(files)} failed" in run["state"]["message"]
+    assert "press Retry" in run["state"]["message"]
     (component,) = record(tmp_path)["fields"][0]["components"]
     if request.param == "reference":
         assert component["provisional"]
@@ -108,6 +109,33 @@ def check_whole(server, broken, tmp_path):
         assert len(steps) == len(set(steps)), metric
 
 
+def check_red(server, broken):
+    """Hold that the tile is a failed task run, which says why."""
+
+    def shown():
+        return [task for task in server.tasks(broken.flow_run) if task["state"]["type"] == "FAILED"]
+
+    (task,) = server.wait_for(shown, "the failed task run")
+    assert task["name"] == f"inventory: {REFERENCE}"
+    assert all(f"{name} is left out: truncated" in task["state"]["message"] for name in broken.names)
+
+
+def check_log(server, flow_run):
+    """Hold that the log blames the file alone: no traceback, no error of Prefect's own, nothing lost."""
+    chosen = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "limit": 200}
+    server.wait_for(
+        lambda: any("Finished in state" in each["message"] for each in server.ask("POST", "/logs/filter", chosen)),
+        "the end of the log",
+    )
+    lines = server.ask("POST", "/logs/filter", chosen)
+    text = "\n".join(each["message"] for each in lines)
+    for wrong in ("Traceback", "cannot be resolved", "exited with", "missing or was altered"):
+        assert wrong not in text
+    errors = [each["message"] for each in lines if each["level"] >= 40]
+    assert errors
+    assert all(f"[{REFERENCE}, inventory]" in message for message in errors), errors
+
+
 def second_try(server, flow_run):
     """Return the task runs of the second try, once the server shows them: (step, name) -> whether it was executed."""
 
@@ -117,13 +145,18 @@ def second_try(server, flow_run):
         return found if len(found) >= 16 and all(task["state"]["type"] == "COMPLETED" for task in found) else None
 
     found = server.wait_for(shown, "the second try's task runs")
-    return {(task["task_key"].rpartition("-")[0], task["name"]): task["state"]["name"] == "Completed" for task in found}
+    return {
+        (task["task_key"].rpartition("-")[0], task["name"].partition(": ")[2]): task["state"]["name"] == "Completed"
+        for task in found
+    }
 
 
 @pytest.mark.parametrize("broken", ["a dither", "reference"], indirect=True)
 def test_mended_files_and_retry_through_the_api(prefect_server, broken, tmp_path):
     flow_run = broken.flow_run
     assert record(tmp_path)["partial"] is True
+    check_red(prefect_server, broken)
+    check_log(prefect_server, flow_run)
     found = prefect_server.ask("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}}})
     tables = [each for each in found if each["type"] == "table" and each["key"].endswith("left-out")]
     assert len(tables) == 1
@@ -135,6 +168,7 @@ def test_mended_files_and_retry_through_the_api(prefect_server, broken, tmp_path
     prefect_server.retry(flow_run)
     prefect_server.ended(flow_run, tries=2)
     check_whole(prefect_server, broken, tmp_path)
+    check_log(prefect_server, flow_run)
     tasks = second_try(prefect_server, flow_run)
     done = {place for place, executed in tasks.items() if executed}
     assert {name for step, name in done if step == "cutout"} == {REFERENCE}

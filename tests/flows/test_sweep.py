@@ -12,6 +12,7 @@ from astropy.table import Table
 from mlflow import MlflowClient
 
 from flows.commands.sweep import grid_of
+from flows.orchestration.quarantine import content_of
 from flows.summary import Tracking
 from flows.sweep import combinations, folder_of, sweep
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
@@ -87,6 +88,19 @@ def test_the_best_comes_first_and_the_failed_last():
     assert "is 0.5" in ranking(*rows).verdict
 
 
+def test_ties_are_said_to_be_ties_and_a_setting_without_effect_is_named():
+    found = ranking(row(0.5), row(0.5, limit=3.0), row(0.7, limit=4.0))
+    assert found.ties == (1, 1, 3)
+    assert "1 other ties with it" in found.verdict
+    assert "2 = 1" in found.text()
+    assert found.without_effect == ()
+    same = ranking(row(0.5), row(0.5, limit=3.0))
+    assert same.without_effect == ("rms_sig_limit",)
+    assert "rms_sig_limit changed nothing" in same.verdict
+    assert [each["ties_with"] for each in same.table()] == [1, 1]
+    assert ranking(row(0.5)).without_effect == ()  # one value tells nothing
+
+
 def test_the_compare_address_names_every_run():
     address = compare_address([row(1, run="aa"), row(0, failed="no"), row(2, run="bb")])
     assert address == ("http://127.0.0.1:5000/#/compare-runs?runs=%5B%22aa%22%2C%22bb%22%5D&experiments=%5B%227%22%5D")
@@ -121,7 +135,7 @@ def test_a_sweep_resamples_once_and_a_bad_combination_fails_alone(home, small_pr
     )
     assert state.is_failed()
     assert state.name == "Quarantined"
-    found = Ranking.from_json(state.result(raise_on_failure=False))
+    found = Ranking.from_json(content_of(state))
     assert [bool(each.failed) for each in found.rows] == [False, False, True]
     assert "rms_sig_limit=-1" in found.rows[-1].failed
     assert sum(each.executed.get("cutout", 0) for each in found.rows) == 4

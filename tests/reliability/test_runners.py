@@ -123,7 +123,15 @@ def test_a_cluster_that_shares_a_folder_and_loses_a_worker(program: Path, tmp_pa
         with (tmp_path / "run.log").open("wb") as log:
             run = subprocess.Popen(
                 [
-                    *(Path(sys.executable).with_name("levelmatch"), "run", program, "--output", output),
+                    *(
+                        Path(sys.executable).with_name("levelmatch"),
+                        "run",
+                        program,
+                        "--output",
+                        output,
+                        "--preset",
+                        "pjpipe",
+                    ),
                     *("--set", "runner=dask", "--set", f"scheduler={cluster.address}"),
                 ],
                 env=environment(home),

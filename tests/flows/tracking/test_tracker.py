@@ -113,6 +113,27 @@ def test_every_metric_has_a_unit_and_a_meaning(logged):
     assert run_.data.tags["levelmatch.unit"] == "MJy/sr"
 
 
+def test_runs_quarantined_for_one_file_have_records_of_their_own_and_a_retry_goes_on_with_its_own(
+    result, summary, store
+):
+    """The second changed nothing, as the first had done it; nor did the first one's retry after the second's."""
+    result = replace(result, request=result.request.model_copy(update={"program": "quarantined"}))
+    bad = (Unmatched(name="x.fits", status="failed", reason="truncated"),)
+    broken, nothing_new = summary.model_copy(update={"problems": bad}), replace(result, changed=False)
+    first = Tracker(store).log(result, broken, facts("first"))
+    second = Tracker(store).log(nothing_new, broken, facts("second"))
+    assert first.new
+    assert second.new
+    assert first.run_id != second.run_id
+    client = MlflowClient(tracking_uri=store.tracking_uri)
+    assert client.get_run(second.run_id).info.status == "FAILED"
+    retried = [Tracker(store).log(result, summary, facts("second", 2))]
+    retried += [Tracker(store).log(nothing_new, summary, facts("first", 2))]
+    assert [one.run_id for one in retried] == [second.run_id, first.run_id]
+    assert {client.get_run(one.run_id).info.status for one in retried} == {"FINISHED"}
+    assert Tracker(store).log(nothing_new, summary, facts("third")).run_id == second.run_id  # the last of this output
+
+
 @pytest.mark.parametrize("how", ["alone", "untied"])
 def test_what_was_not_measured_is_no_metric(small_program, tmp_path, store, how):
     files = sorted(small_program.glob("*.fits"))
