@@ -15,10 +15,10 @@ Only what exceeds pixel noise significantly counts, so that noise alone gives 0.
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Floats, Image, difference_row, unit
+from levelmatch_core.process.compilation import njit
 
 BLOCKS = (64, 16)
 """Numbers of blocks over the overlap, of which the larger error counts."""

@@ -8,9 +8,9 @@ from low to high. Planes are about the middle of the box, their slopes over half
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from levelmatch_core.process.compilation import njit
 from levelmatch_core.sky.clipping import Cuts, Sifted, sift_row
 
 Floats = NDArray[np.float64]
