@@ -84,6 +84,9 @@ class Home:
             message = f"{VARIABLE} {self.root}: {error.strerror or error}; choose a folder that you may write to"
             raise UsageError(message) from error
         for folder in (self.root, self.cutouts, self.results, self.prefect, self.artifacts.parent):
+            if not os.access(folder, os.W_OK):  # also false on a read-only file system
+                message = f"{VARIABLE} {folder}: it cannot be written to; choose a folder that you may write to"
+                raise UsageError(message)
             if folder.stat().st_mode & stat.S_IWOTH:
                 message = f"{VARIABLE} {folder}: anybody may write to it; chmod o-w {folder}"
                 raise UsageError(message)

@@ -14,9 +14,9 @@ next to them has no value.
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from levelmatch_core.process.compilation import njit
 from levelmatch_core.sky.kernels import positions_in_row
 
 Floats = NDArray[np.float64]

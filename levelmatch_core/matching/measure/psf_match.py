@@ -17,10 +17,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Image
+from levelmatch_core.process.compilation import njit
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
