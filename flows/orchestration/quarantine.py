@@ -10,7 +10,7 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.log_lines import WithoutErrors
+from flows.orchestration.log_lines import WithoutErrors
 from levelmatch_core.errors import LevelMatchError
 
 QUARANTINED = "Quarantined"
