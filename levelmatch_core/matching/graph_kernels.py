@@ -1,8 +1,9 @@
 """Compiled algorithms on the graph of members and pairs, which release the GIL."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from levelmatch_core.process.compilation import njit
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]

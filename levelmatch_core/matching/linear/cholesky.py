@@ -13,10 +13,10 @@ has no wheels. See section 5 of matching/MODEL.md.
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from levelmatch_core.matching.graph_kernels import Floats, Index
 from levelmatch_core.matching.linear.nested_dissection import Elimination, Graph, Plan
+from levelmatch_core.process.compilation import njit
 
 PANEL = 96
 """Number of unknowns eliminated at a time."""

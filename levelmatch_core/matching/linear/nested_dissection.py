@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit
 
 from levelmatch_core.matching.graph_kernels import Flags, Floats, Index, neighbours
+from levelmatch_core.process.compilation import njit
 
 LEAF = 12
 """Parts of at most this many members are not bisected: dense algebra is cheaper there."""

@@ -15,10 +15,10 @@ Only a significant excess over pixel noise is included, so that the result for p
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Floats, Image, difference_row, unit
+from levelmatch_core.process.compilation import njit
 
 BLOCKS = (64, 16)
 """Numbers of blocks over the overlap; the larger of both errors is used."""

@@ -9,9 +9,9 @@ Planes refer to the middle of the box, with slopes over half of it.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from levelmatch_core.process.compilation import njit
 from levelmatch_core.sky.clipping import Cuts, Sifted, sift_row
 
 Floats = NDArray[np.float64]

@@ -16,10 +16,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, difference_row, unit
+from levelmatch_core.process.compilation import njit
 
 LAG = 3
 """Distance to either side at which the brightness is read, pixels: beyond the correlation of resampled noise."""

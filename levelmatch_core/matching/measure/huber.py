@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, difference_row, moments_of, unit
+from levelmatch_core.process.compilation import njit
 
 Floats = NDArray[np.float64]
 

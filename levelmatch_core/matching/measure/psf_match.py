@@ -17,10 +17,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Image
+from levelmatch_core.process.compilation import njit
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -46,10 +46,13 @@ COHERENCE = 0.6
 twice as wide as the other, have 0.64 at their centre."""
 SIGNIFICANT = 1.2
 """Root of the mean product of the gradients, in pixels' standard deviations, below which there is no structure."""
+STRIP = 12
+"""Rows of a strip: longer than the kernel and the window."""
 IMPERFECT = 0.1
 """Error of the kernel as a fraction of the gradient."""
 EXPLAINED = 0.15
-"""Smallest fraction of the variance of the difference, where there is structure, that the kernel has to explain."""
+"""Smallest fraction of the variance of the difference, where there is structure, that the kernel must predict in pixels
+to which it was not fitted."""
 SWEEPS = 4
 """Number of iterations of the reweighted fit."""
 HUBER_LIMIT = 1.345
@@ -94,14 +97,18 @@ def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: f
     mean = np.empty((box[4] + 2 * REACH, box[5] + 2 * REACH))
     mean_image(first, second, box, plane, mean)
     weight = 1.0 / (noise**2 + IMPERFECT**2 * strength)
-    found = fit_kernel(first, second, box, plane, (mean, places, weight), NEAR)
-    if found is None or found.explained < EXPLAINED:
+    where = mean, places, weight
+    rows = regression(first, second, box, plane, where, NEAR)
+    if rows is None or predicted(rows) < EXPLAINED:
         return None
+    found, shifts = fit_kernel(rows), NEAR
     if len(places) >= FEWEST_EACH * 2 * len(SHIFTS):
-        finer = fit_kernel(first, second, box, plane, (mean, places, weight), SHIFTS)
-        found, shifts = (finer, SHIFTS) if finer is not None and finer.explained > found.explained else (found, NEAR)
-    else:
-        shifts = NEAR
+        rows = regression(first, second, box, plane, where, SHIFTS)
+        finer = None if rows is None else fit_kernel(rows)
+        if finer is not None and (found is None or finer.explained > found.explained):
+            found, shifts = finer, SHIFTS
+    if found is None:
+        return None
     out = np.empty(box[4:], dtype=second.dtype)
     take_out(second, box, mean, shifts, found.coefficients, out)
     out.flags.writeable = False
@@ -128,10 +135,28 @@ def structure(first: Image, second: Image, box: Box, noise: float) -> tuple[Plac
     return places[:n], strength[:n]
 
 
-def fit_kernel(  # noqa: PLR0917 - a pair, and where and what to fit
+@dataclass(frozen=True)
+class Regression:
+    """The pixels to which a kernel is fitted."""
+
+    rows: Floats
+    """(n, 1 + 2 K) the regressors: 1, then the odd and even parts of the shifts."""
+    values: Floats
+    """(n,) the difference."""
+    weight: Floats
+    """(n,) inverse variances."""
+    half: NDArray[np.bool_]
+    """(n,) whether a pixel is in an odd strip of rows."""
+
+    def part(self, of: NDArray[np.bool_]) -> "Regression":
+        """Return those of the pixels for which `of` (n,) is true."""
+        return Regression(self.rows[of], self.values[of], self.weight[of], self.half[of])
+
+
+def regression(  # noqa: PLR0917 - a pair, and where and what to fit
     first: Image, second: Image, box: Box, plane: FitPlane, where: tuple[Floats, Places, Floats], shifts: Places
-) -> Kernel | None:
-    """Fit the kernel of some shifts, robustly.
+) -> Regression | None:
+    """Return the regression of a difference on some shifts.
 
     Parameters
     ----------
@@ -144,7 +169,7 @@ def fit_kernel(  # noqa: PLR0917 - a pair, and where and what to fit
 
     Returns
     -------
-    Kernel or None
+    Regression or None
         None if too few pixels have all neighbours.
     """
     mean, places, weight = where
@@ -154,24 +179,53 @@ def fit_kernel(  # noqa: PLR0917 - a pair, and where and what to fit
     regressors(first, second, box, plane, mean, shifts, places, rows, values, good)
     if np.count_nonzero(good) < FEWEST_EACH * (columns - 1):
         return None
-    rows, values, weight = rows[good], values[good], weight[good]
-    root = np.sqrt(weight)
-    used = weight
+    return Regression(rows[good], values[good], weight[good], places[good, 0] // STRIP % 2 == 1)
+
+
+def fit_kernel(asked: Regression) -> Kernel | None:
+    """Fit a kernel robustly; None if the normal equations are singular."""
+    root = np.sqrt(asked.weight)
+    used, scatter = asked.weight, 0.0
     for _ in range(SWEEPS):
-        matrix, right = normal_equations(rows, values, used)
-        matrix[np.diag_indices(columns)] *= 1.0 + RIDGE
+        matrix, right = normal_equations(asked.rows, asked.values, used)
+        matrix[np.diag_indices(len(matrix))] *= 1.0 + RIDGE
         try:
             solved = np.linalg.solve(matrix, right)
         except np.linalg.LinAlgError:
             return None
-        left = np.abs(values - np.einsum("nk,k->n", rows, solved)) * root
+        left = np.abs(asked.values - np.einsum("nk,k->n", asked.rows, solved)) * root
         scatter = MAD_TO_SIGMA * float(np.median(left))
         if scatter == 0:
             break
         left /= scatter
-        used = weight * np.where(left < FAR, np.minimum(1.0, HUBER_LIMIT / np.maximum(left, HUBER_LIMIT)), 0.0)
-    before = MAD_TO_SIGMA * float(np.median(np.abs(values - np.median(values)) * root))
+        used = asked.weight * np.where(left < FAR, np.minimum(1.0, HUBER_LIMIT / np.maximum(left, HUBER_LIMIT)), 0.0)
+    before = scatter_of(asked)
     return Kernel(solved[1:], 1.0 - (scatter / before) ** 2 if before > 0 else 0.0)
+
+
+def predicted(asked: Regression) -> float:
+    """Return the part of the variance of each half of the pixels that the kernel of the other half explains.
+
+    The halves are alternate strips of rows. A kernel that is fitted to a few pixels explains part of their difference
+    by chance, the more so where cosmic rays are in the mean image; it explains nothing of other pixels.
+    """
+    before = after = 0.0
+    for one in (asked.half, ~asked.half):
+        other = asked.part(~one)
+        found = fit_kernel(other) if len(other.values) > other.rows.shape[1] else None
+        mine = asked.part(one)
+        if found is None or not len(mine.values):
+            return 0.0
+        left = mine.values - np.einsum("nk,k->n", mine.rows[:, 1:], found.coefficients)
+        share = len(mine.values)
+        before += share * scatter_of(mine) ** 2
+        after += share * scatter_of(Regression(mine.rows, left, mine.weight, mine.half)) ** 2
+    return 1.0 - after / before if before > 0 else 0.0
+
+
+def scatter_of(asked: Regression) -> float:
+    """Return the robust scatter of the values, in units of their errors."""
+    return MAD_TO_SIGMA * float(np.median(np.abs(asked.values - np.median(asked.values)) * np.sqrt(asked.weight)))
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
-from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
@@ -25,6 +24,7 @@ from levelmatch_core.matching.linear.normal_equations import DENSE_UNKNOWNS
 from levelmatch_core.matching.model.design import Geometry
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.uncertainty.packed_roots import as_rows, covariance_times, spread
+from levelmatch_core.process.compilation import njit
 
 POINTS = 600
 """Number of sample points per member."""
