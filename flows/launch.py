@@ -11,9 +11,9 @@ from rich.console import Console
 from flows.garbage_collection import pass_over_imports
 from flows.home import LOGGERS, Home, prepare_environment
 from flows.interruption import farewell
-from flows.log_lines import ConsoleHandler
 from flows.orchestration import ephemeral_server
 from flows.orchestration.availability import forget_unsent, making_database, of_engine, prepare_engine
+from flows.orchestration.log_lines import ConsoleHandler
 from flows.progress import REPORTER, BarReporter, LineReporter
 from flows.secrets import without_secrets
 from flows.summary import Summary

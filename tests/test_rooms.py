@@ -93,7 +93,6 @@ INNER = {
             "combinations",
             "found_here",
             "interruption",
-            "log_lines",
             "markdown",
             "progress",
             "secrets",
@@ -202,7 +201,7 @@ ONE_PLACE = {
     "knows the errors of a full disk": ({"errno.ENOSPC", "errno.EDQUOT"}, {"levelmatch_core.files.writing"}),
     "defines filters and handlers of log lines": (
         {"class logging.Filter", "class logging.Handler", "class logging.StreamHandler"},
-        {"levelmatch_core.process.log_context", "flows.log_lines"},
+        {"levelmatch_core.process.log_context", "flows.orchestration.log_lines"},
     ),
 }
 

@@ -6,17 +6,17 @@ therefore have a narrow core and a wide ring of the opposite sign, which every r
 cubic spline through the pixels (Unser 1999, IEEE Signal Process. Mag. 16, 22) hardly blurs: its coefficients are the
 pixels after sharpening with a recursive filter.
 
-The filter spreads wild pixels over their neighbours with alternating signs. Isolated bright pixels, which are far
-sharper than any star, are therefore replaced before filtering, like invalid ones, and are themselves interpolated
-bilinearly.
+The filter spreads wild pixels over their neighbours with alternating signs. Isolated bright pixels (cosmic rays), which
+are far sharper than any star, are therefore taken as invalid: they are interpolated before filtering, and what lies
+next to them has no value.
 """
 
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from levelmatch_core.process.compilation import njit
 from levelmatch_core.sky.kernels import positions_in_row
 
 Floats = NDArray[np.float64]
@@ -29,7 +29,7 @@ HORIZON = 24
 """Number of pixels after which the response of the filter is below double precision."""
 MARGIN = 2
 """Number of mirrored coefficients beyond each edge of the image."""
-ALONE = 10.0
+ALONE = 7.0
 """A pixel is wild if it is this many standard deviations of the noise above those at a distance of two pixels ..."""
 FLANK = 0.1
 """... and at least three of its four neighbours have less than this fraction of its height, apart from noise: those of
@@ -263,7 +263,6 @@ def _gain(a: float, b: float, c: float, d: float) -> float:  # pragma: no cover 
 @njit(nogil=True, cache=True)
 def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     padded: Floats,
-    wild: Flags,
     pieces: Floats,
     lattice: Floats,
     positions: Floats,
@@ -271,11 +270,11 @@ def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragm
     out: Image,
     out_variance: Image,
 ) -> float:
-    """Replace bilinear values by those of the spline, except next to wild pixels; return the change in summed gains.
+    """Replace bilinear values by those of the spline; return the change in summed gains.
 
     Parameters
     ----------
-    padded, wild
+    padded
         As :func:`coefficients` gives them.
     pieces, lattice, positions, origin
         As in :func:`levelmatch_core.sky.interpolation.bilinear`.
@@ -283,7 +282,7 @@ def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragm
         (ny, nx) what bilinear interpolation made, changed; the variance may be empty.
     """
     ny, nx = out.shape
-    rows, columns = wild.shape
+    rows, columns = padded.shape[0] - 2 * MARGIN, padded.shape[1] - 2 * MARGIN
     px, py = np.empty(nx), np.empty(nx)
     change = 0.0
     for r in range(ny):
@@ -293,9 +292,6 @@ def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragm
             if np.isnan(out[r, k]) or not (x >= 0.0 and y >= 0.0 and x <= columns - 1.0 and y <= rows - 1.0):
                 continue
             j, i = int(x), int(y)
-            right, top = min(j + 1, columns - 1), min(i + 1, rows - 1)
-            if wild[i, j] | wild[i, right] | wild[top, j] | wild[top, right]:
-                continue
             fx, fy = x - j, y - i
             a, b, c, d = _weights(fx)
             down, here, up, above = _weights(fy)
