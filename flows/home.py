@@ -61,6 +61,11 @@ class Home:
         return self.root / "mlflow" / "artifacts"
 
     @property
+    def mlflow_pages(self) -> Path:
+        """The file with the address at which MLflow's pages were started last."""
+        return self.root / "mlflow" / "pages"
+
+    @property
     def tracking_uri(self) -> str:
         """MLflow's store: `MLFLOW_TRACKING_URI` if set, else a file in this folder."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow' / 'mlflow.db'}"

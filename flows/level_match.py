@@ -153,6 +153,7 @@ def facts_of_run(started: float) -> FlowFacts:
         name=flow_run.name,
         started=started,
         attempt=max(1, flow_run.run_count),
+        tags=tuple(sorted(flow_run.tags)),
     )
 
 

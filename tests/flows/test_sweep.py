@@ -15,8 +15,8 @@ from flows.commands.sweep import grid_of
 from flows.orchestration.quarantine import content_of
 from flows.summary import Tracking
 from flows.sweep import combinations, folder_of, sweep
+from flows.tracking.comparison import LOCAL_UI
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
-from flows.tracking.tracker import LOCAL_UI
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.settings import MatchSettings
 from tests.browser import chromium
