@@ -9,17 +9,16 @@ Examples
 """
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from astropy.nddata import NDData
-
+from levelmatch_core.errors import SettingsError, UsageError
 from levelmatch_core.images.given import read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.match_result import LevelMatch, Scratch
-from levelmatch_core.nddata import write_images
+from levelmatch_core.nddata import Image, is_image, write_images
 from levelmatch_core.notebook_bar import shown
 from levelmatch_core.pipeline import Request, RunResult, check_reference, match_fields, run
 from levelmatch_core.presets import Preset
@@ -32,9 +31,9 @@ __all__ = ["LevelMatch", "match_levels", "result_of", "run_request"]
 
 
 def match_levels(
-    inputs: str | Path | NDData | Iterable[str | Path | NDData],
+    inputs: str | Path | Image | Iterable[str | Path | Image],
     output: str | Path | None = None,
-    settings: MatchSettings | None = None,
+    settings: MatchSettings | Mapping[str, object] | None = None,
     *,
     preset: Preset | None = None,
     cache: str | Path | None = None,
@@ -47,12 +46,13 @@ def match_levels(
     Parameters
     ----------
     inputs
-        A FITS file or folder (or a JWST association), or an image in memory (NDData or CCDData, with a FITS WCS; see
-        :func:`levelmatch_core.nddata.write_images`), or several.
+        A FITS file or folder (or a JWST association), or an image in memory, or several of them: NDData or CCDData, an
+        HDU, an HDUList (as a file of these HDUs), or an array (or Quantity) and its WCS or header. A WCS may be
+        FITS's, or a gwcs; see :func:`levelmatch_core.nddata.write_images`.
     output
         The folder for corrected files, mosaics, tables, figures and report; None writes nothing.
     settings
-        All else that may be chosen; None takes the preset.
+        All else that may be chosen, as MatchSettings or a dict of some of them; None takes the preset.
     preset
         What settings are that are not given: "best" (also where both are None) or "pjpipe".
     cache
@@ -67,21 +67,22 @@ def match_levels(
     Raises
     ------
     UsageError
-        If an input, the output folder or a setting cannot be used; nothing was written.
+        If an input or the output folder cannot be used; nothing was written.
+    SettingsError
+        If a setting is unknown, or has the wrong type or range.
     NoInputError
         If no exposure is usable.
     """
-    given = [inputs] if isinstance(inputs, str | Path | NDData) else list(inputs)
-    given_settings = settings.model_dump(exclude_unset=True) if settings is not None else {}
-    chosen = (
-        settings
-        if settings is not None and preset is None
-        else MatchSettings.from_mapping({**given_settings, "preset": preset or "best"})
-    )
+    given = _inputs(inputs)
+    chosen = _settings(settings, preset)
+    for name, place in {"output": output, "cache": cache}.items():
+        if place is not None and not isinstance(place, str | Path):
+            message = f"{name}={place!r}: expected the path of a folder"
+            raise UsageError(message)
     with ExitStack() as stack:
-        images = [image for image in given if isinstance(image, NDData)]
+        images = [image for image in given if is_image(image)]
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="levelmatch-")) if images else ""
-        paths = tuple(Path(path).absolute() for path in given if not isinstance(path, NDData))
+        paths = tuple(Path(path).absolute() for path in given if isinstance(path, str | Path))
         paths += tuple(write_images(images, Path(scratch)))
         pixels = Scratch(cache)
         if output is None:
@@ -124,6 +125,47 @@ def result_of(done: RunResult, pixels: Scratch | None = None) -> LevelMatch:
     """
     given = read_given(done.request.settings, done.inventory).given
     return LevelMatch(done.matches, done.failures, done.request.output, done.request.settings, given, pixels)
+
+
+def _inputs(inputs: object) -> list[str | Path | Image]:
+    """Return inputs as a list.
+
+    Raises
+    ------
+    UsageError
+        If one is neither a path nor an image.
+    """
+    if isinstance(inputs, str | Path) or is_image(inputs):
+        return [inputs]
+    given = list(inputs) if isinstance(inputs, Iterable) else [inputs]
+    for one in given:
+        if not isinstance(one, str | Path) and not is_image(one):
+            message = (
+                f"input of type {type(one).__name__}: expected a path, NDData, an HDU or HDUList, or a pair of an "
+                f"array and its WCS or header"
+            )
+            raise UsageError(message)
+    return given
+
+
+def _settings(settings: object, preset: Preset | None) -> MatchSettings:
+    """Return the settings of a run, with a preset where they are not given.
+
+    Raises
+    ------
+    SettingsError
+        If they are no settings, or a name or value is wrong.
+    """
+    if isinstance(settings, MatchSettings):
+        if preset is None:
+            return settings
+        settings = settings.model_dump(exclude_unset=True)
+    elif settings is not None and not isinstance(settings, Mapping):
+        message = f"settings={settings!r}: expected MatchSettings, or a dict such as {{'rms_sig_limit': 3}}"
+        raise SettingsError(message)
+    values = {str(name): value for name, value in (settings or {}).items()}
+    chosen = {"preset": preset} if preset is not None else {}
+    return MatchSettings.from_mapping({"preset": "best", **values, **chosen})
 
 
 def _matched(
