@@ -3,7 +3,6 @@
 Nothing here imports either of them: :func:`prepare_environment` has to be called before.
 """
 
-import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -14,6 +13,7 @@ from typing import Self
 
 from flows.found_here import tell_settings
 from levelmatch_core.errors import NoInputError, UsageError
+from levelmatch_core.files.locks import lock
 
 VARIABLE = "LEVELMATCH_HOME"
 
@@ -61,6 +61,11 @@ class Home:
         return self.root / "mlflow" / "artifacts"
 
     @property
+    def mlflow_pages(self) -> Path:
+        """The file with the address at which MLflow's pages were started last."""
+        return self.root / "mlflow" / "pages"
+
+    @property
     def tracking_uri(self) -> str:
         """MLflow's store: `MLFLOW_TRACKING_URI` if set, else a file in this folder."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow' / 'mlflow.db'}"
@@ -87,6 +92,9 @@ class Home:
             message = f"{VARIABLE} {self.root}: {error.strerror or error}; choose a folder that you may write to"
             raise UsageError(message) from error
         for folder in (self.root, self.cutouts, self.results, self.prefect, self.artifacts.parent):
+            if not os.access(folder, os.W_OK):  # also false on a read-only file system
+                message = f"{VARIABLE} {folder}: it cannot be written to; choose a folder that you may write to"
+                raise UsageError(message)
             if folder.stat().st_mode & stat.S_IWOTH:
                 message = f"{VARIABLE} {folder}: anybody may write to it; chmod o-w {folder}"
                 raise UsageError(message)
@@ -124,7 +132,7 @@ class Home:
         """Wait until no other process does the same work, which only one process may do at a time."""
         descriptor = os.open(self.root / f".{purpose}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor)
             yield
         finally:
             os.close(descriptor)
@@ -155,13 +163,8 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet
 
 
 @contextmanager
-def home_in_use(*, quiet: bool = False) -> Iterator[Home]:
-    """Prepare the environment and the home; a home that was made for a request that turns out to be wrong goes again.
-
-    Parameters
-    ----------
-    quiet
-        As for :func:`set_environment`.
+def home_in_use() -> Iterator[Home]:
+    """Prepare the home for a command; one that was made for a request that turns out to be wrong goes again.
 
     Raises
     ------
@@ -169,7 +172,7 @@ def home_in_use(*, quiet: bool = False) -> Iterator[Home]:
         If the home cannot be created.
     """
     existed = Home.of().root.exists()
-    home = prepare_environment(quiet=quiet)
+    home = prepare_environment(quiet=True)
     try:
         yield home
     except (UsageError, NoInputError):

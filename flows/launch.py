@@ -13,13 +13,14 @@ from flows.home import LOGGERS, Home, prepare_environment
 from flows.interruption import farewell
 from flows.orchestration import ephemeral_server
 from flows.orchestration.availability import forget_unsent, making_database, of_engine, prepare_engine
-from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
+from flows.orchestration.log_lines import ConsoleHandler
+from flows.progress import REPORTER, BarReporter, LineReporter
 from flows.secrets import without_secrets
 from flows.summary import Summary
 from flows.without_prefect import match_alone
 from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
-from levelmatch_core.pipeline import Request
+from levelmatch_core.pipeline import Request, outputs_of
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.output.folder import OutputFolder
 
@@ -38,7 +39,10 @@ def check(request: Request) -> None:
     """
     with OutputFolder.open(request.output, request.settings, request.inputs):
         find_files(
-            request.inputs, step_ext=request.settings.step_ext, recursive=request.recursive, exclude=[request.output]
+            request.inputs,
+            step_ext=request.settings.step_ext,
+            recursive=request.recursive,
+            exclude=outputs_of(request.output),
         )
 
 

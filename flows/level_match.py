@@ -21,6 +21,7 @@ from flows.orchestration.artifacts import ProgressArtifact, publish
 from flows.orchestration.quarantine import REMEDY, quarantined
 from flows.orchestration.server_guard import guard_prefects_own
 from flows.orchestration.task_runner import RETRY_DELAYS, PrefectEach
+from flows.orchestration.trials import place
 from flows.progress import REPORTER
 from flows.summary import FlowFacts, Summary, summarize
 from flows.tracking.tracker import Tracker
@@ -53,6 +54,7 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     group_by: str | None = None,
     prune: bool = False,
     retry_delays: tuple[float, ...] = RETRY_DELAYS,
+    trial: str | None = None,
 ) -> State[dict[str, Any]]:
     """Match the sky levels of overlapping exposures and write them to an output folder.
 
@@ -66,6 +68,7 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
         group_by: A regular expression or a table that says which files make a tile.
         prune: Whether corrected files of earlier runs go whose input is missing or damaged now.
         retry_delays: Seconds before each retry of what failed by the file system or the network.
+        trial: Name of a trial, which writes to OUTPUT@trial-NAME. Other settings than the program's are one anyway.
 
     Returns
     -------
@@ -74,9 +77,10 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     and the rest was done without it.
     """
     chosen = settings.model_copy(update={"band": band}) if band is not None else settings
+    chosen, folder = place(chosen, Path(output), trial)
     request = Request(
         inputs=tuple(Path(entry) for entry in inputs),
-        output=Path(output),
+        output=folder,
         settings=chosen,
         program=program,
         recursive=recursive,
@@ -149,6 +153,7 @@ def facts_of_run(started: float) -> FlowFacts:
         name=flow_run.name,
         started=started,
         attempt=max(1, flow_run.run_count),
+        tags=tuple(sorted(flow_run.tags)),
     )
 
 

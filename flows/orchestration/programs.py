@@ -130,6 +130,17 @@ class Program(Record):
         return "flows/sweep.py:sweep" if self.grid else "flows/level_match.py:level_match"
 
     @property
+    def deployed_name(self) -> str:
+        """The name of the deployment on Prefect's server, with that of its flow."""
+        return f"{self.entrypoint.partition(':')[2]}/{self.name}"
+
+    @property
+    def chosen(self) -> MatchSettings:
+        """All settings of its runs; those of a sweep without its grid."""
+        found = MatchSettings.from_mapping({"preset": "best", **self.settings})
+        return found if self.band is None else found.model_copy(update={"band": self.band})
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """All texts that may contain variables."""
         return (*self.inputs, self.output, *([self.group_by] if self.group_by else []))

@@ -22,15 +22,14 @@ from prefect.utilities.annotations import quote
 from pydantic import ValidationError
 
 from flows.orchestration.availability import of_engine
-from flows.orchestration.log_batching import gathered
-from flows.orchestration.persistence_errors import unstored
+from flows.orchestration.log_lines import gathered
 from flows.orchestration.task_inputs import TaskInputs
 from flows.progress import LineReporter, Reporter
 from levelmatch_core.errors import EngineError, LevelMatchError
-from levelmatch_core.files.disk_full import refuse_without_room
 from levelmatch_core.files.sealed import seal, unseal
+from levelmatch_core.files.writing import refuse_without_room
 from levelmatch_core.jobs.job import Job, Workspace, failure_of
-from levelmatch_core.process.log_context import log_context, logger_of
+from levelmatch_core.process.log_context import collected, log_context, logger_of
 from levelmatch_core.process.thread_budget import threads_per_job
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.runners import ONE_THREAD
@@ -57,6 +56,9 @@ _LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectory
 
 _OURS = (ParameterBindError, SignatureMismatchError)
 """Errors that Prefect raises if a task is called with wrong arguments, which is our mistake."""
+
+_NOT_STORED = "committing transaction"
+"""Text of the line in which Prefect reports that it could not store a result, which it reports nowhere else."""
 
 
 @dataclass
@@ -191,7 +193,7 @@ class PrefectEach:
             If a result could not be stored because a disk is full.
         """
         again: list[Work] = []
-        with unstored() as errors:
+        with collected("prefect.task_runs", logging.ERROR, all_threads=True) as lines:
             futures = [self._submit(work) for work in works]
             for work, future in zip(works, futures, strict=True):
                 future.wait()
@@ -204,6 +206,11 @@ class PrefectEach:
                 for place, outcome in zip(work.places, outcomes, strict=True):
                     results[place] = outcome
                 advance(len(work.jobs))
+        errors = [
+            line.exc_info[1]
+            for line in lines
+            if line.exc_info and line.exc_info[1] is not None and _NOT_STORED in line.getMessage()
+        ]
         for error in errors:
             refuse_without_room(error)
         if errors:

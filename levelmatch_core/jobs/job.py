@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from levelmatch_core.files.disk_full import refuse_without_room
+from levelmatch_core.files.writing import refuse_without_room
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.products.manifest import OutputFile

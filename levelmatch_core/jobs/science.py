@@ -32,7 +32,7 @@ class CutoutJob(Job):
     """Resample one exposure to the grid of its field."""
 
     step = "cutout"
-    version = 2
+    version = 3
     roles = ("mask", "resample")
     gives = CutoutRecord
 
@@ -70,7 +70,7 @@ class MeasureJob(Job):
     """Fit the differences of pairs of one group."""
 
     step = "measure"
-    version = 8
+    version = 9
     roles = ("mask", "measure")
     gives = PairFits
 

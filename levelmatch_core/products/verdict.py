@@ -123,8 +123,9 @@ def verdict(
     )
     fields = list(fields)
     parts += [f"{one.name} has fallen into {one.pieces} pieces that touch" for one in fields if one.pieces > 1]
+    scales = "; ".join(f"{one.name}: the scale is not known, {one.scale_doubt}" for one in fields if one.scale_doubt)
     zeros = "; ".join(filter(None, map(_provisional, fields)))
-    return "; ".join(filter(None, [", ".join(parts), seams, zeros])) + "."
+    return "; ".join(filter(None, [", ".join(parts), scales, seams, zeros])) + "."
 
 
 def _provisional(field: FieldSummary) -> str:

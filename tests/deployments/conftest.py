@@ -5,7 +5,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import pytest
 
 from levelmatch_core.simulate import SimulatedProgram, simulate
+from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 240.0
@@ -128,13 +128,6 @@ class Server:
             timeout=PATIENCE,
             check=False,
         )
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody holds."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ended(process: subprocess.Popen[Any]) -> None:

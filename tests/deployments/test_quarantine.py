@@ -1,7 +1,6 @@
 """A broken file, mended, and Retry of the same flow run: through the API, and by clicking in a real browser."""
 
 import json
-import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,9 @@ from astropy.io import fits
 from mlflow import MlflowClient
 
 from levelmatch_core.products.corrected.verify import verify
+from tests.browser import chromium
 
 pytestmark = pytest.mark.slow
-
-CHROMIUM = shutil.which("chromium")
 
 
 REFERENCE = "jw01234001001_02101_mirimage"
@@ -184,16 +182,11 @@ def test_mended_files_and_retry_through_the_api(prefect_server, broken, tmp_path
     assert not done & lasting
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install Debian's package")
 def test_mended_files_and_retry_clicked_in_the_ui(prefect_server, broken, tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    broken.mend()
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync"
     shots = Path(tmp_path, "shots")
     shots.mkdir()
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags.split())
+    with chromium() as browser:
+        broken.mend()
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(90_000)
         page.goto(f"{prefect_server.url.removesuffix('/api')}/v2/runs/flow-run/{broken.flow_run}")
@@ -206,5 +199,4 @@ def test_mended_files_and_retry_clicked_in_the_ui(prefect_server, broken, tmp_pa
         assert mended["state"]["type"] == "COMPLETED"
         page.get_by_text("Completed").first.wait_for()
         page.screenshot(path=shots / "mended.png")
-        browser.close()
     check_whole(prefect_server, broken, tmp_path)

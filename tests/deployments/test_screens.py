@@ -5,33 +5,23 @@ Screenshots lie in the test's folder, to be looked at.
 
 import json
 import re
-import shutil
 from urllib.parse import quote
 
 import pytest
 
 from levelmatch_core.simulate import SimulatedProgram, simulate
+from tests.browser import chromium
 
 pytestmark = pytest.mark.slow
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
-    " --disable-sync"
-)
 MISSING = re.compile(r"/(favicon\.ico|failed\.svg|ajax-api/2\.0/mlflow/users/current)$")
 """What the UIs ask their servers for and do not get, of themselves."""
 
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium: install Debian's package")
-    engine = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'levelmatch[browser]'")
-    with engine.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS.split())
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

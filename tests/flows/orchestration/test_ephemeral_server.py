@@ -53,7 +53,7 @@ def test_files_of_configuration_are_left_to_prefect(
 
 def test_a_server_that_ends_is_told() -> None:
     with subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"]) as process:
-        server = ephemeral_server.EmbeddedServer(process, "http://127.0.0.1:9/api", 60.0)
+        server = ephemeral_server.EmbeddedServer(process, "http://127.0.0.1:9/api", 60.0, "a:b")
         server.open({})
         with pytest.raises(ServerError, match="ended with code 7"):
             server.wait()
@@ -61,7 +61,7 @@ def test_a_server_that_ends_is_told() -> None:
 
 def test_a_server_that_stays_silent_is_told() -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        server = ephemeral_server.EmbeddedServer(process, "http://127.0.0.1:9/api", 0.2)
+        server = ephemeral_server.EmbeddedServer(process, "http://127.0.0.1:9/api", 0.2, "a:b")
         server.open({})
         with pytest.raises(ServerError, match=r"does not answer after 0\.2 s"):
             server.wait()
