@@ -140,9 +140,13 @@ def _deploy_to_server(file: Path, programs: Sequence["Program"], folder: Path, v
     DeployError
         If Prefect refuses.
     """
-    from flows.orchestration.automations import blocks_of, make_automations  # noqa: PLC0415 - imports Prefect
+    from flows.orchestration.automations import (  # noqa: PLC0415 - imports Prefect
+        blocks_of,
+        make_automations,
+        paused_alerts,
+    )
 
-    blocks = blocks_of(programs)
+    blocks, paused = blocks_of(programs), paused_alerts(programs)
     # so that Prefect finds the commands of this environment, and --check uses the same folder
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environ = {**os.environ, "PATH": path, "LEVELMATCH_PROGRAMS": str(folder), **variables}
@@ -153,7 +157,7 @@ def _deploy_to_server(file: Path, programs: Sequence["Program"], folder: Path, v
                 _refuse(made, f"work pool {pool}")
     _say_differences(programs)
     _refuse(_prefect(environ, "deploy", "--all", "--prefect-file", str(file)), "deploy")
-    make_automations(programs, blocks)
+    make_automations(programs, blocks, paused)
     for program in programs:
         when = "; ".join(f"{each.cron or f'every {each.interval} s'} {each.timezone}" for each in program.schedule)
         alerts = "".join(f"; {', '.join(alert.on)}: {alert.to}" for alert in program.alert)

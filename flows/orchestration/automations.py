@@ -20,9 +20,6 @@ SILENCE = "levelmatch: a silent flow run has crashed"
 _WEBHOOK = "webhook"
 """Type of the blocks that are called; all others are notified."""
 
-_ONCE = timedelta(seconds=30)
-"""Time in which a state of a flow run is told once: a server whose SQLite database is busy repeats events."""
-
 _SUBJECT = "{{ flow_run.name }}: {{ flow_run.state.name }}"
 _BODY = "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message or '' }}\n{{ flow_run | ui_url }}"
 _PAYLOAD = """{
@@ -65,7 +62,21 @@ def blocks_of(programs: Iterable[Program]) -> dict[str, BlockDocument]:
     return found
 
 
-def make_automations(programs: Sequence[Program], blocks: dict[str, BlockDocument]) -> None:
+def paused_alerts(programs: Iterable[Program]) -> frozenset[str]:
+    """Return the names of the programs' automations that the user has switched off.
+
+    To be asked before deploying: Prefect's own command may remove the automations of a deployment.
+    """
+    names = [f"{program.name}: alert {number}" for program in programs for number in range(1, len(program.alert) + 1)]
+    with get_client(sync_client=True) as client:
+        return frozenset(
+            name for name in names if any(not each.enabled for each in client.read_automations_by_name(name))
+        )
+
+
+def make_automations(
+    programs: Sequence[Program], blocks: dict[str, BlockDocument], paused: frozenset[str] = frozenset()
+) -> None:
     """Create or renew the automations of deployed programs; one that the user has paused stays so.
 
     Parameters
@@ -74,14 +85,14 @@ def make_automations(programs: Sequence[Program], blocks: dict[str, BlockDocumen
         The programs.
     blocks
         As from :func:`blocks_of`.
+    paused
+        As from :func:`paused_alerts`.
     """
     with get_client(sync_client=True) as client:
         for program in programs:
             flow = program.entrypoint.partition(":")[2]
             deployment = client.read_deployment_by_name(f"{flow}/{program.name}").id
             owner = f"prefect.deployment.{deployment}"
-            names = [f"{program.name}: alert {number}" for number in range(1, len(program.alert) + 1)]
-            paused = {name for name in names if any(not one.enabled for one in client.read_automations_by_name(name))}
             client.delete_resource_owned_automations(owner)
             for number, alert in enumerate(program.alert, start=1):
                 automation = alert_automation(program, number, alert, deployment, blocks[alert.to])
@@ -106,10 +117,9 @@ def alert_automation(
             expect={f"prefect.flow-run.{name.capitalize()}" for name in alert.on},
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.role": "deployment", "prefect.resource.id": owner},
-            for_each={"prefect.resource.id", "prefect.state-name"},
+            for_each={"prefect.resource.id"},
             posture=Posture.Reactive,
-            threshold=1,
-            within=_ONCE,
+            threshold=1,  # at once: a time in which further events count as repeated loses alerts
         ),
         actions=[action],
         owner_resource=owner,
