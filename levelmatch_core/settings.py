@@ -150,7 +150,7 @@ class MatchSettings(BaseModel):
     )
 
     # -- masks ---------------------------------------------------------------------------------------------------------
-    do_sigma_clip: bool = _setting(False, "mask", "Mask sources (segmentation, dilated) before resampling.")
+    do_sigma_clip: bool = _setting(False, "mask", "Mask sources (segmentation, dilated) for measuring only.")
     sigma: float = _setting(
         3.0, "mask", "Threshold of source masks and limit of all sigma-clipping, in standard deviations.", gt=0
     )
@@ -175,8 +175,8 @@ class MatchSettings(BaseModel):
         "interp",
         "resample",
         "Resampling: bilinear, a cubic spline (ours), or reproject's adaptive or exact (flux-conserving) method. "
-        "Bilinear interpolation blurs, more where a pixel falls between four than on one: in crowds and sharp nebula "
-        "that biases the levels five times more than noise does.",
+        "Bilinear interpolation blurs by the sub-pixel phase, which biases crowds and sharp nebula 5 times more than "
+        "noise. The spline takes pixels that stand out alone (cosmic rays, by 7 sigma of the noise) as invalid.",
     )
 
     # -- pair fits -----------------------------------------------------------------------------------------------------

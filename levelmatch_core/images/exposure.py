@@ -99,6 +99,11 @@ class Failure(Record):
     )
 
     @property
+    def why(self) -> str:
+        """The reason without the name in front, for texts that name it."""
+        return self.reason.removeprefix(f"{self.name}: ")
+
+    @property
     def tile(self) -> str:
         """The tile that lacks it, '' where that cannot be told."""
         return self.tiles[0] if self.tiles else ""

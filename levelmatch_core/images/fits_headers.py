@@ -4,7 +4,6 @@ astropy opens a truncated file with a warning at most, and believes whatever siz
 cut short, damaged or absurd is refused while only its headers are in memory.
 """
 
-import logging
 import math
 import re
 import threading
@@ -27,6 +26,7 @@ from levelmatch_core.errors import NoImageError, NotFitsError
 from levelmatch_core.images.planes import is_cube, plane_axes_of, plane_of
 from levelmatch_core.images.storage.checksums import Sums, complaint, pieces, sums_in
 from levelmatch_core.images.storage.packing import PACKING_FAULTS, packing_of, streamed
+from levelmatch_core.process.log_context import Without
 
 BLOCK = 2880
 """Bytes of a FITS block (FITS standard 4.0, section 3.1)."""
@@ -83,9 +83,8 @@ FAULTS = (
 calls of astropy alone, where they mean a damaged file."""
 
 
-def _no_sip_note(record: logging.LogRecord) -> bool:
-    """Return False for the fifteen lines that astropy logs of each SIP header whose CTYPE lacks -SIP."""
-    return "Inconsistent SIP distortion" not in record.getMessage()
+_NO_SIP_NOTE = Without("Inconsistent SIP distortion")
+"""Drops the fifteen lines that astropy logs of each SIP header whose CTYPE lacks -SIP."""
 
 
 class _Quiet:
@@ -109,7 +108,7 @@ class _Quiet:
                 for category in (AstropyWarning, RuntimeWarning):
                     warnings.simplefilter("ignore", category)
                 warnings.filterwarnings("ignore", module=r"(asdf|gwcs)\b")  # versions of packages, mostly
-                log.addFilter(_no_sip_note)
+                log.addFilter(_NO_SIP_NOTE)
             self._inside += 1
         try:
             yield
@@ -117,7 +116,7 @@ class _Quiet:
             with self._lock:
                 self._inside -= 1
                 if self._inside == 0:
-                    log.removeFilter(_no_sip_note)
+                    log.removeFilter(_NO_SIP_NOTE)
                     self._catcher.__exit__(None, None, None)
 
 

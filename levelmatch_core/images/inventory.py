@@ -30,6 +30,7 @@ from levelmatch_core.images.contents.image_list import (
 from levelmatch_core.images.contents.pixel_values import pixel_values_of
 from levelmatch_core.images.contents.scales import counts_of, exposure_time, is_scaled, refuse_asinh, unit_key
 from levelmatch_core.images.contents.source_file import PENDING, SourceFile, failure_of, read_files
+from levelmatch_core.images.contents.source_file import STEP as INVENTORY
 from levelmatch_core.images.exposure import Companion, Exposure, Failure, Inventory
 from levelmatch_core.images.fields import Kind, Labelled, fields_of
 from levelmatch_core.images.finding import find_files
@@ -45,7 +46,7 @@ from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
 from levelmatch_core.images.zeropoints import zero_point_notes, zero_point_of
 from levelmatch_core.settings import MatchSettings, WcsSource
 
-__all__ = ["PENDING", "find_files", "take_inventory"]
+__all__ = ["INVENTORY", "PENDING", "find_files", "take_inventory"]
 
 BACKGROUND_CARD = "DT_BGR"
 
@@ -61,7 +62,7 @@ def take_inventory(
     settings: MatchSettings,
     *,
     recursive: bool = False,
-    group_by: str | Path | None = None,
+    group_by: str | Path | GroupBy | None = None,
     exclude: Iterable[str | Path] = (),
 ) -> Inventory:
     """Read the headers of all inputs and put them in order.

@@ -20,7 +20,6 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 
 _TERMS = ("level", "slope_x", "slope_y")
-_SIGMAS = tuple(f"sigma_{term}" for term in _TERMS)
 _LARGEST, _FARTHEST = 1e30, 1e9
 """Numbers from here on are absurd: levels and slopes, data unit; places on the grid, pixels, and numbers of HDUs."""
 
