@@ -24,6 +24,7 @@ class _Lazy(cloup.Group):
             "deploy",
             "explain",
             "log",
+            "promote",
             "prune",
             "run",
             "settings",
@@ -32,9 +33,10 @@ class _Lazy(cloup.Group):
         ),
         *("ui", "undo", "verify"),
     )
-    """The commands; each is in the module of the same name in `flows.commands`."""
+    """The commands; each is in the module of the same name in `flows.commands`, unless another one is named."""
+    modules: ClassVar[dict[str, str]] = {"promote": "sweep"}
     sections: ClassVar[dict[str, tuple[str, ...]]] = {
-        "Match": ("run", "sweep", "settings"),
+        "Match": ("run", "sweep", "promote", "settings"),
         "Look at a result": ("explain", "verify", "ui"),
         "Take it elsewhere": ("undo", "apply", "log"),
         "Try it": ("demo", "simulate"),
@@ -69,7 +71,9 @@ class _Lazy(cloup.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in self.names:
             return None
-        command: click.Command = getattr(import_module(f"flows.commands.{cmd_name}"), cmd_name)
+        command: click.Command = getattr(
+            import_module(f"flows.commands.{self.modules.get(cmd_name, cmd_name)}"), cmd_name
+        )
         return command
 
 

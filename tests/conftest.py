@@ -40,7 +40,9 @@ def _commands_hear_sigint() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as fast what is neither slow nor full, so that each tier has a name."""
+    """Mark as fast what is neither slow nor full, so that each tier has a name; what is full may take its time."""
     for item in items:
+        if item.get_closest_marker("full"):
+            item.add_marker(pytest.mark.timeout(0))
         if not any(item.get_closest_marker(tier) for tier in ("slow", "full")):
             item.add_marker(pytest.mark.fast)

@@ -1,6 +1,5 @@
 """A disk that is full, or does not read: a clear end, inputs untouched, and the next run brings the same bytes."""
 
-import hashlib
 import io
 import resource
 import subprocess
@@ -16,6 +15,7 @@ from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.errors import NoRoomError
 from levelmatch_core.products.output.placing import WRITTEN
 from levelmatch_core.sky.store import CutoutStore
+from tests.folders import digests
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FULL = tuple(round(0.05 + 0.1 * step, 2) for step in range(10))
@@ -43,14 +43,6 @@ def small_disk(place: Path, size: int) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def digests(folder):
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "log.json"
-    }
 
 
 def make_room(place):

@@ -162,7 +162,7 @@ def _assemble_front(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
         (N,) place of each member in the front, in units of members; overwritten for those of this front.
     """
     order, _, _, _, _, place = plan
-    begin, beside, number, first = graph
+    begin, adjacent, number, first = graph
     own_blocks, pair_blocks, scaling = blocks
     low, high = nodes
     k = own_blocks.shape[1]
@@ -177,7 +177,7 @@ def _assemble_front(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
             if scaling[member, a] == 0:
                 front[j + a, j + a] = 1.0
         for e in range(begin[member], begin[member + 1]):
-            other = beside[e]
+            other = adjacent[e]
             if place[other] < p:
                 continue
             pair, i = number[e], k * local[place[other]]

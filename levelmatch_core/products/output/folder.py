@@ -15,13 +15,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from levelmatch_core.errors import OutputFolderError
-from levelmatch_core.files.disk_full import room_for
-from levelmatch_core.files.durable import see_on_disk
+from levelmatch_core.files.locks import FolderLock
 from levelmatch_core.files.regular import irregular, refuse_irregular
+from levelmatch_core.files.writing import is_temporary, room_for, see_on_disk, write_durably
 from levelmatch_core.images.reading import digest_of
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.manifest import OutputFile
-from levelmatch_core.products.output.lock import FolderLock
 from levelmatch_core.products.output.placing import (
     CORRECTED,
     EDITED,
@@ -32,17 +31,16 @@ from levelmatch_core.products.output.placing import (
     Writer,
     checked_name,
     digests_written,
-    is_temporary,
     keep_aside,
     note_written,
     place_of,
     put,
-    replace,
 )
+from levelmatch_core.products.output.settings_changes import differences, numbers_settings, told_settings
 from levelmatch_core.products.runrecord import RunRecord, json_bytes
-from levelmatch_core.settings import MatchSettings, roles_by_name
+from levelmatch_core.settings import MatchSettings
 
-__all__ = ["JOURNAL", "LOG", "RUN", "OutputFolder", "put"]
+__all__ = ["JOURNAL", "LOG", "RUN", "OutputFolder", "numbers_settings", "put"]
 
 logger = logger_of(__name__)
 
@@ -139,7 +137,7 @@ class OutputFolder:
         theirs = journal["settings"] if journal else numbers_settings(previous.settings) if previous else ours
         if not settings.overwrite:
             _refuse_other_settings(shown, theirs, ours, unfinished=journal is not None)
-        same = previous is not None and not _differences(numbers_settings(previous.settings), ours)
+        same = previous is not None and not differences(numbers_settings(previous.settings), ours)
         in_journal = journal is not None and journal["settings"] == ours
         return cls(path, ours, lock=lock, last=previous, same=same, made=made, in_journal=in_journal, created=created)
 
@@ -185,7 +183,7 @@ class OutputFolder:
                 return
             self._claimed |= checked | self._expected
             content = {"schema": JOURNAL_SCHEMA, "settings": self._settings, "files": sorted(self._claimed)}
-            replace(self.path / JOURNAL, json_bytes(content))
+            write_durably(self.path / JOURNAL, json_bytes(content))
             self._in_journal = True
 
     def write(self, name: str, writer: Writer) -> OutputFile:
@@ -248,6 +246,14 @@ class OutputFolder:
             return False
         return path.is_file() and not path.is_symlink() and digest_of(path) == file.sha256
 
+    def harmed(self, name: str) -> bool:
+        """Return whether a file that a run wrote here, and that should be here, is missing or was altered since."""
+        known = self._digests.get(name)
+        if not known:
+            return False
+        path = place_of(self.path, name)
+        return not path.is_file() or path.is_symlink() or digest_of(path) not in known
+
     def finish(self, record: RunRecord, log: Mapping[str, Any]) -> bool:
         """Finish the run: remove obsolete files, write run.json and log.json, and remove the journal.
 
@@ -283,9 +289,9 @@ class OutputFolder:
             self.claim([])
             with room_for(self.path):
                 see_on_disk((place_of(self.path, name) for name in sorted(wanted)), self.path)
-            replace(self.path / LOG, json_bytes(log))
+            write_durably(self.path / LOG, json_bytes(log))
             if not same:
-                replace(run, content)
+                write_durably(run, content)
         (self.path / JOURNAL).unlink(missing_ok=True)
         (self.path / WRITTEN).unlink(missing_ok=True)
         self._in_journal, self._changed, self._claimed = False, False, wanted
@@ -295,7 +301,7 @@ class OutputFolder:
 def note_in_log(root: Path, entries: Mapping[str, Any]) -> None:
     """Add entries to the log.json of a finished output that are known only afterwards, such as run ids."""
     log = root / LOG
-    replace(log, json_bytes({**json.loads(log.read_bytes()), **entries}))
+    write_durably(log, json_bytes({**json.loads(log.read_bytes()), **entries}))
 
 
 def clear_temporaries(root: Path) -> None:
@@ -311,12 +317,6 @@ def files_below(root: Path) -> list[str]:
     """Return the names of all files in an output folder, relative and posix, temporary ones too, edited ones not."""
     names = (path.relative_to(root).as_posix() for path in _walk(root))
     return sorted(name for name in names if not name.startswith(EDITED))
-
-
-def numbers_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings (name -> plain value) that affect the results."""
-    roles = roles_by_name()
-    return {name: value for name, value in settings.items() if roles.get(name, "input") not in {"run", "draw"}}
 
 
 # -- checks of the folder
@@ -357,23 +357,14 @@ def _is_ours(found: Path, root: Path, made: set[str]) -> bool:
 def _refuse_other_settings(
     shown: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], *, unfinished: bool
 ) -> None:
-    differing = _differences(theirs, ours)
+    differing = differences(theirs, ours)
     if differing:
         kind = "an unfinished run" if unfinished else "a run"
-        changes = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in differing.items())
         message = (
-            f"output folder {shown}: written by {kind} with other settings: {changes}; use the same settings, choose "
-            f"another folder, or set overwrite=true to replace the files that levelmatch wrote there"
+            f"output folder {shown}: written by {kind} with other settings: {told_settings(differing)}; use the same "
+            f"settings, choose another folder, or set overwrite=true to replace the files that levelmatch wrote there"
         )
         raise OutputFolderError(message)
-
-
-def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ; a setting unknown to an older version had the present default there."""
-    defaults = MatchSettings().model_dump(mode="json")
-    names = sorted({*theirs, *ours})
-    pairs = {name: (theirs.get(name, defaults.get(name)), ours.get(name, defaults.get(name))) for name in names}
-    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 
 def _made(previous: RunRecord | None, journal: Mapping[str, Any] | None) -> set[str]:

@@ -6,9 +6,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.home import set_environment
@@ -161,6 +162,33 @@ def test_it_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_the_server_of_a_deployment_ends_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    """Prefect's own command would start one that stays."""
+    programs = tmp_path / "deployments" / "programs"
+    programs.mkdir(parents=True)
+    (tmp_path / "in").mkdir()
+    (programs / "small.toml").write_text(f'inputs = ["{tmp_path}/in"]\noutput = "{tmp_path}/out"\n')
+    environment = {**plain_environment(tmp_path / "home"), "HOME": str(tmp_path)}
+    words = [str(Path(sys.executable).parent / "levelmatch"), "deploy", "--programs", str(programs)]
+    root = Path(__file__).parents[3]
+    with (tmp_path / "log").open("w") as log:  # no pipe, which the server would hold open
+        process = subprocess.Popen(words, env=environment, cwd=root, stdout=log, stderr=log, start_new_session=True)
+    family: dict[psutil.Process, str] = {}
+    deadline = time.monotonic() + 120
+    while not any("work-pool" in words for words in family.values()):
+        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.1)
+        with suppress(psutil.NoSuchProcess):
+            family |= {each: " ".join(each.cmdline()) for each in psutil.Process(process.pid).children(recursive=True)}
+    process.kill()
+    process.wait(30)
+    assert any("flows.orchestration.server_process" in words for words in family.values())
+    _, alive = psutil.wait_procs(list(family), timeout=60)  # the others end for want of it
+    assert not alive, [family[each] for each in alive]
 
 
 MANY = """
