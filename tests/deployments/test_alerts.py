@@ -22,25 +22,24 @@ def test_an_alert_to_a_block_that_does_not_exist_is_refused_before_anything_is_d
     assert prefect_server.ask("POST", "/deployments/filter", {"deployments": {"name": {"any_": ["mute"]}}}) == []
 
 
-def test_ends_that_a_program_names_are_told_and_a_second_deploy_changes_nothing(
-    prefect_server, programs, worker, listener, tmp_path
-):
-    assert worker.poll() is None
-    (programs / "small.toml").rename(programs / "told.toml")
-    told = programs / "told.toml"
-    told.write_text(told.read_text() + "sigma = 3.125\n" + ALERT.format(name="loopback"))
-    for _ in range(2):
-        done = prefect_server.cli("deploy", "--programs", str(programs), DATA=str(tmp_path / "data"))
-        assert done.returncode == 0, done.stderr
-        assert "level_match/told: by hand; quarantined, doubtful: webhook/loopback" in done.stdout
-        known = automations(prefect_server)
-        assert {"told: alert 1", "levelmatch: a silent flow run has crashed"} <= set(known)
-        if known["told: alert 1"]["enabled"]:
-            body = {"enabled": False}
-            prefect_server.ask("PATCH", f"/automations/{known['told: alert 1']['id']}", body)
-    assert not automations(prefect_server)["told: alert 1"]["enabled"]  # as the user left it
-    prefect_server.ask("PATCH", f"/automations/{automations(prefect_server)['told: alert 1']['id']}", {"enabled": True})
+@pytest.fixture
+def told(programs, tmp_path):
+    """The program `told`, with an alert."""
+    file = (programs / "small.toml").rename(programs / "told.toml")
+    file.write_text(file.read_text() + "sigma = 3.125\n" + ALERT.format(name="loopback"))
+    return {"programs": str(programs), "data": str(tmp_path / "data")}
 
+
+def deploy(server, told):
+    done = server.cli("deploy", "--programs", told["programs"], DATA=told["data"])
+    assert done.returncode == 0, done.stderr
+    assert "level_match/told: by hand; quarantined, doubtful: webhook/loopback" in done.stdout
+
+
+def test_ends_that_a_program_names_are_told_once(prefect_server, told, worker, listener, tmp_path):
+    assert worker.poll() is None
+    deploy(prefect_server, told)
+    assert {"told: alert 1", "levelmatch: a silent flow run has crashed"} <= set(automations(prefect_server))
     doubtful = prefect_server.ended(prefect_server.start("level_match/told"))
     assert doubtful["state"]["name"] == "Doubtful"  # single pairs, which nothing tests
     heard = listener.waits_for("Doubtful")
@@ -53,3 +52,15 @@ def test_ends_that_a_program_names_are_told_and_a_second_deploy_changes_nothing(
     assert listener.waits_for("Quarantined")["flow_run"] == quarantined["id"]
     assert f"{broken.name}: truncated" in listener.waits_for("Quarantined")["text"]
     assert [each["state"] for each in listener.heard] == ["Doubtful", "Quarantined"]
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("listener")
+def test_a_second_deploy_makes_no_second_alert_and_leaves_off_what_is_switched_off(prefect_server, told):
+    deploy(prefect_server, told)
+    number = automations(prefect_server)["told: alert 1"]["id"]
+    prefect_server.ask("PATCH", f"/automations/{number}", {"enabled": False})
+    deploy(prefect_server, told)
+    found = prefect_server.ask("POST", "/automations/filter", {})
+    assert [each["enabled"] for each in found if each["name"] == "told: alert 1"] == [False]
+    assert len({each["name"] for each in found}) == len(found)
