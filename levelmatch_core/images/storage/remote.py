@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +27,8 @@ _REMOTE = re.compile(r"(?:s3|gs|https?|memory)://")
 _CHUNK = 1 << 22
 """Bytes that are read at a time."""
 
-_VERSIONS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "md5Hash", "generation", "created")
+_TIMES = ("LastModified", "last_modified", "Last-Modified", "created", "mtime")
+_VERSIONS = ("ETag", "etag", "Content-MD5", "md5Hash", "generation", *_TIMES)
 """What stores say of the version of a file."""
 
 
@@ -127,12 +129,12 @@ def _content(store: Any, name: str, folder: Path, key: str, size: int | None) ->
     if size is None or start > size:
         start = 0
     logger.info("%s: fetched from byte %d", name.rpartition("/")[2], start)
-    with part.open("r+b" if start else "wb") as file, store.open(name, "rb") as remote:
-        file.seek(start)
-        if start:
-            remote.seek(start)
-        while chunk := remote.read(_CHUNK):
-            file.write(chunk)
+    try:
+        _copied(store, name, part, start)
+    except ValueError:
+        if not start:
+            raise
+        _copied(store, name, part, 0)  # from a server that only sends whole files
     if size is not None and part.stat().st_size != size:
         message = f"{part.stat().st_size} bytes of {size}"
         raise OSError(message)
@@ -146,12 +148,22 @@ def _content(store: Any, name: str, folder: Path, key: str, size: int | None) ->
     return held
 
 
+def _copied(store: Any, name: str, part: Path, start: int) -> None:  # noqa: ANN401 - as above
+    """Copy a file from a byte on."""
+    with part.open("r+b" if start else "wb") as file, store.open(name, "rb") as remote:
+        file.seek(start)
+        if start:
+            remote.seek(start)
+        while chunk := remote.read(_CHUNK):
+            file.write(chunk)
+
+
 def _time_of(info: dict[str, Any]) -> float | None:
     """Return when a file was changed, Unix time, as its store says it; None if it does not."""
-    found = next((info[key] for key in ("LastModified", "last_modified", "created", "mtime") if info.get(key)), None)
+    found = next((info[key] for key in _TIMES if info.get(key)), None)
     if isinstance(found, str):
         try:
-            found = datetime.fromisoformat(found)
+            found = parsedate_to_datetime(found) if "," in found else datetime.fromisoformat(found)
         except ValueError:
             return None
     return found.timestamp() if isinstance(found, datetime) else found if isinstance(found, float) else None

@@ -1,6 +1,10 @@
 """Inputs in stores: fetched once, resumed, under their own names, and no credentials told."""
 
 import logging
+import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -92,6 +96,31 @@ def test_nothing_there_is_no_input(memory, tmp_path):
     for address in ("memory://stage2/empty", "memory://nowhere"):
         with pytest.raises(NoInputError, match="memory://"):
             local_inputs([address], tmp_path)
+
+
+def test_a_folder_of_a_web_server(tmp_path, caplog):
+    """Of one that only sends whole files: what broke off begins again there."""
+    pytest.importorskip("aiohttp", reason="no aiohttp: pip install 'levelmatch[remote]'")
+    caplog.set_level(logging.INFO)
+    (tmp_path / "web" / "stage2").mkdir(parents=True)
+    (tmp_path / "web" / "stage2" / "a_cal.fits").write_bytes(b"a" * 50_000)
+    os.utime(tmp_path / "web" / "stage2" / "a_cal.fits", (1e9, 1e9))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/stage2/"
+        (found,) = local_inputs([address], tmp_path / "held")
+        assert found.read_bytes() == b"a" * 50_000
+        assert found.stat().st_mtime == 1e9  # it was not written just now
+        assert local_inputs([address + "a_cal.fits"], tmp_path / "held") == (found,)
+        assert caplog.text.count("a_cal.fits: fetched") == 1
+        for note in (tmp_path / "held" / "known").iterdir():
+            part = tmp_path / "held" / "parts" / note.stem
+            part.write_bytes(b"a" * 100)
+            note.unlink()
+        (again,) = local_inputs([address], tmp_path / "held")
+        assert again.read_bytes() == b"a" * 50_000
+        server.shutdown()
 
 
 @pytest.mark.slow
