@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from levelmatch_core.images.exposure import Exposure
-from levelmatch_core.library import LevelMatch, run_request
+from levelmatch_core.library import LevelMatch, result_of, run_request
 from levelmatch_core.pipeline import Request
 from levelmatch_core.pjpipe_step.applying import Applying, refuse_nothing
 from levelmatch_core.pjpipe_step.deltas import StepDeltas
@@ -83,7 +83,7 @@ class LevelMatchStep(StepDeltas):
         request = Request(inputs=(self.in_dir.absolute(),), output=self.out_dir.absolute(), settings=self.settings)
         result = run_request(request, self._store)
         record(result, send=tracking)
-        return LevelMatch(result.matches, result.failures, result.request.output)
+        return result_of(result)
 
     # -- stages --------------------------------------------------------------------------------------------------------
     def match_dithers(self, dithers: Sequence[Dither], fit_type: FitChoice = "level") -> Corrections:

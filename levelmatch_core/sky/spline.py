@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.sky.clipping import MAD_TO_SIGMA
 from levelmatch_core.sky.kernels import positions_in_row
 
 Floats = NDArray[np.float64]
@@ -36,8 +37,6 @@ FLANK = 0.1
 a star as narrow as the pixel itself, centred on it, have more."""
 FLANK_NOISE = 2.5
 """Allowance for noise in this comparison, standard deviations."""
-MAD_TO_SIGMA = 1.482602218505602
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 SAMPLE = 16384
 """Number of differences of neighbours from which the noise is estimated."""
 
@@ -47,9 +46,9 @@ def pixel_noise(data: Image) -> float:
     step = max(1, math.isqrt(data.size // SAMPLE))
     rows = data[::step]
     with np.errstate(invalid="ignore"):
-        beside = np.subtract(rows[:, 1::step], rows[:, :-1:step][:, : rows[:, 1::step].shape[1]], dtype=np.float64)
-    beside = beside[np.isfinite(beside)]
-    return MAD_TO_SIGMA * float(np.median(np.abs(beside))) / math.sqrt(2.0) if beside.size else 0.0
+        steps = np.subtract(rows[:, 1::step], rows[:, :-1:step][:, : rows[:, 1::step].shape[1]], dtype=np.float64)
+    steps = steps[np.isfinite(steps)]
+    return MAD_TO_SIGMA * float(np.median(np.abs(steps))) / math.sqrt(2.0) if steps.size else 0.0
 
 
 def coefficients(data: Image) -> tuple[Floats, Flags]:
@@ -103,8 +102,8 @@ def _stands_out(data: Image, r: int, c: int, noise: float) -> bool:  # pragma: n
     if not height > ALONE * noise:  # also for NaN
         return False
     limit = sky + FLANK * height + FLANK_NOISE * noise
-    beside = (data[r, c - 1] < limit) + (data[r, c + 1] < limit)
-    return beside + (data[r - 1, c] < limit) + (data[r + 1, c] < limit) >= 3
+    low = (data[r, c - 1] < limit) + (data[r, c + 1] < limit)
+    return low + (data[r - 1, c] < limit) + (data[r + 1, c] < limit) >= 3
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEP = tuple(f"pjpipe_step/{part}" for part in ("step", "deltas", "images", "results"))
-DOORS = ("library", "settings", *STEP, "pipeline", "nddata", "instrument_tables")
+DOORS = ("library", "match_result", "settings", *STEP, "pipeline", "nddata", "instrument_tables")
 
 
 def public_callables(module):

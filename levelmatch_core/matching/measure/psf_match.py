@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Image
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.sky.clipping import MAD_TO_SIGMA
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -60,7 +61,6 @@ FAR = 6.0
 """Residuals beyond this many standard deviations are ignored."""
 RIDGE = 1e-6
 """Regularisation relative to the diagonal of the normal equations: shifted copies of a smooth image are similar."""
-MAD_TO_SIGMA = 1.482602218505602
 
 
 @dataclass(frozen=True)
