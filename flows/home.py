@@ -61,6 +61,11 @@ class Home:
         return self.root / "mlflow" / "artifacts"
 
     @property
+    def inputs(self) -> Path:
+        """Inputs that were fetched from elsewhere."""
+        return self.root / "inputs"
+
+    @property
     def mlflow_pages(self) -> Path:
         """The file with the address at which MLflow's pages were started last."""
         return self.root / "mlflow" / "pages"

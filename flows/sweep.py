@@ -24,6 +24,7 @@ from flows.orchestration.trials import place as place_of_run
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
 from flows.tracking.tracker import Tracker, output_id
 from levelmatch_core.errors import LevelMatchError
+from levelmatch_core.images.storage.remote import local_inputs
 from levelmatch_core.matching.model_selection import leave_one_pair_out
 from levelmatch_core.pipeline import Request
 from levelmatch_core.process.log_context import logger_of
@@ -68,12 +69,13 @@ def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descr
         common["figures"] = "none"
     chosen = combinations(grid)
     sweep_id = content_key(output_id(place), common, grid)[:12]
+    files = local_inputs(inputs, Home.of().inputs, recursive=recursive)
     with tags(*runtime.flow_run.tags):  # a combination is of its program as well
         done = [
             combine(
                 values=values,
                 request=Request(
-                    inputs=tuple(Path(entry) for entry in inputs),
+                    inputs=files,
                     output=place / folder_of(values),
                     program=program,
                     recursive=recursive,

@@ -17,6 +17,7 @@ from pydantic import ValidationError, field_validator, model_validator
 
 from flows.home import deployed_environment
 from levelmatch_core.errors import SettingsError, UsageError
+from levelmatch_core.images.storage.remote import is_remote
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
 
@@ -152,7 +153,8 @@ class Program(Record):
         if missing:
             return [f"{self.name}: the variable {name} is not set" for name in missing]
         trouble = []
-        inputs = [Path(Template(path).substitute(environ)) for path in self.inputs]
+        given = [Template(path).substitute(environ) for path in self.inputs]
+        inputs = [Path(path) for path in given if not is_remote(path)]
         output = Path(Template(self.output).substitute(environ))
         trouble += [
             f"{self.name}: {path} is relative; give the absolute path, since a worker may run anywhere"

@@ -70,7 +70,7 @@ class MeasureJob(Job):
     """Fit the differences of pairs of one group."""
 
     step = "measure"
-    version = 9
+    version = 10
     roles = ("mask", "measure")
     gives = PairFits
 

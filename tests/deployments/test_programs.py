@@ -80,6 +80,13 @@ def test_a_relative_folder_or_an_output_that_is_an_input_is_refused(tmp_path):
     assert any("is an input" in line for line in found.check({}))
 
 
+def test_inputs_may_lie_elsewhere(tmp_path):
+    found = program(tmp_path, f'inputs = ["s3://$BUCKET/stage2", "https://example.org/a/"]\noutput = "{tmp_path}/out"')
+    assert found.check({}) == ["trial: the variable BUCKET is not set"]
+    assert found.check({"BUCKET": "stpubdata"}) == []
+    assert found.deployment()["parameters"]["inputs"] == ["s3://{{ $BUCKET }}/stage2", "https://example.org/a/"]
+
+
 def test_a_deployment_pins_its_reference_and_runs_one_at_a_time(tmp_path):
     found = program(tmp_path, 'inputs = ["$A/i"]\noutput = "${A}/o"\n[settings]\nreference = "tile 3"').deployment()
     assert found["parameters"]["settings"] == {"preset": "best", "reference": "tile 3"}

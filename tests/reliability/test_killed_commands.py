@@ -1,5 +1,6 @@
 """Kill a sweep, the sending of a record, or the pruning of the store, and give the command again."""
 
+import json
 import shutil
 import subprocess
 import time
@@ -77,7 +78,7 @@ def emptied(undisturbed, tmp_path_factory):
 def test_sending_a_record_that_was_killed_is_completed(reliability, undisturbed, emptied, tmp_path, share):
     """Killed once a share of its files are there: there is one record afterwards, and it is whole."""
     out = undisturbed.world.out
-    whole = artifacts_of(undisturbed.world.home)
+    whole = artifacts_of(undisturbed.world.home, json.loads((out / "log.json").read_text())["mlflow_run"])
     world = type(undisturbed.world)(tmp_path, undisturbed.world.inputs)
     shutil.copytree(emptied, world.home)
     log = (out / "log.json").read_bytes()
@@ -97,10 +98,12 @@ def test_sending_a_record_that_was_killed_is_completed(reliability, undisturbed,
     assert artifacts_of(world.home) == whole
 
 
-def artifacts_of(home):
-    """Return the names and sizes of MLflow's artifacts, apart from the ids in their paths."""
-    folder = home / "mlflow" / "artifacts"
-    return sorted(path.relative_to(folder).as_posix().split("/", 2)[2] for path in folder.rglob("*") if path.is_file())
+def artifacts_of(home, run_id="*"):
+    """Return the names of a run's artifacts."""
+    folders = list((home / "mlflow" / "artifacts").glob(f"*/{run_id}"))
+    return sorted(
+        path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*") if path.is_file()
+    )
 
 
 @pytest.mark.slow

@@ -60,6 +60,8 @@ ROUNDING = 64 * np.finfo(float).eps
 """Residuals below this fraction of the largest difference that is not wild are rounding, and are never clipped."""
 SETTLED = 0.01
 """A fit has settled, too, where its last iteration moves it by less than this fraction of its standard error."""
+HOLE, HOLE_ROWS = 12, 64
+"""Invalid pixels in runs of at most so many along a row are holes of one image, and so many rows tell how many."""
 _FINITE = float(np.finfo(float).max)
 """No finite residual is beyond it."""
 
@@ -110,6 +112,22 @@ class _Pair:
             return None
         box = (y0 - a.y0, x0 - a.x0, y0 - b.y0, x0 - b.x0, ny, nx)
         return cls(first, second, x0, y0, (ny, nx), (as_compiled(first.data), as_compiled(second.data), box))
+
+    def in_common(self) -> float:
+        """Return the part of the pair's pixels that another pair over the same sky has, too: each image has own holes.
+
+        What two images lose to bad pixels and cosmic rays is twice what one of them does, where these are random; gaps
+        that are larger than `HOLE` are common to all.
+        """
+        first, second, (ay, ax, by, bx, ny, nx) = self.parts
+        down = max(1, ny // HOLE_ROWS)
+        with np.errstate(invalid="ignore"):  # inf - inf
+            lines = second[by : by + ny : down, bx : bx + nx] - first[ay : ay + ny : down, ax : ax + nx]
+        invalid = np.pad(~np.isfinite(lines), ((0, 0), (HOLE, 1)), constant_values=True)
+        change = np.flatnonzero(np.diff(invalid.ravel()))
+        runs = np.diff(change)[1::2] if len(change) > 2 else np.zeros(0)
+        holes, valid = float(runs[runs <= HOLE].sum()), float(np.count_nonzero(~invalid))
+        return math.sqrt(valid / (valid + holes)) if valid else 1.0
 
     def sample(self) -> Array:
         """Return differences, not all of them valid, evenly spread over the box."""
@@ -199,7 +217,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     n_used, (x, y), moments = _moments(pair, fit.cut)
     found_gain = gain(*pair.parts, fit.cut, n_used)
     grown = None if found_gain is None else (found_gain.slope, found_gain.sigma, found_gain.brightness)
-    stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), mean_like / inefficiency
+    stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), pair.in_common() * mean_like / inefficiency
     level, slope_x, slope_y = fit.coefficients.tolist()
     return PairFit(
         first=first.record.name,
@@ -360,15 +378,17 @@ def _huber(pair: _Pair, clipped: _Fit, settings: MatchSettings, *, slopes: bool)
     found = huber(pair.parts, clipped.cut, clipped.coefficients, limit, slopes=slopes)
     if found is None:
         return clipped
-    coefficients, part = found.coefficients, 1.0
+    coefficients, part, beyond = found.coefficients, 1.0, 0.0
     if adaptive:
         apart = coefficients - clipped.coefficients
         count = mask_sums(*pair.parts, clipped.cut)[0]
         part = trusted(float(apart[0]) * math.sqrt(count) / (MEDIAN_APART * sigma))
         coefficients = clipped.coefficients + part * apart
+        # where both may be right, by how much the result is off Huber's estimate is not its noise, but in addition
+        beyond = part * ((1.0 - part) * float(apart[0]) / found.rms) ** 2 * count if found.rms > 0 else 0.0
     mean_like = kappa**-2
     own = max(0.0, found.variance / found.rms**2 - mean_like) if found.rms > 0 else 0.0
-    excess = part * own + (1.0 - part) * clipped.excess
+    excess = part * own + (1.0 - part) * clipped.excess + beyond
     settled = clipped.converged and found.converged
     return _Fit(
         *(clipped.cut, coefficients, found.rms, mean_like, excess),
