@@ -56,7 +56,7 @@ inputs_argument: Decorator = cloup.argument(
 def output_option(text: str, metavar: str = "DIR") -> Decorator:
     """Return the option for the folder of results."""
     return cloup.option_group(
-        "Results", cloup.option("--output", required=True, type=type_of_path, metavar=metavar, help=text)
+        "Results", cloup.option("--output", "-o", required=True, type=type_of_path, metavar=metavar, help=text)
     )
 
 

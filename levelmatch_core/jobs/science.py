@@ -123,9 +123,14 @@ class SolveJob(Job):
         if len(self.members) > MANY:
             trim_memory()
         status, used = solution.status, sum(pair.rejected is None for pair in solution.pairs)
+        tested = any(pair.sigma for pair in solution.pairs)
         logger.info(
-            "%d of %d pairs are used; the rms of their differences is %.4g before and %.4g after",
-            *(used, len(solution.pairs), status.residual_before, status.residual_after),
+            "%d of %d pairs are used%s",
+            *(used, len(solution.pairs)),
+            f"; the rms of their differences is {status.residual_before:.4g} before and "
+            + (f"{status.residual_after:.4g} after" if tested else "nothing tests what is left after")
+            if used
+            else "",
         )
         return solution
 
