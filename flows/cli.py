@@ -30,9 +30,10 @@ class _Lazy(cloup.Group):
             "simulate",
             "sweep",
         ),
-        *("ui", "undo", "verify"),
+        *("ui", "undo", "verify", "warm-up"),
     )
-    """The commands; each is in the module of the same name in `flows.commands`."""
+    """The commands; each is in the module of the same name in `flows.commands`, apart from those `elsewhere`."""
+    elsewhere: ClassVar[dict[str, tuple[str, str]]] = {"warm-up": ("cache", "warm_up")}
     sections: ClassVar[dict[str, tuple[str, ...]]] = {
         "Match": ("run", "sweep", "settings"),
         "Look at a result": ("explain", "verify", "ui"),
@@ -69,7 +70,8 @@ class _Lazy(cloup.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in self.names:
             return None
-        command: click.Command = getattr(import_module(f"flows.commands.{cmd_name}"), cmd_name)
+        module, name = self.elsewhere.get(cmd_name, (cmd_name, cmd_name))
+        command: click.Command = getattr(import_module(f"flows.commands.{module}"), name)
         return command
 
 
