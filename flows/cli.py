@@ -24,6 +24,7 @@ class _Lazy(cloup.Group):
             "deploy",
             "explain",
             "log",
+            "promote",
             "prune",
             "run",
             "settings",
@@ -32,10 +33,10 @@ class _Lazy(cloup.Group):
         ),
         *("ui", "undo", "verify", "warm-up"),
     )
-    """The commands; each is in the module of the same name in `flows.commands`, apart from those `elsewhere`."""
-    elsewhere: ClassVar[dict[str, tuple[str, str]]] = {"warm-up": ("cache", "warm_up")}
+    """The commands; each is in the module of the same name in `flows.commands`, unless another one is named."""
+    modules: ClassVar[dict[str, str]] = {"promote": "sweep", "warm-up": "cache"}
     sections: ClassVar[dict[str, tuple[str, ...]]] = {
-        "Match": ("run", "sweep", "settings"),
+        "Match": ("run", "sweep", "promote", "settings"),
         "Look at a result": ("explain", "verify", "ui"),
         "Take it elsewhere": ("undo", "apply", "log"),
         "Try it": ("demo", "simulate"),
@@ -70,8 +71,8 @@ class _Lazy(cloup.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in self.names:
             return None
-        module, name = self.elsewhere.get(cmd_name, (cmd_name, cmd_name))
-        command: click.Command = getattr(import_module(f"flows.commands.{module}"), name)
+        module = self.modules.get(cmd_name, cmd_name)
+        command: click.Command = getattr(import_module(f"flows.commands.{module}"), cmd_name.replace("-", "_"))
         return command
 
 

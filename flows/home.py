@@ -3,7 +3,6 @@
 Nothing here imports either of them: :func:`prepare_environment` has to be called before.
 """
 
-import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -14,11 +13,15 @@ from typing import Self
 
 from flows.found_here import tell_settings
 from levelmatch_core.errors import NoInputError, UsageError
+from levelmatch_core.files.locks import lock
 
 VARIABLE = "LEVELMATCH_HOME"
 
 _ODD = frozenset("#?%'\"\\")
 """Characters that mean something in the address of a database or of an artifact."""
+
+HEARTBEAT = 60
+"""Seconds between the heartbeats of a deployed flow run; one that is silent for two of them has crashed."""
 
 LOGGERS = ("levelmatch_core", "flows")
 """Loggers whose lines belong to the log of a run."""
@@ -58,6 +61,11 @@ class Home:
         return self.root / "mlflow" / "artifacts"
 
     @property
+    def mlflow_pages(self) -> Path:
+        """The file with the address at which MLflow's pages were started last."""
+        return self.root / "mlflow" / "pages"
+
+    @property
     def tracking_uri(self) -> str:
         """MLflow's store: `MLFLOW_TRACKING_URI` if set, else a file in this folder."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow' / 'mlflow.db'}"
@@ -84,6 +92,9 @@ class Home:
             message = f"{VARIABLE} {self.root}: {error.strerror or error}; choose a folder that you may write to"
             raise UsageError(message) from error
         for folder in (self.root, self.cutouts, self.results, self.prefect, self.artifacts.parent):
+            if not os.access(folder, os.W_OK):  # also false on a read-only file system
+                message = f"{VARIABLE} {folder}: it cannot be written to; choose a folder that you may write to"
+                raise UsageError(message)
             if folder.stat().st_mode & stat.S_IWOTH:
                 message = f"{VARIABLE} {folder}: anybody may write to it; chmod o-w {folder}"
                 raise UsageError(message)
@@ -121,7 +132,7 @@ class Home:
         """Wait until no other process does the same work, which only one process may do at a time."""
         descriptor = os.open(self.root / f".{purpose}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor)
             yield
         finally:
             os.close(descriptor)
@@ -152,13 +163,8 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ, *, quiet
 
 
 @contextmanager
-def home_in_use(*, quiet: bool = False) -> Iterator[Home]:
-    """Prepare the environment and the home; a home that was made for a request that turns out to be wrong goes again.
-
-    Parameters
-    ----------
-    quiet
-        As for :func:`set_environment`.
+def home_in_use() -> Iterator[Home]:
+    """Prepare the home for a command; one that was made for a request that turns out to be wrong goes again.
 
     Raises
     ------
@@ -166,7 +172,7 @@ def home_in_use(*, quiet: bool = False) -> Iterator[Home]:
         If the home cannot be created.
     """
     existed = Home.of().root.exists()
-    home = prepare_environment(quiet=quiet)
+    home = prepare_environment(quiet=True)
     try:
         yield home
     except (UsageError, NoInputError):
@@ -209,6 +215,7 @@ def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bo
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         # a file of the current folder, such as .env beside data of unknown origin, must not name what is run
         "PREFECT_LOGGING_SETTINGS_PATH": str(Path(environ.get("PREFECT_HOME", home.prefect)) / "logging.yml"),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
         "NUMBA_CACHE_DIR": "",
         "NUMBA_CACHE_LOCATOR_CLASSES": "",
         # solves use one BLAS thread; further threads of numpy and scipy would spin for a tenth of a second
@@ -239,6 +246,7 @@ _DEPLOYED = (
     "MLFLOW_DISABLE_TELEMETRY",
     "MLFLOW_LOGGING_LEVEL",
     "OPENBLAS_NUM_THREADS",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY",
 )
 """What a run of a deployment needs besides its home."""
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -14,13 +13,14 @@ from flows.home import LOGGERS, Home, prepare_environment
 from flows.interruption import farewell
 from flows.orchestration import ephemeral_server
 from flows.orchestration.availability import forget_unsent, making_database, of_engine, prepare_engine
-from flows.progress import REPORTER, BarReporter, ConsoleHandler, LineReporter
+from flows.orchestration.log_lines import ConsoleHandler
+from flows.progress import REPORTER, BarReporter, LineReporter
 from flows.secrets import without_secrets
 from flows.summary import Summary
 from flows.without_prefect import match_alone
 from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
-from levelmatch_core.pipeline import Request
+from levelmatch_core.pipeline import Request, outputs_of
 from levelmatch_core.process.compiled import is_cold
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.output.folder import OutputFolder
@@ -40,7 +40,10 @@ def check(request: Request) -> None:
     """
     with OutputFolder.open(request.output, request.settings, request.inputs):
         find_files(
-            request.inputs, step_ext=request.settings.step_ext, recursive=request.recursive, exclude=[request.output]
+            request.inputs,
+            step_ext=request.settings.step_ext,
+            recursive=request.recursive,
+            exclude=outputs_of(request.output),
         )
 
 
@@ -107,6 +110,7 @@ def _under_prefect(request: Request, home: Home, server: ephemeral_server.Embedd
     try:
         with engine(home, server, request.output):
             from flows.level_match import level_match  # noqa: PLC0415 - Prefect takes seconds to import
+            from flows.orchestration.quarantine import content_of  # noqa: PLC0415
 
             state = level_match(
                 inputs=[str(path) for path in request.inputs],
@@ -118,7 +122,7 @@ def _under_prefect(request: Request, home: Home, server: ephemeral_server.Embedd
                 prune=request.prune,
                 return_state=True,
             )
-            outcome: Any = state.result(raise_on_failure=False)
+            outcome = content_of(state)
     except ServerError as error:
         raise EngineError(str(error)) from error
     except Exception as error:

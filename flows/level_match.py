@@ -13,13 +13,15 @@ from prefect import flow, get_run_logger, runtime
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, SettingsContext, get_settings_context
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.home import Home
 from flows.orchestration.artifacts import ProgressArtifact, publish
+from flows.orchestration.quarantine import REMEDY, quarantined
 from flows.orchestration.server_guard import guard_prefects_own
 from flows.orchestration.task_runner import RETRY_DELAYS, PrefectEach
+from flows.orchestration.trials import place
 from flows.progress import REPORTER
 from flows.summary import FlowFacts, Summary, summarize
 from flows.tracking.tracker import Tracker
@@ -30,9 +32,6 @@ from levelmatch_core.products.output.folder import note_in_log
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
 from levelmatch_core.workers import worker_pool
-
-QUARANTINED = "Quarantined"
-"""Name of the failed state of a flow run that finished without some of the tiles."""
 
 INCOMPLETE = "Incomplete"
 """Name of the completed state of a flow run that could not connect every exposure."""
@@ -55,6 +54,7 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     group_by: str | None = None,
     prune: bool = False,
     retry_delays: tuple[float, ...] = RETRY_DELAYS,
+    trial: str | None = None,
 ) -> State[dict[str, Any]]:
     """Match the sky levels of overlapping exposures and write them to an output folder.
 
@@ -68,6 +68,7 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
         group_by: A regular expression or a table that says which files make a tile.
         prune: Whether corrected files of earlier runs go whose input is missing or damaged now.
         retry_delays: Seconds before each retry of what failed by the file system or the network.
+        trial: Name of a trial, which writes to OUTPUT@trial-NAME. Other settings than the program's are one anyway.
 
     Returns
     -------
@@ -76,9 +77,10 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     and the rest was done without it.
     """
     chosen = settings.model_copy(update={"band": band}) if band is not None else settings
+    chosen, folder = place(chosen, Path(output), trial)
     request = Request(
         inputs=tuple(Path(entry) for entry in inputs),
-        output=Path(output),
+        output=folder,
         settings=chosen,
         program=program,
         recursive=recursive,
@@ -151,6 +153,7 @@ def facts_of_run(started: float) -> FlowFacts:
         name=flow_run.name,
         started=started,
         attempt=max(1, flow_run.run_count),
+        tags=tuple(sorted(flow_run.tags)),
     )
 
 
@@ -169,17 +172,9 @@ def _ending(summary: Summary) -> State[dict[str, Any]]:
     """Return the final state of the flow run, which is what the user sees first."""
     data = summary.to_json()
     if summary.quarantined:
-        return Failed(name=QUARANTINED, message=f"{summary.verdict} Left out: {_by_tile(summary)}", data=data)
+        return quarantined(f"{summary.verdict} Failed: {summary.failed_tiles}. To do: {REMEDY}.", data)
     if not summary.complete:
         return Completed(name=INCOMPLETE, message=f"{summary.told}. {summary.verdict}", data=data)
     if summary.grade in {Grade.DOUBTFUL, Grade.FAILED}:
         return Completed(name=summary.grade.value.capitalize(), message=f"{summary.told}. {summary.verdict}", data=data)
     return Completed(message=f"{summary.told}. {summary.verdict}", data=data)
-
-
-def _by_tile(summary: Summary) -> str:
-    """Return the tiles with failures, and the failures with their reasons."""
-    tiles: dict[str, list[str]] = {}
-    for problem in summary.quarantined:
-        tiles.setdefault(problem.tile, []).append(f"{problem.name}: {problem.reason}")
-    return "; ".join(f"tile {tile}: {', '.join(named)}" if tile else ", ".join(named) for tile, named in tiles.items())

@@ -1,6 +1,5 @@
 """Display of the progress: a bar on a terminal, plain log lines elsewhere."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from levelmatch_core.process.log_context import logger_of
-from levelmatch_core.text.plain_text import lines_of, one_line
+from levelmatch_core.text.plain_text import one_line
 
 logger = logger_of(__name__)
 
@@ -55,21 +54,3 @@ class BarReporter:
 
 REPORTER: ContextVar[Reporter] = ContextVar("reporter", default=LineReporter())  # noqa: B039 - it has no state
 """The reporter that shows the progress; the caller of a flow in this process may set another."""
-
-
-class ConsoleHandler(logging.Handler):
-    """Writes log lines to the console of the progress bars, so that they do not disturb each other."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one line, with its level if that is a warning or worse."""
-        try:
-            line = lines_of(self.format(record))
-            if record.levelno >= logging.WARNING:
-                line = f"{record.levelname.lower()}: {line}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-        except Exception:  # noqa: BLE001 - like every logging handler: a log line must not stop the work
-            self.handleError(record)

@@ -14,6 +14,9 @@ from levelmatch_core.products.summaries import FieldSummary
 from levelmatch_core.products.verdict import Residual, residual_of, verdict, why_untied
 from levelmatch_core.records import Record
 
+MOST_TOLD = 20
+"""Largest number of failures that are told with the state of a flow run; the artifacts and run.json have all."""
+
 STALE = "stale"
 """Status of a corrected file whose input is missing or damaged now."""
 
@@ -46,6 +49,7 @@ class FlowFacts(Record):
     name: str
     started: float = Described(description="Unix time, seconds")
     attempt: int = 1
+    tags: tuple[str, ...] = Described(default=(), description="those of the flow run: of its program")
 
 
 class Summary(Record):
@@ -57,7 +61,7 @@ class Summary(Record):
     changed: bool
     complete: bool
     grade: Grade = Described(default=Grade.GOOD, description="how far the result may be trusted")
-    counts: dict[str, int] = Described(description="exposures by status")
+    counts: dict[str, int] = Described(description="exposures by status; files that could not be read are failed ones")
     residuals: tuple[Residual, ...] = Described(description="by field")
     fields: tuple[FieldSummary, ...] = Described(description="as in run.json: references, missing tiles")
     partial: bool = Described(description="whether inputs are missing in the products, as in run.json")
@@ -73,6 +77,17 @@ class Summary(Record):
     def quarantined(self) -> tuple[Unmatched, ...]:
         """The failures."""
         return tuple(problem for problem in self.problems if problem.status == Status.FAILED)
+
+    @property
+    def failed_tiles(self) -> str:
+        """The tiles with failures, and the failures with their reasons and what to do, '' if nothing failed."""
+        tiles: dict[str, list[str]] = {}
+        for problem in self.quarantined[:MOST_TOLD]:
+            why = problem.reason.removeprefix(f"{problem.name}: ")
+            tiles.setdefault(problem.tile, []).append(f"{problem.name}: {why}")
+        parts = [f"tile {tile}: {', '.join(named)}" if tile else ", ".join(named) for tile, named in tiles.items()]
+        more = len(self.quarantined) - MOST_TOLD
+        return "; ".join([*parts, *([f"and {more} more"] if more > 0 else [])])
 
     @property
     def told(self) -> str:
@@ -95,7 +110,7 @@ def summarize(result: RunResult, *, peak_memory: float) -> Summary:
         changed=result.changed,
         complete=result.complete,
         grade=result.record.grade,
-        counts=result.record.counts,
+        counts=_counts(result),
         residuals=tuple(residual_of(match) for match in result.matches),
         fields=tuple(_shortened(field) for field in result.record.fields),
         partial=result.record.partial,
@@ -104,6 +119,11 @@ def summarize(result: RunResult, *, peak_memory: float) -> Summary:
         seconds=result.seconds,
         peak_memory=peak_memory,
     )
+
+
+def _counts(result: RunResult) -> dict[str, int]:
+    counts, unread = result.record.counts, len(result.inventory.failures)
+    return {**counts, Status.FAILED.value: counts[Status.FAILED] + unread}
 
 
 def _shortened(field: FieldSummary) -> FieldSummary:

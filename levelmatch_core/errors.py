@@ -69,6 +69,10 @@ class DuplicateExposureError(DataError):
     """The same exposure (same bytes, or same name) was given twice."""
 
 
+class LostInputError(DataError):
+    """Files of a tile could not be read, and were left out."""
+
+
 class FieldTooWideError(DataError):
     """A field is too wide for one tangent plane."""
 

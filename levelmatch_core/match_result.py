@@ -111,9 +111,7 @@ class LevelMatch:
     @property
     def complete(self) -> bool:
         """Whether every exposure is matched, reference or alone, and all overlapping exposures are connected."""
-        if self.failures or any(match.pieces > 1 for match in self.fields):
-            return False
-        return all(one.status not in {Status.UNTIED, Status.FAILED} for one in self.corrections)
+        return not self.failures and all(match.complete for match in self.fields)
 
     def corrections_table(self) -> Table:
         """Return the corrections as a table with units, one row per exposure, with the columns of corrections.ecsv."""

@@ -5,6 +5,7 @@ jobs to a :class:`~levelmatch_core.jobs.job.JobRunner`, so that a plain loop, th
 """
 
 import difflib
+import glob
 import resource
 import sys
 import time
@@ -17,11 +18,12 @@ from pathlib import Path
 from pydantic import Field as Described
 
 from levelmatch_core.errors import SettingsError
-from levelmatch_core.fields import match_field
+from levelmatch_core.fields import match_field, whole_cutouts
 from levelmatch_core.images.exposure import Failure, Field, Inventory
-from levelmatch_core.images.given import GivenFiles, read_given
+from levelmatch_core.images.given import GivenFiles, SkyMask, read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs.advice import advise
+from levelmatch_core.jobs.inputs import lost_inputs
 from levelmatch_core.jobs.job import JobRunner, Workspace, parted
 from levelmatch_core.jobs.products import (
     FiguresJob,
@@ -47,10 +49,14 @@ from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
 from levelmatch_core.runners import StrictRunner, refuse_failures
 from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid, choose_grid, serves
 from levelmatch_core.sky.store import CutoutStore
 
 logger = logger_of(__name__)
+
+TRIAL = "@trial-"
+"""Between the name of an output folder and that of a trial of other settings next to it."""
 
 
 class Request(Record):
@@ -92,12 +98,8 @@ class RunResult:
     @property
     def complete(self) -> bool:
         """Whether every exposure is matched, reference or alone; nothing is in pieces, still being written or stale."""
-        left_over = {Status.UNTIED, Status.FAILED}
-        if self.failures or self.inventory.pending or any(match.pieces > 1 for match in self.matches):
-            return False
-        if self.record.stale:
-            return False
-        return not any(correction.status in left_over for correction in self.corrections)
+        lacking_input = self.inventory.failures or self.inventory.pending or self.record.stale
+        return not lacking_input and all(match.complete for match in self.matches)
 
 
 def inventory_of(request: Request) -> Inventory:
@@ -115,10 +117,16 @@ def inventory_of(request: Request) -> Inventory:
         request.settings,
         recursive=request.recursive,
         group_by=request.group_by,
-        exclude=(request.output,),
+        exclude=outputs_of(request.output),
     )
     check_reference(request.settings.reference, inventory)
     return inventory
+
+
+def outputs_of(output: Path) -> tuple[Path, ...]:
+    """Return an output folder with the trials next to it, or with what it is a trial of: none of them is an input."""
+    base = output.with_name(output.name.partition(TRIAL)[0])
+    return (output, *(path for path in (base, *base.parent.glob(f"{glob.escape(base.name)}{TRIAL}*")) if path.is_dir()))
 
 
 def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], JobRunner]) -> RunResult:
@@ -149,22 +157,21 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
         given = read_given(request.settings, inventory)
         for note in inventory.notes:
             logger.warning(note)
-        for failure in inventory.failures:
-            logger.error("%s is left out: %s", failure.name, failure.reason)
         for waiting in inventory.pending:
             logger.warning("%s is pending: %s", waiting.name, waiting.reason)
         each = runner_of(Workspace(store, folder))
         if request.settings.strict:
             refuse_failures(inventory.failures)
             each = StrictRunner(each)
-        matches = match_fields(inventory, request.settings, each, given, folder.previous)
-        matches, files, stale = write_products(matches, request, inventory, each, folder)
+        each(lost_inputs(inventory.failures, request.settings), "files that cannot be used")
+        matches = match_fields(inventory, request.settings, each, given, folder.previous, kept=folder.last)
+        matches, files, stale = write_products(matches, request, inventory, each, folder, exclude=given.exclude)
         recorded = partial(
             record_of,
             settings=request.settings,
             program=request.program,
             inventory=inventory,
-            previous=folder.previous,
+            previous=folder.last,
             given=given.digests,
             stale=stale,
         )
@@ -196,6 +203,8 @@ def match_fields(
     each: JobRunner,
     given: GivenFiles,
     previous: RunRecord | None = None,
+    *,
+    kept: RunRecord | None = None,
 ) -> tuple[FieldMatch, ...]:
     """Solve all fields of an inventory.
 
@@ -210,12 +219,14 @@ def match_fields(
     given
         The user's files other than images.
     previous
-        The record of the last run of the output, whose grids and references are kept if possible.
+        The record of the last run of the output, if it was one of the same settings: its references are kept.
+    kept
+        The record of the last run of the output, whose grids are kept if possible, whatever its settings.
     """
     return tuple(
         match_field(
             field,
-            grid_for(field, previous),
+            grid_for(field, kept),
             settings,
             each,
             zeros=zeros_of(field, inventory, settings, previous),
@@ -232,7 +243,13 @@ def peak_memory() -> float:
 
 
 def write_products(
-    matches: Sequence[FieldMatch], request: Request, inventory: Inventory, each: JobRunner, folder: OutputFolder
+    matches: Sequence[FieldMatch],
+    request: Request,
+    inventory: Inventory,
+    each: JobRunner,
+    folder: OutputFolder,
+    *,
+    exclude: SkyMask | None = None,
 ) -> tuple[tuple[FieldMatch, ...], list[OutputFile], tuple[StaleProduct, ...]]:
     """Write corrected exposures, mosaics, figures and tables.
 
@@ -260,8 +277,12 @@ def write_products(
     finished = []
     for match in (match.with_failures(unwritten) for match in matches):
         name = match.field.name
-        mosaics, failures = parted(each(_mosaic_jobs(match, settings), f"{name}: mosaic"))
-        errors = [LevelErrorJob.of(match, settings, map=found) for found in filter(None, (match.error_map,))]
+        whole, unseen = whole_cutouts(match, settings, each, exclude)
+        mosaics, failures = parted(each(_mosaic_jobs(match, settings, whole), f"{name}: mosaic"))
+        errors = [
+            LevelErrorJob.of(match, settings, map=found, measured=tuple(match.cutouts))
+            for found in filter(None, (match.error_map,))
+        ]
         maps, lost = parted(each(errors, f"{name}: level error"))
         drawings = [
             FiguresJob(
@@ -275,7 +296,7 @@ def write_products(
             for done in (mosaics if settings.figures != "none" else ())
         ]
         figures, more = parted(each(drawings, f"{name}: figures"))
-        finished.append(match.with_failures([*failures, *lost, *more]))
+        finished.append(match.with_failures([*unseen, *failures, *lost, *more]))
         results += [*mosaics, *maps, *figures]
     for result in results:
         for note in result.notes:
@@ -328,11 +349,11 @@ def check_reference(named: str | None, inventory: Inventory) -> None:
         raise SettingsError(message)
 
 
-def _mosaic_jobs(match: FieldMatch, settings: MatchSettings) -> list[MosaicJob]:
+def _mosaic_jobs(match: FieldMatch, settings: MatchSettings, cutouts: Mapping[str, CutoutRecord]) -> list[MosaicJob]:
     parts = tuple(
-        (match.cutouts[correction.exposure.name], correction.plane, correction.local_sky)
+        (cutouts[correction.exposure.name], correction.plane, correction.local_sky)
         for correction in match.corrections
-        if correction.status is not Status.FAILED
+        if correction.status is not Status.FAILED and correction.exposure.name in cutouts
     )
     return [MosaicJob.of(match, settings, parts=parts)] if parts else []
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from levelmatch_core.errors import SettingsError, WorkerError
 from levelmatch_core.jobs.job import Job, Workspace
-from levelmatch_core.process.log_context import logger_of
+from levelmatch_core.process.log_context import collected, logger_of
 from levelmatch_core.process.thread_budget import parallel_map, thread_budget, threads_available
 from levelmatch_core.products.output.shared_folder import SharedFolder
 from levelmatch_core.records import Record
@@ -270,35 +270,10 @@ def _awake() -> None:
 def _perform(jobs: tuple[Job, ...], workspace: Workspace, threads: int) -> _Done:
     results: list[Record] = []
     said: list[LogLine] = []
+    logging.getLogger("levelmatch_core").setLevel(logging.INFO)
     for job in jobs:
-        with _listening() as lines, thread_budget(threads):
+        with collected("levelmatch_core", logging.INFO) as lines, thread_budget(threads):
             results.append(job.do(workspace))
-        said += [(job.place, *line) for line in lines]
+        said += [(job.place, line.name, line.levelno, line.getMessage()) for line in lines]
     folder = workspace.folder
     return _Done(results, changed=isinstance(folder, SharedFolder) and folder.changed, said=said)
-
-
-class CaptureHandler(logging.Handler):
-    """Collects the log lines of one thread."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.thread = threading.get_ident()
-        self.lines: list[tuple[str, int, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Collect a line."""
-        if record.thread == self.thread:
-            self.lines.append((record.name, record.levelno, record.getMessage()))
-
-
-@contextmanager
-def _listening() -> Iterator[list[tuple[str, int, str]]]:
-    """Collect the log lines of this thread, from level INFO on."""
-    ear, root = CaptureHandler(), logging.getLogger("levelmatch_core")
-    root.setLevel(logging.INFO)
-    root.addHandler(ear)
-    try:
-        yield ear.lines
-    finally:
-        root.removeHandler(ear)

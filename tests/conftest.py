@@ -1,12 +1,17 @@
 """Fixtures that every room's tests share."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Where these are set pytest writes out whole differences: for two long files that takes it hours.
+for _name in ("CI", "BUILD_NUMBER"):
+    os.environ.pop(_name, None)
 
 
 def real_data(name: str) -> Path:
@@ -30,9 +35,18 @@ def m17() -> Path:
     return real_data("m17_2mass")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _commands_hear_sigint() -> None:
+    """Let started commands hear SIGINT though this session, in the background of a script, ignores it: they inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as fast what is neither slow nor full, so that each tier has a name."""
+    """Mark as fast what is neither slow nor full, so that each tier has a name; what is full may take its time."""
     for item in items:
+        if item.get_closest_marker("full"):
+            item.add_marker(pytest.mark.timeout(0))
         if not any(item.get_closest_marker(tier) for tier in ("slow", "full")):
             item.add_marker(pytest.mark.fast)

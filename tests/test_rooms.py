@@ -195,6 +195,53 @@ def test_no_arrow_leads_back(path):
             assert ORDER.index(room_of(imported)) >= own, f"{name_of(path)} imports {imported}"
 
 
+ONE_PLACE = {
+    # what only one module does, by the names that it uses, and the modules that may use them
+    "renames and synchronises files": (
+        {"os.replace", "os.rename", "os.fsync", "shutil.move", ".rename", "tempfile.NamedTemporaryFile"},
+        {"levelmatch_core.files.writing"},
+    ),
+    "locks files": ({"fcntl.flock", "fcntl.lockf", "fcntl"}, {"levelmatch_core.files.locks"}),
+    "knows the errors of a full disk": ({"errno.ENOSPC", "errno.EDQUOT"}, {"levelmatch_core.files.writing"}),
+    "defines filters and handlers of log lines": (
+        {"class logging.Filter", "class logging.Handler", "class logging.StreamHandler"},
+        {"levelmatch_core.process.log_context", "flows.orchestration.log_lines"},
+    ),
+}
+
+
+def done_in(tree):
+    """Yield the calls, names and imports of a syntax tree by which a module does something itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ClassDef):
+            yield from (f"class {ast.unparse(base)}" for base in node.bases)
+        elif isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+            yield f".{node.attr}"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".replace"):
+            # str.replace has two arguments or more, that of dates has names, Path.replace has one
+            yield from [".rename"] if len(node.args) == 1 and not node.keywords else []
+
+
+@pytest.mark.parametrize("what", ONE_PLACE)
+def test_one_module_each_writes_files_locks_them_and_filters_log_lines(what):
+    names, allowed = ONE_PLACE[what]
+    found = {name_of(path) for path in modules() if names & set(done_in(ast.parse(path.read_text(encoding="utf-8"))))}
+    assert found == allowed
+
+
+def test_what_a_module_does_itself_is_seen():
+    text = "import fcntl, os\nfrom os import fsync\np.replace(q)\ns.replace('a', 'b')\nclass A(logging.Filter): ..."
+    found = set(done_in(ast.parse(text)))
+    assert {"fcntl", "os.fsync", ".rename", "class logging.Filter"} <= found
+    assert ".rename" not in set(done_in(ast.parse("s.replace('a', 'b'); t.replace(tzinfo=None); replace(a)")))
+
+
 @pytest.mark.parametrize("path", [path for path in modules() if "levelmatch_core" in path.parts], ids=name_of)
 def test_the_core_knows_neither_engine_nor_tracking(path):
     top = {imported.split(".")[0] for imported in imports_of(path)}

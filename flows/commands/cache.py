@@ -95,8 +95,9 @@ def cache(older_than: str | None, shrink_to: str | None, *, wait: bool) -> None:
     It is never pruned while a run uses it. Removed files are computed again when they are needed.
     """
     with clean_errors():
-        home = Home.of().make()
+        home = Home.of()
         if older_than or shrink_to:
+            home.make()
             before = time.time() - parsed(older_than, _AGES, "an age such as 12h or 30d") if older_than else None
             most = int(parsed(shrink_to, _SIZES, "a size such as 500M or 20G")) if shrink_to else None
             gone = prune(home, before=before, most=most, wait=wait)

@@ -3,16 +3,18 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import cloup
 
-from flows.commands.console import clean_errors, say
-from flows.home import VARIABLE, prepare_environment
+from flows.commands.console import clean_errors, say, say_lines
+from flows.home import VARIABLE, Home, prepare_environment
 from levelmatch_core.errors import LevelMatchError, UsageError
+from levelmatch_core.files.writing import replacing
 
 if TYPE_CHECKING:
     from flows.orchestration.programs import Program
@@ -43,11 +45,13 @@ class DeployError(LevelMatchError):
 )
 @cloup.option("--check", "only", metavar="NAME", help="Only check whether this program could run here.")
 @cloup.option("--render", is_flag=True, help="Only write prefect.yaml.")
-def deploy(folder: Path, only: str | None, *, render: bool) -> None:
+@cloup.option("--dry-run", is_flag=True, help="Only show what would be different.")
+def deploy(folder: Path, only: str | None, *, render: bool, dry_run: bool) -> None:
     """Deploy every observing program, from the root of the repository, to the Prefect server.
 
-    Each file of DIR becomes a deployment. If a variable is not set or a folder does not exist, nothing is deployed, and
-    the exit code is 2.
+    Each file of DIR becomes a deployment. What will be different is shown for each: on the server, and in its output,
+    which the next run brings to the settings of the file. If a variable is not set or a folder does not exist, nothing
+    is deployed, and the exit code is 2.
     """
     with clean_errors():
         from flows.orchestration.programs import load_programs, refuse_trouble  # noqa: PLC0415 - slow to import
@@ -61,10 +65,14 @@ def deploy(folder: Path, only: str | None, *, render: bool) -> None:
             return
         if not render:
             refuse_trouble(programs)
+        if dry_run:
+            _say_differences(programs)
+            return
         file = folder.absolute().parent / "prefect.yaml"
         text = prefect_yaml(programs)
         if not file.exists() or file.read_text(encoding="utf-8") != text:
-            file.write_text(text, encoding="utf-8")
+            with replacing(file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         if render:
             say(f"{file}: {len(programs)} deployments")
             return
@@ -101,19 +109,78 @@ def _deploy(file: Path, programs: Sequence["Program"], folder: Path) -> None:
         message = f"{Path.cwd()}: no flows/level_match.py here; deploy from the root of the repository"
         raise UsageError(message)
     home = prepare_environment()
+    with _server(home) as address:
+        _deploy_to_server(file, programs, folder, {**address, VARIABLE: str(home.root)})
+
+
+@contextmanager
+def _server(home: Home) -> Iterator[dict[str, str]]:
+    """Provide a server during the context, and yield the variables that name it.
+
+    Prefect would start one for each of its commands, which would survive if we were killed; this one does not.
+    """
+    from flows.orchestration.availability import making_database  # noqa: PLC0415 - slow to import
+    from flows.orchestration.ephemeral_server import in_place_of_prefects  # noqa: PLC0415 - as above
+
+    with ExitStack() as stack:
+        with making_database(home):
+            server = stack.enter_context(in_place_of_prefects(None))
+            if server is not None:
+                server.wait()
+        yield {} if server is None else {"PREFECT_API_URL": server.url}
+
+
+def _deploy_to_server(file: Path, programs: Sequence["Program"], folder: Path, variables: dict[str, str]) -> None:
+    """Create work pools, deployments and automations.
+
+    Raises
+    ------
+    UsageError
+        If an alert cannot be sent; nothing is deployed then.
+    DeployError
+        If Prefect refuses.
+    """
+    from flows.orchestration.automations import blocks_of, make_automations  # noqa: PLC0415 - imports Prefect
+
+    blocks = blocks_of(programs)
     # so that Prefect finds the commands of this environment, and --check uses the same folder
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    environ = {**os.environ, "PATH": path, "LEVELMATCH_PROGRAMS": str(folder), VARIABLE: str(home.root)}
+    environ = {**os.environ, "PATH": path, "LEVELMATCH_PROGRAMS": str(folder), **variables}
     for pool in sorted({program.work_pool for program in programs}):
         if _prefect(environ, "work-pool", "inspect", pool).returncode:
             made = _prefect(environ, "work-pool", "create", pool, "--type", "process")
             if made.returncode and _prefect(environ, "work-pool", "inspect", pool).returncode:  # a worker may be faster
                 _refuse(made, f"work pool {pool}")
+    _say_differences(programs)
     _refuse(_prefect(environ, "deploy", "--all", "--prefect-file", str(file)), "deploy")
+    make_automations(programs, blocks)
     for program in programs:
         when = "; ".join(f"{each.cron or f'every {each.interval} s'} {each.timezone}" for each in program.schedule)
-        say(f"{program.entrypoint.partition(':')[2]}/{program.name}: {when or 'by hand'}")
+        alerts = "".join(f"; {', '.join(alert.on)}: {alert.to}" for alert in program.alert)
+        say(f"{program.deployed_name}: {when or 'by hand'}{alerts}")
     say(f"a worker runs them: prefect worker start --pool {programs[0].work_pool} --type process")
+
+
+def _say_differences(programs: Sequence["Program"]) -> None:
+    """Show what a deployment changes.
+
+    Raises
+    ------
+    DeployError
+        If Prefect's server cannot be asked.
+    """
+    prepare_environment(quiet=True)
+    from httpx import HTTPError  # noqa: PLC0415 - slow to import, as all of Prefect
+    from prefect.exceptions import PrefectException  # noqa: PLC0415
+
+    from flows.orchestration.program_changes import told_differences  # noqa: PLC0415
+
+    try:
+        lines = told_differences(programs)
+    except (PrefectException, HTTPError, OSError) as error:
+        message = f"prefect, which deployments there are: {type(error).__name__}: {error}; is PREFECT_API_URL right?"
+        raise DeployError(message) from error
+    say_lines("\n".join(lines))
 
 
 def _prefect(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,6 @@
 """Common parts of the commands: arguments, grouped options, examples, and shell completion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,8 @@ import cloup
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+    from levelmatch_core.settings import MatchSettings
 
 type_of_path = click.Path(path_type=Path)
 Decorator = Callable[[Any], Any]
@@ -115,6 +117,25 @@ def matching_options(command: Callable[..., None]) -> Callable[..., None]:
     for decorate in (log_level_option, _run, _settings, _which_input):
         command = decorate(command)
     return command
+
+
+def settings_of(options: Mapping[str, Any]) -> "MatchSettings":
+    """Return the settings that the options of :func:`matching_options` ask for.
+
+    Raises
+    ------
+    SettingsError
+        If one is wrong.
+    """
+    from levelmatch_core.settings import MatchSettings  # noqa: PLC0415 - slow to import
+
+    return MatchSettings.load(
+        options["config"],
+        options["assignments"],
+        procs=options["workers"],
+        band=options["band"],
+        preset=options["preset"],
+    )
 
 
 def examples(*lines: str) -> str:

@@ -11,7 +11,7 @@ import click
 import cloup
 
 from flows.commands.console import BELOW, OK, UNFINISHED, clean_errors, report, say, say_lines
-from flows.commands.options import examples, inputs_argument, matching_options, output_option
+from flows.commands.options import examples, inputs_argument, matching_options, output_option, settings_of
 
 if TYPE_CHECKING:
     from levelmatch_core.pipeline import Request
@@ -55,7 +55,7 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
         from flows import home  # noqa: PLC0415 - see the module
         from flows.orchestration import ephemeral_server  # noqa: PLC0415 - see the module
 
-        with home.home_in_use(quiet=True):  # Prefect complains at import of a home that is not there
+        with home.home_in_use():  # Prefect complains at import of a home that is not there
             server = ephemeral_server.start()  # its start takes as long as everything that follows
             from flows.launch import launch  # noqa: PLC0415
 
@@ -69,19 +69,11 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
 
 def _request(inputs: tuple[Path, ...], output: Path, options: dict[str, Any]) -> "Request":
     from levelmatch_core.pipeline import Request  # noqa: PLC0415
-    from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
 
-    settings = MatchSettings.load(
-        options["config"],
-        options["assignments"],
-        procs=options["workers"],
-        band=options["band"],
-        preset=options["preset"],
-    )
     return Request(
         inputs=tuple(path.absolute() for path in inputs),
         output=output.absolute(),
-        settings=settings,
+        settings=settings_of(options),
         program=options["program"],
         recursive=options["recursive"],
         group_by=options["group_by"],

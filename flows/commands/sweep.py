@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import click
 import cloup
 
 from flows.commands.console import OK, UNFINISHED, clean_errors, say, say_lines
-from flows.commands.options import examples, inputs_argument, matching_options, output_option
+from flows.commands.options import examples, inputs_argument, matching_options, output_option, settings_of, type_of_path
 from flows.home import prepare_environment
 from flows.orchestration import ephemeral_server
 from levelmatch_core.errors import SettingsError
@@ -45,15 +46,8 @@ def sweep(
     """
     with clean_errors(log_level):
         from flows.combinations import combinations  # noqa: PLC0415 - slow to import
-        from levelmatch_core.settings import MatchSettings  # noqa: PLC0415
 
-        settings = MatchSettings.load(
-            options["config"],
-            options["assignments"],
-            procs=options["workers"],
-            band=options["band"],
-            preset=options["preset"],
-        )
+        settings = settings_of(options)
         grid = grid_of(grids)
         combinations(grid)  # errors of the grid are reported before the engine starts
         home = prepare_environment(quiet=True)
@@ -63,6 +57,7 @@ def sweep(
 
         with terminal(log_level), private(home), engine(home, server, output.absolute()):
             # once Prefect knows the server
+            from flows.orchestration.quarantine import content_of  # noqa: PLC0415
             from flows.sweep import sweep as run_sweep  # noqa: PLC0415
             from flows.tracking.ranking import Ranking  # noqa: PLC0415
 
@@ -76,12 +71,13 @@ def sweep(
                 group_by=options["group_by"],
                 return_state=True,
             )
-            outcome: Any = state.result(raise_on_failure=False)
+            outcome = content_of(state)
         if isinstance(outcome, BaseException):
             raise outcome
         ranking = Ranking.from_json(outcome)
         say_lines(ranking.text())
         say(f"outputs: {output.absolute()} (ranking.ecsv, ranking.png, and one folder per combination)")
+        say(f"to make the best a program's: levelmatch promote {output} PROGRAM.toml")
         if ranking.compare:
             say(f"compare: {ranking.compare}")
     raise SystemExit(UNFINISHED if any(row.failed for row in ranking.rows) else OK)
@@ -110,3 +106,35 @@ def grid_of(assignments: Iterable[str]) -> dict[str, list[Any]]:
             raise SettingsError(message)
         grid[name] = [toml_value(name, value) for value in values]
     return grid
+
+
+@cloup.command(
+    short_help="Write the best settings of a sweep into a program file.",
+    epilog=examples(
+        "levelmatch promote sweep deployments/programs/m33.toml --dry-run",
+        "levelmatch promote sweep deployments/programs/m33.toml --rank 2",
+    ),
+)
+@cloup.argument("folder", type=type_of_path, metavar="SWEEP", help="The output of a finished sweep.")
+@cloup.argument("program", type=type_of_path, metavar="PROGRAM.toml", help="The program file to be changed.")
+@cloup.option("--rank", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
+@cloup.option("--dry-run", is_flag=True, help="Only show the difference.")
+def promote(folder: Path, program: Path, *, rank: int, dry_run: bool) -> None:
+    """Write all settings of a combination of SWEEP, those common to all included, into PROGRAM.toml.
+
+    Comments and order of the file stay, and the difference is shown. The settings count from the next `levelmatch
+    deploy` on.
+    """
+    with clean_errors():
+        from flows.orchestration.promotion import promotion  # noqa: PLC0415 - slow to import
+
+        found = promotion(folder, rank, program)
+        for note in found.notes:
+            say(note, err=True)
+        if not found.difference:
+            say(f"{program}: has these settings already")
+            return
+        say_lines(found.difference)
+        if not dry_run:
+            found.write()
+            say(f"{program}: written; `levelmatch deploy` puts it to work")

@@ -4,26 +4,7 @@ import logging
 import os
 
 from flows.home import LOGGERS, prepare_environment
-from levelmatch_core.process.log_context import make_plain, put_in_front
-
-
-class TaskRunLines(logging.Filter):
-    """Adds tile and stage to Prefect's own log lines on a task run, such as on a retry.
-
-    The end of a task run is shown by its state; lines on it would hide the others, and are kept for debugging only.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Prepend the name and step of the task run, and drop the line on its end unless debug lines are requested."""
-        ended = record.getMessage().startswith(("Finished in state Completed", "Finished in state Cached"))
-        if ended and logging.getLogger(LOGGERS[0]).getEffectiveLevel() > logging.DEBUG:
-            return False
-        name, step = getattr(record, "task_run_name", None), getattr(record, "task_name", None)
-        if name and step:
-            put_in_front(record, name, step)
-        make_plain(record)
-        return True
-
+from flows.orchestration.log_lines import TaskRunLines
 
 prepare_environment()
 for _name in LOGGERS:  # Prefect passes these on to the run's log, at their level

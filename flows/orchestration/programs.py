@@ -20,6 +20,9 @@ from levelmatch_core.errors import SettingsError, UsageError
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
 
+TAG = "levelmatch"
+"""Tag of all deployments and their flow runs."""
+
 
 class Schedule(Record):
     """Times at which a program runs automatically: a cron line or an interval, in a time zone."""
@@ -52,6 +55,19 @@ class Schedule(Record):
         return self
 
 
+Event = Literal["quarantined", "failed", "crashed", "late", "incomplete", "doubtful", "cancelled", "completed"]
+"""States of flow runs, by which their events are called."""
+
+
+class Alert(Record):
+    """A message about flow runs that reach one of some states."""
+
+    on: tuple[Event, ...] = Described(min_length=1, description="names of the states")
+    to: str = Described(
+        pattern=r"^[a-z0-9-]+/[a-z0-9-]+$", description="TYPE/NAME of a block of Prefect that sends notifications"
+    )
+
+
 class Program(Record):
     """One observing program, as described by its file."""
 
@@ -68,6 +84,7 @@ class Program(Record):
         default={}, description="settings varied by a sweep; without a grid, a single run"
     )
     schedule: tuple[Schedule, ...] = ()
+    alert: tuple[Alert, ...] = Described(default=(), description="who is told of which ends of runs")
     concurrency: int = Described(default=1, ge=1, description="number of simultaneous runs")
     when_busy: Literal["wait", "skip"] = Described(
         default="skip", description="what a new run does while another is running"
@@ -111,6 +128,17 @@ class Program(Record):
     def entrypoint(self) -> str:
         """The flow to run, relative to the root of the repository."""
         return "flows/sweep.py:sweep" if self.grid else "flows/level_match.py:level_match"
+
+    @property
+    def deployed_name(self) -> str:
+        """The name of the deployment on Prefect's server, with that of its flow."""
+        return f"{self.entrypoint.partition(':')[2]}/{self.name}"
+
+    @property
+    def chosen(self) -> MatchSettings:
+        """All settings of its runs; those of a sweep without its grid."""
+        found = MatchSettings.from_mapping({"preset": "best", **self.settings})
+        return found if self.band is None else found.model_copy(update={"band": self.band})
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -161,7 +189,7 @@ class Program(Record):
         return {
             "name": self.name,
             "description": self.description,
-            "tags": ["levelmatch", *self.tags],
+            "tags": [TAG, *self.tags],
             "entrypoint": self.entrypoint,
             "parameters": parameters,
             "schedules": [

@@ -1,6 +1,7 @@
 """The runner that executes jobs as task runs of Prefect: cached by the job's key, retried, quarantined on failure."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -9,29 +10,30 @@ from functools import cache
 from hashlib import sha256
 from typing import Any
 
-from prefect import Task, task
+from prefect import Task, get_run_logger, task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.exceptions import ParameterBindError, SignatureMismatchError
 from prefect.futures import PrefectConcurrentFuture
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 from pydantic import ValidationError
 
 from flows.orchestration.availability import of_engine
-from flows.orchestration.log_batching import gathered
-from flows.orchestration.persistence_errors import unstored
+from flows.orchestration.log_lines import gathered
+from flows.orchestration.task_inputs import TaskInputs
 from flows.progress import LineReporter, Reporter
 from levelmatch_core.errors import EngineError, LevelMatchError
-from levelmatch_core.files.disk_full import refuse_without_room
 from levelmatch_core.files.sealed import seal, unseal
+from levelmatch_core.files.writing import refuse_without_room
 from levelmatch_core.jobs.job import Job, Workspace, failure_of
-from levelmatch_core.process.log_context import log_context, logger_of
+from levelmatch_core.process.log_context import collected, log_context, logger_of
 from levelmatch_core.process.thread_budget import threads_per_job
-from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.records import Record, content_key
 from levelmatch_core.runners import ONE_THREAD
+from levelmatch_core.text.plain_text import one_line
 from levelmatch_core.workers import WorkerPool, shared_out
 
 logger = logger_of(__name__)
@@ -42,6 +44,9 @@ MOST_TILES = 200
 BATCHES = 8
 """Number of batches. It is fixed, so that the batch of a tile depends on its name only."""
 
+MOST_TOLD = 6
+"""Number of jobs that the message of a task run's state tells of."""
+
 RETRY_DELAYS = (1.0, 5.0)
 """Seconds before each retry after an error of the file system or the network."""
 
@@ -51,6 +56,9 @@ _LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectory
 
 _OURS = (ParameterBindError, SignatureMismatchError)
 """Errors that Prefect raises if a task is called with wrong arguments, which is our mistake."""
+
+_NOT_STORED = "committing transaction"
+"""Text of the line in which Prefect reports that it could not store a result, which it reports nowhere else."""
 
 
 @dataclass
@@ -78,6 +86,12 @@ class Work:
         return self.jobs[0].step
 
     @property
+    def name(self) -> str:
+        """The name of the task run: stage, step, and tile, exposure or batch."""
+        stage = self.jobs[0].place[1].removesuffix(self.step).strip()
+        return f"{f'{stage}, ' if stage else ''}{self.step}: {one_line(self.label)}"
+
+    @property
     def place(self) -> tuple[str, str]:
         """The names in log lines: the tile and stage of a job, or the tile or batch."""
         return self.jobs[0].place if len(self.jobs) == 1 else (self.label, self.step)
@@ -87,12 +101,27 @@ class Work:
         keys = [job.key() for job in self.jobs]
         return keys[0] if len(keys) == 1 else content_key("batch", keys)
 
-    def do(self, workspace: Workspace, pool: WorkerPool) -> list[str]:
-        """Let workers do the jobs and return their results, as the store keeps them: each with its digest."""
+    def do(self, workspace: Workspace, pool: WorkerPool) -> State[list[str]]:
+        """Let workers do the jobs.
+
+        Returns
+        -------
+        The final state: its message says what was done, its data are the results, as the store keeps them: each with
+        its digest.
+        """
         self.begun = True
+        started = time.monotonic()
         with gathered() if self.batch else nullcontext():
             self.done = shared_out(pool, self.jobs, workspace, self.threads)
-        return [seal(job.key(), result.to_text()) for job, result in zip(self.jobs, self.done, strict=True)]
+        seconds = time.monotonic() - started
+        sealed = [seal(job.key(), result.to_text()) for job, result in zip(self.jobs, self.done, strict=True)]
+        return Completed(message=f"{self._told()} ({seconds:.2g} s)".lstrip(), data=sealed)
+
+    def _told(self) -> str:
+        """Return what the jobs did, the first few in words."""
+        told = [job.told(result) for job, result in zip(self.jobs[:MOST_TOLD], self.done, strict=False)]
+        more = len(self.jobs) - MOST_TOLD
+        return one_line("; ".join([*filter(None, told), *([f"and {more} more"] if more > 0 else [])]))
 
     def afresh(self) -> "Work":
         """Return the same work, to be done even if results are stored."""
@@ -139,6 +168,7 @@ class PrefectEach:
         self.failed: Counter[str] = Counter()
         """Number of jobs that failed, by step."""
         self._task_runner = task_runner
+        self._inputs = TaskInputs()
         self._reporter = reporter or LineReporter()
         self._retry_delays = tuple(retry_delays)
 
@@ -151,6 +181,7 @@ class PrefectEach:
             works = works_of(jobs, threads_per_job(self._pool.size, len(jobs)))
             while works:
                 works = self._round(works, results, advance)
+        self._inputs.end_call()
         return results
 
     def _round(self, works: Sequence[Work], results: list[Any], advance: Callable[[int], None]) -> list[Work]:
@@ -162,17 +193,24 @@ class PrefectEach:
             If a result could not be stored because a disk is full.
         """
         again: list[Work] = []
-        with unstored() as errors:
+        with collected("prefect.task_runs", logging.ERROR, all_threads=True) as lines:
             futures = [self._submit(work) for work in works]
             for work, future in zip(works, futures, strict=True):
                 future.wait()
                 outcomes = self._outcomes(work, future.state)
-                if outcomes is None:
+                if outcomes is not None:
+                    self._inputs.done(work.jobs, future.task_run_id)
+                else:
                     again += work.singly() if work.begun else [work.afresh()]
                     continue
                 for place, outcome in zip(work.places, outcomes, strict=True):
                     results[place] = outcome
                 advance(len(work.jobs))
+        errors = [
+            line.exc_info[1]
+            for line in lines
+            if line.exc_info and line.exc_info[1] is not None and _NOT_STORED in line.getMessage()
+        ]
         for error in errors:
             refuse_without_room(error)
         if errors:
@@ -190,7 +228,7 @@ class PrefectEach:
             return [self._failure(work, state)]
         return None
 
-    def _submit(self, work: Work) -> PrefectConcurrentFuture[list[str]]:
+    def _submit(self, work: Work) -> PrefectConcurrentFuture[State[list[str]]]:
         options = _task_of(work.step, self._retry_delays, refresh=work.refresh)
         # quoted, since Prefect would otherwise search every record for futures
         parameters: dict[str, Any] = {
@@ -198,9 +236,9 @@ class PrefectEach:
             "workspace": quote(self.workspace),
             "pool": quote(self._pool),
             "key": work.key(),
-            "label": work.label,
+            "name": work.name,
         }
-        return self._task_runner.submit(options, parameters)
+        return self._task_runner.submit(options, parameters, dependencies={"work": self._inputs.of(work.jobs)})
 
     def _results(self, work: Work, state: State[Any]) -> Sequence[Record] | None:
         """Return the results of a finished work; None if they were stored, but files that they refer to are missing."""
@@ -217,9 +255,8 @@ class PrefectEach:
                 logger.warning("%s: the stored result cannot be read; it is computed again", work.label)
             return None
         if not self.workspace.intact(records):
-            folder = self.workspace.folder
-            # in a new output folder it is normal that files of another output are missing
-            level = logging.DEBUG if isinstance(folder, OutputFolder) and folder.previous is None else logging.INFO
+            # that a run with other inputs, or of another output folder, wrote something else meanwhile is normal
+            level = logging.INFO if self.workspace.harmed(records) else logging.DEBUG
             with log_context(*work.place):
                 logger.log(level, "%s: a stored file is missing or was altered; it is created again", work.label)
             return None
@@ -277,7 +314,7 @@ def works_of(jobs: Sequence[Job], threads: int = 1) -> list[Work]:
         tiles.setdefault(job.bundle, []).append(place)
     batch = len(tiles) > MOST_TILES
     if not batch:
-        named = {tile if len(places) > 1 else jobs[places[0]].label: places for tile, places in tiles.items()}
+        named = tiles
     else:
         batches: dict[int, list[int]] = {}
         for tile, places in tiles.items():
@@ -305,17 +342,20 @@ def _key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 
 @cache
-def _task_of(step: str, retry_delays: tuple[float, ...], *, refresh: bool) -> Task[..., list[str]]:
+def _task_of(step: str, retry_delays: tuple[float, ...], *, refresh: bool) -> Task[..., State[list[str]]]:
     """Return the task of one step, with the name that the user sees."""
 
-    def do(work: Work, workspace: Workspace, pool: WorkerPool, key: str, label: str) -> list[str]:  # noqa: ARG001
-        # key and label are parameters for the sake of the cache policy and the run name
-        return work.do(workspace, pool)
+    def do(work: Work, workspace: Workspace, pool: WorkerPool, key: str, name: str) -> State[list[str]]:  # noqa: ARG001
+        # key and name are parameters for the sake of the cache policy and the run name
+        state = work.do(workspace, pool)
+        if not work.jobs[0].logs_told:  # Prefect's pages show the lines of a task run, but not the message of its state
+            get_run_logger().info("%s", state.message)
+        return state
 
     do.__qualname__ = step.replace(" ", "_")  # the key of the task, by which Prefect's pages filter
     return task(
         name=step,
-        task_run_name="{label}",
+        task_run_name="{name}",
         cache_policy=CacheKeyFnPolicy(cache_key_fn=_key),
         persist_result=True,
         result_serializer="json",

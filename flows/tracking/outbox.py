@@ -2,14 +2,14 @@
 
 import gzip
 import hashlib
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from flows.home import Home
 from flows.summary import FlowFacts, Summary
-from levelmatch_core.errors import UsageError
+from levelmatch_core.errors import NoRoomError, UsageError
+from levelmatch_core.files.writing import replacing
 from levelmatch_core.images.exposure import Inventory
 from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.pipeline import Request, RunResult
@@ -51,14 +51,12 @@ def keep(home: Home, result: RunResult, summary: Summary, facts: FlowFacts) -> N
         facts=facts,
     )
     place = place_of(home, result.request.output)
-    temporary = place.with_suffix(f".{os.getpid()}.part")
     try:
         place.parent.mkdir(mode=0o700, exist_ok=True)
-        temporary.write_bytes(gzip.compress(json_bytes(kept.to_json()), compresslevel=4, mtime=0))
-        temporary.replace(place)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        logger.warning("%s: %s; `levelmatch log` cannot send this run's record later", place, error.strerror or error)
+        with replacing(place) as temporary:
+            temporary.write_bytes(gzip.compress(json_bytes(kept.to_json()), compresslevel=4, mtime=0))
+    except (OSError, NoRoomError) as error:
+        logger.warning("the record of this run was not kept (%s): `levelmatch log` cannot send it later", error)
 
 
 def place_of(home: Home, output: Path) -> Path:

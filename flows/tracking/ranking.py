@@ -42,6 +42,11 @@ class Combination(Record):
         return bool(self.failed), self.tested == 0, self.left_out, self.seam, -self.used
 
     @property
+    def outcome(self) -> tuple[int, str, int, int]:
+        """What two combinations that tie have in common; seams that differ by rounding only are equal."""
+        return self.left_out, f"{self.seam:.8g}", self.used, self.tested
+
+    @property
     def run_id(self) -> str:
         """The MLflow run, '' if there is none."""
         return self.tracking.run_id if self.tracking else ""
@@ -65,6 +70,21 @@ class Ranking(Record):
         return cls(program=program, sweep_id=sweep_id, varied=tuple(varied), rows=ordered, compare=compare)
 
     @property
+    def ties(self) -> tuple[int, ...]:
+        """For each row the number of the first one that is as good: its own, unless it ties with one above."""
+        first: dict[tuple[Any, ...], int] = {}
+        return tuple(
+            number if row.failed or not row.tested else first.setdefault(row.outcome, number)
+            for number, row in enumerate(self.rows, start=1)
+        )
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """The varied settings that changed no combination's outcome."""
+        done = [row for row in self.rows if not row.failed and row.tested]
+        return tuple(name for name in self.varied if _changes_nothing(name, done))
+
+    @property
     def verdict(self) -> str:
         """One sentence on the best combination and on failures."""
         failed = [row for row in self.rows if row.failed]
@@ -73,8 +93,13 @@ class Ranking(Record):
         if not best.failed and best.tested:
             named = ", ".join(f"{name}={value}" for name, value in best.values.items())
             parts.append(f"the smallest {CRITERION} is {best.seam:.4g} {best.unit} at {named}, {best.used} pairs kept")
+            tied = self.ties.count(1) - 1
+            if tied:
+                parts.append(f"{tied} other{'s tie' if tied > 1 else ' ties'} with it")
         elif not best.failed:
             parts.append("none can be ranked: no pair is predicted by others")
+        if self.without_effect:
+            parts.append(f"{', '.join(self.without_effect)} changed nothing")
         if failed:
             parts.append(f"{len(failed)} failed: {'; '.join(list(dict.fromkeys(row.failed for row in failed))[:3])}")
         return "; ".join(parts) + "."
@@ -83,10 +108,11 @@ class Ranking(Record):
         """Return the ranking as lines of text, followed by the verdict."""
         heads = ["rank", *self.varied, "seam rms", "pairs kept", "predicted", "left out"]
         lines = [heads]
-        for number, row in enumerate(self.rows, start=1):
+        for number, (row, first) in enumerate(zip(self.rows, self.ties, strict=True), start=1):
             seam = "failed" if row.failed else f"{row.seam:.5g}" if row.tested else "-"
             shown = [str(row.values[name]) for name in self.varied]
-            lines.append([str(number), *shown, seam, str(row.used), str(row.tested), str(row.left_out)])
+            rank = f"{number} = {first}" if first < number else str(number)
+            lines.append([rank, *shown, seam, str(row.used), str(row.tested), str(row.left_out)])
         widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
         table = ["  ".join(word.rjust(width) for word, width in zip(line, widths, strict=True)) for line in lines]
         return "\n".join([*table, self.verdict])
@@ -96,6 +122,7 @@ class Ranking(Record):
         return [
             {
                 "rank": number,
+                "ties_with": first,
                 **{name: str(row.values[name]) for name in self.varied},
                 "seam_rms_left_out": None if row.failed or not row.tested else row.seam,
                 "unit": row.unit,
@@ -106,8 +133,17 @@ class Ranking(Record):
                 "failed": row.failed,
                 "mlflow_run": row.run_id,
             }
-            for number, row in enumerate(self.rows, start=1)
+            for number, (row, first) in enumerate(zip(self.rows, self.ties, strict=True), start=1)
         ]
+
+
+def _changes_nothing(name: str, rows: Sequence[Combination]) -> bool:
+    """Return whether rows that differ in one setting only, of which there are some, have the same outcome."""
+    alike: dict[str, list[tuple[Any, ...]]] = {}
+    for row in rows:
+        others = {key: value for key, value in row.values.items() if key != name}
+        alike.setdefault(json.dumps(others, sort_keys=True, default=str), []).append(row.outcome)
+    return any(len(each) > 1 for each in alike.values()) and all(len(set(each)) == 1 for each in alike.values())
 
 
 def compare_address(rows: Iterable[Combination]) -> str:

@@ -1,1 +1,1 @@
-"""Handling of files in general: regular files, durable writing, permissions, and tables as text."""
+"""Handling of files in general: regular files, writing, locks, sealed texts, and tables as text."""

@@ -45,6 +45,7 @@ class Exposure(Record):
     err: int | None = Described(default=None, description="index of the HDU with 1-sigma errors, if any")
     dq: int | None = Described(default=None, description="index of the HDU with data-quality bits, if any")
     shape: tuple[int, int] = Described(description="rows, columns of the whole image")
+    plane: int | None = Described(default=None, description="the plane of the cube that it is, from 1; None: no cube")
     window: Window | None = Described(default=None, description="the part of the image that this exposure is")
     instrument: str = Described(description="name of the entry in levelmatch_core.images.instruments")
     table: InstrumentTable | None = Described(default=None, description="what it is, where the user named its table")
@@ -98,6 +99,11 @@ class Failure(Record):
     )
 
     @property
+    def why(self) -> str:
+        """The reason without the name in front, for texts that name it."""
+        return self.reason.removeprefix(f"{self.name}: ")
+
+    @property
     def tile(self) -> str:
         """The tile that lacks it, '' where that cannot be told."""
         return self.tiles[0] if self.tiles else ""
@@ -116,6 +122,9 @@ class Field(Record):
     band: str
     unit: str
     exposures: tuple[Exposure, ...] = Described(description="sorted by name")
+    scale_doubt: str = Described(
+        default="", description="why its values may not be on one scale, which nothing in the headers tells"
+    )
 
     @property
     def title(self) -> str:

@@ -67,7 +67,7 @@ def fields_of(
     ]
     sets.sort(key=lambda members: (_safe(members[0].band), members[0].name))
     names = _names([_safe(members[0].band) for members in sets])
-    fields = tuple(_field(name, rated(name, members, rates, notes)) for name, members in zip(names, sets, strict=True))
+    fields = tuple(_field(name, *rated(name, members, rates, notes)) for name, members in zip(names, sets, strict=True))
     for field in fields:
         part, first = differ(one.area for one in field.exposures), field.exposures[0]
         if part > LIMIT:
@@ -114,7 +114,7 @@ def _names(bases: Sequence[str]) -> list[str]:
     return names
 
 
-def _field(name: str, members: Sequence[Exposure]) -> Field:
+def _field(name: str, members: Sequence[Exposure], scale_doubt: str) -> Field:
     first = members[0]
     per_area = first.pixel_values == "flux" and differ(member.area for member in members) > LIMIT
     exposures = tuple(
@@ -122,7 +122,14 @@ def _field(name: str, members: Sequence[Exposure]) -> Field:
         for member in members
     )
     unit = f"{first.unit or 'counts'}/s" if first.divisor != 1.0 else first.unit
-    return Field(name=name, instrument=first.instrument, band=first.band, unit=unit, exposures=exposures)
+    return Field(
+        name=name,
+        instrument=first.instrument,
+        band=first.band,
+        unit=unit,
+        exposures=exposures,
+        scale_doubt=scale_doubt if len(members) > 1 else "",
+    )
 
 
 def _described(field: Field, camera: str) -> str:

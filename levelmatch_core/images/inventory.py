@@ -21,10 +21,16 @@ from levelmatch_core.images.agreement import wcs_notes
 from levelmatch_core.images.contents.bands import band_note
 from levelmatch_core.images.contents.companions import Aside, Role, Seen, aside_notes, asides_of, companion_hdu
 from levelmatch_core.images.contents.damage import damage_notes, refuse_damaged, without_copied_sums
-from levelmatch_core.images.contents.image_list import cube_message, passed_over_notes, planes_of
+from levelmatch_core.images.contents.image_list import (
+    cube_message,
+    passed_over_notes,
+    planes_of,
+    refuse_whole_numbers,
+)
 from levelmatch_core.images.contents.pixel_values import pixel_values_of
 from levelmatch_core.images.contents.scales import counts_of, exposure_time, is_scaled, refuse_asinh, unit_key
 from levelmatch_core.images.contents.source_file import PENDING, SourceFile, failure_of, read_files
+from levelmatch_core.images.contents.source_file import STEP as INVENTORY
 from levelmatch_core.images.exposure import Companion, Exposure, Failure, Inventory
 from levelmatch_core.images.fields import Kind, Labelled, fields_of
 from levelmatch_core.images.finding import find_files
@@ -40,7 +46,7 @@ from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
 from levelmatch_core.images.zeropoints import zero_point_notes, zero_point_of
 from levelmatch_core.settings import MatchSettings, WcsSource
 
-__all__ = ["PENDING", "find_files", "take_inventory"]
+__all__ = ["INVENTORY", "PENDING", "find_files", "take_inventory"]
 
 BACKGROUND_CARD = "DT_BGR"
 
@@ -92,6 +98,8 @@ def take_inventory(
     with quiet():
         files = _sound(read_files(paths, settings), failures)
         asides = asides_of(Seen(file.shown, file.hdus) for file in files)
+        unseen = [file for file in files if file.shown not in asides and file.is_no_sky()]
+        asides |= {file.shown: Aside(file.shown, file.is_no_sky()) for file in unseen}
         beside = _beside(files, asides) if settings.companions == "use" else {}
         files = _believed([file for file in files if file.shown not in asides], notes)
         files = _of_band(files, settings.band, notes)
@@ -246,6 +254,9 @@ def _exposures_of(file: SourceFile, settings: MatchSettings, tile_of: GroupBy | 
         if not _has_band(file.band_of(sci).names, settings.band):
             continue
         try:
+            if sci.index in file.no_sky:
+                message = f"{file.shown + chip}: no exposure: {file.no_sky[sci.index]}"
+                raise NoImageError(message)
             yield from _exposures_in(file, sci, chip, tile, settings)
         except DataError as error:
             yield failure_of(file.shown + chip, error)
@@ -271,6 +282,7 @@ def _exposures_in(
     shape = sci.plane
     if shape is None:
         raise NoImageError(cube_message(sci, shown))
+    refuse_whole_numbers(sci, shown)
     err, dq = planes_of(sci, file.listed.images, file.hdus, (file.instrument.err, file.instrument.dq))
     band = file.band_of(sci).band
     planes = tuple(hdu for hdu in (err, dq) if hdu is not None)
@@ -297,6 +309,7 @@ def _exposures_in(
             err=err.index if err else None,
             dq=dq.index if dq else None,
             shape=shape,
+            plane=sci.cube_plane,
             window=part.window,
             instrument=file.instrument.name,
             table=file.instrument.table,

@@ -59,6 +59,20 @@ class AdviceJob(Job):
         """The field, and the stage by its name."""
         return self.label, f"{self.match.stage} {self.step}"
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The exposures of the stage."""
+        return tuple(name for member in self.match.members for name in member.exposures)
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The advice on the field."""
+        return (advice_name(self.label),)
+
+    def told(self, result: Advice) -> str:
+        """Return what would be better."""
+        return f"{len(result.trials)} alternatives tried; better: {', '.join(t.name for t in result.better) or 'none'}"
+
     def run(self, workspace: Workspace) -> Advice:
         """Return what was tried and seen."""
         stage = self.match
@@ -138,6 +152,11 @@ def advise(
         for job, one in found
     ]
     return (*seen, *tried)
+
+
+def advice_name(field: str) -> str:
+    """Return what names the advice on a field among what jobs read and make."""
+    return f"advice on {field}"
 
 
 @dataclass(frozen=True)

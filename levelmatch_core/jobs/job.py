@@ -7,11 +7,11 @@ folder.
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from levelmatch_core.files.disk_full import refuse_without_room
+from levelmatch_core.files.writing import refuse_without_room
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.products.manifest import OutputFile
@@ -52,17 +52,32 @@ class Workspace:
 
     def intact(self, result: object) -> bool:
         """Return whether every array and file that a result refers to exists and is unchanged."""
-        if isinstance(result, StoredArray):
-            return self.store.check(result)
-        if isinstance(result, OutputFile):
-            return self.held().check(result)
-        if isinstance(result, Record):
-            return all(self.intact(getattr(result, name)) for name in type(result).model_fields)
-        if isinstance(result, Mapping):
-            return all(self.intact(value) for value in result.values())
-        if isinstance(result, list | tuple):
-            return all(self.intact(value) for value in result)
-        return True
+        return all(
+            self.store.check(one) if isinstance(one, StoredArray) else self.held().check(one)
+            for one in _references(result)
+        )
+
+    def harmed(self, result: object) -> bool:
+        """Return whether any of them was lost or altered by something else than a later run with other inputs."""
+        return any(
+            not self.store.check(one) if isinstance(one, StoredArray) else self.held().harmed(one.name)
+            for one in _references(result)
+        )
+
+
+def _references(result: object) -> Iterator[StoredArray | OutputFile]:
+    """Yield all arrays and files that a result refers to."""
+    if isinstance(result, StoredArray | OutputFile):
+        yield result
+    elif isinstance(result, Record):
+        for name in type(result).model_fields:
+            yield from _references(getattr(result, name))
+    elif isinstance(result, Mapping):
+        for value in result.values():
+            yield from _references(value)
+    elif isinstance(result, list | tuple):
+        for value in result:
+            yield from _references(value)
 
 
 class Job(Record):
@@ -76,6 +91,11 @@ class Job(Record):
     """Roles of the settings that the job reads."""
     gives: ClassVar[type[Record]]
     """The type of its result."""
+    aside: ClassVar[tuple[str, ...]] = ()
+    """Fields that the result does not depend on, besides the label and the names of the exposures."""
+
+    logs_told: ClassVar[bool] = False
+    """Whether the job logs what it did by itself."""
 
     label: str
     """What it works on, for the user: an exposure, a tile, a field."""
@@ -85,7 +105,7 @@ class Job(Record):
 
     def key(self) -> str:
         """Return the digest of everything that the result depends on."""
-        content = digest_of(self, "settings", "label", "exposures")
+        content = digest_of(self, "settings", "label", "exposures", *self.aside)
         return content_key(self.step, self.version, content, self.settings.of_role(*self.roles))
 
     @property
@@ -97,6 +117,20 @@ class Job(Record):
     def bundle(self) -> str:
         """Label of the jobs of the same step that are run together, such as those of a tile's exposures."""
         return self.label
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the exposures, corrections and files whose most recent jobs give what this one needs."""
+        return self.exposures
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The same kind of names: those for which this job is the most recent once it is done."""
+        return self.exposures
+
+    def told(self, result: Any) -> str:  # noqa: ANN401, ARG002 - a record of `gives`
+        """Return in words what the job did, '' if there is nothing to tell."""
+        return ""
 
     def do(self, workspace: Workspace) -> Record:
         """Run the job, with log lines that name its tile and stage."""

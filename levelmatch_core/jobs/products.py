@@ -4,8 +4,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import Field as Described
+
 from levelmatch_core.images.fits_headers import MATCHED_CARD
+from levelmatch_core.jobs.advice import advice_name
 from levelmatch_core.jobs.job import Job, Workspace
+from levelmatch_core.jobs.science import sky_name
 from levelmatch_core.matching.corrections import Correction, ErrorMap, FieldMatch, StageMatch
 from levelmatch_core.matching.measure.pair_fit import Difference, difference
 from levelmatch_core.matching.results import PairResult
@@ -24,6 +28,9 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.store import CutoutStore
 
+MOST_NAMED = 5
+"""Number of files that are told by name."""
+
 
 class Written(Record):
     """Files that a job wrote, and notes on them for the user."""
@@ -32,13 +39,23 @@ class Written(Record):
     notes: tuple[str, ...] = ()
 
 
-class WriteJob(Job):
+class ProductJob(Job):
+    """Write files of the output folder."""
+
+    gives = Written
+
+    def told(self, result: Written) -> str:
+        """Return the names of the files."""
+        shown = ", ".join(file.name for file in result.files[:MOST_NAMED])
+        return shown + (f" and {len(result.files) - MOST_NAMED} more" if result.files[MOST_NAMED:] else "")
+
+
+class WriteJob(ProductJob):
     """Write one corrected file."""
 
     step = "write"
     version = 2
     roles = ("fit", "write")
-    gives = Written
 
     product: str
     corrections: tuple[Correction, ...]
@@ -53,6 +70,16 @@ class WriteJob(Job):
     def bundle(self) -> str:
         """The tiles whose exposures are in the file."""
         return ", ".join(sorted({each.exposure.tile for each in self.corrections}))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The exposures in the file, and the local sky of their fields."""
+        return (*self.exposures, *sorted({sky_name(each.field) for each in self.corrections}))
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The file: the corrections stay those of earlier jobs."""
+        return self.writes()
 
     def writes(self) -> tuple[str, ...]:
         """Return the name of the single file."""
@@ -70,10 +97,8 @@ class WriteJob(Job):
         return Written(files=(workspace.output().write(self.writes()[0], writer),), notes=tuple(notes))
 
 
-class FieldImageJob(Job):
+class FieldImageJob(ProductJob):
     """Write an image of a field on its grid."""
-
-    gives = Written
 
     field: str
     unit: str
@@ -93,6 +118,11 @@ class FieldImageJob(Job):
             **what,
         )
 
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The file."""
+        return self.writes() or ()
+
 
 class MosaicJob(FieldImageJob):
     """Write the mosaic of one field, with and without the corrections."""
@@ -101,6 +131,11 @@ class MosaicJob(FieldImageJob):
     version = 3
 
     parts: tuple[tuple[CutoutRecord, Plane, float], ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The exposures and the local sky."""
+        return (*(cutout.name for cutout, _, _ in self.parts), sky_name(self.field))
 
     def writes(self) -> tuple[str, ...]:
         """Return the name of the single file."""
@@ -123,7 +158,15 @@ class LevelErrorJob(FieldImageJob):
 
     step = "level error"
 
+    aside = ("measured",)
+
     map: ErrorMap
+    measured: tuple[str, ...] = Described(default=(), description="the exposures whose errors the map shows")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The exposures."""
+        return self.measured
 
     def writes(self) -> tuple[str, ...]:
         """Return the name of the single file."""
@@ -136,18 +179,27 @@ class LevelErrorJob(FieldImageJob):
         return Written(files=(workspace.output().write(level_error_name(self.field), writer),))
 
 
-class FiguresJob(Job):
+class FiguresJob(ProductJob):
     """Draw the figures of one field."""
 
     step = "figures"
     version = 4
     roles = ("mask", "draw")
-    gives = Written
     large = ("match",)
 
     match: FieldMatch
     mosaic: OutputFile
     level_error: OutputFile | None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The images of the field."""
+        return tuple(file.name for file in (self.mosaic, self.level_error) if file is not None)
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The figures of the field."""
+        return (figures_name(self.label),)
 
     def writes(self) -> None:
         """Return None: which pairs are drawn is decided later."""
@@ -170,18 +222,24 @@ class FiguresJob(Job):
         return Written(files=tuple(files))
 
 
-class ReportJob(Job):
+class ReportJob(ProductJob):
     """Write the report of a run."""
 
     step = "report"
     version = 4
-    gives = Written
     large = ("matches",)
 
     record: RunRecord
     matches: tuple[FieldMatch, ...]
     mosaics: dict[str, OutputFile]
     level_errors: dict[str, OutputFile]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The images, figures and advice of all fields."""
+        images = (*self.mosaics.values(), *self.level_errors.values())
+        fields = [match.field.name for match in self.matches]
+        return (*(file.name for file in images), *map(figures_name, fields), *map(advice_name, fields))
 
     def writes(self) -> tuple[str, ...]:
         """Return the name of the single file."""
@@ -220,6 +278,11 @@ def _image_of(stage: StageMatch, pair: PairResult, store: CutoutStore) -> Differ
 def mosaic_name(field: str) -> str:
     """Return the name of a field's mosaic in the output folder."""
     return f"mosaic_{field}.fits"
+
+
+def figures_name(field: str) -> str:
+    """Return what names the figures of a field among what jobs read and make."""
+    return f"figures of {field}"
 
 
 def level_error_name(field: str) -> str:

@@ -1,5 +1,6 @@
 """The jobs of the computation: cutouts, differences, solutions, stacks, errors, and the local sky."""
 
+from collections import Counter
 from itertools import chain
 
 import numpy as np
@@ -31,7 +32,7 @@ class CutoutJob(Job):
     """Resample one exposure to the grid of its field."""
 
     step = "cutout"
-    version = 2
+    version = 3
     roles = ("mask", "resample")
     gives = CutoutRecord
 
@@ -53,6 +54,11 @@ class CutoutJob(Job):
         """Return the cutout; from the store, if it is there already."""
         return make_cutout(self.exposure, self.grid, self.settings, workspace.store, self.exclude)
 
+    def told(self, result: CutoutRecord) -> str:
+        """Return the number of pixels with data."""
+        ny, nx = result.shape
+        return f"{result.name}: {result.n_valid} of {ny * nx} pixels of the grid have data"
+
 
 class PairFits(Record):
     """The measured pairs of a group, or of part of a group."""
@@ -64,7 +70,7 @@ class MeasureJob(Job):
     """Fit the differences of pairs of one group."""
 
     step = "measure"
-    version = 8
+    version = 9
     roles = ("mask", "measure")
     gives = PairFits
 
@@ -91,6 +97,22 @@ class MeasureJob(Job):
         fits = parallel_map(fit, self.pairs)
         return PairFits(fits=tuple(fit for fit in fits if fit is not None))
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The exposures in its own pairs, which may be few of the group's."""
+        return tuple(name for member in self.members for name in member.exposures)
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The same."""
+        return self.reads
+
+    def told(self, result: PairFits) -> str:
+        """Return the number of pairs with common pixels, and the scatter of their differences."""
+        scatters = [fit.rms for fit in result.fits]
+        scatter = f"; scatter of their differences {min(scatters):.4g} to {max(scatters):.4g}" if scatters else ""
+        return f"{len(scatters)} of {len(self.pairs)} pairs have common pixels{scatter}"
+
 
 class SolveJob(Job):
     """Solve for the corrections of the members of one group."""
@@ -98,6 +120,7 @@ class SolveJob(Job):
     step = "solve"
     version = 12
     roles = ("solve",)
+    logs_told = True
     gives = Solution
 
     stage: str
@@ -122,17 +145,21 @@ class SolveJob(Job):
         )
         if len(self.members) > MANY:
             trim_memory()
-        status, used = solution.status, sum(pair.rejected is None for pair in solution.pairs)
-        tested = any(pair.sigma for pair in solution.pairs)
-        logger.info(
-            "%d of %d pairs are used%s",
-            *(used, len(solution.pairs)),
-            f"; the rms of their differences is {status.residual_before:.4g} before and "
-            + (f"{status.residual_after:.4g} after" if tested else "nothing tests what is left after")
-            if used
-            else "",
-        )
+        logger.info("%s", self.told(solution))
         return solution
+
+    def told(self, result: Solution) -> str:
+        """Return the pairs used and rejected, and their residuals before and after."""
+        reasons = Counter(pair.rejected.value for pair in result.pairs if pair.rejected is not None)
+        rejected = ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
+        pieces = f"; {len(result.components)} components" if len(result.components) > 1 else ""
+        used, status = len(result.pairs) - sum(reasons.values()), result.status
+        tested = any(pair.sigma for pair in result.pairs)
+        after = f"{status.residual_after:.4g} after" if tested else "nothing tests what is left after"
+        rms = f"; the rms of their differences is {status.residual_before:.4g} before and {after}" if used else ""
+        return (
+            f"{used} of {len(result.pairs)} pairs are used{rms}{pieces}{f'; rejected: {rejected}' if rejected else ''}"
+        )
 
 
 class StackJob(Job):
@@ -140,15 +167,26 @@ class StackJob(Job):
 
     step = "stack"
     gives = CutoutRecord
+    aside = ("stage",)
 
+    stage: str = Described(default="", description="the stage whose components are averaged")
     name: str
     parts: tuple[tuple[CutoutRecord, Plane], ...]
     noise: tuple[float, ...] = ()
     """1 sigma of the pixels of each part, for a robust stack."""
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """The component, which is a tile in the stage dithers, and the name of the stage."""
+        return self.label, f"{self.stage} {self.step}".strip()
+
     def run(self, workspace: Workspace) -> CutoutRecord:
         """Return the stack's cutout."""
         return stack(self.name, self.parts, workspace.store, self.noise)
+
+    def told(self, result: CutoutRecord) -> str:
+        """Return the number of members and of pixels with data."""
+        return f"{len(self.parts)} members, {result.n_valid} pixels with data"
 
 
 class FieldErrors(Record):
@@ -170,6 +208,16 @@ class ErrorsJob(Job):
     cutouts: dict[str, CutoutRecord]
     given: Given = NOTHING
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """All exposures."""
+        return tuple(self.cutouts)
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """All exposures: a correction is complete with its error."""
+        return self.reads
+
     def run(self, workspace: Workspace) -> FieldErrors:
         """Return the 1-sigma errors of all corrections, and store the error map of the mosaic's level."""
         found = field_errors(self.stages, self.cutouts, self.settings, self.given)
@@ -180,6 +228,11 @@ class ErrorsJob(Job):
         at = found.lattice
         array = workspace.store.put(self.key(), found.levels)
         return FieldErrors(sigmas=dict(found.sigmas), map=ErrorMap(array=array, x0=at.x0, y0=at.y0, step=at.step))
+
+    def told(self, result: FieldErrors) -> str:
+        """Return the range of the errors of the levels."""
+        levels = [sigma[0] for sigma in result.sigmas.values()]
+        return f"1 sigma of {len(levels)} levels: {min(levels):.4g} to {max(levels):.4g}" if levels else ""
 
 
 class SkyLevel(Record):
@@ -199,6 +252,20 @@ class SkyJob(Job):
     correction: Correction
     cutout: CutoutRecord
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The exposure."""
+        return (self.correction.exposure.name,)
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The local sky of the field."""
+        return (sky_name(self.correction.field),)
+
+    def told(self, result: SkyLevel) -> str:
+        """Return the level."""
+        return f"the local sky is {result.level:.6g}"
+
     def run(self, workspace: Workspace) -> SkyLevel:
         """Return the source-masked, sigma-clipped median of the corrected exposure on the grid."""
         cutout = open_cutout(self.cutout, workspace.store)
@@ -213,3 +280,8 @@ class SkyJob(Job):
             max_iters=settings.max_iters,
         )
         return SkyLevel(level=level)
+
+
+def sky_name(field: str) -> str:
+    """Return what names the local sky of a field among what jobs read and make."""
+    return f"local sky of {field}"

@@ -102,6 +102,12 @@ class FieldMatch(Record):
         return max((sum(part in sizes for part in group) for group in self.touching), default=1) or 1
 
     @property
+    def complete(self) -> bool:
+        """Whether every exposure is matched, reference or alone, and all overlapping exposures are connected."""
+        lost = {Status.UNTIED, Status.FAILED}
+        return not self.failures and self.pieces <= 1 and not any(one.status in lost for one in self.corrections)
+
+    @property
     def touching(self) -> list[tuple[int, ...]]:
         """The numbers of the components, in groups of components with common pixels; sorted."""
         return touching(self.stages, self.corrections)

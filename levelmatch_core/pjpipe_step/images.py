@@ -41,7 +41,7 @@ class StepImages(StepState):
         groups = self._finder.tiles(dithers)
         folder = Path(stacked_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        parts = self._parts(groups, procs)
+        parts = self._parts(groups, procs, whole=True)
         paths: list[Path] = []
         for number, group in enumerate(groups):
             path = folder / f"{stem(group.files[0])}_stacked.fits"

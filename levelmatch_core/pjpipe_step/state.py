@@ -162,11 +162,15 @@ class StepState:
         together = sorted((one for field in inventory.fields for one in field.exposures), key=lambda one: one.name)
         return inventory.fields[0].model_copy(update={"exposures": tuple(together)})
 
-    def _parts(self, groups: Sequence[Group], procs: int | None = None) -> Parts:
-        """Return the exposures of groups of files on one grid, with the corrections found so far."""
+    def _parts(self, groups: Sequence[Group], procs: int | None = None, *, whole: bool = False) -> Parts:
+        """Return the exposures of groups of files on one grid, with the corrections found so far.
+
+        If `whole`, with the pixels of sources, which are masked for measuring only.
+        """
         field = self._field(groups)
         grid = self._kept.grid_for(field)
-        cutouts = cutouts_of(field.exposures, grid, self.settings, self._runner(procs))
+        settings = self._with(do_sigma_clip=False) if whole else self.settings
+        cutouts = cutouts_of(field.exposures, grid, settings, self._runner(procs))
         planes = {one.name: self._kept.total(one, grid, cutouts[one.name].centre) for one in field.exposures}
         by_path: dict[Path, list[Exposure]] = {}
         for one in field.exposures:

@@ -1,10 +1,11 @@
-"""Context of log lines: the tile and the stage, in front of the message.
+"""Log lines: their context, that is the tile and the stage in front of the message, and how lines are collected.
 
 A job sets its context while it is running (:func:`log_context`). All lines of loggers from :func:`logger_of` in that
 thread or task then start with it, for every handler: `[jw01234001001_02101, dithers solve] ...`.
 """
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,7 +15,7 @@ from levelmatch_core.text.plain_text import lines_of, one_line
 _PLACE: ContextVar[tuple[str, str] | None] = ContextVar("place", default=None)
 
 
-class _Placing(logging.Filter):
+class _WithContext(logging.Filter):
     """Puts the place in front of a message, and gives the record `tile` and `stage` for handlers that want them.
 
     A message is one line, in which no text from a file hides what it does to a terminal.
@@ -45,8 +46,8 @@ def put_in_front(record: logging.LogRecord, tile: str, stage: str) -> None:
 def logger_of(name: str) -> logging.Logger:
     """Return the logger of a module, whose lines start with their context."""
     found = logging.getLogger(name)
-    if not any(isinstance(each, _Placing) for each in found.filters):
-        found.addFilter(_Placing())
+    if not any(isinstance(each, _WithContext) for each in found.filters):
+        found.addFilter(_WithContext())
     return found
 
 
@@ -58,3 +59,57 @@ def log_context(tile: str, stage: str) -> Iterator[None]:
         yield
     finally:
         _PLACE.reset(before)
+
+
+class Without(logging.Filter):
+    """Drops the lines that contain a text.
+
+    Parameters
+    ----------
+    text
+        The text.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Accept a record without the text."""
+        return self._text not in record.getMessage()
+
+
+class _Collecting(logging.Handler):
+    """Collects log records: of one thread, or of all."""
+
+    def __init__(self, level: int, thread: int | None) -> None:
+        super().__init__(level)
+        self.records: list[logging.LogRecord] = []
+        self._thread = thread
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Collect a record."""
+        if self._thread in (None, record.thread):
+            self.records.append(record)
+
+
+@contextmanager
+def collected(name: str, level: int, *, all_threads: bool = False) -> Iterator[list[logging.LogRecord]]:
+    """Collect the records that a logger, or one below it, is given during the context.
+
+    Parameters
+    ----------
+    name
+        The logger.
+    level
+        The lowest level to collect.
+    all_threads
+        Whether to collect from all threads, not only from the one that calls.
+    """
+    handler = _Collecting(level, None if all_threads else threading.get_ident())
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        yield handler.records
+    finally:
+        logger.removeHandler(handler)

@@ -66,6 +66,8 @@ def explain(folder: Path) -> str:
     criteria = [one for field in record.fields for one in field.criteria]
     lines = [f"Grade: {told(record.grade, criteria)}."]
     lines += [verdict(record.counts, left_out_of(record), map(residual_of_summary, record.fields), record.fields)]
+    if record.changed_settings:
+        lines.append(f"The settings changed since the output before: {record.changed_settings}.")
     for field in record.fields:
         mine = pairs[pairs["field"] == field.name]
         lines += ["", f"Field {field.name} ({sum(field.counts.values())} exposures, {len(field.tiles)} tiles)"]

@@ -28,7 +28,7 @@ def criteria_of(field: FieldSummary) -> tuple[Criterion, ...]:
     field
         As run.json has it.
     """
-    found = [*_pieces(field)]
+    found = [*_pieces(field), *_scale(field)]
     for stage in field.stages:
         if stage.pairs:
             found += [*_residuals(stage, field.unit), *_loops(stage, field.unit), *_gain(stage, field.unit)]
@@ -108,3 +108,10 @@ def _pieces(field: FieldSummary) -> Iterator[Criterion]:
     if field.pieces > 1:
         words = f"the field is in {field.pieces} pieces although their footprints touch"
         yield Criterion(name="pieces", grade=Grade.DOUBTFUL, value=field.pieces, limit=1, words=words)
+
+
+def _scale(field: FieldSummary) -> Iterator[Criterion]:
+    """Yield a doubt where values may be counts of different times: each has a sky of its own, which no level mends."""
+    if field.scale_doubt and any(stage.used for stage in field.stages):
+        words = f"the scale of the values is not known: {field.scale_doubt}"
+        yield Criterion(name="scale", grade=Grade.DOUBTFUL, value=1, limit=0, words=words)

@@ -5,7 +5,6 @@ The memory is limited, and the same parts give the same bytes.
 """
 
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from levelmatch_core.errors import NoUsablePixelsError
+from levelmatch_core.files.writing import replacing
 from levelmatch_core.process.thread_budget import parallel_map
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid
@@ -99,23 +99,18 @@ def write_mosaic(
     corrected = [(record, plane + Plane(level=sky)) for record, plane, sky in ordered]
     records = [record for record, _ in corrected]
     layout = _Layout(grid, box_of(records), records, unit, cards or {})
-    temporary = path.parent / f".levelmatch-{secrets.token_hex(8)}.tmp"
-    try:
-        with temporary.open("xb", buffering=0) as file:
-            layout.start(file)
+    with replacing(path) as temporary, temporary.open("xb", buffering=0) as file:
+        layout.start(file)
 
-            def fill(strip: Box) -> None:
-                for band in mosaic_bands(corrected, store, strip, band_rows=band_rows, before=True):
-                    row = strip.y0 - layout.box.y0 + band.row0
-                    layout.put(file, "SCI", row, band.mean)
-                    layout.put(file, "ERR", row, None if band.variance is None else np.sqrt(band.variance))
-                    layout.put(file, "COVERAGE", row, band.coverage)
-                    layout.put(file, "BEFORE", row, band.before)
+        def fill(strip: Box) -> None:
+            for band in mosaic_bands(corrected, store, strip, band_rows=band_rows, before=True):
+                row = strip.y0 - layout.box.y0 + band.row0
+                layout.put(file, "SCI", row, band.mean)
+                layout.put(file, "ERR", row, None if band.variance is None else np.sqrt(band.variance))
+                layout.put(file, "COVERAGE", row, band.coverage)
+                layout.put(file, "BEFORE", row, band.before)
 
-            parallel_map(fill, _strips(layout.box))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        parallel_map(fill, _strips(layout.box))
 
 
 class _Layout:

@@ -29,6 +29,7 @@ from levelmatch_core.matching.results import (
 from levelmatch_core.products.grade import Grade, worst_of
 from levelmatch_core.products.grading import criteria_of
 from levelmatch_core.products.manifest import InputFile, OutputFile, StaleProduct
+from levelmatch_core.products.output.settings_changes import settings_before, told_settings
 from levelmatch_core.products.slope_priors import slope_priors_of
 from levelmatch_core.products.summaries import ComponentSummary, FieldSummary, GainError, GaugeChange, StageSummary
 from levelmatch_core.records import Record
@@ -59,6 +60,9 @@ class RunRecord(Record):
     band: str | None
     preset: str = Described(default="pjpipe", description="the preset of the settings that were not given")
     settings: dict[str, Any] = Described(description="all except those that only affect how the run is executed")
+    settings_before: dict[str, Any] = Described(
+        default={}, description="what the settings were that changed last in this folder and affect the results"
+    )
     inputs: tuple[InputFile, ...] = Described(description="sorted")
     given: dict[str, str] = Described(
         default={}, description="sha256 of the user's files other than images, by setting"
@@ -83,6 +87,12 @@ class RunRecord(Record):
     files: tuple[OutputFile, ...] = Described(
         description="the manifest: all files except run.json and log.json; sorted"
     )
+
+    @property
+    def changed_settings(self) -> str:
+        """How the settings differ from those of the output before, in words; '' if they never changed."""
+        now = MatchSettings().model_dump(mode="json") | self.settings
+        return told_settings({name: (old, now.get(name)) for name, old in self.settings_before.items()})
 
     def to_bytes(self) -> bytes:
         """Return the bytes of run.json, which are the same for the same record."""
@@ -162,7 +172,7 @@ def record_of(
     notes
         Notes for the user, in addition to those of inventory and fields; duplicates are removed.
     previous
-        The finished run with the same settings whose output this run updates.
+        The finished run whose output this run updates.
     given
         Digests of the user's files other than images, by setting.
     stale
@@ -175,13 +185,17 @@ def record_of(
     inputs = {(e.file, e.digest) for field in inventory.fields for e in field.exposures}
     roles = roles_by_name()
     fields = tuple(field_summary(match, previous) for match in matches)
+    chosen = {name: value for name, value in settings.model_dump(mode="json").items() if roles[name] != "run"}
     return RunRecord(
         levelmatch=levelmatch_version(),
         libraries={name: version(name) for name in LIBRARIES},
         program=program,
         band=settings.band,
         preset=settings.preset,
-        settings={name: value for name, value in settings.model_dump(mode="json").items() if roles[name] != "run"},
+        settings=chosen,
+        settings_before=(
+            settings_before(previous.settings, previous.settings_before, chosen) if previous is not None else {}
+        ),
         inputs=tuple(InputFile(file=file, sha256=digest) for file, digest in sorted(inputs)),
         given=dict(given or {}),
         fields=fields,
@@ -222,6 +236,7 @@ def field_summary(match: FieldMatch, previous: RunRecord | None = None) -> Field
         counts=_counts(match.corrections),
         missing=match.missing,
         pieces=match.pieces,
+        scale_doubt=match.field.scale_doubt,
     )
     return summary.model_copy(update={"criteria": criteria_of(summary)})
 

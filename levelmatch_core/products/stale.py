@@ -12,8 +12,9 @@ import numpy as np
 from astropy.table import Table, vstack
 
 from levelmatch_core.errors import OutputFolderError, UsageError
-from levelmatch_core.files.durable import sync_folder
 from levelmatch_core.files.ecsv import write_ecsv
+from levelmatch_core.files.locks import FolderLock
+from levelmatch_core.files.writing import sync_folder, write_durably
 from levelmatch_core.images.fits_cards import open_raw
 from levelmatch_core.images.fits_headers import MATCHED_CARD
 from levelmatch_core.process.log_context import logger_of
@@ -21,8 +22,7 @@ from levelmatch_core.products.corrected.editing import EditedFile
 from levelmatch_core.products.corrected.known_solution import PRODUCTS, KnownSolution
 from levelmatch_core.products.manifest import OutputFile, StaleProduct
 from levelmatch_core.products.output.folder import OutputFolder
-from levelmatch_core.products.output.lock import FolderLock
-from levelmatch_core.products.output.placing import JOURNAL, RUN, place_of, replace
+from levelmatch_core.products.output.placing import JOURNAL, RUN, place_of
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.products.tables import read_corrections
 
@@ -112,7 +112,7 @@ def prune(folder: Path) -> tuple[str, ...]:
         for place in places:
             place.unlink(missing_ok=True)
         left = tuple(file for file in record.files if file.name not in gone | {STALE})
-        replace(folder / RUN, record.model_copy(update={"files": left, "stale": ()}).to_bytes())
+        write_durably(folder / RUN, record.model_copy(update={"files": left, "stale": ()}).to_bytes())
         for parent in {place.parent for place in places}:
             sync_folder(parent)
         return tuple(sorted(gone))

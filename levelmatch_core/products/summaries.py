@@ -123,4 +123,5 @@ class FieldSummary(Record):
     pieces: int = Described(
         default=1, description="components of two exposures or more into which footprints that touch have fallen"
     )
+    scale_doubt: str = Described(default="", description="why its values may not be on one scale")
     criteria: tuple[Criterion, ...] = Described(default=(), description="what the grade rests on, the worst first")

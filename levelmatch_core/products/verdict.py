@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import Field as Described
 
+from levelmatch_core.images.inventory import INVENTORY
 from levelmatch_core.matching.corrections import FieldMatch, Status
 from levelmatch_core.matching.results import PairResult
 from levelmatch_core.products.runrecord import RunRecord
@@ -64,9 +65,14 @@ def residual_of_summary(field: FieldSummary) -> Residual:
     )
 
 
+UNREAD = "unread"
+"""What :func:`verdict` takes as the number of failures that are files which could not be read."""
+
+
 def left_out_of(record: RunRecord) -> dict[str, int]:
     """Return what a run left out, by status, as :func:`verdict` tells it."""
     return {
+        UNREAD: sum(failure.step == INVENTORY for failure in record.failures),
         Status.UNTIED: record.counts[Status.UNTIED],
         Status.FAILED: len(record.failures),
         "pending": len(record.pending),
@@ -93,7 +99,8 @@ def verdict(
     counts
         Exposures by status.
     left_out
-        What to tell as untied, failed, pending and stale, by status: exposures, and what never became one.
+        What to tell as untied, failed, pending and stale, by status: exposures, and what never became one; and how many
+        of those that failed are not in `counts`, since they could not be read.
     residuals
         Of the fields.
     fields
@@ -101,7 +108,7 @@ def verdict(
     """
     good = sum(counts.get(status, 0) for status in (Status.MATCHED, Status.REFERENCE))
     alone = counts.get(Status.ALONE, 0)
-    parts = [f"{good} of {sum(counts.values())} exposures are matched"]
+    parts = [f"{good} of {sum(counts.values()) + left_out.get(UNREAD, 0)} exposures are matched"]
     if alone:
         parts.append(f"{alone} had nothing to match with")
     parts += [
@@ -116,8 +123,9 @@ def verdict(
     )
     fields = list(fields)
     parts += [f"{one.name} has fallen into {one.pieces} pieces that touch" for one in fields if one.pieces > 1]
+    scales = "; ".join(f"{one.name}: the scale is not known, {one.scale_doubt}" for one in fields if one.scale_doubt)
     zeros = "; ".join(filter(None, map(_provisional, fields)))
-    return "; ".join(filter(None, [", ".join(parts), seams, zeros])) + "."
+    return "; ".join(filter(None, [", ".join(parts), scales, seams, zeros])) + "."
 
 
 def _provisional(field: FieldSummary) -> str:

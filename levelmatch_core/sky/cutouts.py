@@ -41,7 +41,7 @@ __all__ = [
     "open_cutout",
 ]
 
-ALGORITHM = "cutout 4"
+ALGORITHM = "cutout 5"
 """Part of every key: to be raised whenever the same input and settings would give a different result."""
 
 

@@ -6,10 +6,10 @@ in the processor's first-level cache.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from levelmatch_core.sky.kernels import ends_of, spline_row
+from levelmatch_core.process.compilation import njit
+from levelmatch_core.sky.kernels import ends_of, positions_in_row
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -56,18 +56,25 @@ def _neighbours(  # noqa: PLR0917 - a compiled function takes positions only # p
         index[k] = i * nx + j
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _of_four(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    flat: Image, at: np.uintp, up: np.uintp, x: float, y: float, ax: float, ay: float
+) -> float:
+    """Return the sum of a pixel and its neighbours to the right and above, with the weights x, y and ax, ay."""
+    one = np.uintp(1)
+    return ay * (ax * flat[at] + x * flat[at + one]) + y * (ax * flat[at + up] + x * flat[at + up + one])
+
+
 @njit(nogil=True, cache=True)
 def _values(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     flat: Image, nx: int, index: NDArray[np.int32], fx: Floats, fy: Floats, out: Floats
 ) -> None:
     """Fill in the weighted sums of four neighbours."""
     # unsigned, so that numba omits the test for negative indices
-    one, up, diagonal = np.uintp(1), np.uintp(nx), np.uintp(nx + 1)
+    up = np.uintp(nx)
     for k in range(fx.size):
-        at = np.uintp(np.uint32(index[k]))
         x, y = fx[k], fy[k]
-        ax, ay = 1.0 - x, 1.0 - y
-        out[k] = ay * (ax * flat[at] + x * flat[at + one]) + y * (ax * flat[at + up] + x * flat[at + diagonal])
+        out[k] = _of_four(flat, np.uintp(np.uint32(index[k])), up, x, y, 1.0 - x, 1.0 - y)
 
 
 @njit(nogil=True, cache=True)
@@ -75,13 +82,11 @@ def _variances(  # noqa: PLR0917 - a compiled function takes positions only # pr
     flat: Image, nx: int, index: NDArray[np.int32], fx: Floats, fy: Floats, out: Floats
 ) -> None:
     """Fill in the sums of four neighbours weighted by the squares of their weights."""
-    one, up, diagonal = np.uintp(1), np.uintp(nx), np.uintp(nx + 1)
+    up = np.uintp(nx)
     for k in range(fx.size):
-        at = np.uintp(np.uint32(index[k]))
         x, y = fx[k], fy[k]
         ax, ay = 1.0 - x, 1.0 - y
-        ax, ay, x, y = ax * ax, ay * ay, x * x, y * y
-        out[k] = ay * (ax * flat[at] + x * flat[at + one]) + y * (ax * flat[at + up] + x * flat[at + diagonal])
+        out[k] = _of_four(flat, np.uintp(np.uint32(index[k])), up, x * x, y * y, ax * ax, ay * ay)
 
 
 @njit(nogil=True, cache=True)
@@ -206,13 +211,7 @@ def bilinear(  # noqa: PLR0917 - a compiled function takes positions only # prag
         for start in range(0, nx, RUN):
             stop = min(start + RUN, nx)
             px, py = x[: stop - start], y[: stop - start]
-            for axis in range(2):
-                place = px if axis == 0 else py
-                if positions.size > 0:
-                    for k in range(place.size):  # assigning slices would take seconds to compile
-                        place[k] = positions[axis, r, start + k]
-                else:
-                    spline_row(pieces, lattice, axis, origin[1] + r, origin[0] + start, place)
+            positions_in_row((pieces, lattice, positions), origin, r, start, px, py)
             row_variance = out_variance[r, start:stop] if variance.size > 0 else out[r, start:stop]  # not used
             _run(data, variance, px, py, out[r, start:stop], row_variance, work)
         ends_of(out[r], ends[r])

@@ -6,10 +6,18 @@ distances from the first node of the cell along y and x.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from levelmatch_core.process.compilation import njit
+
 Floats = NDArray[np.float64]
+
+
+def as_compiled(image: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return an image as kernels are compiled for: contiguous and read-only, as cutouts are mapped from the store."""
+    view = np.ascontiguousarray(image).view()
+    view.flags.writeable = False
+    return view
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -63,6 +71,34 @@ def spline_row(  # noqa: PLR0917 - a compiled function takes positions only # pr
             c0 = ((p[0, 3] * v + p[1, 3]) * v + p[2, 3]) * v + p[3, 3]
             _cubic((c3, c2, c1, c0), first - (start + j * step - x0), out[first:last])
         first = last
+
+
+@njit(nogil=True, cache=True)
+def positions_in_row(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    maps: tuple[Floats, Floats, Floats], origin: tuple[float, float], r: int, start: int, px: Floats, py: Floats
+) -> None:
+    """Fill in where pixels of a row of a box lie in an image.
+
+    Parameters
+    ----------
+    maps
+        Pieces and lattice of a map, as in :func:`spline_row`, and (2, ny, nx) x and y in the image, which are taken in
+        place of the map unless they are empty.
+    origin
+        (x, y) of the first pixel of the box.
+    r, start
+        The row, and its first column.
+    px, py
+        (n,), filled in.
+    """
+    pieces, lattice, positions = maps
+    for axis in range(2):
+        place = px if axis == 0 else py
+        if positions.size > 0:
+            for k in range(place.size):  # assigning slices would take seconds to compile
+                place[k] = positions[axis, r, start + k]
+        else:
+            spline_row(pieces, lattice, axis, origin[1] + r, origin[0] + start, place)
 
 
 @njit(nogil=True, cache=True)

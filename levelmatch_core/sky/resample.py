@@ -67,13 +67,17 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box,
     box
         The part of the grid to fill.
     sharp
-        Whether to replace bilinear values by those of the cubic spline through all pixels, except next to isolated
-        bright pixels and in the outer half of edge pixels (:mod:`levelmatch_core.sky.spline`). For the spline, invalid
-        pixels are interpolated along their row. The variance is that of the bilinear value times the ratio of the sums
-        of squared weights.
+        Whether to replace bilinear values by those of the cubic spline through all pixels, except in the outer half of
+        edge pixels (:mod:`levelmatch_core.sky.spline`). Isolated bright pixels (cosmic rays) are invalid then. For the
+        spline, invalid pixels are interpolated along their row. The variance is that of the bilinear value times the
+        ratio of the sums of squared weights.
     """
     data, variance = _prepared(data, variance)
-    through = spline.coefficients(data) if sharp else None
+    through = None
+    if sharp:
+        through, wild = spline.coefficients(data)
+        if wild.any():
+            data = _read_only(np.where(wild, np.nan, data), data.dtype.type)
     planes = np.empty((1 if variance is None else 2, *box.shape), data.dtype)
     ends = np.empty((box.shape[0], 3), np.int64)
     empty = np.empty((0, 0), data.dtype)
@@ -87,7 +91,7 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box,
         where = (pieces, pixel_map.lattice, positions, (float(band.x0), float(band.y0)))
         squares += interpolation.bilinear(data, source, *where, planes[0, rows], target[rows], ends[rows])
         if through is not None:
-            squares += spline.sharpen(*through, *where, planes[0, rows], target[rows])
+            squares += spline.sharpen(through, *where, planes[0, rows], target[rows])
     count = int(ends[:, 2].sum())
     return Resampled(planes, squares / count if count else float("nan"), ends)
 

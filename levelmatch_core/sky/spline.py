@@ -6,18 +6,19 @@ therefore have a narrow core and a wide ring of the opposite sign, which every r
 cubic spline through the pixels (Unser 1999, IEEE Signal Process. Mag. 16, 22) hardly blurs: its coefficients are the
 pixels after sharpening with a recursive filter.
 
-The filter spreads wild pixels over their neighbours with alternating signs. Isolated bright pixels, which are far
-sharper than any star, are therefore replaced before filtering, like invalid ones, and are themselves interpolated
-bilinearly.
+The filter spreads wild pixels over their neighbours with alternating signs. Isolated bright pixels (cosmic rays), which
+are far sharper than any star, are therefore taken as invalid: they are interpolated before filtering, and what lies
+next to them has no value.
 """
 
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from levelmatch_core.sky.kernels import spline_row
+from levelmatch_core.process.compilation import njit
+from levelmatch_core.sky.clipping import MAD_TO_SIGMA
+from levelmatch_core.sky.kernels import positions_in_row
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -29,15 +30,13 @@ HORIZON = 24
 """Number of pixels after which the response of the filter is below double precision."""
 MARGIN = 2
 """Number of mirrored coefficients beyond each edge of the image."""
-ALONE = 10.0
+ALONE = 7.0
 """A pixel is wild if it is this many standard deviations of the noise above those at a distance of two pixels ..."""
 FLANK = 0.1
 """... and at least three of its four neighbours have less than this fraction of its height, apart from noise: those of
 a star as narrow as the pixel itself, centred on it, have more."""
 FLANK_NOISE = 2.5
 """Allowance for noise in this comparison, standard deviations."""
-MAD_TO_SIGMA = 1.482602218505602
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 SAMPLE = 16384
 """Number of differences of neighbours from which the noise is estimated."""
 
@@ -47,9 +46,9 @@ def pixel_noise(data: Image) -> float:
     step = max(1, math.isqrt(data.size // SAMPLE))
     rows = data[::step]
     with np.errstate(invalid="ignore"):
-        beside = np.subtract(rows[:, 1::step], rows[:, :-1:step][:, : rows[:, 1::step].shape[1]], dtype=np.float64)
-    beside = beside[np.isfinite(beside)]
-    return MAD_TO_SIGMA * float(np.median(np.abs(beside))) / math.sqrt(2.0) if beside.size else 0.0
+        steps = np.subtract(rows[:, 1::step], rows[:, :-1:step][:, : rows[:, 1::step].shape[1]], dtype=np.float64)
+    steps = steps[np.isfinite(steps)]
+    return MAD_TO_SIGMA * float(np.median(np.abs(steps))) / math.sqrt(2.0) if steps.size else 0.0
 
 
 def coefficients(data: Image) -> tuple[Floats, Flags]:
@@ -103,8 +102,8 @@ def _stands_out(data: Image, r: int, c: int, noise: float) -> bool:  # pragma: n
     if not height > ALONE * noise:  # also for NaN
         return False
     limit = sky + FLANK * height + FLANK_NOISE * noise
-    beside = (data[r, c - 1] < limit) + (data[r, c + 1] < limit)
-    return beside + (data[r - 1, c] < limit) + (data[r + 1, c] < limit) >= 3
+    low = (data[r, c - 1] < limit) + (data[r, c + 1] < limit)
+    return low + (data[r - 1, c] < limit) + (data[r + 1, c] < limit) >= 3
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -263,7 +262,6 @@ def _gain(a: float, b: float, c: float, d: float) -> float:  # pragma: no cover 
 @njit(nogil=True, cache=True)
 def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     padded: Floats,
-    wild: Flags,
     pieces: Floats,
     lattice: Floats,
     positions: Floats,
@@ -271,11 +269,11 @@ def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragm
     out: Image,
     out_variance: Image,
 ) -> float:
-    """Replace bilinear values by those of the spline, except next to wild pixels; return the change in summed gains.
+    """Replace bilinear values by those of the spline; return the change in summed gains.
 
     Parameters
     ----------
-    padded, wild
+    padded
         As :func:`coefficients` gives them.
     pieces, lattice, positions, origin
         As in :func:`levelmatch_core.sky.interpolation.bilinear`.
@@ -283,25 +281,16 @@ def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragm
         (ny, nx) what bilinear interpolation made, changed; the variance may be empty.
     """
     ny, nx = out.shape
-    rows, columns = wild.shape
+    rows, columns = padded.shape[0] - 2 * MARGIN, padded.shape[1] - 2 * MARGIN
     px, py = np.empty(nx), np.empty(nx)
     change = 0.0
     for r in range(ny):
-        for axis in range(2):
-            place = px if axis == 0 else py
-            if positions.size > 0:
-                for k in range(nx):
-                    place[k] = positions[axis, r, k]
-            else:
-                spline_row(pieces, lattice, axis, origin[1] + r, origin[0], place)
+        positions_in_row((pieces, lattice, positions), origin, r, 0, px, py)
         for k in range(nx):
             x, y = px[k], py[k]
             if np.isnan(out[r, k]) or not (x >= 0.0 and y >= 0.0 and x <= columns - 1.0 and y <= rows - 1.0):
                 continue
             j, i = int(x), int(y)
-            right, top = min(j + 1, columns - 1), min(i + 1, rows - 1)
-            if wild[i, j] | wild[i, right] | wild[top, j] | wild[top, right]:
-                continue
             fx, fy = x - j, y - i
             a, b, c, d = _weights(fx)
             down, here, up, above = _weights(fy)

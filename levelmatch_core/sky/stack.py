@@ -237,14 +237,7 @@ def _rows_in(cutout: Cutout, box: Box) -> tuple[list[NDArray[np.floating]], tupl
     rows = slice(y0 - record.y0, max(0, box.y0 + box.shape[0] - record.y0))
     columns = slice(x0 - record.x0, max(0, box.x0 + box.shape[1] - record.x0))
     planes = [cutout.data] if cutout.variance is None else [cutout.data, cutout.variance]
-    return [_contiguous(plane[rows, columns]) for plane in planes], (y0 - box.y0, x0 - box.x0), (x0, y0)
-
-
-def _contiguous(image: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return the image in the form that the kernels are compiled for; no copy is made of whole rows."""
-    view = np.ascontiguousarray(image).view()
-    view.flags.writeable = False
-    return view
+    return [kernels.as_compiled(plane[rows, columns]) for plane in planes], (y0 - box.y0, x0 - box.x0), (x0, y0)
 
 
 def _made(name: str, key: str, parts: Sequence[Part], store: CutoutStore, noise: Sequence[float]) -> CutoutRecord:

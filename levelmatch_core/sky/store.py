@@ -5,7 +5,6 @@ only. Nothing is ever unpickled. The reader of an array knows its sha256, so tha
 detected. Paths that lead outside the store, through links or otherwise, are refused.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -13,7 +12,6 @@ import math
 import mmap
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,8 +24,9 @@ from numpy.typing import NDArray
 from pydantic import Field as Described
 
 from levelmatch_core.errors import StoreError, StoreInUseError
-from levelmatch_core.files.disk_full import room_for
+from levelmatch_core.files.locks import lock, locked_temporary, remove_if_left
 from levelmatch_core.files.sealed import seal, unseal
+from levelmatch_core.files.writing import rename, room_for
 from levelmatch_core.records import Record
 
 CHUNK = 1 << 18
@@ -71,9 +70,9 @@ class CutoutStore:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Protect the store from pruning during a run. Waits for the end of a pruning in progress."""
-        with self._locked() as descriptor:
+        with self._opened() as descriptor:
             with suppress(OSError):  # a file system without locks, where nothing is ever pruned
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                lock(descriptor, shared=True)
             yield
 
     @contextmanager
@@ -90,9 +89,9 @@ class CutoutStore:
         StoreInUseError
             If a run uses it, or if the file system has no locks.
         """
-        with self._locked() as descriptor:
+        with self._opened() as descriptor:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(descriptor, wait=wait)
             except BlockingIOError as error:
                 message = f"{self.root}: a run in progress uses the store; use --wait to wait for its end"
                 raise StoreInUseError(message) from error
@@ -104,7 +103,7 @@ class CutoutStore:
             yield
 
     @contextmanager
-    def _locked(self) -> Iterator[int]:
+    def _opened(self) -> Iterator[int]:
         """Open the folder; its lock is released when it is closed, however the process ends."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -220,7 +219,7 @@ class CutoutStore:
         """Remove incomplete files of processes that were killed, but not files that are being written."""
         for path in self.root.glob(f"??/.*{_PART}"):
             if not path.parent.is_symlink():
-                _clear_if_left(path)
+                remove_if_left(path)
 
     def size(self) -> int:
         """Return the total size of all files in the store, bytes."""
@@ -255,11 +254,11 @@ class CutoutStore:
         folder = os.path.dirname(path)  # noqa: PTH120 - faster than pathlib: called for every exposure
         with room_for(path):
             _make_real(folder)
-            handle, temporary = _locked_temporary(folder)
+            handle, temporary = locked_temporary(folder, _PART)
             try:
                 with os.fdopen(handle, "wb", buffering=0) as file:
                     yield file
-                    os.replace(temporary, path)  # noqa: PTH105 - before the lock ends with the file's closing
+                    rename(temporary, path)  # before the lock ends with the file's closing
             except BaseException:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)  # noqa: PTH108 - as above
@@ -333,33 +332,6 @@ def _header_of(raw: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
         message = "not plain numbers in C order"
         raise ValueError(message)
     return dtype, shape
-
-
-def _locked_temporary(folder: str) -> tuple[int, str]:
-    """Create and lock a temporary file (0600); locks end with their process, so that unlocked ones are left-overs."""
-    while True:
-        name = f"{folder}/.{secrets.token_hex(8)}{_PART}"
-        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with suppress(OSError):  # a file system without locks, where nothing is ever removed
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:
-            return handle, name
-        os.close(handle)  # removed before it was locked
-
-
-def _clear_if_left(path: Path) -> None:
-    """Remove a temporary file, unless it is still being written."""
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # removed, or not accessible
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-    except OSError:  # in use, or no locks here
-        return
-    finally:
-        os.close(handle)
 
 
 def _write_whole(file: BinaryIO, data: bytes | memoryview) -> None:

@@ -47,7 +47,8 @@ def test_given_levels_and_ties_are_looked_up_and_not_searched_for() -> None:
         )
         return lambda: constraints_of(members, Given(levels=levels, rules=ties), with_levels=True)
 
-    assert cost(known(10_000), 1) < 30 * max(LEAST, cost(known(1000)))
+    small, large = cost(known(1000), 5), cost(known(10_000), 3)  # the least of several: others use the processors, too
+    assert large < 30 * max(small, LEAST)
 
 
 @pytest.mark.full

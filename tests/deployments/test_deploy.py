@@ -7,6 +7,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.orchestration.program_changes import told_differences
+from flows.orchestration.programs import load_programs
+from levelmatch_core.pipeline import Request
+from levelmatch_core.pipeline import run as match
+from levelmatch_core.runners import PlainRunner
+from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.store import CutoutStore
 
 pytestmark = pytest.mark.slow
 
@@ -91,3 +100,64 @@ def test_a_deployed_run_is_configured_as_a_command_is(prefect_server, programs, 
     assert any("dithers solve]" in each["message"] for each in lines)
     assert any(each["task_run_id"] for each in lines)
     assert not any("results are stored in" in each["message"] for each in lines)
+
+
+def test_the_settings_of_a_program_are_those_of_its_file(prefect_server, programs, tmp_path, worker):
+    """After an edit and a deployment the output has the new settings; a run with others writes next to it."""
+    data = tmp_path / "data"
+    program = programs / "small.toml"
+
+    def deployed():
+        done = prefect_server.cli("deploy", "--programs", str(programs), DATA=str(data))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def differences():
+        with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+            return told_differences(load_programs(programs), {"DATA": str(data), "LEVELMATCH_HOME": "/home"})
+
+    def run(**parameters):
+        flow_run = prefect_server.start("level_match/small", **parameters)
+        ended = prefect_server.ended(flow_run)
+        assert ended["state"]["type"] == "COMPLETED", ended["state"]
+        return flow_run
+
+    deployed()
+    run()
+    assert worker.poll() is None
+    program.write_text(program.read_text().replace("[settings]", "[settings] # ours") + "rms_sig_limit = 3.0\n")
+    said = deployed()
+    assert "small: rms_sig_limit was 2.0, now 3.0" in said
+    assert f"the next run brings {data / 'out'} to these settings: rms_sig_limit was 2.0, now 3.0" in said
+    assert "small: nothing changes on the server" in differences()
+    second = run()
+    assert [line for line in differences() if line.startswith("small:")] == ["small: nothing changes on the server"]
+    settings = MatchSettings.from_mapping({"preset": "best", "figures": "none", "band": "f770w", "rms_sig_limit": 3.0})
+    request = Request(inputs=(data / "in",), output=tmp_path / "plain", settings=settings, program="small")
+    match(request, CutoutStore(tmp_path / "store"), PlainRunner)
+    after = contents(data / "out")
+    record = json.loads(after.pop("run.json"))
+    plain = contents(tmp_path / "plain")
+    assert record.pop("settings_before") == {"rms_sig_limit": 2.0}
+    expected = json.loads(plain.pop("run.json"))
+    assert expected.pop("settings_before") == {}
+    assert (record, after) == (expected, plain)
+    prefect_server.wait_for(
+        lambda: [each for each in prefect_server.tasks(second) if each["state_name"] == "Cached"], "work done before"
+    )
+
+    before = contents(data / "out")
+    custom = {**prefect_server.ask("GET", "/deployments/name/level_match/small")["parameters"]["settings"], "sigma": 4}
+    run(settings=custom)
+    assert contents(data / "out") == before
+    trial = json.loads((data / "out@trial-sigma=4.0" / "run.json").read_text())
+    assert (trial["settings"]["sigma"], trial["settings"]["rms_sig_limit"]) == (4.0, 3.0)
+
+
+def contents(folder):
+    """Return the bytes of an output, without the record of when it was made."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "log.json"
+    }

@@ -1,7 +1,6 @@
 """A broken file, mended, and Retry of the same flow run: through the API, and by clicking in a real browser."""
 
 import json
-import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,9 @@ from astropy.io import fits
 from mlflow import MlflowClient
 
 from levelmatch_core.products.corrected.verify import verify
+from tests.browser import chromium
 
 pytestmark = pytest.mark.slow
-
-CHROMIUM = shutil.which("chromium")
 
 
 REFERENCE = "jw01234001001_02101_mirimage"
@@ -58,8 +56,9 @@ def broken(request, prefect_server, programs, tmp_path, worker):
     run = prefect_server.ended(flow_run)
     assert worker.poll() is None
     assert (run["state"]["type"], run["state"]["name"]) == ("FAILED", "Quarantined")
-    assert f"tile {REFERENCE}: {files[0].name}: " in run["state"]["message"]
-    assert "truncated" in run["state"]["message"]
+    assert f"Failed: tile {REFERENCE}: {files[0].name}: truncated" in run["state"]["message"]
+    assert f"{4 - len(files)} of 4 exposures are matched, {len(files)} failed" in run["state"]["message"]
+    assert "press Retry" in run["state"]["message"]
     (component,) = record(tmp_path)["fields"][0]["components"]
     if request.param == "reference":
         assert component["provisional"]
@@ -110,6 +109,33 @@ def check_whole(server, broken, tmp_path):
         assert len(steps) == len(set(steps)), metric
 
 
+def check_red(server, broken):
+    """Hold that the tile is a failed task run, which says why."""
+
+    def shown():
+        return [task for task in server.tasks(broken.flow_run) if task["state"]["type"] == "FAILED"]
+
+    (task,) = server.wait_for(shown, "the failed task run")
+    assert task["name"] == f"inventory: {REFERENCE}"
+    assert all(f"{name} is left out: truncated" in task["state"]["message"] for name in broken.names)
+
+
+def check_log(server, flow_run):
+    """Hold that the log blames the file alone: no traceback, no error of Prefect's own, nothing lost."""
+    chosen = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "limit": 200}
+    server.wait_for(
+        lambda: any("Finished in state" in each["message"] for each in server.ask("POST", "/logs/filter", chosen)),
+        "the end of the log",
+    )
+    lines = server.ask("POST", "/logs/filter", chosen)
+    text = "\n".join(each["message"] for each in lines)
+    for wrong in ("Traceback", "cannot be resolved", "exited with", "missing or was altered"):
+        assert wrong not in text
+    errors = [each["message"] for each in lines if each["level"] >= 40]
+    assert errors
+    assert all(f"[{REFERENCE}, inventory]" in message for message in errors), errors
+
+
 def second_try(server, flow_run):
     """Return the task runs of the second try, once the server shows them: (step, name) -> whether it was executed."""
 
@@ -119,13 +145,18 @@ def second_try(server, flow_run):
         return found if len(found) >= 16 and all(task["state"]["type"] == "COMPLETED" for task in found) else None
 
     found = server.wait_for(shown, "the second try's task runs")
-    return {(task["task_key"].rpartition("-")[0], task["name"]): task["state"]["name"] == "Completed" for task in found}
+    return {
+        (task["task_key"].rpartition("-")[0], task["name"].partition(": ")[2]): task["state"]["name"] == "Completed"
+        for task in found
+    }
 
 
 @pytest.mark.parametrize("broken", ["a dither", "reference"], indirect=True)
 def test_mended_files_and_retry_through_the_api(prefect_server, broken, tmp_path):
     flow_run = broken.flow_run
     assert record(tmp_path)["partial"] is True
+    check_red(prefect_server, broken)
+    check_log(prefect_server, flow_run)
     found = prefect_server.ask("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}}})
     tables = [each for each in found if each["type"] == "table" and each["key"].endswith("left-out")]
     assert len(tables) == 1
@@ -137,6 +168,7 @@ def test_mended_files_and_retry_through_the_api(prefect_server, broken, tmp_path
     prefect_server.retry(flow_run)
     prefect_server.ended(flow_run, tries=2)
     check_whole(prefect_server, broken, tmp_path)
+    check_log(prefect_server, flow_run)
     tasks = second_try(prefect_server, flow_run)
     done = {place for place, executed in tasks.items() if executed}
     assert {name for step, name in done if step == "cutout"} == {REFERENCE}
@@ -150,16 +182,11 @@ def test_mended_files_and_retry_through_the_api(prefect_server, broken, tmp_path
     assert not done & lasting
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install Debian's package")
 def test_mended_files_and_retry_clicked_in_the_ui(prefect_server, broken, tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    broken.mend()
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync"
     shots = Path(tmp_path, "shots")
     shots.mkdir()
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags.split())
+    with chromium() as browser:
+        broken.mend()
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(90_000)
         page.goto(f"{prefect_server.url.removesuffix('/api')}/v2/runs/flow-run/{broken.flow_run}")
@@ -172,5 +199,4 @@ def test_mended_files_and_retry_clicked_in_the_ui(prefect_server, broken, tmp_pa
         assert mended["state"]["type"] == "COMPLETED"
         page.get_by_text("Completed").first.wait_for()
         page.screenshot(path=shots / "mended.png")
-        browser.close()
     check_whole(prefect_server, broken, tmp_path)

@@ -5,33 +5,23 @@ Screenshots lie in the test's folder, to be looked at.
 
 import json
 import re
-import shutil
 from urllib.parse import quote
 
 import pytest
 
 from levelmatch_core.simulate import SimulatedProgram, simulate
+from tests.browser import chromium
 
 pytestmark = pytest.mark.slow
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
-    " --disable-sync"
-)
 MISSING = re.compile(r"/(favicon\.ico|failed\.svg|ajax-api/2\.0/mlflow/users/current)$")
 """What the UIs ask their servers for and do not get, of themselves."""
 
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium: install Debian's package")
-    engine = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'levelmatch[browser]'")
-    with engine.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS.split())
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -101,7 +91,7 @@ def test_a_flow_run_with_its_log_and_artifacts(page, uis, runs, tmp_path):
     made = uis.server.ask("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [first["id"]]}}})
     by_key = {each["key"]: f"{uis.prefect}/v2/artifacts/artifact/{each['id']}" for each in made}
 
-    see(page, by_key["orion-bar-summary"], tmp_path / "prefect-summary.png", "11 of 11 exposures are matched, 1 failed")
+    see(page, by_key["orion-bar-summary"], tmp_path / "prefect-summary.png", "11 of 12 exposures are matched, 1 failed")
     picture = page.get_by_role("img", name="f770w before and after")
     assert picture.evaluate("image => image.complete && image.naturalWidth > 200")
     assert (
@@ -115,7 +105,7 @@ def test_mlflow_tells_the_verdict_and_compares_runs(page, uis, runs, tmp_path):
     experiment = f"{uis.mlflow}/#/experiments/1"
     pages = "workflowType=machine_learning"
     text = see(page, f"{experiment}/runs/{runs[0]}?{pages}", tmp_path / "mlflow-run.png", "Metrics (", "Description")
-    assert "11 of 11 exposures are matched, 1 failed; f770w: overlaps differ by" in text
+    assert "11 of 12 exposures are matched, 1 failed; f770w: overlaps differ by" in text
     assert "residual_rms_after" in text
     assert "levelmatch.unit" in text
     assert not re.search(r"\b(nan|inf|infinity)\b", text, re.IGNORECASE)

@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import shutil
 import threading
 import urllib.parse
 
@@ -10,26 +9,16 @@ import pytest
 from astropy.io import fits
 
 from levelmatch_core.simulate import SimulatedProgram, simulate
+from tests.browser import chromium
 
 pytestmark = pytest.mark.slow
-
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update",
-    # a name whose address its owner chooses: DNS rebinding
-    "--host-resolver-rules=MAP evil.example 127.0.0.1",
-)
 
 
 @pytest.fixture
 def browser():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium: install Debian's package")
-    engine = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'levelmatch[browser]'")
-    with engine.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS[0].split(), FLAGS[1]])
+    # a name whose address its owner chooses: DNS rebinding
+    with chromium("--host-resolver-rules=MAP evil.example 127.0.0.1") as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

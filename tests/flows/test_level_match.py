@@ -10,6 +10,7 @@ from astropy.io import fits
 from mlflow import MlflowClient
 
 from flows.level_match import level_match
+from flows.orchestration.quarantine import content_of
 from flows.summary import Summary
 from levelmatch_core.errors import NoUsablePixelsError, OutputFolderError, StrictError
 from levelmatch_core.jobs.science import CutoutJob
@@ -26,7 +27,7 @@ def run_flow(folder, output, **options):
     """Run the flow; return its state and its summary."""
     settings = MatchSettings.from_mapping(options.pop("settings", {}))
     state = level_match(inputs=[str(folder)], output=str(output), settings=settings, return_state=True, **options)
-    content = state.result(raise_on_failure=False)
+    content = content_of(state)
     if isinstance(content, BaseException):
         raise content
     summary = Summary.from_json(content)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from flows.level_match import level_match
+from flows.orchestration.quarantine import content_of
 from flows.summary import Summary
 from levelmatch_core.settings import MatchSettings
 
@@ -24,7 +25,7 @@ def test_a_pending_exposure_is_named_and_taken_by_the_next_run(small_program, tm
     def run():
         settings = MatchSettings(settle_seconds=3600, figures="none")
         state = level_match([str(tmp_path / "in")], str(tmp_path / "out"), settings=settings, return_state=True)
-        return state, Summary.from_json(state.result(raise_on_failure=False))
+        return state, Summary.from_json(content_of(state))
 
     state, summary = run()
     assert state.is_completed()

@@ -3,36 +3,24 @@
 import json
 import math
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 
 import pytest
 from astropy.table import Table
 from mlflow import MlflowClient
 
 from flows.commands.sweep import grid_of
+from flows.orchestration.quarantine import content_of
 from flows.summary import Tracking
 from flows.sweep import combinations, folder_of, sweep
+from flows.tracking.comparison import LOCAL_UI
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
-from flows.tracking.tracker import LOCAL_UI
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.settings import MatchSettings
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from tests.browser import chromium
+from tests.servers import await_answer, free_port
 
 
 def row(seam, *, limit=2.0, used=8, tested=8, left_out=0, failed="", run=""):
@@ -100,6 +88,19 @@ def test_the_best_comes_first_and_the_failed_last():
     assert "is 0.5" in ranking(*rows).verdict
 
 
+def test_ties_are_said_to_be_ties_and_a_setting_without_effect_is_named():
+    found = ranking(row(0.5), row(0.5, limit=3.0), row(0.7, limit=4.0))
+    assert found.ties == (1, 1, 3)
+    assert "1 other ties with it" in found.verdict
+    assert "2 = 1" in found.text()
+    assert found.without_effect == ()
+    same = ranking(row(0.5), row(0.5, limit=3.0))
+    assert same.without_effect == ("rms_sig_limit",)
+    assert "rms_sig_limit changed nothing" in same.verdict
+    assert [each["ties_with"] for each in same.table()] == [1, 1]
+    assert ranking(row(0.5)).without_effect == ()  # one value tells nothing
+
+
 def test_the_compare_address_names_every_run():
     address = compare_address([row(1, run="aa"), row(0, failed="no"), row(2, run="bb")])
     assert address == ("http://127.0.0.1:5000/#/compare-runs?runs=%5B%22aa%22%2C%22bb%22%5D&experiments=%5B%227%22%5D")
@@ -134,7 +135,7 @@ def test_a_sweep_resamples_once_and_a_bad_combination_fails_alone(home, small_pr
     )
     assert state.is_failed()
     assert state.name == "Quarantined"
-    found = Ranking.from_json(state.result(raise_on_failure=False))
+    found = Ranking.from_json(content_of(state))
     assert [bool(each.failed) for each in found.rows] == [False, False, True]
     assert "rms_sig_limit=-1" in found.rows[-1].failed
     assert sum(each.executed.get("cutout", 0) for each in found.rows) == 4
@@ -163,18 +164,14 @@ def test_a_sweep_resamples_once_and_a_bad_combination_fails_alone(home, small_pr
 
 def check_compare_page(home, found, tmp_path):
     """Open the printed address in a real browser, over a real MLflow server: all runs are selected and shown."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("no chromium: install Debian's package")
     port = free_port()
     words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     words += ["--backend-store-uri", home.tracking_uri, "--default-artifact-root", home.artifacts.as_uri()]
     with (tmp_path / "mlflow.log").open("wb") as log:
         server = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        await_answer(f"http://127.0.0.1:{port}/health", server)
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        await_answer(server, f"http://127.0.0.1:{port}/health")
+        with chromium() as browser:
             page = browser.new_page(viewport={"width": 1500, "height": 1300})
             page.set_default_timeout(60_000)
             page.goto(found.compare.replace(LOCAL_UI, f"http://127.0.0.1:{port}"))
@@ -182,25 +179,6 @@ def check_compare_page(home, found, tmp_path):
             for name in ("rms_sig_limit=2.0", "rms_sig_limit=-1.0", "rms_sig_limit=3.0"):
                 page.get_by_text(name).first.wait_for(state="attached")
             page.screenshot(path=tmp_path / "compare.png", full_page=True)
-            browser.close()
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def await_answer(address, server):
-    deadline = time.monotonic() + 120
-    while True:
-        assert server.poll() is None
-        assert time.monotonic() < deadline
-        try:
-            with urllib.request.urlopen(address, timeout=5):  # noqa: S310 - http on loopback
-                return
-        except OSError:
-            time.sleep(0.3)

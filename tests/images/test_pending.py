@@ -1,8 +1,6 @@
 """Files that somebody still writes to: left for the next run, by name, and no failure."""
 
-import os
 import shutil
-import time
 
 import pytest
 
@@ -11,6 +9,7 @@ from levelmatch_core.images.contents import source_file
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
+from tests.folders import age
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +25,8 @@ def files(program, tmp_path):
     shutil.copytree(program, tmp_path / "in")
     found = sorted((tmp_path / "in").glob("*.fits"))
     for path in found:
-        aged(path, 86400)
+        age(path, 86400)
     return found
-
-
-def aged(path, seconds):
-    os.utime(path, (time.time() - seconds,) * 2)
 
 
 def names(failures):
@@ -40,7 +35,7 @@ def names(failures):
 
 def test_a_file_that_changed_a_moment_ago_waits(files):
     settings = MatchSettings(settle_seconds=60)
-    aged(files[1], 10)
+    age(files[1], 10)
     files[2].write_bytes(files[2].read_bytes()[:5000])  # truncated, for it is being written
     found = take_inventory([files[0].parent], settings)
     assert names(found.pending) == [files[1].name, files[2].name]
@@ -51,14 +46,14 @@ def test_a_file_that_changed_a_moment_ago_waits(files):
 
 def test_a_file_that_has_settled_is_taken_or_fails(files):
     files[2].write_bytes(files[2].read_bytes()[:5000])
-    aged(files[2], 61)
+    age(files[2], 61)
     found = take_inventory([files[0].parent], MatchSettings(settle_seconds=60))
     assert names(found.failures) == [files[2].name]
     assert not found.pending
 
 
 def test_a_time_to_come_is_no_sign_of_writing(files):
-    aged(files[0], -3600)
+    age(files[0], -3600)
     assert not take_inventory([files[0].parent], MatchSettings(settle_seconds=60)).pending
 
 
@@ -80,6 +75,6 @@ def test_a_file_that_changes_while_it_is_read_waits_whatever_the_settings(files,
 
 def test_nothing_but_pending_files_is_no_input(files):
     for path in files:
-        aged(path, 1)
+        age(path, 1)
     with pytest.raises(NoInputError, match="Pending"):
         take_inventory([files[0].parent], MatchSettings(settle_seconds=60))

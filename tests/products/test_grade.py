@@ -83,3 +83,10 @@ def test_a_tree_that_nothing_tests_is_doubtful(make: Any) -> None:
 
 def test_grades_are_ordered() -> None:
     assert [grade.rank for grade in (Grade.FAILED, Grade.DOUBTFUL, Grade.FAIR, Grade.GOOD)] == [0, 1, 2, 3]
+
+
+def test_a_scale_that_is_not_known_is_doubtful(make: Any) -> None:
+    unsure = summary(make, **QUIET).model_copy(update={"scale_doubt": "exposure times differ (1 to 4 s)"})
+    assert worst_of(criteria_of(unsure)) is Grade.DOUBTFUL
+    words = "doubtful: the scale of the values is not known: exposure times differ (1 to 4 s)"
+    assert told(Grade.DOUBTFUL, criteria_of(unsure)) == words

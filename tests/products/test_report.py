@@ -17,17 +17,7 @@ from levelmatch_core.products.report.images import before_and_after, thumbnail
 from levelmatch_core.products.report.page import FieldImages, choose_thumbnails, write_report
 from levelmatch_core.products.runrecord import RunRecord, record_of
 from levelmatch_core.settings import MatchSettings
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from tests.browser import chromium
 
 
 @pytest.fixture
@@ -65,13 +55,9 @@ def write(
 
 def browse(path: Path, width: int) -> SimpleNamespace:
     """Open the page in headless Chromium; return what a person would see of it."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no {CHROMIUM}: install Debian's chromium to open the report in it")
     told: list[str] = []
     asked: list[str] = []
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": width, "height": 844})
         page.on("console", lambda message: told.append(message.text))
         page.on("pageerror", lambda error: told.append(str(error)))
@@ -90,7 +76,6 @@ def browse(path: Path, width: int) -> SimpleNamespace:
         page.get_by_role("button", name="Blink").click()
         seen.blinked = page.evaluate(at)
         page.wait_for_function(f"{at} === '0%'", timeout=5000)
-        browser.close()
     seen.told, seen.asked = told, [url for url in asked if not url.startswith("data:")]
     return seen
 

@@ -1,14 +1,11 @@
 """The command as a process of its own, with a home of its own: to be killed, starved and started again."""
 
-import hashlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,19 +16,12 @@ import psutil
 import pytest
 
 from levelmatch_core.simulate import SimulatedProgram, simulate
+from tests.folders import digests
+from tests.servers import await_answer, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from flows.cli import main; main()"]
 TEMPORARY = ("*.part", ".levelmatch-*", "unfinished.json", "*.tmp*")
-
-
-def digests(folder: Path, *, leave_out: tuple[str, ...] = ("log.json",)) -> dict[str, str]:
-    """Return relative name -> sha256 of all files."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in leave_out
-    }
 
 
 def bare() -> dict[str, str]:
@@ -124,24 +114,6 @@ def kill_at(world: World, events: int, delay: float) -> bool:
     alive = process.poll() is None
     kill_tree(process)
     return alive
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def await_answer(process: subprocess.Popen[Any], url: str, patience: float = 240) -> None:
-    """Wait until a server answers."""
-    deadline = time.monotonic() + patience
-    while True:
-        assert process.poll() is None, f"the server at {url} ended by itself"
-        with suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - http on loopback
-            if answer.status == 200:
-                return
-        assert time.monotonic() < deadline, f"{url} does not answer"
-        time.sleep(0.2)
 
 
 @contextmanager

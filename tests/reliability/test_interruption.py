@@ -166,7 +166,7 @@ def test_the_second_signal_ends_at_once(undisturbed, tmp_path):
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == INTERRUPTED
-    assert time.monotonic() - begun < 1.0  # at once; half a second on a machine with nothing else to do
+    assert time.monotonic() - begun < 0.5
     for each in server:
         each.resume()
     assert not left_of(server, 15)
@@ -198,19 +198,47 @@ def test_a_sweep_is_interrupted_with_the_run_in_it(reliability, undisturbed, tmp
     assert flow_runs(world) == ["CANCELLED", "CANCELLED"]
 
 
+def held(command, undisturbed, back):
+    """Return the code of a command that is held at its work: on eight small files it is soon done."""
+    table, inputs = undisturbed.world.out / "corrections.ecsv", undisturbed.world.inputs
+    given = [str(table), str(inputs)] if command == "apply" else [str(undisturbed.world.out)]
+    module, name = ("reapply", "apply_solution") if command == "apply" else ("undo", "undo")
+    return "\n".join(
+        [
+            f"import sys, time; sys.argv[1:] = {[command, *given, '--output', str(back)]!r}",
+            f"import levelmatch_core.products.corrected.{module} as module",
+            f"module.{name} = lambda *_, **__: (print('held', flush=True), time.sleep(60))",
+            "from flows.cli import main; main()",
+        ]
+    )
+
+
+@pytest.mark.slow
+def test_a_signal_that_is_ignored_stays_ignored(reliability, undisturbed, tmp_path):
+    """A command in the background of a script is not ended by the Ctrl-C of what runs in the foreground."""
+    process = subprocess.Popen(
+        [reliability.command[0], "-c", held("undo", undisturbed, tmp_path / "back")],
+        env=reliability.bare(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509 - as a shell does it
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (INTERRUPTED, f"{LINE}\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["apply", "undo"])
 def test_apply_and_undo_are_interrupted(reliability, undisturbed, tmp_path, command):
-    table, inputs = undisturbed.world.out / "corrections.ecsv", undisturbed.world.inputs
-    given = [str(table), str(inputs)] if command == "apply" else [str(undisturbed.world.out)]
-    # held at its work: a command on eight small files is soon done
-    module, name = ("reapply", "apply_solution") if command == "apply" else ("undo", "undo")
-    held = f"import sys, time; sys.argv[1:] = {[command, *given, '--output', str(tmp_path / 'back')]!r}\n"
-    held += f"import levelmatch_core.products.corrected.{module} as module\n"
-    held += f"module.{name} = lambda *_, **__: (print('held', flush=True), time.sleep(60))\n"
-    held += "from flows.cli import main; main()"
     process = subprocess.Popen(
-        [reliability.command[0], "-c", held],
+        [reliability.command[0], "-c", held(command, undisturbed, tmp_path / "back")],
         env=reliability.bare(),
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -14,18 +14,11 @@ from levelmatch_core.errors import SettingsError
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
 from levelmatch_core.workers import worker_pool
+from tests.folders import contents
 
 pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
 
 TIMEOUT = 240
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "log.json"
-    }
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -67,10 +60,10 @@ if __name__ == "__main__":
 def test_the_three_runners_give_the_same_bytes(program: Path, tmp_path: Path) -> None:
     for runner in ("threads", "processes", "dask"):
         in_python(program, tmp_path / runner, runner=runner, procs=2)
-    expected = files_of(tmp_path / "threads")
+    expected = contents(tmp_path / "threads")
     assert len([name for name in expected if name.startswith("tiles/")]) == 6
     for runner in ("processes", "dask"):
-        assert files_of(tmp_path / runner) == expected
+        assert contents(tmp_path / runner) == expected
 
 
 class Cluster:
@@ -130,7 +123,15 @@ def test_a_cluster_that_shares_a_folder_and_loses_a_worker(program: Path, tmp_pa
         with (tmp_path / "run.log").open("wb") as log:
             run = subprocess.Popen(
                 [
-                    *(Path(sys.executable).with_name("levelmatch"), "run", program, "--output", output),
+                    *(
+                        Path(sys.executable).with_name("levelmatch"),
+                        "run",
+                        program,
+                        "--output",
+                        output,
+                        "--preset",
+                        "pjpipe",
+                    ),
                     *("--set", "runner=dask", "--set", f"scheduler={cluster.address}"),
                 ],
                 env=environment(home),
@@ -145,7 +146,7 @@ def test_a_cluster_that_shares_a_folder_and_loses_a_worker(program: Path, tmp_pa
             end(cluster.workers[0])
             assert run.poll() is None, "it was over before the worker died"
             assert run.wait(timeout=TIMEOUT) == 0, (tmp_path / "run.log").read_text()
-        assert files_of(output) == files_of(tmp_path / "plain")
+        assert contents(output) == contents(tmp_path / "plain")
         told = (tmp_path / "worker1.log").read_text() + (tmp_path / "worker2.log").read_text()
         assert "Traceback" not in told, told
 

@@ -1,10 +1,8 @@
 """A reference or bridge that is missing: what stands in for it is named, and the zero goes back after the mend."""
 
 import json
-import os
 import re
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.products.explain import explain
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
+from tests.folders import age
 
 TOLD = {"run.json", "report.html"}
 """The files that state a change of zero: all others are those of an undisturbed run."""
@@ -179,11 +178,6 @@ def test_a_named_reference_that_is_missing_is_stood_in_for(inputs, level_match, 
     request = Request(inputs=(inputs,), output=result.request.output, settings=MatchSettings(**settings))
     expected = re.compile(rf"expected reference tile_00\d\.fits\?: provisional, {path.name} is missing; ")
     assert expected.search(describe(plan_run(request)))
-
-
-def age(path: Path, seconds: float) -> None:
-
-    os.utime(path, (time.time() - seconds,) * 2)
 
 
 def test_a_named_reference_that_is_no_tile_is_refused_still(inputs, level_match):

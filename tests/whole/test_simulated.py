@@ -8,6 +8,7 @@ import pytest
 
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.simulate import Recovery, SimulatedProgram, Truth, score, simulate
+from tests.folders import contents
 
 PROGRAMS: Mapping[str, tuple[dict[str, object], dict[str, object], float]] = {
     "miri levels": ({"instrument": "miri", "size": 512}, {}, 0.0005),
@@ -68,15 +69,6 @@ def test_the_truth_is_recovered_ten_seeds(name, tmp_path, level_match):
 def small(**options: object) -> SimulatedProgram:
     """Return a program that is matched in a second."""
     return SimulatedProgram.of(**{"tiles": (2, 1), "dithers": 2, "size": 128, "stars": 20, **options})
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return all files of an output but the log, which holds times."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "log.json"
-    }
 
 
 def times(folder: Path) -> dict[Path, int]:

@@ -13,6 +13,8 @@ from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.products.corrected.reapply import apply_solution
 from levelmatch_core.products.corrected.undo import undo
 from levelmatch_core.products.corrected.verify import verify
+from levelmatch_core.products.grade import Grade
+from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.settings import MatchSettings as Settings
 
 N = 140
@@ -200,3 +202,21 @@ def test_weights_and_masks_beside_images_are_named_and_mask(tmp_path: Path) -> N
     assert result.complete
     assert "left out, for they are no exposures: 8 files" in record
     assert errors_of(result) < 0.2
+
+
+def test_an_unknown_scale_is_in_the_headline(tmp_path: Path) -> None:
+    """Without a unit nothing tells whether four times the seconds are four times the counts."""
+    times = {"a": 10.0, "b": 40.0, "c": 10.0, "d": 40.0}
+    program(tmp_path / "in")
+    for name, time in times.items():
+        fits.setval(tmp_path / "in" / f"{name}.fits", "EXPTIME", value=time)
+    result = match_levels(tmp_path / "in", tmp_path / "out", Settings(figures="summary"))
+    assert errors_of(result) < 0.05
+    record = RunRecord.load(tmp_path / "out" / "run.json")
+    assert record.grade is Grade.DOUBTFUL
+    page = (tmp_path / "out" / "report.html").read_text()
+    head = page[page.index('id="grade"') : page.index("</header>")]
+    assert head.count("exposure times differ (10 to 40 s)") >= 2
+    known, _ = run(tmp_path, rates="off", overwrite=True)
+    assert errors_of(known) < 0.05
+    assert RunRecord.load(tmp_path / "out" / "run.json").grade is Grade.GOOD

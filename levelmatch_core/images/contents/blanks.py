@@ -65,9 +65,6 @@ class Blanks:
         return mask
 
 
-NO_BLANKS = Blanks()
-
-
 def find_blanks(image: Image, rule: str | float, *, zero: bool = False) -> Blanks:
     """Return the values of an image that are blank.
 

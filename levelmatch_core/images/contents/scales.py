@@ -97,8 +97,10 @@ def refuse_asinh(sci: Cards, shown: str) -> str | None:
 
 def rated(
     name: str, exposures: Sequence[Exposure], choice: Literal["auto", "on", "off"], notes: list[str]
-) -> list[Exposure]:
+) -> tuple[list[Exposure], str]:
     """Return a field's exposures, divided by their exposure times where they are counts of different times.
+
+    With them comes why that cannot be known, '' where it can, or where the user says.
 
     Parameters
     ----------
@@ -116,23 +118,31 @@ def rated(
     may_be_counts = any(one.counts is not False for one in exposures)
     told = len(known) == len(exposures)
     if choice == "on" and told:
-        return _divided(name, exposures, "rates=on", notes)
+        return _divided(name, exposures, "rates=on", notes), ""
     if choice == "on":
-        notes.append(
-            f"{name}: rates=on, but {len(exposures) - len(known)} exposures have no exposure time: as they are"
-        )
-    elif differ and may_be_counts and choice == "off":
+        doubt = f"rates=on, but {len(exposures) - len(known)} exposures have no exposure time"
+        notes.append(f"{name}: {doubt}: as they are")
+        return list(exposures), doubt if may_be_counts else ""
+    if differ and may_be_counts and choice == "off":
         notes.append(f"{name}: exposure times differ ({_range(known)}); matched as they are (rates=off)")
-    if choice != "auto" or not differ or not may_be_counts or _on_one_scale(exposures):
-        return list(exposures)
+    part_told = bool(known) and not told and any(one.counts for one in exposures)
+    if choice != "auto" or not may_be_counts or not (differ or part_told) or _on_one_scale(exposures):
+        return list(exposures), ""
     if told and all(one.counts and not one.scaled for one in exposures):
-        return _divided(name, exposures, "counts of different exposure times", notes)
+        return _divided(name, exposures, "counts of different exposure times", notes), ""
+    if not differ:
+        doubt = f"counts, and {len(exposures) - len(known)} of {len(exposures)} exposures have no exposure time"
+        notes.append(f"{name}: {doubt}: matched as they are; if all times are alike, set rates=off")
+        return list(exposures), doubt
     unit = exposures[0].unit or "(none)"
     notes.append(
         f"{name}: exposure times differ ({_range(known)}), and nothing tells whether values in the unit {unit} are "
         f"counts that grow with them: matched as they are; if they are counts, set rates=on, if not, rates=off"
     )
-    return list(exposures)
+    return list(exposures), (
+        f"exposure times differ ({_range(known)}) and nothing tells whether values are counts that grow with them "
+        f"(set rates=on if they are, else rates=off)"
+    )
 
 
 def _range(times: Sequence[float]) -> str:

@@ -1,9 +1,9 @@
 """The files that come in, with their headers; those that cannot be read, or are still written to, by name."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from astropy.io import fits
 from levelmatch_core.errors import DataError, NoImageError, NotFitsError
 from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.contents.bands import BandCards
-from levelmatch_core.images.contents.image_list import ImageList, list_images
+from levelmatch_core.images.contents.image_list import ImageList, list_images, with_plane
+from levelmatch_core.images.contents.no_sky import no_sky
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.fits_headers import Hdu, read_headers
 from levelmatch_core.images.instruments import Instrument, known_with, recognise
@@ -31,6 +32,8 @@ class SourceFile:
     digest: str
     hdus: tuple[Hdu, ...]
     instrument: Instrument
+    no_sky: Mapping[int, str] = field(default_factory=dict)
+    """HDU -> why it can be no image of the sky, by what its pixels hold."""
 
     @property
     def primary(self) -> Hdu:
@@ -69,6 +72,14 @@ class SourceFile:
             images = ()
         return self.band.names.union(*(self.band_of(image).names for image in images))
 
+    def is_no_sky(self) -> str:
+        """Return why the file is no exposure, by what the pixels of all its images hold; '' if any may be one."""
+        try:
+            reasons = [self.no_sky.get(image.index, "") for image in self.listed.images]
+        except NoImageError:
+            return ""
+        return reasons[0] if all(reasons) else ""
+
     @property
     def camera(self) -> str:
         """Telescope and instrument as the header names them."""
@@ -101,7 +112,7 @@ def _read_settled(path: Path, shown: str, known: Sequence[Instrument], settings:
     if 0 <= age < settle:
         reason = f"{shown}: changed {age:.0f} s ago, less than settle_seconds ({settle:g}); the next run takes it"
         return Failure(name=shown, step=PENDING, error="Pending", reason=reason, exposures=(shown,))
-    found = _read(path, shown, known, checksums=settings.checksums == "verify")
+    found = _read(path, shown, known, checksums=settings.checksums == "verify", plane=settings.plane)
     if _stamp(path) != before:
         reason = f"{shown}: changed while it was read; the next run takes it"
         return Failure(name=shown, step=PENDING, error="Pending", reason=reason, exposures=(shown,))
@@ -117,7 +128,9 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _read(path: Path, shown: str, known: Sequence[Instrument], *, checksums: bool) -> SourceFile | Failure:
+def _read(
+    path: Path, shown: str, known: Sequence[Instrument], *, checksums: bool, plane: int | None
+) -> SourceFile | Failure:
     try:
         shown.encode()
     except UnicodeEncodeError:
@@ -125,7 +138,7 @@ def _read(path: Path, shown: str, known: Sequence[Instrument], *, checksums: boo
         return failure_of(name, DataError(f"{name}: its name is not UTF-8, which tables and records need; rename it"))
     try:
         refuse_irregular(path, NotFitsError, shown)
-        hdus = read_headers(path, shown, checksums=checksums)
+        hdus = with_plane(read_headers(path, shown, checksums=checksums), plane)
         file = SourceFile(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0], known))
         _ = file.bands, file.camera  # a damaged card shows here
     except DataError as error:
@@ -134,4 +147,11 @@ def _read(path: Path, shown: str, known: Sequence[Instrument], *, checksums: boo
         return failure_of(shown, NotFitsError(f"{shown}: damaged header: {error}"))
     except OSError as error:
         return failure_of(shown, NotFitsError(f"{shown}: cannot be read: {error.strerror or error}"))
-    return file
+    try:
+        images = file.listed.images
+    except NoImageError:  # which costs the file later, by name
+        return file
+    # what an instrument calls its image is one
+    unsure = [image for image in images if not image.name or image.name != file.instrument.sci]
+    reasons = {image.index: why for image in unsure if (why := no_sky(path, image))}
+    return replace(file, no_sky=reasons) if reasons else file

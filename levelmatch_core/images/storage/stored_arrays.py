@@ -4,7 +4,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -78,6 +78,31 @@ def read_stored(
         pieces = found[len(headers) :]
     rest = iter(pieces)
     return hdus, [None if form is None else _native(next(rest), form) for form in forms]
+
+
+def read_rows(file: BinaryIO, hdu: Hdu, rows: Sequence[int]) -> NDArray[np.generic] | None:
+    """Return some rows of an image as native numbers; None where they are not stored plainly, row by row.
+
+    Parameters
+    ----------
+    file
+        The open file.
+    hdu
+        The image in it.
+    rows
+        Which ones, from 0.
+    """
+    form = None if packing_of(file) is not Packing.NONE else _form(hdu)
+    if form is None or hdu.plane is None or hdu.plane_axes != (1, 2) or not rows:
+        return None
+    columns = hdu.plane[1]
+    size = columns * np.dtype(form.kind).itemsize
+    first = ((hdu.cube_plane or 1) - 1) * hdu.plane[0]
+    content = bytearray()
+    for row in rows:
+        file.seek(form.start + (first + row) * size)
+        content += file.read(size)
+    return _native(content, replace(form, shape=(len(rows), columns)))
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ from levelmatch_core.sky.clipping import (
     sample_step,
 )
 from levelmatch_core.sky.cutouts import Cutout, CutoutRecord
+from levelmatch_core.sky.kernels import as_compiled
 from levelmatch_core.sky.plane import Plane
 
 Array = NDArray[np.float64]
@@ -108,7 +109,7 @@ class _Pair:
         if nx <= 0 or ny <= 0:
             return None
         box = (y0 - a.y0, x0 - a.x0, y0 - b.y0, x0 - b.x0, ny, nx)
-        return cls(first, second, x0, y0, (ny, nx), (_plain(first.data), _plain(second.data), box))
+        return cls(first, second, x0, y0, (ny, nx), (as_compiled(first.data), as_compiled(second.data), box))
 
     def sample(self) -> Array:
         """Return differences, not all of them valid, evenly spread over the box."""
@@ -165,13 +166,6 @@ def _difference(pair: _Pair) -> Difference | None:
         return None
     data[~valid] = np.nan
     return Difference(data, valid, pair.x0, pair.y0, int(np.count_nonzero(valid)))
-
-
-def _plain(image: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return it as the kernels are compiled for: as cutouts are mapped from the store."""
-    view = np.ascontiguousarray(image).view()
-    view.flags.writeable = False
-    return view
 
 
 def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSettings) -> PairFit | None:

@@ -20,7 +20,6 @@ from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 
 _TERMS = ("level", "slope_x", "slope_y")
-_SIGMAS = tuple(f"sigma_{term}" for term in _TERMS)
 _LARGEST, _FARTHEST = 1e30, 1e9
 """Numbers from here on are absurd: levels and slopes, data unit; places on the grid, pixels, and numbers of HDUs."""
 
@@ -119,6 +118,7 @@ class KnownSolution:
     instruments: tuple[InstrumentTable, ...] = ()
     """Instrument tables given by the user."""
     blank: str | float = "auto"
+    plane: int | None = None
     """The setting of that name."""
 
     @classmethod
@@ -166,7 +166,7 @@ class KnownSolution:
         if lacking:
             message = f"{path}: no grid for the fields {', '.join(lacking)}; use the table that levelmatch wrote"
             raise UsageError(message)
-        return cls(rows, failed, grids, instruments, table.meta.get("blank", "auto"))
+        return cls(rows, failed, grids, instruments, table.meta.get("blank", "auto"), table.meta.get("plane"))
 
     def products(self) -> dict[str, list[Known]]:
         """Return the rows by the corrected file that they belong to, sorted."""
@@ -181,7 +181,7 @@ class KnownSolution:
         split = any(row.window is not None for row in self.rows)
         gwcs = any(row.wcs_source == "gwcs" for row in self.rows)
         further = {"wcs_source": "gwcs" if gwcs else "header", "instruments": self.instruments, "blank": self.blank}
-        return MatchSettings.from_mapping({**fits, "recombine_lyot": split, **further})
+        return MatchSettings.from_mapping({**fits, "recombine_lyot": split, "plane": self.plane, **further})
 
 
 def _refuse_absurd(path: Path, row: Known) -> None:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levelmatch_core.errors import LevelMatchError, NotFitsError, OutputFolderError
-from levelmatch_core.files.disk_full import room_for
-from levelmatch_core.files.durable import see_on_disk
 from levelmatch_core.files.regular import refuse_irregular
+from levelmatch_core.files.writing import room_for, see_on_disk
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.fits_cards import open_raw
 from levelmatch_core.images.fits_headers import MATCHED_CARD, Hdu, read_headers

@@ -15,7 +15,7 @@ COMPRESSION = 3
 """Of PNG files: images of noise hardly shrink with more, and a third of the time of a figure goes there."""
 IMAGE, DIFFERENCE, SEQUENCE = "cividis", "RdBu_r", "viridis"
 """Colour maps for images of the sky, for differences about 0, and for sizes."""
-BEFORE, AFTER, REJECTED, FAINT = "#d55e00", "#0072b2", "#8c8c8c", "#c8c8c8"
+BEFORE, AFTER, FAINT = "#d55e00", "#0072b2", "#c8c8c8"
 """Colours (Okabe and Ito's vermilion and blue, and greys)."""
 MISSING = "#e9e9e9"
 """Where there are no data."""

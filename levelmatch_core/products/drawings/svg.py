@@ -51,10 +51,10 @@ class Svg:
         steps = "L".join(f"{_plain(x)} {_plain(y)}" for x, y in points)
         self.add("path", tip=tip, d=f"M{steps}", **attributes)
 
-    def colour_bar(self, x: float, y: float, name: str, *, width: float, start: float = 0.0, end: float = 1.0) -> None:
-        """Draw a colour map as a bar of 25 steps, from its fraction `start` to `end`."""
+    def colour_bar(self, x: float, y: float, name: str, *, width: float, end: float = 1.0) -> None:
+        """Draw a colour map as a bar of 25 steps, up to its fraction `end`."""
         step = width / 25
-        for number, shade in enumerate(colours(name, np.linspace(start, end, 25).tolist())):
+        for number, shade in enumerate(colours(name, np.linspace(0, end, 25).tolist())):
             self.add("rect", x=x + step * number, y=y, width=step + 0.5, height=8, fill=shade)
 
     def in_page(self) -> Markup:

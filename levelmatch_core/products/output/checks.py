@@ -8,9 +8,11 @@ from typing import Any
 
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.files.regular import irregular, refuse_irregular
-from levelmatch_core.products.output.placing import EDITED, JOURNAL, LOG, RUN, is_temporary
+from levelmatch_core.files.writing import is_temporary
+from levelmatch_core.products.output.placing import EDITED, JOURNAL, LOG, RUN
+from levelmatch_core.products.output.settings_changes import differences, numbers_settings, told_settings
 from levelmatch_core.products.runrecord import RunRecord
-from levelmatch_core.settings import MatchSettings, roles_by_name
+from levelmatch_core.settings import MatchSettings
 
 JOURNAL_SCHEMA = 1
 _SHOWN = 5
@@ -45,10 +47,26 @@ def check_folder(path: Path, settings: MatchSettings, inputs: Sequence[Path]) ->
         raise OutputFolderError(message) from error
 
 
-def numbers_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings (name -> plain value) that affect the results."""
-    roles = roles_by_name()
-    return {name: value for name, value in settings.items() if roles.get(name, "input") not in {"run", "draw"}}
+def contents_of(
+    shown: Path, path: Path, settings: MatchSettings
+) -> tuple[RunRecord | None, Mapping[str, Any] | None, set[str], dict[str, Any]]:
+    """Return what lies in a folder (record, journal, names of files that levelmatch made) and the settings of this run.
+
+    Raises
+    ------
+    OutputFolderError
+        If there are other files, or those of other settings.
+    """
+    previous = RunRecord.load(path / RUN) if (path / RUN).exists() else None
+    journal = _load_journal(path / JOURNAL) if (path / JOURNAL).exists() else None
+    made = _made(previous, journal)
+    _refuse_foreign(shown, path, made)
+    ours = numbers_settings(settings.model_dump(mode="json"))
+    # an unfinished run has passed this check before: its settings are the most recent
+    theirs = journal["settings"] if journal else numbers_settings(previous.settings) if previous else ours
+    if not settings.overwrite:
+        _refuse_other_settings(shown, theirs, ours, unfinished=journal is not None)
+    return previous, journal, made, ours
 
 
 def refuse_inputs(shown: Path, path: Path, inputs: Iterable[Path]) -> None:
@@ -81,28 +99,6 @@ def _refuse_foreign(shown: Path, path: Path, made: set[str]) -> None:
         raise OutputFolderError(message)
 
 
-def contents_of(
-    shown: Path, path: Path, settings: MatchSettings
-) -> tuple[RunRecord | None, Mapping[str, Any] | None, set[str], dict[str, Any]]:
-    """Return what lies in a folder (record, journal, names of files that levelmatch made) and the settings of this run.
-
-    Raises
-    ------
-    OutputFolderError
-        If there are other files, or those of other settings.
-    """
-    previous = RunRecord.load(path / RUN) if (path / RUN).exists() else None
-    journal = _load_journal(path / JOURNAL) if (path / JOURNAL).exists() else None
-    made = _made(previous, journal)
-    _refuse_foreign(shown, path, made)
-    ours = numbers_settings(settings.model_dump(mode="json"))
-    # an unfinished run has passed this check before: its settings are the most recent
-    theirs = journal["settings"] if journal else numbers_settings(previous.settings) if previous else ours
-    if not settings.overwrite:
-        _refuse_other_settings(shown, theirs, ours, unfinished=journal is not None)
-    return previous, journal, made, ours
-
-
 def _is_ours(found: Path, root: Path, made: set[str]) -> bool:
     name = found.relative_to(root).as_posix()
     return name in made or name.startswith(EDITED)
@@ -114,20 +110,11 @@ def _refuse_other_settings(
     differing = differences(theirs, ours)
     if differing:
         kind = "an unfinished run" if unfinished else "a run"
-        changes = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in differing.items())
         message = (
-            f"output folder {shown}: written by {kind} with other settings: {changes}; use the same settings, choose "
-            f"another folder, or set overwrite=true to replace the files that levelmatch wrote there"
+            f"output folder {shown}: written by {kind} with other settings: {told_settings(differing)}; use the same "
+            f"settings, choose another folder, or set overwrite=true to replace the files that levelmatch wrote there"
         )
         raise OutputFolderError(message)
-
-
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ; a setting unknown to an older version had the present default there."""
-    defaults = MatchSettings().model_dump(mode="json")
-    names = sorted({*theirs, *ours})
-    pairs = {name: (theirs.get(name, defaults.get(name)), ours.get(name, defaults.get(name))) for name in names}
-    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 
 def _made(previous: RunRecord | None, journal: Mapping[str, Any] | None) -> set[str]:

@@ -14,22 +14,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from levelmatch_core.errors import OutputFolderError
-from levelmatch_core.files.disk_full import room_for
-from levelmatch_core.files.durable import see_on_disk
+from levelmatch_core.files.locks import FolderLock
+from levelmatch_core.files.writing import is_temporary, room_for, see_on_disk, write_durably
 from levelmatch_core.images.reading import digest_of
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.checks import (
     JOURNAL_SCHEMA,
     contents_of,
-    differences,
     files_in,
-    numbers_settings,
     refuse_inputs,
     refuse_unwritable,
     some_of,
 )
-from levelmatch_core.products.output.lock import FolderLock
 from levelmatch_core.products.output.placing import (
     CORRECTED,
     EDITED,
@@ -40,13 +37,12 @@ from levelmatch_core.products.output.placing import (
     Writer,
     checked_name,
     digests_written,
-    is_temporary,
     keep_aside,
     note_written,
     place_of,
     put,
-    replace,
 )
+from levelmatch_core.products.output.settings_changes import differences, numbers_settings
 from levelmatch_core.products.runrecord import RunRecord, json_bytes
 from levelmatch_core.settings import MatchSettings
 
@@ -181,7 +177,7 @@ class OutputFolder:
                 return
             self._claimed |= checked | self._expected
             content = {"schema": JOURNAL_SCHEMA, "settings": self._settings, "files": sorted(self._claimed)}
-            replace(self.path / JOURNAL, json_bytes(content))
+            write_durably(self.path / JOURNAL, json_bytes(content))
             self._in_journal = True
 
     def write(self, name: str, writer: Writer) -> OutputFile:
@@ -244,6 +240,14 @@ class OutputFolder:
             return False
         return path.is_file() and not path.is_symlink() and digest_of(path) == file.sha256
 
+    def harmed(self, name: str) -> bool:
+        """Return whether a file that a run wrote here, and that should be here, is missing or was altered since."""
+        known = self._digests.get(name)
+        if not known:
+            return False
+        path = place_of(self.path, name)
+        return not path.is_file() or path.is_symlink() or digest_of(path) not in known
+
     def finish(self, record: RunRecord, log: Mapping[str, Any]) -> bool:
         """Finish the run: remove obsolete files, write run.json and log.json, and remove the journal.
 
@@ -279,9 +283,9 @@ class OutputFolder:
             self.claim([])
             with room_for(self.path):
                 see_on_disk((place_of(self.path, name) for name in sorted(wanted)), self.path)
-            replace(self.path / LOG, json_bytes(log))
+            write_durably(self.path / LOG, json_bytes(log))
             if not same:
-                replace(run, content)
+                write_durably(run, content)
         (self.path / JOURNAL).unlink(missing_ok=True)
         (self.path / WRITTEN).unlink(missing_ok=True)
         self._in_journal, self._changed, self._claimed = False, False, wanted
@@ -291,7 +295,7 @@ class OutputFolder:
 def note_in_log(root: Path, entries: Mapping[str, Any]) -> None:
     """Add entries to the log.json of a finished output that are known only afterwards, such as run ids."""
     log = root / LOG
-    replace(log, json_bytes({**json.loads(log.read_bytes()), **entries}))
+    write_durably(log, json_bytes({**json.loads(log.read_bytes()), **entries}))
 
 
 def clear_temporaries(root: Path) -> None:

@@ -2,20 +2,16 @@
 
 import json
 import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from levelmatch_core.errors import OutputFolderError
-from levelmatch_core.files.disk_full import room_for
-from levelmatch_core.files.durable import sync_folder
+from levelmatch_core.files.writing import is_temporary, rename, room_for, sync_folder, temporary_next_to
 from levelmatch_core.images.reading import digest_of
 from levelmatch_core.products.manifest import OutputFile
 
 RUN, LOG, JOURNAL = "run.json", "log.json", "unfinished.json"
-_TEMPORARY = ".levelmatch-*.tmp*"
 WRITTEN = ".levelmatch-written.tmp"
 """Digests of the files that an unfinished run put into their places: what else lies there was edited by somebody."""
 
@@ -53,10 +49,8 @@ def put(root: Path, name: str, writer: Writer, before: Callable[[str], None] | N
     place = place_of(root, name)
     with room_for(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.parent / f".levelmatch-{secrets.token_hex(8)}.tmp{_suffix(place.name)}"
-    try:
-        with room_for(place):
-            known = writer(temporary)
+    with temporary_next_to(place) as temporary:
+        known = writer(temporary)
         digest = str(known) if isinstance(known, Sha256) else digest_of(temporary)
         same = (
             place.is_file()
@@ -67,9 +61,7 @@ def put(root: Path, name: str, writer: Writer, before: Callable[[str], None] | N
         if not same:
             if before is not None:
                 before(digest)
-            temporary.replace(place)
-    finally:
-        temporary.unlink(missing_ok=True)
+            rename(temporary, place)
     return OutputFile(name=name, sha256=digest), not same
 
 
@@ -110,13 +102,15 @@ def place_of(root: Path, name: str) -> Path:
 
 def note_written(root: Path, name: str, digest: str) -> None:
     """Note that a file appears with these bytes; any number of processes may do so at once."""
-    line = f"{json.dumps([name, digest])}\n".encode()
-    descriptor = os.open(root / WRITTEN, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with room_for(root / WRITTEN):
-            os.write(descriptor, line)
-    finally:
-        os.close(descriptor)
+    line = f"\n{json.dumps([name, digest])}\n".encode()  # on a line of its own, whatever was cut short before
+    with room_for(root / WRITTEN):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(root / WRITTEN, flags, 0o600)
+        try:
+            while line:  # a disk that fills takes a part of it, and fails the next time
+                line = line[os.write(descriptor, line) :]
+        finally:
+            os.close(descriptor)
 
 
 def digests_written(root: Path) -> dict[str, set[str]]:
@@ -139,33 +133,7 @@ def keep_aside(root: Path, name: str) -> str:
     while target.exists() or target.is_symlink():
         number += 1
         target = kept.with_name(f"{number}-{kept.name}")
-    place.replace(target)
+    rename(place, target)
     for folder in (target.parent, place.parent):
         sync_folder(folder)
     return target.relative_to(root).as_posix()
-
-
-def is_temporary(path: Path) -> bool:
-    """Return whether a file has the name of a temporary file."""
-    return fnmatchcase(path.name, _TEMPORARY)
-
-
-def _suffix(name: str) -> str:
-    """Return the suffix of a name, with both parts for `.fits.gz`: writers choose the format from it."""
-    suffixes = PurePosixPath(name).suffixes
-    return "".join(suffixes[-2:] if suffixes[-1:] in ([".gz"], [".fz"], [".bz2"], [".Z"]) else suffixes[-1:])
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a small file, and make sure that its content is on disk before it appears, and its name afterwards."""
-    temporary = path.parent / f".levelmatch-{secrets.token_hex(8)}.tmp"
-    try:
-        with room_for(path):
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,12 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from flows.cli import main
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from tests.servers import free_port
 
 
 def test_a_port_in_use_is_bad_usage(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.orchestration.task_runner import BATCHES, MOST_TILES, PrefectEach, _task_of, works_of
 from levelmatch_core.errors import NoRoomError, NoUsablePixelsError
 from levelmatch_core.images.exposure import Failure
+from levelmatch_core.jobs.inputs import lost_inputs
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.manifest import OutputFile
@@ -103,13 +105,18 @@ def in_flow(workspace, jobs):
 
 
 def task_states(flow_run_id, expected):
-    """Return the states of a flow run's task runs by name, once the server shows so many (it shows them late)."""
+    """Return the states of a flow run's task runs by name, once the server shows so many."""
+    return {run.name: run.state.name for run in task_runs(flow_run_id, expected)}
+
+
+def task_runs(flow_run_id, expected):
+    """Return a flow run's task runs, once the server shows so many that have ended (it shows them late)."""
     deadline = time.monotonic() + 30
     with get_client(sync_client=True) as client:
         while True:
             runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [UUID(flow_run_id)]}))
             if len(runs) >= expected and all(run.state and run.state.is_final() for run in runs):
-                return {run.name: run.state.name for run in runs}
+                return runs
             assert time.monotonic() < deadline, [(run.name, run.state_name) for run in runs]
             time.sleep(0.2)
 
@@ -143,7 +150,7 @@ def test_a_second_run_does_nothing_again(workspace):
     assert each.cached == {"make": 2}
     assert not each.executed
     assert MakeJob.calls == {"tile 1": 1, "tile 2": 1}
-    assert task_states(flow_run, 2) == {"tile 1": "Cached", "tile 2": "Cached"}
+    assert task_states(flow_run, 2) == {"make: tile 1": "Cached", "make: tile 2": "Cached"}
 
 
 def test_what_a_job_does_not_read_does_not_matter(workspace):
@@ -202,7 +209,8 @@ def test_a_failed_job_stops_no_other(workspace, caplog):
     assert len(unexpected) == 1
     assert unexpected[0].exc_info[0] is ZeroDivisionError
     states = task_states(flow_run, 4)
-    assert states == {"tile 1": "Completed", "tile 2": "Failed", "tile 3": "Failed", "tile 4": "Completed"}
+    ends = dict(zip(range(1, 5), ("Completed", "Failed", "Failed", "Completed"), strict=True))
+    assert states == {f"make: tile {number}": end for number, end in ends.items()}
 
 
 def test_a_failed_job_is_tried_in_the_next_run(workspace):
@@ -236,6 +244,118 @@ def test_results_are_json_and_no_pickle(workspace, home):
         if "metadata" in content:
             assert content["metadata"]["serializer"]["type"] == "json"
             json.loads(content["result"])
+
+
+# -- what Prefect's pages show -----------------------------------------------------------------------------------------
+class LinkJob(MakeJob):
+    """Reads what others made."""
+
+    place_: tuple[str, str]
+    reads_: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.place_
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.reads_
+
+    def told(self, result: Made) -> str:
+        return f"{result.number} is made\nof {len(self.reads_)}"
+
+
+def link(number: int, makes: tuple[str, ...], reads: tuple[str, ...] = (), stage: str = "") -> LinkJob:
+    place = (f"tile {number}", f"{stage} make".strip())
+    label, settings = f"tile {number}", MatchSettings()
+    return LinkJob(label=label, exposures=makes, settings=settings, number=number, place_=place, reads_=reads)
+
+
+def test_a_task_run_is_named_by_stage_and_tile_waits_for_what_it_reads_and_says_what_it_did(workspace, caplog):
+    calls = [
+        [link(1, ("a",)), link(2, ("b", "c"))],
+        [link(3, ("a", "b"), ("a", "b"), "dithers"), link(4, ("b",), ("b",), "dithers")],
+        [link(5, (), ("b", "elsewhere"), "mosaic_tiles"), link(6, (), ("c",))],
+    ]
+    found = []
+
+    @flow(name="trial")
+    def trial() -> None:
+        with ThreadPoolTaskRunner(max_workers=2) as task_runner:
+            each = PrefectEach(workspace, task_runner, retry_delays=(0.01,))
+            for jobs in calls:
+                each(jobs, "trial")
+            found.append(runtime.flow_run.id)
+
+    trial()
+    runs = {run.name: run for run in task_runs(found[0], 6)}
+    names = {run.id: name.rpartition(" ")[2] for name, run in runs.items()}
+    inputs = {
+        name: {names[one.id] for given in run.task_inputs.values() for one in given} for name, run in runs.items()
+    }
+    assert inputs == {
+        "make: tile 1": set(),
+        "make: tile 2": set(),
+        "dithers, make: tile 3": {"1", "2"},
+        "dithers, make: tile 4": {"2"},  # and not of the call that it is in
+        "mosaic_tiles, make: tile 5": {"3", "4"},
+        "make: tile 6": {"2"},
+    }
+    assert re.fullmatch(r"3 is made\\nof 2 \(\S+ s\)", runs["dithers, make: tile 3"].state.message)
+    lines = [record.getMessage() for record in caplog.records if record.name == "prefect.task_runs"]
+    assert any(line.startswith("[tile 3, dithers make] 3 is made\\nof 2 (") for line in lines), lines
+
+
+def test_files_that_cannot_be_read_are_failed_task_runs_of_their_tiles_without_traceback(workspace, caplog):
+    failures = [
+        Failure(
+            name=f"{name}.fits", step="inventory", error="NotFitsError", reason=f"{name}.fits: truncated", tiles=(tile,)
+        )
+        for name, tile in (("a", "north"), ("b", "south"), ("c", "north"))
+    ]
+    results, _, flow_run = in_flow(workspace, lost_inputs(failures, MatchSettings()))
+    assert [result.error for result in results] == ["LostInputError"] * 2
+    runs = {run.name: run.state for run in task_runs(flow_run, 2)}
+    assert {name: state.name for name, state in runs.items()} == {
+        "inventory: north": "Failed",
+        "inventory: south": "Failed",
+    }
+    assert runs["inventory: north"].message.endswith("a.fits is left out: truncated; c.fits is left out: truncated")
+    assert not [record for record in caplog.records if record.exc_info]
+    many = [Failure(name=f"{n}.fits", step="inventory", error="NotFitsError", reason="bad") for n in range(300)]
+    shared = lost_inputs(many, MatchSettings())
+    assert len(shared) == 101
+    assert sum(len(each.failures) for each in shared) == 300
+
+
+@pytest.mark.parametrize("retry_delays", [(), (0.01,)])
+def test_an_error_of_a_disk_has_no_traceback_in_the_log(workspace, caplog, retry_delays):
+    @flow(name="trial")
+    def trial() -> None:
+        with ThreadPoolTaskRunner(max_workers=2) as task_runner:
+            PrefectEach(workspace, task_runner, retry_delays=retry_delays)([job(1, "flaky"), job(2, "bad data")], "t")
+
+    trial()
+    assert "Input/output error" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_what_a_run_with_other_inputs_replaced_is_made_again_without_a_word(home, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    only, out, told = job(1, "writes"), tmp_path / "out", []
+    for content in (None, "of another run", "of nobody"):
+        with OutputFolder.open(out, MatchSettings(), ()) as folder:
+            if content == "of another run":
+                folder.write("tile 1.txt", lambda path: path.write_text("of another run"))
+        if content == "of nobody":
+            (out / "tile 1.txt").write_text(content)
+        caplog.clear()
+        with OutputFolder.open(out, MatchSettings(), ()) as folder:
+            _, each, _ = in_flow(Workspace(CutoutStore(home.cutouts), folder), [only])
+        assert each.executed == {"make": 1}
+        assert (out / "tile 1.txt").read_text() == "tile 1"
+        told.append("missing or was altered" in caplog.text)
+    assert told == [False, False, True]
 
 
 # -- tiles -------------------------------------------------------------------------------------------------------------
@@ -272,7 +392,7 @@ def test_the_exposures_of_a_tile_are_one_task_run(workspace):
     results, each, flow_run = in_flow(workspace, jobs)
     assert [result.number for result in results] == [1, 2, 3, 4]
     assert each.executed == {"make": 4}
-    assert task_states(flow_run, 3) == dict.fromkeys(("north", "shot 2", "shot 4"), "Completed")
+    assert task_states(flow_run, 3) == dict.fromkeys(("make: north", "make: south", "make: east"), "Completed")
 
 
 def test_a_bad_exposure_costs_itself_and_not_its_tile(workspace):
@@ -281,7 +401,8 @@ def test_a_bad_exposure_costs_itself_and_not_its_tile(workspace):
     assert [results[0].number, results[1].exposures, results[2].number] == [1, ("e2",), 3]
     assert each.failed == {"make": 1}
     states = task_states(flow_run, 4)
-    assert states == {"north": "Failed", "shot 1": "Completed", "shot 2": "Failed", "shot 3": "Completed"}
+    ends = {"north": "Failed", "shot 1": "Completed", "shot 2": "Failed", "shot 3": "Completed"}
+    assert states == {f"make: {name}": end for name, end in ends.items()}
 
 
 def test_workers_share_a_tile_and_are_no_more_than_they_should_be(workspace):

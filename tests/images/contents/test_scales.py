@@ -123,3 +123,26 @@ def test_asinh_values_are_refused(tmp_path: Path, sky_header: Callable[..., Any]
     program(tmp_path, sky_header, [{"BSOFTEN": 3.0, "BOFFSET": 5.0}])
     with pytest.raises(NoInputError, match="asinh-scaled"):
         take_inventory([tmp_path], MatchSettings())
+
+
+@pytest.mark.parametrize(
+    ("cards", "options", "doubted"),
+    [
+        ([{"EXPTIME": 10.0}, {"EXPTIME": 40.0}], {}, True),  # no unit
+        ([{"EXPTIME": 10.0}, {"EXPTIME": 40.0}], {"rates": "off"}, False),
+        ([{"EXPTIME": 10.0}, {"EXPTIME": 40.0}], {"rates": "on"}, False),
+        ([{"EXPTIME": 10.0}, {"EXPTIME": 10.0}], {}, False),
+        ([{"EXPTIME": 10.0, "MAGZP": 25.0}, {"EXPTIME": 40.0, "MAGZP": 25.0}], {}, False),
+        ([{"BUNIT": "DN", "EXPTIME": 10.0}, {"BUNIT": "DN", "EXPTIME": 40.0}], {}, False),
+        ([{"BUNIT": "DN", "EXPTIME": 10.0}, {"BUNIT": "DN"}], {}, True),
+        ([{"BUNIT": "DN", "EXPTIME": 10.0}, {"BUNIT": "DN"}], {"rates": "on"}, True),
+        ([{"BUNIT": "DN"}, {"BUNIT": "DN"}], {}, False),
+        ([{"BUNIT": "DN/s", "EXPTIME": 10.0}, {"BUNIT": "DN/s", "EXPTIME": 40.0}], {}, False),
+        ([{"EXPTIME": 10.0}], {}, False),
+    ],
+)
+def test_a_scale_that_is_not_known_is_a_doubt(
+    tmp_path: Path, sky_header: Callable[..., Any], cards: Any, options: Any, doubted: bool
+) -> None:
+    inventory = take_inventory([program(tmp_path, sky_header, cards)], MatchSettings(**options))
+    assert [bool(field.scale_doubt) for field in inventory.fields] == [doubted]
