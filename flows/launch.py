@@ -21,6 +21,7 @@ from flows.without_prefect import match_alone
 from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.pipeline import Request, outputs_of
+from levelmatch_core.process.compiled import is_cold
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.output.folder import OutputFolder
 
@@ -69,6 +70,11 @@ def launch(
     check(request)
     home = prepare_environment(quiet=True)
     with terminal(log_level), private(home):
+        if is_cold():
+            logger.warning(
+                "the first run on this machine compiles for some 20 seconds more than the next ones (`levelmatch "
+                "warm-up` does so beforehand)"
+            )
         try:
             prepare_engine(home)
             return _under_prefect(request, home, server or ephemeral_server.start())

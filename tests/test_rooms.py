@@ -26,6 +26,7 @@ PLACES = {
     "plan": "pipeline",
     "pjpipe_step": "pipeline",
     "runners": "pipeline",
+    "warm_up": "pipeline",
     "workers": "pipeline",
     "simulate": "pipeline",
     "files": "errors",

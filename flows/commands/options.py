@@ -78,7 +78,7 @@ def located(inputs: Sequence[Path | str], *, recursive: bool) -> tuple[Path, ...
 def output_option(text: str, metavar: str = "DIR") -> Decorator:
     """Return the option for the folder of results."""
     return cloup.option_group(
-        "Results", cloup.option("--output", required=True, type=type_of_path, metavar=metavar, help=text)
+        "Results", cloup.option("--output", "-o", required=True, type=type_of_path, metavar=metavar, help=text)
     )
 
 

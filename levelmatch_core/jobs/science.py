@@ -154,10 +154,11 @@ class SolveJob(Job):
         rejected = ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
         pieces = f"; {len(result.components)} components" if len(result.components) > 1 else ""
         used, status = len(result.pairs) - sum(reasons.values()), result.status
+        tested = any(pair.sigma for pair in result.pairs)
+        after = f"{status.residual_after:.4g} after" if tested else "nothing tests what is left after"
+        rms = f"; the rms of their differences is {status.residual_before:.4g} before and {after}" if used else ""
         return (
-            f"{used} of {len(result.pairs)} pairs are used; the rms of their differences is "
-            f"{status.residual_before:.4g} before and {status.residual_after:.4g} after{pieces}"
-            f"{f'; rejected: {rejected}' if rejected else ''}"
+            f"{used} of {len(result.pairs)} pairs are used{rms}{pieces}{f'; rejected: {rejected}' if rejected else ''}"
         )
 
 
