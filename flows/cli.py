@@ -31,10 +31,10 @@ class _Lazy(cloup.Group):
             "simulate",
             "sweep",
         ),
-        *("ui", "undo", "verify"),
+        *("ui", "undo", "verify", "warm-up"),
     )
     """The commands; each is in the module of the same name in `flows.commands`, unless another one is named."""
-    modules: ClassVar[dict[str, str]] = {"promote": "sweep"}
+    modules: ClassVar[dict[str, str]] = {"promote": "sweep", "warm-up": "cache"}
     sections: ClassVar[dict[str, tuple[str, ...]]] = {
         "Match": ("run", "sweep", "promote", "settings"),
         "Look at a result": ("explain", "verify", "ui"),
@@ -71,9 +71,8 @@ class _Lazy(cloup.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in self.names:
             return None
-        command: click.Command = getattr(
-            import_module(f"flows.commands.{self.modules.get(cmd_name, cmd_name)}"), cmd_name
-        )
+        module = self.modules.get(cmd_name, cmd_name)
+        command: click.Command = getattr(import_module(f"flows.commands.{module}"), cmd_name.replace("-", "_"))
         return command
 
 

@@ -20,6 +20,9 @@ VARIABLE = "LEVELMATCH_HOME"
 _ODD = frozenset("#?%'\"\\")
 """Characters that mean something in the address of a database or of an artifact."""
 
+HEARTBEAT = 60
+"""Seconds between the heartbeats of a deployed flow run; one that is silent for two of them has crashed."""
+
 LOGGERS = ("levelmatch_core", "flows")
 """Loggers whose lines belong to the log of a run."""
 
@@ -58,6 +61,16 @@ class Home:
         return self.root / "mlflow" / "artifacts"
 
     @property
+    def inputs(self) -> Path:
+        """Inputs that were fetched from elsewhere."""
+        return self.root / "inputs"
+
+    @property
+    def mlflow_pages(self) -> Path:
+        """The file with the address at which MLflow's pages were started last."""
+        return self.root / "mlflow" / "pages"
+
+    @property
     def tracking_uri(self) -> str:
         """MLflow's store: `MLFLOW_TRACKING_URI` if set, else a file in this folder."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow' / 'mlflow.db'}"
@@ -84,6 +97,9 @@ class Home:
             message = f"{VARIABLE} {self.root}: {error.strerror or error}; choose a folder that you may write to"
             raise UsageError(message) from error
         for folder in (self.root, self.cutouts, self.results, self.prefect, self.artifacts.parent):
+            if not os.access(folder, os.W_OK):  # also false on a read-only file system
+                message = f"{VARIABLE} {folder}: it cannot be written to; choose a folder that you may write to"
+                raise UsageError(message)
             if folder.stat().st_mode & stat.S_IWOTH:
                 message = f"{VARIABLE} {folder}: anybody may write to it; chmod o-w {folder}"
                 raise UsageError(message)
@@ -204,6 +220,7 @@ def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bo
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         # a file of the current folder, such as .env beside data of unknown origin, must not name what is run
         "PREFECT_LOGGING_SETTINGS_PATH": str(Path(environ.get("PREFECT_HOME", home.prefect)) / "logging.yml"),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
         "NUMBA_CACHE_DIR": "",
         "NUMBA_CACHE_LOCATOR_CLASSES": "",
         # solves use one BLAS thread; further threads of numpy and scipy would spin for a tenth of a second
@@ -234,6 +251,7 @@ _DEPLOYED = (
     "MLFLOW_DISABLE_TELEMETRY",
     "MLFLOW_LOGGING_LEVEL",
     "OPENBLAS_NUM_THREADS",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY",
 )
 """What a run of a deployment needs besides its home."""
 

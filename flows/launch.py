@@ -11,9 +11,9 @@ from rich.console import Console
 from flows.garbage_collection import pass_over_imports
 from flows.home import LOGGERS, Home, prepare_environment
 from flows.interruption import farewell
-from flows.log_lines import ConsoleHandler
 from flows.orchestration import ephemeral_server
 from flows.orchestration.availability import forget_unsent, making_database, of_engine, prepare_engine
+from flows.orchestration.log_lines import ConsoleHandler
 from flows.progress import REPORTER, BarReporter, LineReporter
 from flows.secrets import without_secrets
 from flows.summary import Summary
@@ -21,6 +21,7 @@ from flows.without_prefect import match_alone
 from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.pipeline import Request, outputs_of
+from levelmatch_core.process.compiled import is_cold
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.output.folder import OutputFolder
 
@@ -69,6 +70,11 @@ def launch(
     check(request)
     home = prepare_environment(quiet=True)
     with terminal(log_level), private(home):
+        if is_cold():
+            logger.warning(
+                "the first run on this machine compiles for some 20 seconds more than the next ones (`levelmatch "
+                "warm-up` does so beforehand)"
+            )
         try:
             prepare_engine(home)
             return _under_prefect(request, home, server or ephemeral_server.start())

@@ -25,6 +25,7 @@ from flows.orchestration.trials import place
 from flows.progress import REPORTER
 from flows.summary import FlowFacts, Summary, summarize
 from flows.tracking.tracker import Tracker
+from levelmatch_core.images.storage.remote import local_inputs
 from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
 from levelmatch_core.products.grade import Grade
@@ -59,7 +60,7 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     """Match the sky levels of overlapping exposures and write them to an output folder.
 
     Args:
-        inputs: Files, and folders that are searched for FITS files.
+        inputs: Files, and folders that are searched for FITS files; also s3://, gs:// and https:// addresses.
         output: The folder for the results.
         program: The observing program: the name of the MLflow experiment.
         band: Only exposures of this filter; takes precedence over the band of `settings`.
@@ -79,7 +80,7 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     chosen = settings.model_copy(update={"band": band}) if band is not None else settings
     chosen, folder = place(chosen, Path(output), trial)
     request = Request(
-        inputs=tuple(Path(entry) for entry in inputs),
+        inputs=local_inputs(inputs, Home.of().inputs, recursive=recursive),
         output=folder,
         settings=chosen,
         program=program,
@@ -153,6 +154,7 @@ def facts_of_run(started: float) -> FlowFacts:
         name=flow_run.name,
         started=started,
         attempt=max(1, flow_run.run_count),
+        tags=tuple(sorted(flow_run.tags)),
     )
 
 

@@ -23,18 +23,15 @@ class Described(NamedTuple):
 
 
 def described(names: Iterable[str] = ()) -> list[Described]:
-    """Return the descriptions of the settings with these names, or of all.
+    """Return the descriptions of the settings with these names, or with these words in their names, or of all.
 
     Raises
     ------
     SettingsError
-        If a name is unknown.
+        If a name is unknown, and in no setting's name.
     """
-    wanted = tuple(names)
     fields = MatchSettings.model_fields
-    unknown = [name for name in wanted if name not in fields]
-    if unknown:
-        raise SettingsError("; ".join(MatchSettings.no_such(name) for name in unknown))
+    wanted = tuple(dict.fromkeys(found for name in names for found in _meant(name)))
     return [
         Described(
             name=name,
@@ -45,6 +42,21 @@ def described(names: Iterable[str] = ()) -> list[Described]:
         )
         for name in wanted or fields
     ]
+
+
+def _meant(name: str) -> list[str]:
+    """Return the setting of a name, or those whose names hold it.
+
+    Raises
+    ------
+    SettingsError
+        If there is none.
+    """
+    fields = MatchSettings.model_fields
+    found = [name] if name in fields else [one for one in fields if name.lower() in one]
+    if not found or not name:
+        raise SettingsError(MatchSettings.no_such(name))
+    return found
 
 
 def _toml(value: object) -> str:

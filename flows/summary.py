@@ -49,6 +49,7 @@ class FlowFacts(Record):
     name: str
     started: float = Described(description="Unix time, seconds")
     attempt: int = 1
+    tags: tuple[str, ...] = Described(default=(), description="those of the flow run: of its program")
 
 
 class Summary(Record):

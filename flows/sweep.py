@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow, runtime, tags
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
@@ -24,6 +24,7 @@ from flows.orchestration.trials import place as place_of_run
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
 from flows.tracking.tracker import Tracker, output_id
 from levelmatch_core.errors import LevelMatchError
+from levelmatch_core.images.storage.remote import local_inputs
 from levelmatch_core.matching.model_selection import leave_one_pair_out
 from levelmatch_core.pipeline import Request
 from levelmatch_core.process.log_context import logger_of
@@ -68,23 +69,25 @@ def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descr
         common["figures"] = "none"
     chosen = combinations(grid)
     sweep_id = content_key(output_id(place), common, grid)[:12]
-    done = [
-        combine(
-            values=values,
-            request=Request(
-                inputs=tuple(Path(entry) for entry in inputs),
-                output=place / folder_of(values),
-                program=program,
-                recursive=recursive,
-                group_by=group_by,
-            ).to_json(),
-            common=common,
-            sweep_id=sweep_id,
-            retry_delays=retry_delays,
-            return_state=True,
-        )
-        for values in chosen
-    ]
+    files = local_inputs(inputs, Home.of().inputs, recursive=recursive)
+    with tags(*runtime.flow_run.tags):  # a combination is of its program as well
+        done = [
+            combine(
+                values=values,
+                request=Request(
+                    inputs=files,
+                    output=place / folder_of(values),
+                    program=program,
+                    recursive=recursive,
+                    group_by=group_by,
+                ).to_json(),
+                common=common,
+                sweep_id=sweep_id,
+                retry_delays=retry_delays,
+                return_state=True,
+            )
+            for values in chosen
+        ]
     rows = [_row(values, state) for values, state in zip(chosen, done, strict=True)]
     ranking = Ranking.of(program, sweep_id, tuple(grid), rows, compare_address(rows))
     write_ranking(place, ranking)
@@ -111,15 +114,16 @@ def combine(
 ) -> State[dict[str, Any]]:
     """Run one combination and return its row of the ranking as JSON; a failure is recorded, and stops no other one."""
     started = time.time()
-    tags = {"sweep_id": sweep_id, **{f"sweep.{name}": str(value) for name, value in values.items()}}
+    sweep_tags = {"sweep_id": sweep_id, **{f"sweep.{name}": str(value) for name, value in values.items()}}
     try:
-        return Completed(data=_combined(values, request, common, tags, retry_delays).to_json())
+        combination, message = _combined(values, request, common, sweep_tags, retry_delays)
+        return Completed(message=message, data=combination.to_json())
     except Exception as error:  # whatever the error, the other combinations go on
         reason = f"{type(error).__name__}: {error}"
         if not isinstance(error, LevelMatchError):
             logger.exception("%s: unexpected error", folder_of(values))
         tracking = Tracker(Home.of().make()).log_failure(
-            str(request["program"]), facts_of_run(started), reason, {**_DEFAULTS, **common, **values}, tags
+            str(request["program"]), facts_of_run(started), reason, {**_DEFAULTS, **common, **values}, sweep_tags
         )
         failed = Combination(values=values, failed=reason, tracking=tracking)
         return Failed(message=reason, data=QuarantinedError(reason, failed.to_json()))
@@ -129,20 +133,19 @@ def _combined(
     values: dict[str, Any],
     request: dict[str, Any],
     common: dict[str, Any],
-    tags: dict[str, str],
+    sweep_tags: dict[str, str],
     retry_delays: tuple[float, ...],
-) -> Combination:
+) -> tuple[Combination, str]:
     settings = MatchSettings.from_mapping({**common, **values})
     asked = Request.from_json(request).model_copy(update={"settings": settings})
     result, summary = match_levels(asked, retry_delays)
     seams = leave_one_pair_out(
         solution for match in result.matches for stage in match.stages for solution in stage.solutions
     )
-    metrics = {"pairs_predicted": float(seams.tested), **({"seam_rms_left_out": seams.rms} if seams.tested else {})}
     if summary.tracking is not None and not summary.tracking.lost:
-        Tracker(Home.of()).add(summary.tracking.run_id, tags, metrics if summary.tracking.new else {})
+        Tracker(Home.of()).add(summary.tracking.run_id, sweep_tags)
     units = {each.unit for each in summary.residuals}
-    return Combination(
+    combination = Combination(
         values=values,
         seam=seams.rms,
         unit=units.pop() if len(units) == 1 else "",
@@ -154,6 +157,7 @@ def _combined(
         output=summary.output,
         tracking=summary.tracking,
     )
+    return combination, f"{summary.told}. {summary.verdict}"
 
 
 def _row(values: dict[str, Any], state: State[Any]) -> Combination:

@@ -8,14 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from levelmatch_core.library import LevelMatch, match_levels
+    from levelmatch_core.library import match_levels
+    from levelmatch_core.match_result import LevelMatch
     from levelmatch_core.pjpipe_step import LevelMatchStep
     from levelmatch_core.settings import MatchSettings
 
-__all__ = ["LevelMatch", "LevelMatchStep", "MatchSettings", "match_levels"]
+__all__ = ["LevelMatch", "LevelMatchStep", "MatchSettings", "__version__", "match_levels"]
+
+__version__: str
 
 _HOMES = {
-    "LevelMatch": "library",
+    "LevelMatch": "match_result",
     "LevelMatchStep": "pjpipe_step",
     "MatchSettings": "settings",
     "match_levels": "library",
@@ -23,7 +26,15 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any object of the module
+    if name == "__version__":
+        from levelmatch_core.products.runrecord import levelmatch_version  # noqa: PLC0415 - as all names here
+
+        return levelmatch_version()
     if name not in _HOMES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

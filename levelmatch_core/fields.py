@@ -50,8 +50,8 @@ PAIRS_A_JOB = 200
 
 
 @dataclass(frozen=True)
-class _Work:
-    """Common parameters of all steps for one field."""
+class FieldWork:
+    """What all steps of one field have in common."""
 
     field: str
     settings: MatchSettings
@@ -90,7 +90,7 @@ def match_field(
         If no exposure of the field could be resampled.
     """
     zeros = zeros or Zeros(named=settings.reference)
-    work = _Work(field.name, settings, each, zeros.preferred, files)
+    work = FieldWork(field.name, settings, each, zeros.preferred, files)
     anchor = files.anchor if files.anchor is not None and files.anchor.unit == field.unit else None
     jobs = [
         CutoutJob(
@@ -111,23 +111,25 @@ def match_field(
         failures.append(other)
         del cutouts[other.name]
     found_blank = blank_notes(field, cutouts)
-    members = [_single(exposure, cutouts[exposure.name]) for exposure in field.exposures if exposure.name in cutouts]
+    members = [
+        single_member(exposure, cutouts[exposure.name]) for exposure in field.exposures if exposure.name in cutouts
+    ]
     stages = []
     for stage in STAGES:
         if stage is STAGES[-1] and anchor is not None and anchor.name in cutouts:
             surveyed = anchor.model_copy(update={"groups": {stage.name: field.name}})
-            members.append(_single(surveyed, cutouts.pop(anchor.name)).model_copy(update={"locked": True}))
+            members.append(single_member(surveyed, cutouts.pop(anchor.name)).model_copy(update={"locked": True}))
         groups = groups_of(stage, members)
         if not groups:
             continue
-        solutions, lost = _match_groups(stage, groups, work)
+        solutions, lost = match_groups(stage, groups, work)
         failures += lost
         taking_part = [member for group in groups.values() for member in group]
         stages.append(StageMatch(stage=stage.name, members=tuple(taking_part), solutions=tuple(solutions)))
         if stage is STAGES[-1]:
             break
         passed_over = [member for member in members if stage.name not in member.groups]
-        merged, lost = _merge(stage, groups, solutions, work)
+        merged, lost = merge(stage, groups, solutions, work)
         failures += lost
         members = sorted(passed_over + merged, key=lambda member: member.name)
     errors = _errors(tuple(stages), cutouts, work)
@@ -135,7 +137,7 @@ def match_field(
     corrections = corrections_of(field, cutouts, tuple(stages), tuple(failures), zeros, sigmas=sigmas)
     if isinstance(errors, Failure):
         failures.append(errors)
-    corrections, lost, notes = _with_local_sky(corrections, touching(stages, corrections), cutouts, work)
+    corrections, lost, notes = with_local_sky(corrections, touching(stages, corrections), cutouts, work)
     notes = (*found_blank, *notes)
     living = {one.exposure.tile for one in corrections if one.status is not Status.FAILED}
     for note in notes:
@@ -180,7 +182,8 @@ def whole_cutouts(
     return {cutout.name: cutout for cutout in done}, failures
 
 
-def _single(exposure: Exposure, cutout: CutoutRecord) -> Member:
+def single_member(exposure: Exposure, cutout: CutoutRecord) -> Member:
+    """Return an exposure as a member of its first stage."""
     return Member(
         name=exposure.name,
         exposures=(exposure.name,),
@@ -192,7 +195,9 @@ def _single(exposure: Exposure, cutout: CutoutRecord) -> Member:
     )
 
 
-def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) -> tuple[list[Solution], list[Failure]]:
+def match_groups(
+    stage: Stage, groups: dict[str, list[Member]], work: FieldWork
+) -> tuple[list[Solution], list[Failure]]:
     """Measure and solve every group with more than one member."""
     matched = {group: members for group, members in groups.items() if len(members) > 1}
     measures = [
@@ -254,7 +259,7 @@ def _match_groups(stage: Stage, groups: dict[str, list[Member]], work: _Work) ->
     return solutions, failures + lost
 
 
-def _choice(stage: Stage, solved: Sequence[tuple[SolveJob, Any]], work: _Work) -> Choice | None:
+def _choice(stage: Stage, solved: Sequence[tuple[SolveJob, Any]], work: FieldWork) -> Choice | None:
     """Return which fit type predicts left-out pairs of the stage better; None if the settings determine it."""
     if len(work.settings.fit_types(stage.name)) == 1:
         return None
@@ -306,8 +311,8 @@ def _measures(
     return jobs
 
 
-def _merge(
-    stage: Stage, groups: dict[str, list[Member]], solutions: Sequence[Solution], work: _Work
+def merge(
+    stage: Stage, groups: dict[str, list[Member]], solutions: Sequence[Solution], work: FieldWork
 ) -> tuple[list[Member], list[Failure]]:
     """Return the members of the next stage: each component becomes one member."""
     ready = [
@@ -351,7 +356,7 @@ def _with_noise(merger: Merger, solution: Solution, settings: MatchSettings) -> 
     return replace(merger, noise=member_noise(merger.members, [pair.fit for pair in solution.pairs]))
 
 
-def _errors(stages: tuple[StageMatch, ...], cutouts: dict[str, CutoutRecord], work: _Work) -> FieldErrors | Failure:
+def _errors(stages: tuple[StageMatch, ...], cutouts: dict[str, CutoutRecord], work: FieldWork) -> FieldErrors | Failure:
     """Return the errors of the sums of all stages; a failure affects no exposure, since the levels are known."""
     if not any(len(component.members) > 1 for s in stages for one in s.solutions for component in one.components):
         return FieldErrors(sigmas={})
@@ -367,11 +372,11 @@ def _errors(stages: tuple[StageMatch, ...], cutouts: dict[str, CutoutRecord], wo
     return result
 
 
-def _with_local_sky(
+def with_local_sky(
     corrections: tuple[Correction, ...],
     groups: Sequence[tuple[int, ...]],
     cutouts: dict[str, CutoutRecord],
-    work: _Work,
+    work: FieldWork,
 ) -> tuple[tuple[Correction, ...], list[Failure], tuple[str, ...]]:
     """Subtract one constant per component: the local sky of its reference tile's first exposure (main chip only).
 

@@ -9,179 +9,31 @@ Examples
 """
 
 import tempfile
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from astropy import units as u
-from astropy.io import fits
-from astropy.nddata import NDData, StdDevUncertainty
-from astropy.table import Table
-from astropy.wcs import WCS
-
-from levelmatch_core.errors import UsageError
-from levelmatch_core.images.exposure import Failure
+from levelmatch_core.errors import SettingsError, UsageError
 from levelmatch_core.images.given import read_given
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.images.wcs.transforms import AnyWcs
 from levelmatch_core.jobs.job import Workspace
-from levelmatch_core.jobs.products import mosaic_name
-from levelmatch_core.matching.corrections import Correction, FieldMatch
-from levelmatch_core.nddata import write_images
-from levelmatch_core.pipeline import Request, check_reference, match_fields, run
+from levelmatch_core.match_result import LevelMatch, Scratch
+from levelmatch_core.nddata import Image, is_image, write_images
+from levelmatch_core.notebook_bar import shown
+from levelmatch_core.pipeline import Request, RunResult, check_reference, match_fields, run
 from levelmatch_core.presets import Preset
-from levelmatch_core.products.tables import corrections_table, pairs_table
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
-from levelmatch_core.sky.pixelmap import plane_on_image
 from levelmatch_core.sky.store import CutoutStore
 from levelmatch_core.workers import worker_pool
 
-
-@dataclass(frozen=True)
-class LevelMatch:
-    """The result of :func:`match_levels`."""
-
-    fields: tuple[FieldMatch, ...]
-    """The fields with their grids, stages, pairs and corrections."""
-    failures: tuple[Failure, ...]
-    """Everything that was left out, with reasons."""
-    output: Path | None
-    """The output folder; None if nothing was written."""
-
-    @property
-    def corrections(self) -> tuple[Correction, ...]:
-        """The corrections of all exposures: planes on the field's grid, which are subtracted from the data."""
-        return tuple(correction for match in self.fields for correction in match.corrections)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every exposure is matched, reference or alone, and all overlapping exposures are connected."""
-        return not self.failures and all(match.complete for match in self.fields)
-
-    def corrections_table(self) -> Table:
-        """Return the corrections as a table with units, one row per exposure, with the columns of corrections.ecsv."""
-        return corrections_table(self.fields)
-
-    def pairs_table(self) -> Table:
-        """Return all measured pairs as a table with the columns of pairs.ecsv."""
-        return pairs_table(self.fields)
-
-    def correction(self, exposure: str) -> Correction:
-        """Return the correction of an exposure, by name: the file, with `#n` or `@lyot` if it contains several.
-
-        Raises
-        ------
-        UsageError
-            If there is no such exposure.
-        """
-        found = next((one for one in self.corrections if one.exposure.name == exposure), None)
-        if found is None:
-            message = f"no exposure {exposure!r}; names are such as {self.corrections[0].exposure.name!r}"
-            raise UsageError(message)
-        return found
-
-    def level(self, exposure: str) -> u.Quantity:
-        """Return the level that is subtracted at the centre of an exposure, including the local sky.
-
-        Returns
-        -------
-        Quantity
-            Scalar, in the data's unit (dimensionless if the file has no unit that astropy knows).
-
-        Raises
-        ------
-        UsageError
-            If there is no such exposure.
-        """
-        found = self.correction(exposure)
-        return found.total.level * _unit(found.exposure.unit)
-
-    def level_error(self, exposure: str) -> u.Quantity:
-        """Return 1 sigma of :meth:`level`, relative to the zero of the exposure's component, in the same unit.
-
-        Raises
-        ------
-        UsageError
-            If there is no such exposure.
-        """
-        found = self.correction(exposure)
-        return found.sigma[0] * _unit(found.exposure.unit)
-
-    def corrected(self, image: NDData, exposure: str) -> NDData:
-        """Return an image minus the correction of an exposure.
-
-        Parameters
-        ----------
-        image
-            Data (ny, nx); with a WCS, if the correction has slopes.
-        exposure
-            Name of the exposure: for images given in memory their FILENAME, or `image001.fits` and so on.
-
-        Returns
-        -------
-        NDData
-            An image of the same class, with mask, uncertainty, WCS, unit and meta of the image.
-
-        Raises
-        ------
-        UsageError
-            If there is no such exposure, if it has another unit, or if a WCS is needed and there is none.
-        """
-        found = self.correction(exposure)
-        unit = image.unit or u.dimensionless_unscaled
-        if unit != _unit(found.exposure.unit):
-            message = f"{exposure}: its correction is in {found.exposure.unit or 'no unit'}, the image in {unit}"
-            raise UsageError(message)
-        wcs: AnyWcs | None = getattr(image.wcs, "low_level_wcs", image.wcs)
-        if wcs is None and not found.total.is_level:
-            message = f"{exposure}: its correction has slopes: give the image its wcs"
-            raise UsageError(message)
-        grid = next(match.grid for match in self.fields if match.field.name == found.field)
-        data = np.asarray(image.data)
-        change = plane_on_image(found.total, grid, wcs, (data.shape[0], data.shape[1]))
-        parts = {"mask": image.mask, "uncertainty": image.uncertainty, "wcs": image.wcs, "meta": image.meta}
-        return type(image)((data - change).astype(np.result_type(data, np.float32)), unit=image.unit, **parts)
-
-    def mosaic(self, field: str | None = None) -> NDData:
-        """Return the corrected mosaic of a field.
-
-        Parameters
-        ----------
-        field
-            Its name; None if there is only one field.
-
-        Returns
-        -------
-        NDData
-            data (ny, nx) with mask, celestial WCS and unit; with uncertainty (standard deviation) if inputs have one.
-
-        Raises
-        ------
-        UsageError
-            If nothing was written, or there is no such field.
-        """
-        names = [match.field.name for match in self.fields]
-        chosen = names[0] if field is None and len(names) == 1 else field
-        if self.output is None or chosen not in names:
-            why = "nothing was written: give an output folder" if self.output is None else f"fields: {', '.join(names)}"
-            message = f"no mosaic of {field or 'the field'}: {why}"
-            raise UsageError(message)
-        with fits.open(self.output / mosaic_name(chosen), memmap=False) as hdus:
-            data, header = hdus["SCI"].data, hdus["SCI"].header
-            error = StdDevUncertainty(hdus["ERR"].data) if "ERR" in hdus else None
-        return NDData(
-            data, uncertainty=error, mask=~np.isfinite(data), wcs=WCS(header), unit=_unit(header.get("BUNIT", ""))
-        )
+__all__ = ["LevelMatch", "match_levels", "result_of", "run_request"]
 
 
 def match_levels(
-    inputs: str | Path | NDData | Iterable[str | Path | NDData],
+    inputs: str | Path | Image | Iterable[str | Path | Image],
     output: str | Path | None = None,
-    settings: MatchSettings | None = None,
+    settings: MatchSettings | Mapping[str, object] | None = None,
     *,
     preset: Preset | None = None,
     cache: str | Path | None = None,
@@ -194,12 +46,13 @@ def match_levels(
     Parameters
     ----------
     inputs
-        A FITS file or folder (or a JWST association), or an image in memory (NDData or CCDData, with a FITS WCS; see
-        :func:`levelmatch_core.nddata.write_images`), or several.
+        A FITS file or folder (or a JWST association), or an image in memory, or several of them: NDData or CCDData, an
+        HDU, an HDUList (as a file of these HDUs), or an array (or Quantity) and its WCS or header. A WCS may be
+        FITS's, or a gwcs; see :func:`levelmatch_core.nddata.write_images`.
     output
         The folder for corrected files, mosaics, tables, figures and report; None writes nothing.
     settings
-        All else that may be chosen; None takes the preset.
+        All else that may be chosen, as MatchSettings or a dict of some of them; None takes the preset.
     preset
         What settings are that are not given: "best" (also where both are None) or "pjpipe".
     cache
@@ -214,27 +67,27 @@ def match_levels(
     Raises
     ------
     UsageError
-        If an input, the output folder or a setting cannot be used; nothing was written.
+        If an input or the output folder cannot be used; nothing was written.
+    SettingsError
+        If a setting is unknown, or has the wrong type or range.
     NoInputError
         If no exposure is usable.
     """
-    given = [inputs] if isinstance(inputs, str | Path | NDData) else list(inputs)
-    given_settings = settings.model_dump(exclude_unset=True) if settings is not None else {}
-    chosen = (
-        settings
-        if settings is not None and preset is None
-        else MatchSettings.from_mapping({**given_settings, "preset": preset or "best"})
-    )
+    given = _inputs(inputs)
+    chosen = _settings(settings, preset)
+    for name, place in {"output": output, "cache": cache}.items():
+        if place is not None and not isinstance(place, str | Path):
+            message = f"{name}={place!r}: expected the path of a folder"
+            raise UsageError(message)
     with ExitStack() as stack:
-        images = [image for image in given if isinstance(image, NDData)]
+        images = [image for image in given if is_image(image)]
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="levelmatch-")) if images else ""
-        paths = tuple(Path(path).absolute() for path in given if not isinstance(path, NDData))
+        paths = tuple(Path(path).absolute() for path in given if isinstance(path, str | Path))
         paths += tuple(write_images(images, Path(scratch)))
-        folder = cache if cache is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="levelmatch-"))
-        store = CutoutStore(Path(folder))
+        pixels = Scratch(cache)
         if output is None:
-            stack.enter_context(store.in_use())
-            return _matched(paths, chosen, store, recursive=recursive, group_by=group_by)
+            stack.enter_context(pixels.store.in_use())
+            return _matched(paths, chosen, pixels, recursive=recursive, group_by=group_by)
         request = Request(
             inputs=paths,
             output=Path(output).absolute(),
@@ -243,30 +96,87 @@ def match_levels(
             recursive=recursive,
             group_by=group_by,
         )
-        with worker_pool(chosen) as pool:
-            result = run(request, store, lambda workspace: PlainRunner(workspace, pool))
-        return LevelMatch(result.matches, result.failures, request.output)
+        return result_of(run_request(request, pixels.store), pixels)
+
+
+def run_request(request: Request, store: CutoutStore) -> RunResult:
+    """Run a request without an engine, with the workers that its settings ask for.
+
+    Parameters
+    ----------
+    request
+        Inputs, output folder and settings.
+    store
+        The store of cutouts.
+    """
+    with worker_pool(request.settings) as pool:
+        return run(request, store, lambda workspace: shown(PlainRunner(workspace, pool)))
+
+
+def result_of(done: RunResult, pixels: Scratch | None = None) -> LevelMatch:
+    """Return a run as a library's result.
+
+    Parameters
+    ----------
+    done
+        The run.
+    pixels
+        Its store.
+    """
+    given = read_given(done.request.settings, done.inventory).given
+    return LevelMatch(done.matches, done.failures, done.request.output, done.request.settings, given, pixels)
+
+
+def _inputs(inputs: object) -> list[str | Path | Image]:
+    """Return inputs as a list.
+
+    Raises
+    ------
+    UsageError
+        If one is neither a path nor an image.
+    """
+    if isinstance(inputs, str | Path) or is_image(inputs):
+        return [inputs]
+    given = list(inputs) if isinstance(inputs, Iterable) else [inputs]
+    for one in given:
+        if not isinstance(one, str | Path) and not is_image(one):
+            message = (
+                f"input of type {type(one).__name__}: expected a path, NDData, an HDU or HDUList, or a pair of an "
+                f"array and its WCS or header"
+            )
+            raise UsageError(message)
+    return given
+
+
+def _settings(settings: object, preset: Preset | None) -> MatchSettings:
+    """Return the settings of a run, with a preset where they are not given.
+
+    Raises
+    ------
+    SettingsError
+        If they are no settings, or a name or value is wrong.
+    """
+    if isinstance(settings, MatchSettings):
+        if preset is None:
+            return settings
+        settings = settings.model_dump(exclude_unset=True)
+    elif settings is not None and not isinstance(settings, Mapping):
+        message = f"settings={settings!r}: expected MatchSettings, or a dict such as {{'rms_sig_limit': 3}}"
+        raise SettingsError(message)
+    values = {str(name): value for name, value in (settings or {}).items()}
+    chosen = {"preset": preset} if preset is not None else {}
+    return MatchSettings.from_mapping({"preset": "best", **values, **chosen})
 
 
 def _matched(
-    paths: tuple[Path, ...], settings: MatchSettings, store: CutoutStore, *, recursive: bool, group_by: str | None
+    paths: tuple[Path, ...], settings: MatchSettings, pixels: Scratch, *, recursive: bool, group_by: str | None
 ) -> LevelMatch:
     """Solve all fields, and write only cutouts."""
     inventory = take_inventory(paths, settings, recursive=recursive, group_by=group_by)
     check_reference(settings.reference, inventory)
     given = read_given(settings, inventory)
     with worker_pool(settings) as pool:
-        each = PlainRunner(Workspace(store), pool)
+        each = shown(PlainRunner(Workspace(pixels.store), pool))
         fields = match_fields(inventory, settings, each, given)
-    return LevelMatch(
-        fields, inventory.failures + tuple(failure for match in fields for failure in match.failures), None
-    )
-
-
-def _unit(name: str) -> u.UnitBase:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", u.UnitsWarning)
-        try:
-            return u.Unit(name)
-        except (ValueError, TypeError):
-            return u.dimensionless_unscaled
+    failures = inventory.failures + tuple(failure for match in fields for failure in match.failures)
+    return LevelMatch(fields, failures, None, settings, given.given, pixels)

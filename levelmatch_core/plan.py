@@ -19,6 +19,7 @@ from levelmatch_core.matching.reference_history import Zeros
 from levelmatch_core.matching.results import Gauge, Member
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of
 from levelmatch_core.pipeline import Request, grid_for, inventory_of, zeros_of
+from levelmatch_core.products.output.checks import check_folder
 from levelmatch_core.products.output.folder import RUN
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record
@@ -99,10 +100,11 @@ def plan_run(request: Request) -> Plan:
     Raises
     ------
     UsageError
-        If an input or a setting cannot be used, or if run.json of the output cannot be read.
+        If an input, a setting or the output folder cannot be used by a run.
     NoInputError
         If no exposure is usable.
     """
+    check_folder(request.output, request.settings, request.inputs)
     inventory = inventory_of(request)
     read_given(request.settings, inventory)
     record = request.output / RUN

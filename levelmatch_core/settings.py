@@ -77,22 +77,28 @@ class MatchSettings(BaseModel):
     checksums: Literal["verify", "ignore"] = _setting(
         "verify",
         "input",
-        "Hold DATASUM and CHECKSUM of the headers against the bytes: an image of which one fails is left out by name, "
-        "as damaged or changed since. 'ignore' takes it; its corrected file keeps the sums that do not hold.",
+        "Hold DATASUM and CHECKSUM against the bytes: an image of which one fails is left out by name. 'ignore' takes "
+        "it; its corrected file keeps the sums that do not hold.",
     )
     wcs_source: WcsSource = _setting(
         "header",
         "input",
         "JWST: the WCS of each exposure is its header's SIP approximation, or the gwcs in its ASDF extension that the "
-        "header approximates. 'gwcs' needs the extra levelmatch[jwst]; files without one keep their header's. It is "
-        "a setting, and not a matter of what is installed, so that the same request gives the same numbers on every "
-        "machine. Where the extra is installed, a note tells if the two differ by more than 0.1 pixel.",
+        "header approximates. 'gwcs' needs the extra levelmatch[jwst]; files without one keep their header's. Where "
+        "the extra is installed, a note tells if the two differ by more than 0.1 pixel.",
     )
     pixel_values: PixelChoice = _setting(
         "auto",
         "input",
         "What a pixel's value is: a flux is matched per area where areas differ by more than 0.1 %. 'auto': counts and "
         "all that is per area are surface brightness; Jy, erg, watt and maggies in each pixel are a flux.",
+    )
+    plane: int | None = _setting(
+        None,
+        "input",
+        "Which plane of cubes (more than two axes longer than 1) is matched, from 1, the third axis first; the others "
+        "stay as they are. None refuses cubes.",
+        ge=1,
     )
     blank: Literal["auto", "none"] | float = _setting(
         "auto",
@@ -101,14 +107,10 @@ class MatchSettings(BaseModel):
         "fills a region at an edge, or 1 % of an image, and 1e30, -32768 and their kind; or this value; or 'none'.",
     )
     companions: Literal["use", "ignore"] = _setting(
-        "use",
-        "input",
-        "Weight maps and masks beside images are never matched; 'use' masks what they give no weight or flag.",
+        "use", "input", "Weight maps and masks are never matched; 'use' masks what they give no weight or flag."
     )
     rates: Literal["auto", "on", "off"] = _setting(
-        "auto",
-        "input",
-        "Divide counts by their exposure times: 'auto' where these differ and zero points do not tell of one scale.",
+        "auto", "input", "Divide counts by exposure times: 'auto' if these differ and zero points tell of no one scale."
     )
 
     # -- fit types -----------------------------------------------------------------------------------------------------
@@ -116,8 +118,7 @@ class MatchSettings(BaseModel):
         "level",
         "fit",
         "What to fit between the dithers of a tile: a constant, or a plane. 'auto' measures both and takes what "
-        "foretells left-out pairs better. (The spec's prose says 'level+match' for the plane; its signature "
-        "'level+slope' holds.)",
+        "foretells left-out pairs better. (The spec's prose says 'level+match'; its signature 'level+slope' holds.)",
     )
     fit_type_recombine_lyot: FitChoice = _setting("level", "fit", "The same between Lyot window and main chip.")
     fit_type_combine_nircam_short: FitChoice = _setting("level", "fit", "The same between the four chips.")
@@ -307,7 +308,6 @@ class MatchSettings(BaseModel):
     overwrite: bool = _setting(
         False, "run", "Replace an output that was made with other settings (only files that levelmatch wrote)."
     )
-
     settle_seconds: float = _setting(
         0.0,
         "run",

@@ -19,10 +19,14 @@ PLACES = {
     "fields": "pipeline",
     "jobs": "pipeline",
     "library": "pipeline",
+    "match_result": "pipeline",
     "nddata": "pipeline",
+    "notebook": "pipeline",
+    "notebook_bar": "pipeline",
     "plan": "pipeline",
     "pjpipe_step": "pipeline",
     "runners": "pipeline",
+    "warm_up": "pipeline",
     "workers": "pipeline",
     "simulate": "pipeline",
     "files": "errors",
@@ -84,7 +88,7 @@ INNER = {
     "flows": (
         {"cli"},
         {"commands"},
-        {"demo", "launch", "sweep", "level_match", "without_prefect"},
+        {"demo", "launch", "recording", "sweep", "level_match", "without_prefect"},
         {"orchestration"},
         {"tracking"},
         {
@@ -93,7 +97,6 @@ INNER = {
             "combinations",
             "found_here",
             "interruption",
-            "log_lines",
             "markdown",
             "progress",
             "secrets",
@@ -202,7 +205,7 @@ ONE_PLACE = {
     "knows the errors of a full disk": ({"errno.ENOSPC", "errno.EDQUOT"}, {"levelmatch_core.files.writing"}),
     "defines filters and handlers of log lines": (
         {"class logging.Filter", "class logging.Handler", "class logging.StreamHandler"},
-        {"levelmatch_core.process.log_context", "flows.log_lines"},
+        {"levelmatch_core.process.log_context", "flows.orchestration.log_lines"},
     ),
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import cloup
 
 from flows.commands.console import clean_errors, end_restored
-from flows.commands.options import examples, inputs_argument, output_option, recursive_option, type_of_path
+from flows.commands.options import examples, inputs_argument, located, output_option, recursive_option, type_of_path
 
 
 @cloup.command(
@@ -25,5 +25,5 @@ def apply(table: Path, inputs: tuple[Path, ...], output: Path, recursive: bool) 
     with clean_errors():
         from levelmatch_core.products.corrected.reapply import apply_solution  # noqa: PLC0415 - slow to import
 
-        found = apply_solution(table, inputs, output, recursive=recursive)
+        found = apply_solution(table, located(inputs, recursive=recursive), output, recursive=recursive)
     end_restored(found, output)

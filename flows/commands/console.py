@@ -1,5 +1,6 @@
 """Console output of all commands: exit codes, errors in one line, the summary of a run."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from levelmatch_core.errors import LevelMatchError, UsageError
+from levelmatch_core.products.report import REPORT
 from levelmatch_core.text.plain_text import lines_of, one_line
 
 if TYPE_CHECKING:
@@ -60,6 +62,9 @@ def report(summary: "Summary") -> None:
             f"{each.unit or 'the data unit'}, over {each.used} pairs ({sum(each.rejected.values())} rejected)"
         )
     say(f"outputs: {summary.output}{'' if summary.changed else ' (nothing changed)'}")
+    if (Path(summary.output) / REPORT).is_file():
+        say(f"report:  {Path(summary.output) / REPORT}")
+    say(f"in words: levelmatch explain {shlex.quote(str(summary.output))}")
     tracking = summary.tracking
     if tracking is not None and tracking.lost:
         say(tracking.lost, err=True)

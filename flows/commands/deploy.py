@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import click
 import cloup
 
 from flows.commands.console import clean_errors, say, say_lines
-from flows.home import VARIABLE, prepare_environment
+from flows.home import VARIABLE, Home, prepare_environment
 from levelmatch_core.errors import LevelMatchError, UsageError
 from levelmatch_core.files.writing import replacing
 
@@ -108,9 +109,47 @@ def _deploy(file: Path, programs: Sequence["Program"], folder: Path) -> None:
         message = f"{Path.cwd()}: no flows/level_match.py here; deploy from the root of the repository"
         raise UsageError(message)
     home = prepare_environment()
+    with _server(home) as address:
+        _deploy_to_server(file, programs, folder, {**address, VARIABLE: str(home.root)})
+
+
+@contextmanager
+def _server(home: Home) -> Iterator[dict[str, str]]:
+    """Provide a server during the context, and yield the variables that name it.
+
+    Prefect would start one for each of its commands, which would survive if we were killed; this one does not.
+    """
+    from flows.orchestration.availability import making_database  # noqa: PLC0415 - slow to import
+    from flows.orchestration.ephemeral_server import in_place_of_prefects  # noqa: PLC0415 - as above
+
+    with ExitStack() as stack:
+        with making_database(home):
+            server = stack.enter_context(in_place_of_prefects(None))
+            if server is not None:
+                server.wait()
+        yield {} if server is None else {"PREFECT_API_URL": server.url}
+
+
+def _deploy_to_server(file: Path, programs: Sequence["Program"], folder: Path, variables: dict[str, str]) -> None:
+    """Create work pools, deployments and automations.
+
+    Raises
+    ------
+    UsageError
+        If an alert cannot be sent; nothing is deployed then.
+    DeployError
+        If Prefect refuses.
+    """
+    from flows.orchestration.automations import (  # noqa: PLC0415 - imports Prefect
+        blocks_of,
+        make_automations,
+        paused_alerts,
+    )
+
+    blocks, paused = blocks_of(programs), paused_alerts(programs)
     # so that Prefect finds the commands of this environment, and --check uses the same folder
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    environ = {**os.environ, "PATH": path, "LEVELMATCH_PROGRAMS": str(folder), VARIABLE: str(home.root)}
+    environ = {**os.environ, "PATH": path, "LEVELMATCH_PROGRAMS": str(folder), **variables}
     for pool in sorted({program.work_pool for program in programs}):
         if _prefect(environ, "work-pool", "inspect", pool).returncode:
             made = _prefect(environ, "work-pool", "create", pool, "--type", "process")
@@ -118,9 +157,11 @@ def _deploy(file: Path, programs: Sequence["Program"], folder: Path) -> None:
                 _refuse(made, f"work pool {pool}")
     _say_differences(programs)
     _refuse(_prefect(environ, "deploy", "--all", "--prefect-file", str(file)), "deploy")
+    make_automations(programs, blocks, paused)
     for program in programs:
         when = "; ".join(f"{each.cron or f'every {each.interval} s'} {each.timezone}" for each in program.schedule)
-        say(f"{program.deployed_name}: {when or 'by hand'}")
+        alerts = "".join(f"; {', '.join(alert.on)}: {alert.to}" for alert in program.alert)
+        say(f"{program.deployed_name}: {when or 'by hand'}{alerts}")
     say(f"a worker runs them: prefect worker start --pool {programs[0].work_pool} --type process")
 
 

@@ -1,6 +1,6 @@
 """Common parts of the commands: arguments, grouped options, examples, and shell completion."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,20 +45,40 @@ finished_argument: Decorator = cloup.argument(
     "folder", type=type_of_path, metavar="DIR", help="The output of a finished run."
 )
 
+
+class _Input(click.Path):
+    """A path, or an address, of which a path would take a slash."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
 inputs_argument: Decorator = cloup.argument(
     "inputs",
     nargs=-1,
     required=True,
-    type=type_of_path,
+    type=_Input(path_type=Path),
     metavar="INPUT...",
-    help="FITS files, folders of them (.fits, .fit, .fts, also .gz, .fz, .bz2, .Z), or JWST associations (.json).",
+    help="FITS files, folders of them (.fits, .fit, .fts, also .gz, .fz, .bz2, .Z), JWST associations (.json), or "
+    "addresses of files and folders (s3://, gs://, https://; with the extra `remote`).",
 )
+
+
+def located(inputs: Sequence[Path | str], *, recursive: bool) -> tuple[Path, ...]:
+    """Return inputs as absolute paths, with those fetched that lie elsewhere."""
+    if not any(isinstance(entry, str) for entry in inputs):
+        return tuple(Path(entry).absolute() for entry in inputs)
+    from flows.home import prepare_environment  # noqa: PLC0415 - only where needed
+    from levelmatch_core.images.storage.remote import local_inputs  # noqa: PLC0415
+
+    found = local_inputs(inputs, prepare_environment(quiet=True).inputs, recursive=recursive)
+    return tuple(path.absolute() for path in found)
 
 
 def output_option(text: str, metavar: str = "DIR") -> Decorator:
     """Return the option for the folder of results."""
     return cloup.option_group(
-        "Results", cloup.option("--output", required=True, type=type_of_path, metavar=metavar, help=text)
+        "Results", cloup.option("--output", "-o", required=True, type=type_of_path, metavar=metavar, help=text)
     )
 
 

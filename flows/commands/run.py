@@ -11,7 +11,7 @@ import click
 import cloup
 
 from flows.commands.console import BELOW, OK, UNFINISHED, clean_errors, report, say, say_lines
-from flows.commands.options import examples, inputs_argument, matching_options, output_option, settings_of
+from flows.commands.options import examples, inputs_argument, located, matching_options, output_option, settings_of
 
 if TYPE_CHECKING:
     from levelmatch_core.pipeline import Request
@@ -71,7 +71,7 @@ def _request(inputs: tuple[Path, ...], output: Path, options: dict[str, Any]) ->
     from levelmatch_core.pipeline import Request  # noqa: PLC0415
 
     return Request(
-        inputs=tuple(path.absolute() for path in inputs),
+        inputs=located(inputs, recursive=options["recursive"]),
         output=output.absolute(),
         settings=settings_of(options),
         program=options["program"],

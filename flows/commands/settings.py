@@ -11,7 +11,13 @@ from flows.commands.options import complete_setting_name, examples
     short_help="List the settings, or describe some of them.",
     epilog=examples("levelmatch settings", "levelmatch settings rms_sig_limit statistic"),
 )
-@cloup.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_setting_name, help="Only these.")
+@cloup.argument(
+    "names",
+    nargs=-1,
+    metavar="[NAME]...",
+    shell_complete=complete_setting_name,
+    help="Only these; a part of a name will do.",
+)
 def settings(names: tuple[str, ...]) -> None:
     """List the settings with their defaults, and where the preset `best` differs, or tell all of those named.
 

@@ -1,5 +1,6 @@
 """`levelmatch simulate`: simulate an observing program with known levels."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from flows.commands.console import clean_errors, say
 from flows.commands.options import examples, type_of_path
 from levelmatch_core.errors import UsageError
 
+LYOT_REACHES = 900
+"""Rows of an image of which the window is higher than dithers are apart, by a good margin."""
+
 
 @cloup.command(
     short_help="Simulate an observing program with known levels.",
@@ -18,19 +22,41 @@ from levelmatch_core.errors import UsageError
 @cloup.argument("folder", type=type_of_path, metavar="DIR", help="Folder for the program.")
 @cloup.option("--instrument", type=click.Choice(["miri", "nircam_short", "generic"]), default="miri", show_default=True)
 @cloup.option("--tiles", default="3x3", show_default=True, metavar="NXxNY", help="Tiles along x and y.")
-@cloup.option("--dithers", type=int, default=4, show_default=True, help="Exposures per tile.")
+@cloup.option("--dithers", type=int, help="Exposures per tile: 4 of JWST's, 1 of a generic program.")
 @cloup.option("--size", type=int, default=512, show_default=True, help="Rows of a detector image.")
 @cloup.option("--lyot", is_flag=True, help="MIRI: give the Lyot window levels of its own.")
 @cloup.option("--planes", is_flag=True, help="Add planes instead of levels only.")
 @cloup.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
-def simulate(folder: Path, tiles: str, **options: Any) -> None:  # noqa: ANN401 - click's
+def simulate(folder: Path, tiles: str, dithers: int | None, **options: Any) -> None:  # noqa: ANN401 - click's
     """Simulate an observing program with known levels in DIR, together with the truth."""
     with clean_errors():
         from levelmatch_core.simulate import SimulatedProgram  # noqa: PLC0415
         from levelmatch_core.simulate import simulate as write  # noqa: PLC0415
 
+        if dithers is not None:
+            options["dithers"] = dithers
+        _refuse_unseen(options)
         truth = write(folder, SimulatedProgram.of(tiles=_tiles(tiles), **options))
         say(f"{len({each.file for each in truth.exposures})} files and truth.json are in {folder}")
+
+
+def _refuse_unseen(options: Mapping[str, Any]) -> None:
+    """Refuse what the program would not show.
+
+    Raises
+    ------
+    UsageError
+        If a generic program is to have dithers, or the Lyot window of a dither would not reach that of the next.
+    """
+    if options["instrument"] == "generic" and options.get("dithers", 1) != 1:
+        message = f"--dithers {options['dithers']}: a generic program has one exposure a tile; leave it out"
+        raise UsageError(message)
+    if options["lyot"] and options["size"] < LYOT_REACHES:
+        message = (
+            f"--lyot --size {options['size']}: windows of two dithers would not overlap, and nothing could match them; "
+            f"expected --size {LYOT_REACHES} or more (1024 is the real detector)"
+        )
+        raise UsageError(message)
 
 
 def _tiles(text: str) -> tuple[int, int]:

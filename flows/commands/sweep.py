@@ -8,7 +8,15 @@ import click
 import cloup
 
 from flows.commands.console import OK, UNFINISHED, clean_errors, say, say_lines
-from flows.commands.options import examples, inputs_argument, matching_options, output_option, settings_of, type_of_path
+from flows.commands.options import (
+    examples,
+    inputs_argument,
+    located,
+    matching_options,
+    output_option,
+    settings_of,
+    type_of_path,
+)
 from flows.home import prepare_environment
 from flows.orchestration import ephemeral_server
 from levelmatch_core.errors import SettingsError
@@ -50,6 +58,7 @@ def sweep(
         settings = settings_of(options)
         grid = grid_of(grids)
         combinations(grid)  # errors of the grid are reported before the engine starts
+        paths = located(inputs, recursive=options["recursive"])
         home = prepare_environment(quiet=True)
         server = ephemeral_server.start()  # it takes as long as all that follows
         # here and no earlier: Prefect and MLflow take seconds to import
@@ -62,7 +71,7 @@ def sweep(
             from flows.tracking.ranking import Ranking  # noqa: PLC0415
 
             state = run_sweep(
-                inputs=[str(path.absolute()) for path in inputs],
+                inputs=[str(path) for path in paths],
                 output=str(output.absolute()),
                 grid=grid,
                 program=options["program"],

@@ -50,6 +50,7 @@ def ui(prefect_port: int, mlflow_port: int) -> None:
             if _await(servers, [f"{prefect}/api/health", f"{mlflow}/health"], asked):
                 say(f"Prefect: {prefect}")
                 say(f"MLflow:  {mlflow}")
+                home.mlflow_pages.write_text(mlflow, encoding="ascii")  # for the links of runs
                 say(f"state:   {home.root}")
                 say(f"to run there: export PREFECT_API_URL={prefect}/api")
                 say("Ctrl-C stops both.")

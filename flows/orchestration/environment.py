@@ -4,7 +4,7 @@ import logging
 import os
 
 from flows.home import LOGGERS, prepare_environment
-from flows.log_lines import TaskRunLines
+from flows.orchestration.log_lines import TaskRunLines
 
 prepare_environment()
 for _name in LOGGERS:  # Prefect passes these on to the run's log, at their level

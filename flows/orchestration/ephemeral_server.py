@@ -3,10 +3,15 @@
 Prefect would start the same server by itself, but only after its own import, and would also import the server's code
 into this process to determine the command line. If there is a server, a profile or any other configuration of Prefect,
 everything is left to Prefect.
+
+Other users of this machine can reach its port, too. It answers nobody but this process, and those that it starts, by a
+password that is made for every server and handed over in the environment, which only their owner can read.
 """
 
 import atexit
+import base64
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -21,6 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flows.interruption import add_farewell, at_end
+from flows.orchestration.own_pages import LOOPBACK
 from levelmatch_core.errors import ServerError
 
 _NAMES = (
@@ -35,6 +41,8 @@ _NAMES = (
 """Variables that give the address of a server, or whether one may be started."""
 
 _PATIENCE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
+_CREDENTIALS, _ASKED_FOR = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"
+"""Variables of what clients say, and of what a server asks for."""
 _PAUSE = 0.05
 """Seconds between two requests while waiting for an answer."""
 _STOPPING = 5.0
@@ -50,17 +58,20 @@ class EmbeddedServer:
     """URL of its API."""
     patience: float
     """Time limit for its first answer, seconds; a new database is created first."""
+    credentials: str = field(repr=False)
+    """What it asks for: name and password, with a colon between them."""
 
     _answered: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
     """Set when the server answers, or has ended."""
 
     def open(self, environ: MutableMapping[str, str] = os.environ) -> None:
-        """Start serving, and set PREFECT_API_URL in `environ` for Prefect, which must not have been imported yet."""
+        """Start serving, and set the address and credentials in `environ` for Prefect, which is not yet imported."""
         if self.process.stdin is not None:
             with suppress(BrokenPipeError):  # it has ended; wait() reports why
                 self.process.stdin.write(b"\n")
                 self.process.stdin.flush()  # not closed, since the server ends with its input
         environ["PREFECT_API_URL"] = self.url
+        environ[_CREDENTIALS] = self.credentials
         # in parallel with our imports: the first call of the API takes a quarter of a second
         threading.Thread(target=self._call, daemon=True).start()
 
@@ -99,11 +110,15 @@ class EmbeddedServer:
 
     def _answers(self) -> bool:
         """Send the first request of Prefect's client."""
+        word = base64.b64encode(self.credentials.encode()).decode()
+        request = urllib.request.Request(  # noqa: S310 - http, on the loopback
+            f"{self.url}/admin/version", headers={"Authorization": f"Basic {word}"}
+        )
         try:
-            with urllib.request.urlopen(f"{self.url}/admin/version", timeout=5):  # noqa: S310 - http, on the loopback
+            with urllib.request.urlopen(request, timeout=5):  # noqa: S310 - as above
                 return True
         except urllib.error.HTTPError as error:
-            return error.code < 500  # it may require a password
+            return error.code < 500
         except (urllib.error.URLError, OSError):
             return False
 
@@ -141,6 +156,7 @@ def in_place_of_prefects(server: EmbeddedServer | None) -> Iterator[EmbeddedServ
     That server, or one that is started and opened here, or None if Prefect has a server or may not start one.
     """
     from prefect.settings import (  # noqa: PLC0415 - the module is imported before Prefect
+        PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
         PREFECT_SERVER_EPHEMERAL_ENABLED,
         temporary_settings,
@@ -151,20 +167,24 @@ def in_place_of_prefects(server: EmbeddedServer | None) -> Iterator[EmbeddedServ
         return
     server = _begin(os.environ)
     server.open({})
-    with temporary_settings({PREFECT_API_URL: server.url}):
+    with temporary_settings({PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.credentials}):
         yield server
 
 
 def _begin(environ: Mapping[str, str]) -> EmbeddedServer:
-    port = _free_port()
-    command = [sys.executable, "-m", "flows.orchestration.server_process", "embedded", str(port)]
     # like Prefect's own: without the UI, and only with the services of a temporary server
     own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    process = subprocess.Popen(  # noqa: S603 - our own; in a new session, since we have to report the end of the run after Ctrl-C
-        command, env={**environ, **own}, stdin=subprocess.PIPE, start_new_session=True
-    )
+    credentials = f"levelmatch:{secrets.token_urlsafe(32)}"
+    own |= {_CREDENTIALS: credentials, _ASKED_FOR: credentials}
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as bound:
+        bound.bind((LOOPBACK, 0))  # here, so that nobody else can take the port before the server does
+        port, number = bound.getsockname()[1], bound.fileno()
+        words = [sys.executable, "-m", "flows.orchestration.server_process", "embedded", str(port), str(number)]
+        process = subprocess.Popen(  # noqa: S603 - our own; in a new session, since we have to report the end of the run after Ctrl-C
+            words, env={**environ, **own}, stdin=subprocess.PIPE, start_new_session=True, pass_fds=(number,)
+        )
     add_farewell(at_end(process))
-    server = EmbeddedServer(process, f"http://127.0.0.1:{port}/api", float(environ.get(_PATIENCE, "180")))
+    server = EmbeddedServer(process, f"http://{LOOPBACK}:{port}/api", float(environ.get(_PATIENCE, "180")), credentials)
     # Prefect's own exit handlers, which send logs and events, run before this one: the order is reversed
     atexit.register(server.stop)
     return server
@@ -180,10 +200,3 @@ def _configured(environ: Mapping[str, str]) -> bool:
         or (project.is_file() and b"[tool.prefect" in project.read_bytes())
         or (Path(environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml").exists()
     )
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port

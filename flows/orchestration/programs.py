@@ -17,8 +17,12 @@ from pydantic import ValidationError, field_validator, model_validator
 
 from flows.home import deployed_environment
 from levelmatch_core.errors import SettingsError, UsageError
+from levelmatch_core.images.storage.remote import is_remote
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
+
+TAG = "levelmatch"
+"""Tag of all deployments and their flow runs."""
 
 
 class Schedule(Record):
@@ -52,6 +56,19 @@ class Schedule(Record):
         return self
 
 
+Event = Literal["quarantined", "failed", "crashed", "late", "incomplete", "doubtful", "cancelled", "completed"]
+"""States of flow runs, by which their events are called."""
+
+
+class Alert(Record):
+    """A message about flow runs that reach one of some states."""
+
+    on: tuple[Event, ...] = Described(min_length=1, description="names of the states")
+    to: str = Described(
+        pattern=r"^[a-z0-9-]+/[a-z0-9-]+$", description="TYPE/NAME of a block of Prefect that sends notifications"
+    )
+
+
 class Program(Record):
     """One observing program, as described by its file."""
 
@@ -68,6 +85,7 @@ class Program(Record):
         default={}, description="settings varied by a sweep; without a grid, a single run"
     )
     schedule: tuple[Schedule, ...] = ()
+    alert: tuple[Alert, ...] = Described(default=(), description="who is told of which ends of runs")
     concurrency: int = Described(default=1, ge=1, description="number of simultaneous runs")
     when_busy: Literal["wait", "skip"] = Described(
         default="skip", description="what a new run does while another is running"
@@ -135,7 +153,8 @@ class Program(Record):
         if missing:
             return [f"{self.name}: the variable {name} is not set" for name in missing]
         trouble = []
-        inputs = [Path(Template(path).substitute(environ)) for path in self.inputs]
+        given = [Template(path).substitute(environ) for path in self.inputs]
+        inputs = [Path(path) for path in given if not is_remote(path)]
         output = Path(Template(self.output).substitute(environ))
         trouble += [
             f"{self.name}: {path} is relative; give the absolute path, since a worker may run anywhere"
@@ -172,7 +191,7 @@ class Program(Record):
         return {
             "name": self.name,
             "description": self.description,
-            "tags": ["levelmatch", *self.tags],
+            "tags": [TAG, *self.tags],
             "entrypoint": self.entrypoint,
             "parameters": parameters,
             "schedules": [

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import secrets
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from flows.combinations import folder_of
 from flows.orchestration.programs import Program
 from flows.tracking.ranking import Combination, Ranking
 from levelmatch_core.errors import SettingsError, UsageError
+from levelmatch_core.files.writing import replacing, write_durably
 from levelmatch_core.products.output.folder import RUN
 from levelmatch_core.products.output.settings_changes import differences, numbers_settings
 from levelmatch_core.products.runrecord import RunRecord
@@ -49,13 +49,9 @@ class Promotion:
     def write(self) -> None:
         """Replace the file."""
         place = self.program.resolve()  # a link stays one
-        temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-        try:
-            temporary.write_bytes(self.after.encode("utf-8"))
+        with replacing(place) as temporary:
+            write_durably(temporary, self.after.encode("utf-8"))
             shutil.copymode(place, temporary)
-            temporary.replace(place)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def promotion(sweep: Path, rank: int, program: Path) -> Promotion:

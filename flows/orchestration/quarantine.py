@@ -10,6 +10,7 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
+from flows.orchestration.log_lines import WithoutErrors
 from levelmatch_core.errors import LevelMatchError
 
 QUARANTINED = "Quarantined"
@@ -34,14 +35,6 @@ class QuarantinedError(LevelMatchError):
         self.summary = summary
 
 
-class QuarantineLines(logging.Filter):
-    """Drops the tracebacks with which Prefect reports that a flow run ended quarantined, after its state has."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Accept every record but those."""
-        return not (record.exc_info and isinstance(record.exc_info[1], QuarantinedError))
-
-
 def quarantined(message: str, summary: dict[str, Any]) -> State[Any]:
     """Return the final state; the summary is for the process of the flow run only."""
     return Failed(name=QUARANTINED, message=message, data=QuarantinedError(message, summary))
@@ -54,4 +47,4 @@ def content_of(state: State[Any]) -> Any:  # noqa: ANN401 - a summary, plain JSO
 
 
 for _name in ("prefect.flow_runs", "prefect.engine"):
-    logging.getLogger(_name).addFilter(QuarantineLines())
+    logging.getLogger(_name).addFilter(WithoutErrors(QuarantinedError))  # its state says it all

@@ -2,13 +2,15 @@
 
 Its standard input is a pipe from the command. If the pipe is closed, the command has ended, even if it was killed, and
 the server ends as well. The embedded Prefect server of a run imports its modules, and waits for a line on its standard
-input before it accesses any file.
+input before it accesses any file; the command passes it a socket that is bound to the port.
 
-    python -m flows.orchestration.server_process embedded|prefect|mlflow PORT
+    python -m flows.orchestration.server_process prefect|mlflow PORT
+    python -m flows.orchestration.server_process embedded PORT DESCRIPTOR
 """
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,6 +21,9 @@ from flows.orchestration.own_pages import LOOPBACK, Application, OwnPages
 
 _GRACE = 5
 """Time limit for requests in progress when the server has to end, seconds."""
+
+_NOT_STARTED = 3
+"""Exit code of a server that could not start, as that of uvicorn."""
 
 STORE, ARTIFACTS = "LEVELMATCH_MLFLOW_STORE", "LEVELMATCH_MLFLOW_ARTIFACTS"
 """Variables with the locations of MLflow's records and artifacts. The address of a store may contain a password, which
@@ -39,7 +44,7 @@ def main() -> None:
     threading.Thread(target=_end_with_input, daemon=True).start()
     application = _mlflow() if what == "mlflow" else _prefect()
     level = "error" if what == "embedded" else "info"
-    uvicorn.run(
+    config = uvicorn.Config(
         OwnPages(application, port),
         host=LOOPBACK,
         port=port,
@@ -47,6 +52,10 @@ def main() -> None:
         lifespan="on",
         timeout_graceful_shutdown=_GRACE,
     )
+    server = uvicorn.Server(config)
+    server.run([socket.socket(fileno=int(sys.argv[3]))] if what == "embedded" else None)
+    if not server.started:
+        sys.exit(_NOT_STARTED)
 
 
 def _prefect() -> Application:

@@ -21,8 +21,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 from pydantic import ValidationError
 
-from flows.log_lines import gathered
 from flows.orchestration.availability import of_engine
+from flows.orchestration.log_lines import gathered
 from flows.orchestration.task_inputs import TaskInputs
 from flows.progress import LineReporter, Reporter
 from levelmatch_core.errors import EngineError, LevelMatchError

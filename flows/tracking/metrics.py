@@ -11,6 +11,7 @@ import numpy as np
 
 from flows.summary import Summary
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch, Status
+from levelmatch_core.matching.model_selection import leave_one_pair_out
 from levelmatch_core.matching.pair_matrices import PairMatrices
 from levelmatch_core.matching.results import Rejection
 from levelmatch_core.pipeline import RunResult
@@ -49,6 +50,12 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "residual_rms_after": (UNIT, "the same after the correction: the remaining seams"),
     "seam_rms_left_out": (UNIT, "rms seam of pairs that were left out of the solution: the criterion of a sweep"),
     "pairs_predicted": ("", "number of pairs in seam_rms_left_out"),
+    "pull_largest": ("sigma", "largest tested residual over what pixel noise leaves: below about 4 in a good run"),
+    "gain_in_sigmas": ("sigma", "largest growth of a difference with brightness, over its error"),
+    "loops": ("", "independent loops of overlaps whose differences were summed"),
+    "loop_scatter": ("sigma", "scatter of the sums over loops relative to noise, the worst stage: about 1"),
+    "coverage_mean": ("", "exposures per pixel of the mosaics, of pixels that were seen"),
+    "coverage_once": ("", "share of these pixels that only one exposure saw"),
     "iterations": ("", "iterations of the solver, the largest number of all groups"),
     "groups_unconverged": ("", "groups whose solve did not converge: 0 in a good run"),
     "slope_prior_width": (
@@ -110,8 +117,9 @@ def measures(result: RunResult, summary: Summary) -> Measures:
     scatters = [stage.seam_scatter for each in result.record.fields for stage in each.stages]
     if tested := [one for one in scatters if one is not None]:
         found["residual_in_sigmas"] = max(tested)
+    found |= _tests(result)
     if len(units_of(summary)) == 1:
-        found |= _residuals(summary.residuals)
+        found |= _residuals(summary.residuals) | _predictions(result)
     series: dict[str, tuple[float, ...]] = {}
     stages = {each.name: each.stages for each in result.record.fields}
     several = len(result.matches) > 1
@@ -162,6 +170,41 @@ def _residuals(parts: Sequence[Residual]) -> dict[str, float]:
     return {
         "residual_rms_before": pooled(counts, (each.before for each in parts)),
         "residual_rms_after": pooled(counts, (each.after for each in parts)),
+    }
+
+
+def _predictions(result: RunResult) -> dict[str, float]:
+    """Return how well pairs are predicted that were left out, and the widest slope prior that was learned."""
+    seams = leave_one_pair_out(
+        solution for match in result.matches for stage in match.stages for solution in stage.solutions
+    )
+    widths = [prior.width for each in result.record.fields for stage in each.stages for prior in stage.slope_priors]
+    return {
+        "pairs_predicted": seams.tested,
+        **({"seam_rms_left_out": seams.rms} if seams.tested else {}),
+        **({"slope_prior_width": max(widths)} if widths else {}),
+    }
+
+
+def _tests(result: RunResult) -> dict[str, float]:
+    """Return the largest pull and gain of used pairs, and how loops of overlaps close."""
+    stages = [stage for each in result.record.fields for stage in each.stages]
+    used = [
+        pair
+        for match in result.matches
+        for stage in match.stages
+        for solution in stage.solutions
+        for pair in solution.pairs
+        if pair.rejected is None
+    ]
+    pulls = [abs(pair.residual / pair.sigma) for pair in used if pair.sigma]
+    gains = [abs(pair.fit.gain[0]) / pair.fit.gain[1] for pair in used if pair.fit.gain and pair.fit.gain[1]]
+    scatters = [stage.loop_scatter for stage in stages if stage.loop_scatter is not None]
+    return {
+        "loops": sum(stage.loops for stage in stages),
+        **({"pull_largest": max(pulls)} if pulls else {}),
+        **({"gain_in_sigmas": max(gains)} if gains else {}),
+        **({"loop_scatter": max(scatters)} if scatters else {}),
     }
 
 

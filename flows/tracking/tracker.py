@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from flows.interruption import farewell
 from flows.markdown import code, escaped
 from flows.secrets import without_secrets
 from flows.summary import FlowFacts, Summary, Tracking
+from flows.tracking.comparison import coverage_of, dataset, ordered, pages_of, run_name, write_csv
 from flows.tracking.metrics import (
     Measures,
     glossary,
@@ -39,9 +41,6 @@ from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import levelmatch_version
 
 logger = logger_of(__name__)
-
-LOCAL_UI = "http://127.0.0.1:5000"
-"""Address at which `mlflow ui` shows a local store."""
 
 _BATCH = 1000  # the largest number of metrics that a server accepts at once
 _PARAMETERS = 100
@@ -147,12 +146,17 @@ class Tracker:
             "mlflow.note.content": f"**Failed: {escaped(reason)[:_LONGEST_NOTE]}**",
             "prefect.flow_run_id": facts.flow_run_id,
             "prefect.flow_run_name": facts.name,
+            "prefect.tags": ", ".join(facts.tags),
         }
+        band = settings.get("band")
         try:
             client = self._client()
             experiment = self._experiment(client, program)
             run = client.create_run(
-                experiment, start_time=round(facts.started * 1000), tags=content, run_name=facts.name
+                experiment,
+                start_time=round(facts.started * 1000),
+                tags=content,
+                run_name=run_name(program, str(band) if band else None, facts),
             )
             client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in settings.items()])
             client.set_terminated(run.info.run_id, "FAILED")
@@ -161,15 +165,10 @@ class Tracker:
             return None
         return self._tracking(run, new=True)
 
-    def add(self, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
-        """Add tags and metrics to a recorded run; if the store is unreachable, they are lost."""
-        now = round(time.time() * 1000)
+    def add(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Add tags to a recorded run; if the store is unreachable, they are lost."""
         try:
-            self._client().log_batch(
-                run_id,
-                metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-                tags=[RunTag(name, value) for name, value in tags.items()],
-            )
+            self._client().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         except (MlflowException, SQLAlchemyError, OSError) as error:
             logger.warning("tags of the MLflow run %s are lost: %s", run_id, self._plain(error))
 
@@ -231,8 +230,10 @@ class Tracker:
             "levelmatch.instruments": ", ".join(sorted({match.field.instrument for match in result.matches})),
             "prefect.flow_run_id": facts.flow_run_id,
             "prefect.flow_run_name": facts.name,
+            "prefect.tags": ", ".join(facts.tags),
         }
-        return client.create_run(experiment, start_time=round(facts.started * 1000), tags=tags, run_name=facts.name)
+        name = run_name(request.program, request.settings.band, facts)
+        return client.create_run(experiment, start_time=round(facts.started * 1000), tags=tags, run_name=name)
 
     def _write(self, client: MlflowClient, run: Run, result: RunResult, summary: Summary, facts: FlowFacts) -> None:
         run_id = run.info.run_id
@@ -240,7 +241,9 @@ class Tracker:
         listed = [Param(name, value) for name, value in settings.items() if name not in run.data.params]
         for start in range(0, len(listed), _PARAMETERS):
             client.log_batch(run_id, params=listed[start : start + _PARAMETERS])
+        client.log_inputs(run_id, datasets=[dataset(result)])
         found = measures(result, summary)
+        found = replace(found, metrics=ordered({**found.metrics, **coverage_of(result)}))
         self._write_metrics(client, run_id, found, facts, round((facts.started + result.seconds) * 1000))
         tags = {
             "mlflow.note.content": description(summary),
@@ -249,6 +252,7 @@ class Tracker:
             "levelmatch.reference": references(summary),
             "levelmatch.numbers_left_out": str(found.left_out),
             "levelmatch.tries": str(facts.attempt),
+            "levelmatch.settings_changed": result.record.changed_settings,
         }
         client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         self._write_files(client, run_id, result, facts)
@@ -281,6 +285,9 @@ class Tracker:
         folder = result.request.output
         for name in ("run.json", "pairs.ecsv", "corrections.ecsv"):
             client.log_artifact(run_id, str(folder / name))
+        with tempfile.TemporaryDirectory() as scratch:
+            write_csv(folder, Path(scratch))
+            client.log_artifacts(run_id, scratch, "tables")
         for file in result.record.files:
             if file.name == REPORT:
                 client.log_artifact(run_id, str(folder / file.name))
@@ -295,7 +302,7 @@ class Tracker:
 
     def _tracking(self, run: Run, *, new: bool) -> Tracking:
         run_id, experiment = run.info.run_id, run.info.experiment_id
-        server = LOCAL_UI if self._local else without_secrets(self._uri).rstrip("/")
+        server = pages_of(self._home) if self._local else without_secrets(self._uri).rstrip("/")
         return Tracking(
             store=without_secrets(self._uri),
             run_id=run_id,

@@ -168,9 +168,10 @@ def refuse_without_room(error: BaseException, place: Path | str | None = None) -
         if isinstance(cause, NoRoomError):
             raise cause
         if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            mend = "make it writable" if cause.errno == errno.EROFS else "make room"
             message = (
-                f"{place or cause.filename or 'output or LEVELMATCH_HOME'}: cannot be written: {cause.strerror}; make "
-                f"room and run again: finished work is kept"
+                f"{place or cause.filename or 'output or LEVELMATCH_HOME'}: cannot be written: {cause.strerror}; "
+                f"{mend} and run again: finished work is kept"
             )
             raise NoRoomError(message) from error
         cause = cause.__cause__ or cause.__context__

@@ -45,6 +45,7 @@ class Exposure(Record):
     err: int | None = Described(default=None, description="index of the HDU with 1-sigma errors, if any")
     dq: int | None = Described(default=None, description="index of the HDU with data-quality bits, if any")
     shape: tuple[int, int] = Described(description="rows, columns of the whole image")
+    plane: int | None = Described(default=None, description="the plane of the cube that it is, from 1; None: no cube")
     window: Window | None = Described(default=None, description="the part of the image that this exposure is")
     instrument: str = Described(description="name of the entry in levelmatch_core.images.instruments")
     table: InstrumentTable | None = Described(default=None, description="what it is, where the user named its table")

@@ -11,7 +11,7 @@ from levelmatch_core.errors import NoInputError, UsageError
 from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.associations import is_association, science_members
 
-_FITS = re.compile(r"\.(?:fits?|fts)(?:\.(?:gz|fz|bz2|z))?$", re.IGNORECASE)
+FITS = re.compile(r"\.(?:fits?|fts)(?:\.(?:gz|fz|bz2|z))?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _files_of(entry: Path, ending: str, recursive: bool) -> Iterator[Path]:
     for folder, folders, files in os.walk(entry):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         for name in sorted(files):
-            match = _FITS.search(name)
+            match = FITS.search(name)
             if match and name[: match.start()].endswith(ending) and not name.startswith("."):
                 path = Path(folder, name)
                 if not path.is_dir():  # a pipe, or a link to nowhere, is left out by name when it is to be read

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from levelmatch_core.errors import NotFitsError
 from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.byte_sink import Sink
-from levelmatch_core.images.fits_headers import BLOCK, plain_cards, plane_of, quiet, scan
+from levelmatch_core.images.fits_headers import BLOCK, PLANE_CARD, plain_cards, quiet, scan
+from levelmatch_core.images.planes import image_in, is_cube
 from levelmatch_core.images.storage.checksums import complaint, ones_sum, pieces, sums_in
 from levelmatch_core.images.storage.one_pass import unchanged
 from levelmatch_core.images.storage.packing import PACKING_FAULTS, Packing, unpacked
@@ -28,6 +29,7 @@ _CARD = 80
 _NAME = 9
 """Bytes of a card that hold its keyword and the equals sign."""
 _END = b"END".ljust(_CARD)
+_GZIP = b"\x1f\x8b\x08"
 _CHUNK = 1 << 18
 """Bytes that are copied at a time: they stay in the processor's cache."""
 
@@ -147,8 +149,11 @@ class Span:
 class RawFile:
     """A FITS file, unpacked where it is compressed, that gives out the bytes of its HDUs. Made by :func:`open_raw`."""
 
-    def __init__(self, file: BinaryIO, spans: tuple[Span, ...], packing: Packing = Packing.NONE) -> None:
+    def __init__(
+        self, file: BinaryIO, spans: tuple[Span, ...], packing: Packing = Packing.NONE, plane: int | None = None
+    ) -> None:
         self._file = file
+        self._plane = plane
         self.spans = spans
         self.packing = packing
 
@@ -172,10 +177,25 @@ class RawFile:
     def image(self, index: int) -> NDArray[np.generic]:
         """Return a copy of an image's values as they are stored: not scaled, but decompressed.
 
-        Axes of length 1 beside rows and columns are left out; :func:`stored_image` does without them.
+        Axes of length 1 beside rows and columns are left out; :func:`stored_image` does without them. Of a cube it is
+        the plane that was named at the opening, or by the card of a corrected one.
         """
+        return image_in(self._image(index), self._plane_in(index))
+
+    def with_image(self, index: int, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return what is stored in an HDU with other values in place of its image: of a cube the other planes stay."""
+        plane = self._plane_in(index)
+        if plane is None:
+            return values
         stored = self._image(index)
-        return stored.reshape(plane_of(stored.shape) or stored.shape)
+        if not is_cube(stored.shape):
+            return values
+        image_in(stored, plane)[:] = values
+        return stored
+
+    def _plane_in(self, index: int) -> int | None:
+        header = self.header(index)
+        return int(header.get(PLANE_CARD)) if PLANE_CARD in header and self._plane is None else self._plane
 
     def _image(self, index: int) -> NDArray[np.generic]:
         header = self.header(index)
@@ -210,7 +230,7 @@ STORED = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
 @contextmanager
-def open_raw(path: Path, shown: str, digest: str | None = None) -> Iterator[RawFile]:
+def open_raw(path: Path, shown: str, digest: str | None = None, plane: int | None = None) -> Iterator[RawFile]:
     """Open a file for reading.
 
     Parameters
@@ -221,6 +241,8 @@ def open_raw(path: Path, shown: str, digest: str | None = None) -> Iterator[RawF
         What to call it in messages.
     digest
         The sha256 (hex) that its bytes must have, from the opening to the end of the block; None for any.
+    plane
+        Which plane of its cubes, from 1, is their image; None for what their cards say.
 
     Raises
     ------
@@ -239,7 +261,7 @@ def open_raw(path: Path, shown: str, digest: str | None = None) -> Iterator[RawF
                 raise
             message = f"{shown}: damaged since it was read ({error}); fetch it again"
             raise NotFitsError(message) from error
-        yield RawFile(stream, spans, packing)
+        yield RawFile(stream, spans, packing, plane)
 
 
 def _spans(stream: BinaryIO, shown: str) -> tuple[Span, ...]:
@@ -284,7 +306,27 @@ def _compressed(header: RawHeader, values: NDArray[np.generic]) -> bytes:
         fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
     made = RawFile(buffer, _spans(buffer, "compressed image"))
     header.replace_structure(made.header(1).structure())
-    return made.data(1)
+    return _without_times(made.header(1), made.data(1))
+
+
+def _without_times(header: RawHeader, data: bytes) -> bytes:
+    """Return the data of a compressed image with no time in the headers of its gzip streams (RFC 1952, MTIME)."""
+    content = bytearray(data)
+    row, rows = int(header.get("NAXIS1")), int(header.get("NAXIS2"))
+    heap = int(header.get("THEAP", row * rows))
+    column = 0
+    for number in range(1, int(header.get("TFIELDS")) + 1):
+        form = str(header.get(f"TFORM{number}"))
+        kind = np.dtype(">u8" if "Q" in form else ">u4")
+        if not {"P", "Q"} & set(form):  # scale and zero of a tile, doubles
+            column += 8
+            continue
+        for at in range(column, row * rows, row):
+            length, offset = np.frombuffer(data, kind, 2, at).tolist()
+            if length > 8 and content.startswith(_GZIP, heap + offset):
+                content[heap + offset + 4 : heap + offset + 8] = bytes(4)
+        column += 2 * kind.itemsize
+    return bytes(content)
 
 
 def renew_checksums(header: RawHeader, data: Callable[[], bytes | memoryview]) -> None:

@@ -9,7 +9,7 @@ import re
 import threading
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +23,7 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import NoConvergence, WcsError
 
 from levelmatch_core.errors import NoImageError, NotFitsError
+from levelmatch_core.images.planes import is_cube, plane_axes_of, plane_of
 from levelmatch_core.images.storage.checksums import Sums, complaint, pieces, sums_in
 from levelmatch_core.images.storage.packing import PACKING_FAULTS, packing_of, streamed
 from levelmatch_core.process.log_context import Without
@@ -46,6 +47,8 @@ _KEYWORD = 8
 
 MATCHED_CARD = "LVLSTAT"
 """The card by which a file says that it was matched before."""
+PLANE_CARD = "LVLPLANE"
+"""The card by which a corrected cube says which of its planes, from 1, was matched."""
 
 _STRUCTURE = re.compile(
     rb"(?:SIMPLE|XTENSION|BITPIX|Z?NAXIS\d{0,3}|[PG]COUNT|GROUPS|TFIELDS|EXTNAME|EXTVER|ZIMAGE|ZTILE\d{1,3}|"
@@ -152,6 +155,8 @@ class Hdu:
     """Where its header begins in the file, bytes (unpacked where that is compressed)."""
     end: int = 0
     """Where its data end, with their padding."""
+    chosen: int | None = None
+    """Which plane of a cube is its image, from 1; None for none, or for what `PLANE_CARD` says."""
     complaint: str = ""
     """What is wrong by its DATASUM or CHECKSUM; '' if nothing is, or they were not looked at."""
 
@@ -162,13 +167,31 @@ class Hdu:
 
     @property
     def plane(self) -> tuple[int, int] | None:
-        """Rows and columns of its image, without further axes of length 1; None where it is a cube or no image."""
-        return None if self.shape is None else plane_of(self.shape)
+        """Rows and columns of its image, without further axes of length 1; None where it is a cube or no image.
+
+        Of a cube of which one plane is chosen it is the size of that.
+        """
+        if self.shape is None:
+            return None
+        plane = plane_of(self.shape)
+        if plane is None and self.cube_plane is not None:
+            return self.shape[-2], self.shape[-1]
+        return plane
+
+    @property
+    def cube_plane(self) -> int | None:
+        """The plane of a cube that is its image, from 1; None where it is none, or none is chosen."""
+        if self.shape is None or not is_cube(self.shape):
+            return None
+        chosen = self.chosen
+        if chosen is None and self.has(PLANE_CARD):
+            chosen = int(number_of(self.get(PLANE_CARD)) or 0)
+        return chosen if chosen is not None and 1 <= chosen <= math.prod(self.shape[:-2]) else None
 
     @property
     def plane_axes(self) -> tuple[int, int]:
         """Numbers, from 1, of the axes along the columns and rows of its image."""
-        return _plane_axes(self.shape or ()) or (1, 2)
+        return plane_axes_of(self.shape or ()) or (1, 2)
 
     @cached_property
     def header(self) -> fits.Header:
@@ -395,23 +418,6 @@ def _skip(stream: BinaryIO, span: int, end: int, size: int | None) -> bool:
             return False
         span -= got
     return True
-
-
-def plane_of(shape: Sequence[int]) -> tuple[int, int] | None:
-    """Return rows and columns of an array of this shape without its axes of length 1; None where it is no image."""
-    axes = _plane_axes(shape)
-    return None if axes is None else (shape[-axes[1]], shape[-axes[0]])
-
-
-def _plane_axes(shape: Sequence[int]) -> tuple[int, int] | None:
-    """Return the FITS numbers of the two axes that an image has: the first two, unless a later one is longer than 1."""
-    sizes = shape[::-1]
-    if len(sizes) < 2 or 0 in sizes:
-        return None
-    if all(size == 1 for size in sizes[2:]):
-        return 1, 2
-    long = [axis for axis, size in enumerate(sizes, start=1) if size > 1]
-    return (long[0], long[1]) if len(long) == 2 else None
 
 
 def _summed(hdu: Hdu, stream: BinaryIO, span: int, claimed: Sums) -> tuple[Hdu, bool]:

@@ -14,7 +14,7 @@ GroupBy = Callable[[str], str]
 _COLUMNS = ("file", "tile")
 
 
-def grouping(group_by: str | Path) -> GroupBy:
+def grouping(group_by: str | Path | GroupBy) -> GroupBy:
     """Return the function that gives each file's tile.
 
     Parameters
@@ -22,13 +22,15 @@ def grouping(group_by: str | Path) -> GroupBy:
     group_by
         An existing file: a table of two columns, file and tile (ECSV, CSV or separated by blanks), the file by its
         shown name or by its name alone. Anything else: a regular expression, searched in the shown name, whose first
-        group, or whole match, is the tile.
+        group, or whole match, is the tile. Or the function itself.
 
     Raises
     ------
     UsageError
         If the table or the expression cannot be used.
     """
+    if not isinstance(group_by, str | Path):
+        return group_by
     if _is(Path.is_file, group_by):
         return _by_table(Path(group_by))
     if not _is(Path.is_dir, group_by):  # a folder may be called as an expression is

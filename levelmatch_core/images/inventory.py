@@ -21,7 +21,12 @@ from levelmatch_core.images.agreement import wcs_notes
 from levelmatch_core.images.contents.bands import band_note
 from levelmatch_core.images.contents.companions import Aside, Role, Seen, aside_notes, asides_of, companion_hdu
 from levelmatch_core.images.contents.damage import damage_notes, refuse_damaged, without_copied_sums
-from levelmatch_core.images.contents.image_list import cube_message, passed_over_notes, planes_of
+from levelmatch_core.images.contents.image_list import (
+    cube_message,
+    passed_over_notes,
+    planes_of,
+    refuse_whole_numbers,
+)
 from levelmatch_core.images.contents.pixel_values import pixel_values_of
 from levelmatch_core.images.contents.scales import counts_of, exposure_time, is_scaled, refuse_asinh, unit_key
 from levelmatch_core.images.contents.source_file import PENDING, SourceFile, failure_of, read_files
@@ -57,7 +62,7 @@ def take_inventory(
     settings: MatchSettings,
     *,
     recursive: bool = False,
-    group_by: str | Path | None = None,
+    group_by: str | Path | GroupBy | None = None,
     exclude: Iterable[str | Path] = (),
 ) -> Inventory:
     """Read the headers of all inputs and put them in order.
@@ -277,6 +282,7 @@ def _exposures_in(
     shape = sci.plane
     if shape is None:
         raise NoImageError(cube_message(sci, shown))
+    refuse_whole_numbers(sci, shown)
     err, dq = planes_of(sci, file.listed.images, file.hdus, (file.instrument.err, file.instrument.dq))
     band = file.band_of(sci).band
     planes = tuple(hdu for hdu in (err, dq) if hdu is not None)
@@ -303,6 +309,7 @@ def _exposures_in(
             err=err.index if err else None,
             dq=dq.index if dq else None,
             shape=shape,
+            plane=sci.cube_plane,
             window=part.window,
             instrument=file.instrument.name,
             table=file.instrument.table,

@@ -24,16 +24,17 @@ from levelmatch_core.errors import (
 from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.contents.blanks import HUGE, Blanks, find_blanks, nothing_left
 from levelmatch_core.images.contents.companion_masks import masked_by
+from levelmatch_core.images.contents.image_list import with_plane
 from levelmatch_core.images.exposure import Exposure, Window
 from levelmatch_core.images.fits_headers import (
     FAULTS,
     MATCHED_CARD,
     Hdu,
-    plane_of,
     quiet,
     read_headers,
 )
 from levelmatch_core.images.instruments import Instrument, instrument_of
+from levelmatch_core.images.planes import image_in
 from levelmatch_core.images.storage.one_pass import same_file
 from levelmatch_core.images.storage.packing import unpacked
 from levelmatch_core.images.storage.stored_arrays import read_stored
@@ -162,7 +163,7 @@ def read_wcs(exposure: Exposure) -> AnyWcs:
     NoWcsError, SettingsError, NotFitsError
         As :func:`wcs_from` and :func:`levelmatch_core.images.fits_headers.read_headers`.
     """
-    hdus = read_headers(exposure.path, exposure.file)
+    hdus = with_plane(read_headers(exposure.path, exposure.file), exposure.plane)
     sci = _hdu(hdus, exposure, exposure.sci).index
     return wcs_from(exposure.wcs_source, hdus, sci, exposure.path, exposure.name)
 
@@ -246,7 +247,11 @@ def _read(exposure: Exposure) -> Iterator[tuple[tuple[Hdu, ...], list[Any]]]:
     wanted = (exposure.sci, exposure.err, exposure.dq if bits else None)
     try:
         with exposure.path.open("rb") as file, same_file(exposure.path, file, exposure.digest, exposure.file):
-            yield read_stored(file, exposure.digest, exposure.file, wanted, lambda hdus: _check(hdus, exposure))
+            hdus, arrays = read_stored(
+                *(file, exposure.digest, exposure.file, wanted),
+                lambda hdus: _check(with_plane(hdus, exposure.plane), exposure),
+            )
+            yield with_plane(hdus, exposure.plane), arrays
     except FAULTS as error:
         message = f"{exposure.file}: damaged: {error}; fetch it again"
         raise NotFitsError(message) from error
@@ -259,9 +264,7 @@ def _read(exposure: Exposure) -> Iterator[tuple[tuple[Hdu, ...], list[Any]]]:
 
 def _pixels_of(stored_arrays: Sequence[Any], exposure: Exposure) -> Pixels:
     instrument = instrument_of(exposure)
-    arrays: list[Any] = [
-        None if array is None else array.reshape(plane_of(array.shape) or array.shape) for array in stored_arrays
-    ]
+    arrays: list[Any] = [None if array is None else image_in(array, exposure.plane) for array in stored_arrays]
     if any(array is not None and array.shape != exposure.shape for array in arrays):
         message = (
             f"{exposure.file}: damaged: its images are not of the shape {exposure.shape} that they were listed with"

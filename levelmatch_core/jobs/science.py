@@ -145,7 +145,7 @@ class SolveJob(Job):
         )
         if len(self.members) > MANY:
             trim_memory()
-        logger.info("%s", _pairs_used(solution))
+        logger.info("%s", self.told(solution))
         return solution
 
     def told(self, result: Solution) -> str:
@@ -153,15 +153,13 @@ class SolveJob(Job):
         reasons = Counter(pair.rejected.value for pair in result.pairs if pair.rejected is not None)
         rejected = ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
         pieces = f"; {len(result.components)} components" if len(result.components) > 1 else ""
-        return f"{_pairs_used(result)}{pieces}{f'; rejected: {rejected}' if rejected else ''}"
-
-
-def _pairs_used(solution: Solution) -> str:
-    used, status = sum(pair.rejected is None for pair in solution.pairs), solution.status
-    return (
-        f"{used} of {len(solution.pairs)} pairs are used; the rms of their differences is "
-        f"{status.residual_before:.4g} before and {status.residual_after:.4g} after"
-    )
+        used, status = len(result.pairs) - sum(reasons.values()), result.status
+        tested = any(pair.sigma for pair in result.pairs)
+        after = f"{status.residual_after:.4g} after" if tested else "nothing tests what is left after"
+        rms = f"; the rms of their differences is {status.residual_before:.4g} before and {after}" if used else ""
+        return (
+            f"{used} of {len(result.pairs)} pairs are used{rms}{pieces}{f'; rejected: {rejected}' if rejected else ''}"
+        )
 
 
 class StackJob(Job):

@@ -1,12 +1,13 @@
-"""Would other settings serve a stage better? Each alternative is judged by what it predicts of pairs left out.
+"""Would other settings serve a stage better? Each alternative is judged by how well it predicts left-out pairs.
 
 For each pair that both solutions test, the level of its difference is predicted from all other pairs, with the settings
-as they are and with the alternative. (Levels, with planes too: slopes that pairs seem to have are no reason for planes
-unless these predict the levels better.) L = 1/2 ln(sum of squared errors with it / without it) is below 0 where the
-alternative is better. Pairs share members, so that the error of L is the jackknife over members, each left out with all
-its pairs (Snijders and Borgatti 1999, Connections 22, 61); the ordinary factor (n - 1) / n is the larger one.
+as they are and with the alternative. (Planes are also judged by the levels that they predict: apparent slopes of pairs
+are no reason for planes unless these predict the levels better.) L is half the logarithm of the ratio of the sums of
+squared errors, with the alternative over without it, and is negative if the alternative is better. Since pairs share
+members, the error of L is estimated by a jackknife over members, each left out with all its pairs (Snijders and
+Borgatti 1999, Connections 22, 61), with the ordinary factor (n - 1) / n, which is the more cautious one.
 
-A bias that all pairs of a member share is predicted as well, and is not seen: no alternative is better for that.
+A bias that all pairs of a member share is predicted as well: no alternative is found better because it has less bias.
 """
 
 import math
@@ -27,61 +28,62 @@ Key = tuple[str, str, str]
 """Group, first, second."""
 
 FEWEST = 4
-"""Fewest pairs, and members, that both must test."""
+"""Smallest number of pairs, and of members, that both solutions must test."""
 CLEAR = 2.0
-"""An alternative is better if it is so by this many standard errors,"""
+"""An alternative is better if L is below 0 by this many standard errors ..."""
 WORTH = 0.1
-"""and by this much in L (10 %)."""
+"""... and by at least this much (10 %)."""
 BY_CHANCE, MOSTLY = 1e-4, 0.3
-"""Slopes are fixed to the detector if chance makes them so as rarely as this, and that explains this part of them."""
+"""Slopes are fixed to the detector if that would happen by chance less often than this, and if it explains at least
+this fraction of their chi2."""
 SAME_ROLL = math.radians(2.0)
-"""Detectors that are turned by less have the same axes."""
+"""Detectors rotated by less than this relative to each other have the same axes."""
 NOISIER, FARTHER = 3.0, 10.0
 """A member is named if its noise is this many times the median, or its level this many robust sigmas from it."""
 SLOPE_SHOWN = 5.0
 """A slope is named beyond this many of its sigmas."""
 NAMED = 3
-"""Most members that a remark names."""
+"""Largest number of members named in a remark."""
 ROBUST = 1.4826
 """Standard deviation of normal noise in units of its median absolute deviation."""
 
 
 class Trial(Record):
-    """One alternative, as it was tried."""
+    """One alternative and its result."""
 
-    name: str = Described(description="what was changed, in words")
-    setting: str = Described(default="", description="the same as NAME=VALUE, '' where it is none")
-    pairs: int = Described(description="pairs that were left out and predicted both ways")
-    now: float = Described(description="rms of the errors of prediction with the settings as they are, data unit")
+    name: str = Described(description="the change, in words")
+    setting: str = Described(default="", description="the same as NAME=VALUE; '' if it is not a setting")
+    pairs: int = Described(description="number of pairs that are predicted with both")
+    now: float = Described(description="rms prediction error with the settings as they are, data unit")
     then: float = Described(description="the same with the alternative")
-    change: float = Described(description="ln(then / now): below 0 is better")
-    error: float = Described(description="1 sigma of it, by a jackknife over members")
+    change: float = Described(description="ln(then / now), negative if the alternative is better")
+    error: float = Described(description="1 sigma of `change`, by a jackknife over members")
 
     @property
     def is_better(self) -> bool:
-        """Whether the alternative is clearly better, and worth while."""
+        """Whether the alternative is significantly better, and by enough to be worth while."""
         return self.change < -max(WORTH, CLEAR * self.error)
 
     @property
     def words(self) -> str:
-        """What came of it, a sentence without its dot."""
+        """The result as a sentence, without the full stop."""
         what = f"left-out pairs are predicted to {self.then:.3g} instead of {self.now:.3g}"
         percent = f"{100 * math.expm1(self.change):+.0f} +- {100 * math.exp(self.change) * self.error:.0f} %"
         return f"{self.name}: {what} ({percent}, {self.pairs} pairs)"
 
 
 class Advice(Record):
-    """What was tried for a stage that is not good, and what else was seen."""
+    """The alternatives tried for a stage whose result is not good, and further remarks."""
 
     field: str
     stage: str
     trials: tuple[Trial, ...] = ()
-    remarks: tuple[str, ...] = Described(default=(), description="what no setting mends, and what stands out")
+    remarks: tuple[str, ...] = Described(default=(), description="what no setting solves, and members that stand out")
     detector: bool = Described(default=False, description="whether slopes of pairs repeat in detector coordinates")
 
     @property
     def better(self) -> tuple[Trial, ...]:
-        """The alternatives that are advised, the best first: planes never where slopes are fixed to the detector."""
+        """The recommended alternatives, best first; never planes if slopes are fixed to the detector."""
         found = [one for one in self.trials if one.is_better and not (self.detector and "level+slope" in one.setting)]
         return tuple(sorted(found, key=lambda one: one.change))
 
@@ -90,7 +92,7 @@ Predictions = dict[Key, tuple[PairFit, Plane]]
 
 
 def predictions_of(solutions: Iterable[Solution]) -> Predictions:
-    """Return each used pair that others predict: its fit, and the difference that they predict."""
+    """Return, for each used pair that others predict, its fit and the predicted difference."""
     return {
         (solution.group, pair.fit.first, pair.fit.second): (pair.fit, pair.predicted)
         for solution in solutions
@@ -100,14 +102,14 @@ def predictions_of(solutions: Iterable[Solution]) -> Predictions:
 
 
 def compare(name: str, setting: str, now: Predictions, then: Predictions) -> Trial | None:
-    """Return how an alternative predicts left-out pairs; None where there are too few to tell.
+    """Return how well an alternative predicts left-out pairs; None if there are too few pairs.
 
     Parameters
     ----------
     name, setting
-        What was changed.
+        The change.
     now, then
-        Of the solutions as they are, and with the alternative.
+        The predictions with the settings as they are, and with the alternative.
     """
     keys = sorted(now.keys() & then.keys())
     members = sorted({(group, one) for group, *both in keys for one in both})
@@ -148,7 +150,7 @@ def _half_log_ratio(squares: Array) -> float:
 
 
 def worst_pair(solutions: Iterable[Solution]) -> Key | None:
-    """Return the used pair whose residual is the most of its sigmas, None where none is tested."""
+    """Return the used pair with the largest residual in units of its sigma; None if no pair is tested."""
     sizes = {
         (solution.group, pair.fit.first, pair.fit.second): abs(pair.residual) / pair.sigma
         for solution in solutions
@@ -159,10 +161,10 @@ def worst_pair(solutions: Iterable[Solution]) -> Key | None:
 
 
 class DetectorPattern(Record):
-    """How far slopes of pairs follow from one pattern that all exposures share, fixed to the detector."""
+    """How well the slopes of pairs are explained by a pattern fixed to the detector, the same in all exposures."""
 
-    explained: float = Described(description="part of their chi2 that the pattern explains")
-    chance: float = Described(description="probability that chance explains as much")
+    explained: float = Described(description="fraction of their chi2 that the pattern explains")
+    chance: float = Described(description="probability of explaining as much by chance")
     one_roll: bool = Described(description="whether all detectors have the same orientation on the sky")
 
     @property
@@ -172,19 +174,19 @@ class DetectorPattern(Record):
 
 
 def detector_pattern(fits: Iterable[PairFit], members: Mapping[str, Member]) -> DetectorPattern | None:
-    """Test whether the slopes of pairs are those of a pattern that is fixed to the detector.
+    """Test whether the slopes of pairs come from a pattern that is fixed to the detector.
 
-    A pattern D(u) of all exposures, expanded to second order with the matrix C of its second derivatives, leaves in a
-    pair the slopes C (u_first - u_second) in detector axes, where u are the middles of the exposures: they grow with
-    the dither. Tilts that differ from exposure to exposure do not. The gradient of D leaves a level that grows with the
-    dither, which is also what a ramp of the levels would be.
+    In detector axes, a pattern D(u) common to all exposures, expanded to second order with the matrix C of its second
+    derivatives, gives a pair the slopes C (u_first - u_second), where u are the centres of the exposures: they are
+    proportional to the dither. Tilts that differ from exposure to exposure are not. The gradient of D gives a level
+    that is proportional to the dither, which cannot be distinguished from a ramp of the levels.
 
     Parameters
     ----------
     fits
-        Planes.
+        Fitted planes of the pairs.
     members
-        By name.
+        The members, by name.
     """
     rows, values, used = [], [], []
     angles = {member.cutout.axis_angle for member in members.values()}
@@ -203,14 +205,14 @@ def detector_pattern(fits: Iterable[PairFit], members: Mapping[str, Member]) -> 
         rows.append(root @ np.array([[u, v, 0.0], [0.0, u, v]]))
         values.append(root @ slope)
         used.append((fit.first, fit.second))
-    # pairs share the tilts of their members: no more is independent than the tilts that differences see
+    # pairs share the tilts of their members: no more slopes are independent than there are tilts that differences see
     parts = components({name for pair in used for name in pair}, used)
     freedom = 2 * sum(len(part) - 1 for part in parts) - 3
     if freedom < FEWEST:
         return None
-    design, told = np.concatenate(rows), np.concatenate(values)
-    fitted = design @ np.linalg.lstsq(design, told, rcond=None)[0]
-    total, left = float(told @ told), float((told - fitted) @ (told - fitted))
+    design, slopes = np.concatenate(rows), np.concatenate(values)
+    fitted = design @ np.linalg.lstsq(design, slopes, rcond=None)[0]
+    total, left = float(slopes @ slopes), float((slopes - fitted) @ (slopes - fitted))
     if left <= 0 or total <= 0:
         return None
     chance = float(fdtrc(3, freedom, (total - left) / 3 / (left / freedom)))
@@ -220,7 +222,7 @@ def detector_pattern(fits: Iterable[PairFit], members: Mapping[str, Member]) -> 
 
 # -- remarks ----------------------------------------------------------------------------------------------------------
 def detector_remark(pattern: DetectorPattern | None) -> str:
-    """Say what is fixed to the detector; '' where nothing is."""
+    """Return the remark on a pattern fixed to the detector; '' if there is none."""
     if pattern is None or not pattern.shows:
         return ""
     roll = (
@@ -236,7 +238,7 @@ def detector_remark(pattern: DetectorPattern | None) -> str:
 
 
 def noise_remarks(solutions: Iterable[Solution], unit: str) -> list[str]:
-    """Name members that are far noisier than the others, or whose level is far from theirs."""
+    """Return remarks on members that are far noisier than the others, or have a very different level."""
     noise: dict[str, float] = {}
     levels: dict[str, float] = {}
     for solution in solutions:
@@ -262,7 +264,7 @@ def noise_remarks(solutions: Iterable[Solution], unit: str) -> list[str]:
 
 
 def slope_remarks(planes: Iterable[Solution], members: Mapping[str, Member], unit: str) -> list[str]:
-    """Name the members whose slopes the pairs show, from middle to edge, with their sigma."""
+    """Return a remark on the members with significant slopes, from centre to edge, with their sigma."""
     size: dict[str, float] = {}
     words: dict[str, str] = {}
     for solution in planes:

@@ -1,8 +1,9 @@
 """Compiled algorithms on the graph of members and pairs, which release the GIL."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from levelmatch_core.process.compilation import njit
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -26,22 +27,22 @@ def neighbours(n: int, first: Index, second: Index) -> tuple[Index, Index, Index
         start[second[pair] + 1] += 1
     for node in range(n):
         start[node + 1] += start[node]
-    beside = np.empty(2 * first.size, dtype=np.int64)
+    adjacent = np.empty(2 * first.size, dtype=np.int64)
     number = np.empty(2 * first.size, dtype=np.int64)
     filled = start[:-1].copy()
     for pair in range(first.size):
         a, b = first[pair], second[pair]
-        beside[filled[a]], number[filled[a]] = b, pair
+        adjacent[filled[a]], number[filled[a]] = b, pair
         filled[a] += 1
-        beside[filled[b]], number[filled[b]] = a, pair
+        adjacent[filled[b]], number[filled[b]] = a, pair
         filled[b] += 1
-    return start, beside, number
+    return start, adjacent, number
 
 
 @njit(nogil=True, cache=True)
 def bridge_flags(n: int, first: Index, second: Index) -> Flags:  # pragma: no cover - compiled
     """Return (K,) whether each pair is a bridge (Tarjan's low links, linear time)."""
-    start, beside, number = neighbours(n, first, second)
+    start, adjacent, number = neighbours(n, first, second)
     flags = np.zeros(first.size, dtype=np.bool_)
     entered, low = np.full(n, -1), np.empty(n, dtype=np.int64)
     came_by, stack, place = np.full(n, -1), np.empty(n, dtype=np.int64), start[:-1].copy()
@@ -55,7 +56,7 @@ def bridge_flags(n: int, first: Index, second: Index) -> Flags:  # pragma: no co
         while depth > 0:
             node = stack[depth - 1]
             if place[node] < start[node + 1]:
-                other, pair = beside[place[node]], number[place[node]]
+                other, pair = adjacent[place[node]], number[place[node]]
                 place[node] += 1
                 if pair == came_by[node]:
                     continue

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order
 
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.results import Loop, LoopClosure, Suspect
+from levelmatch_core.process.compilation import njit
 
 LIMIT = 4.0
 """A loop fails whose sum is beyond so many of the sigmas that pixel noise makes."""

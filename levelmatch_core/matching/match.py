@@ -1,4 +1,4 @@
-"""match(members, fit type, gauge) -> one correction a member, with its uncertainty and the story of the solve."""
+"""match(members, fit type, gauge) -> one correction per member, with its uncertainty and a report of the solve."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -35,9 +35,9 @@ from levelmatch_core.matching.solvers import solve
 from levelmatch_core.matching.solvers.outliers import find_outliers, may_be_left_out
 from levelmatch_core.matching.solvers.slope_prior import slope_changes, slope_prior_of
 from levelmatch_core.matching.status import (
+    PairReport,
     Pairs,
     Part,
-    Story,
     doubts,
     graph_notes,
     residual_planes,
@@ -54,10 +54,10 @@ from levelmatch_core.sky.plane import Plane
 __all__ = ["NOTHING", "match"]
 
 NOTHING = Given()
-"""What a user gives who gives nothing."""
+"""No constraints from the user."""
 
 
-def match(  # noqa: PLR0917 - a whole problem, in the order in which one would tell it
+def match(  # noqa: PLR0917 - the parts of the problem in their natural order
     stage: str,
     group: str,
     members: Sequence[Member],
@@ -74,26 +74,26 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     Parameters
     ----------
     stage
-        Name of the stage; it selects the fit type, and the anchors of `Gauge.ANCHOR`.
+        Name of the stage, which determines the fit type, and the anchors of `Gauge.ANCHOR`.
     group
-        Name of the group within the stage: it goes into the solution.
+        Name of the group within the stage, which is stored in the solution.
     members
-        The participants. One without a usable pair is a component of its own, with correction 0.
+        The members of the group. One without a usable pair is a separate component with correction 0.
     fits
         Their measured pairs, each once, fitted with the stage's fit type.
     gauge
-        What holds the zero.
+        How the zero is defined.
     settings
         Fit types, rejection, weights and solver are read.
     preferred
-        Tiles that an earlier run took as references (`Gauge.REFERENCE`): kept where they are still there.
+        Reference tiles of an earlier run, which are kept if they still exist (`Gauge.REFERENCE`).
     given
-        What the user knows: levels count where the gauge is `Gauge.REFERENCE`, rules of pairs wherever both are.
+        The user's constraints: levels are used with `Gauge.REFERENCE`, rules for pairs wherever both members are.
 
     Raises
     ------
     SolveError
-        If names are not unique, a pair names a stranger, or no finite answer exists.
+        If names are not unique, a pair names an unknown member, or there is no finite solution.
     """
     ordered = sorted(members, key=lambda member: member.name)
     by_name = {member.name: member for member in ordered}
@@ -112,7 +112,7 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
     for i in used:
         shares[where[pairs.keys[i][0]]].append(i)
     parts = []
-    told: dict[int, Story] = {}
+    reports: dict[int, PairReport] = {}
     for names, share in zip(found, shares, strict=True):
         inside, mine = [by_name[name] for name in names], pairs.at(share)
         choice = gauge_of(inside, mine.fits, stage, gauge, settings, preferred, known)
@@ -120,14 +120,15 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
             part = _solve_part(inside, mine, choice, fit_type, settings, known)
         parts.append(part)
         rejected |= {mine.keys[i]: Rejection.OUTLIER for i in part.outliers}
-        told |= dict(zip((i for number, i in enumerate(share) if number not in part.outliers), part.pairs, strict=True))
+        inliers = (i for number, i in enumerate(share) if number not in part.outliers)
+        reports |= dict(zip(inliers, part.pairs, strict=True))
     used = [i for i in used if pairs.keys[i] not in rejected]
     used_keys = {pairs.keys[i] for i in used}
     planes = {name: plane for part in parts for name, (plane, _) in part.results.items()}
     is_bridge = graph.bridges([*(pairs.keys[i] for i in used), *(key for key in known.ties if key not in used_keys)])
     is_bridge &= used_keys
-    # Two members hang together by one pair as a matter of course: no news.
-    news = {pair for pair in is_bridge if len(found[where[pair[0]]]) > 2}
+    # the only pair of two members is always a bridge, which needs no note
+    noteworthy = {pair for pair in is_bridge if len(found[where[pair[0]]]) > 2}
     left, left_rms = residual_planes(pairs, planes)
     results = tuple(
         PairResult(
@@ -137,14 +138,14 @@ def match(  # noqa: PLR0917 - a whole problem, in the order in which one would t
             bridge=key in is_bridge,
             residual=residual,
             residual_rms=rms,
-            **told.get(number, Story())._asdict(),
+            **reports.get(number, PairReport())._asdict(),
         )
         for number, (fit, key, residual, rms) in enumerate(
             zip(pairs.fits, pairs.keys, left.tolist(), left_rms.tolist(), strict=True)
         )
     )
     few = untestable_members(used_keys)
-    notes = graph_notes(found, rejected, pairs.at(used), news, few if settings.robust else set(), spared=kept)
+    notes = graph_notes(found, rejected, pairs.at(used), noteworthy, few if settings.robust else set(), spared=kept)
     before = rms_of(pairs.arrays.plane_rms(pairs.arrays.planes)[used])
     return Solution(
         stage=stage,
@@ -191,7 +192,7 @@ def _check(group: str, members: Sequence[Member], keys: Sequence[Pair]) -> None:
 
 
 def _rejected(pairs: Pairs, known: Constraints, settings: MatchSettings) -> dict[Pair, Rejection]:
-    """Return the pairs that must not be used, what the user says of them included."""
+    """Return the pairs that must not be used, including those that the user forbids."""
     forbidden = known.forbidden
     asked = [fit for fit, key in zip(pairs.fits, pairs.keys, strict=True) if key not in forbidden]
     rejected = {key: why for key, why in reject(asked, settings).items() if key not in known.forced}
@@ -253,7 +254,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         equations=answer.equations,
         noise=noise.with_structure().with_excess_scatter(left.excess_scatter),
     )
-    count = len(members)  # the ground, if there is one, comes last and is nobody's
+    count = len(members)  # the ground, if there is one, comes last and belongs to no member
     full = np.zeros((2, count, 3))
     full[:, :, : problem.k] = answer.corrections[:count], errors[:count]
     full *= np.array([1.0, 1 / problem.scale, 1 / problem.scale])
@@ -278,7 +279,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         slope_changes={} if changes is None else dict(zip(results, (changes / problem.scale).tolist(), strict=False)),
         modes=tuple((sigma, share, pattern[:count]) for sigma, share, pattern in modes),
         loops=loops,
-        pairs=_stories(both, left, pairs, _stated_weights(asked.pairs, settings)),
+        pairs=_reports(both, left, pairs, _stated_weights(asked.pairs, settings)),
     )
 
 
@@ -292,16 +293,16 @@ def _gauge_condition(choice: GaugeChoice) -> GaugeCondition:
 
 
 def _lone(component: Component, member: Member, choice: GaugeChoice, known: Constraints) -> Part:
-    """Return a component of one: 0, or what is given of it."""
+    """Return the component of a single member: correction 0, or the level that the user gave."""
     level, error = known.levels.get(member.name, (known.locked.get(member.name, 0.0), 0.0))
     alone = {member.name: (_plane_at(member, (level, 0.0, 0.0)), (error, 0.0, 0.0))}
     return Part(component, alone, notes=choice.notes)
 
 
-def _stories(both: Constrained, found: LeaveOneOut, pairs: Pairs, weights: Sequence[float]) -> list[Story]:
-    """Return what is to be told of each pair."""
+def _reports(both: Constrained, found: LeaveOneOut, pairs: Pairs, weights: Sequence[float]) -> list[PairReport]:
+    """Return the report on each pair."""
     problem, known = both.problem, both.known
-    count = len(pairs)  # rows behind the pairs are what the user gave
+    count = len(pairs)  # the rows after those of the pairs are levels that the user gave
     unseen = np.zeros((count, 3))
     unseen[:, : problem.k] = (problem.delta - found.predicted)[:count]
     unseen *= np.array([1.0, 1 / problem.scale, 1 / problem.scale])
@@ -316,8 +317,8 @@ def _stories(both: Constrained, found: LeaveOneOut, pairs: Pairs, weights: Seque
     )
     each = weights, sigmas, tested, unseen.tolist(), places, own
     return [
-        Story(weight, sigma or None, Plane(level=a, slope_x=b, slope_y=c, x0=x0, y0=y0) if sure else None, *numbers)
-        for weight, sigma, sure, (a, b, c), (x0, y0), numbers in zip(*each, strict=True)
+        PairReport(weight, sigma or None, Plane(level=a, slope_x=b, slope_y=c, x0=x0, y0=y0) if sure else None, *rest)
+        for weight, sigma, sure, (a, b, c), (x0, y0), rest in zip(*each, strict=True)
     ]
 
 

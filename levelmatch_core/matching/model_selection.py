@@ -71,15 +71,15 @@ def choose(levels: Sequence[Solution], planes: Sequence[Solution]) -> Choice:
     levels, planes
         The same groups, solved with levels and with planes.
     """
-    one, other = _told(levels), _told(planes)
+    with_levels, with_planes = _evidence(levels), _evidence(planes)
     seams, losses = [], []
-    for key in sorted(one.keys() & other.keys()):
-        both = one[key], other[key]
-        if not any(told.used for told in both):
+    for key in sorted(with_levels.keys() & with_planes.keys()):
+        both = with_levels[key], with_planes[key]
+        if not any(one.used for one in both):
             continue
         fit, redundancy = both[1].fit, both[1].redundancy  # the measured plane, and how well it is predicted
-        losses.append([math.log1p(_failure(fit, told, redundancy) / 3) for told in both])
-        predicted = [told.predicted for told in both if told.predicted is not None]
+        losses.append([math.log1p(_failure(fit, one, redundancy) / 3) for one in both])
+        predicted = [one.predicted for one in both if one.predicted is not None]
         if len(predicted) == len(both):
             seams.append([_unseen(fit, plane) for plane in predicted])
     if not losses:
@@ -116,7 +116,7 @@ def _reason(choice: Choice) -> str:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Evidence:
     """The fitted and predicted difference of a pair whose members are in the same component."""
 
     fit: PairFit
@@ -129,9 +129,9 @@ class _Told:
     fit_optimism: float
 
 
-def _told(solutions: Iterable[Solution]) -> dict[tuple[str, str, str], _Told]:
+def _evidence(solutions: Iterable[Solution]) -> dict[tuple[str, str, str], _Evidence]:
     """Return the fitted and predicted differences of pairs; for a pair that was not used, the fit is a prediction."""
-    told = {}
+    found = {}
     for solution in solutions:
         members = {member.name: member for member in solution.members}
         for pair in solution.pairs:
@@ -140,33 +140,33 @@ def _told(solutions: Iterable[Solution]) -> dict[tuple[str, str, str], _Told]:
             if first.component != second.component:
                 continue
             x0, y0 = fit.plane.x0, fit.plane.y0
-            found = second.plane.about(x0, y0) + -first.plane.about(x0, y0)
-            told[solution.group, fit.first, fit.second] = _Told(
+            solved = second.plane.about(x0, y0) + -first.plane.about(x0, y0)
+            found[solution.group, fit.first, fit.second] = _Evidence(
                 fit=fit,
                 used=used,
-                found=found,
-                predicted=pair.predicted if used else found,
+                found=solved,
+                predicted=pair.predicted if used else solved,
                 left_out_optimism=pair.left_out_optimism,
                 redundancy=pair.redundancy if used else 1.0,
                 fit_optimism=pair.fit_optimism,
             )
-    return told
+    return found
 
 
-def _failure(fit: PairFit, told: _Told, redundancy: float) -> float:
+def _failure(fit: PairFit, pair: _Evidence, redundancy: float) -> float:
     """Return chi2 of a measured plane: the mean of those of prediction and fit, weighted with the redundancy."""
-    seen = _square(fit, told.found) + told.fit_optimism
-    if told.predicted is None:
+    seen = _square(fit, pair.found) + pair.fit_optimism
+    if pair.predicted is None:
         return seen
-    return redundancy * (_square(fit, told.predicted) + told.left_out_optimism) + (1 - redundancy) * seen
+    return redundancy * (_square(fit, pair.predicted) + pair.left_out_optimism) + (1 - redundancy) * seen
 
 
-def _square(fit: PairFit, told: Plane) -> float:
+def _square(fit: PairFit, expected: Plane) -> float:
     """Return the mean square residual of a measured plane in units of the level's variance."""
     rounding = ROUNDING * (plane_rms(fit, fit.plane) or 1.0)
-    return (_unseen(fit, told) / max(fit.stderr, rounding)) ** 2
+    return (_unseen(fit, expected) / max(fit.stderr, rounding)) ** 2
 
 
-def _unseen(fit: PairFit, told: Plane) -> float:
+def _unseen(fit: PairFit, expected: Plane) -> float:
     """Return the rms residual of a measured plane."""
-    return plane_rms(fit, fit.plane + -told.about(fit.plane.x0, fit.plane.y0))
+    return plane_rms(fit, fit.plane + -expected.about(fit.plane.x0, fit.plane.y0))

@@ -43,10 +43,12 @@ def solve_matrices(
 ) -> NDArray[np.float64]:
     """Return the corrections that make all deltas vanish together, for each coefficient separately.
 
+    The iterative solver takes planes as wholes, and the overlaps as squares of their number of pixels.
+
     Parameters
     ----------
     delta
-        (N, N, k); delta[j, i] describes data_j - data_i; the lower triangle is read.
+        (N, N, k); delta[j, i] describes data_j - data_i, [c] or [a, b, c]; the lower triangle is read.
     numbers
         (N, N) each: number of pixels, rms, whether the overlap is long enough, whether there is a pair.
     reference
@@ -65,6 +67,16 @@ def solve_matrices(
     gauge = Gauge.MEAN if reference is None else Gauge.REFERENCE
     named = None if reference is None else names[reference]
     chosen = settings.model_copy(update={"reference": named, "fit_type_dithers": "level"})
+    if settings.solver == "iterative" and delta.shape[2] == 3:
+        fits = [
+            _square_fit(_nominal_fit((names[i], names[j]), 0.0, npix[j, i], rms[j, i], linear[j, i]), delta[j, i])
+            for i, j in zip(*np.triu_indices(len(delta), 1), strict=True)
+            if valid[j, i]
+        ]
+        planes = chosen.model_copy(update={"fit_type_dithers": "level+slope"})
+        solution = match("dithers", "matrices", members, fits, gauge, planes)
+        moved = [result.plane.about(0.0, 0.0) for result in solution.members]
+        return np.array([[plane.slope_x, plane.slope_y, plane.level] for plane in moved])
     columns = []
     for coefficient in range(delta.shape[2]):
         fits = [
@@ -112,6 +124,19 @@ def _nominal_fit(pair: tuple[str, str], delta: float, npix: int, rms: float, lin
         extent=(1.0, 1.0),
         linear=(1.0, 1.0) if linear else (0.0, 0.0),
         converged=True,
+    )
+
+
+def _square_fit(fit: PairFit, coefficients: NDArray[np.float64]) -> PairFit:
+    """Return a fit as a plane [a, b, c] over a square of its number of pixels about the reference point."""
+    a, b, c = coefficients.tolist()
+    n = float(fit.n_used)
+    spread = n * max(n, 1.0) / 12
+    return fit.model_copy(
+        update={
+            "plane": Plane(level=c, slope_x=a, slope_y=b),
+            "moments": (n, 0.0, 0.0, 0.0, spread, 0.0, 0.0, 0.0, spread),
+        }
     )
 
 

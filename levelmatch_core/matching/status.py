@@ -1,4 +1,4 @@
-"""How a match ended: what the parts of a group were told by their solvers, as notes and a status."""
+"""How a match ended: the reports of the solvers of all components, as notes and a status."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -18,11 +18,11 @@ from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane
 
 UNTESTABLE = 2
-"""With so few pairs a member's bad one cannot be told from its good one."""
+"""With at most this many pairs of a member, a bad one cannot be distinguished from a good one."""
 
 
-class Story(NamedTuple):
-    """What a solve tells of a pair; as it is where the solve did not use it. Fields are those of its result."""
+class PairReport(NamedTuple):
+    """What a solve reports about a pair, with the fields of its result; the defaults are those of an unused pair."""
 
     weight: float = 0.0
     sigma: float | None = None
@@ -41,7 +41,7 @@ class Pairs:
     arrays: PairArrays
 
     def at(self, where: Sequence[int]) -> "Pairs":
-        """Return some of them."""
+        """Return the pairs with these indices."""
         return Pairs([self.fits[i] for i in where], [self.keys[i] for i in where], self.arrays.at(where))
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Part:
-    """A component and what the solver said of it (no answer where there was nothing to solve)."""
+    """A component with its solution (no answer if there was nothing to solve)."""
 
     component: Component
     results: Mapping[str, tuple[Plane, tuple[float, float, float]]]
@@ -58,17 +58,17 @@ class Part:
     unknowns: int = 0
     notes: tuple[str, ...] = ()
     outliers: frozenset[int] = frozenset()
-    """Which of its pairs were left out."""
+    """Indices of the pairs that were left out."""
     slope_changes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """What the slope prior did to the slopes of each member, data unit a grid pixel; empty where it is not known."""
+    """Change of the slopes of each member by the prior, data unit per grid pixel; empty if it is not known."""
     modes: tuple[tuple[float, float, Array], ...] = ()
     loops: LoopClosure | None = None
-    pairs: Sequence[Story] = ()
-    """Of each pair that was not left out."""
+    pairs: Sequence[PairReport] = ()
+    """The report on each pair that was not left out."""
 
 
 def doubts(pairs: Pairs, suspects: Collection[int], *, left_out: bool) -> tuple[str, ...]:
-    """Return what the user should know of pairs that contradict the others, whether or not they were left out."""
+    """Return the notes on pairs that contradict the others, whether or not they were left out."""
     if not suspects:
         return ()
     named = some(["{} - {}".format(*pairs.keys[i]) for i in sorted(suspects)])
@@ -79,13 +79,13 @@ def doubts(pairs: Pairs, suspects: Collection[int], *, left_out: bool) -> tuple[
 
 
 def untestable_members(used: Collection[Pair]) -> set[str]:
-    """Return the members with so few pairs that a bad one cannot be told."""
+    """Return the members with so few pairs that a bad one cannot be identified."""
     degree = Counter(chain.from_iterable(used))
     return {name for name, count in degree.items() if count <= UNTESTABLE}
 
 
 def residual_planes(pairs: Pairs, planes: Mapping[str, Plane]) -> tuple[Array, Array]:
-    """Return (K,) the level at each pair's centroid that the corrections leave, and the rms over the overlap."""
+    """Return (K,) the residual level of each pair at its centroid, and (K,) the residual rms over its overlap."""
     place = {name: number for number, name in enumerate(planes)}
     at = np.array([(one.level, one.slope_x, one.slope_y, one.x0, one.y0) for one in planes.values()]).reshape(-1, 5)
     corrected = pairs.arrays.planes.copy()
@@ -105,7 +105,7 @@ def graph_notes(
     *,
     spared: Mapping[Pair, Rejection],
 ) -> list[str]:
-    """Return what the user should know of who hangs together, and by what.
+    """Return notes on which members are connected, and by which pairs.
 
     Parameters
     ----------
@@ -114,13 +114,13 @@ def graph_notes(
     rejected
         Pairs that are not used.
     used
-        Those that are.
+        Pairs that are used.
     is_bridge
-        Bridges that are news.
+        Bridges that are worth a note.
     few
-        Members whose bad pairs cannot be told, where bad pairs are looked for.
+        Members whose bad pairs cannot be identified, if bad pairs are looked for.
     spared
-        Pairs that fail a rule and are used all the same.
+        Pairs that are used although they fail a rule.
     """
     notes: list[str] = []
     if spared:
@@ -133,7 +133,7 @@ def graph_notes(
     if is_bridge:
         named = [f"{a} - {b}" for a, b in sorted(is_bridge)]
         notes.append(f"bridges, whose levels no other pair can test: {some(named)}")
-    if few and len(used) > 1:  # of two members by themselves all is known
+    if few and len(used) > 1:  # two members have only this pair
         notes.append(f"{len(few)} members with two pairs or fewer, whose bad pairs cannot be told: {some(sorted(few))}")
     restless = [fit for fit in used.fits if not fit.converged]
     if restless:
@@ -161,11 +161,11 @@ def status_of(
     parts
         The components.
     notes
-        On the group as a whole.
+        Notes on the whole group.
     settings
-        `solver` is told.
+        `solver` is recorded.
     untestable
-        Members whose bad pairs cannot be told.
+        Members whose bad pairs cannot be identified.
     residuals
         Rms of the used pairs' differences before and after.
     """
@@ -206,5 +206,5 @@ def status_of(
 
 
 def rms_of(values: Array) -> float:
-    """Return the root mean square; 0 of nothing."""
+    """Return the root mean square; 0 if there are no values."""
     return float(np.sqrt(np.mean(np.square(values)))) if len(values) else 0.0

@@ -6,11 +6,13 @@ The memory is limited, and the same parts give the same bytes.
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io import fits
+from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from levelmatch_core.errors import NoUsablePixelsError
@@ -31,6 +33,20 @@ STRIP_PIXELS = 8 * BAND_PIXELS
 
 MosaicPart = tuple[CutoutRecord, Plane, float]
 """A cutout, the total correction of all stages, and the local sky; both are subtracted."""
+
+
+@dataclass(frozen=True)
+class MosaicImages:
+    """The mosaic of a field in memory."""
+
+    after: NDArray[np.floating]
+    """(ny, nx) mean of the corrected exposures, NaN where there are none."""
+    before: NDArray[np.floating]
+    """The same without corrections."""
+    error: NDArray[np.floating] | None
+    """1 sigma by the errors of the pixels; None if inputs have none."""
+    wcs: WCS
+    unit: str
 
 
 def write_mosaic(

@@ -184,7 +184,7 @@ def record_of(
     failures = {(failure.name, failure.step, failure.reason): failure for failure in everything}
     inputs = {(e.file, e.digest) for field in inventory.fields for e in field.exposures}
     roles = roles_by_name()
-    fields = tuple(_field(match, previous) for match in matches)
+    fields = tuple(field_summary(match, previous) for match in matches)
     chosen = {name: value for name, value in settings.model_dump(mode="json").items() if roles[name] != "run"}
     return RunRecord(
         levelmatch=levelmatch_version(),
@@ -215,7 +215,8 @@ def _counts(corrections: Iterable[Correction]) -> dict[str, int]:
     return {status.value: found[status] for status in Status}
 
 
-def _field(match: FieldMatch, previous: RunRecord | None) -> FieldSummary:
+def field_summary(match: FieldMatch, previous: RunRecord | None = None) -> FieldSummary:
+    """Return a field in numbers; `previous` is the run whose output this one updates."""
     kind = (match.field.instrument, match.field.band, match.field.unit)
     before = [
         part

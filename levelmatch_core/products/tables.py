@@ -140,6 +140,9 @@ def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
     rules = {e.blank for match in matches for e in match.field.exposures} - {"auto"}
     if rules:  # the setting, which is the same for all
         table.meta.update(blank=rules.pop())
+    chosen = {e.plane for match in matches for e in match.field.exposures} - {None}
+    if chosen:  # a setting, too
+        table.meta.update(plane=chosen.pop())
     return table
 
 

@@ -17,8 +17,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from levelmatch_core.process.compilation import njit
 
 Floats = NDArray[np.float64]
 Cuts = tuple[float, float, float, float, float]

@@ -61,12 +61,12 @@ def excluded(mask: SkyMask, wcs: WCS, shape: tuple[int, int]) -> Mask:
 def _tangent(wcs: WCS, shape: tuple[int, int]) -> WCS:
     """Return a tangent plane about the centre of the image, without distortions, on which regions are drawn."""
     middle = wcs.pixel_to_world((shape[1] - 1) / 2, (shape[0] - 1) / 2).icrs
-    beside = wcs.pixel_to_world((shape[1] + 1) / 2, (shape[0] - 1) / 2).icrs
+    right = wcs.pixel_to_world((shape[1] + 1) / 2, (shape[0] - 1) / 2).icrs
     plane = WCS(naxis=2)
     plane.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     plane.wcs.crval = [middle.ra.deg, middle.dec.deg]
     plane.wcs.crpix = [(shape[1] + 1) / 2, (shape[0] + 1) / 2]
-    step = float(middle.separation(beside).deg)
+    step = float(middle.separation(right).deg)
     plane.wcs.cdelt = [-step, step]
     return plane
 

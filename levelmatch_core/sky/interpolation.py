@@ -6,9 +6,9 @@ in the processor's first-level cache.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from levelmatch_core.process.compilation import njit
 from levelmatch_core.sky.kernels import ends_of, positions_in_row
 
 Floats = NDArray[np.float64]

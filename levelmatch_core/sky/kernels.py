@@ -6,8 +6,9 @@ distances from the first node of the cell along y and x.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from levelmatch_core.process.compilation import njit
 
 Floats = NDArray[np.float64]
 

@@ -14,9 +14,10 @@ next to them has no value.
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from levelmatch_core.process.compilation import njit
+from levelmatch_core.sky.clipping import MAD_TO_SIGMA
 from levelmatch_core.sky.kernels import positions_in_row
 
 Floats = NDArray[np.float64]
@@ -39,8 +40,6 @@ FLANK_NOISE = 2.5
 FLANKS = 0.25
 """The three fainter neighbours together have less than this fraction of its height, noise included: those of such a
 star have 0.6."""
-MAD_TO_SIGMA = 1.482602218505602
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 SAMPLE = 16384
 """Number of differences of neighbours from which the noise is estimated."""
 
@@ -50,9 +49,9 @@ def pixel_noise(data: Image) -> float:
     step = max(1, math.isqrt(data.size // SAMPLE))
     rows = data[::step]
     with np.errstate(invalid="ignore"):
-        beside = np.subtract(rows[:, 1::step], rows[:, :-1:step][:, : rows[:, 1::step].shape[1]], dtype=np.float64)
-    beside = beside[np.isfinite(beside)]
-    return MAD_TO_SIGMA * float(np.median(np.abs(beside))) / math.sqrt(2.0) if beside.size else 0.0
+        steps = np.subtract(rows[:, 1::step], rows[:, :-1:step][:, : rows[:, 1::step].shape[1]], dtype=np.float64)
+    steps = steps[np.isfinite(steps)]
+    return MAD_TO_SIGMA * float(np.median(np.abs(steps))) / math.sqrt(2.0) if steps.size else 0.0
 
 
 def coefficients(data: Image) -> tuple[Floats, Flags]:

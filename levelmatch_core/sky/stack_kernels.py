@@ -1,8 +1,9 @@
 """Compiled loops of a robust stack, which release the GIL."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from levelmatch_core.process.compilation import njit
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -201,10 +203,12 @@ def serving(environ: dict[str, str], log: Path) -> Iterator[Server]:
         yield server
 
 
+WORKER = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "levelmatch", "--type", "process"]
+
+
 def working(environ: dict[str, str], log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Run a process worker of the pool `levelmatch`."""
-    words = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "levelmatch", "--type", "process"]
-    return running(words, environ, log)
+    return running(WORKER, environ, log)
 
 
 @pytest.fixture(scope="session")
@@ -226,6 +230,53 @@ def worker(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> 
 def working_in() -> Callable[[dict[str, str], Path], AbstractContextManager[subprocess.Popen[bytes]]]:
     """Run a worker in an environment, with its log."""
     return working
+
+
+@pytest.fixture
+def mortal_worker(prefect_server: Server, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that a test may kill."""
+    process = launched(WORKER, prefect_server.environ, tmp_path / "mortal.log")
+    yield process
+    ended(process)
+
+
+@dataclass
+class Listener:
+    """A webhook on the loopback."""
+
+    url: str
+    heard: list[dict[str, Any]]
+
+    def waits_for(self, state: str) -> dict[str, Any]:
+        """Return the first message on a state, by its name."""
+        return Server.wait_for(
+            lambda: next((each for each in self.heard if each["state"] == state), None), f"an alert on {state}"
+        )
+
+
+@pytest.fixture
+def listener(prefect_server: Server) -> Iterator[Listener]:
+    """A webhook, and the block `webhook/loopback` that calls it."""
+    heard: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/alerts"
+    script = f"from prefect.blocks.webhook import Webhook; Webhook(url={url!r}).save('loopback', overwrite=True)"
+    words = [sys.executable, "-c", script]
+    subprocess.run(words, env=prefect_server.environ, check=True, timeout=PATIENCE, capture_output=True)
+    yield Listener(url, heard)
+    server.shutdown()
+    server.server_close()
 
 
 @dataclass(frozen=True)

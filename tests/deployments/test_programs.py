@@ -1,10 +1,13 @@
 """Program files: what they say, what is refused, and that prefect.yaml holds what they say."""
 
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import BlockDocument
 
 from flows.commands.deploy import prefect_yaml
+from flows.orchestration.automations import alert_automation, silence_automation
 from flows.orchestration.programs import Program, load_programs, refuse_trouble
 from levelmatch_core.errors import SettingsError, UsageError
 
@@ -44,6 +47,9 @@ def test_the_programs_that_come_with_levelmatch():
         ('inputs = ["/i"]\noutput = "/o"\n[[schedule]]\ntimezone = "UTC"', "either cron or interval"),
         ('inputs = ["/i"]\noutput = "/o"\n[[schedule]]\ncron = "0 1 * * *"\ntimezone = "Mars/Base"', "time zone"),
         ('inputs = ["/i"]\noutput = "/o"\nwhen_busy = "never"', "when_busy"),
+        ('inputs = ["/i"]\noutput = "/o"\n[[alert]]\non = ["sad"]\nto = "slack-webhook/ops"', "alert.0.on"),
+        ('inputs = ["/i"]\noutput = "/o"\n[[alert]]\non = []\nto = "slack-webhook/ops"', "alert.0.on"),
+        ('inputs = ["/i"]\noutput = "/o"\n[[alert]]\non = ["late"]\nto = "https://x.example"', "alert.0.to"),
         ("inputs = [", "trial.toml"),
     ],
 )
@@ -74,6 +80,13 @@ def test_a_relative_folder_or_an_output_that_is_an_input_is_refused(tmp_path):
     assert any("is an input" in line for line in found.check({}))
 
 
+def test_inputs_may_lie_elsewhere(tmp_path):
+    found = program(tmp_path, f'inputs = ["s3://$BUCKET/stage2", "https://example.org/a/"]\noutput = "{tmp_path}/out"')
+    assert found.check({}) == ["trial: the variable BUCKET is not set"]
+    assert found.check({"BUCKET": "stpubdata"}) == []
+    assert found.deployment()["parameters"]["inputs"] == ["s3://{{ $BUCKET }}/stage2", "https://example.org/a/"]
+
+
 def test_a_deployment_pins_its_reference_and_runs_one_at_a_time(tmp_path):
     found = program(tmp_path, 'inputs = ["$A/i"]\noutput = "${A}/o"\n[settings]\nreference = "tile 3"').deployment()
     assert found["parameters"]["settings"] == {"preset": "best", "reference": "tile 3"}
@@ -85,6 +98,29 @@ def test_a_deployment_pins_its_reference_and_runs_one_at_a_time(tmp_path):
 def test_a_folder_without_programs_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no program file"):
         load_programs(tmp_path)
+
+
+def test_alerts_hear_the_events_of_their_states_in_their_program_only(tmp_path):
+    text = '[[alert]]\non = ["quarantined", "late"]\nto = "{}"\n'
+    found = program(tmp_path, 'inputs = ["/i"]\noutput = "/o"\n' + text.format("slack-webhook/ops"))
+    (alert,), deployment = found.alert, uuid4()
+    block = BlockDocument(id=uuid4(), block_schema_id=uuid4(), block_type_id=uuid4(), name="ops")
+    made = alert_automation(found, 1, alert, deployment, block).model_dump(mode="json")
+    assert set(made["trigger"]["expect"]) == {"prefect.flow-run.Quarantined", "prefect.flow-run.Late"}
+    assert made["trigger"]["match_related"]["prefect.resource.id"] == f"prefect.deployment.{deployment}"
+    assert made["owner_resource"] == f"prefect.deployment.{deployment}"
+    assert [each["type"] for each in made["actions"]] == ["send-notification"]
+    hook = alert.model_copy(update={"to": "webhook/ops"})
+    made = alert_automation(found, 1, hook, deployment, block).model_dump(mode="json")
+    assert [each["type"] for each in made["actions"]] == ["call-webhook"]
+
+
+def test_a_silent_run_crashes_after_two_of_the_heartbeats_that_deployments_send(tmp_path):
+    found = program(tmp_path, 'inputs = ["/i"]\noutput = "/o"').deployment()
+    beat = int(found["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    made = silence_automation()
+    assert made.trigger.within.total_seconds() == 2 * beat
+    assert made.trigger.match_related.root["prefect.resource.id"] == f"prefect.tag.{found['tags'][0]}"
 
 
 def test_a_deployment_tells_its_runs_where_all_is(tmp_path):

@@ -15,8 +15,8 @@ from flows.commands.sweep import grid_of
 from flows.orchestration.quarantine import content_of
 from flows.summary import Tracking
 from flows.sweep import combinations, folder_of, sweep
+from flows.tracking.comparison import LOCAL_UI
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
-from flows.tracking.tracker import LOCAL_UI
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.settings import MatchSettings
 from tests.browser import chromium
@@ -150,7 +150,7 @@ def test_a_sweep_resamples_once_and_a_bad_combination_fails_alone(home, small_pr
         assert run.info.run_id in found.compare
     (failed,) = [run for run in runs if run.info.status == "FAILED"]
     assert failed.info.run_id == found.rows[-1].run_id
-    assert failed.info.run_name == "rms_sig_limit=-1.0"
+    assert failed.info.run_name.startswith("rms_sig_limit=-1.0, swept 20")  # combination, program, time
     assert "rms_sig_limit=-1" in failed.data.tags["levelmatch.failed"]
     assert r"rms\_sig\_limit=-1" in failed.data.tags["mlflow.note.content"]
     assert failed.data.params["rms_sig_limit"] == "-1.0"

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from reproject import reproject_interp
 
 from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.products.explain import explain
+from levelmatch_core.products.verdict import residual_of
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.grid import Grid, choose_grid
 
@@ -84,6 +87,25 @@ def test_seams_vanish(m17, level_match, tmp_path, fit_type, bound):
     after = seams(tmp_path / "out" / "tiles", result.matches[0].grid)
     assert len(after) == 13
     assert rms(after.values()) <= bound
+
+
+@pytest.mark.slow
+def test_readme_has_the_numbers_that_the_program_shows(m17, level_match, tmp_path):
+    """README, terminal, `explain` and report tell one number for what is left, to the digits that README has."""
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    found = re.search(
+        r"differ by ([\d.]+) DN rms as they come, by ([\d.]+) with constants, and by ([\d.]+) with planes", text
+    )
+    before, *after = (float(number) for number in found.groups())
+    for fit_type, expected in zip(("level", "level+slope"), after, strict=True):
+        out = tmp_path / fit_type
+        result = level_match(m17, output=out, preset="best", fit_type_mosaic_tiles=fit_type, figures="none")
+        residual = residual_of(result.matches[0])
+        assert residual.before == pytest.approx(before, abs=0.06)
+        assert residual.after == pytest.approx(expected, abs=0.05)
+        assert result.record.grade == "doubtful"
+        assert f"rms before and {residual.after:.4g} after" in explain(out)
+        assert f"became {residual.after:.4g}" in explain(out)
 
 
 @pytest.mark.slow

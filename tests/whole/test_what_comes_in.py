@@ -220,3 +220,35 @@ def test_an_unknown_scale_is_in_the_headline(tmp_path: Path) -> None:
     known, _ = run(tmp_path, rates="off", overwrite=True)
     assert errors_of(known) < 0.05
     assert RunRecord.load(tmp_path / "out" / "run.json").grade is Grade.GOOD
+
+
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_levels_beside_filled_corners_are_those_of_the_pixels_that_were_seen(tmp_path: Path, seed: int) -> None:
+    """The sky and whole shifts are known: the mean of all pixels that were seen, paired by hand, is the oracle."""
+    size, places = 160, [(0, 0), (55, 55), (55, -55), (110, 0)]
+    levels, rng = np.array([40.0, 70.0, 55.0, 90.0]), np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size].astype(float)
+    seen = np.abs(x - size / 2) + np.abs(y - size / 2) < size / 2
+    (tmp_path / "in").mkdir()
+    canvas = np.full((4, 2 * size, 2 * size), np.nan)
+    for number, (dx, dy) in enumerate(places):
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+        wcs.wcs.crval, wcs.wcs.cdelt = [150.0, 2.0], [-1 / 3600, 1 / 3600]
+        wcs.wcs.crpix = [1.0 - dx, 81.0 - dy]
+        noise = rng.normal(0, 1, (size, size))
+        sky = 20 + 10 * np.sin((x + dx) / 40) * np.cos((y + dy) / 55)
+        data = np.where(seen, sky + levels[number] + noise, 0).astype(np.float32)
+        fits.PrimaryHDU(data, wcs.to_header()).writeto(tmp_path / "in" / f"r{number}.fits")
+        canvas[number, 80 + dy : 80 + dy + size, dx : dx + size] = np.where(seen, noise, np.nan)
+    rows, right = [], []
+    for one in range(4):
+        for other in range(one + 1, 4):
+            apart = canvas[other] - canvas[one]
+            root = np.sqrt(np.isfinite(apart).sum())
+            rows.append(root * (np.eye(4)[other] - np.eye(4)[one]))
+            right.append(root * np.nanmean(apart))
+    best = np.linalg.lstsq(np.array(rows), np.array(right), rcond=None)[0]
+    result = match_levels(tmp_path / "in", settings=Settings.load())
+    found = np.array([one.total.level for one in result.corrections]) - levels
+    np.testing.assert_allclose(found - found.mean(), best - best.mean(), atol=0.02)

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import NotFitsError, ShapeMismatchError
 from levelmatch_core.images.exposure import Companion, Exposure
-from levelmatch_core.images.fits_headers import FAULTS, plane_of, quiet
+from levelmatch_core.images.fits_headers import FAULTS, quiet
+from levelmatch_core.images.planes import image_in
 from levelmatch_core.images.storage.packing import unpacked
 from levelmatch_core.process.log_context import logger_of
 
@@ -61,8 +62,7 @@ def _read(companion: Companion, exposure: Exposure) -> NDArray[np.generic]:
             raw, _ = unpacked(file)
             with fits.open(raw, mode="readonly", memmap=False) as hdus:
                 values = np.asarray(hdus[companion.hdu].data)
-        plane = plane_of([int(size) for size in values.shape])
-        values = values if plane is None else values.reshape(plane)
+        values = image_in(values, exposure.plane)
     except (*FAULTS, OSError) as error:
         message = f"{exposure.name}: its companion {companion.file} cannot be read ({error}); set companions=ignore"
         raise NotFitsError(message) from error

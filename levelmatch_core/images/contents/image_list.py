@@ -3,11 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from levelmatch_core.errors import NoImageError
-from levelmatch_core.images.fits_headers import Hdu, cards_of
+from levelmatch_core.images.fits_headers import Hdu, cards_of, number_of
 from levelmatch_core.images.instruments import Instrument
+from levelmatch_core.images.planes import is_cube
 from levelmatch_core.images.wcs.fits_wcs import WCS_CARD
 from levelmatch_core.instrument_tables import ALL
 
@@ -116,16 +117,45 @@ def _place(hdu: Hdu) -> list[bytes]:
     return sorted(card.partition(b"/")[0].rstrip() for card in cards)
 
 
+def with_plane(hdus: Iterable[Hdu], plane: int | None) -> tuple[Hdu, ...]:
+    """Return HDUs of whose cubes a plane, from 1, is chosen."""
+    return tuple(
+        replace(hdu, chosen=plane) if plane is not None and hdu.shape is not None and is_cube(hdu.shape) else hdu
+        for hdu in hdus
+    )
+
+
 def cube_message(hdu: Hdu, shown: str) -> str:
     """Return what to say of an image that is not one of two axes."""
     shape = hdu.shape or ()
     if len(shape) < 3 or 0 in shape:
         return f"{shown}: HDU {hdu.index} ({hdu.name}) has shape {hdu.shape}, expected a two-dimensional image"
     sizes = " x ".join(map(str, shape[::-1]))
+    if hdu.chosen is not None:
+        return f"{shown}: HDU {hdu.index} is a cube of {sizes} pixels, which has no plane {hdu.chosen}; count from 1"
     return (
-        f"{shown}: HDU {hdu.index} is a cube of {sizes} pixels, expected one image; name a plane: write the one that "
-        f"is to be matched into a file of its own"
+        f"{shown}: HDU {hdu.index} is a cube of {sizes} pixels, expected one image; name a plane: --set "
+        f"plane=N takes the one of that number, counted from 1"
     )
+
+
+def refuse_whole_numbers(hdu: Hdu, shown: str) -> None:
+    """Raise if a plane of a cube cannot be corrected without changing how the others are stored.
+
+    Raises
+    ------
+    NoImageError
+        If the cube does not hold plain floating-point numbers.
+    """
+    if hdu.cube_plane is None:
+        return
+    bitpix = int(hdu.get("ZBITPIX", 0)) if hdu.compressed else hdu.bitpix
+    if bitpix > 0 or number_of(hdu.get("BSCALE", 1)) != 1 or number_of(hdu.get("BZERO", 0)) != 0:
+        message = (
+            f"{shown}: HDU {hdu.index} is a cube of integers or scaled numbers, expected plain floating point: one "
+            f"corrected plane would change how the others are stored; convert it first"
+        )
+        raise NoImageError(message)
 
 
 def _no_image(hdus: Sequence[Hdu], shown: str) -> str:

@@ -16,7 +16,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from levelmatch_core.images.contents.blanks import HUGE, SENTINELS
-from levelmatch_core.images.fits_headers import FAULTS, Hdu, plane_of, quiet
+from levelmatch_core.images.fits_headers import FAULTS, Hdu, quiet
+from levelmatch_core.images.planes import image_in
 from levelmatch_core.images.storage.packing import PACKING_FAULTS, unpacked
 from levelmatch_core.images.storage.stored_arrays import read_rows
 
@@ -201,8 +202,7 @@ def _whole(file: BinaryIO, hdu: Hdu) -> NDArray[np.generic] | None:
     file.seek(0)
     with fits.open(unpacked(file)[0], mode="readonly", memmap=False) as hdus:
         values = np.asarray(hdus[hdu.index].data)
-    plane = plane_of(values.shape)
-    if plane is None:
+    image = image_in(values, hdu.cube_plane)
+    if image.ndim != 2:
         return None
-    image: NDArray[np.generic] = values.reshape(plane)
     return image.astype(image.dtype.newbyteorder("="), copy=False)

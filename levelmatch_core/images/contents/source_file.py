@@ -12,7 +12,7 @@ from astropy.io import fits
 from levelmatch_core.errors import DataError, NoImageError, NotFitsError
 from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.contents.bands import BandCards
-from levelmatch_core.images.contents.image_list import ImageList, list_images
+from levelmatch_core.images.contents.image_list import ImageList, list_images, with_plane
 from levelmatch_core.images.contents.no_sky import no_sky
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.fits_headers import Hdu, read_headers
@@ -112,7 +112,7 @@ def _read_settled(path: Path, shown: str, known: Sequence[Instrument], settings:
     if 0 <= age < settle:
         reason = f"{shown}: changed {age:.0f} s ago, less than settle_seconds ({settle:g}); the next run takes it"
         return Failure(name=shown, step=PENDING, error="Pending", reason=reason, exposures=(shown,))
-    found = _read(path, shown, known, checksums=settings.checksums == "verify")
+    found = _read(path, shown, known, checksums=settings.checksums == "verify", plane=settings.plane)
     if _stamp(path) != before:
         reason = f"{shown}: changed while it was read; the next run takes it"
         return Failure(name=shown, step=PENDING, error="Pending", reason=reason, exposures=(shown,))
@@ -128,7 +128,9 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _read(path: Path, shown: str, known: Sequence[Instrument], *, checksums: bool) -> SourceFile | Failure:
+def _read(
+    path: Path, shown: str, known: Sequence[Instrument], *, checksums: bool, plane: int | None
+) -> SourceFile | Failure:
     try:
         shown.encode()
     except UnicodeEncodeError:
@@ -136,7 +138,7 @@ def _read(path: Path, shown: str, known: Sequence[Instrument], *, checksums: boo
         return failure_of(name, DataError(f"{name}: its name is not UTF-8, which tables and records need; rename it"))
     try:
         refuse_irregular(path, NotFitsError, shown)
-        hdus = read_headers(path, shown, checksums=checksums)
+        hdus = with_plane(read_headers(path, shown, checksums=checksums), plane)
         file = SourceFile(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0], known))
         _ = file.bands, file.camera  # a damaged card shows here
     except DataError as error:

@@ -7,8 +7,9 @@ of the group is padding. So where each code lies depends on their number alone, 
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from levelmatch_core.process.compilation import njit
 
 _MAGIC = b"\x1f\x9d"
 _HEAD = 3

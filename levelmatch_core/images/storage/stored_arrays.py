@@ -97,9 +97,10 @@ def read_rows(file: BinaryIO, hdu: Hdu, rows: Sequence[int]) -> NDArray[np.gener
         return None
     columns = hdu.plane[1]
     size = columns * np.dtype(form.kind).itemsize
+    first = ((hdu.cube_plane or 1) - 1) * hdu.plane[0]
     content = bytearray()
     for row in rows:
-        file.seek(form.start + row * size)
+        file.seek(form.start + (first + row) * size)
         content += file.read(size)
     return _native(content, replace(form, shape=(len(rows), columns)))
 

@@ -160,8 +160,8 @@ def _astropys(cards: Sequence[bytes], hdu: Hdu, hdus: fits.HDUList | None) -> WC
 def _of_plane(header: fits.Header, hdu: Hdu) -> fits.Header:
     """Return a header of the image's two axes alone: astropy cannot reduce a WCS that has distortions.
 
-    The intermediate coordinates are M (p - CRPIX): at p = 1 along the other axes, terms of M that mix these with the
-    two move CRPIX of the two.
+    The intermediate coordinates are M (p - CRPIX): at p = 1 along the other axes, or at the plane of a cube, terms of
+    M that mix these with the two move CRPIX of the two.
     """
     axes = hdu.plane_axes
     further = {axis for name in header for axis in _axes_in(name)} - set(axes)
@@ -171,7 +171,8 @@ def _of_plane(header: fits.Header, hdu: Hdu) -> fits.Header:
     matrix, crpix = _linear(header)
     kept = np.array(axes) - 1
     others = np.setdiff1d(np.arange(len(crpix)), kept)
-    mixed = matrix[np.ix_(kept, others)] @ (1 - crpix[others])
+    at = np.array([_pixel_along(hdu, int(axis)) for axis in others])
+    mixed = matrix[np.ix_(kept, others)] @ (at - crpix[others])
     reduced = fits.Header(
         [(_renumbered(name, axes), value, comment) for name, value, comment in header.cards if _stays(name, axes)]
     )
@@ -182,6 +183,14 @@ def _of_plane(header: fits.Header, hdu: Hdu) -> fits.Header:
     reduced["NAXIS"], reduced["NAXIS1"], reduced["NAXIS2"] = 2, shape[1], shape[0]
     reduced.remove("WCSAXES", ignore_missing=True)
     return reduced
+
+
+def _pixel_along(hdu: Hdu, axis: int) -> int:
+    """Return the pixel coordinate, from 1, of an image along one of its further axes, numbered from 0."""
+    plane, shape = hdu.cube_plane, hdu.shape or ()
+    if plane is None or axis >= len(shape):
+        return 1
+    return int(np.unravel_index(plane - 1, shape[:-2])[len(shape) - 1 - axis]) + 1
 
 
 def _linear(header: fits.Header) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

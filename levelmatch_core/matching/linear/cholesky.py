@@ -13,10 +13,10 @@ has no wheels. See section 5 of matching/MODEL.md.
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from levelmatch_core.matching.graph_kernels import Floats, Index
 from levelmatch_core.matching.linear.nested_dissection import Elimination, Graph, Plan
+from levelmatch_core.process.compilation import njit
 
 PANEL = 96
 """Number of unknowns eliminated at a time."""
@@ -162,7 +162,7 @@ def _assemble_front(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
         (N,) place of each member in the front, in units of members; overwritten for those of this front.
     """
     order, _, _, _, _, place = plan
-    begin, beside, number, first = graph
+    begin, adjacent, number, first = graph
     own_blocks, pair_blocks, scaling = blocks
     low, high = nodes
     k = own_blocks.shape[1]
@@ -177,7 +177,7 @@ def _assemble_front(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
             if scaling[member, a] == 0:
                 front[j + a, j + a] = 1.0
         for e in range(begin[member], begin[member + 1]):
-            other = beside[e]
+            other = adjacent[e]
             if place[other] < p:
                 continue
             pair, i = number[e], k * local[place[other]]

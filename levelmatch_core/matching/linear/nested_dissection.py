@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit
 
 from levelmatch_core.matching.graph_kernels import Flags, Floats, Index, neighbours
+from levelmatch_core.process.compilation import njit
 
 LEAF = 12
 """Parts of at most this many members are not bisected: dense algebra is cheaper there."""
@@ -61,10 +61,11 @@ class Elimination:
             (N,) members that are not unknowns; one of them may form pairs with all others.
         """
         counting = np.flatnonzero(~(fixed[first] | fixed[second]))
-        begin, beside, number = neighbours(len(centres), first[counting], second[counting])
+        begin, adjacent, number = neighbours(len(centres), first[counting], second[counting])
         wide = np.diff(begin) > WIDE * len(centres) ** 0.5
         near = counting[~(wide[first[counting]] | wide[second[counting]])]
-        start, close, _ = neighbours(len(centres), first[near], second[near]) if wide.any() else (begin, beside, number)
+        narrow = neighbours(len(centres), first[near], second[near]) if wide.any() else (begin, adjacent, number)
+        start, close, _ = narrow
         order, low, up = _bisected(np.flatnonzero(~wide), centres, start, close, LEAF)
         if wide.any():  # one more node, above all others
             up = np.append(np.where(up < 0, len(up), up), -1)
@@ -74,8 +75,8 @@ class Elimination:
         rank = np.empty(len(low) + 1, dtype=np.int64)
         rank[by_place], rank[-1] = np.arange(len(low)), -1  # a root stays a root
         starts, parent = np.append(low[by_place], len(order)), rank[up[by_place]]
-        row_starts, rows = _with_fill_in(starts, parent, order, begin, beside)
-        return cls(order, starts, parent, row_starts, rows, (begin, beside, counting[number], first))
+        row_starts, rows = _with_fill_in(starts, parent, order, begin, adjacent)
+        return cls(order, starts, parent, row_starts, rows, (begin, adjacent, counting[number], first))
 
     @cached_property
     def place(self) -> Index:
@@ -96,7 +97,7 @@ class Elimination:
 
 
 @njit(nogil=True, cache=True)
-def _distances(here: Index, start: Index, beside: Index, inside: Index, part: int) -> Floats:  # pragma: no cover
+def _distances(here: Index, start: Index, adjacent: Index, inside: Index, part: int) -> Floats:  # pragma: no cover
     """Return graph distances within a part from a peripheral member to each member; -1 where there is no path."""
     steps = np.full(inside.size, -1)
     queue, found = np.empty(here.size, dtype=np.int64), np.empty(here.size)
@@ -109,7 +110,7 @@ def _distances(here: Index, start: Index, beside: Index, inside: Index, part: in
             node = queue[done]
             done += 1
             for place in range(start[node], start[node + 1]):
-                other = beside[place]
+                other = adjacent[place]
                 if inside[other] == part and steps[other] < 0:
                     steps[other] = steps[node] + 1
                     queue[many] = other
@@ -122,7 +123,7 @@ def _distances(here: Index, start: Index, beside: Index, inside: Index, part: in
 
 @njit(nogil=True, cache=True)
 def _along(  # noqa: PLR0917 - compiled  # pragma: no cover
-    here: Index, centres: Floats, start: Index, beside: Index, inside: Index, part: int
+    here: Index, centres: Floats, start: Index, adjacent: Index, inside: Index, part: int
 ) -> Floats:
     """Return the coordinate of each member of a part along the longer side of their bounding box."""
     longest, values = 0.0, np.empty(here.size)
@@ -138,12 +139,12 @@ def _along(  # noqa: PLR0917 - compiled  # pragma: no cover
         return values
     for i in range(here.size):
         inside[here[i]] = part
-    return _distances(here, start, beside, inside, part)
+    return _distances(here, start, adjacent, inside, part)
 
 
 @njit(nogil=True, cache=True)
 def _parted(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
-    here: Index, values: Floats, start: Index, beside: Index, below: Index, part: int, turned: Index
+    here: Index, values: Floats, start: Index, adjacent: Index, below: Index, part: int, turned: Index
 ) -> tuple[int, int]:
     """Write a part's members into `turned`: lower half, upper half, separator; return where the first two end."""
     middle, least, more = float(np.median(values)), values.min(), np.inf
@@ -164,7 +165,7 @@ def _parted(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
             continue
         apart = True
         for place in range(start[here[i]], start[here[i] + 1]):
-            if below[beside[place]] == part:
+            if below[adjacent[place]] == part:
                 apart = False
                 break
         if apart:
@@ -180,7 +181,7 @@ def _parted(  # noqa: C901, PLR0917 - compiled  # pragma: no cover
 
 @njit(nogil=True, cache=True)
 def _bisected(  # pragma: no cover - compiled
-    members: Index, centres: Floats, start: Index, beside: Index, leaf: int
+    members: Index, centres: Floats, start: Index, adjacent: Index, leaf: int
 ) -> tuple[Index, Index, Index]:
     """Return the order of elimination of some members, and for each node where its members start, and its parent."""
     n, order = members.size, members.copy()
@@ -195,8 +196,8 @@ def _bisected(  # pragma: no cover - compiled
         lower, inner = 0, high - low
         if high - low > leaf:
             here = order[low:high].copy()
-            values = _along(here, centres, start, beside, inside, number)
-            lower, inner = _parted(here, values, start, beside, below, number, order[low:high])
+            values = _along(here, centres, start, adjacent, inside, number)
+            lower, inner = _parted(here, values, start, adjacent, below, number, order[low:high])
         if not 0 < lower < high - low:  # too few to be bisected, or all are neighbours of all
             lower = inner = 0
         above = up
@@ -214,7 +215,7 @@ def _bisected(  # pragma: no cover - compiled
 
 @njit(nogil=True, cache=True)
 def _with_fill_in(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
-    starts: Index, parent: Index, order: Index, begin: Index, beside: Index
+    starts: Index, parent: Index, order: Index, begin: Index, adjacent: Index
 ) -> tuple[Index, Index]:
     """Return where each node's rows start, and the rows, fill-in included."""
     nodes = parent.size
@@ -239,7 +240,7 @@ def _with_fill_in(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cov
             rows = longer
         for p in range(starts[node], stop):
             for e in range(begin[order[p]], begin[order[p] + 1]):
-                q = place[beside[e]]
+                q = place[adjacent[e]]
                 if q >= stop and mark[q] != node:
                     mark[q] = node
                     rows[at] = q

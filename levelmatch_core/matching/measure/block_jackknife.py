@@ -1,42 +1,42 @@
-"""The error of a pair's level beyond pixel noise, measured from the pair itself: structure that the sky left behind.
+"""The error of a pair's level beyond pixel noise, measured from the pair itself: residual structure of the sky.
 
-Stars seen through two PSFs, a nebula on two pixel grids, flats and slopes leave structure in a difference that its
-scatter counts as if each pixel were independent. Three things show it:
+Stars with two PSFs, a nebula on two pixel grids, flat fields and slopes leave structure in a difference, which its
+scatter treats as independent in each pixel. It is measured in three ways:
 
-- The difference's means over blocks of the overlap scatter by more than pixel noise: the delete-one-block jackknife
-  (Kuensch 1989, Ann. Statist. 17, 1217; for a weighted mean it is the sum below), with large and with small blocks.
-- Two statistics of the same pixels, the fitted one and the mean of those that were kept, differ by more than noise lets
-  them (Hausman 1978, Econometrica 46, 1251): the error that all blocks share.
-- The difference grows with brightness: a gain, which stands for a level of gain times mean brightness.
+- The means of the difference over blocks of the overlap scatter by more than pixel noise: the delete-one-block
+  jackknife (Kuensch 1989, Ann. Statist. 17, 1217; for a weighted mean it is the sum below), with blocks of two sizes.
+- Two statistics of the same pixels, the fitted one and the mean of those that were kept, differ by more than noise
+  allows (Hausman 1978, Econometrica 46, 1251): an error that all blocks share.
+- The difference grows with brightness: a gain, which causes a level of gain times mean brightness.
 
-Only what exceeds pixel noise significantly counts, so that noise alone gives 0.
+Only a significant excess over pixel noise is included, so that the result for pure noise is 0.
 """
 
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Floats, Image, difference_row, unit
+from levelmatch_core.process.compilation import njit
 
 BLOCKS = (64, 16)
-"""Numbers of blocks over the overlap, of which the larger error counts."""
+"""Numbers of blocks over the overlap; the larger of both errors is used."""
 LEAST_SIDE = 6
 """Smallest side of a block, pixels: resampled noise is not correlated over more."""
 FEWEST = 5
-"""Fewest blocks that say anything."""
+"""Smallest number of blocks from which an error is measured."""
 FULL = 0.3
 """Blocks with less than this fraction of the pixels of a full one are left out."""
 BEYOND = 3.0
 """Standard deviations by which the variance of the blocks must exceed that of noise."""
 GAIN_BEYOND, MOST_GAIN = 5.0, 0.2
-"""A gain counts beyond so many of its standard deviations, and up to this size: images of one camera do not differ by
-more, and what a few pixels of a crowd make of it stands for any level."""
+"""A gain is included if it exceeds this many of its standard deviations, and if it is not larger than this: images of
+one camera do not differ by more, and a larger value, from a few pixels of a crowded field, means nothing."""
 APART = 3.0
 """Standard deviations of noise by which two statistics may differ."""
 LEAST_APART = 0.05
-"""Smallest fraction of the level's variance that their difference is taken to have: clipping moves both a little."""
+"""Smallest variance of their difference, as a fraction of that of the level: clipping changes both a little."""
 
 
 def structure(  # noqa: PLR0917 - the two images and their box, then what the fit found
@@ -49,18 +49,19 @@ def structure(  # noqa: PLR0917 - the two images and their box, then what the fi
     shared: float,
     gain: tuple[float, float, float] | None,
 ) -> float:
-    """Return 1 sigma of the error of a pair's level beyond its pixel noise, data unit; 0 where none shows.
+    """Return 1 sigma of the error of a pair's level beyond its pixel noise, data unit; 0 if none is significant.
 
     Parameters
     ----------
     first, second, box, cut
-        The images, their common box and the pixels that the fit used, as the compiled passes take them.
+        The images, their common box and the pixels of the fit, as in
+        :mod:`levelmatch_core.matching.measure.difference_kernels`.
     fitted
-        The plane that was fitted, about the middle of the box, slopes over half of it.
+        The fitted plane, about the middle of the box, with slopes over half of it.
     stderr
-        1 sigma of the level by pixel noise.
+        1 sigma of the level due to pixel noise.
     shared
-        Fraction of its variance that the mean of the pixels has.
+        Variance of the mean of the pixels as a fraction of that of the level.
     gain
         Slope of the difference against brightness, its 1 sigma, and the mean brightness.
     """
@@ -87,7 +88,7 @@ def structure(  # noqa: PLR0917 - the two images and their box, then what the fi
 
 
 def jackknife(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int) -> tuple[float, int] | None:
-    """Return the variance of the mean over all blocks, from the scatter of their means, and how many blocks say so.
+    """Return the variance of the mean over all blocks, from the scatter of their means, and the number of blocks.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ def jackknife(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int)
 def block_sums(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[float, float, float], side: int
 ) -> tuple[Floats, Floats]:
-    """Return of each block the number of kept pixels, and the sum of their differences less the fitted plane."""
+    """Return, for each block, the number of kept pixels, and the sum of their differences minus the fitted plane."""
     ny, nx = box[4], box[5]
     across = nx // side + 1
     counts, sums = np.zeros((ny // side + 1) * across), np.zeros((ny // side + 1) * across)

@@ -1,16 +1,17 @@
-"""The compiled passes over a pair's difference, formed on the way from both cutouts: no image of it is ever made.
+"""The compiled passes over a pair's difference, which is formed row by row from both cutouts and never as an image.
 
-Both cutouts are (rows, columns), NaN where invalid; `box` is row and column of the common box's first pixel in the
-first, the same in the second, and its rows and columns. What is not finite in the difference is not valid.
+Both cutouts are (rows, columns), NaN where invalid; `box` contains row and column of the first pixel of the common box
+in the first cutout, the same in the second, and the numbers of rows and columns. Pixels whose difference is not finite
+are invalid.
 
-A cut says which pixels are kept: (level, slope x, slope y, low, high) keeps those whose difference less the plane lies
-from low to high. Planes are about the middle of the box, their slopes over half of it.
+A cut (level, slope x, slope y, low, high) keeps the pixels whose difference minus the plane lies between low and high.
+Planes refer to the middle of the box, with slopes over half of it.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from levelmatch_core.process.compilation import njit
 from levelmatch_core.sky.clipping import Cuts, Sifted, sift_row
 
 Floats = NDArray[np.float64]
@@ -46,11 +47,11 @@ def sift_difference(  # noqa: PLR0917 - a compiled function takes positions only
     Returns
     -------
     left
-        What :func:`levelmatch_core.sky.clipping.clip` takes.
+        The argument of :func:`levelmatch_core.sky.clipping.clip`.
     count
         Number of valid pixels.
     extent
-        Size of the valid area along the axis and across it, pixels: of its convex hull, which the ends of rows span.
+        Size of the valid area along the axis and across it, pixels: that of the convex hull of the ends of rows.
     """
     ny, nx = box[4], box[5]
     row, take = np.empty(nx), np.empty(nx, np.uint8)
@@ -119,11 +120,11 @@ def moments_of(columns: Floats, x: Floats) -> Floats:  # pragma: no cover - comp
 
 @njit(nogil=True, cache=True)
 def plane_sums(first: Image, second: Image, box: Box, cut: Cut) -> Floats:  # pragma: no cover - compiled
-    """Return the sums over the kept pixels by which a plane is fitted to what the cut's own leaves.
+    """Return the sums over the kept pixels for the fit of a plane to the residuals of the plane of the cut.
 
     Returns
     -------
-    (10,) of 1, x, y, x x, x y, y y, then of r, r x, r y, r r, where r is the difference less the plane of the cut.
+    (10,) of 1, x, y, x x, x y, y y, then of r, r x, r y, r r, where r is the difference minus the plane of the cut.
     """
     ny, nx = box[4], box[5]
     row = np.empty(nx)

@@ -1,37 +1,38 @@
-"""Is a difference a level at all? How it grows with brightness: a slope is an error of gain, and no constant mends it.
+"""Does the difference of a pair grow with brightness? A slope is an error of gain, which no constant corrects.
 
-The difference of a pair is regressed on its mean brightness, a plane in position allowed for, over pixels spread evenly
-through the overlap. The pixels' own noise is in both, and would make a slope where exposures are not equally noisy;
-therefore the brightness is told by that a few pixels away (an instrumental variable: Durbin 1954, Rev. Int. Stat. Inst.
-22, 23), whose noise is its own. Where the field is empty that says nothing, and the error is as large as it has to be:
-slope over error is the score test of Anderson and Rubin (1949, Ann. Math. Stat. 20, 46), normal without any slope.
+The difference of a pair is regressed on its mean brightness, after subtraction of a plane in position, over pixels
+spread evenly over the overlap. Both contain the noise of the same pixels, which would cause a slope if exposures are
+not equally noisy. The brightness a few pixels away, whose noise is independent, therefore serves as an instrumental
+variable (Durbin 1954, Rev. Int. Stat. Inst. 22, 23). In an empty field it carries no information, and the error becomes
+large accordingly: slope over error is the score test of Anderson and Rubin (1949, Ann. Math. Stat. 20, 46), which has a
+normal distribution if there is no slope.
 
-What sampling leaves of stars and filaments is no white noise: it goes on over several pixels. The error is therefore
-that of sums over blocks, where these say more than the pixels one by one (cluster-robust: Liang and Zeger 1986,
-Biometrika 73, 13).
+The residuals of stars and filaments that differences in sampling leave are not white noise: they are correlated over
+several pixels. The error is therefore the larger one of that of single pixels and that of sums over blocks
+(cluster-robust: Liang and Zeger 1986, Biometrika 73, 13).
 """
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, difference_row, unit
+from levelmatch_core.process.compilation import njit
 
 LAG = 3
-"""Pixels to either side at which the brightness is told: beyond the reach of a resampled pixel's noise."""
+"""Distance to either side at which the brightness is read, pixels: beyond the correlation of resampled noise."""
 SAMPLES = 10_000
-"""About so many pixels are looked at: the cost is that of a few passes over them."""
+"""Approximate number of pixels used; the cost is that of a few passes over them."""
 FEWEST = 50
-"""With fewer samples nothing is said."""
+"""With fewer samples no gain is measured."""
 BLOCK = 16
-"""Side of the blocks, pixels: longer than what sampling leaves of a scene."""
+"""Side of the blocks, pixels: longer than the residuals of a source."""
 FEWEST_BLOCKS = 20
-"""With fewer blocks their scatter says nothing."""
+"""With fewer blocks their scatter is not used."""
 MOST_ERROR = 1.0
-"""A slope less certain than this is none: there is no brightness to speak of."""
+"""A slope with a larger error is not measured: the brightness hardly varies."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,22 @@ class Gain:
     """How the difference second - first grows with brightness."""
 
     slope: float
-    """Change of the difference a unit of brightness."""
+    """Change of the difference per unit of brightness."""
     sigma: float
     """1 sigma of it."""
     brightness: float
-    """Mean of both over the overlap, data unit: slope times it is the level that the gain feigns."""
+    """Mean of both over the overlap, data unit; the slope times this is the spurious level due to the gain."""
 
 
 def gain(first: Image, second: Image, box: Box, cut: Cut, n_kept: int) -> Gain | None:
-    """Return the slope of a difference against brightness; None where there is nothing to tell it by.
+    """Return the slope of a difference against brightness; None if it cannot be measured.
 
     Parameters
     ----------
     first, second, box, cut
         A pair and the pixels that clipping left, as in :mod:`levelmatch_core.matching.measure.difference_kernels`.
     n_kept
-        How many these are.
+        Number of these pixels.
     """
     step = max(2, math.isqrt(math.ceil(n_kept / SAMPLES)))  # at 2 pixels, resampled noise is independent
     ny, nx = box[4:]
@@ -65,14 +66,14 @@ def gain(first: Image, second: Image, box: Box, cut: Cut, n_kept: int) -> Gain |
     n = _samples(first, second, box, cut, step, values, places)
     if n < FEWEST:
         return None
-    mean, square, with_delta, with_here, beside = _products(values, n)  # which leaves them without their plane
-    if beside <= 0 or with_here == 0:
+    mean, square, with_delta, with_here, nearby = _products(values, n)  # which leaves them without their plane
+    if nearby <= 0 or with_here == 0:
         return None
     slope = with_delta / with_here
     # of the difference as it is, as if it had no slope: where brightness is noise, a fitted slope would take noise away
     scatter = math.sqrt(square / max(1, n - 3))
     spread = _spread(values[2, :n] * (values[0, :n] - slope * values[1, :n]), places[:n])
-    sigma = max(scatter * math.sqrt(beside), spread) / abs(with_here)
+    sigma = max(scatter * math.sqrt(nearby), spread) / abs(with_here)
     if not 0 < sigma < MOST_ERROR:
         return None
     return Gain(slope, sigma, mean)
@@ -88,7 +89,7 @@ def _samples(  # noqa: PLR0917 - a compiled function takes positions only # prag
     values: NDArray[np.float64],
     places: NDArray[np.int64],
 ) -> int:
-    """Fill (5, n or more) with difference, brightness, brightness beside, x and y of pixels, and the blocks of these.
+    """Fill (5, n or more) with difference, brightness, nearby brightness, x and y of pixels, and their blocks.
 
     Returns their number.
     """
@@ -124,7 +125,7 @@ def _products(  # pragma: no cover - compiled
 
     Returns
     -------
-    Mean brightness; then the sums of difference squared, and of brightness beside times difference, brightness, and
+    Mean brightness; then the sums of difference squared, and of nearby brightness times difference, brightness, and
     itself.
     """
     m0 = m1 = m2 = mx = my = 0.0
@@ -148,14 +149,14 @@ def _products(  # pragma: no cover - compiled
         y0 += v0 * y
         y1 += v1 * y
         y2 += v2 * y
-    # y less what x tells of it; a direction in which all are on one place has no slope
+    # y without its regression on x; no slope in a direction in which all pixels have the same position
     turn = xy / xx if xx > 0.0 else 0.0
     rest = yy - turn * xy
     in_x = 1.0 / xx if xx > 0.0 else 0.0
     in_y = 1.0 / rest if rest > 1e-12 * yy else 0.0
     y0, y1, y2 = (y0 - turn * x0) * in_y, (y1 - turn * x1) * in_y, (y2 - turn * x2) * in_y
     x0, x1, x2 = x0 * in_x, x1 * in_x, x2 * in_x
-    square = with_delta = with_here = beside = 0.0
+    square = with_delta = with_here = nearby = 0.0
     for k in range(n):
         x = values[3, k] - mx
         y = values[4, k] - my - turn * x
@@ -166,8 +167,8 @@ def _products(  # pragma: no cover - compiled
         square += v0 * v0
         with_delta += v2 * v0
         with_here += v2 * v1
-        beside += v2 * v2
-    return m1, square, with_delta, with_here, beside
+        nearby += v2 * v2
+    return m1, square, with_delta, with_here, nearby
 
 
 def _spread(products: NDArray[np.float64], places: NDArray[np.int64]) -> float:

@@ -1,36 +1,38 @@
-"""Huber's estimate of a pair's difference, of the pixels that clipping leaves: a level or a plane.
+"""Huber's estimate of a pair's difference from the pixels that remain after clipping: a level or a plane.
 
-Residuals beyond `LIMIT` standard deviations are held in there (Huber 1981, Robust Statistics, chapter 7): 95 % of the
-mean's efficiency with normal noise, and little pull by faint sources that clipping does not see. Each sweep is one pass
-over both images, and a Newton step of it.
+Residuals beyond `LIMIT` standard deviations are winsorised, that is set to the limit (Huber 1981, Robust Statistics,
+chapter 7). This has 95 % of the efficiency of the mean for normal noise, and is little affected by faint sources below
+the clipping limit. Each iteration is one pass over both images, and a Newton step.
 """
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, difference_row, moments_of, unit
+from levelmatch_core.process.compilation import njit
 
 Floats = NDArray[np.float64]
 
 LIMIT = 1.345
-"""Residuals beyond so many standard deviations are weighed down: 95 % efficiency with normal noise (Huber 1981)."""
-SWEEPS = 50
-"""Most sweeps."""
+"""Residuals beyond this many standard deviations are downweighted: 95 % efficiency for normal noise (Huber 1981)."""
+MOST_ITERATIONS = 50
+"""Largest number of iterations."""
 SETTLED = 1e-6
 """The estimate has settled when it moves by less than this fraction of its standard error."""
 ADAPTIVE_LIMIT = 1.0
-"""The same where the median is at hand to contradict: 90 % efficiency, nearer to the median."""
+"""The limit if the estimate is compared with the median: 90 % efficiency, closer to the median."""
 MEDIAN_APART = math.sqrt(math.pi / 2 - 1.107)
-"""Standard deviation of the median less the estimate with that limit, of n independent normal values of unit deviation,
-times sqrt(n): the latter is so nearly efficient that the difference is independent of it (Hausman 1978, Econometrica
-46, 1251). Correlation between pixels adds to the variances of both alike, and not to that of their difference."""
+"""Standard deviation of the median minus the estimate with that limit, of n independent values with a standard normal
+distribution, times sqrt(n): the latter is so nearly efficient that the difference is independent of it (Hausman 1978,
+Econometrica 46, 1251). Correlation between pixels adds to the variances of both alike, and not to that of their
+difference."""
 AGREE, CONTRADICT = 1.0, 3.0
-"""Up to so many of these the two agree, and from so many on they contradict each other; between, the median is
-approached evenly. (Switching at once would cost a third of what is gained in noise.)"""
+"""Up to the first number of these standard deviations the two agree, and from the second on they contradict each
+other; in between, the result moves linearly to the median. (Switching at once would lose a third of the gain in noise.)
+"""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ class Huber:
     rms: float
     """Scatter of all pixels about it."""
     variance: float
-    """Its level's variance times the number of pixels, were these independent."""
+    """Variance of its level times the number of pixels, assuming that these are independent."""
     converged: bool
     moved: float
-    """What the last sweep moved it by."""
+    """Change in the last iteration; 0 if it has converged."""
 
 
 def huber(parts: tuple[Image, Image, Box], cut: Cut, start: Floats, limit: float, *, slopes: bool) -> Huber | None:
@@ -54,22 +56,22 @@ def huber(parts: tuple[Image, Image, Box], cut: Cut, start: Floats, limit: float
     Parameters
     ----------
     parts, cut
-        A pair and the pixels that count, as in :mod:`levelmatch_core.matching.measure.difference_kernels`.
+        A pair and the pixels to be used, as in :mod:`levelmatch_core.matching.measure.difference_kernels`.
     start
-        (3,) coefficients to begin with.
+        (3,) initial coefficients.
     limit
-        Where residuals are held in.
+        Limit of the residuals, data unit.
     slopes
         Whether to fit them.
 
     Returns
     -------
     Huber or None
-        None where no pixel counts.
+        None if there are no pixels.
     """
     coefficients, step = start, np.zeros(3)
     converged = False
-    for _ in range(SWEEPS):
+    for _ in range(MOST_ITERATIONS):
         sums = huber_sums(*parts, cut, tuple(coefficients.tolist()), limit)
         n, within = sums[0], max(float(sums[9]), 1.0)
         if n == 0:
@@ -80,18 +82,18 @@ def huber(parts: tuple[Image, Image, Box], cut: Cut, start: Floats, limit: float
         if converged:
             break
     sums = huber_sums(*parts, cut, tuple(coefficients.tolist()), limit)
-    n, held_in, square, within = sums[0], sums[10], sums[11], max(float(sums[9]), 1.0)
+    n, winsorised, square, within = sums[0], sums[10], sums[11], max(float(sums[9]), 1.0)
     moved = 0.0 if converged else float(np.abs(step).sum())
-    return Huber(coefficients, math.sqrt(square / n), held_in / n / (within / n) ** 2, converged, moved)
+    return Huber(coefficients, math.sqrt(square / n), winsorised / n / (within / n) ** 2, converged, moved)
 
 
 def trusted(apart: float) -> float:
-    """Return how much of the way from the median to Huber's estimate to go, by their distance in `MEDIAN_APART`."""
+    """Return the weight of Huber's estimate against the median from their distance, in units of `MEDIAN_APART`."""
     return min(max((CONTRADICT - abs(apart)) / (CONTRADICT - AGREE), 0.0), 1.0)
 
 
 def _plane(sums: Floats) -> Floats:
-    """Return the least-squares plane of the residuals as they are held in; a slope that no pixel sees is 0."""
+    """Return the least-squares plane of the winsorised residuals; a slope that is not constrained is 0."""
     n, sx, sy, sxx, sxy, syy = sums[:6].tolist()
     moments = np.array([[n, sx, sy], [sx, sxx, sxy], [sy, sxy, syy]])
     solved: Floats = np.linalg.pinv(moments, rcond=1e-12, hermitian=True) @ sums[6:9]
@@ -102,12 +104,12 @@ def _plane(sums: Floats) -> Floats:
 def huber_sums(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     first: Image, second: Image, box: Box, cut: Cut, plane: tuple[float, float, float], limit: float
 ) -> Floats:
-    """Return the sums over the kept pixels that a sweep needs.
+    """Return the sums over the kept pixels for one iteration.
 
     Returns
     -------
-    (12,) of 1, x, y, x x, x y, y y; of p, p x, p y, where p is what is left of the plane, held in; the number of pixels
-    that are not held in; of p p and of the square of what is left.
+    (12,) of 1, x, y, x x, x y, y y; of p, p x, p y, where p is the winsorised residual; the number of pixels within the
+    limit; of p p and of the squared residual.
     """
     ny, nx = box[4], box[5]
     row = np.empty(nx)

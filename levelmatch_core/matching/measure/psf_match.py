@@ -1,26 +1,27 @@
-"""What two PSFs, or a small misregistration, leave in a pair's difference: fitted and taken out.
+"""The residuals of two different PSFs, or of a small misregistration, in a pair's difference: fitted and subtracted.
 
-Where second = (delta + k) * first, k a small kernel of sum zero, the difference of the images is level + k * mean to
-second order, with the mean of both images in place of either, whose noise is then no part of it (compare Alard & Lupton
-1998, ApJ 503, 325, whose kernel is not of sum zero and acts on one image). The difference is regressed on the mean
-shifted by a few pixels less itself, in even and odd combinations: each is of sum zero, flux goes nowhere, and the level
-is left as it is.
+If second = (delta + k) * first, where * is convolution and k a small kernel whose sum is zero, then the difference of
+the images is level + k * mean to second order. The mean of both images replaces either one, so that its noise is not
+correlated with that of the difference (compare Alard & Lupton 1998, ApJ 503, 325, whose kernel acts on one image and
+does not sum to zero). The difference is regressed on even and odd combinations of the shifted mean minus the mean
+itself. The sum of each is zero, so that flux is conserved and the level is not affected.
 
-The kernel is fitted where both images have the same structure, and nowhere else: the products of their gradients, whose
-noise is independent, are summed over a small window, and must make most of the summed squares. A cosmic ray, a latent
-image or a satellite is in one image alone. Pixels are weighed by their noise and by a part of the gradient, for no
-kernel is perfect, and what still stands out is weighed down (Huber). Where the kernel explains little of the
-difference, nothing is done: a median of the differences as they are is then better.
+The kernel is only fitted where both images have the same structure: the products of their gradients, whose noise is
+independent, are summed over a small window, and must be most of the summed squares. Cosmic rays, latent images and
+satellites are in one image only. Pixels are weighted by their noise and by a fraction of the gradient, since no kernel
+is perfect, and outliers are downweighted (Huber). If the kernel explains little of the difference, nothing is
+subtracted: the median of the unchanged difference is better then.
 """
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Image
+from levelmatch_core.process.compilation import njit
+from levelmatch_core.sky.clipping import MAD_TO_SIGMA
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -28,65 +29,64 @@ FitPlane = tuple[float, float, float]
 """Level and slopes x and y, about the middle of the box and over half of it."""
 
 REACH = 2
-"""Pixels by which the mean is shifted at most."""
+"""Largest shift of the mean, pixels."""
 WINDOW = 2
 """Half the side of the window over which the products of gradients are summed, less one half."""
 NEAR = np.array([(0, 1), (1, -1), (1, 0), (1, 1)])
-"""(4, 2) shifts, in y and x, up to a sign, that say whether a kernel is worth fitting."""
+"""(4, 2) shifts in y and x, up to a sign, which show whether a kernel is worth fitting."""
 SHIFTS = np.array([(0, 1), (0, 2), (1, -2), (1, -1), (1, 0), (1, 1), (1, 2), (2, -2), (2, -1), (2, 0), (2, 1), (2, 2)])
-"""(12, 2) those of the kernel: 5 x 5 pixels."""
+"""(12, 2) shifts of the full kernel of 5 x 5 pixels."""
 SAMPLES = 1500
-"""About so many pixels with structure are fitted, at most; twice as many are looked at."""
+"""Approximate largest number of pixels with structure in the fit; twice as many are examined."""
 FINER = 2
-"""So many times more are looked at where few of them have structure."""
+"""Factor by which more pixels are examined if few of them have structure."""
 FEWEST_EACH = 10
-"""At least so many for each coefficient."""
+"""Smallest number of pixels per coefficient."""
 COHERENCE = 0.6
-"""Part of the summed squared gradients that is common to both images, where there is the same structure. Two Gaussians
-of which one is twice as wide as the other have 0.64 in their middle."""
+"""Smallest common fraction of the summed squared gradients of two images with the same structure. Two Gaussians, one
+twice as wide as the other, have 0.64 at their centre."""
 SIGNIFICANT = 1.2
 """Root of the mean product of the gradients, in pixels' standard deviations, below which there is no structure."""
 STRIP = 12
 """Rows of a strip: longer than the kernel and the window."""
 IMPERFECT = 0.1
-"""Part of the gradient by which the kernel may miss."""
+"""Error of the kernel as a fraction of the gradient."""
 EXPLAINED = 0.15
-"""The kernel is taken out if it predicts this part of the variance of the difference where there is structure, in
-pixels to which it was not fitted."""
+"""Smallest fraction of the variance of the difference, where there is structure, that the kernel must predict in pixels
+to which it was not fitted."""
 SWEEPS = 4
-"""Of the reweighted fit."""
+"""Number of iterations of the reweighted fit."""
 HUBER_LIMIT = 1.345
 FAR = 6.0
-"""Residuals beyond so many standard deviations do not count at all."""
+"""Residuals beyond this many standard deviations are ignored."""
 RIDGE = 1e-6
-"""Relative to the diagonal of the normal equations: the shifts of a smooth image are alike."""
-MAD_TO_SIGMA = 1.482602218505602
+"""Regularisation relative to the diagonal of the normal equations: shifted copies of a smooth image are similar."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What was found."""
+    """A fitted kernel."""
 
     coefficients: Floats
     """(24,) odd and even part of each of `SHIFTS`."""
     explained: float
-    """Part of the variance of the difference that it explains, where there is structure."""
+    """Fraction of the variance of the difference that it explains, where there is structure."""
 
 
 def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: float) -> Image | None:
-    """Return what the second image would be over the box with the PSF of the first.
+    """Return the second image over the box as it would be with the PSF of the first.
 
     Parameters
     ----------
     first, second, box
         A pair, as in :mod:`levelmatch_core.matching.measure.difference_kernels`.
     plane, noise
-        What was fitted to the difference as it is, and its standard deviation about that.
+        The plane fitted to the unchanged difference, and the standard deviation about it.
 
     Returns
     -------
     Image or None
-        (ny, nx) of the second's type, NaN where one is invalid or the kernel reaches beyond both; None where there is
+        (ny, nx) of the second's type, NaN where one is invalid or the kernel reaches beyond both; None if there is
         nothing to match.
     """
     if not noise > 0 or min(box[4:]) <= 2 * REACH:
@@ -116,9 +116,9 @@ def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: f
 
 
 def structure(first: Image, second: Image, box: Box, noise: float) -> tuple[Places, Floats]:
-    """Find pixels where both images have the same structure, evenly spread.
+    """Find evenly spread pixels where both images have the same structure.
 
-    A finer lattice is looked at where few pixels of the first have structure.
+    If few pixels of the first lattice have structure, a finer one is examined.
 
     Returns
     -------
@@ -170,7 +170,7 @@ def regression(  # noqa: PLR0917 - a pair, and where and what to fit
     Returns
     -------
     Regression or None
-        None where too few pixels have all neighbours.
+        None if too few pixels have all neighbours.
     """
     mean, places, weight = where
     columns = 1 + 2 * len(shifts)
@@ -236,7 +236,7 @@ def _unit(place: int, count: int) -> float:  # pragma: no cover - compiled
 
 @njit(nogil=True, cache=True)
 def mean_image(first: Image, second: Image, box: Box, plane: FitPlane, mean: Floats) -> None:  # pragma: no cover
-    """Fill (ny + 2 REACH, nx + 2 REACH) with the mean of first and second - plane, or the one that is there."""
+    """Fill (ny + 2 REACH, nx + 2 REACH) with the mean of first and second - plane, or with the only valid one."""
     ay, ax, by, bx = box[0] - REACH, box[1] - REACH, box[2] - REACH, box[3] - REACH
     for r in range(mean.shape[0]):
         in_a = 0 <= ay + r < first.shape[0]
@@ -262,7 +262,7 @@ def common_structure(  # noqa: PLR0917 - a compiled function takes positions onl
 ) -> int:
     """Fill rows and columns of pixels with common structure and the mean product of gradients; return their number.
 
-    Every `step`-th row and column is looked at, until the arrays are full.
+    Every `step`-th row and column is examined, until the arrays are full.
     """
     ny, nx = box[4], box[5]
     edge = WINDOW + 1
@@ -343,7 +343,7 @@ def normal_equations(rows: Floats, values: Floats, weight: Floats) -> tuple[Floa
 def take_out(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     second: Image, box: Box, mean: Floats, shifts: Places, coefficients: Floats, out: Image
 ) -> None:
-    """Fill (ny, nx) with the second image less what the kernel makes of the mean."""
+    """Fill (ny, nx) with the second image minus the convolution of the kernel with the mean."""
     ny, nx = out.shape
     row = np.empty(nx)
     for r in range(ny):

@@ -5,9 +5,9 @@ of the pair (section 2 of matching/MODEL.md). The functions return B' W B, d - B
 """
 
 import numpy as np
-from numba import njit
 
 from levelmatch_core.matching.graph_kernels import Floats, Index
+from levelmatch_core.process.compilation import njit
 
 Geometry = tuple[Index, Index, Floats, Floats, float]
 """First and second member of each pair; centres of the members; centroids of the pairs; pixels over which a slope is

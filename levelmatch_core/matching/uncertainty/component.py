@@ -205,9 +205,9 @@ def _leading(noise: _Noise, start: Array, modes: int) -> tuple[Array, Array]:
         vectors = basis @ turns
         left = np.linalg.norm(seen @ turns - vectors * values, axis=0)
         room = min(len(start), MODE_ROUNDS * start.shape[1]) - basis.shape[1]
-        told = left <= MODE_TOLERANCE * values
-        if np.all(told) or room <= 0:
-            return values[told], vectors[:, told]
+        settled = left <= MODE_TOLERANCE * values
+        if np.all(settled) or room <= 0:
+            return values[settled], vectors[:, settled]
         newest = seen[:, -min(room, newest.shape[1]) :]
         for _ in range(2):  # reorthogonalising twice is enough (Kahan and Parlett)
             newest, _ = qr(newest - basis @ (basis.T @ newest), mode="economic")

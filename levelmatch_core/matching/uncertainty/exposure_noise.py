@@ -82,7 +82,7 @@ class _Links:
     @classmethod
     def of(cls, scene: Scene) -> "_Links":
         starts, owner = scene.members
-        degree = np.diff(scene.beside[0])[owner]  # one link per pair of each member
+        degree = np.diff(scene.adjacent[0])[owner]  # one link per pair of each member
         start = np.concatenate([[0], np.cumsum(degree)])[starts]
         return cls(scene, start, *sums(scene, start))
 

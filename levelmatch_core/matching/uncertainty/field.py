@@ -53,18 +53,9 @@ def field_errors(
     given
         The user's constraints.
     """
-    members = {member.name: member for stage in stages for member in stage.members}
-    names = sorted({name for member in members.values() for name in member.exposures})
-    number = {name: place for place, name in enumerate(names)}
-    records = [cutouts.get(name) or members[name].cutout for name in names]
-    solved = [_solved(stage, number, settings, given) for stage in stages]
+    names, records, solved, exposures = _noise_of(stages, cutouts, settings, given)
     if not any(solved):
         return None
-    exposures = Exposures(
-        outlines=outlines(records),
-        centres=np.array([record.centre for record in records]),
-        sigma=_pixel_noise(solved, len(names)),
-    )
     kept = [place for place, name in enumerate(names) if name in cutouts]  # a survey image is not part of the mosaic
     shown = Exposures(exposures.outlines[kept], exposures.centres[kept], exposures.sigma[kept])
     lattice = _lattice([records[place] for place in kept])
@@ -82,6 +73,43 @@ def field_errors(
         lattice=lattice,
         levels=np.sqrt(levels).reshape(lattice.shape),
     )
+
+
+def level_covariance(
+    stages: Sequence[StageMatch], cutouts: Mapping[str, CutoutRecord], settings: MatchSettings, given: Given
+) -> tuple[tuple[str, ...], Array]:
+    """Return the exposures of a field, sorted, and (E, E) the covariance of their total levels.
+
+    Parameters
+    ----------
+    stages, cutouts, settings, given
+        As for :func:`field_errors`.
+    """
+    names, _, solved, exposures = _noise_of(stages, cutouts, settings, given)
+    covariance = np.zeros((len(names), len(names)))
+    if any(solved):
+        with one_blas_thread():
+            for errors in total_errors(solved, exposures, seed=settings.seed):
+                covariance += errors[:, 0] @ errors[:, 0].T
+    kept = [place for place, name in enumerate(names) if name in cutouts]
+    return tuple(names[place] for place in kept), covariance[np.ix_(kept, kept)]
+
+
+def _noise_of(
+    stages: Sequence[StageMatch], cutouts: Mapping[str, CutoutRecord], settings: MatchSettings, given: Given
+) -> tuple[list[str], list[CutoutRecord], list[list[Solved]], Exposures]:
+    """Return the names and cutouts of all exposures, the components of each stage, and what noise they have."""
+    members = {member.name: member for stage in stages for member in stage.members}
+    names = sorted({name for member in members.values() for name in member.exposures})
+    number = {name: place for place, name in enumerate(names)}
+    records = [cutouts.get(name) or members[name].cutout for name in names]
+    solved = [_solved(stage, number, settings, given) for stage in stages]
+    exposures = Exposures(
+        outlines=outlines(records),
+        centres=np.array([record.centre for record in records]),
+        sigma=_pixel_noise(solved, len(names)),
+    )
+    return names, records, solved, exposures
 
 
 def _solved(stage: StageMatch, number: Mapping[str, int], settings: MatchSettings, given: Given) -> list[Solved]:

@@ -110,23 +110,24 @@ def leave_one_out(
     sigma = np.where(is_bridge, 0.0, sigma)
     predicted = np.full_like(left, np.nan)
     smallest = np.linalg.svd(keeps, compute_uv=False)[:, -1]
-    told = (smallest >= UNTESTABLE) & ~is_bridge
-    predicted[told] = np.linalg.solve(keeps[told], left[told][:, :, None])[:, :, 0]
+    tested = (smallest >= UNTESTABLE) & ~is_bridge
+    predicted[tested] = np.linalg.solve(keeps[tested], left[tested][:, :, None])[:, :, 0]
     left_out_optimism = np.zeros(len(left))
     if exact:
         own = _own_blocks(covariance, problem.k)
         fit_optimism = 2 * np.einsum("nab,nba->n", problem.moments, own - kept) / problem.variance
-        together = own[told] - np.linalg.solve(keeps[told], kept[told].transpose(0, 2, 1)).transpose(0, 2, 1)
-        left_out_optimism[told] = 2 * np.einsum("nab,nba->n", problem.moments[told], together) / problem.variance[told]
+        together = own[tested] - np.linalg.solve(keeps[tested], kept[tested].transpose(0, 2, 1)).transpose(0, 2, 1)
+        penalty = 2 * np.einsum("nab,nba->n", problem.moments[tested], together)
+        left_out_optimism[tested] = penalty / problem.variance[tested]
     freedom = left.size - equations.rank
     count = left.size + problem.k * len(unused[0])
     excess_scatter = _excess_scatter(
-        np.concatenate([left[told, 0], unused[0]]),
-        np.concatenate([sigma[told], unused[1]]),
-        np.concatenate([alone[told], np.ones(len(unused[0]))]),
+        np.concatenate([left[tested, 0], unused[0]]),
+        np.concatenate([sigma[tested], unused[1]]),
+        np.concatenate([alone[tested], np.ones(len(unused[0]))]),
         (freedom + problem.k * len(unused[0])) / count,
     )
-    redundancy = np.where(told, np.clip(smallest, 0.0, 1.0), 0.0)
+    redundancy = np.where(tested, np.clip(smallest, 0.0, 1.0), 0.0)
     return LeaveOneOut(
         predicted, sigma, excess_scatter, np.maximum(left_out_optimism, 0.0), redundancy, np.maximum(fit_optimism, 0.0)
     )

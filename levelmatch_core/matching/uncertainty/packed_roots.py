@@ -5,9 +5,9 @@ sample points, and otherwise a rectangle with one column per point.
 """
 
 import numpy as np
-from numba import njit
 
 from levelmatch_core.matching.graph_kernels import Floats, Index
+from levelmatch_core.process.compilation import njit
 
 Roots = tuple[Index, Floats, int]
 """(N + 1,) where each member's factor starts; the factors; the number of sample points."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
-from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
@@ -25,6 +24,7 @@ from levelmatch_core.matching.linear.normal_equations import DENSE_UNKNOWNS
 from levelmatch_core.matching.model.design import Geometry
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.uncertainty.packed_roots import as_rows, covariance_times, spread
+from levelmatch_core.process.compilation import njit
 
 POINTS = 600
 """Number of sample points per member."""
@@ -71,11 +71,11 @@ def split_variances(rms: Array, first: Index, second: Index, centres: Array) -> 
     typical = float(np.median(measured)) / 2 if len(measured) else 1.0
     # equations relative to the typical variance, and N weak ones s_i^2 = typical
     weight = np.minimum(typical / square, WEIGHTIEST) ** 2
-    told = weight * np.where(np.isfinite(square), square, 0.0) / typical
+    scaled = weight * np.where(np.isfinite(square), square, 0.0) / typical
     own, right = np.full(n, SPLIT_PRIOR**2), np.full(n, SPLIT_PRIOR**2)
     for ends in (first, second):
         own += np.bincount(ends, weights=weight, minlength=n)
-        right += np.bincount(ends, weights=told, minlength=n)
+        right += np.bincount(ends, weights=scaled, minlength=n)
     if n <= DENSE_UNKNOWNS:
         matrix = np.diag(own)
         np.add.at(matrix, (first, second), weight)
@@ -130,9 +130,9 @@ class PairNoise:
         matched = root[:, None] @ np.linalg.inv(own)
         matched *= (np.array([-1.0, 1.0]) * np.sqrt(part))[:, :, None, None]
         counting = np.flatnonzero(sampled)
-        begin, beside, number = neighbours(len(problem.names), ends[counting, 0], ends[counting, 1])
+        begin, adjacent, number = neighbours(len(problem.names), ends[counting, 0], ends[counting, 1])
         number = counting[number]
-        starts, packed = _by_member(unit, shapes, (begin, beside, number), problem.geometry, matched)
+        starts, packed = _by_member(unit, shapes, (begin, adjacent, number), problem.geometry, matched)
         alone = np.maximum(problem.variance - shared, 0.0)
         return cls(problem, root, alone, begin, number, starts, packed)
 
@@ -296,7 +296,7 @@ def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
     there are far fewer, the responses to the single points are used as the factor.
     """
     edges, corners, boxes = shapes
-    begin, beside, number = lists
+    begin, adjacent, number = lists
     first, _, _, centroids, scale = geometry
     n, k, points, most = len(boxes), matched.shape[2], len(unit), 0
     starts = np.zeros(n + 1, dtype=np.int64)
@@ -316,7 +316,7 @@ def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
         for q in range(len(unit)):
             many[q] = 0
         for place in range(low, high):
-            other = beside[place]
+            other = adjacent[place]
             left, right = _reach(unit, boxes, member, other)
             start, stop, bottom, top = corners[other], corners[other + 1], boxes[other, 1], boxes[other, 3]
             for q in range(left, right):

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.graph_kernels import neighbours
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.uncertainty.pair_noise import POINTS, holds, semidefinite_root, shapes_of, spread_evenly
+from levelmatch_core.process.compilation import njit
 
 Shapes = tuple[Array, Index, Array]
 Lists = tuple[Index, Index]
@@ -59,7 +59,7 @@ class Scene(NamedTuple):
     """For each member, its exposures."""
     part_weight: Array
     """The weight of each of these exposures in the member."""
-    beside: tuple[Index, Index, Index]
+    adjacent: tuple[Index, Index, Index]
     """Where the pairs of each member start, its neighbours, and the pairs."""
     first: Index
     """(K,) first member of each pair."""
@@ -87,7 +87,7 @@ class Scene(NamedTuple):
             member_weight=weight[np.argsort(parts[1], kind="stable")],
             parts=parts,
             part_weight=weight,
-            beside=neighbours(offsets[-1], first, second),
+            adjacent=neighbours(offsets[-1], first, second),
             first=first,
             centroids=np.concatenate([part.problem.centroids for part in groups]),
             scales=scales,
@@ -135,9 +135,9 @@ def _links_of(scene: Scene, one: int, pair_of: Index, side_of: Index) -> None:  
     link = 0
     for place in range(scene.members[0][one], scene.members[0][one + 1]):
         member = scene.members[1][place]
-        for at in range(scene.beside[0][member], scene.beside[0][member + 1]):
-            pair_of[link] = scene.beside[2][at]
-            side_of[link] = 0 if scene.first[scene.beside[2][at]] == member else 1
+        for at in range(scene.adjacent[0][member], scene.adjacent[0][member + 1]):
+            pair_of[link] = scene.adjacent[2][at]
+            side_of[link] = 0 if scene.first[scene.adjacent[2][at]] == member else 1
             link += 1
 
 
@@ -152,8 +152,8 @@ def _touched(  # noqa: PLR0917 - compiled  # pragma: no cover
     many, link = 0, 0
     for place in range(scene.members[0][one], scene.members[0][one + 1]):
         member, covered = scene.members[1][place], 0.0
-        for at in range(scene.beside[0][member], scene.beside[0][member + 1]):
-            if _seen_by(scene.shapes, scene.parts, scene.part_weight, scene.beside[1][at], x, y) > 0.0:
+        for at in range(scene.adjacent[0][member], scene.adjacent[0][member + 1]):
+            if _seen_by(scene.shapes, scene.parts, scene.part_weight, scene.adjacent[1][at], x, y) > 0.0:
                 if covered == 0.0:
                     covered = _seen_by(scene.shapes, scene.parts, scene.part_weight, member, x, y)
                 links[many], shares[many] = link, scene.member_weight[place] / covered

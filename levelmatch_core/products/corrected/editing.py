@@ -37,7 +37,8 @@ class EditedFile:
 
     def put(self, index: int, header: RawHeader, values: NDArray[np.generic] | None) -> None:
         """Replace an HDU: its header and, unless None, its image."""
-        self._put(index, header, None if values is None else stored_image(header, values))
+        whole = None if values is None else self.base.with_image(index, values)
+        self._put(index, header, None if whole is None else stored_image(header, whole))
 
     def put_header(self, index: int, header: RawHeader) -> None:
         """Replace the header of an HDU only."""

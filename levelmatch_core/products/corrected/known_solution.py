@@ -118,6 +118,7 @@ class KnownSolution:
     instruments: tuple[InstrumentTable, ...] = ()
     """Instrument tables given by the user."""
     blank: str | float = "auto"
+    plane: int | None = None
     """The setting of that name."""
 
     @classmethod
@@ -165,7 +166,7 @@ class KnownSolution:
         if lacking:
             message = f"{path}: no grid for the fields {', '.join(lacking)}; use the table that levelmatch wrote"
             raise UsageError(message)
-        return cls(rows, failed, grids, instruments, table.meta.get("blank", "auto"))
+        return cls(rows, failed, grids, instruments, table.meta.get("blank", "auto"), table.meta.get("plane"))
 
     def products(self) -> dict[str, list[Known]]:
         """Return the rows by the corrected file that they belong to, sorted."""
@@ -180,7 +181,7 @@ class KnownSolution:
         split = any(row.window is not None for row in self.rows)
         gwcs = any(row.wcs_source == "gwcs" for row in self.rows)
         further = {"wcs_source": "gwcs" if gwcs else "header", "instruments": self.instruments, "blank": self.blank}
-        return MatchSettings.from_mapping({**fits, "recombine_lyot": split, **further})
+        return MatchSettings.from_mapping({**fits, "recombine_lyot": split, "plane": self.plane, **further})
 
 
 def _refuse_absurd(path: Path, row: Known) -> None:

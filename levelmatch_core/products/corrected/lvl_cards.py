@@ -4,7 +4,7 @@ import base64
 from dataclasses import dataclass
 
 from levelmatch_core.images.fits_cards import CardValue, RawHeader, as_ascii
-from levelmatch_core.images.fits_headers import MATCHED_CARD
+from levelmatch_core.images.fits_headers import MATCHED_CARD, PLANE_CARD
 from levelmatch_core.matching.corrections import Correction
 from levelmatch_core.products.runrecord import levelmatch_version
 from levelmatch_core.settings import MatchSettings
@@ -19,7 +19,7 @@ TYPE_CARD = "LVLTYPE"
 OWN = "LVLOWN"
 """Start of the cards that keep cards of the input's own that are called as ours are."""
 
-CARDS = (MATCHED_CARD, "LVLFIT", *IMAGE_CARDS, "LVLREF", "LVLPART", "LVLVERS", *WINDOW_CARDS, AREA_CARD)
+CARDS = (MATCHED_CARD, "LVLFIT", *IMAGE_CARDS, "LVLREF", "LVLPART", "LVLVERS", *WINDOW_CARDS, AREA_CARD, PLANE_CARD)
 """All cards that levelmatch writes to the header of an image."""
 
 
@@ -59,6 +59,8 @@ def put_cards(header: RawHeader, correction: Correction, local: LocalPlane, sett
     header.set("LVLREF", reference, "its zero; ? provisional")
     if local.area is not None:
         header.set(AREA_CARD, float(f"{local.area:.{_DIGITS}g}"), "[arcsec2] pixels get corrections by area over this")
+    if correction.exposure.plane is not None:
+        header.set(PLANE_CARD, correction.exposure.plane, "the plane of the cube that is corrected, from 1")
     header.set("LVLPART", correction.partial, "whether its field lacks members")
     header.set("LVLVERS", levelmatch_version(), "version of levelmatch")
     for number, card in enumerate(own, start=1):

@@ -6,9 +6,8 @@ complete; a file whose bytes would not change is left alone.
 """
 
 import json
-import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,11 +15,18 @@ from typing import Any, Self
 
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.files.locks import FolderLock
-from levelmatch_core.files.regular import irregular, refuse_irregular
 from levelmatch_core.files.writing import is_temporary, room_for, see_on_disk, write_durably
 from levelmatch_core.images.reading import digest_of
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.manifest import OutputFile
+from levelmatch_core.products.output.checks import (
+    JOURNAL_SCHEMA,
+    contents_of,
+    files_in,
+    refuse_inputs,
+    refuse_unwritable,
+    some_of,
+)
 from levelmatch_core.products.output.placing import (
     CORRECTED,
     EDITED,
@@ -36,17 +42,13 @@ from levelmatch_core.products.output.placing import (
     place_of,
     put,
 )
-from levelmatch_core.products.output.settings_changes import differences, numbers_settings, told_settings
+from levelmatch_core.products.output.settings_changes import differences, numbers_settings
 from levelmatch_core.products.runrecord import RunRecord, json_bytes
 from levelmatch_core.settings import MatchSettings
 
 __all__ = ["JOURNAL", "LOG", "RUN", "OutputFolder", "numbers_settings", "put"]
 
 logger = logger_of(__name__)
-
-JOURNAL_SCHEMA = 1
-_SHOWN = 5
-"""Number of names shown in a message."""
 
 
 class OutputFolder:
@@ -105,7 +107,7 @@ class OutputFolder:
             If the folder cannot be used. Nothing has been written then.
         """
         shown, path = path, path.absolute().resolve()
-        _refuse_inputs(shown, path, inputs)
+        refuse_inputs(shown, path, inputs)
         if path.exists() and not path.is_dir():
             message = f"output folder {shown}: is a file; choose a folder"
             raise OutputFolderError(message)
@@ -113,7 +115,7 @@ class OutputFolder:
         lock: FolderLock | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _refuse_unwritable(shown, path)
+            refuse_unwritable(shown, path)
             lock = FolderLock(path)
             return cls._opened(shown, path, settings, lock, created)
         except OSError as error:
@@ -128,15 +130,7 @@ class OutputFolder:
     def _opened(
         cls, shown: Path, path: Path, settings: MatchSettings, lock: FolderLock, created: Sequence[Path]
     ) -> Self:
-        previous = RunRecord.load(path / RUN) if (path / RUN).exists() else None
-        journal = _load_journal(path / JOURNAL) if (path / JOURNAL).exists() else None
-        made = _made(previous, journal)
-        _refuse_foreign(shown, path, made)
-        ours = numbers_settings(settings.model_dump(mode="json"))
-        # an unfinished run has passed this check before: its settings are the most recent
-        theirs = journal["settings"] if journal else numbers_settings(previous.settings) if previous else ours
-        if not settings.overwrite:
-            _refuse_other_settings(shown, theirs, ours, unfinished=journal is not None)
+        previous, journal, made, ours = contents_of(shown, path, settings)
         same = previous is not None and not differences(numbers_settings(previous.settings), ours)
         in_journal = journal is not None and journal["settings"] == ours
         return cls(path, ours, lock=lock, last=previous, same=same, made=made, in_journal=in_journal, created=created)
@@ -276,7 +270,7 @@ class OutputFolder:
         wanted = {file.name for file in record.files}
         missing = [name for name in sorted(wanted) if not place_of(self.path, name).is_file()]
         if missing:
-            message = f"output folder {self.path}: {_some(missing)} should be there but are missing; run again"
+            message = f"output folder {self.path}: {some_of(missing)} should be there but are missing; run again"
             raise OutputFolderError(message)
         for name in sorted(self._claimed - wanted):
             self._changed |= _remove(self.path, name)
@@ -309,86 +303,14 @@ def clear_temporaries(root: Path) -> None:
 
     Its notes of what it wrote stay, until a run has finished.
     """
-    for path in [path for path in _walk(root) if is_temporary(path) and path != root / WRITTEN]:
+    for path in [path for path in files_in(root) if is_temporary(path) and path != root / WRITTEN]:
         path.unlink(missing_ok=True)
 
 
 def files_below(root: Path) -> list[str]:
     """Return the names of all files in an output folder, relative and posix, temporary ones too, edited ones not."""
-    names = (path.relative_to(root).as_posix() for path in _walk(root))
+    names = (path.relative_to(root).as_posix() for path in files_in(root))
     return sorted(name for name in names if not name.startswith(EDITED))
-
-
-# -- checks of the folder
-# ---------------------------------------------------------------------------------------------------
-def _refuse_inputs(shown: Path, path: Path, inputs: Iterable[Path]) -> None:
-    for given in inputs:
-        for found in (given.absolute(), given.resolve()):
-            if found == path or path in found.parents:
-                where = "is also an input" if found == path else f"contains the input {given}"
-                message = f"output folder {shown}: {where}; choose another folder"
-                raise OutputFolderError(message)
-
-
-def _refuse_unwritable(shown: Path, path: Path) -> None:
-    if not os.access(path, os.W_OK | os.X_OK):
-        message = f"output folder {shown}: no permission to write; choose another folder"
-        raise OutputFolderError(message)
-
-
-def _refuse_foreign(shown: Path, path: Path, made: set[str]) -> None:
-    foreign = sorted(
-        found.relative_to(path).as_posix()
-        for found in _walk(path)
-        if found.is_symlink() or irregular(found) or not (is_temporary(found) or _is_ours(found, path, made))
-    )
-    if foreign:
-        message = (
-            f"output folder {shown}: contains files that levelmatch did not make ({_some(foreign)}); choose another"
-        )
-        raise OutputFolderError(message)
-
-
-def _is_ours(found: Path, root: Path, made: set[str]) -> bool:
-    name = found.relative_to(root).as_posix()
-    return name in made or name.startswith(EDITED)
-
-
-def _refuse_other_settings(
-    shown: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], *, unfinished: bool
-) -> None:
-    differing = differences(theirs, ours)
-    if differing:
-        kind = "an unfinished run" if unfinished else "a run"
-        message = (
-            f"output folder {shown}: written by {kind} with other settings: {told_settings(differing)}; use the same "
-            f"settings, choose another folder, or set overwrite=true to replace the files that levelmatch wrote there"
-        )
-        raise OutputFolderError(message)
-
-
-def _made(previous: RunRecord | None, journal: Mapping[str, Any] | None) -> set[str]:
-    """Return the names of the files that levelmatch wrote to the folder."""
-    names: set[str] = set()
-    if previous is not None:
-        names |= {file.name for file in previous.files} | {RUN, LOG}
-    if journal is not None:
-        names |= {*journal["files"], JOURNAL, LOG}
-    return names
-
-
-def _load_journal(path: Path) -> dict[str, Any]:
-    refuse_irregular(path, OutputFolderError)
-    try:
-        data = json.loads(path.read_bytes())
-        known = data["schema"] == JOURNAL_SCHEMA and isinstance(data["settings"], dict)
-        if known and all(isinstance(name, str) for name in data["files"]):
-            return dict(data)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        message = f"{path}: not a journal of levelmatch ({type(error).__name__}: {error}); choose another folder"
-        raise OutputFolderError(message) from error
-    message = f"{path}: not a journal that this version of levelmatch reads; choose another folder"
-    raise OutputFolderError(message)
 
 
 # -- names and files ---------------------------------------------------------------------------------------------------
@@ -407,21 +329,9 @@ def _remove(root: Path, name: str) -> bool:
     return there
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Yield all files below a folder, and links to folders, without following links."""
-    for folder, folders, files in os.walk(root):
-        yield from (Path(folder, name) for name in files)
-        yield from (Path(folder, name) for name in folders if Path(folder, name).is_symlink())
-
-
 def _let_go(lock: FolderLock | None, folders: Iterable[Path]) -> None:
     with suppress(OSError):  # only empty folders are removed
         for folder in folders:
             folder.rmdir()
     if lock is not None:
         lock.release()
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + more

@@ -102,13 +102,15 @@ def place_of(root: Path, name: str) -> Path:
 
 def note_written(root: Path, name: str, digest: str) -> None:
     """Note that a file appears with these bytes; any number of processes may do so at once."""
-    line = f"{json.dumps([name, digest])}\n".encode()
-    descriptor = os.open(root / WRITTEN, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with room_for(root / WRITTEN):
-            os.write(descriptor, line)
-    finally:
-        os.close(descriptor)
+    line = f"\n{json.dumps([name, digest])}\n".encode()  # on a line of its own, whatever was cut short before
+    with room_for(root / WRITTEN):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(root / WRITTEN, flags, 0o600)
+        try:
+            while line:  # a disk that fills takes a part of it, and fails the next time
+                line = line[os.write(descriptor, line) :]
+        finally:
+            os.close(descriptor)
 
 
 def digests_written(root: Path) -> dict[str, set[str]]:

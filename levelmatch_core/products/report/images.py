@@ -96,6 +96,14 @@ def side_by_side(mosaic: Path, side: int) -> str:
     return _address(np.hstack([before, gap, after]), style.IMAGE)
 
 
+def side_by_side_of(before: NDArray[np.floating], after: NDArray[np.floating], side: int) -> str:
+    """Return images before and after as :func:`side_by_side` does those of a file."""
+    step = max(1, -(-max(after.shape) // side))
+    left, right, _ = _norm(block_mean(before, step), block_mean(after, step))
+    gap = np.full((right.shape[0], max(1, right.shape[1] // 50)), np.nan)
+    return _address(np.hstack([left, gap, right]), style.IMAGE)
+
+
 def _stretched(mosaic: Path, side: int, sampled: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64], Normalize]:
     """Return a mosaic before and after, each minus its median, as colours from 0 to 1, and their stretch.
 
@@ -106,6 +114,13 @@ def _stretched(mosaic: Path, side: int, sampled: int = 0) -> tuple[NDArray[np.fl
         every = max(1, step // sampled) if sampled else 1
         pixels = (hdus[name].data[::every, ::every] for name in ("SCI", "BEFORE"))
         after, before = (block_mean(each, -(-step // every)) for each in pixels)
+    return _norm(before, after)
+
+
+def _norm(
+    before: NDArray[np.float64], after: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], Normalize]:
+    """Return two images, each minus its median, as colours from 0 to 1, and their stretch."""
     after, before = after - np.nanmedian(after), before - np.nanmedian(before)
     norm = stretch(after)
     return np.ma.filled(norm(before), np.nan), np.ma.filled(norm(after), np.nan), norm

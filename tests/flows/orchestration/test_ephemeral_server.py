@@ -6,9 +6,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.home import set_environment
@@ -52,7 +53,7 @@ def test_files_of_configuration_are_left_to_prefect(
 
 def test_a_server_that_ends_is_told() -> None:
     with subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"]) as process:
-        server = ephemeral_server.EmbeddedServer(process, "http://127.0.0.1:9/api", 60.0)
+        server = ephemeral_server.EmbeddedServer(process, "http://127.0.0.1:9/api", 60.0, "a:b")
         server.open({})
         with pytest.raises(ServerError, match="ended with code 7"):
             server.wait()
@@ -60,7 +61,7 @@ def test_a_server_that_ends_is_told() -> None:
 
 def test_a_server_that_stays_silent_is_told() -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        server = ephemeral_server.EmbeddedServer(process, "http://127.0.0.1:9/api", 0.2)
+        server = ephemeral_server.EmbeddedServer(process, "http://127.0.0.1:9/api", 0.2, "a:b")
         server.open({})
         with pytest.raises(ServerError, match=r"does not answer after 0\.2 s"):
             server.wait()
@@ -161,6 +162,33 @@ def test_it_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_the_server_of_a_deployment_ends_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    """Prefect's own command would start one that stays."""
+    programs = tmp_path / "deployments" / "programs"
+    programs.mkdir(parents=True)
+    (tmp_path / "in").mkdir()
+    (programs / "small.toml").write_text(f'inputs = ["{tmp_path}/in"]\noutput = "{tmp_path}/out"\n')
+    environment = {**plain_environment(tmp_path / "home"), "HOME": str(tmp_path)}
+    words = [str(Path(sys.executable).parent / "levelmatch"), "deploy", "--programs", str(programs)]
+    root = Path(__file__).parents[3]
+    with (tmp_path / "log").open("w") as log:  # no pipe, which the server would hold open
+        process = subprocess.Popen(words, env=environment, cwd=root, stdout=log, stderr=log, start_new_session=True)
+    family: dict[psutil.Process, str] = {}
+    deadline = time.monotonic() + 120
+    while not any("work-pool" in words for words in family.values()):
+        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.1)
+        with suppress(psutil.NoSuchProcess):
+            family |= {each: " ".join(each.cmdline()) for each in psutil.Process(process.pid).children(recursive=True)}
+    process.kill()
+    process.wait(30)
+    assert any("flows.orchestration.server_process" in words for words in family.values())
+    _, alive = psutil.wait_procs(list(family), timeout=60)  # the others end for want of it
+    assert not alive, [family[each] for each in alive]
 
 
 MANY = """

@@ -1,8 +1,10 @@
 """The MLflow record, read back from a store of its own; no server of Prefect is needed."""
 
 import io
+import json
 import math
 import re
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +12,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.io import fits
 from mlflow import MlflowClient
 
 from flows.home import Home
 from flows.summary import FlowFacts, Unmatched, summarize
+from flows.tracking.comparison import FIRST, dataset, pages_of, run_name
 from flows.tracking.metrics import MEANINGS, glossary, measures, name_of
 from flows.tracking.tracker import Tracker, description, output_id
+from levelmatch_core.matching.model_selection import leave_one_pair_out
 from levelmatch_core.matching.pair_matrices import PairMatrices
 from levelmatch_core.pipeline import Request, run
+from levelmatch_core.products.tables import pairs_table
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
@@ -65,7 +71,7 @@ def test_the_run_lies_in_the_experiment_of_its_program(logged, store):
     run_, tracking, client = logged
     assert client.get_experiment(run_.info.experiment_id).name == "a program's"
     assert run_.info.status == "FINISHED"
-    assert run_.info.run_name == "a program f770w"
+    assert re.fullmatch(r"a program f770w, a program's 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d", run_.info.run_name)
     assert run_.info.artifact_uri.startswith(store.artifacts.as_uri())
     assert tracking.run_id in tracking.url
 
@@ -155,6 +161,75 @@ def test_what_was_not_measured_is_no_metric(small_program, tmp_path, store, how)
     assert all(math.isfinite(value) for value in metrics.values())
     assert not [name for name in metrics if "residual_rms" in name]
     assert client.get_run(tracking.run_id).data.tags["levelmatch.numbers_left_out"] == "0"
+
+
+def test_a_run_is_named_after_program_band_and_time():
+    found = facts().model_copy(update={"started": 0.0})
+    assert run_name("a program", "f770w", found) == "a program f770w 1970-01-01 00:00:00"
+    one = found.model_copy(update={"name": "rms_sig_limit=3"})
+    assert run_name("p", "f1", one) == "rms_sig_limit=3, p f1 1970-01-01 00:00:00"
+
+
+def test_every_run_has_what_a_sweep_ranks_by_and_it_comes_first(logged, result):
+    run_, _, _ = logged
+    seams = leave_one_pair_out(one for each in result.matches for stage in each.stages for one in stage.solutions)
+    metrics = run_.data.metrics
+    assert metrics["pairs_predicted"] == seams.tested
+    assert ("seam_rms_left_out" in metrics) == bool(seams.tested)
+    assert {"loops", "grade", "coverage_mean", "coverage_once"} <= set(metrics)
+    with fits.open(next(result.request.output.glob("mosaic_*.fits"))) as hdus:
+        counts = hdus["COVERAGE"].data
+        assert metrics["coverage_mean"] == pytest.approx(counts[counts > 0].mean())
+        assert metrics["coverage_once"] == pytest.approx(np.mean(counts[counts > 0] == 1))
+    first = next(iter(metrics))  # MLflow's page of comparison opens on it
+    assert first == next(name for name in FIRST if name in metrics)
+    names = list(metrics)
+    assert names.index("residual_rms_after") < names.index("pairs_rejected") < names.index("exposures")
+
+
+def test_its_inputs_are_a_dataset(logged, result):
+    run_, _, client = logged
+    (found,) = client.get_run(run_.info.run_id).inputs.dataset_inputs
+    assert found.dataset.name == "a program's"
+    assert json.loads(found.dataset.profile) == {"files": 4, "exposures": 4}
+    assert found.dataset.digest == dataset(result).dataset.digest
+    other = result.record.inputs[0].model_copy(update={"sha256": "0" * 64})
+    record = result.record.model_copy(update={"inputs": (other, *result.record.inputs[1:])})
+    assert dataset(replace(result, record=record)).dataset.digest != found.dataset.digest
+
+
+def test_tables_can_be_looked_at(logged, result):
+    run_, _, client = logged
+    for name, rows in (("corrections", 4), ("pairs", len(pairs_table(result.matches)))):
+        path = client.download_artifacts(run_.info.run_id, f"tables/{name}.csv")
+        assert len(pd.read_csv(path)) == rows
+
+
+def test_links_lead_to_where_mlflow_was_started(store, logged):
+    _, tracking, _ = logged
+    assert tracking.url.startswith("http://127.0.0.1:5000/#/")
+    try:
+        store.mlflow_pages.write_text("http://127.0.0.1:5610")
+        assert pages_of(store) == "http://127.0.0.1:5610"
+        for odd in ("http://example.org:5610", "http://127.0.0.1:5610/x", "", "\u00e9"):
+            store.mlflow_pages.write_text(odd)
+            assert pages_of(store) == "http://127.0.0.1:5000"
+    finally:
+        store.mlflow_pages.unlink()
+
+
+def test_a_table_or_mosaic_that_is_gone_costs_itself_only(result, summary, store, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(result.request.output, output)
+    (output / "pairs.ecsv").write_text("no table")
+    next(output.glob("mosaic_*.fits")).write_bytes(b"no mosaic")
+    moved = replace(result, request=result.request.model_copy(update={"output": output, "program": "gone"}))
+    tracking = Tracker(store).log(moved, summary, facts("gone"))
+    assert not tracking.lost
+    client = MlflowClient(tracking_uri=store.tracking_uri)
+    tables = {Path(file.path).name for file in client.list_artifacts(tracking.run_id, "tables")}
+    assert tables == {"pairs.json", "rejected_pairs.json", "corrections.csv"}
+    assert "coverage_mean" not in client.get_run(tracking.run_id).data.metrics
 
 
 def test_a_long_story_fits_into_a_description(summary):

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from levelmatch_core.errors import NoWcsError
-from levelmatch_core.images.fits_headers import read_headers
+from levelmatch_core.images.fits_headers import quiet, read_headers
 from levelmatch_core.images.reading import wcs_of
 from levelmatch_core.images.wcs.transforms import sky_transforms
 
@@ -433,3 +433,27 @@ def test_a_real_tnx_solution_puts_its_stars_in_place(real: Callable[[str], Path]
         ["17:46:53.214511 -30:08:47.895372", "17:46:58.100741 -30:07:50.121787"], unit=("hourangle", "deg")
     )
     assert found.separation(stars).arcsec.max() < 0.05
+
+
+@pytest.mark.parametrize("code", ["TPV", "TAN"])
+@pytest.mark.parametrize(
+    "linear",
+    [
+        {"CDELT1": -1 / 3600, "CDELT2": 1 / 3600},
+        {"CDELT1": -1 / 3600, "CDELT2": 1 / 3600, "PC1_1": 0.9, "PC1_2": 0.1, "PC2_1": -0.1, "PC2_2": 0.9},
+        {"CDELT1": -1 / 3600, "CDELT2": 1 / 3600, "CROTA2": 20.0},
+        {"CDELT1": -2.0, "CDELT2": 2.0, "CD1_1": -1 / 3600, "CD1_2": 1e-5, "CD2_1": 0.0, "CD2_2": 1 / 3600},
+    ],
+)
+def test_polynomials_beside_a_step_are_astropys(tmp_path: Path, code: str, linear: dict[str, float]) -> None:
+    """However wcslib takes the polynomial where CDELT is not 1, so it is taken."""
+    header = fits.Header({"CTYPE1": f"RA---{code}", "CTYPE2": f"DEC--{code}", "CRVAL1": 150.0, "CRVAL2": 20.0})
+    header.update({"CRPIX1": 32.5, "CRPIX2": 30.0, "RADESYS": "ICRS", **linear})
+    header.update({"PV1_0": 1e-5, "PV1_1": 1.01, "PV1_4": 2.0, "PV2_1": 0.99, "PV2_6": -3.0, "PV1_7": 8.0})
+    path = tmp_path / "a.fits"
+    fits.PrimaryHDU(np.zeros((64, 64), np.float32), header).writeto(path)
+    y, x = np.mgrid[:64:7, :64:7].astype(float)
+    found = wcs_of(read_headers(path)[0], path, "a").all_pix2world(x, y, 0)
+    with quiet():
+        expected = WCS(fits.getheader(path)).all_pix2world(x, y, 0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 / 3600)

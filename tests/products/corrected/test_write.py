@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,22 @@ def test_a_compressed_image_is_compressed_without_loss(
     correct(tmp_path / "plain_out.fits", make, make.correction(make.exposure(plain), SLOPED))
     np.testing.assert_array_equal(after, fits.getdata(tmp_path / "plain_out.fits", 1).astype(after.dtype))
     assert raw_hdus(path)[2] == raw_hdus(out)[2]
+
+
+@pytest.mark.parametrize(("dtype", "method"), [("f4", "GZIP_2"), ("f4", "RICE_1"), ("i2", "GZIP_1")])
+def test_a_compressed_image_does_not_tell_the_time(make: Any, tmp_path: Path, dtype: str, method: str) -> None:
+    """Its gzip streams would, each by itself: the same run has the same bytes whenever it is."""
+    data = (noise() * 10).astype(dtype)
+    header = make.wcs(data.shape, 20.0).to_header()
+    path = tmp_path / "a.fits.fz"
+    image = fits.CompImageHDU(data, header, name="SCI", compression_type=method)
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(path)
+    made = []
+    for name in ("one.fits", "two.fits"):
+        correct(tmp_path / name, make, make.correction(make.exposure(path), SLOPED))
+        made.append((tmp_path / name).read_bytes())
+        time.sleep(1.1)
+    assert made[0] == made[1]
 
 
 # -- several parts -----------------------------------------------------------------------------------------------------

@@ -104,6 +104,18 @@ class TaskRunLines(logging.Filter):
         return True
 
 
+class WithoutErrors(logging.Filter):
+    """Drops the lines by which Prefect reports an error of one class, traceback and all."""
+
+    def __init__(self, kind: type[Exception]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Accept every record but those."""
+        return not (record.exc_info and isinstance(record.exc_info[1], self.kind))
+
+
 # -- the terminal ------------------------------------------------------------------------------------------------------
 class ConsoleHandler(logging.Handler):
     """Writes log lines to the console of the progress bars, so that they do not disturb each other."""

@@ -1,5 +1,6 @@
 """The table that maps the names of the step to where they live: complete, and every name in it exists."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -28,14 +29,14 @@ METHODS = {
     "match_mosaic_tiles": "dithers, fit_type='level'",
     "match_nircam_short": "dithers, fit_type='level'",
 }
-PARALLEL = (
-    "parallel_delta_matrix",
-    "parallel_get_reproject",
-    "parallel_make_stacked_image",
-    "parallel_match_lyot_science",
-    "parallel_match_nircam_short",
-    "parallel_per_dither_delta",
-)
+PARALLEL = {
+    "parallel_delta_matrix": "ij, file_reproj, files, fit_type='level', ref_x=0, ref_y=0",
+    "parallel_get_reproject": "idx, files, optimal_wcs, optimal_shape, stacked_image=False",
+    "parallel_make_stacked_image": "dither, out_dir",
+    "parallel_match_lyot_science": "dither, stacked_dir, fit_type",
+    "parallel_match_nircam_short": "dither, stacked_dir, fit_type",
+    "parallel_per_dither_delta": "dither, fit_type='level'",
+}
 
 
 def rows():
@@ -43,11 +44,12 @@ def rows():
     return {line.split("`")[1]: line for line in lines}
 
 
-@pytest.mark.parametrize(("name", "arguments"), METHODS.items())
+@pytest.mark.parametrize(("name", "arguments"), [*METHODS.items(), *PARALLEL.items()])
 def test_methods_have_the_specs_arguments(name, arguments):
     shown = [
         each.name if each.default is each.empty else f"{each.name}={each.default!r}"
         for each in inspect.signature(getattr(LevelMatchStep, name)).parameters.values()
+        if each.kind is not each.KEYWORD_ONLY or each.default is each.empty  # what is ours beside the spec's
     ]
     assert ", ".join(shown[1:]) == arguments
     assert inspect.getdoc(getattr(LevelMatchStep, name))
@@ -55,7 +57,7 @@ def test_methods_have_the_specs_arguments(name, arguments):
 
 def test_every_name_of_the_spec_is_in_the_table():
     assert set(rows()) == {"LevelMatchStep", *METHODS, *PARALLEL}
-    for name in METHODS:
+    for name in (*METHODS, *PARALLEL):
         assert f"`levelmatch_core.pjpipe_step.LevelMatchStep.{name}`" in rows()[name]
 
 
@@ -64,6 +66,15 @@ def test_every_name_in_the_table_exists():
     assert len(named) > 30
     for name in named:
         assert found(name) is not None, name
+
+
+def test_every_row_names_a_test_that_exists():
+    for name, row in rows().items():
+        tests = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert tests, name
+        for file, test in tests:
+            tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
+            assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, row
 
 
 def found(name):

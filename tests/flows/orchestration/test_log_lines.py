@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from prefect.logging.handlers import APILogHandler
 
-from flows.log_lines import MOST_LINES, gathered
+from flows.orchestration.log_lines import MOST_LINES, gathered
 from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.process.thread_budget import parallel_map, thread_budget
 

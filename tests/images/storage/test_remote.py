@@ -1,0 +1,151 @@
+"""Inputs in stores: fetched once, resumed, under their own names, and no credentials told."""
+
+import logging
+import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from levelmatch_core.errors import NoInputError, UsageError
+from levelmatch_core.images.storage.remote import is_remote, local_inputs
+
+fsspec = pytest.importorskip("fsspec", reason="no fsspec: pip install 'levelmatch[remote]'")
+
+
+@pytest.fixture
+def memory():
+    """Two FITS files, one in a folder within, and something else."""
+    store = fsspec.filesystem("memory")
+    for name in ("a_cal.fits", "deep/b_cal.fits", "notes.txt"):
+        store.pipe(f"/stage2/{name}", name.encode() * 1000)
+    yield store
+    store.rm("/stage2", recursive=True)
+
+
+def test_addresses_and_paths_are_told_apart():
+    assert is_remote("s3://bucket/a")
+    assert is_remote("https://example.org/a.fits")
+    assert not is_remote("/data/s3:/a")
+    assert not is_remote(Path("s3://bucket"))
+
+
+def test_a_folder_is_listed_and_fetched_once(memory, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    (found,) = local_inputs(["memory://stage2"], tmp_path)
+    assert (found.name, found.read_bytes()) == ("a_cal.fits", b"a_cal.fits" * 1000)
+    both = local_inputs(["memory://stage2", tmp_path], tmp_path, recursive=True)
+    assert [path.name for path in both] == ["a_cal.fits", "b_cal.fits", tmp_path.name]
+    assert caplog.text.count("a_cal.fits: fetched") == 1
+    memory.pipe("/stage2/a_cal.fits", b"new" * 1000)
+    assert local_inputs(["memory://stage2/a_cal.fits"], tmp_path) == (found,)
+    assert found.read_bytes() == b"new" * 1000
+
+
+def test_the_same_content_is_kept_once(memory, tmp_path):
+    memory.pipe("/stage2/c_cal.fits", b"a_cal.fits" * 1000)
+    first, second = local_inputs(["memory://stage2"], tmp_path)
+    assert first.samefile(second)
+
+
+def test_what_broke_off_is_resumed(memory, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("levelmatch_core.images.storage.remote._CHUNK", 1000)
+    opened = type(memory).open
+
+    class Breaking:
+        def __init__(self, file):
+            self.file, self.left = file, 3
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def read(self, size):
+            self.left -= 1
+            if self.left < 0:
+                message = "https://signed?secret=abc"
+                raise ConnectionError(message)
+            return self.file.read(size)
+
+    monkeypatch.setattr(type(memory), "open", lambda self, *rest: Breaking(opened(self, *rest)))
+    with pytest.raises(NoInputError, match="ConnectionError") as caught:
+        local_inputs(["memory://stage2"], tmp_path)
+    assert "secret" not in str(caught.value)
+    monkeypatch.setattr(type(memory), "open", opened)
+    (found,) = local_inputs(["memory://stage2"], tmp_path)
+    assert found.read_bytes() == b"a_cal.fits" * 1000
+    assert "fetched from byte 3000" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://key:secret@bucket/a", "https://me:secret@example.org/a.fits", "https://h/a.fits?token=secret"]
+)
+def test_credentials_in_an_address_are_refused_and_not_told(tmp_path, address):
+    with pytest.raises(UsageError) as caught:
+        local_inputs([address], tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_nothing_there_is_no_input(memory, tmp_path):
+    memory.pipe("/stage2/empty/x.txt", b"")
+    for address in ("memory://stage2/empty", "memory://nowhere"):
+        with pytest.raises(NoInputError, match="memory://"):
+            local_inputs([address], tmp_path)
+
+
+def test_a_folder_of_a_web_server(tmp_path, caplog):
+    """Of one that only sends whole files: what broke off begins again there."""
+    pytest.importorskip("aiohttp", reason="no aiohttp: pip install 'levelmatch[remote]'")
+    caplog.set_level(logging.INFO)
+    (tmp_path / "web" / "stage2").mkdir(parents=True)
+    (tmp_path / "web" / "stage2" / "a_cal.fits").write_bytes(b"a" * 50_000)
+    os.utime(tmp_path / "web" / "stage2" / "a_cal.fits", (1e9, 1e9))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/stage2/"
+        (found,) = local_inputs([address], tmp_path / "held")
+        assert found.read_bytes() == b"a" * 50_000
+        assert found.stat().st_mtime == 1e9  # it was not written just now
+        assert local_inputs([address + "a_cal.fits"], tmp_path / "held") == (found,)
+        assert caplog.text.count("a_cal.fits: fetched") == 1
+        for note in (tmp_path / "held" / "known").iterdir():
+            part = tmp_path / "held" / "parts" / note.stem
+            part.write_bytes(b"a" * 100)
+            note.unlink()
+        (again,) = local_inputs([address], tmp_path / "held")
+        assert again.read_bytes() == b"a" * 50_000
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_bucket_of_s3(tmp_path, monkeypatch, caplog):
+    """A server of the S3 protocol on the loopback, with its keys in the environment only."""
+    server_of = pytest.importorskip("moto.server", reason="no moto: pip install 'levelmatch[test]'")
+    pytest.importorskip("s3fs", reason="no s3fs: pip install 'levelmatch[remote]'")
+    caplog.set_level(logging.INFO)
+    server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "verysecret")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        store = fsspec.filesystem("s3", skip_instance_cache=True)
+        store.mkdir("stpubdata")
+        store.pipe("stpubdata/jwst/public/x_cal.fits", b"x" * 100_000)
+        (found,) = local_inputs(["s3://stpubdata/jwst/public/"], tmp_path)
+        assert found.read_bytes() == b"x" * 100_000
+        assert local_inputs(["s3://stpubdata/jwst/public/x_cal.fits"], tmp_path) == (found,)
+        assert caplog.text.count("x_cal.fits: fetched") == 1
+        assert "verysecret" not in caplog.text
+        with pytest.raises(NoInputError):
+            local_inputs(["s3://stpubdata/other/"], tmp_path)
+    finally:
+        server.stop()
