@@ -105,7 +105,7 @@ def cache(older_than: str | None, shrink_to: str | None, *, wait: bool) -> None:
         stored = entries(home)
         say(f"stored:  {_told(stored)} in {home.root}")
         if stored:
-            days = (time.time() - stored[0].used) / _AGES["d"]
+            days = max(time.time() - stored[0].used, 0.0) / _AGES["d"]  # a clock may have been set back
             say(f"oldest:  not used for {days:.1f} days")
 
 

@@ -7,14 +7,13 @@ import pytest
 from levelmatch_core.matching.results import Loop
 from levelmatch_core.products.grade import Grade, told, worst_of
 from levelmatch_core.products.grading import FAIR_RESIDUAL, criteria_of, good_residual
+from levelmatch_core.products.runrecord import field_summary
 from levelmatch_core.products.summaries import FieldSummary, GainError
 
 
 def summary(make: Any, **changes: Any) -> FieldSummary:
     """Return the summary of a simulated field whose mosaic stage was changed."""
-    from levelmatch_core.products.runrecord import _field  # noqa: PLC0415 - its own part
-
-    found = _field(make.match(3, 3), None)
+    found = field_summary(make.match(3, 3), None)
     stages = tuple(
         stage.model_copy(update=changes if stage.stage == "mosaic_tiles" else {"seam_scatter": 1.0, "loops_failed": 0})
         for stage in found.stages

@@ -27,6 +27,8 @@ FEW = 8
 """Most values of an image of areas, none of which is told from the next by noise."""
 MOST_FLAGS = 256
 """Most values of a mask: the bits, and how they go together."""
+_MANY = 64
+"""A mask of more values, those of six bits, is told by its other bits than the first."""
 LEAST_PIXELS = 256
 """An image of fewer is too small to tell."""
 
@@ -42,6 +44,8 @@ _AREAS, _LABELS = 0.6, 0.8
 """Part of the pixels, without those of the most frequent value, that a next one equals: in areas, in labels."""
 _BACKGROUND = 0.3
 """Part of an image of labels that is none."""
+_CUT = 3
+"""Noise that was cut off has more values than so many."""
 _CERTAIN = 5.0
 """Counts are apart by more than chance beyond so many standard deviations."""
 _TAIL, _SOLID, _DENSE = 0.05, 0.9, 5
@@ -84,6 +88,11 @@ class _Histogram:
             if np.any(later - np.where(gaps[1:], 0, least) > _CERTAIN * np.sqrt(later + least + 1)):
                 return False
         return True
+
+    def is_cut(self) -> bool:
+        """Return whether the rest is noise without the least value, at which it was cut off."""
+        rest = _Histogram(self.values[1:], self.counts[1:])
+        return len(rest.values) > _CUT and rest.falls_off()
 
     def is_solid(self) -> bool:
         """Return whether nearly all pixels have values without gaps between them, and these are many."""
@@ -160,8 +169,10 @@ def _are_bits(found: _Histogram) -> bool:
         return False
     single = (found.values == 0) | (np.exp2(np.rint(np.log2(np.maximum(found.values, 1)))) == found.values)
     others = np.arange(len(found.values)) != found.mode
+    if len(found.values) > _MANY:  # of bright stars on next to no sky most pixels that are not 0 are 1
+        others &= found.values > 1
     part = found.counts[single & others].sum() / found.counts[others].sum()
-    return bool(single[found.mode]) and part > _ALONE and not found.falls_off()
+    return bool(single[found.mode]) and part > _ALONE and not (found.falls_off() or found.is_cut())
 
 
 def _alike(image: NDArray[np.generic], valid: NDArray[np.bool_], found: _Histogram) -> float:

@@ -51,7 +51,8 @@ def test_whole_numbers_of_the_sky_are_no_mask(
 ) -> None:
     """Raw counts, scans of plates, images of 8 bits: with saturated stars, cut at black, multiplied and rounded."""
     rng = np.random.default_rng(seed)
-    noise = noise if factor % 1 == 0 else noise + 2  # nobody rounds away what little there is
+    if factor % 1:  # nobody rounds away what little there is
+        noise, level = noise + 2, level + 10
     image = level + stars(rng, flux) + rng.normal(0, noise, (SIZE, SIZE))
     image = np.rint(np.rint(image) * factor)
     least, most = (0, 255) if kind == "u1" else (0, 65535) if kind == "u2" else (-32768, 32767)
@@ -72,8 +73,8 @@ def test_counts_of_few_photons_are_no_mask(seed: int, mean: float, flux: float, 
 
 @given(
     seed=st.integers(0, 10**6),
-    bits=st.lists(st.sampled_from(range(15)), min_size=1, max_size=6, unique=True),
-    part=st.floats(0.05, 0.3),
+    bits=st.lists(st.sampled_from(range(15)), min_size=1, max_size=5, unique=True),
+    part=st.floats(0.05, 0.25),
     width=st.sampled_from([0, 2, 4]),
     kind=st.sampled_from(["i2", "u2", "i4", "u4", "f4"]),
 )
@@ -86,7 +87,8 @@ def test_bits_are_a_mask(*, seed: int, bits: list[int], part: float, width: floa
     told = reason_of(image.astype(kind))
     if width or len(bits) == 1 or any(two - one > 1 for one, two in pairwise(sorted(bits))):
         assert told
-    # single pixels of bits that follow each other, the rarer the higher, look like photons
+    # single pixels of bits that follow each other, the rarer the higher, look like photons; and of six flags, of which
+    # most pixels have several, nearly all numbers occur
 
 
 @given(seed=st.integers(0, 10**6), number=st.integers(2, 8), kind=st.sampled_from(["u1", "i2", "f4", "f8"]))
@@ -113,6 +115,13 @@ def test_the_highest_bit_is_a_bit() -> None:
     image[10:20, 30:50] = -32768
     image[15:30, 40:60] |= 4
     assert "powers of two" in reason_of(image)
+
+
+def test_bright_stars_on_next_to_no_sky_are_no_mask() -> None:
+    """An image of 8 bits that was multiplied by 0.7 and rounded: 1, 2 and 4 are frequent, and its stars have gaps."""
+    rng = np.random.default_rng(29025)
+    image = stars(rng, 712.0) + rng.normal(0, 2.3046875, (SIZE, SIZE))
+    assert not reason_of(np.clip(np.rint(np.rint(image) * 0.7), 0, 255).astype("u1"))
 
 
 def sky(seed: int) -> np.ndarray:
