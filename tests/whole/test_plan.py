@@ -55,7 +55,9 @@ def test_the_plan_names_every_tile_pair_and_the_reference(program, tmp_path):
 
 def test_the_plan_keeps_the_reference_of_the_output(program, tmp_path, level_match):
     level_match(program, output=tmp_path / "out", reference="jw01234004001_02101_mirimage")
-    (field,) = plan(program, tmp_path).fields
+    with pytest.raises(OutputFolderError, match="reference was 'jw01234004001_02101_mirimage', now None"):
+        plan(program, tmp_path)  # as a run would
+    (field,) = plan(program, tmp_path, overwrite=True).fields
     ((name, reason),) = field.stages[-1].groups[0].references
     assert name == "jw01234004001_02101_mirimage"
     assert "kept from the earlier run" in reason
