@@ -123,7 +123,7 @@ def test_the_form_describes_the_settings_and_refuses_a_wrong_value(page, uis, pr
     deployment = uis.server.ask("GET", "/deployments/name/level_match/small")["id"]
     where = f"{uis.prefect}/v2/deployments/deployment/{deployment}/run"
     text = see(page, where, tmp_path / "form.png", "Threshold of source masks and limit of all sigma-clipping")
-    assert "Files, and folders that are searched for FITS files." in text
+    assert "Files, and folders that are searched for FITS files; also s3://" in text
     assert "Weight of a pair: every pair the same" in text
     page.get_by_label("Sigma (Optional)", exact=True).fill("-1")
     page.get_by_role("button", name="Submit").click()

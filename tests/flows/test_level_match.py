@@ -162,14 +162,17 @@ def test_one_new_exposure_costs_its_tile_and_what_follows_from_it(server, small_
         step: {name for (key, name), how in tasks.items() if key == step and how == "Completed"} for step, _ in tasks
     }
     tile = f"{new.name[:19]}_mirimage"
-    assert done["cutout"] == {tile}
-    assert done["stack"] == {tile}
-    assert done["measure"] == {tile, "f770w"}
-    assert done["solve"] == {tile, "f770w"}
-    assert done["mosaic"] == {"f770w"}
+    assert done["cutout"] == {f"cutout: {tile}"}
+    assert done["stack"] == {f"dithers, stack: {tile}"}
+    assert done["measure"] == {f"dithers, measure: {tile}", "mosaic_tiles, measure: f770w"}
+    assert done["solve"] == {f"dithers, solve: {tile}", "mosaic_tiles, solve: f770w"}
+    assert done["mosaic"] == {"mosaic: f770w"}
     cached = {(key, name) for (key, name), how in tasks.items() if how == "Cached"}
     other = f"{files[0].name[:19]}_mirimage"
-    assert {("cutout", other), ("measure", other), ("solve", other), ("stack", other)} <= cached
+    assert {
+        ("cutout", f"cutout: {other}"),
+        *((step, f"dithers, {step}: {other}") for step in ("measure", "solve", "stack")),
+    } <= cached
 
 
 def task_states(server, flow_run, expected):
