@@ -1,11 +1,24 @@
 """Fixtures that every room's tests share."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# before Prefect is imported: it reads its environment then, and never the user's own home
+_HOME = tempfile.mkdtemp(prefix="levelmatch-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ["LEVELMATCH_HOME"] = _HOME
+for _name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_LOCAL_STORAGE_PATH", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(_name, None)
+os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+
+import flows.orchestration.environment  # noqa: E402, F401 - after the variables, before Prefect
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

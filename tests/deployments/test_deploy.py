@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.orchestration.program_changes import told_differences
 from flows.orchestration.programs import load_programs
@@ -113,6 +112,9 @@ def test_the_settings_of_a_program_are_those_of_its_file(prefect_server, program
         return done.stdout
 
     def differences():
+        # not before what sets the environment that Prefect reads when it is imported
+        from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: PLC0415
+
         with temporary_settings({PREFECT_API_URL: prefect_server.url}):
             return told_differences(load_programs(programs), {"DATA": str(data), "LEVELMATCH_HOME": "/home"})
 

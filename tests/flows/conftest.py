@@ -1,32 +1,15 @@
 """One embedded Prefect server a session, and a home of its own for every test."""
 
-import atexit
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
 
-# before Prefect is imported: it reads its environment then, and never the user's own home
-_HOME = tempfile.mkdtemp(prefix="levelmatch-tests-")
-atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-os.environ["LEVELMATCH_HOME"] = _HOME
-for _name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_LOCAL_STORAGE_PATH", "MLFLOW_TRACKING_URI"):
-    os.environ.pop(_name, None)
-os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-
-import flows.orchestration.environment  # noqa: E402, F401 - after the variables, before Prefect
-
-# isort: split
-
-from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings  # noqa: E402 - as above
-from prefect.testing.utilities import prefect_test_harness  # noqa: E402 - as above
-
-from flows.home import Home  # noqa: E402 - as above
-from levelmatch_core.simulate import SimulatedProgram, simulate  # noqa: E402 - as above
+from flows.home import Home
+from levelmatch_core.simulate import SimulatedProgram, simulate
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,9 @@ def test_each_line_of_a_job_names_its_tile_and_stage(small_program, tmp_path):
     assert all(found), of_jobs
     places = {(each["tile"], each["stage"]) for each in found}
     for tile in ("jw01234001001_02101_mirimage", "jw01234002001_02101_mirimage"):
-        assert {(tile, stage) for stage in ("cutout", "dithers measure", "dithers solve", "dithers stack", "write")} <= places
+        assert {
+            (tile, stage) for stage in ("cutout", "dithers measure", "dithers solve", "dithers stack", "write")
+        } <= places
     assert ("f770w", "mosaic_tiles solve") in places
     assert any("pairs are used; the rms of their differences is" in text for text in of_jobs)
     at_info = [text for _, level, text in lines if level >= logging.INFO]

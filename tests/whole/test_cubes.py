@@ -135,7 +135,13 @@ def test_the_wcs_is_that_of_the_plane(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_by_the_command(tmp_path: Path) -> None:
     program(tmp_path / "in", 4)
-    command = [sys.executable, "-m", "flows.cli", "run", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    command = [
+        str(Path(sys.executable).with_name("levelmatch")),
+        "run",
+        str(tmp_path / "in"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run([*command, "--set", "plane=4", "--set", "figures=none"], check=False, capture_output=True)
     assert done.returncode == 0, done.stderr
     came, made = data(tmp_path / "in" / "c.fits"), data(tmp_path / "out" / "tiles" / "c.fits")
