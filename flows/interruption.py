@@ -27,6 +27,9 @@ INTERRUPTED = 130
 
 LINE = "levelmatch: interrupted; run again to go on"
 
+_QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
+"""Warning option for the process in which multiprocessing removes what ended workers left: it would speak after us."""
+
 PATIENCE = 1.5
 """Time limit for all final actions together, seconds."""
 
@@ -113,6 +116,8 @@ def at_end(process: "subprocess.Popen[bytes]") -> Callable[[], object]:
 @contextmanager
 def _listening() -> Iterator[None]:
     before = listen()
+    if _QUIET_TRACKER not in sys.warnoptions:  # it begins with the options of this process
+        sys.warnoptions.append(_QUIET_TRACKER)
     try:
         yield
     finally:

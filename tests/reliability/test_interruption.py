@@ -33,6 +33,14 @@ TO = {
 }
 
 
+def slowness() -> float:
+    """Return how many times longer than on free processors work takes here just now: 1 where nothing else is done."""
+    wall, cpu = time.monotonic(), time.process_time()
+    while time.process_time() - cpu < 0.1:
+        pass
+    return max(1.0, (time.monotonic() - wall) / 0.1)
+
+
 def states(database: Path, table: str, column: str) -> list[str]:
     if not database.exists():
         return []
@@ -75,7 +83,7 @@ def interrupted(world, process, send):
     assert process.wait(30) == INTERRUPTED, world.said
     took = time.monotonic() - started
     assert not left_of(family, max(0.1, SECONDS - took))
-    assert took < SECONDS
+    assert took < SECONDS * slowness()
     lines = world.said.splitlines()
     assert lines[-1] == LINE
     assert not [line for line in lines if "Traceback" in line or "cannot be used" in line]
@@ -145,7 +153,7 @@ def test_ctrl_c_on_a_terminal(undisturbed, tmp_path, reliability):
         while more := os.read(ours, 65536):
             text += more
     assert process.wait(30) == INTERRUPTED, text
-    assert time.monotonic() - begun < SECONDS
+    assert time.monotonic() - begun < SECONDS * slowness()
     assert not left_of(family, 1.0)
     assert text.endswith(f"\x1b[?25h{LINE}\r\n".encode())
     assert b"Traceback" not in text
@@ -166,7 +174,7 @@ def test_the_second_signal_ends_at_once(undisturbed, tmp_path):
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == INTERRUPTED
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 0.5 * slowness()
     for each in server:
         each.resume()
     assert not left_of(server, 15)
@@ -192,7 +200,7 @@ def test_a_sweep_is_interrupted_with_the_run_in_it(reliability, undisturbed, tmp
     begun = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == INTERRUPTED, log.read_text()
-    assert time.monotonic() - begun < SECONDS
+    assert time.monotonic() - begun < SECONDS * slowness()
     assert not left_of(family, 1.0)
     assert log.read_text().splitlines()[-1] == LINE
     assert flow_runs(world) == ["CANCELLED", "CANCELLED"]
@@ -250,5 +258,5 @@ def test_apply_and_undo_are_interrupted(reliability, undisturbed, tmp_path, comm
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == INTERRUPTED, said
-    assert time.monotonic() - begun < SECONDS
+    assert time.monotonic() - begun < SECONDS * slowness()
     assert said.splitlines() == [LINE]
