@@ -9,6 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, so that a change is judged by what it did; `HYPOTHESIS_PROFILE=explore` looks for new.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", derandomize=False, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # before Prefect is imported: it reads its environment then, and never the user's own home
 _HOME = tempfile.mkdtemp(prefix="levelmatch-tests-")

@@ -44,7 +44,7 @@ def test_what_it_looks_like():
 @given(st.text(st.sampled_from("ab ![]()<>`*_#|\\&;:/.@~$w\n\x1b"), max_size=40))
 def test_in_markdown_it_stays_text(text):
     """A piece of Markdown has no sign left that begins anything, but behind a backslash."""
-    bare = re.sub(r"\\[!-/:-@\[-`{-~]", "", escaped(text))
+    bare = re.sub(r"\\[!-/:-@\[-`{-~]", "x", escaped(text))  # a letter: what stood around it does not come together
     assert not re.search(r"[\\`*_\[\]<>#!|~&$@]|://", bare)
     inside = code(text)
     fence = re.match("`+", inside)[0]
