@@ -183,7 +183,7 @@ class FiguresJob(ProductJob):
     """Draw the figures of one field."""
 
     step = "figures"
-    version = 4
+    version = 5
     roles = ("mask", "draw")
     large = ("match",)
 
@@ -226,13 +226,14 @@ class ReportJob(ProductJob):
     """Write the report of a run."""
 
     step = "report"
-    version = 4
+    version = 5
     large = ("matches",)
 
     record: RunRecord
     matches: tuple[FieldMatch, ...]
     mosaics: dict[str, OutputFile]
     level_errors: dict[str, OutputFile]
+    title: str = Described(default="", description="of the page; '' for the program's name")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -264,7 +265,7 @@ class ReportJob(ProductJob):
             level_errors={field: folder.path / file.name for field, file in self.level_errors.items()},
             thumbnails=thumbnails,
         )
-        writer = partial(write_report, record=self.record, field_matches=self.matches, images=images)
+        writer = partial(write_report, record=self.record, field_matches=self.matches, images=images, title=self.title)
         return Written(files=(folder.write(REPORT, writer),))
 
 
