@@ -43,7 +43,7 @@ from levelmatch_core.products.corrected.write import products_of
 from levelmatch_core.products.manifest import OutputFile, StaleProduct
 from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.products.runrecord import RunRecord, record_of
-from levelmatch_core.products.stale import Kept, keep_stale
+from levelmatch_core.products.stale import StaleProducts, keep_stale
 from levelmatch_core.products.summaries import FieldSummary
 from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
@@ -317,7 +317,7 @@ def _keep_stale(
     request: Request,
     inventory: Inventory,
     folder: OutputFolder,
-) -> Kept:
+) -> StaleProducts:
     """Keep what earlier runs made and this one could not; before the tables that say how it was made are replaced."""
     made = {file.name for each in written for file in each.files}
     inputs = {part.exposure.file for product, parts in products.items() if PRODUCTS + product in made for part in parts}

@@ -141,12 +141,12 @@ def _deploy_to_server(file: Path, programs: Sequence["Program"], folder: Path, v
         If Prefect refuses.
     """
     from flows.orchestration.automations import (  # noqa: PLC0415 - imports Prefect
-        blocks_of,
+        alert_blocks,
         make_automations,
         paused_alerts,
     )
 
-    blocks, paused = blocks_of(programs), paused_alerts(programs)
+    blocks, paused = alert_blocks(programs), paused_alerts(programs)
     # so that Prefect finds the commands of this environment, and --check uses the same folder
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environ = {**os.environ, "PATH": path, "LEVELMATCH_PROGRAMS": str(folder), **variables}

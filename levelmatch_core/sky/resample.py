@@ -89,7 +89,7 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box,
         pieces = np.empty((0,) * 5) if pixel_map.pieces is None else pixel_map.pieces
         positions = pixel_map.on(band) if pixel_map.pieces is None else np.empty((0,) * 3)
         where = (pieces, pixel_map.lattice, positions, (float(band.x0), float(band.y0)))
-        squares += interpolation.bilinear(data, source, *where, planes[0, rows], target[rows], ends[rows])
+        squares += interpolation.bilinear_kernel(data, source, *where, planes[0, rows], target[rows], ends[rows])
         if through is not None:
             squares += spline.sharpen(through, *where, planes[0, rows], target[rows])
     count = int(ends[:, 2].sum())
