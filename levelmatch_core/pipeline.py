@@ -296,7 +296,9 @@ def write_products(
             for done in (mosaics if settings.figures != "none" else ())
         ]
         figures, more = parted(each(drawings, f"{name}: figures"))
-        finished.append(match.with_failures([*unseen, *failures, *lost, *more]))
+        notes = (*match.notes, *(note for mosaic in mosaics for note in mosaic.notes))
+        complete = match.model_copy(update={"notes": notes})
+        finished.append(complete.with_failures([*unseen, *failures, *lost, *more]))
         results += [*mosaics, *maps, *figures]
     for result in results:
         for note in result.notes:

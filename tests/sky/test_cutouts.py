@@ -266,3 +266,18 @@ def test_cutouts_are_mapped_from_first_to_last_use(store: CutoutStore) -> None:
             mapped.append(sorted(used._opened))
     assert mapped == [["a", "b"], ["a", "b", "c"], ["a", "b"]]
     assert used._opened == {}
+
+
+def test_pixels_that_stand_alone_are_counted_where_they_are_left_out(
+    tmp_path: Path, store: CutoutStore, make_exposure: Write, make_wcs: Make
+) -> None:
+    data = image((60, 80))
+    data[20, 30] += 100
+    data[40, 50] += 50
+    exposure = make_exposure(tmp_path / "hit.fits", data, make_wcs(data.shape))
+    found = {
+        how: make_cutout(exposure, GRID, SETTINGS.model_copy(update={"reproject_func": how}), store)
+        for how in ("interp", "spline")
+    }
+    assert {how: record.n_wild for how, record in found.items()} == {"interp": 0, "spline": 2}
+    assert found["spline"].n_valid < found["interp"].n_valid
