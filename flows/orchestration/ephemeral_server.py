@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flows.home import Home
-from flows.interruption import add_farewell, at_end
+from flows.interruption import add_end, at_end
 from flows.orchestration.availability import making_database
 from flows.orchestration.own_pages import LOOPBACK
 from levelmatch_core.errors import ServerError
@@ -199,7 +199,7 @@ def _begin(environ: Mapping[str, str]) -> EmbeddedServer:
         process = subprocess.Popen(  # noqa: S603 - our own; in a new session, since we have to report the end of the run after Ctrl-C
             words, env={**environ, **own}, stdin=subprocess.PIPE, start_new_session=True, pass_fds=(number,)
         )
-    add_farewell(at_end(process))
+    add_end(at_end(process))
     server = EmbeddedServer(process, f"http://{LOOPBACK}:{port}/api", float(environ.get(_PATIENCE, "180")), credentials)
     # Prefect's own exit handlers, which send logs and events, run before this one: the order is reversed
     atexit.register(server.stop)
