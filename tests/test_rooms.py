@@ -90,7 +90,7 @@ INNER = {
         {"commands"},
         {"demo", "launch", "recording", "sweep", "level_match", "without_prefect"},
         {"orchestration"},
-        {"retention"},
+        {"alerting", "retention"},
         {"tracking"},
         {
             "summary",

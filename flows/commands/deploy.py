@@ -2,9 +2,11 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ import flows
 from flows.commands.console import clean_errors, say, say_lines
 from flows.commands.options import examples
 from flows.home import VARIABLE, prepare_environment
+from flows.interruption import ending_itself
 from levelmatch_core.errors import LevelMatchError, UsageError
 from levelmatch_core.files.writing import replacing
 
@@ -195,3 +198,45 @@ def _refuse(done: subprocess.CompletedProcess[str], what: str) -> None:
     if done.returncode:
         message = f"prefect, {what}: {(done.stderr + done.stdout).strip()[-2000:]}"
         raise DeployError(message)
+
+
+@cloup.command(
+    short_help="Run a command of yours for each alert.",
+    epilog=examples(
+        "levelmatch alerts -- sendmail observers@example.org",
+        "levelmatch alerts --name pager --port 4301 -- /usr/local/bin/page",
+    ),
+)
+@cloup.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...", help="And its words.")
+@cloup.option("--name", default="command", show_default=True, help='Programs say: to = "webhook/NAME".')
+@cloup.option("--port", type=click.IntRange(0, 65535), default=4300, show_default=True, help="On the loopback.")
+def alerts(command: tuple[str, ...], name: str, port: int) -> None:
+    """Run COMMAND for each alert to the block webhook/NAME, until Ctrl-C.
+
+    The alert is its standard input, as JSON, and in its environment: ALERT_TEXT, ALERT_PROGRAM, ALERT_STATE,
+    ALERT_MESSAGE, ALERT_URL, ALERT_FLOW_RUN. Prefect's server may send an alert twice; it is told once.
+    """
+    with clean_errors():
+        from flows.alerting.receiver import Receiver  # noqa: PLC0415 - only where needed
+        from flows.launch import terminal  # noqa: PLC0415 - as above
+        from flows.orchestration.automations import name_webhook  # noqa: PLC0415 - imports Prefect
+        from flows.orchestration.ephemeral_server import any_server  # noqa: PLC0415 - as above
+
+        if shutil.which(command[0]) is None:
+            message = f"{command[0]}: no such command"
+            raise UsageError(message)
+        home = prepare_environment(quiet=True)
+        try:
+            receiver = Receiver(command, home, port)
+        except OSError as error:
+            message = f"port {port}: {error.strerror}; name another one by --port"
+            raise UsageError(message) from error
+        with any_server(home):
+            name_webhook(name, receiver.url)
+        with terminal("info"), ending_itself() as asked:
+            serving = threading.Thread(target=receiver.serve)
+            serving.start()
+            say(f'alerts to = "webhook/{name}" run {command[0]}; Ctrl-C ends it')
+            asked.wait()
+            receiver.stop()
+            serving.join()
