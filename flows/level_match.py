@@ -79,16 +79,18 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     """
     chosen = settings.model_copy(update={"band": band}) if band is not None else settings
     chosen, folder = settings_and_output(chosen, Path(output), trial)
-    request = Request(
-        inputs=local_inputs(inputs, Home.of().inputs, recursive=recursive),
-        output=folder,
-        settings=chosen,
-        program=program,
-        recursive=recursive,
-        group_by=group_by,
-        prune=prune,
-    )
-    _, summary = match_and_record(request, retry_delays)
+    home = Home.of()
+    with CutoutStore(home.cutouts).in_use():  # what is fetched stays until the end
+        request = Request(
+            inputs=local_inputs(inputs, home.inputs, recursive=recursive),
+            output=folder,
+            settings=chosen,
+            program=program,
+            recursive=recursive,
+            group_by=group_by,
+            prune=prune,
+        )
+        _, summary = match_and_record(request, retry_delays)
     return _ending(summary)
 
 

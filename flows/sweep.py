@@ -30,6 +30,7 @@ from levelmatch_core.pipeline import Request
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.records import content_key
 from levelmatch_core.settings import MatchSettings
+from levelmatch_core.sky.store import CutoutStore
 
 logger = logger_of(__name__)
 
@@ -69,8 +70,12 @@ def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descr
         common["figures"] = "none"
     chosen = combinations(grid)
     sweep_id = content_key(output_id(place), common, grid)[:12]
-    files = local_inputs(inputs, Home.of().inputs, recursive=recursive)
-    with tags(*runtime.flow_run.tags):  # a combination is of its program as well
+    home = Home.of()
+    with (
+        CutoutStore(home.cutouts).in_use(),  # what is fetched stays until the end
+        tags(*runtime.flow_run.tags),  # a combination is of its program as well
+    ):
+        files = local_inputs(inputs, home.inputs, recursive=recursive)
         done = [
             combine(
                 values=values,

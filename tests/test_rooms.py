@@ -90,6 +90,7 @@ INNER = {
         {"commands"},
         {"demo", "launch", "recording", "sweep", "level_match", "without_prefect"},
         {"orchestration"},
+        {"alerting", "retention"},
         {"tracking"},
         {
             "summary",

@@ -20,12 +20,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from flows.home import Home
 from flows.interruption import add_end, at_end
+from flows.orchestration.availability import making_database
 from flows.orchestration.own_pages import LOOPBACK
 from levelmatch_core.errors import ServerError
 
@@ -169,6 +171,20 @@ def in_place_of_prefects(server: EmbeddedServer | None) -> Iterator[EmbeddedServ
     server.open({})
     with temporary_settings({PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.credentials}):
         yield server
+
+
+@contextmanager
+def any_server(home: Home) -> Iterator[dict[str, str]]:
+    """Provide a server during the context, and yield the variables that name it to Prefect's commands.
+
+    Prefect would start one for each of its commands, which would survive if we were killed; this one does not.
+    """
+    with ExitStack() as stack:
+        with making_database(home):
+            server = stack.enter_context(in_place_of_prefects(None))
+            if server is not None:
+                server.wait()
+        yield {} if server is None else {"PREFECT_API_URL": server.url, _CREDENTIALS: server.credentials}
 
 
 def _begin(environ: Mapping[str, str]) -> EmbeddedServer:

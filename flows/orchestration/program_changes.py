@@ -22,13 +22,20 @@ _ELSEWHERE = {"settings", "band", "inputs", "recursive", "group_by", "grid"}
 """Parameters that are compared by what they mean."""
 
 
-def told_differences(programs: Sequence[Program], environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return what will be different after a deployment, a line or more per program; asks Prefect's server."""
+def told_differences(
+    programs: Sequence[Program], environ: Mapping[str, str] = os.environ, *, whole: bool = True
+) -> list[str]:
+    """Return what will be different after a deployment, a line or more per program; asks Prefect's server.
+
+    If these are all programs (`whole`), deployments of others are named, too.
+    """
     lines: list[str] = []
     with get_client(sync_client=True) as client:
         for program in programs:
             known = _known(client, program)
             lines += _of_program(program, known, environ)
+        if not whole:
+            return lines
         tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=["levelmatch"]))
         names = {program.deployed_name for program in programs}
         for left in client.read_deployments(deployment_filter=tagged, limit=200):

@@ -302,7 +302,7 @@ class Tracker:
 
     def _tracking(self, run: Run, *, new: bool) -> Tracking:
         run_id, experiment = run.info.run_id, run.info.experiment_id
-        server = pages_of(self._home) if self._local else without_secrets(self._uri).rstrip("/")
+        server = pages_of(self._home, self._uri)
         return Tracking(
             store=without_secrets(self._uri),
             run_id=run_id,
