@@ -23,6 +23,7 @@ PLACES = {
     "nddata": "pipeline",
     "notebook": "pipeline",
     "notebook_bar": "pipeline",
+    "jwst_step": "pipeline",
     "plan": "pipeline",
     "pjpipe_step": "pipeline",
     "runners": "pipeline",
