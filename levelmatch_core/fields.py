@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field
-from levelmatch_core.images.given import GivenFiles, SkyMask
+from levelmatch_core.images.given import GivenFiles
 from levelmatch_core.jobs.job import JobRunner, parted
 from levelmatch_core.jobs.science import (
     CutoutJob,
@@ -154,32 +154,6 @@ def match_field(
         notes=notes,
         missing=tuple(sorted(zeros.missing | {exposure.tile for exposure in field.exposures} - living)),
     )
-
-
-def whole_cutouts(
-    match: FieldMatch, settings: MatchSettings, each: JobRunner, exclude: SkyMask | None = None
-) -> tuple[dict[str, CutoutRecord], list[Failure]]:
-    """Return the cutouts of a solved field with the pixels of sources, which are masked for measuring only.
-
-    `exclude` stays out: what lies there is not of the sky.
-
-    Returns
-    -------
-    The cutouts by exposure, of those that did not fail, and what failed now.
-    """
-    if not settings.do_sigma_clip:
-        return match.cutouts, []
-    unmasked = settings.model_copy(update={"do_sigma_clip": False})
-    jobs = [
-        # a failure costs a place in the mosaic, and no correction
-        CutoutJob(
-            label=exposure.name, exposures=(), settings=unmasked, exposure=exposure, grid=match.grid, exclude=exclude
-        )
-        for exposure in match.field.exposures
-        if exposure.name in match.cutouts
-    ]
-    done, failures = parted(each(jobs, f"{match.field.name}: cutouts with sources"))
-    return {cutout.name: cutout for cutout in done}, failures
 
 
 def single_member(exposure: Exposure, cutout: CutoutRecord) -> Member:

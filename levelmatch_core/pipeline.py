@@ -18,9 +18,9 @@ from pathlib import Path
 from pydantic import Field as Described
 
 from levelmatch_core.errors import SettingsError
-from levelmatch_core.fields import match_field, whole_cutouts
+from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure, Field, Inventory
-from levelmatch_core.images.given import GivenFiles, SkyMask, read_given
+from levelmatch_core.images.given import GivenFiles, read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs.advice import advise
 from levelmatch_core.jobs.inputs import lost_inputs
@@ -165,7 +165,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
             each = StrictRunner(each)
         each(lost_inputs(inventory.failures, request.settings), "files that cannot be used")
         matches = match_fields(inventory, request.settings, each, given, folder.previous, kept=folder.last)
-        matches, files, stale = write_products(matches, request, inventory, each, folder, exclude=given.exclude)
+        matches, files, stale = write_products(matches, request, inventory, each, folder)
         recorded = partial(
             record_of,
             settings=request.settings,
@@ -248,8 +248,6 @@ def write_products(
     inventory: Inventory,
     each: JobRunner,
     folder: OutputFolder,
-    *,
-    exclude: SkyMask | None = None,
 ) -> tuple[tuple[FieldMatch, ...], list[OutputFile], tuple[StaleProduct, ...]]:
     """Write corrected exposures, mosaics, figures and tables.
 
@@ -277,7 +275,7 @@ def write_products(
     finished = []
     for match in (match.with_failures(unwritten) for match in matches):
         name = match.field.name
-        whole, unseen = whole_cutouts(match, settings, each, exclude)
+        whole = {name: cutout.with_sources for name, cutout in match.cutouts.items()}
         mosaics, failures = parted(each(_mosaic_jobs(match, settings, whole), f"{name}: mosaic"))
         errors = [
             LevelErrorJob.of(match, settings, map=found, measured=tuple(match.cutouts))
@@ -296,7 +294,7 @@ def write_products(
             for done in (mosaics if settings.figures != "none" else ())
         ]
         figures, more = parted(each(drawings, f"{name}: figures"))
-        finished.append(match.with_failures([*unseen, *failures, *lost, *more]))
+        finished.append(match.with_failures([*failures, *lost, *more]))
         results += [*mosaics, *maps, *figures]
     for result in results:
         for note in result.notes:

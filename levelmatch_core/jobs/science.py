@@ -32,7 +32,7 @@ class CutoutJob(Job):
     """Resample one exposure to the grid of its field."""
 
     step = "cutout"
-    version = 4
+    version = 5
     roles = ("mask", "resample")
     gives = CutoutRecord
 
