@@ -2,9 +2,9 @@
 
 from levelmatch_core.errors import FieldTooWideError
 from levelmatch_core.images.exposure import Exposure, Failure, Field
-from levelmatch_core.images.given import GivenFiles, SkyMask
+from levelmatch_core.images.given import GivenFiles
 from levelmatch_core.jobs.groups import NO_FILES, FieldWork, match_groups, merge, single_member
-from levelmatch_core.jobs.job import JobRunner, parted
+from levelmatch_core.jobs.job import JobRunner
 from levelmatch_core.jobs.local_sky import with_local_sky
 from levelmatch_core.jobs.science import CutoutJob, ErrorsJob, FieldErrors
 from levelmatch_core.matching.corrections import (
@@ -193,32 +193,6 @@ def _by_patch(layout: Layout, views: Views) -> dict[str, dict[str, CutoutRecord]
         for patch, cutout in on_patches.items():
             found[patch][name] = cutout
     return {patch: cutouts for patch, cutouts in found.items() if cutouts}
-
-
-def whole_cutouts(
-    match: FieldMatch, settings: MatchSettings, each: JobRunner, exclude: SkyMask | None = None
-) -> tuple[dict[str, CutoutRecord], list[Failure]]:
-    """Return the cutouts of a solved field with the pixels of sources, which are masked for measuring only.
-
-    `exclude` stays out: what lies there is not of the sky.
-
-    Returns
-    -------
-    The cutouts by exposure, of those that did not fail, and what failed now.
-    """
-    if not settings.do_sigma_clip:
-        return match.cutouts, []
-    unmasked = settings.model_copy(update={"do_sigma_clip": False})
-    jobs = [
-        # a failure costs a place in the mosaic, and no correction
-        CutoutJob(
-            label=exposure.name, exposures=(), settings=unmasked, exposure=exposure, grid=match.grid, exclude=exclude
-        )
-        for exposure in match.field.exposures
-        if exposure.name in match.cutouts
-    ]
-    done, failures = parted(each(jobs, f"{match.field.name}: cutouts with sources"))
-    return {cutout.name: cutout for cutout in done}, failures
 
 
 def _errors(

@@ -19,9 +19,9 @@ from pathlib import Path
 from pydantic import Field as Described
 
 from levelmatch_core.errors import SettingsError
-from levelmatch_core.fields import match_field, whole_cutouts
+from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure, Field, Inventory
-from levelmatch_core.images.given import GivenFiles, SkyMask, read_given
+from levelmatch_core.images.given import GivenFiles, read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs.advice import advise
 from levelmatch_core.jobs.inputs import lost_inputs
@@ -167,7 +167,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
             each = StrictRunner(each)
         each(lost_inputs(inventory.failures, request.settings), "files that cannot be used")
         matches = match_fields(inventory, request.settings, each, given, folder.previous, kept=folder.last)
-        matches, files, stale = write_products(matches, request, inventory, each, folder, exclude=given.exclude)
+        matches, files, stale = write_products(matches, request, inventory, each, folder)
         recorded = partial(
             record_of,
             settings=request.settings,
@@ -250,8 +250,6 @@ def write_products(
     inventory: Inventory,
     each: JobRunner,
     folder: OutputFolder,
-    *,
-    exclude: SkyMask | None = None,
 ) -> tuple[tuple[FieldMatch, ...], list[OutputFile], tuple[StaleProduct, ...]]:
     """Write corrected exposures, mosaics, figures and tables.
 
@@ -280,10 +278,11 @@ def write_products(
     for match in (match.with_failures(unwritten) for match in matches):
         name = match.field.name
         panels = match.panels
-        seen = [whole_cutouts(panel, settings, each, exclude) for panel in panels]
-        jobs_of = (_mosaic_jobs(panel, settings, whole) for panel, (whole, _) in zip(panels, seen, strict=True))
+        jobs_of = (
+            _mosaic_jobs(panel, settings, {name: cutout.with_sources for name, cutout in panel.cutouts.items()})
+            for panel in panels
+        )
         mosaics, failures = parted(each(list(chain.from_iterable(jobs_of)), f"{name}: mosaic"))
-        unseen = [failure for _, lost in seen for failure in lost]
         errors = [
             LevelErrorJob.of(panel, settings, map=panel.error_map, measured=tuple(panel.cutouts))
             for panel in panels
@@ -307,7 +306,7 @@ def write_products(
         figures, more = parted(each(drawings, f"{name}: figures"))
         notes = (*match.notes, *(note for mosaic in mosaics for note in mosaic.notes))
         complete = match.model_copy(update={"notes": notes})
-        finished.append(complete.with_failures([*unseen, *failures, *lost, *more]))
+        finished.append(complete.with_failures([*failures, *lost, *more]))
         results += [*mosaics, *maps, *figures]
     for result in results:
         for note in result.notes:
