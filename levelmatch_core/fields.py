@@ -36,7 +36,7 @@ from levelmatch_core.matching.uncertainty.member_noise import member_noise
 from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
-from levelmatch_core.sky.field_contents import blank_notes, of_another_scale
+from levelmatch_core.sky.field_contents import blank_notes, of_another_scale, wild_notes
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 
@@ -110,7 +110,7 @@ def match_field(
             logger.error("%s", other.reason)
         failures.append(other)
         del cutouts[other.name]
-    found_blank = blank_notes(field, cutouts)
+    left_out_pixels = (*blank_notes(field, cutouts), *wild_notes(field, cutouts))
     members = [
         single_member(exposure, cutouts[exposure.name]) for exposure in field.exposures if exposure.name in cutouts
     ]
@@ -138,7 +138,7 @@ def match_field(
     if isinstance(errors, Failure):
         failures.append(errors)
     corrections, lost, notes = with_local_sky(corrections, touching(stages, corrections), cutouts, work)
-    notes = (*found_blank, *notes)
+    notes = (*left_out_pixels, *notes)
     living = {one.exposure.tile for one in corrections if one.status is not Status.FAILED}
     for note in notes:
         with log_context(field.name, "notes"):

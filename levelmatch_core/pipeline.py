@@ -43,7 +43,7 @@ from levelmatch_core.products.corrected.write import products_of
 from levelmatch_core.products.manifest import OutputFile, StaleProduct
 from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.products.runrecord import RunRecord, record_of
-from levelmatch_core.products.stale import Kept, keep_stale
+from levelmatch_core.products.stale import StaleProducts, keep_stale
 from levelmatch_core.products.summaries import FieldSummary
 from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
@@ -296,7 +296,9 @@ def write_products(
             for done in (mosaics if settings.figures != "none" else ())
         ]
         figures, more = parted(each(drawings, f"{name}: figures"))
-        finished.append(match.with_failures([*unseen, *failures, *lost, *more]))
+        notes = (*match.notes, *(note for mosaic in mosaics for note in mosaic.notes))
+        complete = match.model_copy(update={"notes": notes})
+        finished.append(complete.with_failures([*unseen, *failures, *lost, *more]))
         results += [*mosaics, *maps, *figures]
     for result in results:
         for note in result.notes:
@@ -317,7 +319,7 @@ def _keep_stale(
     request: Request,
     inventory: Inventory,
     folder: OutputFolder,
-) -> Kept:
+) -> StaleProducts:
     """Keep what earlier runs made and this one could not; before the tables that say how it was made are replaced."""
     made = {file.name for each in written for file in each.files}
     inputs = {part.exposure.file for product, parts in products.items() if PRODUCTS + product in made for part in parts}

@@ -128,7 +128,7 @@ class MosaicJob(FieldImageJob):
     """Write the mosaic of one field, with and without the corrections."""
 
     step = "mosaic"
-    version = 3
+    version = 4
 
     parts: tuple[tuple[CutoutRecord, Plane, float], ...]
 
@@ -146,11 +146,19 @@ class MosaicJob(FieldImageJob):
         if len(self.parts) > MANY:
             trim_memory()
 
+        holes: list[int] = []
+
         def writer(path: Path) -> None:
             cards = {MATCHED_CARD: ("mosaic", "levelmatch: made of matched exposures")}
-            write_mosaic(path, self.grid, self.parts, workspace.store, unit=self.unit, cards=cards)
+            holes.append(write_mosaic(path, self.grid, self.parts, workspace.store, unit=self.unit, cards=cards))
 
-        return Written(files=(workspace.output().write(mosaic_name(self.field), writer),))
+        file = workspace.output().write(mosaic_name(self.field), writer)
+        note = (
+            f"{file.name}: {sum(holes)} pixels in small holes have no value: what covers them is masked, blank or left "
+            "out as cosmic rays"
+        )
+        wild = any(cutout.n_wild for cutout, _, _ in self.parts)  # masked pixels leave holes in every mosaic
+        return Written(files=(file,), notes=(note,) if wild and any(holes) else ())
 
 
 class LevelErrorJob(FieldImageJob):

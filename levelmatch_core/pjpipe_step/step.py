@@ -13,7 +13,7 @@ from levelmatch_core.pjpipe_step.applying import Applying, refuse_nothing
 from levelmatch_core.pjpipe_step.deltas import StepDeltas
 from levelmatch_core.pjpipe_step.groups import Dither, File, Group
 from levelmatch_core.pjpipe_step.kept import ORDER, StagePlane, on_grid
-from levelmatch_core.pjpipe_step.recording import record
+from levelmatch_core.pjpipe_step.recording import record_run
 from levelmatch_core.pjpipe_step.results import Corrections, DitherDeltas, Frame
 from levelmatch_core.pjpipe_step.stages import StageResult, match_stage
 from levelmatch_core.pjpipe_step.state import coefficients_of, fit_choice, fit_type_of, rows_of, spelled
@@ -82,7 +82,7 @@ class LevelMatchStep(StepDeltas):
         """
         request = Request(inputs=(self.in_dir.absolute(),), output=self.out_dir.absolute(), settings=self.settings)
         result = run_request(request, self._store)
-        record(result, send=tracking)
+        record_run(result, send=tracking)
         return result_of(result)
 
     # -- stages --------------------------------------------------------------------------------------------------------

@@ -267,7 +267,7 @@ def field_extent(program: SimulatedProgram) -> tuple[float, float]:
     return sides[0], sides[1]
 
 
-def plain_wcs(centre: tuple[float, float], shape: tuple[int, int], scale: float, angle: float) -> WCS:
+def tangent_wcs(centre: tuple[float, float], shape: tuple[int, int], scale: float, angle: float) -> WCS:
     """Return a TAN WCS about the centre of an image.
 
     Parameters
@@ -314,10 +314,10 @@ def _wcs(
     program: SimulatedProgram, layout: Layout, shape: tuple[int, int], offset: tuple[float, float], angle: float
 ) -> WCS:
     """WCS of an exposure whose centre is `offset` chip sizes from that of the field, along the field's axes."""
-    field = plain_wcs(program.centre, (1, 1), layout.scale, program.angle)
+    field = tangent_wcs(program.centre, (1, 1), layout.scale, program.angle)
     x, y = (program.size * value for value in offset)
     ra, dec = field.wcs_pix2world(x, y, 0)
-    wcs = plain_wcs((float(ra), float(dec)), shape, layout.scale, angle)
+    wcs = tangent_wcs((float(ra), float(dec)), shape, layout.scale, angle)
     return _distorted(wcs, shape, program.distortion) if program.distortion else wcs
 
 

@@ -33,6 +33,8 @@ class Resampled:
     """Sum of squared weights, averaged over the valid pixels; NaN if there are none."""
     ends: NDArray[np.int64]
     """(ny, 3): first and last valid column of each row, and the number of valid columns; -1, -1, 0 for none."""
+    n_wild: int = 0
+    """Number of the image's pixels that were left out because they stand out alone."""
 
     @property
     def data(self) -> Image:
@@ -73,10 +75,11 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box,
         ratio of the sums of squared weights.
     """
     data, variance = _prepared(data, variance)
-    through = None
+    through, n_wild = None, 0
     if sharp:
         through, wild = spline.coefficients(data)
-        if wild.any():
+        n_wild = int(np.count_nonzero(wild))
+        if n_wild:
             data = _read_only(np.where(wild, np.nan, data), data.dtype.type)
     planes = np.empty((1 if variance is None else 2, *box.shape), data.dtype)
     ends = np.empty((box.shape[0], 3), np.int64)
@@ -89,11 +92,11 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box,
         pieces = np.empty((0,) * 5) if pixel_map.pieces is None else pixel_map.pieces
         positions = pixel_map.on(band) if pixel_map.pieces is None else np.empty((0,) * 3)
         where = (pieces, pixel_map.lattice, positions, (float(band.x0), float(band.y0)))
-        squares += interpolation.bilinear(data, source, *where, planes[0, rows], target[rows], ends[rows])
+        squares += interpolation.bilinear_kernel(data, source, *where, planes[0, rows], target[rows], ends[rows])
         if through is not None:
             squares += spline.sharpen(through, *where, planes[0, rows], target[rows])
     count = int(ends[:, 2].sum())
-    return Resampled(planes, squares / count if count else float("nan"), ends)
+    return Resampled(planes, squares / count if count else float("nan"), ends, n_wild)
 
 
 def by_reproject(
