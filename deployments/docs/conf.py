@@ -77,24 +77,36 @@ _SCRATCH = re.compile(re.escape(str(Path(tempfile.gettempdir(), "tmp"))) + r"\w+
 
 def _fill(app: Sphinx, name: str, source: list[str]) -> None:
     """Put what is generated from the code into the page that asks for it."""
-    del app
+    del app, name
     for mark, write in GENERATED.items():
         if mark in source[0]:
             source[0] = source[0].replace(mark, write())
-    del name
+
+
+def _plain(text: str) -> str:
+    """Return what a command printed with paths as a reader would have them, not where this build ran."""
+    return _SCRATCH.sub("", text).replace(os.environ["LEVELMATCH_HOME"], "~/.levelmatch")
 
 
 def _without_scratch(app: Sphinx, tree: nodes.document) -> None:
-    """Show paths in what commands printed as a reader would have them, not where this build ran."""
+    """Take the paths of this build out of a page."""
     del app
     for block in tree.findall(nodes.literal_block):
-        text = _SCRATCH.sub("", block.astext()).replace(os.environ["LEVELMATCH_HOME"], "~/.levelmatch")
+        text = _plain(block.astext())
         if text != block.astext():
             block.children = [nodes.Text(text)]
             block.rawsource = text
 
 
+def _notebooks_without_scratch(app: Sphinx, error: Exception | None) -> None:
+    """Take the paths of this build out of the notebooks that readers download."""
+    del error
+    for notebook in app.outdir.glob("_downloads/*/*.ipynb"):
+        notebook.write_text(_plain(notebook.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def setup(app: Sphinx) -> None:
-    """Add the two changes above to the build."""
+    """Add the changes above to the build."""
     app.connect("source-read", _fill)
     app.connect("doctree-read", _without_scratch)
+    app.connect("build-finished", _notebooks_without_scratch)

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+import levelmatch_core
 from flows.cli import main
 from flows.commands.sweep import grid_of
 from flows.settings_help import described
@@ -113,6 +114,19 @@ def test_every_command_is_on_its_page_with_all_options():
     assert "<!-- every command -->" in (DOCS / "commands.md").read_text(encoding="utf-8")
 
 
+def test_the_page_on_the_library_has_all_that_the_library_exports():
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^\.\. auto(?:class|function):: (\w+)", page, re.MULTILINE))
+    assert set(levelmatch_core.__all__) - {"__version__"} <= described
+
+
+def whole(page):
+    """Return a page with what it includes."""
+    text = page.read_text(encoding="utf-8")
+    included = re.findall(r"```\{include\} (\S+)", text)
+    return "\n".join([text, *((page.parent / name).read_text(encoding="utf-8") for name in included)])
+
+
 @BY_DOCUMENT
 def test_every_link_leads_to_a_file_and_to_a_heading(document):
     text = FENCED.sub("", document.read_text(encoding="utf-8"))
@@ -123,7 +137,7 @@ def test_every_link_leads_to_a_file_and_to_a_heading(document):
         place = document.parent / name if name else document
         assert place.exists(), target
         if anchor:
-            headings = re.findall(r"^#+ (.+)$", FENCED.sub("", place.read_text(encoding="utf-8")), re.MULTILINE)
+            headings = re.findall(r"^#+ (.+)$", FENCED.sub("", whole(place)), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}, target
 
 
