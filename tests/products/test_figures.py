@@ -9,7 +9,8 @@ import pytest
 from astropy.io import fits
 
 from levelmatch_core.matching.measure.pair_fit import Difference
-from levelmatch_core.products.drawings.mosaic_views import block_mean, views_of_file
+from levelmatch_core.products.blocks import block_mean
+from levelmatch_core.products.drawings.mosaic_views import views_of_file
 from levelmatch_core.products.drawings.style import distinct, short
 from levelmatch_core.products.figures import MAX_PAIRS, choose_pairs, draw_figures
 from levelmatch_core.products.figures.mosaic import draw_mosaic

@@ -11,6 +11,7 @@ from matplotlib.colors import AsinhNorm
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.corrections import FieldMatch
+from levelmatch_core.products.blocks import block_mean
 
 Outline = tuple[tuple[float, float], ...]
 """(x, y) of the corners of a footprint, in order."""
@@ -89,7 +90,12 @@ def views_of(
 
 
 def _outlines(match: FieldMatch, wcs: WCS, step: int) -> tuple[Outline, ...]:
-    """Return the outlines of the last stage's members, or of the exposures without one, on a mosaic's blocks."""
+    """Return the outlines of the last stage's members, or of the exposures without one, on a mosaic's blocks.
+
+    A wide field is shown on another map than that of its members: it gets none.
+    """
+    if match.patches:
+        return ()
     members = match.stages[-1].members if match.stages else ()
     cutouts = [member.cutout for member in members] or list(match.cutouts.values())
     if len(cutouts) > MOST_OUTLINES:
@@ -100,23 +106,6 @@ def _outlines(match: FieldMatch, wcs: WCS, step: int) -> tuple[Outline, ...]:
     return tuple(
         tuple(((x + dx - middle) / step, (y + dy - middle) / step) for x, y in cutout.outline) for cutout in cutouts
     )
-
-
-def block_mean(image: NDArray[np.floating], step: int) -> NDArray[np.float64]:
-    """Return the mean of the finite pixels of each block of step x step pixels, NaN where there are none."""
-    if step == 1:
-        return np.where(np.isfinite(image), image, np.nan).astype(np.float64)
-    rows, columns = (-(-size // step) for size in image.shape)
-    out = np.full((rows, columns), np.nan)
-    for row in range(rows):  # a row of blocks at a time: the image may be larger than memory
-        part = np.asarray(image[row * step : (row + 1) * step], dtype=np.float64)
-        seen = np.isfinite(part)
-        starts = range(0, part.shape[1], step)
-        # down the columns first, which is how the pixels lie
-        count = np.add.reduceat(seen.sum(axis=0), starts)
-        total = np.add.reduceat(np.where(seen, part, 0.0).sum(axis=0), starts)
-        np.divide(total, count, out=out[row], where=count > 0)
-    return out
 
 
 def stretch(image: NDArray[np.float64]) -> AsinhNorm:

@@ -15,8 +15,9 @@ from PIL import Image
 from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.matching.results import PairFit
+from levelmatch_core.products.blocks import block_mean
 from levelmatch_core.products.drawings import style
-from levelmatch_core.products.drawings.mosaic_views import MosaicViews, block_mean, views_of, views_of_file
+from levelmatch_core.products.drawings.mosaic_views import MosaicViews, views_of, views_of_file
 from levelmatch_core.products.level_error import IMAGE
 
 MOSAIC_SIDE, THUMBNAIL_SIDE, ERROR_SIDE = 900, 150, 360
