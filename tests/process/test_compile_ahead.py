@@ -13,6 +13,7 @@ from levelmatch_core.process.compile_ahead import compiling_ahead, entries, type
 
 
 def test_every_entry_of_the_list_is_a_compiled_function_with_as_many_arguments():
+    """Where this fails, kernels have changed: `python -m tests.benchmarks.compilation --write` makes the list anew."""
     listed = list(entries())
     assert len(listed) > 30
     assert len(set(listed)) == len(listed)
