@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from levelmatch_core.files.ecsv import write_ecsv
 from levelmatch_core.images.fits_headers import MATCHED_CARD, quiet
@@ -73,6 +75,13 @@ class OverviewSky:
             ra, dec = wcs.wcs_pix2world(x.ravel(), y.ravel(), 0)
         return cls(wcs, (ny, nx), unit_vectors(np.stack([ra, dec], axis=-1)).reshape(ny, nx, 3))
 
+    @cached_property
+    def _tree(self) -> tuple[KDTree, NDArray[np.int64]]:
+        """The directions of the pixels that lie on the sky, and the numbers of these pixels."""
+        flat = self.vectors.reshape(-1, 3)
+        on_sky = np.flatnonzero(np.isfinite(flat).all(axis=1))
+        return KDTree(flat[on_sky], balanced_tree=False, compact_nodes=False), on_sky
+
     @property
     def step(self) -> float:
         """Size of a pixel at the centre, arcsec."""
@@ -89,8 +98,12 @@ class OverviewSky:
             Its rows and columns.
         """
         middle = unit_vectors([(grid.ra, grid.dec)])[0]
-        with np.errstate(invalid="ignore"):
-            rows, columns = np.nonzero(self.vectors @ middle > 0.5)
+        edges = x0 + step * np.array([-0.5, shape[1] - 0.5]), y0 + step * np.array([-0.5, shape[0] - 0.5])
+        corners = unit_vectors(grid.to_sky(*(axis.ravel() for axis in np.meshgrid(*edges))).T)
+        reach = float(np.linalg.norm(corners - middle, axis=1).max()) + 1e-9
+        tree, on_sky = self._tree
+        pixels = on_sky[np.sort(np.array(tree.query_ball_point(middle, reach), dtype=np.int64))]
+        rows, columns = np.divmod(pixels, self.shape[1])
         vectors = self.vectors[rows, columns]
         ra = np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0]))
         dec = np.degrees(np.arcsin(np.clip(vectors[:, 2], -1.0, 1.0)))
@@ -227,7 +240,9 @@ def _write(path: Path, sky: OverviewSky, images: Mapping[str, Floats], unit: str
     header = sky.wcs[part].to_header()
     hdus = [primary]
     for name, image in images.items():
-        hdus.append(fits.ImageHDU(image[part].astype(np.float32), header, name=name))
-        if unit and name != "COVERAGE":
+        counts = name == "COVERAGE"
+        values = np.ceil(np.nan_to_num(image[part])).astype(np.int32) if counts else image[part].astype(np.float32)
+        hdus.append(fits.ImageHDU(values, header, name=name))
+        if unit and not counts:
             hdus[-1].header["BUNIT"] = unit
     fits.HDUList(hdus).writeto(path)

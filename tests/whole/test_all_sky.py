@@ -61,6 +61,8 @@ def test_products_of_the_whole_sky(sky: tuple[Path, Truth], level_match: Match, 
         shape, wcs = hdus["SCI"].shape, WCS(hdus["SCI"].header)
         seen = np.isfinite(hdus["SCI"].data)
         after, before = hdus["SCI"].data[seen], hdus["BEFORE"].data[seen]
+        assert hdus["COVERAGE"].data[seen].min() >= 1
+        assert not hdus["COVERAGE"].data[~seen].any()
     assert wcs.wcs.ctype[0] == "RA---MOL"
     assert seen.mean() > 0.95 * np.pi / 4  # of the ellipse in its rectangle
     assert 640 < shape[0] < 655
