@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from pydantic import Field as Described
 
 from levelmatch_core.errors import SettingsError
-from levelmatch_core.fields import match_field, whole_cutouts
+from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure, Field, Inventory
-from levelmatch_core.images.given import GivenFiles, SkyMask, read_given
+from levelmatch_core.images.given import GivenFiles, read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs.advice import advise
 from levelmatch_core.jobs.inputs import lost_inputs
@@ -29,6 +30,7 @@ from levelmatch_core.jobs.products import (
     FiguresJob,
     LevelErrorJob,
     MosaicJob,
+    OverviewJob,
     ReportJob,
     WriteJob,
     Written,
@@ -50,7 +52,7 @@ from levelmatch_core.records import Record
 from levelmatch_core.runners import StrictRunner, refuse_failures
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
-from levelmatch_core.sky.grid import Grid, choose_grid, serves
+from levelmatch_core.sky.patches import Layout, layout_of
 from levelmatch_core.sky.store import CutoutStore
 
 logger = logger_of(__name__)
@@ -165,7 +167,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
             each = StrictRunner(each)
         each(lost_inputs(inventory.failures, request.settings), "files that cannot be used")
         matches = match_fields(inventory, request.settings, each, given, folder.previous, kept=folder.last)
-        matches, files, stale = write_products(matches, request, inventory, each, folder, exclude=given.exclude)
+        matches, files, stale = write_products(matches, request, inventory, each, folder)
         recorded = partial(
             record_of,
             settings=request.settings,
@@ -226,7 +228,7 @@ def match_fields(
     return tuple(
         match_field(
             field,
-            grid_for(field, kept),
+            layout_for(field, kept),
             settings,
             each,
             zeros=zeros_of(field, inventory, settings, previous),
@@ -248,8 +250,6 @@ def write_products(
     inventory: Inventory,
     each: JobRunner,
     folder: OutputFolder,
-    *,
-    exclude: SkyMask | None = None,
 ) -> tuple[tuple[FieldMatch, ...], list[OutputFile], tuple[StaleProduct, ...]]:
     """Write corrected exposures, mosaics, figures and tables.
 
@@ -258,7 +258,7 @@ def write_products(
     The fields with what failed, all files, and which of them are corrected files of earlier runs that stay.
     """
     settings = request.settings
-    grids = {match.field.name: match.grid for match in matches}
+    grids = {place: grid for match in matches for place, grid in match.grids.items()}
     products = products_of(correction for match in matches for correction in match.corrections)
     jobs = [
         WriteJob(
@@ -267,7 +267,7 @@ def write_products(
             settings=settings,
             product=product,
             corrections=tuple(parts),
-            grids={part.field: grids[part.field] for part in parts},
+            grids={part.place: grids[part.place] for part in parts},
         )
         for product, parts in products.items()
     ]
@@ -277,13 +277,21 @@ def write_products(
     finished = []
     for match in (match.with_failures(unwritten) for match in matches):
         name = match.field.name
-        whole, unseen = whole_cutouts(match, settings, each, exclude)
-        mosaics, failures = parted(each(_mosaic_jobs(match, settings, whole), f"{name}: mosaic"))
+        panels = match.panels
+        jobs_of = (
+            _mosaic_jobs(panel, settings, {name: cutout.with_sources for name, cutout in panel.cutouts.items()})
+            for panel in panels
+        )
+        mosaics, failures = parted(each(list(chain.from_iterable(jobs_of)), f"{name}: mosaic"))
         errors = [
-            LevelErrorJob.of(match, settings, map=found, measured=tuple(match.cutouts))
-            for found in filter(None, (match.error_map,))
+            LevelErrorJob.of(panel, settings, map=panel.error_map, measured=tuple(panel.cutouts))
+            for panel in panels
+            if panel.error_map is not None
         ]
         maps, lost = parted(each(errors, f"{name}: level error"))
+        results += [*mosaics, *maps] if match.patches else []
+        mosaics, maps, more = _overviews(match, settings, each, mosaics, maps)
+        failures += more
         drawings = [
             FiguresJob(
                 label=name,
@@ -298,7 +306,7 @@ def write_products(
         figures, more = parted(each(drawings, f"{name}: figures"))
         notes = (*match.notes, *(note for mosaic in mosaics for note in mosaic.notes))
         complete = match.model_copy(update={"notes": notes})
-        finished.append(complete.with_failures([*unseen, *failures, *lost, *more]))
+        finished.append(complete.with_failures([*failures, *lost, *more]))
         results += [*mosaics, *maps, *figures]
     for result in results:
         for note in result.notes:
@@ -360,6 +368,27 @@ def _mosaic_jobs(match: FieldMatch, settings: MatchSettings, cutouts: Mapping[st
     return [MosaicJob.of(match, settings, parts=parts)] if parts else []
 
 
+def _overviews(
+    match: FieldMatch, settings: MatchSettings, each: JobRunner, mosaics: list[Written], maps: list[Written]
+) -> tuple[list[Written], list[Written], list[Failure]]:
+    """Return the mosaic and the error map that show a whole field: of a wide one they are made from its patches'."""
+    if not match.patches or not mosaics:
+        return mosaics, maps, []
+    job = OverviewJob.of(
+        match,
+        settings,
+        patches={patch.name: patch.grid for patch in match.patches},
+        exposures_of={patch.name: len(patch.cutouts) for patch in match.patches},
+        mosaics=tuple(file for one in mosaics for file in one.files),
+        level_errors=tuple(file for one in maps for file in one.files),
+    )
+    done, failures = parted(each([job], f"{match.field.name}: overview"))
+    files = {file.name: file for one in done for file in one.files}
+    mosaic, error = (files.pop(name(match.field.name), None) for name in (mosaic_name, level_error_name))
+    shown = [Written(files=(mosaic, *files.values()))] if mosaic is not None else []
+    return shown, [Written(files=(error,))] if error is not None else [], failures
+
+
 def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: MatchSettings) -> ReportJob:
     files = {file.name: file for file in record.files}
 
@@ -380,12 +409,9 @@ def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: Ma
 
 
 # -- grids and references of an earlier run ---------------------------------------------------------------------------
-def grid_for(field: Field, previous: RunRecord | None) -> Grid:
-    """Return the grid of the finished output if it can be kept, so that nothing is resampled again; else a new one."""
-    for known in _like(field, previous):
-        if serves(known.grid, field):
-            return known.grid
-    return choose_grid(field)
+def layout_for(field: Field, previous: RunRecord | None) -> Layout:
+    """Return the grids of the finished output as far as they can be kept, so that nothing is resampled again."""
+    return layout_of(field, tuple(known.grid for known in _like(field, previous)))
 
 
 def zeros_of(field: Field, inventory: Inventory, settings: MatchSettings, previous: RunRecord | None) -> Zeros:

@@ -245,6 +245,7 @@ def test_what_a_module_does_itself_is_seen():
 
 
 TWICE = {
+    "LevelMatchStep": "pjpipe's step, and the step of JWST's pipeline",
     "main": "what a process starts with",
     "solve": "one call for all solvers",
     "unit_vectors": "of any shape, and of a list of points",

@@ -153,6 +153,6 @@ def take_over(model: Model, corrected: Path) -> None:
             model.meta.background = file.meta.background.instance
 
 
-def say(model: Model, state: str) -> None:
+def record_state(model: Model, state: str) -> None:
     """Record the state of the step in a model, COMPLETE or SKIPPED, as other steps do."""
     setattr(model.meta.cal_step, ALIAS, state)

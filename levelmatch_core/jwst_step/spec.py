@@ -36,7 +36,7 @@ def spec_of_settings() -> str:
     )
 
 
-def settings_of(parameters: Mapping[str, Any]) -> MatchSettings:
+def settings_of_parameters(parameters: Mapping[str, Any]) -> MatchSettings:
     """Return the settings that the parameters of a step say.
 
     Parameters

@@ -16,11 +16,11 @@ from levelmatch_core.jwst_step.models import (
     Models,
     each_science_model,
     opened,
-    say,
+    record_state,
     take_over,
     write_input,
 )
-from levelmatch_core.jwst_step.spec import settings_of, spec_of_settings
+from levelmatch_core.jwst_step.spec import settings_of_parameters, spec_of_settings
 from levelmatch_core.library import match_levels
 from levelmatch_core.match_result import LevelMatch
 from levelmatch_core.matching.corrections import Correction, Status
@@ -70,7 +70,7 @@ class LevelMatchStep(Step):
             If no exposure is usable.
         """
         models = opened(input_models, in_memory=self.in_memory, copied=self.parent is None)
-        settings = settings_of(vars(self))
+        settings = settings_of_parameters(vars(self))
         with tempfile.TemporaryDirectory(prefix="levelmatch-") as scratch:
             folder = Path(scratch)
             files = each_science_model(models, lambda model: write_input(model, folder), modify=False)
@@ -99,7 +99,7 @@ class LevelMatchStep(Step):
                 take_over(model, corrected)
                 corrected.unlink()
             done = bool(parts) and all(part.status in _COMPLETE for part in parts)
-            say(model, "COMPLETE" if done else "SKIPPED")
+            record_state(model, "COMPLETE" if done else "SKIPPED")
 
         each_science_model(models, correct, modify=True)
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levelmatch_core.errors import DataError, OutputFolderError, UsageError
-from levelmatch_core.fields import FieldWork, with_local_sky
 from levelmatch_core.images.exposure import Exposure, Field, Inventory
+from levelmatch_core.jobs.groups import FieldWork
 from levelmatch_core.jobs.job import JobRunner
+from levelmatch_core.jobs.local_sky import with_local_sky
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
 from levelmatch_core.pjpipe_step.kept import ORDER, Kept, on_grid
 from levelmatch_core.pjpipe_step.stages import cutouts_of

@@ -18,6 +18,7 @@ from levelmatch_core.simulate.program import (
     shots,
 )
 from levelmatch_core.simulate.sky import Sky, make_sky
+from levelmatch_core.simulate.survey import SkySurvey, SurveySky, survey_file, survey_shots
 from levelmatch_core.simulate.truth import TrueExposure, Truth
 from levelmatch_core.sky.plane import Plane
 
@@ -60,6 +61,39 @@ def simulate(folder: Path, program: SimulatedProgram) -> Truth:
         _hdus(program, shot, parts, sky).writeto(folder / shot.file)
         exposures.extend(parts)
     truth = Truth(program=program, exposures=tuple(sorted(exposures, key=lambda each: each.name)))
+    truth.save(folder)
+    return truth
+
+
+def simulate_survey(folder: Path, survey: SkySurvey) -> Truth:
+    """Write the exposures of a survey and `truth.json`.
+
+    Parameters
+    ----------
+    folder
+        Created if it does not exist; must be empty.
+    survey
+        The survey to simulate. The same survey gives the same bytes.
+
+    Returns
+    -------
+    The truth, as returned by :meth:`Truth.load` for the folder.
+
+    Raises
+    ------
+    OutputFolderError
+        If the folder is not empty, or cannot be created.
+    """
+    _make_empty(folder)
+    sky = SurveySky(survey)
+    exposures = []
+    for shot in survey_shots(survey):
+        survey_file(survey, shot, sky).writeto(folder / shot.file)
+        name, tile, shape = shot.file, shot.file.removesuffix(".fits"), (survey.size, survey.size)
+        exposures.append(
+            TrueExposure(name=name, file=name, tile=tile, detector="", shape=shape, window=None, plane=shot.plane)
+        )
+    truth = Truth(program=survey, exposures=tuple(exposures))
     truth.save(folder)
     return truth
 

@@ -9,9 +9,10 @@ import pytest
 from astropy.io import fits
 
 from levelmatch_core.matching.measure.pair_fit import Difference
+from levelmatch_core.products.blocks import block_mean
 from levelmatch_core.products.drawings.style import distinct, short
 from levelmatch_core.products.figures import MAX_PAIRS, choose_pairs, draw_figures
-from levelmatch_core.products.figures.mosaic import block_mean, draw_mosaic
+from levelmatch_core.products.figures.mosaic import draw_mosaic
 from levelmatch_core.products.figures.pair import draw_pair
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.settings import MatchSettings

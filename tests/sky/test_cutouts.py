@@ -170,6 +170,26 @@ def test_sources_are_masked_before_resampling(
     assert np.isnan(masked).sum() - np.isnan(plain).sum() >= 8 * 8
 
 
+@pytest.mark.parametrize("method", ["interp", "spline", "adaptive"])
+def test_what_is_masked_is_kept_beside_and_nothing_is_read_twice(
+    tmp_path: Path, store: CutoutStore, make_exposure: Write, make_wcs: Make, method: str
+) -> None:
+    shape = (60, 60)
+    data = image(shape)
+    data[30:34, 20:24] += 1000.0
+    exposure = make_exposure(tmp_path / "a.fits", data, make_wcs(shape, angle=20.0), np.abs(data))
+    settings = SETTINGS.model_copy(update={"reproject_func": method})
+    plain = open_cutout(make_cutout(exposure, GRID, settings, store), store)
+    record = make_cutout(exposure, GRID, settings.model_copy(update={"do_sigma_clip": True}), store)
+    exposure.path.unlink()
+    masked, whole = open_cutout(record, store), open_cutout(record.with_sources, store)
+    np.testing.assert_array_equal(whole.data, plain.data)
+    np.testing.assert_array_equal(whole.variance, plain.variance)
+    assert whole.record.n_valid == plain.record.n_valid == np.isfinite(plain.data).sum()
+    assert masked.record.n_valid == np.isfinite(masked.data).sum() < plain.record.n_valid - 8 * 8
+    assert plain.record.with_sources == plain.record
+
+
 @pytest.mark.parametrize("method", ["adaptive", "exact"])
 def test_other_methods(tmp_path: Path, store: CutoutStore, make_exposure: Write, make_wcs: Make, method: str) -> None:
     shape = (40, 50)

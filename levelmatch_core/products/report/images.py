@@ -14,8 +14,9 @@ from PIL import Image
 
 from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.matching.results import PairFit
+from levelmatch_core.products.blocks import block_mean
 from levelmatch_core.products.drawings import style
-from levelmatch_core.products.figures.mosaic import block_mean, stretch
+from levelmatch_core.products.figures.mosaic import stretch
 from levelmatch_core.products.level_error import IMAGE
 
 MOSAIC_SIDE, THUMBNAIL_SIDE, ERROR_SIDE = 900, 150, 360
