@@ -6,6 +6,7 @@ jobs to a :class:`~levelmatch_core.jobs.job.JobRunner`, so that a plain loop, th
 
 import difflib
 import glob
+import os
 import resource
 import sys
 import time
@@ -61,18 +62,31 @@ TRIAL = "@trial-"
 """Between the name of an output folder and that of a trial of other settings next to it."""
 
 
+NO_PROGRAM = "levelmatch"
+"""The name of a program that has none."""
+
+
 class Request(Record):
     """The user's request."""
 
     inputs: tuple[Path, ...]
     output: Path
     settings: MatchSettings = MatchSettings()
-    program: str = "levelmatch"
+    program: str = NO_PROGRAM
     recursive: bool = False
     group_by: str | None = None
     prune: bool = Described(
         default=False, description="whether corrected files of earlier runs go whose input is missing or damaged now"
     )
+
+    @property
+    def title(self) -> str:
+        """The program's name; if it has none, that of the folder of its inputs, unless that is a folder of our own."""
+        if self.program != NO_PROGRAM or not self.inputs:
+            return self.program
+        folders = [(path if path.is_dir() else path.parent).absolute() for path in self.inputs]
+        name = Path(os.path.commonpath(folders)).name
+        return self.program if name.startswith("levelmatch-") else name or self.program
 
 
 @dataclass(frozen=True)
@@ -181,7 +195,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
         advice = advise(record, matches, request.settings, each, given.given)
         record = record.model_copy(update={"advice": advice})
         if request.settings.figures != "none":
-            reports, failures = parted(each([_report_job(matches, record, request.settings)], "report"))
+            reports, failures = parted(each([_report_job(matches, record, request)], "report"))
             matches = tuple(match.with_failures(failures) for match in matches)
             files += [file for written in reports for file in written.files]
             record = recorded(matches, files=files).model_copy(update={"advice": advice})
@@ -389,7 +403,7 @@ def _overviews(
     return shown, [Written(files=(error,))] if error is not None else [], failures
 
 
-def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: MatchSettings) -> ReportJob:
+def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, request: Request) -> ReportJob:
     files = {file.name: file for file in record.files}
 
     def made(name_of: Callable[[str], str]) -> dict[str, OutputFile]:
@@ -399,12 +413,13 @@ def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: Ma
     return ReportJob(
         label=record.program,
         exposures=(),
-        settings=settings,
+        settings=request.settings,
         # without the files: their digests depend on figures that the report does not show
         record=record.model_copy(update={"files": ()}),
         matches=matches,
         mosaics=made(mosaic_name),
         level_errors=made(level_error_name),
+        title=request.title,
     )
 
 

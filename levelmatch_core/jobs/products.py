@@ -247,7 +247,7 @@ class FiguresJob(ProductJob):
     """Draw the figures of one field."""
 
     step = "figures"
-    version = 4
+    version = 5
     roles = ("mask", "draw")
     large = ("match",)
 
@@ -295,13 +295,14 @@ class ReportJob(ProductJob):
     """Write the report of a run."""
 
     step = "report"
-    version = 4
+    version = 5
     large = ("matches",)
 
     record: RunRecord
     matches: tuple[FieldMatch, ...]
     mosaics: dict[str, OutputFile]
     level_errors: dict[str, OutputFile]
+    title: str = Described(default="", description="of the page; '' for the program's name")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -334,7 +335,7 @@ class ReportJob(ProductJob):
             thumbnails=thumbnails,
         )
         shown = [on_one_map(match_) for match_ in self.matches]
-        writer = partial(write_report, record=self.record, field_matches=shown, images=images)
+        writer = partial(write_report, record=self.record, field_matches=shown, images=images, title=self.title)
         return Written(files=(folder.write(REPORT, writer),))
 
 

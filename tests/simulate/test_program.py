@@ -11,7 +11,7 @@ from levelmatch_core.simulate.program import (
     SimulatedProgram,
     field_extent,
     generator,
-    layout_of,
+    program_layout,
     shots,
     tangent_wcs,
 )
@@ -101,7 +101,7 @@ def test_the_sky_map_covers_every_exposure() -> None:
     for instrument, columns in (("miri", None), ("nircam_short", None), ("generic", 60), ("generic", 250)):
         program = SimulatedProgram(instrument=instrument, tiles=(3, 2), size=128, columns=columns)
         width, height = field_extent(program)
-        field = tangent_wcs(program.centre, (1, 1), layout_of(program).scale, program.angle)
+        field = tangent_wcs(program.centre, (1, 1), program_layout(program).scale, program.angle)
         for shot in shots(program):
             x, y = field.wcs_world2pix(*shot.wcs.calc_footprint(axes=shot.shape[::-1]).T, 0)
             assert max(abs(x)) < width / 2, shot.file
