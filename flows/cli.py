@@ -17,6 +17,7 @@ class _Lazy(cloup.Group):
 
     names: ClassVar[tuple[str, ...]] = (
         *(
+            "alerts",
             "apply",
             "cache",
             "completion",
@@ -34,7 +35,7 @@ class _Lazy(cloup.Group):
         *("ui", "undo", "verify", "warm-up"),
     )
     """The commands; each is in the module of the same name in `flows.commands`, unless another one is named."""
-    modules: ClassVar[dict[str, str]] = {"promote": "sweep", "warm-up": "cache"}
+    modules: ClassVar[dict[str, str]] = {"alerts": "deploy", "promote": "sweep", "warm-up": "cache"}
     sections: ClassVar[dict[str, tuple[str, ...]]] = {
         "Match": ("run", "sweep", "promote", "settings"),
         "Look at a result": ("explain", "verify", "ui"),

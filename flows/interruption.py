@@ -37,6 +37,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CLEAR_LINE, _SHOW_CURSOR = "\r\x1b[2K", "\x1b[?25h"
 
 _farewells: list[Callable[[], object]] = []
+_ends: list[Callable[[], object]] = []
 _ends_itself: list[threading.Event] = []
 
 
@@ -73,16 +74,16 @@ def work_interruptibly(work: Callable[[], T]) -> T:
     return results.pop()
 
 
-def add_farewell(say: Callable[[], object]) -> None:
-    """Register a final action like :func:`farewell`, for the lifetime of this process."""
-    _farewells.append(say)
+def add_end(end: Callable[[], object]) -> None:
+    """Register what ends a server, for the lifetime of this process: it follows the final actions, which use it."""
+    _ends.append(end)
 
 
 @contextmanager
 def farewell(say: Callable[[], object]) -> Iterator[None]:
-    """Register an action for an interruption during the context; the actions are run in reverse order.
+    """Register an action for an interruption during the context; all of them are run at the same time.
 
-    It gets a part of :data:`PATIENCE`, and its errors are ignored: the process ends in any case.
+    They get most of :data:`PATIENCE`, and their errors are ignored: the process ends in any case.
     """
     there = partial(copy_context().run, say)  # with the context variables of the caller
     _farewells.append(there)
@@ -146,17 +147,24 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     end = time.monotonic() + PATIENCE
     for worker in multiprocessing.active_children():
         worker.kill()  # they have no final actions, and free the processor for what follows
-    for say in reversed(tuple(_farewells)):
-        thread = threading.Thread(target=_attempt, args=(say,), daemon=True)
-        thread.start()
-        # a slow server must not prevent the others from being ended
-        thread.join(max(0.05, (end - time.monotonic()) * 2 / 3))
+    sys.setswitchinterval(0.0005)  # the work goes on, and each answer that an action gets would wait 5 ms for it
+    _attempt(_farewells, until=end - PATIENCE / 10)  # a server that does not answer is ended all the same
+    _attempt(_ends, until=end)
     os._exit(INTERRUPTED)
 
 
-def _attempt(say: Callable[[], object]) -> None:
-    with suppress(Exception):
-        say()
+def _attempt(actions: list[Callable[[], object]], *, until: float) -> None:
+    """Run some actions at the same time, each in a thread of its own, and wait for them no longer than to a time."""
+
+    def attempt(action: Callable[[], object]) -> None:
+        with suppress(Exception):
+            action()
+
+    threads = [threading.Thread(target=attempt, args=(action,), daemon=True) for action in tuple(actions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.05, until - time.monotonic()))
 
 
 def _give_up(_number: int, _frame: FrameType | None) -> None:

@@ -2,9 +2,9 @@
 
 from levelmatch_core.errors import FieldTooWideError
 from levelmatch_core.images.exposure import Exposure, Failure, Field
-from levelmatch_core.images.given import GivenFiles, SkyMask
+from levelmatch_core.images.given import GivenFiles
 from levelmatch_core.jobs.groups import NO_FILES, FieldWork, match_groups, merge, single_member
-from levelmatch_core.jobs.job import JobRunner, parted
+from levelmatch_core.jobs.job import JobRunner
 from levelmatch_core.jobs.local_sky import with_local_sky
 from levelmatch_core.jobs.science import CutoutJob, ErrorsJob, FieldErrors
 from levelmatch_core.matching.corrections import (
@@ -21,7 +21,7 @@ from levelmatch_core.matching.stages import STAGES, groups_of
 from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
-from levelmatch_core.sky.field_contents import blank_notes, of_another_scale
+from levelmatch_core.sky.field_contents import blank_notes, of_another_scale, wild_notes
 from levelmatch_core.sky.patches import ONE, Layout
 
 logger = logger_of(__name__)
@@ -72,7 +72,7 @@ def match_field(
             logger.error("%s", other.reason)
         failures.append(other)
         del cutouts[other.name]
-    found_blank = blank_notes(field, cutouts)
+    left_out_pixels = (*blank_notes(field, cutouts), *wild_notes(field, cutouts))
     members = [
         single_member(exposure, views[exposure.name], layout)
         for exposure in field.exposures
@@ -107,7 +107,7 @@ def match_field(
     if isinstance(errors, Failure):
         failures.append(errors)
     corrections, lost, notes = with_local_sky(corrections, touching(stages, corrections), cutouts, work)
-    notes = (*wide, *found_blank, *notes)
+    notes = (*wide, *left_out_pixels, *notes)
     living = {one.exposure.tile for one in corrections if one.status is not Status.FAILED}
     for note in notes:
         with log_context(field.name, "notes"):
@@ -193,32 +193,6 @@ def _by_patch(layout: Layout, views: Views) -> dict[str, dict[str, CutoutRecord]
         for patch, cutout in on_patches.items():
             found[patch][name] = cutout
     return {patch: cutouts for patch, cutouts in found.items() if cutouts}
-
-
-def whole_cutouts(
-    match: FieldMatch, settings: MatchSettings, each: JobRunner, exclude: SkyMask | None = None
-) -> tuple[dict[str, CutoutRecord], list[Failure]]:
-    """Return the cutouts of a solved field with the pixels of sources, which are masked for measuring only.
-
-    `exclude` stays out: what lies there is not of the sky.
-
-    Returns
-    -------
-    The cutouts by exposure, of those that did not fail, and what failed now.
-    """
-    if not settings.do_sigma_clip:
-        return match.cutouts, []
-    unmasked = settings.model_copy(update={"do_sigma_clip": False})
-    jobs = [
-        # a failure costs a place in the mosaic, and no correction
-        CutoutJob(
-            label=exposure.name, exposures=(), settings=unmasked, exposure=exposure, grid=match.grid, exclude=exclude
-        )
-        for exposure in match.field.exposures
-        if exposure.name in match.cutouts
-    ]
-    done, failures = parted(each(jobs, f"{match.field.name}: cutouts with sources"))
-    return {cutout.name: cutout for cutout in done}, failures
 
 
 def _errors(

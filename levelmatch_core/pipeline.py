@@ -6,6 +6,7 @@ jobs to a :class:`~levelmatch_core.jobs.job.JobRunner`, so that a plain loop, th
 
 import difflib
 import glob
+import os
 import resource
 import sys
 import time
@@ -19,9 +20,9 @@ from pathlib import Path
 from pydantic import Field as Described
 
 from levelmatch_core.errors import SettingsError
-from levelmatch_core.fields import match_field, whole_cutouts
+from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure, Field, Inventory
-from levelmatch_core.images.given import GivenFiles, SkyMask, read_given
+from levelmatch_core.images.given import GivenFiles, read_given
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs.advice import advise
 from levelmatch_core.jobs.inputs import lost_inputs
@@ -45,7 +46,7 @@ from levelmatch_core.products.corrected.write import products_of
 from levelmatch_core.products.manifest import OutputFile, StaleProduct
 from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.products.runrecord import RunRecord, record_of
-from levelmatch_core.products.stale import Kept, keep_stale
+from levelmatch_core.products.stale import StaleProducts, keep_stale
 from levelmatch_core.products.summaries import FieldSummary
 from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
@@ -61,18 +62,31 @@ TRIAL = "@trial-"
 """Between the name of an output folder and that of a trial of other settings next to it."""
 
 
+NO_PROGRAM = "levelmatch"
+"""The name of a program that has none."""
+
+
 class Request(Record):
     """The user's request."""
 
     inputs: tuple[Path, ...]
     output: Path
     settings: MatchSettings = MatchSettings()
-    program: str = "levelmatch"
+    program: str = NO_PROGRAM
     recursive: bool = False
     group_by: str | None = None
     prune: bool = Described(
         default=False, description="whether corrected files of earlier runs go whose input is missing or damaged now"
     )
+
+    @property
+    def title(self) -> str:
+        """The program's name; if it has none, that of the folder of its inputs, unless that is a folder of our own."""
+        if self.program != NO_PROGRAM or not self.inputs:
+            return self.program
+        folders = [(path if path.is_dir() else path.parent).absolute() for path in self.inputs]
+        name = Path(os.path.commonpath(folders)).name
+        return self.program if name.startswith("levelmatch-") else name or self.program
 
 
 @dataclass(frozen=True)
@@ -167,7 +181,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
             each = StrictRunner(each)
         each(lost_inputs(inventory.failures, request.settings), "files that cannot be used")
         matches = match_fields(inventory, request.settings, each, given, folder.previous, kept=folder.last)
-        matches, files, stale = write_products(matches, request, inventory, each, folder, exclude=given.exclude)
+        matches, files, stale = write_products(matches, request, inventory, each, folder)
         recorded = partial(
             record_of,
             settings=request.settings,
@@ -181,7 +195,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
         advice = advise(record, matches, request.settings, each, given.given)
         record = record.model_copy(update={"advice": advice})
         if request.settings.figures != "none":
-            reports, failures = parted(each([_report_job(matches, record, request.settings)], "report"))
+            reports, failures = parted(each([_report_job(matches, record, request)], "report"))
             matches = tuple(match.with_failures(failures) for match in matches)
             files += [file for written in reports for file in written.files]
             record = recorded(matches, files=files).model_copy(update={"advice": advice})
@@ -250,8 +264,6 @@ def write_products(
     inventory: Inventory,
     each: JobRunner,
     folder: OutputFolder,
-    *,
-    exclude: SkyMask | None = None,
 ) -> tuple[tuple[FieldMatch, ...], list[OutputFile], tuple[StaleProduct, ...]]:
     """Write corrected exposures, mosaics, figures and tables.
 
@@ -280,10 +292,11 @@ def write_products(
     for match in (match.with_failures(unwritten) for match in matches):
         name = match.field.name
         panels = match.panels
-        seen = [whole_cutouts(panel, settings, each, exclude) for panel in panels]
-        jobs_of = (_mosaic_jobs(panel, settings, whole) for panel, (whole, _) in zip(panels, seen, strict=True))
+        jobs_of = (
+            _mosaic_jobs(panel, settings, {name: cutout.with_sources for name, cutout in panel.cutouts.items()})
+            for panel in panels
+        )
         mosaics, failures = parted(each(list(chain.from_iterable(jobs_of)), f"{name}: mosaic"))
-        unseen = [failure for _, lost in seen for failure in lost]
         errors = [
             LevelErrorJob.of(panel, settings, map=panel.error_map, measured=tuple(panel.cutouts))
             for panel in panels
@@ -305,7 +318,9 @@ def write_products(
             for done in (mosaics if settings.figures != "none" else ())
         ]
         figures, more = parted(each(drawings, f"{name}: figures"))
-        finished.append(match.with_failures([*unseen, *failures, *lost, *more]))
+        notes = (*match.notes, *(note for mosaic in mosaics for note in mosaic.notes))
+        complete = match.model_copy(update={"notes": notes})
+        finished.append(complete.with_failures([*failures, *lost, *more]))
         results += [*mosaics, *maps, *figures]
     for result in results:
         for note in result.notes:
@@ -326,7 +341,7 @@ def _keep_stale(
     request: Request,
     inventory: Inventory,
     folder: OutputFolder,
-) -> Kept:
+) -> StaleProducts:
     """Keep what earlier runs made and this one could not; before the tables that say how it was made are replaced."""
     made = {file.name for each in written for file in each.files}
     inputs = {part.exposure.file for product, parts in products.items() if PRODUCTS + product in made for part in parts}
@@ -367,7 +382,7 @@ def _mosaic_jobs(match: FieldMatch, settings: MatchSettings, cutouts: Mapping[st
     return [MosaicJob.of(match, settings, parts=parts)] if parts else []
 
 
-def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: MatchSettings) -> ReportJob:
+def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, request: Request) -> ReportJob:
     files = {file.name: file for file in record.files}
 
     def made(name_of: Callable[[str], str]) -> dict[str, OutputFile]:
@@ -377,12 +392,13 @@ def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: Ma
     return ReportJob(
         label=record.program,
         exposures=(),
-        settings=settings,
+        settings=request.settings,
         # without the files: their digests depend on figures that the report does not show
         record=record.model_copy(update={"files": ()}),
         matches=matches,
         mosaics=made(mosaic_name),
         level_errors=made(level_error_name),
+        title=request.title,
     )
 
 

@@ -1,112 +1,100 @@
-"""`levelmatch cache`: show the size of the store of cutouts and results, or prune it while no run uses it.
+"""`levelmatch cache`: show the size of the store of cutouts and results, or prune it and old records.
 
-Every run, including those of the library, holds a lock on the store; pruning needs exclusive use. Pruned files are
-computed again by the next run that needs them, so that only time is lost.
+What is removed of the store is computed or fetched again by the next run that needs it, so that only time is lost.
 """
 
-import os
 import re
 import time
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
+import click
 import cloup
 
 from flows.commands.console import clean_errors, say
 from flows.commands.options import examples
-from flows.home import Home
+from flows.home import Home, prepare_environment
+from flows.retention.files import CUTOUTS, INPUTS, KINDS, RESULTS, Entry, entries, prune
 from levelmatch_core.errors import UsageError
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _AGES = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_FLOW_RUNS, _SWEEPS = "flow-runs", "sweeps"
+_RECORDS = (_FLOW_RUNS, _SWEEPS)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A stored file."""
-
-    path: Path
-    size: int
-    """Bytes."""
-    used: float
-    """Time of writing or last reading (to within a day on most file systems): Unix time, seconds."""
-
-
-def entries(home: Home) -> list[Entry]:
-    """Return the stored files (cutouts and results of tasks), least recently used first."""
-    found = []
-    for root in (home.cutouts, home.results):
-        for folder, _, names in os.walk(root):
-            for name in names:
-                with suppress(FileNotFoundError):  # a run has just renamed it
-                    status = Path(folder, name).lstat()
-                    found.append(Entry(Path(folder, name), status.st_size, max(status.st_mtime, status.st_atime)))
-    return sorted(found, key=lambda entry: (entry.used, entry.path))
-
-
-def prune(home: Home, *, before: float | None = None, most: int | None = None, wait: bool = False) -> list[Entry]:
-    """Remove stored files and return them.
-
-    Parameters
-    ----------
-    home
-        The home whose store is pruned.
-    before
-        Unix time: files that have not been used since are removed.
-    most
-        Largest size of the store, bytes: the least recently used files are removed first.
-    wait
-        Whether to wait for runs in progress.
-
-    Raises
-    ------
-    StoreInUseError
-        If a run is in progress, and `wait` is not set.
-    """
-    from levelmatch_core.sky.store import CutoutStore  # noqa: PLC0415 - slow to import
-
-    with CutoutStore(home.cutouts).alone(wait=wait):
-        return _pruned(entries(home), before, most)
-
-
-def _pruned(stored: list[Entry], before: float | None, most: int | None) -> list[Entry]:
-    left = sum(entry.size for entry in stored)
-    gone = []
-    for entry in stored:
-        too_old = before is not None and entry.used < before
-        too_much = most is not None and left > most
-        if too_old or too_much:
-            entry.path.unlink(missing_ok=True)
-            with suppress(OSError):  # only empty folders are removed
-                entry.path.parent.rmdir()
-            left -= entry.size
-            gone.append(entry)
-    return gone
-
-
-@cloup.command(short_help="Show the size of the stores, or prune them.")
-@cloup.option("--older-than", metavar="AGE", help="Remove files not used for this time: 12h, 30d, 8w.")
+@cloup.command(
+    short_help="Show the size of the stores, or prune them and old records.",
+    epilog=examples(
+        "levelmatch cache --older-than 30d --wait",
+        "levelmatch cache --older-than 90d --of inputs",
+        "levelmatch cache --older-than 180d --of flow-runs --of sweeps --dry-run",
+    ),
+)
+@cloup.option("--older-than", metavar="AGE", help="Remove what was not used for this time: 12h, 30d, 8w.")
 @cloup.option("--shrink-to", metavar="SIZE", help="Remove the least recently used files, down to a size: 500M, 20G.")
+@cloup.option(
+    "--of",
+    "kinds",
+    multiple=True,
+    type=click.Choice([*KINDS, *_RECORDS]),
+    help="What to remove: files of the stores, flow runs of Prefect, or the records of sweeps in MLflow; the last good "
+    "one of each program stays. May be repeated.  [default: cutouts, results]",
+)
 @cloup.option("--wait", is_flag=True, help="Wait for runs in progress instead of giving up.")
-def cache(older_than: str | None, shrink_to: str | None, *, wait: bool) -> None:
-    """Show the size of the store of cutouts and results in LEVELMATCH_HOME, or prune it.
+@cloup.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+def cache(older_than: str | None, shrink_to: str | None, kinds: tuple[str, ...], *, wait: bool, dry_run: bool) -> None:
+    """Show the size of the store of cutouts and results in LEVELMATCH_HOME, or prune it and old records.
 
-    It is never pruned while a run uses it. Removed files are computed again when they are needed.
+    It is never pruned while a run uses it. Removed files are computed, or fetched, again when they are needed.
     """
     with clean_errors():
+        chosen = kinds or (CUTOUTS, RESULTS)
+        files, records = ([kind for kind in chosen if kind in group] for group in (KINDS, _RECORDS))
+        before = time.time() - parsed(older_than, _AGES, "an age such as 12h or 30d") if older_than else None
+        most = int(parsed(shrink_to, _SIZES, "a size such as 500M or 20G")) if shrink_to else None
+        if kinds and before is None and most is None:
+            message = f"--of {kinds[0]}: say how old, by --older-than, or down to which size, by --shrink-to"
+            raise UsageError(message)
+        if records and (most is not None or before is None):
+            message = f"--of {records[0]}: has no size that would be known; use --older-than alone"
+            raise UsageError(message)
         home = Home.of()
-        if older_than or shrink_to:
+        verb = "would be removed" if dry_run else "removed"
+        if before is not None or most is not None:
             home.make()
-            before = time.time() - parsed(older_than, _AGES, "an age such as 12h or 30d") if older_than else None
-            most = int(parsed(shrink_to, _SIZES, "a size such as 500M or 20G")) if shrink_to else None
-            gone = prune(home, before=before, most=most, wait=wait)
-            say(f"removed: {_told(gone)}")
+            if files:
+                gone = prune(home, files, before=before, most=most, wait=wait, remove=not dry_run)
+                say(f"{verb}: {_told(gone)}")
+            if before is not None:
+                _prune_records(records, before, verb, remove=not dry_run)
         stored = entries(home)
         say(f"stored:  {_told(stored)} in {home.root}")
         if stored:
             days = max(time.time() - stored[0].used, 0.0) / _AGES["d"]  # a clock may have been set back
             say(f"oldest:  not used for {days:.1f} days")
+        if fetched := entries(home, (INPUTS,)):
+            say(f"inputs:  {_told(fetched)} fetched")
+
+
+def _prune_records(records: Sequence[str], before: float, verb: str, *, remove: bool) -> None:
+    home = prepare_environment(quiet=True)
+    if _FLOW_RUNS in records:
+        from flows.orchestration.ephemeral_server import any_server  # noqa: PLC0415 - Prefect takes seconds to import
+        from flows.retention import flow_runs  # noqa: PLC0415 - as above
+
+        with any_server(home):
+            found = flow_runs.old_runs(before)
+            if remove:
+                flow_runs.delete_flow_runs(found.old)
+        stay = f"; {len(found.kept)} as old stay, each the last good one of its program" if found.kept else ""
+        say(f"{verb}: {len(found.old)} flow runs{stay}")
+    if _SWEEPS in records:
+        from flows.retention import sweeps  # noqa: PLC0415 - MLflow takes seconds to import
+
+        old = sweeps.old_sweeps(home.tracking_uri, before)
+        to_do = sweeps.delete_runs(home.tracking_uri, old.runs) if remove else ""
+        stay = f"; {len(old.kept)} as old stay, each the last of its program" if old.kept else ""
+        say(f"{verb}: {len(old.runs)} MLflow runs of {old.sweeps} sweeps{stay}{f'; {to_do}' if to_do else ''}")
 
 
 def parsed(text: str, units: dict[str, float] | dict[str, int], expected: str) -> float:

@@ -70,8 +70,11 @@ def located(inputs: Sequence[Path | str], *, recursive: bool) -> tuple[Path, ...
         return tuple(Path(entry).absolute() for entry in inputs)
     from flows.home import prepare_environment  # noqa: PLC0415 - only where needed
     from levelmatch_core.images.storage.remote import local_inputs  # noqa: PLC0415
+    from levelmatch_core.sky.store import CutoutStore  # noqa: PLC0415
 
-    found = local_inputs(inputs, prepare_environment(quiet=True).inputs, recursive=recursive)
+    home = prepare_environment(quiet=True)
+    click.get_current_context().with_resource(CutoutStore(home.cutouts).in_use())  # what is fetched stays until the end
+    found = local_inputs(inputs, home.inputs, recursive=recursive)
     return tuple(path.absolute() for path in found)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
+from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import BlockDocument, StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState, SendNotification
@@ -28,12 +29,13 @@ _PAYLOAD = """{
   "state": {{ flow_run.state.name | tojson }},
   "message": {{ (flow_run.state.message or "") | tojson }},
   "flow_run": {{ (flow_run.id | string) | tojson }},
-  "url": {{ (flow_run | ui_url) | tojson }}
+  "url": {{ (flow_run | ui_url) | tojson }},
+  "event": {{ (event.id | string) | tojson }}
 }"""
-"""Payload of a webhook; chat services such as Slack and Mattermost show `text`."""
+"""Payload of a webhook; chat services such as Slack and Mattermost show `text`, and `event` is the same in repeats."""
 
 
-def blocks_of(programs: Iterable[Program]) -> dict[str, BlockDocument]:
+def alert_blocks(programs: Iterable[Program]) -> dict[str, BlockDocument]:
     """Return the blocks that alerts are sent to, by their names in program files.
 
     Raises
@@ -60,6 +62,21 @@ def blocks_of(programs: Iterable[Program]) -> dict[str, BlockDocument]:
                     raise UsageError(message)
                 found[alert.to] = block
     return found
+
+
+def name_webhook(name: str, url: str) -> None:
+    """Let alerts to webhook/NAME go to an address.
+
+    Raises
+    ------
+    UsageError
+        If Prefect refuses the name.
+    """
+    try:
+        Webhook(url=url).save(name, overwrite=True)
+    except ValueError as error:
+        message = f"--name {name}: {error}"
+        raise UsageError(message) from error
 
 
 def paused_alerts(programs: Iterable[Program]) -> frozenset[str]:

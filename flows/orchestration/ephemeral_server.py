@@ -20,12 +20,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from flows.interruption import add_farewell, at_end
+from flows.home import Home
+from flows.interruption import add_end, at_end
+from flows.orchestration.availability import making_database
 from flows.orchestration.own_pages import LOOPBACK
 from levelmatch_core.errors import ServerError
 
@@ -171,6 +173,20 @@ def in_place_of_prefects(server: EmbeddedServer | None) -> Iterator[EmbeddedServ
         yield server
 
 
+@contextmanager
+def any_server(home: Home) -> Iterator[dict[str, str]]:
+    """Provide a server during the context, and yield the variables that name it to Prefect's commands.
+
+    Prefect would start one for each of its commands, which would survive if we were killed; this one does not.
+    """
+    with ExitStack() as stack:
+        with making_database(home):
+            server = stack.enter_context(in_place_of_prefects(None))
+            if server is not None:
+                server.wait()
+        yield {} if server is None else {"PREFECT_API_URL": server.url, _CREDENTIALS: server.credentials}
+
+
 def _begin(environ: Mapping[str, str]) -> EmbeddedServer:
     # like Prefect's own: without the UI, and only with the services of a temporary server
     own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
@@ -183,7 +199,7 @@ def _begin(environ: Mapping[str, str]) -> EmbeddedServer:
         process = subprocess.Popen(  # noqa: S603 - our own; in a new session, since we have to report the end of the run after Ctrl-C
             words, env={**environ, **own}, stdin=subprocess.PIPE, start_new_session=True, pass_fds=(number,)
         )
-    add_farewell(at_end(process))
+    add_end(at_end(process))
     server = EmbeddedServer(process, f"http://{LOOPBACK}:{port}/api", float(environ.get(_PATIENCE, "180")), credentials)
     # Prefect's own exit handlers, which send logs and events, run before this one: the order is reversed
     atexit.register(server.stop)

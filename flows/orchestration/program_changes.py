@@ -15,20 +15,27 @@ from flows.orchestration.programs import Program
 from flows.orchestration.trials import changes_of
 from levelmatch_core.errors import OutputFolderError, SettingsError
 from levelmatch_core.products.output.folder import RUN
-from levelmatch_core.products.output.settings_changes import differences, numbers_settings, told_settings
+from levelmatch_core.products.output.settings_changes import changes_between, numbers_settings, told_settings
 from levelmatch_core.products.runrecord import RunRecord
 
 _ELSEWHERE = {"settings", "band", "inputs", "recursive", "group_by", "grid"}
 """Parameters that are compared by what they mean."""
 
 
-def told_differences(programs: Sequence[Program], environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return what will be different after a deployment, a line or more per program; asks Prefect's server."""
+def told_differences(
+    programs: Sequence[Program], environ: Mapping[str, str] = os.environ, *, whole: bool = True
+) -> list[str]:
+    """Return what will be different after a deployment, a line or more per program; asks Prefect's server.
+
+    If these are all programs (`whole`), deployments of others are named, too.
+    """
     lines: list[str] = []
     with get_client(sync_client=True) as client:
         for program in programs:
             known = _known(client, program)
             lines += _of_program(program, known, environ)
+        if not whole:
+            return lines
         tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=["levelmatch"]))
         names = {program.deployed_name for program in programs}
         for left in client.read_deployments(deployment_filter=tagged, limit=200):
@@ -51,7 +58,7 @@ def output_changes(program: Program, environ: Mapping[str, str] = os.environ) ->
         theirs = numbers_settings(RunRecord.load(run).settings)
     except OutputFolderError as error:
         return str(error)
-    return told_settings(differences(theirs, numbers_settings(program.chosen.model_dump(mode="json"))))
+    return told_settings(changes_between(theirs, numbers_settings(program.chosen.model_dump(mode="json"))))
 
 
 def _known(client: SyncPrefectClient, program: Program) -> DeploymentResponse | None:

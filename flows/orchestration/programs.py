@@ -1,4 +1,4 @@
-"""Observing programs as files, `deployments/programs/<program>.toml`, which are checked before they are deployed.
+"""Observing programs as files, `<program>.toml`, which are checked before they are deployed.
 
 Each file is one deployment. Paths may contain `$NAME`, an environment variable that is read when the program is
 deployed.
@@ -73,6 +73,7 @@ class Program(Record):
     """One observing program, as described by its file."""
 
     name: str = Described(description="stem of the file name; the name of the deployment")
+    file: Path = Described(description="the file")
     description: str = ""
     program: str = Described(description="the MLflow experiment; by default the stem of the file name")
     inputs: tuple[str, ...] = Described(min_length=1, description="files and folders; $NAME is a variable")
@@ -107,6 +108,7 @@ class Program(Record):
         """
         try:
             content = {"program": path.stem, **tomllib.loads(path.read_text(encoding="utf-8")), "name": path.stem}
+            content["file"] = path
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             message = f"program file {path}: {error}"
             raise SettingsError(message) from error
@@ -208,26 +210,32 @@ class Program(Record):
                 "collision_strategy": {"wait": "ENQUEUE", "skip": "CANCEL_NEW"}[self.when_busy],
             },
             "work_pool": {"name": self.work_pool, "job_variables": {"env": deployed_environment()}},
-            # Prefect would store the name of an unset variable; this makes the deployment fail instead
-            "build": [
-                {"prefect.deployments.steps.run_shell_script": {"script": f"levelmatch deploy --check {self.name}"}}
-            ],
         }
 
 
-def load_programs(folder: Path) -> tuple[Program, ...]:
-    """Return the programs of a folder, sorted by name.
+def load_programs(places: Sequence[Path]) -> tuple[Program, ...]:
+    """Return the programs of some files, and of all files of some folders, sorted by name.
 
     Raises
     ------
     UsageError
-        If there are none, or if one of them has errors.
+        If a folder has none, one of them has errors, or two have the same name.
     """
-    files = sorted(folder.glob("*.toml"))
-    if not files:
-        message = f"{folder}: no program file; expected <program>.toml"
-        raise UsageError(message)
-    return tuple(Program.load(path) for path in files)
+    found: dict[str, Program] = {}
+    for place in places:
+        files = [place] if place.suffix == ".toml" else sorted(place.glob("*.toml"))
+        if not files:
+            message = (
+                f"{place}: no program file; expected <program>.toml, such as one of deployments/examples that was "
+                f"copied and edited"
+            )
+            raise UsageError(message)
+        for program in map(Program.load, files):
+            if program.name in found:
+                message = f"{program.file} and {found[program.name].file}: one name for two programs; rename one"
+                raise UsageError(message)
+            found[program.name] = program
+    return tuple(found[name] for name in sorted(found))
 
 
 def refuse_trouble(programs: Sequence[Program], environ: Mapping[str, str] = os.environ) -> None:

@@ -1,16 +1,19 @@
 """What makes MLflow runs comparable: names, the order of metrics, inputs as a dataset, tables as CSV."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 from astropy.io import fits
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from flows.home import Home
+from flows.secrets import without_secrets
 from flows.summary import FlowFacts
 from levelmatch_core.files.ecsv import FAULTS, read_ecsv
 from levelmatch_core.jobs.products import mosaic_name
@@ -22,6 +25,8 @@ logger = logger_of(__name__)
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Address at which `mlflow ui` shows a local store, if none was started."""
+
+PAGES_VARIABLE = "LEVELMATCH_MLFLOW_PAGES"
 
 FIRST = (
     "seam_rms_left_out",
@@ -110,8 +115,18 @@ def coverage_of(result: RunResult) -> dict[str, float]:
     return {"coverage_mean": exposures / seen, "coverage_once": once / seen} if seen else {}
 
 
-def pages_of(home: Home) -> str:
-    """Return the address at which MLflow's pages show the local store: where `levelmatch ui` started them last."""
+def pages_of(home: Home, uri: str) -> str:
+    """Return the address at which a browser finds MLflow's pages.
+
+    That is what `LEVELMATCH_MLFLOW_PAGES` says, such as behind a proxy or in containers, whose servers have names of
+    their own; else the address of the server `uri`, without secrets; for a local store, where `levelmatch ui` started
+    the pages last.
+    """
+    named = os.environ.get(PAGES_VARIABLE)
+    if named:
+        return named.rstrip("/")
+    if urlsplit(uri).scheme in {"http", "https"}:
+        return without_secrets(uri).rstrip("/")
     try:
         address = home.mlflow_pages.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):

@@ -129,7 +129,7 @@ class MosaicJob(FieldImageJob):
     """Write the mosaic of one field, with and without the corrections."""
 
     step = "mosaic"
-    version = 3
+    version = 4
 
     parts: tuple[tuple[CutoutRecord, Plane, float], ...]
 
@@ -147,11 +147,19 @@ class MosaicJob(FieldImageJob):
         if len(self.parts) > MANY:
             trim_memory()
 
+        holes: list[int] = []
+
         def writer(path: Path) -> None:
             cards = {MATCHED_CARD: ("mosaic", "levelmatch: made of matched exposures")}
-            write_mosaic(path, self.grid, self.parts, workspace.store, unit=self.unit, cards=cards)
+            holes.append(write_mosaic(path, self.grid, self.parts, workspace.store, unit=self.unit, cards=cards))
 
-        return Written(files=(workspace.output().write(mosaic_name(self.field), writer),))
+        file = workspace.output().write(mosaic_name(self.field), writer)
+        note = (
+            f"{file.name}: {sum(holes)} pixels in small holes have no value: what covers them is masked, blank or left "
+            "out as cosmic rays"
+        )
+        wild = any(cutout.n_wild for cutout, _, _ in self.parts)  # masked pixels leave holes in every mosaic
+        return Written(files=(file,), notes=(note,) if wild and any(holes) else ())
 
 
 class LevelErrorJob(FieldImageJob):
@@ -184,7 +192,7 @@ class FiguresJob(ProductJob):
     """Draw the figures of one field."""
 
     step = "figures"
-    version = 4
+    version = 5
     roles = ("mask", "draw")
     large = ("match",)
 
@@ -232,13 +240,14 @@ class ReportJob(ProductJob):
     """Write the report of a run."""
 
     step = "report"
-    version = 4
+    version = 5
     large = ("matches",)
 
     record: RunRecord
     matches: tuple[FieldMatch, ...]
     mosaics: dict[str, OutputFile]
     level_errors: dict[str, OutputFile]
+    title: str = Described(default="", description="of the page; '' for the program's name")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -271,7 +280,7 @@ class ReportJob(ProductJob):
             thumbnails=thumbnails,
         )
         shown = [on_one_map(match_) for match_ in self.matches]
-        writer = partial(write_report, record=self.record, field_matches=shown, images=images)
+        writer = partial(write_report, record=self.record, field_matches=shown, images=images, title=self.title)
         return Written(files=(folder.write(REPORT, writer),))
 
 

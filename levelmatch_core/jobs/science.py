@@ -32,7 +32,7 @@ class CutoutJob(Job):
     """Resample one exposure to the grid of its field."""
 
     step = "cutout"
-    version = 4
+    version = 5
     roles = ("mask", "resample")
     gives = CutoutRecord
 
@@ -70,7 +70,7 @@ class MeasureJob(Job):
     """Fit the differences of pairs of one group."""
 
     step = "measure"
-    version = 10
+    version = 11
     roles = ("mask", "measure")
     gives = PairFits
 
@@ -118,7 +118,7 @@ class SolveJob(Job):
     """Solve for the corrections of the members of one group."""
 
     step = "solve"
-    version = 12
+    version = 13
     roles = ("solve",)
     logs_told = True
     gives = Solution

@@ -66,11 +66,11 @@ class Kept:
 
     def total(self, exposure: Exposure, grid: Grid, centre: tuple[float, float]) -> Plane:
         """Return the sum of all stages of an exposure on a grid, about a point of it."""
-        planes = [on_grid(one, grid, centre) for one in self.of(exposure).values()]
+        planes = [plane_on_grid(one, grid, centre) for one in self.of(exposure).values()]
         return sum(planes, start=Plane(x0=centre[0], y0=centre[1]))
 
 
-def on_grid(found: StagePlane, grid: Grid, centre: tuple[float, float]) -> Plane:
+def plane_on_grid(found: StagePlane, grid: Grid, centre: tuple[float, float]) -> Plane:
     """Return a correction as a plane on a grid, about a point of it: on another than its own, the tangent there."""
     return patches.on_grid(found.plane, found.grid, grid, centre)
 

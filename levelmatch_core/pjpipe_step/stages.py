@@ -10,7 +10,7 @@ from levelmatch_core.jobs.job import JobRunner, parted
 from levelmatch_core.jobs.science import CutoutJob, StackJob
 from levelmatch_core.matching.results import Member, Solution
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of
-from levelmatch_core.pjpipe_step.kept import Kept, StagePlane, before, on_grid
+from levelmatch_core.pjpipe_step.kept import Kept, StagePlane, before, plane_on_grid
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.field_contents import of_another_scale
@@ -140,7 +140,7 @@ def _plane(member: Member, stage: str, found: Mapping[str, Mapping[str, StagePla
         If they differ: they were found for other groups.
     """
     centre = member.cutout.centre
-    planes = [on_grid(found[name][stage], grid, centre) for name in member.exposures]
+    planes = [plane_on_grid(found[name][stage], grid, centre) for name in member.exposures]
     first = planes[0]
     close = 1e-9 * (1.0 + abs(first.level))
     size = max(member.cutout.shape)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from levelmatch_core.errors import UsageError
 from levelmatch_core.records import Record
-from levelmatch_core.simulate.program import generator, plain_wcs
+from levelmatch_core.simulate.program import generator, tangent_wcs
 from levelmatch_core.sky.grid import unit_vectors
 from levelmatch_core.sky.plane import Plane
 
@@ -100,7 +100,7 @@ def survey_shots(survey: SkySurvey) -> Iterator[SurveyShot]:
         dec = math.degrees(math.asin((2 * number + 1) / survey.exposures - 1.0))
         ra = number * GOLDEN_ANGLE % 360.0
         draw = generator(survey.seed, "survey", number).standard_normal(2)
-        wcs = plain_wcs((ra, dec), (survey.size, survey.size), scale, survey.turn * float(draw[0]))
+        wcs = tangent_wcs((ra, dec), (survey.size, survey.size), scale, survey.turn * float(draw[0]))
         plane = Plane(level=survey.level_sd * float(draw[1]), x0=middle, y0=middle)
         yield SurveyShot(number, f"sky_{number + 1:05d}.fits", wcs, plane)
 

@@ -10,11 +10,11 @@ from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.simulate.program import (
     LYOT_COLUMNS,
     LYOT_FIRST_ROW,
-    Layout,
+    ProgramLayout,
     Shot,
     SimulatedProgram,
     generator,
-    layout_of,
+    program_layout,
     shots,
 )
 from levelmatch_core.simulate.sky import Sky, make_sky
@@ -116,7 +116,7 @@ def _true_exposures(program: SimulatedProgram, shot: Shot) -> tuple[TrueExposure
     ny, nx = shot.shape
     centre = ((nx - 1) / 2, (ny - 1) / 2)
     tile = _plane(program, program.level_sd, program.slope, centre, "tile", shot.tile_index)
-    many_chips = len(layout_of(program).chips) > 1
+    many_chips = len(program_layout(program).chips) > 1
     exposures = []
     for suffix, window in shot.windows.items():
         own = _plane(program, program.dither_level_sd, program.dither_slope, centre, "exposure", shot.file, suffix)
@@ -158,7 +158,7 @@ def _plane(
 
 # -- pixels ------------------------------------------------------------------------------------------------------------
 def _hdus(program: SimulatedProgram, shot: Shot, parts: tuple[TrueExposure, ...], sky: Sky) -> fits.HDUList:
-    layout = layout_of(program)
+    layout = program_layout(program)
     image = sky.on(shot.wcs, shot.shape)
     rows, columns = np.indices(shot.shape, sparse=True)
     for part in parts:
@@ -197,7 +197,9 @@ def inside(part: TrueExposure) -> NDArray[np.bool_]:
     return mask if part.window.inside else ~mask
 
 
-def _flaws(program: SimulatedProgram, shot: Shot, image: NDArray[np.float64], layout: Layout) -> NDArray[np.uint32]:
+def _flaws(
+    program: SimulatedProgram, shot: Shot, image: NDArray[np.float64], layout: ProgramLayout
+) -> NDArray[np.uint32]:
     """Insert bad pixels in place, and return the DQ array that flags them. Images without DQ get NaN only."""
     rng = generator(program.seed, "flaws", shot.file)
     bad = rng.random(shot.shape) < program.bad_pixel_fraction
@@ -223,7 +225,7 @@ def _flaws(program: SimulatedProgram, shot: Shot, image: NDArray[np.float64], la
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
-def _fill_primary(header: fits.Header, program: SimulatedProgram, layout: Layout, shot: Shot) -> None:
+def _fill_primary(header: fits.Header, program: SimulatedProgram, layout: ProgramLayout, shot: Shot) -> None:
     for keyword, value in layout.cards.items():
         header[keyword] = value
     if shot.detector:

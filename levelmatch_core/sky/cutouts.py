@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,8 @@ from levelmatch_core.sky import kernels
 from levelmatch_core.sky.exclude import excluded
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.masks import source_mask
-from levelmatch_core.sky.pixelmap import Placement, grid_to_image, place
-from levelmatch_core.sky.resample import Resampled, bilinear, by_reproject
+from levelmatch_core.sky.pixelmap import Box, PixelMap, Placement, grid_to_image, place
+from levelmatch_core.sky.resample import Resampled, beside, bilinear, by_reproject
 from levelmatch_core.sky.store import CutoutStore, StoredArray
 
 __all__ = [
@@ -41,7 +42,7 @@ __all__ = [
     "open_cutout",
 ]
 
-ALGORITHM = "cutout 6"
+ALGORITHM = "cutout 7"
 """Part of every key: to be raised whenever the same input and settings would give a different result."""
 
 
@@ -49,7 +50,9 @@ class CutoutRecord(Record):
     """Description of a cutout, without its pixels."""
 
     name: str = Described(description="the member's name")
-    array: StoredArray = Described(description="(1 or 2, ny, nx): SCI with NaN where invalid; the variance, if any")
+    array: StoredArray = Described(
+        description="(planes, ny, nx): SCI, NaN where invalid; the variance, if any; SCI with its sources, if masked"
+    )
     x0: int = Described(description="grid column of the first pixel")
     y0: int = Described(description="grid row of the first pixel")
     shape: tuple[int, int] = Described(description="rows, columns")
@@ -59,7 +62,12 @@ class CutoutRecord(Record):
     axis_angle: float = Described(description="angle of the (first) exposure's +x axis from the grid's +x, radians")
     extent: tuple[float, float] = Described(description="size of the valid area along it and across, grid pixels")
     blanks: tuple[float, ...] = Described(default=(), description="values of the exposure that stand for nothing seen")
+    n_whole: int = Described(default=0, description="finite SCI pixels with those of sources; 0 if none are masked")
+    whole: bool = Described(default=False, description="whether the pixels with the sources are meant")
     n_blank: int = Described(default=0, description="number of the exposure's pixels that hold one, or a huge value")
+    n_wild: int = Described(
+        default=0, description="number of the exposure's pixels that stand out alone (cosmic rays), which are left out"
+    )
     texture: float = Described(default=0.0, description="median step between neighbours: the scale of the values")
     outline: tuple[tuple[float, float], ...] = Described(description="(x, y) grid corners of the footprint, in order")
 
@@ -67,6 +75,11 @@ class CutoutRecord(Record):
     def centre(self) -> tuple[float, float]:
         """(x, y) of the centre of the bounding box, grid pixels."""
         return self.x0 + (self.shape[1] - 1) / 2, self.y0 + (self.shape[0] - 1) / 2
+
+    @property
+    def with_sources(self) -> Self:
+        """The same cutout with the pixels of sources, which are masked for measuring only."""
+        return self.model_copy(update={"whole": True, "n_valid": self.n_whole}) if self.n_whole else self
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,7 @@ def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings, exclude:
         exposure.wcs_source,
         grid,
         relevant,
+        *(["sources beside"] if settings.do_sigma_clip else []),
         *([] if exclude is None else [["exclude", exclude.digest]]),
         *(["per area"] if exposure.per_area else []),
         *([role, one.digest, one.hdu, one.bits] for role, one in _companions(exposure)),
@@ -137,27 +151,22 @@ def make_cutout(
     known = store.recall(key)
     if known is not None:
         return CutoutRecord.from_json({**known, "name": exposure.name})
-    wcs, read = read_exposure(exposure)
-    pixels = _masked(_per_area(_divided(read, exposure.divisor), exposure, grid, wcs), settings)
+    wcs, pixels = read_exposure(exposure)
+    blanks, n_blank = pixels.blanks, pixels.n_blank
+    pixels = _per_area(_divided(pixels, exposure.divisor), exposure, grid, wcs)
+    sources = _sources(pixels, settings) if settings.do_sigma_clip else None
     if exclude is not None:
         pixels = _blanked(pixels, excluded(exclude, wcs, pixels.data.shape))
     rectangle = _valid_rectangle(pixels, exposure)
     try:
         placement = place(grid, wcs, *rectangle)
         to_image = grid_to_image(grid, wcs, pixels.data.shape, placement.box)
-        method = settings.reproject_func
-        if method == "interp" or method == "spline":  # noqa: PLR1714 - mypy narrows by comparison
-            image = bilinear(pixels.data, pixels.variance, to_image, placement.box, sharp=method == "spline")
-        else:
-            image = by_reproject(
-                method,
-                data=pixels.data,
-                variance=pixels.variance,
-                wcs=wcs,
-                pixel_map=to_image,
-                grid=grid,
-                box=placement.box,
-            )
+        resample = partial(_resampled, settings, wcs=wcs, pixel_map=to_image, grid=grid, box=placement.box)
+        image = resample(pixels, room=int(sources is not None))
+        n_whole = 0
+        if sources is not None:
+            n_whole, pixels = image.n_valid, _blanked(Pixels(pixels.data, None), sources)
+            image = beside(image, resample(pixels))
     except DataError as error:
         message = f"{exposure.name}: {error}"
         raise type(error)(message) from error
@@ -166,9 +175,13 @@ def make_cutout(
         message = f"{exposure.name}: no usable pixel is left on the grid: too few neighbours are valid to interpolate"
         raise NoUsablePixelsError(message)
     record = _record(exposure.name, image, placement, store.put(key, image.planes)).model_copy(
-        update={"blanks": read.blanks, "n_blank": read.n_blank, "texture": texture_of(image.planes[0])}
+        update={
+            "blanks": blanks,
+            "n_blank": n_blank,
+            "n_whole": n_whole,
+            "texture": texture_of(image.planes[0]),
+        }
     )
-    del read
     store.remember(key, record.to_json())
     return record
 
@@ -188,8 +201,9 @@ def open_cutout(record: CutoutRecord, store: CutoutStore) -> Cutout:
     StoreError
         If the array is missing, altered or not of the record's shape.
     """
-    planes = store.open(record.array, shape=(2 if record.has_variance else 1, *record.shape))
-    return Cutout(record, planes[0], planes[1] if record.has_variance else None)
+    count = 1 + record.has_variance + bool(record.n_whole)
+    planes = store.open(record.array, shape=(count, *record.shape))
+    return Cutout(record, planes[-1 if record.whole else 0], planes[1] if record.has_variance else None)
 
 
 class CutoutsInUse:
@@ -266,6 +280,17 @@ def texture_of(data: NDArray[np.floating]) -> float:
     return float(np.median(steps)) if steps.size else 0.0
 
 
+def _resampled(
+    settings: MatchSettings, pixels: Pixels, *, wcs: AnyWcs, pixel_map: PixelMap, grid: Grid, box: Box, room: int = 0
+) -> Resampled:
+    method = settings.reproject_func
+    if method == "interp" or method == "spline":  # noqa: PLR1714 - mypy narrows by comparison
+        return bilinear(pixels.data, pixels.variance, pixel_map, box, sharp=method == "spline", room=room)
+    return by_reproject(
+        method, data=pixels.data, variance=pixels.variance, wcs=wcs, pixel_map=pixel_map, grid=grid, box=box
+    )
+
+
 def _divided(pixels: Pixels, divisor: float) -> Pixels:
     """Return the pixels over a number: counts as rates."""
     if divisor == 1.0:
@@ -286,14 +311,11 @@ def _per_area(pixels: Pixels, exposure: Exposure, grid: Grid, wcs: AnyWcs) -> Pi
     return Pixels(data, variance)
 
 
-def _masked(pixels: Pixels, settings: MatchSettings) -> Pixels:
-    """Blank sources if requested, before resampling, so that they do not leak into neighbouring pixels."""
-    if not settings.do_sigma_clip:
-        return pixels
+def _sources(pixels: Pixels, settings: MatchSettings) -> NDArray[np.bool_]:
     options: dict[str, Any] = {
         name: getattr(settings, name) for name in ("sigma", "npixels", "dilate_size", "max_iters")
     }
-    return _blanked(pixels, source_mask(pixels.data, **options))
+    return source_mask(pixels.data, **options)
 
 
 def _blanked(pixels: Pixels, where: NDArray[np.bool_]) -> Pixels:
@@ -317,8 +339,9 @@ def _record(name: str, image: Resampled, placement: Placement, array: StoredArra
         x0=placement.box.x0,
         y0=placement.box.y0,
         shape=placement.box.shape,
-        has_variance=image.variance is not None,
+        has_variance=image.has_variance,
         n_valid=image.n_valid,
+        n_wild=image.n_wild,
         noise_gain=image.noise_gain,
         axis_angle=placement.axis_angle,
         extent=extent_of(image.ends, placement.axis_angle),

@@ -28,11 +28,14 @@ class Resampled:
     """An image on a box of the grid."""
 
     planes: Image
-    """(1 or 2, ny, nx): the data, NaN where there is none, and its variance, if any."""
+    """(planes, ny, nx): the data, NaN where there is none; its variance, if any; the data with sources, if masked."""
     noise_gain: float
     """Sum of squared weights, averaged over the valid pixels; NaN if there are none."""
     ends: NDArray[np.int64]
     """(ny, 3): first and last valid column of each row, and the number of valid columns; -1, -1, 0 for none."""
+    has_variance: bool
+    n_wild: int = 0
+    """Number of the image's pixels that were left out because they stand out alone."""
 
     @property
     def data(self) -> Image:
@@ -42,7 +45,7 @@ class Resampled:
     @property
     def variance(self) -> Image | None:
         """(ny, nx), the variance, or None."""
-        return self.planes[1] if len(self.planes) > 1 else None
+        return self.planes[1] if self.has_variance else None
 
     @property
     def n_valid(self) -> int:
@@ -50,7 +53,9 @@ class Resampled:
         return int(self.ends[:, 2].sum())
 
 
-def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box, *, sharp: bool = False) -> Resampled:
+def bilinear(
+    data: Image, variance: Image | None, pixel_map: PixelMap, box: Box, *, sharp: bool = False, room: int = 0
+) -> Resampled:
     """Interpolate bilinearly, in agreement with `reproject.reproject_interp` including edges and NaN, or by a spline.
 
     Positions in the outer half of an edge pixel get the value on its centre line; a NaN among the four neighbours gives
@@ -71,14 +76,17 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box,
         edge pixels (:mod:`levelmatch_core.sky.spline`). Isolated bright pixels (cosmic rays) are invalid then. For the
         spline, invalid pixels are interpolated along their row. The variance is that of the bilinear value times the
         ratio of the sums of squared weights.
+    room
+        Number of further planes for :func:`beside`.
     """
     data, variance = _prepared(data, variance)
-    through = None
+    through, n_wild = None, 0
     if sharp:
         through, wild = spline.coefficients(data)
-        if wild.any():
+        n_wild = int(np.count_nonzero(wild))
+        if n_wild:
             data = _read_only(np.where(wild, np.nan, data), data.dtype.type)
-    planes = np.empty((1 if variance is None else 2, *box.shape), data.dtype)
+    planes = np.empty((1 + (variance is not None) + room, *box.shape), data.dtype)
     ends = np.empty((box.shape[0], 3), np.int64)
     empty = np.empty((0, 0), data.dtype)
     source = empty if variance is None else variance
@@ -89,11 +97,12 @@ def bilinear(data: Image, variance: Image | None, pixel_map: PixelMap, box: Box,
         pieces = np.empty((0,) * 5) if pixel_map.pieces is None else pixel_map.pieces
         positions = pixel_map.on(band) if pixel_map.pieces is None else np.empty((0,) * 3)
         where = (pieces, pixel_map.lattice, positions, (float(band.x0), float(band.y0)))
-        squares += interpolation.bilinear(data, source, *where, planes[0, rows], target[rows], ends[rows])
+        squares += interpolation.bilinear_kernel(data, source, *where, planes[0, rows], target[rows], ends[rows])
         if through is not None:
             squares += spline.sharpen(through, *where, planes[0, rows], target[rows])
     count = int(ends[:, 2].sum())
-    return Resampled(planes, squares / count if count else float("nan"), ends)
+    gain = squares / count if count else float("nan")
+    return Resampled(planes, gain, ends, variance is not None, n_wild)
 
 
 def by_reproject(
@@ -149,7 +158,25 @@ def by_reproject(
     kernels.row_ends(stack[0], ends)
     gain = float(np.mean(np.square(stack[1][~bad], dtype=float))) if not bad.all() else float("nan")
     planes = stack[:1] if variance is None else stack[::2] * np.array([1.0, gain], data.dtype)[:, None, None]
-    return Resampled(np.ascontiguousarray(planes), gain, ends)
+    return Resampled(np.ascontiguousarray(planes), gain, ends, variance is not None)
+
+
+def beside(image: Resampled, masked: Resampled) -> Resampled:
+    """Return an image for measuring, with what it is without masks as its last plane.
+
+    Parameters
+    ----------
+    image
+        The image, resampled with its sources; changed, if it has room for one more plane.
+    masked
+        The same without its sources, which were masked before: none leaks, not even by the spline.
+    """
+    planes = image.planes
+    if len(planes) == 1 + image.has_variance:
+        planes = np.concatenate([planes, planes[:1]])
+    planes[-1] = planes[0]
+    planes[0] = masked.planes[0]
+    return Resampled(planes, masked.noise_gain, masked.ends, image.has_variance, image.n_wild)
 
 
 def _prepared(data: Image, variance: Image | None) -> tuple[Image, Image | None]:

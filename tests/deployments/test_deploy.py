@@ -32,7 +32,7 @@ def test_a_missing_variable_or_folder_ends_the_deployment(prefect_server, progra
 def test_prefect_itself_refuses_a_missing_variable(prefect_server, programs, tmp_path):
     assert prefect_server.cli("deploy", "--programs", str(programs), "--render").returncode == 0
     words = ["--prefect-file", str(programs.parent / "prefect.yaml"), "--all"]
-    done = prefect_server.prefect("deploy", *words, LEVELMATCH_PROGRAMS=str(programs))
+    done = prefect_server.prefect("deploy", *words)
     assert done.returncode != 0, done.stdout
     assert prefect_server.ask("POST", "/deployments/filter", {"deployments": {"name": {"any_": ["small"]}}}) == []
     assert not (tmp_path / "data" / "out").exists()
@@ -116,7 +116,7 @@ def test_the_settings_of_a_program_are_those_of_its_file(prefect_server, program
         from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: PLC0415
 
         with temporary_settings({PREFECT_API_URL: prefect_server.url}):
-            return told_differences(load_programs(programs), {"DATA": str(data), "LEVELMATCH_HOME": "/home"})
+            return told_differences(load_programs([programs]), {"DATA": str(data), "LEVELMATCH_HOME": "/home"})
 
     def run(**parameters):
         flow_run = prefect_server.start("level_match/small", **parameters)

@@ -1,9 +1,11 @@
 """Program files: what they say, what is refused, and that prefect.yaml holds what they say."""
 
+import shlex
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import yaml
 from prefect.client.schemas.objects import BlockDocument
 
 from flows.commands.deploy import prefect_yaml
@@ -21,11 +23,11 @@ def program(folder, text):
 
 
 def test_prefect_yaml_is_what_the_program_files_say():
-    assert (DEPLOYMENTS / "prefect.yaml").read_text() == prefect_yaml(load_programs(DEPLOYMENTS / "programs"))
+    assert (DEPLOYMENTS / "prefect.yaml").read_text() == prefect_yaml(load_programs([DEPLOYMENTS / "examples"]))
 
 
-def test_the_programs_that_come_with_levelmatch():
-    found = {each.name: each for each in load_programs(DEPLOYMENTS / "programs")}
+def test_the_examples_that_come_with_levelmatch():
+    found = {each.name: each for each in load_programs([DEPLOYMENTS / "examples"])}
     assert set(found) == {"jwst-miri", "jwst-miri-sweep", "jwst-nircam-short", "twomass"}
     assert found["jwst-miri"].settings["recombine_lyot"]
     assert found["jwst-nircam-short"].settings["combine_nircam_short"]
@@ -96,8 +98,30 @@ def test_a_deployment_pins_its_reference_and_runs_one_at_a_time(tmp_path):
 
 
 def test_a_folder_without_programs_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="no program file"):
-        load_programs(tmp_path)
+    with pytest.raises(UsageError, match=r"no program file.*deployments/examples"):
+        load_programs([tmp_path])
+
+
+def test_files_and_folders_are_read_together_and_a_name_stands_for_one_program(tmp_path):
+    text, folder = 'inputs = ["/i"]\noutput = "/o"', tmp_path / "more"
+    folder.mkdir()
+    for file in (tmp_path / "m33.toml", tmp_path / "left.toml", folder / "m31.toml"):
+        file.write_text(text)
+    found = load_programs([tmp_path / "m33.toml", folder])
+    assert [(each.name, each.file) for each in found] == [("m31", folder / "m31.toml"), ("m33", tmp_path / "m33.toml")]
+    (folder / "m33.toml").write_text(text)
+    with pytest.raises(UsageError, match="one name for two programs"):
+        load_programs([tmp_path / "m33.toml", folder])
+
+
+def test_each_deployment_checks_its_own_file_first(tmp_path):
+    place = tmp_path / "my programs"
+    place.mkdir()
+    file = place / "trial.toml"
+    program(place, 'inputs = ["/i"]\noutput = "/o"')
+    (deployment,) = yaml.safe_load(prefect_yaml(load_programs([file])))["deployments"]
+    ((step,),) = [each.values() for each in deployment["build"]]
+    assert shlex.split(step["script"]) == ["levelmatch", "deploy", "--check", str(file)]
 
 
 def test_alerts_hear_the_events_of_their_states_in_their_program_only(tmp_path):

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from flows.commands.cache import entries
 from flows.home import Home
+from flows.retention.files import entries
 
 SHIFTED = r"""
 #define _GNU_SOURCE

@@ -109,6 +109,8 @@ def _one(store: Any, name: str, folder: Path, scheme: str) -> Path:  # noqa: ANN
             os.utime(held, (changed, changed))
         with _made(note) as temporary:
             temporary.write_text(json.dumps({"sha256": held.name}))
+    else:
+        os.utime(note)  # used now: what was not for long may go
     place = folder / "named" / content_key(scheme, name.rpartition("/")[0])[:12] / name.rpartition("/")[2]
     if not place.is_file() or not place.samefile(held):
         with _made(place) as temporary:

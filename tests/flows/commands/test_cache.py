@@ -2,17 +2,20 @@
 
 import os
 import time
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
 
 from flows.cli import main
-from flows.commands.cache import entries, prune
 from flows.home import Home
+from flows.retention.files import entries, prune
 from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.errors import StoreInUseError
+from levelmatch_core.images.storage.remote import local_inputs
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.sky.store import CutoutStore
+from tests.folders import age
 
 DAY = 86400.0
 
@@ -53,6 +56,69 @@ def test_by_age(filled):
 def test_by_size(filled):
     assert names(prune(filled, most=2500)) == ["40.npy", "20.npy"]
     assert prune(filled, most=2500) == []
+
+
+def test_a_dry_run_removes_nothing(filled):
+    done = command("--older-than", "15d", "--dry-run")
+    assert "would be removed: 2 files, 1.95 kB" in done.output
+    assert len(entries(filled)) == 4
+
+
+def test_one_kind_only(filled):
+    assert "removed: 1 files" in command("--older-than", "15d", "--of", "results").output
+    assert names(entries(filled)) == ["20.npy", "10.npy", "0.npy"]
+
+
+@pytest.fixture
+def fetched(tmp_path, monkeypatch):
+    """Two fetched inputs, which were last used 40 and 0 days ago, and a part of a third one that is as old."""
+    fsspec = pytest.importorskip("fsspec", reason="no fsspec: pip install 'levelmatch[remote]'")
+    monkeypatch.setenv("LEVELMATCH_HOME", str(tmp_path / "home"))
+    home, store = Home.of().make(), fsspec.filesystem("memory")
+    for name in ("a", "b"):
+        store.pipe(f"/night/{name}_cal.fits", name.encode() * 1000)
+    used = partial(local_inputs, ["memory://night"], home.inputs)
+    old, _ = used()
+    (home.inputs / "parts" / "c").write_bytes(bytes(500))
+    for path in (home.inputs / "parts" / "c", *(home.inputs / "known").iterdir()):
+        age(path, 40 * DAY)
+    monkeypatch.setattr("flows.retention.files._first_held", lambda _: 0.0)  # that they were fetched just now
+    local_inputs(["memory://night/b_cal.fits"], home.inputs)
+    yield home, old, used
+    store.rm("/night", recursive=True)
+
+
+def test_inputs_that_were_not_used_for_long_go_with_all_their_names(fetched):
+    home, old, used = fetched
+    assert "inputs:  3 files, 2.44 kB fetched" in command().output
+    done = command("--older-than", "30d", "--of", "inputs")
+    assert "removed: 2 files, 1.46 kB" in done.output, done.output
+    assert not old.exists()
+    assert len(entries(home, ["inputs"])) == 1
+    assert [len(list((home.inputs / folder).iterdir())) for folder in ("known", "named")] == [1, 1]
+    assert [path.read_bytes() for path in used()] == [b"a" * 1000, b"b" * 1000]
+
+
+def test_inputs_down_to_a_size(fetched):
+    home, old, _ = fetched
+    assert "removed: 2 files, 1.46 kB" in command("--shrink-to", "1k", "--of", "inputs").output
+    assert not old.exists()
+    assert len(entries(home, ["inputs"])) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--of", "inputs"),
+        ("--of", "flow-runs", "--shrink-to", "1G"),
+        ("--of", "sweeps", "--older-than", "30d", "--shrink-to", "1G"),
+    ],
+)
+def test_records_have_an_age_only(filled, words):
+    done = command(*words)
+    assert done.exit_code == 2
+    assert "--older-than" in done.output
+    assert len(entries(filled)) == 4
 
 
 def test_showing_removes_nothing(filled):

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from flows.home import Home
 from flows.summary import FlowFacts, Unmatched, summarize
 from flows.tracking.comparison import FIRST, dataset, pages_of, run_name
-from flows.tracking.metrics import MEANINGS, glossary, measures, name_of
+from flows.tracking.metrics import MEANINGS, glossary, measures, mlflow_name
 from flows.tracking.tracker import Tracker, description, output_id
 from levelmatch_core.matching.model_selection import leave_one_pair_out
 from levelmatch_core.matching.pair_matrices import PairMatrices
@@ -210,12 +210,18 @@ def test_links_lead_to_where_mlflow_was_started(store, logged):
     assert tracking.url.startswith("http://127.0.0.1:5000/#/")
     try:
         store.mlflow_pages.write_text("http://127.0.0.1:5610")
-        assert pages_of(store) == "http://127.0.0.1:5610"
+        assert pages_of(store, store.tracking_uri) == "http://127.0.0.1:5610"
         for odd in ("http://example.org:5610", "http://127.0.0.1:5610/x", "", "\u00e9"):
             store.mlflow_pages.write_text(odd)
-            assert pages_of(store) == "http://127.0.0.1:5000"
+            assert pages_of(store, store.tracking_uri) == "http://127.0.0.1:5000"
     finally:
         store.mlflow_pages.unlink()
+
+
+def test_links_lead_to_the_server_or_to_where_browsers_see_it(store, monkeypatch):
+    assert pages_of(store, "http://me:verysecret@mlflow:5000/") == "http://mlflow:5000"
+    monkeypatch.setenv("LEVELMATCH_MLFLOW_PAGES", "https://mlflow.example.org/")
+    assert pages_of(store, "http://mlflow:5000") == "https://mlflow.example.org"
 
 
 def test_a_table_or_mosaic_that_is_gone_costs_itself_only(result, summary, store, tmp_path):
@@ -247,7 +253,7 @@ def test_convergence_is_a_stepped_metric_of_its_stage(logged, result):
             group = f".{solution.group}" if len(stage.solutions) > 1 else ""
             assert solution.status.history
             for story in solution.status.history:
-                name = name_of(f"{stage.stage}{group}.convergence_{story.coefficient}")
+                name = mlflow_name(f"{stage.stage}{group}.convergence_{story.coefficient}")
                 history = client.get_metric_history(run_.info.run_id, name)
                 assert [(metric.step, metric.value) for metric in history] == list(enumerate(story.steps))
 
