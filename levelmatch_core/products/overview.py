@@ -1,10 +1,11 @@
 """A wide field on one map: coarse images made from those of its patches, their table, and its members side by side."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from levelmatch_core.files.ecsv import write_ecsv
 from levelmatch_core.images.fits_headers import MATCHED_CARD, quiet
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch
 from levelmatch_core.matching.model.facing import spread_out
+from levelmatch_core.matching.results import WeakMode
 from levelmatch_core.products.blocks import block_mean
 from levelmatch_core.products.level_error import IMAGE
 from levelmatch_core.sky.grid import Grid, unit_vectors
@@ -139,8 +141,14 @@ def write_overview_mosaic(path: Path, sky: OverviewSky, mosaics: Mapping[str, Pa
     _write(path, sky, images, unit, ("mosaic", "levelmatch: made of matched exposures"))
 
 
-def write_overview_error(path: Path, sky: OverviewSky, maps: Mapping[str, Path], unit: str) -> None:
-    """Write the error map of a whole wide field; where patches overlap, the mean of theirs."""
+def write_overview_error(
+    path: Path, sky: OverviewSky, maps: Mapping[str, Path], unit: str, modes: Sequence[WeakMode] = ()
+) -> None:
+    """Write the error map of a whole wide field; where patches overlap, the mean of theirs.
+
+    The cards LVLMODE1, LVLMODE2, ... are the 1 sigma of the weakest modes, the patterns of which overlaps see least: on
+    the largest scales these errors are common to many pixels, and do not average out.
+    """
     total, count = np.zeros(sky.shape), np.zeros(sky.shape)
     for file in maps.values():
         levels, grid, (x0, y0), step = read_level_error(file)
@@ -149,7 +157,11 @@ def write_overview_error(path: Path, sky: OverviewSky, maps: Mapping[str, Path],
         total[there] += np.where(np.isfinite(found), found, 0.0)
         count[there] += np.isfinite(found)
     image = np.divide(total, count, out=np.full(sky.shape, np.nan), where=count > 0)
-    _write(path, sky, {IMAGE: image}, unit, ("level error", "levelmatch: 1 sigma of a mosaic's level"))
+    cards = {
+        f"LVLMODE{number}": (mode.sigma, f"1 sigma (rms) of weak mode {number}")
+        for number, mode in enumerate(modes, start=1)
+    }
+    _write(path, sky, {IMAGE: image}, unit, ("level error", "levelmatch: 1 sigma of a mosaic's level"), cards)
 
 
 def read_level_error(path: Path) -> tuple[Floats, Grid, tuple[float, float], float]:
@@ -230,7 +242,14 @@ def _place_of(header: fits.Header) -> tuple[Grid, float, float]:
     return Grid.from_header_cards(header), 1.0 - header["CRPIX1"], 1.0 - header["CRPIX2"]
 
 
-def _write(path: Path, sky: OverviewSky, images: Mapping[str, Floats], unit: str, card: tuple[str, str]) -> None:
+def _write(  # noqa: PLR0917 - private
+    path: Path,
+    sky: OverviewSky,
+    images: Mapping[str, Floats],
+    unit: str,
+    card: tuple[str, str],
+    cards: Mapping[str, tuple[float, str]] = MappingProxyType({}),
+) -> None:
     """Write images of the map, without its empty margins."""
     seen = np.isfinite(next(iter(images.values())))
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
@@ -245,4 +264,5 @@ def _write(path: Path, sky: OverviewSky, images: Mapping[str, Floats], unit: str
         hdus.append(fits.ImageHDU(values, header, name=name))
         if unit and not counts:
             hdus[-1].header["BUNIT"] = unit
+        hdus[-1].header.update(cards)
     fits.HDUList(hdus).writeto(path)
