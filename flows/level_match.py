@@ -22,7 +22,7 @@ from flows.orchestration.artifacts import ProgressArtifact, publish
 from flows.orchestration.quarantine import REMEDY, quarantined
 from flows.orchestration.server_guard import guard_prefects_own
 from flows.orchestration.task_runner import RETRY_DELAYS, PrefectEach
-from flows.orchestration.trials import place
+from flows.orchestration.trials import settings_and_output
 from flows.progress import REPORTER
 from flows.summary import FlowFacts, Summary, summarize
 from flows.tracking.tracker import Tracker
@@ -79,7 +79,7 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     and the rest was done without it.
     """
     chosen = settings.model_copy(update={"band": band}) if band is not None else settings
-    chosen, folder = place(chosen, Path(output), trial)
+    chosen, folder = settings_and_output(chosen, Path(output), trial)
     tell_scheduled()
     home = Home.of()
     with CutoutStore(home.cutouts).in_use():  # what is fetched stays until the end
@@ -92,11 +92,11 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
             group_by=group_by,
             prune=prune,
         )
-        _, summary = match_levels(request, retry_delays)
+        _, summary = match_and_record(request, retry_delays)
     return _ending(summary)
 
 
-def match_levels(request: Request, retry_delays: tuple[float, ...]) -> tuple[RunResult, Summary]:
+def match_and_record(request: Request, retry_delays: tuple[float, ...]) -> tuple[RunResult, Summary]:
     """Execute a request in the current flow run, and record it in Prefect and MLflow."""
     started = time.time()
     guard_prefects_own()

@@ -16,12 +16,12 @@ from prefect.states import Completed, Failed
 from flows.alerting.scheduled import tell_scheduled
 from flows.combinations import combinations, folder_of
 from flows.home import Home
-from flows.level_match import facts_of_run, match_levels
+from flows.level_match import facts_of_run, match_and_record
 from flows.markdown import escaped
 from flows.orchestration.artifacts import key_of
 from flows.orchestration.quarantine import QuarantinedError, content_of, quarantined
 from flows.orchestration.task_runner import RETRY_DELAYS
-from flows.orchestration.trials import place as place_of_run
+from flows.orchestration.trials import settings_and_output
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
 from flows.tracking.tracker import Tracker, output_id
 from levelmatch_core.errors import LevelMatchError
@@ -66,7 +66,7 @@ def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descr
     A state with the ranking as JSON: failed and named Quarantined if a combination, or a tile in one, failed.
     """
     tell_scheduled()
-    settings, place = place_of_run(settings, Path(output))
+    settings, place = settings_and_output(settings, Path(output))
     common = settings.model_dump(exclude_unset=True)
     if "figures" not in settings.model_fields_set:
         common["figures"] = "none"
@@ -145,7 +145,7 @@ def _combined(
 ) -> tuple[Combination, str]:
     settings = MatchSettings.from_mapping({**common, **values})
     asked = Request.from_json(request).model_copy(update={"settings": settings})
-    result, summary = match_levels(asked, retry_delays)
+    result, summary = match_and_record(asked, retry_delays)
     seams = leave_one_pair_out(
         solution for match in result.matches for stage in match.stages for solution in stage.solutions
     )

@@ -241,7 +241,7 @@ class LevelMatch:
         match = self._field(found.field)
         change = change_of(
             found.total,
-            match.grid,
+            match.grids[found.place],
             wcs,
             (data.shape[0], data.shape[1]),
             per_area=found.exposure.per_area,
@@ -296,6 +296,9 @@ class LevelMatch:
                 return MosaicImages(after, before, error, WCS(hdus["SCI"].header), match.field.unit)
         if self.pixels is None:
             message = f"no mosaic of {match.field.name}: the result holds no pixels; take that of match_levels itself"
+            raise UsageError(message)
+        if match.patches:
+            message = f"no mosaic of {match.field.name} in memory: it has {len(match.patches)} patches; give an output"
             raise UsageError(message)
         alive = [one for one in match.corrections if one.status is not Status.FAILED]
         parts = [(match.cutouts[one.exposure.name], one.plane + Plane(level=one.local_sky)) for one in alive]

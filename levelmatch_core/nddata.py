@@ -38,7 +38,7 @@ def is_image(given: object) -> TypeGuard[Image]:
     return isinstance(given, (NDData, fits.HDUList, *HDUS))
 
 
-def name_of(image: Image, number: int) -> str:
+def image_name(image: Image, number: int) -> str:
     """Return the name of an image: FILENAME in `meta` or the header, else its number as in `image001.fits`."""
     given = str(_meta(image).get("FILENAME", "")).strip()
     return Path(given).name if given else f"image{number:03d}.fits"
@@ -68,7 +68,7 @@ def write_images(images: Iterable[Image], folder: Path) -> list[Path]:
     """
     paths: list[Path] = []
     for number, image in enumerate(images, start=1):
-        path = folder / name_of(image, number)
+        path = folder / image_name(image, number)
         if path in paths:
             message = f"two images are called {path.name} (FILENAME in meta); give them different names"
             raise UsageError(message)

@@ -10,7 +10,7 @@ from levelmatch_core.errors import UsageError
 from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.matching.results import PairResult
 from levelmatch_core.products.drawings import style
-from levelmatch_core.products.figures.mosaic import stretch
+from levelmatch_core.products.drawings.mosaic_views import views_of
 from levelmatch_core.products.mosaic import MosaicImages
 from levelmatch_core.products.report.images import side_by_side_of
 
@@ -31,7 +31,8 @@ def html_of(grade: str, verdict: str, fields: Sequence[tuple[FieldMatch, MosaicI
         address = side_by_side_of(made.before, made.after, SIDE)
         parts.append(
             f'<figure><img src="{address}" style="image-rendering:pixelated;max-width:100%" '
-            f'alt="mosaic before and after"><figcaption>{escape(match.field.name)}: before, after</figcaption></figure>'
+            f'alt="mosaic before and after"><figcaption>{escape(match.field.name)}: before, after, '
+            "before &minus; after</figcaption></figure>"
         )
         parts.append(_table(match))
     return "".join(parts)
@@ -98,10 +99,11 @@ def _draw_mosaic(made: MosaicImages, match: FieldMatch, axes: "Axes | Sequence[A
     if len(panels) != 2:
         message = f"plot 'mosaic': expected two axes, got {len(panels)}"
         raise UsageError(message)
-    images = {"before": made.before - np.nanmedian(made.before), "after": made.after - np.nanmedian(made.after)}
-    norm = stretch(np.asarray(images["after"], dtype=float))
-    for panel, (name, image) in zip(panels, images.items(), strict=True):
-        panel.imshow(image, origin="lower", cmap=style.colour_map(style.IMAGE), norm=norm, interpolation="nearest")
+    views = views_of(made.before, made.after)
+    for panel, name, image in zip(panels, ("before", "after"), (views.before, views.after), strict=True):
+        panel.imshow(
+            image, origin="lower", cmap=style.colour_map(style.IMAGE), norm=views.norm, interpolation="nearest"
+        )
         panel.set_title(f"{match.field.name}: {name}")
     return panels[0], panels[1]
 

@@ -6,6 +6,7 @@ jobs to a :class:`~levelmatch_core.jobs.job.JobRunner`, so that a plain loop, th
 
 import difflib
 import glob
+import os
 import resource
 import sys
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from pydantic import Field as Described
@@ -29,6 +31,7 @@ from levelmatch_core.jobs.products import (
     FiguresJob,
     LevelErrorJob,
     MosaicJob,
+    OverviewJob,
     ReportJob,
     WriteJob,
     Written,
@@ -43,14 +46,14 @@ from levelmatch_core.products.corrected.write import products_of
 from levelmatch_core.products.manifest import OutputFile, StaleProduct
 from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.products.runrecord import RunRecord, record_of
-from levelmatch_core.products.stale import Kept, keep_stale
+from levelmatch_core.products.stale import StaleProducts, keep_stale
 from levelmatch_core.products.summaries import FieldSummary
 from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
 from levelmatch_core.runners import StrictRunner, refuse_failures
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
-from levelmatch_core.sky.grid import Grid, choose_grid, serves
+from levelmatch_core.sky.patches import Layout, layout_of
 from levelmatch_core.sky.store import CutoutStore
 
 logger = logger_of(__name__)
@@ -59,18 +62,31 @@ TRIAL = "@trial-"
 """Between the name of an output folder and that of a trial of other settings next to it."""
 
 
+NO_PROGRAM = "levelmatch"
+"""The name of a program that has none."""
+
+
 class Request(Record):
     """The user's request."""
 
     inputs: tuple[Path, ...]
     output: Path
     settings: MatchSettings = MatchSettings()
-    program: str = "levelmatch"
+    program: str = NO_PROGRAM
     recursive: bool = False
     group_by: str | None = None
     prune: bool = Described(
         default=False, description="whether corrected files of earlier runs go whose input is missing or damaged now"
     )
+
+    @property
+    def title(self) -> str:
+        """The program's name; if it has none, that of the folder of its inputs, unless that is a folder of our own."""
+        if self.program != NO_PROGRAM or not self.inputs:
+            return self.program
+        folders = [(path if path.is_dir() else path.parent).absolute() for path in self.inputs]
+        name = Path(os.path.commonpath(folders)).name
+        return self.program if name.startswith("levelmatch-") else name or self.program
 
 
 @dataclass(frozen=True)
@@ -179,7 +195,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
         advice = advise(record, matches, request.settings, each, given.given)
         record = record.model_copy(update={"advice": advice})
         if request.settings.figures != "none":
-            reports, failures = parted(each([_report_job(matches, record, request.settings)], "report"))
+            reports, failures = parted(each([_report_job(matches, record, request)], "report"))
             matches = tuple(match.with_failures(failures) for match in matches)
             files += [file for written in reports for file in written.files]
             record = recorded(matches, files=files).model_copy(update={"advice": advice})
@@ -226,7 +242,7 @@ def match_fields(
     return tuple(
         match_field(
             field,
-            grid_for(field, kept),
+            layout_for(field, kept),
             settings,
             each,
             zeros=zeros_of(field, inventory, settings, previous),
@@ -256,7 +272,7 @@ def write_products(
     The fields with what failed, all files, and which of them are corrected files of earlier runs that stay.
     """
     settings = request.settings
-    grids = {match.field.name: match.grid for match in matches}
+    grids = {place: grid for match in matches for place, grid in match.grids.items()}
     products = products_of(correction for match in matches for correction in match.corrections)
     jobs = [
         WriteJob(
@@ -265,7 +281,7 @@ def write_products(
             settings=settings,
             product=product,
             corrections=tuple(parts),
-            grids={part.field: grids[part.field] for part in parts},
+            grids={part.place: grids[part.place] for part in parts},
         )
         for product, parts in products.items()
     ]
@@ -275,13 +291,21 @@ def write_products(
     finished = []
     for match in (match.with_failures(unwritten) for match in matches):
         name = match.field.name
-        whole = {name: cutout.with_sources for name, cutout in match.cutouts.items()}
-        mosaics, failures = parted(each(_mosaic_jobs(match, settings, whole), f"{name}: mosaic"))
+        panels = match.panels
+        jobs_of = (
+            _mosaic_jobs(panel, settings, {name: cutout.with_sources for name, cutout in panel.cutouts.items()})
+            for panel in panels
+        )
+        mosaics, failures = parted(each(list(chain.from_iterable(jobs_of)), f"{name}: mosaic"))
         errors = [
-            LevelErrorJob.of(match, settings, map=found, measured=tuple(match.cutouts))
-            for found in filter(None, (match.error_map,))
+            LevelErrorJob.of(panel, settings, map=panel.error_map, measured=tuple(panel.cutouts))
+            for panel in panels
+            if panel.error_map is not None
         ]
         maps, lost = parted(each(errors, f"{name}: level error"))
+        results += [*mosaics, *maps] if match.patches else []
+        mosaics, maps, more = _overviews(match, settings, each, mosaics, maps)
+        failures += more
         drawings = [
             FiguresJob(
                 label=name,
@@ -294,7 +318,9 @@ def write_products(
             for done in (mosaics if settings.figures != "none" else ())
         ]
         figures, more = parted(each(drawings, f"{name}: figures"))
-        finished.append(match.with_failures([*failures, *lost, *more]))
+        notes = (*match.notes, *(note for mosaic in mosaics for note in mosaic.notes))
+        complete = match.model_copy(update={"notes": notes})
+        finished.append(complete.with_failures([*failures, *lost, *more]))
         results += [*mosaics, *maps, *figures]
     for result in results:
         for note in result.notes:
@@ -315,7 +341,7 @@ def _keep_stale(
     request: Request,
     inventory: Inventory,
     folder: OutputFolder,
-) -> Kept:
+) -> StaleProducts:
     """Keep what earlier runs made and this one could not; before the tables that say how it was made are replaced."""
     made = {file.name for each in written for file in each.files}
     inputs = {part.exposure.file for product, parts in products.items() if PRODUCTS + product in made for part in parts}
@@ -356,7 +382,28 @@ def _mosaic_jobs(match: FieldMatch, settings: MatchSettings, cutouts: Mapping[st
     return [MosaicJob.of(match, settings, parts=parts)] if parts else []
 
 
-def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: MatchSettings) -> ReportJob:
+def _overviews(
+    match: FieldMatch, settings: MatchSettings, each: JobRunner, mosaics: list[Written], maps: list[Written]
+) -> tuple[list[Written], list[Written], list[Failure]]:
+    """Return the mosaic and the error map that show a whole field: of a wide one they are made from its patches'."""
+    if not match.patches or not mosaics:
+        return mosaics, maps, []
+    job = OverviewJob.of(
+        match,
+        settings,
+        patches={patch.name: patch.grid for patch in match.patches},
+        exposures_of={patch.name: len(patch.cutouts) for patch in match.patches},
+        mosaics=tuple(file for one in mosaics for file in one.files),
+        level_errors=tuple(file for one in maps for file in one.files),
+    )
+    done, failures = parted(each([job], f"{match.field.name}: overview"))
+    files = {file.name: file for one in done for file in one.files}
+    mosaic, error = (files.pop(name(match.field.name), None) for name in (mosaic_name, level_error_name))
+    shown = [Written(files=(mosaic, *files.values()))] if mosaic is not None else []
+    return shown, [Written(files=(error,))] if error is not None else [], failures
+
+
+def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, request: Request) -> ReportJob:
     files = {file.name: file for file in record.files}
 
     def made(name_of: Callable[[str], str]) -> dict[str, OutputFile]:
@@ -366,22 +413,20 @@ def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, settings: Ma
     return ReportJob(
         label=record.program,
         exposures=(),
-        settings=settings,
+        settings=request.settings,
         # without the files: their digests depend on figures that the report does not show
         record=record.model_copy(update={"files": ()}),
         matches=matches,
         mosaics=made(mosaic_name),
         level_errors=made(level_error_name),
+        title=request.title,
     )
 
 
 # -- grids and references of an earlier run ---------------------------------------------------------------------------
-def grid_for(field: Field, previous: RunRecord | None) -> Grid:
-    """Return the grid of the finished output if it can be kept, so that nothing is resampled again; else a new one."""
-    for known in _like(field, previous):
-        if serves(known.grid, field):
-            return known.grid
-    return choose_grid(field)
+def layout_for(field: Field, previous: RunRecord | None) -> Layout:
+    """Return the grids of the finished output as far as they can be kept, so that nothing is resampled again."""
+    return layout_of(field, tuple(known.grid for known in _like(field, previous)))
 
 
 def zeros_of(field: Field, inventory: Inventory, settings: MatchSettings, previous: RunRecord | None) -> Zeros:

@@ -13,12 +13,13 @@ from pydantic import Field as Described
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory, field_title
 from levelmatch_core.images.given import read_given
+from levelmatch_core.jobs.groups import single_member
 from levelmatch_core.matching.graph import choose_reference, components
-from levelmatch_core.matching.pairs import Pair, candidate_pairs, outlines
+from levelmatch_core.matching.pairs import Pair, candidate_pairs, outlines, pairs_by_patch
 from levelmatch_core.matching.reference_history import Zeros
 from levelmatch_core.matching.results import Gauge, Member
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of
-from levelmatch_core.pipeline import Request, grid_for, inventory_of, zeros_of
+from levelmatch_core.pipeline import Request, inventory_of, layout_for, zeros_of
 from levelmatch_core.products.output.checks import check_folder
 from levelmatch_core.products.output.folder import RUN
 from levelmatch_core.products.runrecord import RunRecord
@@ -26,6 +27,7 @@ from levelmatch_core.records import Record
 from levelmatch_core.settings import FitChoice, MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
 from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.patches import Layout
 from levelmatch_core.sky.plane import Plane
 
 SECONDS = {"cutouts": 0.11, "pairs": 0.1, "products": 0.08, "figures": 5.0, "start": 4.0}
@@ -72,7 +74,8 @@ class PlannedField(Record):
     band: str
     unit: str
     grid: Grid
-    shape: tuple[int, int] = Described(description="rows, columns of the mosaic")
+    patches: int = Described(default=1, description="number of tangent planes, each with a mosaic")
+    shape: tuple[int, int] = Described(description="rows, columns of the mosaic, or of the largest one")
     tiles: dict[str, tuple[str, ...]] = Described(description="exposures of each tile")
     stages: tuple[PlannedStage, ...]
 
@@ -122,10 +125,13 @@ def plan_run(request: Request) -> Plan:
 
 
 def _field(field: Field, settings: MatchSettings, previous: RunRecord | None, zeros: Zeros) -> PlannedField:
-    grid = grid_for(field, previous)
-    members = [_member(exposure, grid) for exposure in field.exposures]
-    boxes = np.array([_box(member.cutout) for member in members])
-    low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    layout = layout_for(field, previous)
+    members = [_member(exposure, layout) for exposure in field.exposures]
+    sizes = []
+    for patch in layout.grids:
+        boxes = np.array([_box(found[patch]) for found in (member.on_patches for member in members) if patch in found])
+        sizes.append((boxes[:, 2:].max(axis=0) - boxes[:, :2].min(axis=0)).tolist())
+    wide, tall = max(sizes, key=lambda size: size[0] * size[1])
     tiles: dict[str, list[str]] = {}
     for exposure in field.exposures:
         tiles.setdefault(exposure.tile, []).append(exposure.name)
@@ -150,25 +156,20 @@ def _field(field: Field, settings: MatchSettings, previous: RunRecord | None, ze
         instrument=field.instrument,
         band=field.band,
         unit=field.unit,
-        grid=grid,
-        shape=(int(high[1] - low[1]), int(high[0] - low[0])),
+        grid=layout.grid,
+        patches=len(layout.grids),
+        shape=(int(tall), int(wide)),
         tiles={name: tuple(found) for name, found in sorted(tiles.items())},
         stages=tuple(stages),
     )
 
 
 # -- predicted members -------------------------------------------------------------------------------------------------
-def _member(exposure: Exposure, grid: Grid) -> Member:
-    corners = grid.wcs().wcs_world2pix(np.array(exposure.footprint), 0)
-    return Member(
-        name=exposure.name,
-        exposures=(exposure.name,),
-        cutout=_cutout(exposure.name, corners),
-        tile=exposure.tile,
-        groups=exposure.groups,
-        anchors=exposure.anchors,
-        background_time=exposure.background_time,
-    )
+def _member(exposure: Exposure, layout: Layout) -> Member:
+    def on(patch: str) -> CutoutRecord:
+        return _cutout(exposure.name, layout.grids[patch].wcs().wcs_world2pix(np.array(exposure.footprint), 0))
+
+    return single_member(exposure, {patch: on(patch) for patch in layout.patches[exposure.name]}, layout)
 
 
 def _cutout(name: str, corners: NDArray[np.float64]) -> CutoutRecord:
@@ -199,16 +200,24 @@ def _merged(name: str, members: Sequence[Member]) -> list[Member]:
     merged = []
     for number, part in enumerate(components(by_name, candidate_pairs(members)), start=1):
         parts = tuple(by_name[each] for each in part)
-        corners = np.concatenate([np.array(member.cutout.outline) for member in parts])
         label = name if number == 1 else f"{name}~{number}"
         merger = Merger(name=label, members=parts, planes=(Plane(),) * len(parts))
-        merged.append(merger.member(_cutout(label, corners)))
+        views = {
+            patch: _cutout(label, np.concatenate([np.array(member.on_patches[patch].outline) for member in parts]))
+            for patch in merger.patches
+        }
+        cutout, *_ = views.values()
+        merged.append(merger.member(cutout, list(views.items())[1:]))
     return merged
 
 
 def _group(stage: Stage, name: str, members: Sequence[Member], settings: MatchSettings, zeros: Zeros) -> PlannedGroup:
     by_name = {member.name: member for member in members}
-    overlaps = {pair: _overlap(by_name, pair) for pair in candidate_pairs(members)}
+    overlaps: dict[Pair, float] = {}
+    for _, here, pairs in pairs_by_patch(members):
+        seen = {member.name: member for member in here}
+        overlaps |= {pair: _overlap(seen, pair) for pair in pairs}
+    overlaps = dict(sorted(overlaps.items()))
     smallest = settings.min_area_percent * float(np.mean(list(overlaps.values()))) if overlaps else 0.0
     usable = [pair for pair, overlap in overlaps.items() if overlap >= smallest]
     parts = components(by_name, usable)
@@ -256,7 +265,7 @@ def _cost(inventory: Inventory, fields: Sequence[PlannedField], settings: MatchS
     common = sum(
         pair.overlap for field in fields for stage in field.stages for group in stage.groups for pair in group.pairs
     )
-    mosaic = sum(field.shape[0] * field.shape[1] for field in fields)
+    mosaic = sum(field.patches * field.shape[0] * field.shape[1] for field in fields)
     seconds = (
         SECONDS["start"]
         + (SECONDS["figures"] * len(fields) if settings.figures != "none" else 0.0)
@@ -274,8 +283,8 @@ def describe(plan: Plan) -> str:
     for field in plan.fields:
         count = sum(map(len, field.tiles.values()))
         lines.append(
-            f"{field_title(field.name)}: {count} exposures in {len(field.tiles)} tiles; mosaic of {field.shape[1]} x "
-            f"{field.shape[0]} pixels of {field.grid.scale:g} arcsec"
+            f"{field_title(field.name)}: {count} exposures in {len(field.tiles)} tiles; {_mosaics(field)} of "
+            f"{field.shape[1]} x {field.shape[0]} pixels of {field.grid.scale:g} arcsec"
         )
         lines += [f"  tile {tile}: {', '.join(exposures)}" for tile, exposures in field.tiles.items()]
         for stage in field.stages:
@@ -286,6 +295,10 @@ def describe(plan: Plan) -> str:
         f"{cost.output_bytes / 1e6:.0f} MB of output"
     )
     return "\n".join(lines)
+
+
+def _mosaics(field: PlannedField) -> str:
+    return "mosaic" if field.patches == 1 else f"{field.patches} mosaics on tangent planes of their own, the largest"
 
 
 def _stage_lines(stage: PlannedStage) -> list[str]:

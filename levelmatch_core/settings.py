@@ -118,7 +118,7 @@ class MatchSettings(BaseModel):
         "level",
         "fit",
         "What to fit between the dithers of a tile: a constant, or a plane. 'auto' measures both and takes what "
-        "foretells left-out pairs better. (The spec's prose says 'level+match'; its signature 'level+slope' holds.)",
+        "predicts left-out pairs better. (pjpipe's text says 'level+match'; its signature, 'level+slope', holds.)",
     )
     fit_type_recombine_lyot: FitChoice = _setting("level", "fit", "The same between Lyot window and main chip.")
     fit_type_combine_nircam_short: FitChoice = _setting("level", "fit", "The same between the four chips.")
@@ -157,7 +157,7 @@ class MatchSettings(BaseModel):
     npixels: int = _setting(
         3,
         "mask",
-        "Connected pixels that make a source. (The spec's prose says 5, its signature 3, which holds.)",
+        "Connected pixels that make a source. (pjpipe's text says 5, its signature 3, which holds.)",
         ge=1,
     )
     dilate_size: int = _setting(7, "mask", "Side of the square by which source masks are dilated, pixels.", ge=1)
@@ -233,7 +233,7 @@ class MatchSettings(BaseModel):
         2.0, "solve", "A pair whose rms exceeds the mean rms by this many standard deviations is rejected.", ge=0
     )
     solver: Literal["least_squares", "iterative"] = _setting(
-        "least_squares", "solve", "Sparse joint least squares, or the spec's Montage-like half steps."
+        "least_squares", "solve", "Sparse joint least squares, or pjpipe's Montage-like half steps."
     )
     robust: bool = _setting(
         False,

@@ -23,6 +23,7 @@ PLACES = {
     "nddata": "pipeline",
     "notebook": "pipeline",
     "notebook_bar": "pipeline",
+    "jwst_step": "pipeline",
     "plan": "pipeline",
     "pjpipe_step": "pipeline",
     "runners": "pipeline",
@@ -241,6 +242,29 @@ def test_what_a_module_does_itself_is_seen():
     found = set(done_in(ast.parse(text)))
     assert {"fcntl", "os.fsync", ".rename", "class logging.Filter"} <= found
     assert ".rename" not in set(done_in(ast.parse("s.replace('a', 'b'); t.replace(tzinfo=None); replace(a)")))
+
+
+TWICE = {
+    "LevelMatchStep": "pjpipe's step, and the step of JWST's pipeline",
+    "main": "what a process starts with",
+    "solve": "one call for all solvers",
+    "unit_vectors": "of any shape, and of a list of points",
+    "run": "the command, and what it calls",
+    **dict.fromkeys(
+        ["explain", "prune", "simulate", "sweep", "undo", "verify", "warm_up"], "the command, and what it calls"
+    ),
+}
+"""Public names that two modules define, and why."""
+
+
+def test_one_name_has_one_meaning():
+    defined = Counter(
+        node.name
+        for path in modules()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name for name, count in defined.items() if count > 1} == set(TWICE)
 
 
 @pytest.mark.parametrize("path", [path for path in modules() if "levelmatch_core" in path.parts], ids=name_of)

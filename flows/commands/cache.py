@@ -85,14 +85,14 @@ def _prune_records(records: Sequence[str], before: float, verb: str, *, remove: 
         with any_server(home):
             found = flow_runs.old_runs(before)
             if remove:
-                flow_runs.delete(found.old)
+                flow_runs.delete_flow_runs(found.old)
         stay = f"; {len(found.kept)} as old stay, each the last good one of its program" if found.kept else ""
         say(f"{verb}: {len(found.old)} flow runs{stay}")
     if _SWEEPS in records:
         from flows.retention import sweeps  # noqa: PLC0415 - MLflow takes seconds to import
 
         old = sweeps.old_sweeps(home.tracking_uri, before)
-        to_do = sweeps.delete(home.tracking_uri, old.runs) if remove else ""
+        to_do = sweeps.delete_runs(home.tracking_uri, old.runs) if remove else ""
         stay = f"; {len(old.kept)} as old stay, each the last of its program" if old.kept else ""
         say(f"{verb}: {len(old.runs)} MLflow runs of {old.sweeps} sweeps{stay}{f'; {to_do}' if to_do else ''}")
 

@@ -141,12 +141,12 @@ def _deploy(file: Path, programs: Sequence["Program"], *, whole: bool) -> None:
 
 def _deploy_to_server(file: Path, programs: Sequence["Program"], variables: dict[str, str], *, whole: bool) -> None:
     from flows.orchestration.automations import (  # noqa: PLC0415 - imports Prefect
-        blocks_of,
+        alert_blocks,
         make_automations,
         paused_alerts,
     )
 
-    blocks, paused = blocks_of(programs), paused_alerts(programs)
+    blocks, paused = alert_blocks(programs), paused_alerts(programs)
     # so that Prefect finds the commands of this environment
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environ = {**os.environ, "PATH": path, **variables}

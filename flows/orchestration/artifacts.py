@@ -156,7 +156,7 @@ def _short(value: float) -> float:
 
 
 def pictures(result: RunResult) -> dict[str, str]:
-    """Return the mosaics of the first few fields, before and after the match, side by side, as `data:` URLs."""
+    """Return the mosaics of the first few fields before and after, and the difference, abreast, as `data:` URLs."""
     made = {file.name for file in result.record.files}
     names = {match.field.name: mosaic_name(match.field.name) for match in result.matches}
     found = {field: result.request.output / name for field, name in names.items() if name in made}
@@ -173,7 +173,12 @@ def markdown(summary: Summary, shown: dict[str, str] | None = None) -> str:
     ]
     for field, address in (shown or {}).items():
         name = escaped(field)
-        lines += [f"Mosaic {name}, before (left) and after:", "", f"![{name} before and after]({address})", ""]
+        lines += [
+            f"Mosaic {name}: before, after, and before \N{MINUS SIGN} after:",
+            "",
+            f"![{name} before and after]({address})",
+            "",
+        ]
     lines += [
         "| field | rms before | rms after | unit | pairs used | rejected | components |",
         "|---|---|---|---|---|---|---|",

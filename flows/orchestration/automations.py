@@ -35,7 +35,7 @@ _PAYLOAD = """{
 """Payload of a webhook; chat services such as Slack and Mattermost show `text`, and `event` is the same in repeats."""
 
 
-def blocks_of(programs: Iterable[Program]) -> dict[str, BlockDocument]:
+def alert_blocks(programs: Iterable[Program]) -> dict[str, BlockDocument]:
     """Return the blocks that alerts are sent to, by their names in program files.
 
     Raises

@@ -15,7 +15,7 @@ from flows.orchestration.programs import Program
 from flows.orchestration.trials import changes_of
 from levelmatch_core.errors import OutputFolderError, SettingsError
 from levelmatch_core.products.output.folder import RUN
-from levelmatch_core.products.output.settings_changes import differences, numbers_settings, told_settings
+from levelmatch_core.products.output.settings_changes import changes_between, numbers_settings, told_settings
 from levelmatch_core.products.runrecord import RunRecord
 
 _ELSEWHERE = {"settings", "band", "inputs", "recursive", "group_by", "grid"}
@@ -58,7 +58,7 @@ def output_changes(program: Program, environ: Mapping[str, str] = os.environ) ->
         theirs = numbers_settings(RunRecord.load(run).settings)
     except OutputFolderError as error:
         return str(error)
-    return told_settings(differences(theirs, numbers_settings(program.chosen.model_dump(mode="json"))))
+    return told_settings(changes_between(theirs, numbers_settings(program.chosen.model_dump(mode="json"))))
 
 
 def _known(client: SyncPrefectClient, program: Program) -> DeploymentResponse | None:

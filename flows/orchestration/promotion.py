@@ -18,7 +18,7 @@ from flows.tracking.ranking import Combination, Ranking
 from levelmatch_core.errors import SettingsError, UsageError
 from levelmatch_core.files.writing import replacing, write_durably
 from levelmatch_core.products.output.folder import RUN
-from levelmatch_core.products.output.settings_changes import differences, numbers_settings
+from levelmatch_core.products.output.settings_changes import changes_between, numbers_settings
 from levelmatch_core.products.runrecord import RunRecord
 
 RANKING = "ranking.json"
@@ -81,7 +81,7 @@ def promotion(sweep: Path, rank: int, program: Path) -> Promotion:
         message = f"program file {program}: is a sweep itself; name the file of the program that is to be changed"
         raise SettingsError(message)
     has = numbers_settings(found.chosen.model_dump(mode="json"))
-    changes = {name: new for name, (_, new) in differences(has, wanted).items()}
+    changes = {name: new for name, (_, new) in changes_between(has, wanted).items()}
     before = program.read_bytes().decode("utf-8")
     after = _changed(program, before, {name: new for name, new in changes.items() if name not in _KEYS}, wanted)
     return Promotion(program, before, after, tuple(_notes(ranking, rank, changes, found)))
@@ -147,7 +147,7 @@ def _changed(program: Path, text: str, changes: dict[str, Any], wanted: dict[str
         file = Path(folder, program.name)
         file.write_text(after, encoding="utf-8")
         has = numbers_settings(Program.load(file).chosen.model_dump(mode="json"))
-    wrong = [name for name in differences(has, wanted) if name not in _KEYS]
+    wrong = [name for name in changes_between(has, wanted) if name not in _KEYS]
     if wrong:
         message = f"program file {program}: {', '.join(wrong)} cannot be written there; edit the file by hand"
         raise SettingsError(message)

@@ -12,7 +12,7 @@ from prefect.exceptions import PrefectException
 from flows.combinations import folder_of
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.pipeline import TRIAL
-from levelmatch_core.products.output.settings_changes import Changes, differences, numbers_settings, told_settings
+from levelmatch_core.products.output.settings_changes import Changes, changes_between, numbers_settings, told_settings
 from levelmatch_core.records import content_key
 from levelmatch_core.settings import MatchSettings
 
@@ -23,7 +23,7 @@ _OTHERS = ("inputs", "recursive", "group_by", "grid")
 """Parameters of a flow, besides its settings, that affect the results."""
 
 
-def place(settings: MatchSettings, output: Path, trial: str | None = None) -> tuple[MatchSettings, Path]:
+def settings_and_output(settings: MatchSettings, output: Path, trial: str | None = None) -> tuple[MatchSettings, Path]:
     """Return the settings and the output of the current flow run.
 
     With the settings of its program, a run brings the program's output to them, whatever made it before. With others,
@@ -49,7 +49,7 @@ def place(settings: MatchSettings, output: Path, trial: str | None = None) -> tu
     overwriting = settings.model_copy(update={"overwrite": True})
     if not changes and trial is None:
         return overwriting, output
-    chosen = trial_of(output, name_of(changes) if trial is None else trial)
+    chosen = trial_of(output, trial_name(changes) if trial is None else trial)
     get_run_logger().warning(
         "not the settings of the program (%s): a trial, which is written to %s and leaves %s as it is",
         *(told_settings(changes) or f"named {trial}", chosen, output),
@@ -59,7 +59,7 @@ def place(settings: MatchSettings, output: Path, trial: str | None = None) -> tu
 
 def changes_of(program: Mapping[str, Any], run: Mapping[str, Any]) -> Changes:
     """Return what affects the results and differs between the parameters of a deployment and those of a run of it."""
-    changes = differences(_numbers(program), _numbers(run))
+    changes = changes_between(_numbers(program), _numbers(run))
     for name in _OTHERS:
         theirs, ours = program.get(name) or None, run.get(name) or None
         if theirs != ours:
@@ -67,7 +67,7 @@ def changes_of(program: Mapping[str, Any], run: Mapping[str, Any]) -> Changes:
     return changes
 
 
-def name_of(changes: Changes) -> str:
+def trial_name(changes: Changes) -> str:
     """Return the name of a trial: what differs, or its digest if that is too long."""
     values = {
         name: content_key(new)[:8] if name in _OTHERS and name != "recursive" else new

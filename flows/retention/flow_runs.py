@@ -35,10 +35,10 @@ class OldRuns:
 def old_runs(before: float) -> OldRuns:
     """Return the flow runs that ended before a Unix time, without the combinations of sweeps, which go with them."""
     with get_client(sync_client=True) as client:
-        return sorted_out(_ended(client), before)
+        return old_flow_runs(_ended(client), before)
 
 
-def sorted_out(ended: Iterable[FlowRun], before: float) -> OldRuns:
+def old_flow_runs(ended: Iterable[FlowRun], before: float) -> OldRuns:
     """Return which of some ended flow runs may go.
 
     The last completed run of a program and an output stays, and the last whose result was not doubtful.
@@ -59,7 +59,7 @@ def sorted_out(ended: Iterable[FlowRun], before: float) -> OldRuns:
     return OldRuns(tuple(old), tuple(kept))
 
 
-def delete(runs: Iterable[FlowRun]) -> None:
+def delete_flow_runs(runs: Iterable[FlowRun]) -> None:
     """Delete flow runs, and the combinations of sweeps with them."""
     with get_client(sync_client=True) as client:
         for run in runs:

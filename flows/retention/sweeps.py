@@ -36,10 +36,10 @@ def old_sweeps(uri: str, before: float) -> OldSweeps:
     sweeps: dict[tuple[str, str], list[Run]] = {}
     for run in _of_sweeps(client):
         sweeps.setdefault((run.info.experiment_id, run.data.tags["sweep_id"]), []).append(run)
-    return sorted_out(sweeps, before)
+    return outdated(sweeps, before)
 
 
-def sorted_out(sweeps: Mapping[tuple[str, str], Sequence[Run]], before: float) -> OldSweeps:
+def outdated(sweeps: Mapping[tuple[str, str], Sequence[Run]], before: float) -> OldSweeps:
     """Return which sweeps may go, given the runs of each by experiment and sweep."""
     runs: list[Run] = []
     gone, kept, seen = 0, [], set()
@@ -57,7 +57,7 @@ def sorted_out(sweeps: Mapping[tuple[str, str], Sequence[Run]], before: float) -
     return OldSweeps(tuple(runs), gone, tuple(kept))
 
 
-def delete(uri: str, runs: Sequence[Run]) -> str:
+def delete_runs(uri: str, runs: Sequence[Run]) -> str:
     """Delete runs; those of a local store with their rows and files.
 
     Returns

@@ -113,7 +113,7 @@ def measures(result: RunResult, summary: Summary) -> Measures:
         "pairs_rejected": sum(sum(each.rejected.values()) for each in summary.residuals),
     }
     for reason in Rejection:
-        found[f"pairs_rejected.{name_of(reason)}"] = sum(each.rejected.get(reason, 0) for each in summary.residuals)
+        found[f"pairs_rejected.{mlflow_name(reason)}"] = sum(each.rejected.get(reason, 0) for each in summary.residuals)
     scatters = [stage.seam_scatter for each in result.record.fields for stage in each.stages]
     if tested := [one for one in scatters if one is not None]:
         found["residual_in_sigmas"] = max(tested)
@@ -132,13 +132,13 @@ def measures(result: RunResult, summary: Summary) -> Measures:
         for stage_match in match.stages:
             series |= {f"{prefix}{name}": steps for name, steps in _convergence(stage_match)}
     found |= {"duration_seconds": result.seconds, "peak_memory_megabytes": summary.peak_memory}
-    finite = {name_of(name): value for name, value in found.items() if math.isfinite(value)}
-    kept = {name_of(name): tuple(step for step in steps if math.isfinite(step)) for name, steps in series.items()}
-    left_out = len(found) - len(finite) + sum(len(series[name]) - len(kept[name_of(name)]) for name in series)
+    finite = {mlflow_name(name): value for name, value in found.items() if math.isfinite(value)}
+    kept = {mlflow_name(name): tuple(step for step in steps if math.isfinite(step)) for name, steps in series.items()}
+    left_out = len(found) - len(finite) + sum(len(series[name]) - len(kept[mlflow_name(name)]) for name in series)
     return Measures(finite, {name: steps for name, steps in kept.items() if steps}, left_out)
 
 
-def name_of(text: str) -> str:
+def mlflow_name(text: str) -> str:
     """Return a name that MLflow accepts, with forbidden characters replaced by underscores."""
     return _FORBIDDEN.sub("_", text).replace(" ", "_")
 

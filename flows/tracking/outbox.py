@@ -50,7 +50,7 @@ def keep(home: Home, result: RunResult, summary: Summary, facts: FlowFacts) -> N
         summary=summary,
         facts=facts,
     )
-    place = place_of(home, result.request.output)
+    place = record_path(home, result.request.output)
     try:
         place.parent.mkdir(mode=0o700, exist_ok=True)
         with replacing(place) as temporary:
@@ -59,7 +59,7 @@ def keep(home: Home, result: RunResult, summary: Summary, facts: FlowFacts) -> N
         logger.warning("the record of this run was not kept (%s): `levelmatch log` cannot send it later", error)
 
 
-def place_of(home: Home, output: Path) -> Path:
+def record_path(home: Home, output: Path) -> Path:
     """Return the path of the stored record of the last run of an output."""
     return home.root / "records" / f"{output_id(output)}.json.gz"
 
@@ -78,7 +78,7 @@ def kept_run(home: Home, folder: Path) -> KeptRun:
         If the folder is not a finished output, or if there is no stored record, or that of another run.
     """
     record = finished_record(folder)
-    place = place_of(home, folder)
+    place = record_path(home, folder)
     again = "run it again with the same settings: no work is repeated, and the record is sent"
     try:
         kept = KeptRun.model_validate_json(gzip.decompress(place.read_bytes()))

@@ -33,7 +33,7 @@ from flows.tracking.metrics import (
     parameters,
     units_of,
 )
-from flows.tracking.outbox import keep, output_id, place_of
+from flows.tracking.outbox import keep, output_id, record_path
 from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.process.log_context import logger_of
@@ -83,7 +83,7 @@ class Tracker:
         unreachable, only the record is lost, which the result reports.
         """
         checked = not result.changed and not summary.quarantined and facts.attempt == 1
-        if not checked or not place_of(self._home, result.request.output).exists():
+        if not checked or not record_path(self._home, result.request.output).exists():
             keep(self._home, result, summary, facts)
         return self._attempt(result, summary, facts, checked=checked)
 

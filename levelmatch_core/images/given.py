@@ -17,7 +17,7 @@ from levelmatch_core.errors import NoInputError, SettingsError, UsageError
 from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.exposure import Exposure, Inventory
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.images.reading import digest_of
+from levelmatch_core.images.reading import file_digest
 from levelmatch_core.records import Place, Record
 from levelmatch_core.settings import MatchSettings
 
@@ -135,7 +135,7 @@ def _anchor(settings: MatchSettings, inventory: Inventory) -> Exposure | None:
 
 def _digest(name: str, path: Path) -> str:
     try:
-        return digest_of(path)
+        return file_digest(path)
     except OSError as error:
         message = f"setting {name}={str(path)!r}: cannot be read ({error})"
         raise SettingsError(message) from error

@@ -29,7 +29,7 @@ from levelmatch_core.images.contents.image_list import (
 )
 from levelmatch_core.images.contents.pixel_values import pixel_values_of
 from levelmatch_core.images.contents.scales import counts_of, exposure_time, is_scaled, refuse_asinh, unit_key
-from levelmatch_core.images.contents.source_file import PENDING, SourceFile, failure_of, read_files
+from levelmatch_core.images.contents.source_file import PENDING, SourceFile, read_files, reading_failure
 from levelmatch_core.images.contents.source_file import STEP as INVENTORY
 from levelmatch_core.images.exposure import Companion, Exposure, Failure, Inventory
 from levelmatch_core.images.fields import Kind, Labelled, fields_of
@@ -109,7 +109,8 @@ def take_inventory(
         found = _sound(_repeats_marked(found), failures)
     if not found:
         no_images = [
-            failure_of(one.shown, NoImageError(f"{one.shown}: no exposure: {one.reason}")) for one in asides.values()
+            reading_failure(one.shown, NoImageError(f"{one.shown}: no exposure: {one.reason}"))
+            for one in asides.values()
         ]
         raise NoInputError(_nothing_left(len(paths), [*failures, *no_images]))
     exposures = [labelled.exposure for labelled in found]
@@ -203,7 +204,7 @@ def _copies_marked(files: Sequence[SourceFile]) -> Iterator[SourceFile | Failure
     for file in files:
         if file.digest in first:
             message = f"{file.shown}: the same bytes as {first[file.digest]}, which is used; remove one of them"
-            yield failure_of(file.shown, DuplicateExposureError(message))
+            yield reading_failure(file.shown, DuplicateExposureError(message))
         else:
             first[file.digest] = file.shown
             yield file
@@ -247,7 +248,7 @@ def _exposures_of(file: SourceFile, settings: MatchSettings, tile_of: GroupBy | 
         tile = None if tile_of is None else tile_of(file.shown)
         images = file.listed.images
     except DataError as error:
-        yield failure_of(file.shown, error)
+        yield reading_failure(file.shown, error)
         return
     for number, sci in enumerate(images, start=1):
         chip = f"#{number}" if len(images) > 1 else ""
@@ -259,9 +260,9 @@ def _exposures_of(file: SourceFile, settings: MatchSettings, tile_of: GroupBy | 
                 raise NoImageError(message)
             yield from _exposures_in(file, sci, chip, tile, settings)
         except DataError as error:
-            yield failure_of(file.shown + chip, error)
+            yield reading_failure(file.shown + chip, error)
         except fits.VerifyError as error:
-            yield failure_of(file.shown + chip, NotFitsError(f"{file.shown + chip}: damaged header: {error}"))
+            yield reading_failure(file.shown + chip, NotFitsError(f"{file.shown + chip}: damaged header: {error}"))
 
 
 def _named(file: SourceFile, name: str) -> list[Hdu]:
@@ -389,7 +390,7 @@ def _repeats_marked(found: Sequence[Labelled]) -> Iterator[Labelled | Failure]:
                 f"{name}: the same exposure as {first[labelled.identity]}, which is used; remove one of them, or "
                 f"choose by step_ext"
             )
-            yield failure_of(name, DuplicateExposureError(message))
+            yield reading_failure(name, DuplicateExposureError(message))
         else:
             first[labelled.identity] = name
             yield labelled

@@ -69,7 +69,7 @@ class Pixels:
             self.variance.flags.writeable = False
 
 
-def digest_of(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Return the sha256 (hex) of a file's bytes.
 
     Raises

@@ -1,5 +1,6 @@
 """The jobs that write the results: corrected exposures, mosaics, maps, figures and the report."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -10,15 +11,22 @@ from levelmatch_core.images.fits_headers import MATCHED_CARD
 from levelmatch_core.jobs.advice import advice_name
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.jobs.science import sky_name
-from levelmatch_core.matching.corrections import Correction, ErrorMap, FieldMatch, StageMatch
+from levelmatch_core.matching.corrections import Correction, ErrorMap, FieldMatch, StageMatch, place_name
 from levelmatch_core.matching.measure.pair_fit import Difference, difference
-from levelmatch_core.matching.results import PairResult
+from levelmatch_core.matching.results import PairResult, patch_of
 from levelmatch_core.process.malloc_trim import MANY, trim_memory
 from levelmatch_core.products.corrected.write import write_corrected
 from levelmatch_core.products.level_error import write_level_error
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.mosaic import write_mosaic
 from levelmatch_core.products.output.placing import Sha256
+from levelmatch_core.products.overview import (
+    OverviewSky,
+    on_one_map,
+    write_overview_error,
+    write_overview_mosaic,
+    write_patches,
+)
 from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record
@@ -128,7 +136,7 @@ class MosaicJob(FieldImageJob):
     """Write the mosaic of one field, with and without the corrections."""
 
     step = "mosaic"
-    version = 3
+    version = 4
 
     parts: tuple[tuple[CutoutRecord, Plane, float], ...]
 
@@ -146,11 +154,19 @@ class MosaicJob(FieldImageJob):
         if len(self.parts) > MANY:
             trim_memory()
 
+        holes: list[int] = []
+
         def writer(path: Path) -> None:
             cards = {MATCHED_CARD: ("mosaic", "levelmatch: made of matched exposures")}
-            write_mosaic(path, self.grid, self.parts, workspace.store, unit=self.unit, cards=cards)
+            holes.append(write_mosaic(path, self.grid, self.parts, workspace.store, unit=self.unit, cards=cards))
 
-        return Written(files=(workspace.output().write(mosaic_name(self.field), writer),))
+        file = workspace.output().write(mosaic_name(self.field), writer)
+        note = (
+            f"{file.name}: {sum(holes)} pixels in small holes have no value: what covers them is masked, blank or left "
+            "out as cosmic rays"
+        )
+        wild = any(cutout.n_wild for cutout, _, _ in self.parts)  # masked pixels leave holes in every mosaic
+        return Written(files=(file,), notes=(note,) if wild and any(holes) else ())
 
 
 class LevelErrorJob(FieldImageJob):
@@ -179,11 +195,59 @@ class LevelErrorJob(FieldImageJob):
         return Written(files=(workspace.output().write(level_error_name(self.field), writer),))
 
 
+class OverviewJob(FieldImageJob):
+    """Write the mosaic and the error map of a whole wide field, coarse, from those of its patches, and their table."""
+
+    step = "overview"
+
+    patches: dict[str, Grid]
+    exposures_of: dict[str, int] = Described(description="number of exposures on each patch")
+    mosaics: tuple[OutputFile, ...]
+    level_errors: tuple[OutputFile, ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The images of the patches."""
+        return tuple(file.name for file in (*self.mosaics, *self.level_errors))
+
+    def writes(self) -> tuple[str, ...]:
+        """Return the names of the images and of the table."""
+        errors = (level_error_name(self.field),) if self.level_errors else ()
+        return (mosaic_name(self.field), *errors, patches_name(self.field))
+
+    def run(self, workspace: Workspace) -> Written:
+        """Write the files."""
+        folder = workspace.output()
+        places = {place_name(self.field, patch): grid for patch, grid in self.patches.items()}
+
+        def there(files: tuple[OutputFile, ...], name_of: Callable[[str], str]) -> dict[str, Path]:
+            names = {file.name for file in files}
+            return {place: folder.path / name_of(place) for place in places if name_of(place) in names}
+
+        mosaics, errors = there(self.mosaics, mosaic_name), there(self.level_errors, level_error_name)
+        sky = OverviewSky.of(self.grid, mosaics.values())
+        files = [
+            folder.write(
+                mosaic_name(self.field), partial(write_overview_mosaic, sky=sky, mosaics=mosaics, unit=self.unit)
+            )
+        ]
+        if errors:
+            writer = partial(write_overview_error, sky=sky, maps=errors, unit=self.unit)
+            files.append(folder.write(level_error_name(self.field), writer))
+        rows = {
+            patch: (place_name(self.field, patch), grid, self.exposures_of[patch])
+            for patch, grid in self.patches.items()
+        }
+        table = partial(write_patches, patches=rows, mosaics=mosaics, level_errors=errors, unit=self.unit)
+        files.append(folder.write(patches_name(self.field), table))
+        return Written(files=tuple(files))
+
+
 class FiguresJob(ProductJob):
     """Draw the figures of one field."""
 
     step = "figures"
-    version = 4
+    version = 5
     roles = ("mask", "draw")
     large = ("match",)
 
@@ -217,7 +281,12 @@ class FiguresJob(ProductJob):
                 images.append((stage.stage, pair, image))
         error = folder.path / self.level_error.name if self.level_error is not None else None
         files = draw_figures(
-            self.match, images, self.settings, folder.write, mosaic=folder.path / self.mosaic.name, level_error=error
+            on_one_map(self.match),
+            images,
+            self.settings,
+            folder.write,
+            mosaic=folder.path / self.mosaic.name,
+            level_error=error,
         )
         return Written(files=tuple(files))
 
@@ -226,13 +295,14 @@ class ReportJob(ProductJob):
     """Write the report of a run."""
 
     step = "report"
-    version = 4
+    version = 5
     large = ("matches",)
 
     record: RunRecord
     matches: tuple[FieldMatch, ...]
     mosaics: dict[str, OutputFile]
     level_errors: dict[str, OutputFile]
+    title: str = Described(default="", description="of the page; '' for the program's name")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -264,14 +334,17 @@ class ReportJob(ProductJob):
             level_errors={field: folder.path / file.name for field, file in self.level_errors.items()},
             thumbnails=thumbnails,
         )
-        writer = partial(write_report, record=self.record, field_matches=self.matches, images=images)
+        shown = [on_one_map(match_) for match_ in self.matches]
+        writer = partial(write_report, record=self.record, field_matches=shown, images=images, title=self.title)
         return Written(files=(folder.write(REPORT, writer),))
 
 
 def _image_of(stage: StageMatch, pair: PairResult, store: CutoutStore) -> Difference | None:
     """Return the difference of a pair before the solve."""
     members = {member.name: member for member in stage.members}
-    first, second = (open_cutout(members[name].cutout, store) for name in (pair.fit.first, pair.fit.second))
+    one, other = members[pair.fit.first], members[pair.fit.second]
+    patch = patch_of(one, other)
+    first, second = (open_cutout(member.on(patch).cutout, store) for member in (one, other))
     return difference(first, second)
 
 
@@ -283,6 +356,11 @@ def mosaic_name(field: str) -> str:
 def figures_name(field: str) -> str:
     """Return what names the figures of a field among what jobs read and make."""
     return f"figures of {field}"
+
+
+def patches_name(field: str) -> str:
+    """Return the name of the table of a wide field's patches in the output folder."""
+    return f"patches_{field}.ecsv"
 
 
 def level_error_name(field: str) -> str:

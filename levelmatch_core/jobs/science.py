@@ -17,7 +17,7 @@ from levelmatch_core.matching.uncertainty.field import field_errors
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.process.malloc_trim import MANY, trim_memory
 from levelmatch_core.process.thread_budget import parallel_map
-from levelmatch_core.records import Record
+from levelmatch_core.records import Record, content_key
 from levelmatch_core.settings import FitType
 from levelmatch_core.sky.cutouts import CutoutRecord, CutoutsInUse, make_cutout, open_cutout
 from levelmatch_core.sky.grid import Grid
@@ -70,7 +70,7 @@ class MeasureJob(Job):
     """Fit the differences of pairs of one group."""
 
     step = "measure"
-    version = 10
+    version = 11
     roles = ("mask", "measure")
     gives = PairFits
 
@@ -118,7 +118,7 @@ class SolveJob(Job):
     """Solve for the corrections of the members of one group."""
 
     step = "solve"
-    version = 12
+    version = 13
     roles = ("solve",)
     logs_told = True
     gives = Solution
@@ -193,13 +193,14 @@ class FieldErrors(Record):
     """1-sigma errors of the total corrections of a field."""
 
     sigmas: dict[str, Sigma] = Described(description="for each exposure that took part in a solve")
-    map: ErrorMap | None = None
+    maps: dict[str, ErrorMap] = Described(default={}, description="of the only grid, or of each patch")
 
 
 class ErrorsJob(Job):
     """Propagate the noise of all exposures of a field through all stages."""
 
     step = "errors"
+    version = 2
     roles = ("solve",)
     gives = FieldErrors
     large = ("stages",)
@@ -207,6 +208,9 @@ class ErrorsJob(Job):
     stages: tuple[StageMatch, ...]
     cutouts: dict[str, CutoutRecord]
     given: Given = NOTHING
+    patches: dict[str, dict[str, CutoutRecord]] = Described(
+        default={}, description="those on each patch of a wide field"
+    )
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -220,14 +224,17 @@ class ErrorsJob(Job):
 
     def run(self, workspace: Workspace) -> FieldErrors:
         """Return the 1-sigma errors of all corrections, and store the error map of the mosaic's level."""
-        found = field_errors(self.stages, self.cutouts, self.settings, self.given)
+        found = field_errors(self.stages, self.cutouts, self.settings, self.given, self.patches or None)
         if len(self.cutouts) > MANY:
             trim_memory()
         if found is None:
             return FieldErrors(sigmas={})
-        at = found.lattice
-        array = workspace.store.put(self.key(), found.levels)
-        return FieldErrors(sigmas=dict(found.sigmas), map=ErrorMap(array=array, x0=at.x0, y0=at.y0, step=at.step))
+        key = self.key()
+        maps = {}
+        for patch, (at, levels) in found.maps.items():
+            array = workspace.store.put(content_key(key, patch) if patch else key, levels)
+            maps[patch] = ErrorMap(array=array, x0=at.x0, y0=at.y0, step=at.step)
+        return FieldErrors(sigmas=dict(found.sigmas), maps=maps)
 
     def told(self, result: FieldErrors) -> str:
         """Return the range of the errors of the levels."""

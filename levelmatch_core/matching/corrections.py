@@ -16,6 +16,7 @@ from levelmatch_core.records import Record
 from levelmatch_core.settings import FitType
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
 from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.patches import ONE, on_grid
 from levelmatch_core.sky.plane import Plane
 
 
@@ -64,6 +65,12 @@ class Correction(Record):
     sigma: Sigma = Described(default=(0.0, 0.0, 0.0), description="1 sigma of the sum of all stages")
     local_sky: float = Described(default=0.0, description="constant that is subtracted in addition to the plane")
     partial: bool = Described(default=False, description="whether its field lacks members")
+    patch: str = Described(default=ONE, description="the patch of a wide field on whose grid its planes are")
+
+    @property
+    def place(self) -> str:
+        """Name of the grid of its planes: the field, and the patch of a wide one."""
+        return place_name(self.field, self.patch)
 
     @property
     def total(self) -> Plane:
@@ -80,6 +87,20 @@ class ErrorMap(Record):
     step: float = Described(description="grid pixels from one point to the next")
 
 
+def place_name(field: str, patch: str) -> str:
+    """Return the name of a grid: that of its field, and of the patch of a wide one."""
+    return f"{field}_{patch}" if patch else field
+
+
+class PatchMatch(Record):
+    """A patch of a wide field."""
+
+    name: str
+    grid: Grid
+    cutouts: dict[str, CutoutRecord] = Described(description="by exposure name, of all that are resampled to it")
+    error_map: ErrorMap | None = Described(default=None, description="None where nothing was solved")
+
+
 class FieldMatch(Record):
     """The solution of one field."""
 
@@ -94,6 +115,42 @@ class FieldMatch(Record):
     failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = Described(default=(), description="notes for the user on this field")
     missing: tuple[str, ...] = Described(default=(), description="tiles without any usable exposure, sorted")
+    patches: tuple[PatchMatch, ...] = Described(
+        default=(), description="of a field that is too wide for one tangent plane; cutouts are those of each home then"
+    )
+
+    @property
+    def grids(self) -> dict[str, Grid]:
+        """The grid of each place that corrections name."""
+        found = {self.field.name: self.grid}
+        return found | {place_name(self.field.name, patch.name): patch.grid for patch in self.patches}
+
+    @property
+    def panels(self) -> tuple["FieldMatch", ...]:
+        """The parts that have a mosaic each, without their stages: the field itself, or its patches."""
+        if not self.patches:
+            return (self,)
+        known = {one.exposure.name: one for one in self.corrections}
+        exposures = {exposure.name: exposure for exposure in self.field.exposures}
+        homes = {patch.name: patch.grid for patch in self.patches}
+        return tuple(
+            FieldMatch(
+                field=self.field.model_copy(
+                    update={
+                        "name": place_name(self.field.name, patch.name),
+                        "exposures": tuple(exposures[name] for name in sorted(patch.cutouts)),
+                    }
+                ),
+                grid=patch.grid,
+                cutouts=patch.cutouts,
+                stages=(),
+                corrections=tuple(
+                    _seen_on(known[name], homes, patch, patch.cutouts[name]) for name in sorted(patch.cutouts)
+                ),
+                error_map=patch.error_map,
+            )
+            for patch in self.patches
+        )
 
     @property
     def pieces(self) -> int:
@@ -126,6 +183,12 @@ class FieldMatch(Record):
             for correction in self.corrections
         )
         return self.model_copy(update={"corrections": corrections, "failures": (*self.failures, *failures)})
+
+
+def _seen_on(correction: Correction, homes: Mapping[str, Grid], patch: PatchMatch, cutout: CutoutRecord) -> Correction:
+    """Return a correction with its total plane on the grid of a patch."""
+    moved = on_grid(correction.plane, homes.get(correction.patch, patch.grid), patch.grid, cutout.centre)
+    return correction.model_copy(update={"plane": moved, "patch": patch.name})
 
 
 def touching(stages: Iterable[StageMatch], corrections: Iterable[Correction]) -> list[tuple[int, ...]]:

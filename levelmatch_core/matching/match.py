@@ -37,7 +37,7 @@ from levelmatch_core.matching.solvers.slope_prior import slope_changes, slope_pr
 from levelmatch_core.matching.status import (
     PairReport,
     Pairs,
-    Part,
+    SolvedComponent,
     doubts,
     graph_notes,
     residual_planes,
@@ -207,7 +207,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
     fit_type: FitType,
     settings: MatchSettings,
     known: Constraints,
-) -> Part:
+) -> SolvedComponent:
     gauge_condition = _gauge_condition(choice)
     component = Component(
         members=tuple(member.name for member in members),
@@ -220,7 +220,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         return _lone(component, members[0], choice, known)
     if not pairs and not known.ties:
         nothing = {member.name: (_plane_at(member, (0.0, 0.0, 0.0)), (0.0, 0.0, 0.0)) for member in members}
-        return Part(component, nothing, notes=choice.notes)
+        return SolvedComponent(component, nothing, notes=choice.notes)
     asked = assemble(members, pairs.fits, fit_type, gauge_condition, settings, known, pairs.arrays)
     noise = PairNoise.of(asked.pairs)
     covariance = pair_covariance(asked.pairs, noise)
@@ -269,7 +269,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         "slope_prior": answer.prior and (answer.prior.sd, answer.prior.width),
         "excess_scatter": left.excess_scatter,
     }
-    return Part(
+    return SolvedComponent(
         component=component.model_copy(update=learned),
         results=results,
         answer=replace(answer, equations=None),  # its factors are large
@@ -292,11 +292,11 @@ def _gauge_condition(choice: GaugeChoice) -> GaugeCondition:
     )
 
 
-def _lone(component: Component, member: Member, choice: GaugeChoice, known: Constraints) -> Part:
+def _lone(component: Component, member: Member, choice: GaugeChoice, known: Constraints) -> SolvedComponent:
     """Return the component of a single member: correction 0, or the level that the user gave."""
     level, error = known.levels.get(member.name, (known.locked.get(member.name, 0.0), 0.0))
     alone = {member.name: (_plane_at(member, (level, 0.0, 0.0)), (error, 0.0, 0.0))}
-    return Part(component, alone, notes=choice.notes)
+    return SolvedComponent(component, alone, notes=choice.notes)
 
 
 def _reports(both: Constrained, found: LeaveOneOut, pairs: Pairs, weights: Sequence[float]) -> list[PairReport]:

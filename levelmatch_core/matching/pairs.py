@@ -1,13 +1,13 @@
 """Which members overlap: candidate pairs from the outlines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.results import Member, PairFit
+from levelmatch_core.matching.results import Member, PairFit, patch_of
 from levelmatch_core.sky.cutouts import CutoutRecord
 
 Pair = tuple[str, str]
@@ -53,6 +53,22 @@ def candidate_pairs(members: Sequence[Member]) -> list[Pair]:
     order = np.lexsort((second, first))
     names = [member.name for member in ordered]
     return [(names[i], names[j]) for i, j in zip(first[order].tolist(), second[order].tolist(), strict=True)]
+
+
+def pairs_by_patch(members: Sequence[Member]) -> Iterator[tuple[str, list[Member], list[Pair]]]:
+    """Yield each patch with its members, as they are seen on it, and the candidate pairs that are measured on it.
+
+    Every pair is measured on one patch only, and both its members have a cutout there.
+    """
+    by_name = {member.name: member for member in members}
+    for patch in sorted({patch for member in members for patch in member.on_patches}):
+        here = [member.on(patch) for member in members if patch in member.on_patches]
+        pairs = [
+            (first, second)
+            for first, second in candidate_pairs(here)
+            if patch_of(by_name[first], by_name[second]) == patch
+        ]
+        yield patch, here, pairs
 
 
 def rounding_floor(fits: Sequence[PairFit]) -> float:

@@ -8,6 +8,8 @@ from pydantic import Field as Described
 from levelmatch_core.records import Record
 from levelmatch_core.settings import FitType
 from levelmatch_core.sky.cutouts import CutoutRecord
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.patches import ONE
 from levelmatch_core.sky.plane import Plane
 
 
@@ -25,6 +27,25 @@ class Member(Record):
     anchors: tuple[str, ...] = Described(default=(), description="stages in which its correction is 0")
     locked: bool = Described(default=False, description="a survey image, whose correction is 0")
     background_time: float | None = Described(default=None, description="smallest |DT_BGR| of its exposures")
+    patch: str = Described(default=ONE, description="its home in a field of several patches")
+    grid: Grid | None = Described(default=None, description="the grid of its home; None: the only one of the field")
+    further: tuple[tuple[str, CutoutRecord], ...] = Described(
+        default=(), description="its cutouts on further patches, where it is measured with members of another home"
+    )
+
+    @property
+    def on_patches(self) -> dict[str, CutoutRecord]:
+        """Its cutout on each patch, its home first."""
+        return {self.patch: self.cutout, **dict(self.further)}
+
+    def on(self, patch: str) -> "Member":
+        """Return the member with its cutout on one of its patches, and without the others."""
+        return self.model_copy(update={"cutout": self.on_patches[patch], "further": ()}) if self.further else self
+
+
+def patch_of(first: Member, second: Member) -> str:
+    """Return the patch on which a pair is measured: that of the two homes which is first by name."""
+    return min(first.patch, second.patch)
 
 
 class Gauge(StrEnum):
@@ -66,7 +87,7 @@ class PairFit(Record):
     structure: float = Described(
         default=0.0,
         description="1 sigma of the level's error in addition to that of pixel noise, estimated from the scatter over "
-        "blocks, two statistics and a gain, data unit; 0 if they show none",
+        "blocks, a slope, two statistics and a gain, data unit; 0 if they show none",
     )
     correlation: float = Described(description="pixels per statistically independent pixel: 1 / mean noise gain, >= 1")
     shared: float = Described(

@@ -3,11 +3,13 @@
 To add a stage, add an entry to `STAGES`, and have instruments assign a group of that name to the exposures concerned.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from levelmatch_core.matching.results import Component, Gauge, Member, Solution
 from levelmatch_core.sky.cutouts import CutoutRecord
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.patches import on_grid
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import stack_weights
 
@@ -43,6 +45,19 @@ class Merger:
     """1 sigma of the pixels of each member, for a robust stack; empty for the mean."""
 
     @property
+    def patches(self) -> tuple[str, ...]:
+        """The patches on which its members have cutouts, their home first."""
+        return tuple(self.members[0].on_patches)
+
+    def parts(self, patch: str, grids: Mapping[str, Grid]) -> tuple[tuple[CutoutRecord, Plane], ...]:
+        """Return the cutout of each member on a patch, and its correction on the grid of the patch."""
+        pairs = zip(self.members, self.planes, strict=True)
+        if patch == self.members[0].patch:
+            return tuple((member.cutout, plane) for member, plane in pairs)
+        seen = [(member.on_patches[patch], grids[member.patch], plane) for member, plane in pairs]
+        return tuple((cutout, on_grid(plane, home, grids[patch], cutout.centre)) for cutout, home, plane in seen)
+
+    @property
     def weights(self) -> dict[str, float]:
         """The weight of each exposure in the stack; empty if all are equal."""
         shares = stack_weights(self.noise).tolist() if self.noise else [1.0] * len(self.members)
@@ -53,8 +68,8 @@ class Merger:
         }
         return weights if len(set(weights.values())) > 1 else {}
 
-    def member(self, cutout: CutoutRecord) -> Member:
-        """Return the member of the next stage, with the pixels of `cutout`."""
+    def member(self, cutout: CutoutRecord, further: Iterable[tuple[str, CutoutRecord]] = ()) -> Member:
+        """Return the member of the next stage, with the pixels of `cutout`, and those on further patches."""
         exposures = tuple(sorted(name for member in self.members for name in member.exposures))
         weights = self.weights
         times = [member.background_time for member in self.members if member.background_time is not None]
@@ -67,6 +82,9 @@ class Merger:
             groups={stage: group for member in self.members for stage, group in member.groups.items()},
             anchors=tuple(sorted({stage for member in self.members for stage in member.anchors})),
             background_time=min(times, key=abs, default=None),
+            patch=self.members[0].patch,
+            grid=self.members[0].grid,
+            further=tuple((patch, one.model_copy(update={"name": self.name})) for patch, one in further),
         )
 
 

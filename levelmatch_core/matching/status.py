@@ -49,7 +49,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Part:
+class SolvedComponent:
     """A component with its solution (no answer if there was nothing to solve)."""
 
     component: Component
@@ -148,7 +148,7 @@ def graph_notes(
 
 
 def status_of(
-    parts: Sequence[Part],
+    parts: Sequence[SolvedComponent],
     notes: Sequence[str],
     settings: MatchSettings,
     untestable: Collection[str],

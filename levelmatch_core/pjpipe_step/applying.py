@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levelmatch_core.errors import DataError, OutputFolderError, UsageError
-from levelmatch_core.fields import FieldWork, with_local_sky
 from levelmatch_core.images.exposure import Exposure, Field, Inventory
+from levelmatch_core.jobs.groups import FieldWork
 from levelmatch_core.jobs.job import JobRunner
+from levelmatch_core.jobs.local_sky import with_local_sky
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
-from levelmatch_core.pjpipe_step.kept import ORDER, Kept, on_grid
+from levelmatch_core.pjpipe_step.kept import ORDER, Kept, plane_on_grid
 from levelmatch_core.pjpipe_step.stages import cutouts_of
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.corrected.known_solution import PRODUCTS
@@ -78,7 +79,7 @@ class Applying:
         self, exposure: Exposure, field: Field, grid: Grid, cutout: CutoutRecord, reference: str
     ) -> Correction:
         found, (x0, y0) = self.kept.of(exposure), cutout.centre
-        planes = {stage: on_grid(one, grid, (x0, y0)) for stage, one in found.items()}
+        planes = {stage: plane_on_grid(one, grid, (x0, y0)) for stage, one in found.items()}
         return Correction(
             exposure=exposure,
             field=field.name,

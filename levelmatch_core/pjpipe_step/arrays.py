@@ -17,7 +17,7 @@ from levelmatch_core.sky.stack import stack
 from levelmatch_core.sky.store import CutoutStore
 
 
-def images_of(group: object) -> list[NDArray[Any]]:
+def given_images(group: object) -> list[NDArray[Any]]:
     """Return the images of a group: an array, or a list of arrays; an empty list if they are files."""
     if isinstance(group, np.ndarray):
         return [group]
@@ -34,7 +34,7 @@ def array_members(first: object, second: object, store: CutoutStore) -> tuple[Fr
     UsageError
         If one group is of files, or the images are not of one shape, or one holds no number.
     """
-    groups = [images_of(first), images_of(second)]
+    groups = [given_images(first), given_images(second)]
     if not any(groups):
         return None
     shapes = {image.shape for images in groups for image in images}

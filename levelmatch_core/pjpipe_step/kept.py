@@ -4,11 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from levelmatch_core.images.exposure import Exposure, Field
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.settings import FitType
+from levelmatch_core.sky import patches
 from levelmatch_core.sky.grid import Grid, choose_grid, serves
 from levelmatch_core.sky.plane import Plane
 
@@ -67,17 +66,13 @@ class Kept:
 
     def total(self, exposure: Exposure, grid: Grid, centre: tuple[float, float]) -> Plane:
         """Return the sum of all stages of an exposure on a grid, about a point of it."""
-        planes = [on_grid(one, grid, centre) for one in self.of(exposure).values()]
+        planes = [plane_on_grid(one, grid, centre) for one in self.of(exposure).values()]
         return sum(planes, start=Plane(x0=centre[0], y0=centre[1]))
 
 
-def on_grid(found: StagePlane, grid: Grid, centre: tuple[float, float]) -> Plane:
+def plane_on_grid(found: StagePlane, grid: Grid, centre: tuple[float, float]) -> Plane:
     """Return a correction as a plane on a grid, about a point of it: on another than its own, the tangent there."""
-    if found.grid == grid or found.plane.is_level:
-        return found.plane.about(*centre)
-    x, y = np.array([0.0, 1.0, 0.0]) + centre[0], np.array([0.0, 0.0, 1.0]) + centre[1]
-    level, right, up = found.plane(*found.grid.to_pixel(*grid.to_sky(x, y))).tolist()
-    return Plane(level=level, slope_x=right - level, slope_y=up - level, x0=centre[0], y0=centre[1])
+    return patches.on_grid(found.plane, found.grid, grid, centre)
 
 
 def before(stage: str, found: Mapping[str, StagePlane]) -> dict[str, StagePlane]:

@@ -11,7 +11,7 @@ GROUP = "levelmatch.recorders"
 """Entry points that hold a function (result, send): keep the record of a run, and send it where asked."""
 
 
-def record(result: RunResult, *, send: bool) -> None:
+def record_run(result: RunResult, *, send: bool) -> None:
     """Keep the record of a run for `levelmatch log`, and send it to MLflow where asked.
 
     Raises

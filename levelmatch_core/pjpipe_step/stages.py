@@ -4,17 +4,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from levelmatch_core.errors import DataError, UsageError
-from levelmatch_core.fields import FieldWork, match_groups, merge, single_member
 from levelmatch_core.images.exposure import Exposure, Failure, Field
+from levelmatch_core.jobs.groups import FieldWork, match_groups, merge, single_member
 from levelmatch_core.jobs.job import JobRunner, parted
 from levelmatch_core.jobs.science import CutoutJob, StackJob
 from levelmatch_core.matching.results import Member, Solution
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of
-from levelmatch_core.pjpipe_step.kept import Kept, StagePlane, before, on_grid
+from levelmatch_core.pjpipe_step.kept import Kept, StagePlane, before, plane_on_grid
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.field_contents import of_another_scale
 from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.patches import ONE
 from levelmatch_core.sky.plane import Plane
 
 
@@ -68,7 +69,7 @@ def match_stage(target: str, field: Field, settings: MatchSettings, each: JobRun
         raise DataError(other.reason)
     by_name = {exposure.name: exposure for exposure in field.exposures}
     found = {name: before(target, kept.of(exposure)) for name, exposure in by_name.items()}
-    members = [single_member(exposure, cutouts[exposure.name]) for exposure in field.exposures]
+    members = [single_member(exposure, {ONE: cutouts[exposure.name]}) for exposure in field.exposures]
     for stage in STAGES:
         groups = groups_of(stage, members)
         known = {
@@ -139,7 +140,7 @@ def _plane(member: Member, stage: str, found: Mapping[str, Mapping[str, StagePla
         If they differ: they were found for other groups.
     """
     centre = member.cutout.centre
-    planes = [on_grid(found[name][stage], grid, centre) for name in member.exposures]
+    planes = [plane_on_grid(found[name][stage], grid, centre) for name in member.exposures]
     first = planes[0]
     close = 1e-9 * (1.0 + abs(first.level))
     size = max(member.cutout.shape)

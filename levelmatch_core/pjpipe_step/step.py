@@ -12,8 +12,8 @@ from levelmatch_core.pipeline import Request
 from levelmatch_core.pjpipe_step.applying import Applying, refuse_nothing
 from levelmatch_core.pjpipe_step.deltas import StepDeltas
 from levelmatch_core.pjpipe_step.groups import Dither, File, Group
-from levelmatch_core.pjpipe_step.kept import ORDER, StagePlane, on_grid
-from levelmatch_core.pjpipe_step.recording import record
+from levelmatch_core.pjpipe_step.kept import ORDER, StagePlane, plane_on_grid
+from levelmatch_core.pjpipe_step.recording import record_run
 from levelmatch_core.pjpipe_step.results import Corrections, DitherDeltas, Frame
 from levelmatch_core.pjpipe_step.stages import StageResult, match_stage
 from levelmatch_core.pjpipe_step.state import coefficients_of, fit_choice, fit_type_of, rows_of, spelled
@@ -82,7 +82,7 @@ class LevelMatchStep(StepDeltas):
         """
         request = Request(inputs=(self.in_dir.absolute(),), output=self.out_dir.absolute(), settings=self.settings)
         result = run_request(request, self._store)
-        record(result, send=tracking)
+        record_run(result, send=tracking)
         return result_of(result)
 
     # -- stages --------------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ class LevelMatchStep(StepDeltas):
                 known = self._kept.of(one)
                 if stage in known:
                     centre = parts.cutouts[one.name].centre
-                    total = on_grid(new, parts.grid, centre) + on_grid(known[stage], parts.grid, centre)
+                    total = plane_on_grid(new, parts.grid, centre) + plane_on_grid(known[stage], parts.grid, centre)
                     new = replace(new, plane=total, grid=parts.grid)
                 self._kept.put(one, {**known, stage: new})
 
@@ -312,7 +312,9 @@ def _rows(group: Group, results: Sequence[StageResult], fit_type: FitType) -> Di
     rows, centres, boxes = [], [], []
     for one, result in held:
         cutout = result.cutouts[one.name]
-        plane: Plane = on_grid(StagePlane(result.plane(one, ORDER[0]), result.grid, fit_type), grid, cutout.centre)
+        plane: Plane = plane_on_grid(
+            StagePlane(result.plane(one, ORDER[0]), result.grid, fit_type), grid, cutout.centre
+        )
         rows.append(coefficients_of(plane, fit_type))
         centres.append(cutout.centre)
         boxes.append(Box(cutout.x0, cutout.y0, cutout.shape))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field as Described
 
-from levelmatch_core.images.reading import digest_of
+from levelmatch_core.images.reading import file_digest
 from levelmatch_core.records import Record
 
 
@@ -23,7 +23,7 @@ class OutputFile(Record):
         OSError
             If it cannot be read.
         """
-        return cls(name=name, sha256=digest_of(path))
+        return cls(name=name, sha256=file_digest(path))
 
 
 class InputFile(Record):

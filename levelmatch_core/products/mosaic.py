@@ -31,6 +31,9 @@ BLOCK = 2880
 STRIP_PIXELS = 8 * BAND_PIXELS
 """Number of pixels that a thread fills at a time."""
 
+HOLE = 12
+"""Longest run of pixels along a row, between pixels with a value, that is a hole and not a gap between exposures."""
+
 MosaicPart = tuple[CutoutRecord, Plane, float]
 """A cutout, the total correction of all stages, and the local sky; both are subtracted."""
 
@@ -58,7 +61,7 @@ def write_mosaic(
     unit: str = "",
     cards: Mapping[str, Any] | None = None,
     band_rows: int | None = None,
-) -> None:
+) -> int:
     """Write the unweighted mean of cutouts as a FITS file, which appears only when it is complete.
 
     HDUs: primary (no data); SCI, the mean of the corrected cutouts; ERR, the square root of the sum of their variances
@@ -83,6 +86,11 @@ def write_mosaic(
     band_rows
         Number of rows co-added at a time; None for a suitable number.
 
+    Returns
+    -------
+    int
+        Number of pixels without a value that are surrounded by others (see `HOLE`).
+
     Raises
     ------
     NoUsablePixelsError
@@ -102,15 +110,25 @@ def write_mosaic(
     with replacing(path) as temporary, temporary.open("xb", buffering=0) as file:
         layout.start(file)
 
-        def fill(strip: Box) -> None:
+        def fill(strip: Box) -> int:
+            found = 0
             for band in mosaic_bands(corrected, store, strip, band_rows=band_rows, before=True):
                 row = strip.y0 - layout.box.y0 + band.row0
                 layout.put(file, "SCI", row, band.mean)
                 layout.put(file, "ERR", row, None if band.variance is None else np.sqrt(band.variance))
                 layout.put(file, "COVERAGE", row, band.coverage)
                 layout.put(file, "BEFORE", row, band.before)
+                found += in_holes(band.coverage)
+            return found
 
-        parallel_map(fill, _strips(layout.box))
+        return sum(parallel_map(fill, _strips(layout.box)))
+
+
+def in_holes(coverage: NDArray[np.integer]) -> int:
+    """Return the number of pixels in short runs along a row that nothing covers, between pixels that are covered."""
+    covered = np.pad(coverage > 0, ((0, 0), (HOLE + 1, 0)))  # the runs between rows are longer than a hole
+    runs = np.diff(np.flatnonzero(covered)) - 1
+    return int(runs[runs <= HOLE].sum())
 
 
 class _Layout:

@@ -32,7 +32,7 @@ CORRECTIONS, STALE = "corrections.ecsv", "stale.ecsv"
 
 
 @dataclass(frozen=True)
-class Kept:
+class StaleProducts:
     """What stays of earlier runs."""
 
     products: tuple[StaleProduct, ...] = ()
@@ -41,7 +41,7 @@ class Kept:
 
 def keep_stale(
     folder: OutputFolder, made: Iterable[str], inputs: Iterable[str], reasons: Mapping[str, str], *, prune: bool
-) -> Kept:
+) -> StaleProducts:
     """Keep the corrected files of earlier runs that this one cannot make; to be called before its tables are written.
 
     Parameters
@@ -63,7 +63,7 @@ def keep_stale(
     """
     last = folder.last
     if last is None:
-        return Kept()
+        return StaleProducts()
     tables = [table for name in (CORRECTIONS, STALE) if (table := _table(folder.path / name)) is not None]
     sources = _sources(tables)
     lost = {file.name: file for file in last.files if file.name.startswith(PRODUCTS)}
@@ -86,7 +86,7 @@ def keep_stale(
     rows = _rows_of(tables, {product.name for product in kept})
     if rows is not None:
         files.append(folder.write(STALE, lambda path: write_ecsv(path, rows)))
-    return Kept(tuple(kept), tuple(files))
+    return StaleProducts(tuple(kept), tuple(files))
 
 
 def prune(folder: Path) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from levelmatch_core.errors import UsageError
 from levelmatch_core.files.ecsv import FAULTS, read_ecsv, write_ecsv
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Sigma, Status
-from levelmatch_core.matching.results import PairResult, Solution
+from levelmatch_core.matching.results import PairResult, Solution, patch_of
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.sky.plane import Plane
 
@@ -27,6 +27,11 @@ CONVENTION = (
     "correction(x, y) = level + slope_x (x - x0) + slope_y (y - y0), with x the grid's column and y its row, counted "
     "from 0 at the tangent point of the field's grid (its WCS is below, under grids); slopes are per grid pixel; the "
     "total's level holds the stages' levels and local_sky"
+)
+
+PATCHES = (
+    "a field with patches is too wide for one tangent plane: x0, y0 and slopes of an exposure, and of a pair, are on "
+    "the grid of the patch that its row names (under grids, patches)"
 )
 
 PER_AREA = (
@@ -105,7 +110,8 @@ def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     rows = [_correction_row(match, correction) for match in matches for correction in match.corrections]
-    table = _table(list(_CORRECTION_TYPES), rows)
+    wide = any(match.patches for match in matches)
+    table = _table([*_CORRECTION_TYPES, *(_PATCH_TYPES if wide else ())], rows)
     component = [row["component"] for row in rows]
     table.replace_column(
         "component",
@@ -121,10 +127,13 @@ def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
                 "record": match.grid.to_json(),
                 "wcs": match.grid.header_cards(),
                 "unit": match.field.unit,
+                **({"patches": _patches_meta(match)} if match.patches else {}),
             }
             for match in matches
         },
     )
+    if wide:
+        table.meta["patches_convention"] = PATCHES
     own = {e.table.name: e.table.to_json() for m in matches for e in m.field.exposures if e.table is not None}
     if own:
         table.meta["instruments"] = [own[name] for name in sorted(own)]
@@ -146,6 +155,11 @@ def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
     return table
 
 
+def _patches_meta(match: FieldMatch) -> dict[str, dict[str, Any]]:
+    """Return the grid of each patch of a wide field."""
+    return {patch.name: {"record": patch.grid.to_json(), "wcs": patch.grid.header_cards()} for patch in match.patches}
+
+
 def pairs_table(field_matches: Iterable[FieldMatch]) -> Table:
     """Return a table with one row per pair and stage, ordered by field, stage, group and members.
 
@@ -156,13 +170,15 @@ def pairs_table(field_matches: Iterable[FieldMatch]) -> Table:
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
     rows = [
-        _pair_row(match, solution, pair)
+        _pair_row(match, solution, pair) | {"patch": patch_of(by_name[pair.fit.first], by_name[pair.fit.second])}
         for match in matches
         for stage in match.stages
+        for by_name in ({member.name: member for member in stage.members},)
         for solution in stage.solutions
         for pair in solution.pairs
     ]
-    table = _table(list(_PAIR_TYPES), rows)
+    wide = any(match.patches for match in matches)
+    table = _table([*_PAIR_TYPES, *(_PATCH_TYPES if wide else ())], rows)
     _describe(table, _unit_of(matches))
     table.meta.update(
         table="levelmatch pairs",
@@ -199,6 +215,9 @@ _CORRECTION_TYPES: _Types = {
     "window": str,
     "wcs_source": str,
 }
+
+_PATCH_TYPES: _Types = {"patch": str}
+"""Where a field has several tangent planes."""
 
 _PAIR_TYPES: _Types = {
     **dict.fromkeys(("field", "stage", "group", "first", "second", "fit_type", "unit"), str),
@@ -251,6 +270,7 @@ def _correction_row(match: FieldMatch, correction: Correction) -> dict[str, Any]
     row["hdu"] = exposure.sci
     row["window"] = window_text(exposure.window)
     row["wcs_source"] = exposure.wcs_source
+    row["patch"] = correction.patch
     return row
 
 
@@ -325,7 +345,7 @@ def _pair_row(match: FieldMatch, solution: Solution, pair: PairResult) -> dict[s
 
 # -- columns -----------------------------------------------------------------------------------------------------------
 _DTYPES: dict[type[Any], str] = {int: "i8", float: "f8", bool: "?"}
-_TYPES = _CORRECTION_TYPES | _PAIR_TYPES
+_TYPES = _CORRECTION_TYPES | _PATCH_TYPES | _PAIR_TYPES
 _DATA_UNIT = {
     *_PLANE[:1],
     *(f"{stage.name}_{term}" for stage in STAGES for term in ("level", "sigma_level")),

@@ -111,7 +111,7 @@ class SimulatedProgram(Record):
 
 
 @dataclass(frozen=True)
-class Layout:
+class ProgramLayout:
     """The properties of an instrument's program."""
 
     scale: float
@@ -186,14 +186,14 @@ _LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def layout_of(program: SimulatedProgram) -> Layout:
+def program_layout(program: SimulatedProgram) -> ProgramLayout:
     """Return the layout of the program's instrument."""
     values = dict(_LAYOUTS[program.instrument])
     if program.both_modules and "NRCA1" in values["chips"]:
         values["chips"] = {**_MODULE_A, **_MODULE_B}
     if program.columns is not None:
         values["aspect"] = program.columns / program.size
-    return Layout(**values)
+    return ProgramLayout(**values)
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def generator(seed: int, *purpose: object) -> np.random.Generator:
 
 def shots(program: SimulatedProgram) -> Iterator[Shot]:
     """Yield the exposures of the program, ordered by tile, dither and chip."""
-    layout = layout_of(program)
+    layout = program_layout(program)
     shape = (program.size, round(program.size * layout.aspect))
     width, height = _tile_extent(layout)
     nx, ny = program.tiles
@@ -258,7 +258,7 @@ def shots(program: SimulatedProgram) -> Iterator[Shot]:
 
 def field_extent(program: SimulatedProgram) -> tuple[float, float]:
     """Return the width and height of the field along the tiles' axes, in pixels, with a margin."""
-    layout = layout_of(program)
+    layout = program_layout(program)
     margin = 0.1 + 2 * layout.dither_radius
     sides = [
         (extent * (1 + (n - 1) * (1 - program.overlap)) + margin) * program.size
@@ -267,7 +267,7 @@ def field_extent(program: SimulatedProgram) -> tuple[float, float]:
     return sides[0], sides[1]
 
 
-def plain_wcs(centre: tuple[float, float], shape: tuple[int, int], scale: float, angle: float) -> WCS:
+def tangent_wcs(centre: tuple[float, float], shape: tuple[int, int], scale: float, angle: float) -> WCS:
     """Return a TAN WCS about the centre of an image.
 
     Parameters
@@ -294,7 +294,7 @@ def plain_wcs(centre: tuple[float, float], shape: tuple[int, int], scale: float,
     return wcs
 
 
-def _tile_extent(layout: Layout) -> tuple[float, float]:
+def _tile_extent(layout: ProgramLayout) -> tuple[float, float]:
     """Width and height of one tile (one module, for NIRCam), in chip sizes (rows)."""
     first = dict(list(layout.chips.items())[:4])
     xs, ys = zip(*first.values(), strict=True)
@@ -311,13 +311,13 @@ def _dither(index: int, count: int, radius: float) -> np.ndarray[tuple[int], np.
 
 
 def _wcs(
-    program: SimulatedProgram, layout: Layout, shape: tuple[int, int], offset: tuple[float, float], angle: float
+    program: SimulatedProgram, layout: ProgramLayout, shape: tuple[int, int], offset: tuple[float, float], angle: float
 ) -> WCS:
     """WCS of an exposure whose centre is `offset` chip sizes from that of the field, along the field's axes."""
-    field = plain_wcs(program.centre, (1, 1), layout.scale, program.angle)
+    field = tangent_wcs(program.centre, (1, 1), layout.scale, program.angle)
     x, y = (program.size * value for value in offset)
     ra, dec = field.wcs_pix2world(x, y, 0)
-    wcs = plain_wcs((float(ra), float(dec)), shape, layout.scale, angle)
+    wcs = tangent_wcs((float(ra), float(dec)), shape, layout.scale, angle)
     return _distorted(wcs, shape, program.distortion) if program.distortion else wcs
 
 

@@ -12,7 +12,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from levelmatch_core.simulate.program import SimulatedProgram, field_extent, generator, layout_of, plain_wcs
+from levelmatch_core.simulate.program import SimulatedProgram, field_extent, generator, program_layout, tangent_wcs
 
 Array = NDArray[np.float64]
 
@@ -78,7 +78,7 @@ def make_sky(program: SimulatedProgram) -> Sky:
     width, height = field_extent(program)
     spacing = max(_SPACING, max(width, height) / _LARGEST_MAP)
     shape = (int(height / spacing) + 8, int(width / spacing) + 8)
-    wcs = plain_wcs(program.centre, shape, spacing * layout_of(program).scale, program.angle)
+    wcs = tangent_wcs(program.centre, shape, spacing * program_layout(program).scale, program.angle)
     rng = generator(program.seed, "nebula")
     nebula = program.nebula * (_nebula(shape, rng) + _PEDESTAL)
     return Sky(

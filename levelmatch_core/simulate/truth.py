@@ -11,6 +11,7 @@ from levelmatch_core.errors import UsageError
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.records import Record
 from levelmatch_core.simulate.program import SimulatedProgram
+from levelmatch_core.simulate.survey import SkySurvey
 from levelmatch_core.sky.plane import Plane
 
 TRUTH_FILE = "truth.json"
@@ -33,7 +34,7 @@ class TrueExposure(Record):
 class Truth(Record):
     """A simulated program and the planes that were added."""
 
-    program: SimulatedProgram
+    program: SimulatedProgram | SkySurvey
     exposures: tuple[TrueExposure, ...] = Described(description="sorted by name")
 
     def save(self, folder: Path) -> Path:

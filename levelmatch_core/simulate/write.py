@@ -10,14 +10,15 @@ from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.simulate.program import (
     LYOT_COLUMNS,
     LYOT_FIRST_ROW,
-    Layout,
+    ProgramLayout,
     Shot,
     SimulatedProgram,
     generator,
-    layout_of,
+    program_layout,
     shots,
 )
 from levelmatch_core.simulate.sky import Sky, make_sky
+from levelmatch_core.simulate.survey import SkySurvey, SurveySky, survey_file, survey_shots
 from levelmatch_core.simulate.truth import TrueExposure, Truth
 from levelmatch_core.sky.plane import Plane
 
@@ -64,6 +65,39 @@ def simulate(folder: Path, program: SimulatedProgram) -> Truth:
     return truth
 
 
+def simulate_survey(folder: Path, survey: SkySurvey) -> Truth:
+    """Write the exposures of a survey and `truth.json`.
+
+    Parameters
+    ----------
+    folder
+        Created if it does not exist; must be empty.
+    survey
+        The survey to simulate. The same survey gives the same bytes.
+
+    Returns
+    -------
+    The truth, as returned by :meth:`Truth.load` for the folder.
+
+    Raises
+    ------
+    OutputFolderError
+        If the folder is not empty, or cannot be created.
+    """
+    _make_empty(folder)
+    sky = SurveySky(survey)
+    exposures = []
+    for shot in survey_shots(survey):
+        survey_file(survey, shot, sky).writeto(folder / shot.file)
+        name, tile, shape = shot.file, shot.file.removesuffix(".fits"), (survey.size, survey.size)
+        exposures.append(
+            TrueExposure(name=name, file=name, tile=tile, detector="", shape=shape, window=None, plane=shot.plane)
+        )
+    truth = Truth(program=survey, exposures=tuple(exposures))
+    truth.save(folder)
+    return truth
+
+
 def _make_empty(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +116,7 @@ def _true_exposures(program: SimulatedProgram, shot: Shot) -> tuple[TrueExposure
     ny, nx = shot.shape
     centre = ((nx - 1) / 2, (ny - 1) / 2)
     tile = _plane(program, program.level_sd, program.slope, centre, "tile", shot.tile_index)
-    many_chips = len(layout_of(program).chips) > 1
+    many_chips = len(program_layout(program).chips) > 1
     exposures = []
     for suffix, window in shot.windows.items():
         own = _plane(program, program.dither_level_sd, program.dither_slope, centre, "exposure", shot.file, suffix)
@@ -124,7 +158,7 @@ def _plane(
 
 # -- pixels ------------------------------------------------------------------------------------------------------------
 def _hdus(program: SimulatedProgram, shot: Shot, parts: tuple[TrueExposure, ...], sky: Sky) -> fits.HDUList:
-    layout = layout_of(program)
+    layout = program_layout(program)
     image = sky.on(shot.wcs, shot.shape)
     rows, columns = np.indices(shot.shape, sparse=True)
     for part in parts:
@@ -163,7 +197,9 @@ def inside(part: TrueExposure) -> NDArray[np.bool_]:
     return mask if part.window.inside else ~mask
 
 
-def _flaws(program: SimulatedProgram, shot: Shot, image: NDArray[np.float64], layout: Layout) -> NDArray[np.uint32]:
+def _flaws(
+    program: SimulatedProgram, shot: Shot, image: NDArray[np.float64], layout: ProgramLayout
+) -> NDArray[np.uint32]:
     """Insert bad pixels in place, and return the DQ array that flags them. Images without DQ get NaN only."""
     rng = generator(program.seed, "flaws", shot.file)
     bad = rng.random(shot.shape) < program.bad_pixel_fraction
@@ -189,7 +225,7 @@ def _flaws(program: SimulatedProgram, shot: Shot, image: NDArray[np.float64], la
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
-def _fill_primary(header: fits.Header, program: SimulatedProgram, layout: Layout, shot: Shot) -> None:
+def _fill_primary(header: fits.Header, program: SimulatedProgram, layout: ProgramLayout, shot: Shot) -> None:
     for keyword, value in layout.cards.items():
         header[keyword] = value
     if shot.detector:

@@ -42,7 +42,7 @@ __all__ = [
     "open_cutout",
 ]
 
-ALGORITHM = "cutout 6"
+ALGORITHM = "cutout 7"
 """Part of every key: to be raised whenever the same input and settings would give a different result."""
 
 
@@ -65,6 +65,9 @@ class CutoutRecord(Record):
     n_whole: int = Described(default=0, description="finite SCI pixels with those of sources; 0 if none are masked")
     whole: bool = Described(default=False, description="whether the pixels with the sources are meant")
     n_blank: int = Described(default=0, description="number of the exposure's pixels that hold one, or a huge value")
+    n_wild: int = Described(
+        default=0, description="number of the exposure's pixels that stand out alone (cosmic rays), which are left out"
+    )
     texture: float = Described(default=0.0, description="median step between neighbours: the scale of the values")
     outline: tuple[tuple[float, float], ...] = Described(description="(x, y) grid corners of the footprint, in order")
 
@@ -338,6 +341,7 @@ def _record(name: str, image: Resampled, placement: Placement, array: StoredArra
         shape=placement.box.shape,
         has_variance=image.has_variance,
         n_valid=image.n_valid,
+        n_wild=image.n_wild,
         noise_gain=image.noise_gain,
         axis_angle=placement.axis_angle,
         extent=extent_of(image.ends, placement.axis_angle),

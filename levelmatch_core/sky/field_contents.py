@@ -35,6 +35,29 @@ def blank_notes(field: Field, cutouts: Mapping[str, CutoutRecord]) -> tuple[str,
     return (note,)
 
 
+def wild_notes(field: Field, cutouts: Mapping[str, CutoutRecord]) -> tuple[str, ...]:
+    """Return what to know of the pixels that stand out alone and were left out, if there are any.
+
+    Parameters
+    ----------
+    field
+        The exposures.
+    cutouts
+        Those that were read.
+    """
+    some = {one.name: cutouts[one.name].n_wild for one in field.exposures if one.name in cutouts}
+    some = {name: count for name, count in some.items() if count}
+    if not some:
+        return ()
+    most = max(some, key=lambda name: (some[name], name))
+    note = (
+        f"{field.title}: {sum(some.values())} pixels of {len(some)} exposures stand out alone and are left out as "
+        f"cosmic rays, {some[most]} in {most} the most: corrected files keep them; measurements and mosaics do without "
+        "(setting reproject_func)"
+    )
+    return (note,)
+
+
 def of_another_scale(field: Field, cutouts: Mapping[str, CutoutRecord]) -> list[Failure]:
     """Return the exposures whose values differ from the others' by a factor of a thousand or more.
 

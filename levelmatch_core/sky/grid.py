@@ -156,9 +156,8 @@ def choose_grid(field: Field) -> Grid:
     FieldTooWideError
         If two points of the field are more than 10 degrees apart.
     """
-    corners = np.concatenate([unit_vectors(exposure.footprint) for exposure in field.exposures])
-    centre = _median_direction([_centre(exposure) for exposure in field.exposures])
-    width = _width(corners, centre)
+    centre = _median_direction([centre_of(exposure) for exposure in field.exposures])
+    width = width_of(field)
     if not width <= MAX_WIDTH:
         found = f"{width:.1f} degrees wide" if math.isfinite(width) else "spread over more than one hemisphere"
         message = (
@@ -166,10 +165,16 @@ def choose_grid(field: Field) -> Grid:
             f"that fit on one tangent plane: {_way_out(field)}"
         )
         raise FieldTooWideError(message)
-    ra, dec = _snap(centre)
+    ra, dec = snap(centre)
     basis = _tangent_basis(unit_vectors([(ra, dec)])[0])
-    angles = [_angle_at(basis, _centre(exposure), exposure.angle) for exposure in field.exposures]
-    return Grid(ra=ra, dec=dec, angle=_rounded_angle(angles), scale=_rounded_scale(field))
+    angles = [_angle_at(basis, centre_of(exposure), exposure.angle) for exposure in field.exposures]
+    return Grid(ra=ra, dec=dec, angle=_rounded_angle(angles), scale=rounded_scale(field))
+
+
+def width_of(field: Field) -> float:
+    """Return the largest distance (degrees) between two points of a field; infinite beyond a hemisphere."""
+    corners = np.concatenate([unit_vectors(exposure.footprint) for exposure in field.exposures])
+    return _width(corners, _median_direction([centre_of(exposure) for exposure in field.exposures]))
 
 
 def _way_out(field: Field) -> str:
@@ -177,7 +182,7 @@ def _way_out(field: Field) -> str:
     widths = {}
     for exposure in field.exposures:
         corners = unit_vectors(exposure.footprint)
-        widths[exposure.name] = float(_separation(corners, _centre(exposure)).max()) * 2.0
+        widths[exposure.name] = float(_separation(corners, centre_of(exposure)).max()) * 2.0
     widest = max(widths, key=lambda name: widths[name])
     if widths[widest] > MAX_WIDTH / 2:
         return (
@@ -194,9 +199,12 @@ def serves(grid: Grid, field: Field) -> bool:
     """
     corners = np.concatenate([unit_vectors(exposure.footprint) for exposure in field.exposures])
     tangent = unit_vectors([(grid.ra, grid.dec)])[0]
-    near = bool(np.all(_separation(corners, tangent) <= MAX_DISTANCE))
-    ratio = _rounded_scale(field) / grid.scale
-    return near and 1.0 / MAX_SCALE_RATIO < ratio < MAX_SCALE_RATIO
+    return bool(np.all(_separation(corners, tangent) <= MAX_DISTANCE)) and keeps_scale(grid, field)
+
+
+def keeps_scale(grid: Grid, field: Field) -> bool:
+    """Return whether the median pixel scale of a field is within 20 % of that of an existing grid."""
+    return 1.0 / MAX_SCALE_RATIO < rounded_scale(field) / grid.scale < MAX_SCALE_RATIO
 
 
 def unit_vectors(points: ArrayLike) -> NDArray[np.float64]:
@@ -216,7 +224,8 @@ def _normalised(vector: NDArray[np.float64]) -> NDArray[np.float64]:
     return vector / length if length > 0 else np.array([0.0, 0.0, 1.0])
 
 
-def _centre(exposure: Exposure) -> NDArray[np.float64]:
+def centre_of(exposure: Exposure) -> NDArray[np.float64]:
+    """Return the unit vector of the middle of an exposure's corners."""
     return _normalised(unit_vectors(exposure.footprint).mean(axis=0))
 
 
@@ -256,8 +265,8 @@ def _width(corners: NDArray[np.float64], centre: NDArray[np.float64]) -> float:
     return max(float(_separation(directions, one).max()) for one in directions)
 
 
-def _snap(direction: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the nearest lattice point: rows of constant declination, each divided evenly in right ascension."""
+def snap(direction: NDArray[np.float64]) -> tuple[float, float]:
+    """Return RA and Dec of the nearest lattice point, in rows of constant declination with even steps."""
     dec = LATTICE * round(math.degrees(math.atan2(direction[2], math.hypot(direction[0], direction[1]))) / LATTICE)
     points = max(1, round(360.0 * math.cos(math.radians(dec)) / LATTICE))
     ra = math.degrees(math.atan2(direction[1], direction[0])) % 360.0
@@ -287,5 +296,6 @@ def _rounded_angle(angles: Iterable[float]) -> float:
     return float((ANGLE_STEP * round(median / ANGLE_STEP) + 45.0) % 90.0 - 45.0)
 
 
-def _rounded_scale(field: Field) -> float:
+def rounded_scale(field: Field) -> float:
+    """Return the median pixel scale, with 3 significant digits."""
     return float(f"{np.median([exposure.scale for exposure in field.exposures]):.3g}")

@@ -176,7 +176,7 @@ def _run(  # noqa: PLR0917 - a compiled function takes positions only # pragma: 
 
 
 @njit(nogil=True, cache=True)
-def bilinear(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+def bilinear_kernel(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     data: Image,
     variance: Image,
     pieces: Floats,

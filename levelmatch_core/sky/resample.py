@@ -33,8 +33,9 @@ class Resampled:
     """Sum of squared weights, averaged over the valid pixels; NaN if there are none."""
     ends: NDArray[np.int64]
     """(ny, 3): first and last valid column of each row, and the number of valid columns; -1, -1, 0 for none."""
-
     has_variance: bool
+    n_wild: int = 0
+    """Number of the image's pixels that were left out because they stand out alone."""
 
     @property
     def data(self) -> Image:
@@ -79,10 +80,11 @@ def bilinear(
         Number of further planes for :func:`beside`.
     """
     data, variance = _prepared(data, variance)
-    through = None
+    through, n_wild = None, 0
     if sharp:
         through, wild = spline.coefficients(data)
-        if wild.any():
+        n_wild = int(np.count_nonzero(wild))
+        if n_wild:
             data = _read_only(np.where(wild, np.nan, data), data.dtype.type)
     planes = np.empty((1 + (variance is not None) + room, *box.shape), data.dtype)
     ends = np.empty((box.shape[0], 3), np.int64)
@@ -95,11 +97,12 @@ def bilinear(
         pieces = np.empty((0,) * 5) if pixel_map.pieces is None else pixel_map.pieces
         positions = pixel_map.on(band) if pixel_map.pieces is None else np.empty((0,) * 3)
         where = (pieces, pixel_map.lattice, positions, (float(band.x0), float(band.y0)))
-        squares += interpolation.bilinear(data, source, *where, planes[0, rows], target[rows], ends[rows])
+        squares += interpolation.bilinear_kernel(data, source, *where, planes[0, rows], target[rows], ends[rows])
         if through is not None:
             squares += spline.sharpen(through, *where, planes[0, rows], target[rows])
     count = int(ends[:, 2].sum())
-    return Resampled(planes, squares / count if count else float("nan"), ends, variance is not None)
+    gain = squares / count if count else float("nan")
+    return Resampled(planes, gain, ends, variance is not None, n_wild)
 
 
 def by_reproject(
@@ -173,7 +176,7 @@ def beside(image: Resampled, masked: Resampled) -> Resampled:
         planes = np.concatenate([planes, planes[:1]])
     planes[-1] = planes[0]
     planes[0] = masked.planes[0]
-    return Resampled(planes, masked.noise_gain, masked.ends, image.has_variance)
+    return Resampled(planes, masked.noise_gain, masked.ends, image.has_variance, image.n_wild)
 
 
 def _prepared(data: Image, variance: Image | None) -> tuple[Image, Image | None]:

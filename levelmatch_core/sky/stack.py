@@ -29,7 +29,7 @@ Part = tuple[CutoutRecord, Plane]
 
 
 @dataclass(frozen=True)
-class Band:
+class RowBlock:
     """A band of rows of a co-added image."""
 
     row0: int
@@ -100,7 +100,7 @@ def mosaic_bands(
     band_rows: int | None = None,
     before: bool = False,
     shares: bool = False,
-) -> Iterator[Band]:
+) -> Iterator[RowBlock]:
     """Co-add cutouts band by band, in memory that does not grow with the number of parts or rows.
 
     Parameters
@@ -148,7 +148,7 @@ def mosaic_bands(
                 part_shares[number] = kernels.share(data, at, coverage)
         with np.errstate(invalid="ignore", divide="ignore"):
             count = coverage.astype(np.float64)
-            yield Band(
+            yield RowBlock(
                 row0=row0,
                 mean=total / count,
                 variance=variances / np.square(count) if with_variance else None,
@@ -178,7 +178,7 @@ def robust_bands(
     box: Box,
     *,
     band_rows: int | None = None,
-) -> Iterator[Band]:
+) -> Iterator[RowBlock]:
     """Average cutouts robustly, band by band.
 
     Parameters
@@ -219,7 +219,7 @@ def robust_bands(
             *(values, variances, median, sigma, weights),
             *(mean, variance, coverage, shares),
         )
-        yield Band(row0, mean, variance if with_variance else None, coverage, None, shares)
+        yield RowBlock(row0, mean, variance if with_variance else None, coverage, None, shares)
 
 
 def box_of(records: Sequence[CutoutRecord]) -> Box:

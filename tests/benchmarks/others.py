@@ -158,9 +158,9 @@ def stcal(tiles: Sequence[Cutout], pairs: Sequence[PairFit] | None, statistic: s
         wcs = WCS(naxis=2)
         wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], [180.0, 0.0]
         wcs.wcs.cdelt, wcs.wcs.crpix = [-SCALE, SCALE], [-tile.record.x0, -tile.record.y0]
-        mask = np.ones(tile.record.shape, dtype=bool)
+        mask = np.isfinite(tile.data)
         there_and_back = _map(wcs.all_pix2world), _map(wcs.all_world2pix)
-        data = np.array(tile.data, dtype=float)
+        data = np.where(mask, tile.data, 0.0)
         images.append(package.SkyImage(data, mask, *there_and_back, statistics, sky_id=tile.record.name))
     package.skymatch(images, skymethod="match", match_down=True)
     return _flat(np.array([image.sky for image in images]))

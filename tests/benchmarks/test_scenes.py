@@ -23,4 +23,4 @@ TIMES_ORACLE = {
 @pytest.mark.parametrize("name", TIMES_ORACLE)
 def test_levels_come_near_those_without_a_sky(name: str, tmp_path: Path) -> None:
     truth = write(SCENES[name], tmp_path / "raw", 77)
-    assert ours(tmp_path / "raw", truth, BEST)[0] < TIMES_ORACLE[name] * oracle(truth)
+    assert ours(tmp_path / "raw", truth, BEST).error < TIMES_ORACLE[name] * oracle(truth)

@@ -49,7 +49,7 @@ def names(runs):
 )
 def test_the_last_good_run_of_a_program_stays(runs, old, kept):
     for order in (runs, runs[::-1]):
-        found = flow_runs.sorted_out(order, BEFORE)
+        found = flow_runs.old_flow_runs(order, BEFORE)
         assert (names(found.old), names(found.kept)) == (old, kept)
 
 
@@ -72,6 +72,6 @@ def record(days, status="FINISHED"):
     ],
 )
 def test_the_last_sweep_of_a_program_that_has_a_result_stays(of, old, kept):
-    found = sweeps.sorted_out(of, BEFORE)
+    found = sweeps.outdated(of, BEFORE)
     assert [run.info.run_id for run in found.runs] == old
     assert found.kept == kept

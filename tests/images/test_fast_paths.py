@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from levelmatch_core.images.fits_headers import cards_of, plain_cards, quiet, read_headers
-from levelmatch_core.images.reading import digest_of
+from levelmatch_core.images.reading import file_digest
 from levelmatch_core.images.storage import stored_arrays
 from levelmatch_core.images.wcs.fits_wcs import WCS_CARD, plain_wcs
 from levelmatch_core.images.wcs.transforms import world_transforms
@@ -147,7 +147,7 @@ def test_a_plain_image_is_read_as_astropy_reads_it(tmp_path: Path, kind: str, mo
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(data)]).writeto(path)
     monkeypatch.setattr(stored_arrays, "_by_astropy", None)  # it is not asked
     with path.open("rb") as file:
-        _, (ours, nothing) = stored_arrays.read_stored(file, digest_of(path), "a.fits", [1, None])
+        _, (ours, nothing) = stored_arrays.read_stored(file, file_digest(path), "a.fits", [1, None])
     assert nothing is None
     assert ours.dtype == data.dtype
     assert ours.dtype.isnative
@@ -170,7 +170,7 @@ def test_scaled_and_compressed_images_are_left_to_astropy(
     asked = []
     monkeypatch.setattr(stored_arrays, "_by_astropy", lambda _content, wanted: asked.append(wanted))
     with path.open("rb") as file:
-        stored_arrays.read_stored(file, digest_of(path), "a.fits", [1])
+        stored_arrays.read_stored(file, file_digest(path), "a.fits", [1])
     assert asked == [[1]]
 
 

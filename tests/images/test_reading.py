@@ -26,7 +26,7 @@ from levelmatch_core.errors import (
 from levelmatch_core.images.exposure import Exposure, Window
 from levelmatch_core.images.fits_headers import BLOCK, quiet
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.images.reading import Pixels, digest_of, read_pixels, read_wcs
+from levelmatch_core.images.reading import Pixels, file_digest, read_pixels, read_wcs
 from levelmatch_core.settings import MatchSettings
 
 MakeFile = Callable[..., Path]
@@ -42,7 +42,7 @@ def exposure_at(path: Path, **changes: Any) -> Exposure:
         "name": path.name,
         "path": path,
         "file": path.name,
-        "digest": digest_of(path) if path.is_file() else "",
+        "digest": file_digest(path) if path.is_file() else "",
         "sci": 0,
         "shape": (32, 32),
         "instrument": "generic",
@@ -64,7 +64,7 @@ def jwst_at(path: Path) -> Exposure:
 
 def test_digest(make_generic: MakeFile) -> None:
     path = make_generic(size=900)
-    assert digest_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_bits_0_and_9_mask_and_no_others(make_jwst: MakeFile) -> None:

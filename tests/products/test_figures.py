@@ -9,9 +9,11 @@ import pytest
 from astropy.io import fits
 
 from levelmatch_core.matching.measure.pair_fit import Difference
+from levelmatch_core.products.blocks import block_mean
+from levelmatch_core.products.drawings.mosaic_views import views_of_file
 from levelmatch_core.products.drawings.style import distinct, short
 from levelmatch_core.products.figures import MAX_PAIRS, choose_pairs, draw_figures
-from levelmatch_core.products.figures.mosaic import block_mean, draw_mosaic
+from levelmatch_core.products.figures.mosaic import draw_mosaic
 from levelmatch_core.products.figures.pair import draw_pair
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.settings import MatchSettings
@@ -147,3 +149,42 @@ def test_names_are_cut_to_where_they_differ() -> None:
     assert distinct(["same"]) == ["same"]
     assert len(short("x" * 100, 24)) == 24
     assert short("a$b$c") == r"a\$b\$c"
+
+
+def test_the_change_is_what_was_subtracted_and_the_stretch_shows_steps_of_the_sky(make: Any, mosaic: Path) -> None:
+    """A step of a third of the sky's scatter beside stars a thousand times brighter, as in M17's 2MASS images."""
+    with fits.open(mosaic, mode="update") as hdus:
+        rng = np.random.default_rng(5)
+        rows, columns = rng.integers(50, 255, 2000), rng.integers(50, 320, 2000)
+        for name in ("SCI", "BEFORE"):
+            hdus[name].data[rows, columns] += 600
+        hdus["BEFORE"].data[:] = hdus["SCI"].data + np.where(np.arange(320) > 160, 0.03, 0)
+    views, _, unit = views_of_file(mosaic, 900, make.match())
+    assert unit == make.unit
+    assert views.limit == pytest.approx(0.03, rel=0.01)
+    assert np.nanmax(views.change) - np.nanmin(views.change) == pytest.approx(0.03, rel=0.01)
+    sky = float(views.norm(0.03)) - float(views.norm(0.0))
+    assert sky > 0.03  # some eight of the 255 shades
+    before, after, change = views.shades
+    for shades in (before, after):
+        assert np.nanpercentile(shades, 50) > 0.1
+    assert np.nanmin(change) >= -1e-6
+    assert np.nanmax(change) <= 1 + 1e-6
+
+
+def test_outlines_lie_where_the_members_are(make: Any, mosaic: Path) -> None:
+    match = make.match()
+    views, wcs, _ = views_of_file(mosaic, 80, match)
+    outlines = [member.cutout.outline for member in match.stages[-1].members]
+    assert len(views.outlines) == len(outlines)
+    for there, outline in zip(views.outlines, outlines, strict=True):
+        sky = match.grid.wcs().wcs_pix2world(outline, 0)
+        np.testing.assert_allclose(np.array(there), wcs.wcs_world2pix(sky, 0), atol=1e-3)
+
+
+def test_a_mosaic_that_did_not_change_says_so_in_place_of_a_scale_of_rounding(mosaic: Path) -> None:
+    with fits.open(mosaic, mode="update") as hdus:
+        hdus["BEFORE"].data[:] = hdus["SCI"].data + np.float32(4.0)
+    views, _, _ = views_of_file(mosaic, 900)
+    assert views.limit == 0
+    assert np.nanmax(np.abs(views.shades[2] - 0.5)) == 0

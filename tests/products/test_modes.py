@@ -9,7 +9,7 @@ import shapely
 
 from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.matching.results import Component, Solution, WeakMode
-from levelmatch_core.products.drawings.modes import cells_of, mode_lines, modes, patterns, told
+from levelmatch_core.products.drawings.modes import cells_of, mode_lines, mode_words, modes, patterns
 from levelmatch_core.products.drawings.svg import as_file
 from levelmatch_core.products.figures import draw_figures
 from levelmatch_core.settings import MatchSettings
@@ -47,10 +47,10 @@ def test_modes_of_one_rank_are_one_pattern(make: Any) -> None:
     assert np.sqrt(np.mean(levels[:4] ** 2)) == pytest.approx(0.02)  # the larger component's
     assert np.sqrt(np.mean(levels[4:] ** 2)) == pytest.approx(0.04)
     assert (
-        told(weakest, "MJy/sr")
+        mode_words(weakest, "MJy/sr")
         == "0.02 MJy/sr rms at 1 sigma\n60% of the levels' variance, of the largest of 2 components"
     )
-    assert "components" not in told(patterns(solutions(with_modes(make.match())))[0], "")
+    assert "components" not in mode_words(patterns(solutions(with_modes(make.match())))[0], "")
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import itertools
 import stat
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from astropy.wcs import WCS
 
 from levelmatch_core.errors import NoUsablePixelsError, StoreError
 from levelmatch_core.process.thread_budget import thread_budget
-from levelmatch_core.products.mosaic import write_mosaic
+from levelmatch_core.products.mosaic import HOLE, in_holes, write_mosaic
 from levelmatch_core.records import content_key
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid
@@ -148,3 +149,25 @@ def test_memory_does_not_grow_with_the_mosaic(store: CutoutStore, tmp_path: Path
     size = (tmp_path / "m.fits").stat().st_size
     assert size > 50e6
     assert peak < 8e6
+
+
+def test_holes_are_counted_and_gaps_between_exposures_are_not() -> None:
+    rng = np.random.default_rng(3)
+    covered = rng.random((30, 200)) < 0.7
+    covered[:, 80:100] = False  # a gap
+    covered[:, [79, 100]] = True
+    covered[:, :20] = covered[:, -30:] = False
+    covered[11] = False
+    found = 0
+    for row in covered:
+        inside = np.flatnonzero(row)
+        for before, after in itertools.pairwise(inside.tolist()):
+            found += after - before - 1 if after - before - 1 <= HOLE else 0
+    assert in_holes(covered.astype(np.int32)) == found > 0
+
+
+def test_the_holes_of_a_file_are_returned(store: CutoutStore, tmp_path: Path) -> None:
+    parts = parts_in(store)
+    found = [write_mosaic(tmp_path / f"{rows}.fits", GRID, parts, store, band_rows=rows) for rows in (1, 7, None)]
+    assert found == [in_holes(fits.getdata(tmp_path / "1.fits", "COVERAGE"))] * 3
+    assert found[0] > 0

@@ -12,6 +12,7 @@ from astropy.io import fits
 from levelmatch_core.jobs.products import ReportJob
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.matching.measure.pair_fit import Difference
+from levelmatch_core.pipeline import Request
 from levelmatch_core.products.drawings.svg import LogScale, Svg
 from levelmatch_core.products.report.images import before_and_after, thumbnail
 from levelmatch_core.products.report.page import FieldImages, choose_thumbnails, write_report
@@ -110,7 +111,7 @@ def test_every_section_is_there_and_the_bytes_are_the_same(make: Any, tmp_path: 
     assert "most usable pairs" in text
     assert not re.search(r'(?:src|href)="(?!data:)', text)
     assert str(tmp_path) not in text
-    assert text.count("<svg") == 6  # sky, seams, two matrices, convergence, corrections
+    assert text.count("<svg") == 8  # outlines (twice), sky, seams, two matrices, convergence, corrections
 
 
 def test_the_corrections_are_those_of_the_tables(make: Any, tmp_path: Path) -> None:
@@ -147,6 +148,33 @@ def test_before_and_after_share_the_stretch_and_keep_what_is_missing(mosaic: Pat
     assert (found.width, found.height) == (80, 60)
     assert found.before != found.after
     assert found.low < 0 < found.high < 1  # the step of 3 is not in the stretch of the image after
+
+
+def test_the_change_is_shown_with_the_outlines_of_what_was_matched(make: Any, tmp_path: Path, mosaic: Path) -> None:
+    match = make.match()
+    found = before_and_after(mosaic, match)
+    assert found.change.startswith("data:image/png;base64,")
+    assert len(found.outlines) == len(match.stages[-1].members)
+    assert found.limit == pytest.approx(3, abs=0.1)
+    text = write(tmp_path / "a.html", match, make, mosaic)
+    assert text.count("<polygon") == 2 * len(found.outlines)
+    assert 'alt="mosaic before minus after"' in text
+
+
+def test_files_without_a_unit_are_told_of(make: Any, tmp_path: Path) -> None:
+    match = make.match()
+    assert f"unit {make.unit}" in write(tmp_path / "a.html", match, make)
+    match = match.model_copy(update={"field": match.field.model_copy(update={"unit": ""})})
+    assert "the files name no unit (BUNIT)" in write(tmp_path / "b.html", match, make)
+
+
+def test_the_title_is_the_programs_or_the_folders_name(tmp_path: Path) -> None:
+    (tmp_path / "m17").mkdir()
+    files = tuple(tmp_path / "m17" / f"{name}.fits" for name in "ab")
+    assert Request(inputs=(tmp_path / "m17",), output=tmp_path).title == "m17"
+    assert Request(inputs=files, output=tmp_path).title == "m17"
+    assert Request(inputs=files, output=tmp_path, program="orion").title == "orion"
+    assert Request(inputs=(tmp_path / "levelmatch-x1" / "image001.fits",), output=tmp_path).title == "levelmatch"
 
 
 def test_the_job_depends_on_the_mosaic_and_not_on_where_files_lie(make: Any) -> None:

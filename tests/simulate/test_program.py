@@ -11,9 +11,9 @@ from levelmatch_core.simulate.program import (
     SimulatedProgram,
     field_extent,
     generator,
-    layout_of,
-    plain_wcs,
+    program_layout,
     shots,
+    tangent_wcs,
 )
 
 
@@ -22,7 +22,7 @@ def outline(shot: Shot, columns: tuple[int, int] | None = None, rows: tuple[int,
     x0, x1 = columns or (0, shot.shape[1])
     y0, y1 = rows or (0, shot.shape[0])
     ra, dec = shot.wcs.all_pix2world([x0, x1, x1, x0], [y0, y0, y1, y1], 0)
-    flat = plain_wcs((83.82, -5.39), (1, 1), 3600 * np.sqrt(shot.wcs.proj_plane_pixel_area().to_value("deg2")), 30.0)
+    flat = tangent_wcs((83.82, -5.39), (1, 1), 3600 * np.sqrt(shot.wcs.proj_plane_pixel_area().to_value("deg2")), 30.0)
     return Polygon(np.column_stack(flat.wcs_world2pix(ra, dec, 0)))
 
 
@@ -101,7 +101,7 @@ def test_the_sky_map_covers_every_exposure() -> None:
     for instrument, columns in (("miri", None), ("nircam_short", None), ("generic", 60), ("generic", 250)):
         program = SimulatedProgram(instrument=instrument, tiles=(3, 2), size=128, columns=columns)
         width, height = field_extent(program)
-        field = plain_wcs(program.centre, (1, 1), layout_of(program).scale, program.angle)
+        field = tangent_wcs(program.centre, (1, 1), program_layout(program).scale, program.angle)
         for shot in shots(program):
             x, y = field.wcs_world2pix(*shot.wcs.calc_footprint(axes=shot.shape[::-1]).T, 0)
             assert max(abs(x)) < width / 2, shot.file

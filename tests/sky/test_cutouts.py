@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import NoUsablePixelsError, NoWcsError, PixelMapError, StoreError
 from levelmatch_core.images.exposure import Exposure, Window
-from levelmatch_core.images.reading import digest_of
+from levelmatch_core.images.reading import file_digest
 from levelmatch_core.records import content_key
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky import cutouts
@@ -233,7 +233,7 @@ def test_what_is_bad_says_whose_it_is(tmp_path: Path, store: CutoutStore, make_e
         make_cutout(single, GRID, SETTINGS, store)
     plain = _without_wcs(tmp_path / "no.fits")
     bare = make_exposure(tmp_path / "bare.fits", image((9, 9)), make_wcs((9, 9)), sci=1)
-    bare = bare.model_copy(update={"path": plain, "name": "bare.fits", "digest": digest_of(plain)})
+    bare = bare.model_copy(update={"path": plain, "name": "bare.fits", "digest": file_digest(plain)})
     with pytest.raises(NoWcsError, match=r"bare\.fits"):
         make_cutout(bare, GRID, SETTINGS, store)
 
@@ -257,7 +257,7 @@ def test_memory_of_a_large_exposure(
     exposure = make_exposure(tmp_path / "a.fits", data, make_wcs(shape, angle=45.0, scale=0.1, distortion=1e-6), data)
     with fits.open(exposure.path, mode="append") as hdus:
         hdus.append(fits.ImageHDU(np.zeros(shape, np.uint32), name="DQ"))
-    exposure = exposure.model_copy(update={"dq": 3, "digest": digest_of(exposure.path)})
+    exposure = exposure.model_copy(update={"dq": 3, "digest": file_digest(exposure.path)})
     grid = GRID.model_copy(update={"scale": 0.1})
     settings = SETTINGS.model_copy(update={"do_sigma_clip": clip})
     tracemalloc.start()
@@ -286,3 +286,18 @@ def test_cutouts_are_mapped_from_first_to_last_use(store: CutoutStore) -> None:
             mapped.append(sorted(used._opened))
     assert mapped == [["a", "b"], ["a", "b", "c"], ["a", "b"]]
     assert used._opened == {}
+
+
+def test_pixels_that_stand_alone_are_counted_where_they_are_left_out(
+    tmp_path: Path, store: CutoutStore, make_exposure: Write, make_wcs: Make
+) -> None:
+    data = image((60, 80))
+    data[20, 30] += 100
+    data[40, 50] += 50
+    exposure = make_exposure(tmp_path / "hit.fits", data, make_wcs(data.shape))
+    found = {
+        how: make_cutout(exposure, GRID, SETTINGS.model_copy(update={"reproject_func": how}), store)
+        for how in ("interp", "spline")
+    }
+    assert {how: record.n_wild for how, record in found.items()} == {"interp": 0, "spline": 2}
+    assert found["spline"].n_valid < found["interp"].n_valid

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from levelmatch_core.errors import FieldTooWideError
 from levelmatch_core.images.exposure import Exposure, Field
-from levelmatch_core.sky.grid import LATTICE, Grid, _snap, choose_grid, serves, unit_vectors
+from levelmatch_core.sky.grid import LATTICE, Grid, choose_grid, serves, snap, unit_vectors
 
 Make = Callable[..., Exposure]
 
@@ -75,11 +75,11 @@ def test_cards_rebuild_the_grid_exactly_and_are_a_wcs() -> None:
 
 @given(ra=st.floats(0, 360, exclude_max=True), dec=st.floats(-90, 90))
 def test_tangent_point_is_on_the_lattice_and_near(ra: float, dec: float) -> None:
-    snapped = _snap(unit_vectors([(ra, dec)])[0])
+    snapped = snap(unit_vectors([(ra, dec)])[0])
     assert distance((ra, dec), snapped) < 0.75 * LATTICE
     assert snapped[1] / LATTICE == round(snapped[1] / LATTICE)
     assert 0 <= snapped[0] < 360
-    assert _snap(unit_vectors([snapped])[0]) == pytest.approx(snapped, abs=1e-12)
+    assert snap(unit_vectors([snapped])[0]) == pytest.approx(snapped, abs=1e-12)
 
 
 @pytest.mark.parametrize("dec", [90.0, -90.0, 89.9])

@@ -103,7 +103,7 @@ def test_edges_as_scipy_has_them(shape: tuple[int, int]) -> None:
     out, ends = np.empty(x.shape), np.empty((len(x), 3), np.int64)
     empty = np.empty((0, 0))
     nothing = np.empty((0,) * 5), np.empty(4)
-    interpolation.bilinear(data, empty, *nothing, np.stack([x, y]), (0.0, 0.0), out, empty, ends)
+    interpolation.bilinear_kernel(data, empty, *nothing, np.stack([x, y]), (0.0, 0.0), out, empty, ends)
     np.testing.assert_allclose(out, oracle, rtol=0, atol=1e-12)
 
 

@@ -5,6 +5,7 @@ The steps are called by themselves, so that no reference file is asked for.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -94,6 +95,52 @@ def test_level_3_runs_without_skymatch_as_report_and_readme_say(matched, webb, t
     mosaic = fits.getdata(tmp_path / "mosaic_i2d.fits", "SCI")
     assert fits.getval(tmp_path / "mosaic_i2d.fits", "S_SKYMAT") == "SKIPPED"
     assert abs(step_across(mosaic)) < 0.2 * abs(step_across(resample_of(sorted(webb[0].glob("*.fits")))))
+
+
+STEP = "levelmatch_core.jwst_step.LevelMatchStep"
+
+
+@pytest.mark.parametrize("parameters", ["", "(fit_type_dithers='level+slope', weight_method='npix')"])
+def test_our_step_stands_in_for_skymatch_within_level_3(webb, tmp_path, parameters):
+    files = sorted(webb[0].glob("*.fits"))
+    asn = {"asn_type": "image3", "asn_rule": "x", "asn_id": "a3001", "asn_pool": "x", "program": "1234"}
+    asn["products"] = [{"name": "mosaic", "members": [{"expname": str(f), "exptype": "science"} for f in files]}]
+    (tmp_path / "asn.json").write_text(json.dumps(asn))
+    strun = Path(sysconfig.get_path("scripts")) / "strun"
+    command = [strun, "calwebb_image3", "asn.json", "--steps.skymatch.skip=true"]
+    command += [f'--steps.skymatch.pre_hooks="{STEP}{parameters}",']  # a list of one
+    command += [f"--steps.{step}.skip=true" for step in UNSERVED]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | OFFLINE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "stpipe.level_match" in done.stderr + done.stdout
+    mosaic = fits.getdata(tmp_path / "mosaic_i2d.fits", "SCI")
+    assert abs(step_across(mosaic)) < 0.2 * abs(step_across(resample_of(files)))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_our_step_takes_a_library_and_returns_it(webb, tmp_path, on_disk):
+    from jwst.datamodels import ModelLibrary
+
+    from levelmatch_core.jwst_step import LevelMatchStep
+
+    folder, levels = webb
+    members = [{"expname": str(f), "exptype": "science"} for f in sorted(folder.glob("*.fits"))]
+    shutil.copy(members[0]["expname"], tmp_path / "background_cal.fits")
+    members.append({"expname": str(tmp_path / "background_cal.fits"), "exptype": "background"})
+    asn = {"asn_type": "image3", "asn_id": "a3001", "asn_pool": "x", "products": [{"name": "m", "members": members}]}
+    (tmp_path / "asn.json").write_text(json.dumps(asn))
+    models = ModelLibrary(str(tmp_path / "asn.json"), on_disk=on_disk, temp_directory=tmp_path)
+    done = LevelMatchStep().process(models)
+    assert done is models
+    off = []
+    with done:
+        for index in range(len(levels)):
+            model = done.borrow(index)
+            with fits.open(folder / model.meta.filename) as came:
+                good = came["DQ"].data == 0
+                off.append(np.median((came["SCI"].data - model.data)[good]) - levels[model.meta.filename])
+            done.shelve(model, index, modify=False)
+    assert np.ptp(off) < 0.1
 
 
 def test_outlier_detection_and_resample_take_the_files(matched, webb):

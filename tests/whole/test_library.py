@@ -16,9 +16,16 @@ from levelmatch_core import LevelMatch, MatchSettings, match_levels
 from levelmatch_core.errors import UsageError
 from levelmatch_core.simulate import SimulatedProgram, simulate
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-FILES, IMAGES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-"""The examples of the README's section on library use."""
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def examples(page):
+    """Return the blocks of Python that a page shows."""
+    return re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+FILES, IMAGES = examples("deployments/docs/api.md")
+"""The examples of the page on the library; README has the first one."""
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +36,15 @@ def program(tmp_path_factory):
     return folder, truth
 
 
+def test_readme_and_the_page_on_the_library_have_the_same_example():
+    assert examples("README.md") == [FILES]
+
+
 def test_the_documented_snippet_runs(program, monkeypatch, capsys):
     folder, _ = program
     monkeypatch.chdir(folder.parent)
     names = {}
-    exec(compile(FILES, "README", "exec"), names)  # noqa: S102 - our own example
+    exec(compile(FILES, "api.md", "exec"), names)  # noqa: S102 - our own example
     assert "MJy / sr +- " in capsys.readouterr().out
     assert names["seams"].unit == u.MJy / u.sr
     assert names["mosaic"].unit == u.MJy / u.sr
@@ -46,7 +57,7 @@ def test_the_documented_example_of_images_in_memory_runs(program, monkeypatch):
     folder, truth = program
     monkeypatch.chdir(folder.parent)
     names = {}
-    exec(compile(IMAGES, "README", "exec"), names)  # noqa: S102 - our own example
+    exec(compile(IMAGES, "api.md", "exec"), names)  # noqa: S102 - our own example
     result, flat = names["result"], names["flat"]
     true = {one.file: one.plane.level for one in truth.exposures}
     found = np.array([result.level(f"shot{number}.fits").value for number in range(1, len(true) + 1)])

@@ -17,7 +17,7 @@ from levelmatch_core.images.contents.no_sky import no_sky
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.fits_headers import Hdu, read_headers
 from levelmatch_core.images.instruments import Instrument, known_with, recognise
-from levelmatch_core.images.reading import digest_of
+from levelmatch_core.images.reading import file_digest
 from levelmatch_core.settings import MatchSettings
 
 STEP, PENDING = "inventory", "pending"
@@ -86,7 +86,7 @@ class SourceFile:
         return " ".join(filter(None, (self.card("TELESCOP"), self.card("INSTRUME"))))
 
 
-def failure_of(name: str, error: DataError) -> Failure:
+def reading_failure(name: str, error: DataError) -> Failure:
     """Return what is said of a file or an exposure that this error costs."""
     return Failure(name=name, step=STEP, error=type(error).__name__, reason=str(error), exposures=(name,))
 
@@ -135,18 +135,20 @@ def _read(
         shown.encode()
     except UnicodeEncodeError:
         name = shown.encode("utf-8", "backslashreplace").decode()
-        return failure_of(name, DataError(f"{name}: its name is not UTF-8, which tables and records need; rename it"))
+        return reading_failure(
+            name, DataError(f"{name}: its name is not UTF-8, which tables and records need; rename it")
+        )
     try:
         refuse_irregular(path, NotFitsError, shown)
         hdus = with_plane(read_headers(path, shown, checksums=checksums), plane)
-        file = SourceFile(path, shown, digest_of(path), hdus, recognise(path.name, hdus[0], known))
+        file = SourceFile(path, shown, file_digest(path), hdus, recognise(path.name, hdus[0], known))
         _ = file.bands, file.camera  # a damaged card shows here
     except DataError as error:
-        return failure_of(shown, error)
+        return reading_failure(shown, error)
     except fits.VerifyError as error:
-        return failure_of(shown, NotFitsError(f"{shown}: damaged header: {error}"))
+        return reading_failure(shown, NotFitsError(f"{shown}: damaged header: {error}"))
     except OSError as error:
-        return failure_of(shown, NotFitsError(f"{shown}: cannot be read: {error.strerror or error}"))
+        return reading_failure(shown, NotFitsError(f"{shown}: cannot be read: {error.strerror or error}"))
     try:
         images = file.listed.images
     except NoImageError:  # which costs the file later, by name

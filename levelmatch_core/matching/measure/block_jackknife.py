@@ -1,10 +1,12 @@
 """The error of a pair's level beyond pixel noise, measured from the pair itself: residual structure of the sky.
 
 Stars with two PSFs, a nebula on two pixel grids, flat fields and slopes leave structure in a difference, which its
-scatter treats as independent in each pixel. It is measured in three ways:
+scatter treats as independent in each pixel. It is measured in four ways:
 
 - The means of the difference over blocks of the overlap scatter by more than pixel noise: the delete-one-block
   jackknife (Kuensch 1989, Ann. Statist. 17, 1217; for a weighted mean it is the sum below), with blocks of two sizes.
+- The means of the blocks follow a plane, where a level was fitted: flat field, glow, sky gradient. It goes on beyond
+  the overlap, so that the level is as uncertain as the difference varies within it, however many blocks there are.
 - Two statistics of the same pixels, the fitted one and the mean of those that were kept, differ by more than noise
   allows (Hausman 1978, Econometrica 46, 1251): an error that all blocks share.
 - The difference grows with brightness: a gain, which causes a level of gain times mean brightness.
@@ -33,6 +35,8 @@ BEYOND = 3.0
 GAIN_BEYOND, MOST_GAIN = 5.0, 0.2
 """A gain is included if it exceeds this many of its standard deviations, and if it is not larger than this: images of
 one camera do not differ by more, and a larger value, from a few pixels of a crowded field, means nothing."""
+TILTED = 12.0
+"""F statistic of the plane above which blocks follow it: with 50 blocks, a probability of 5e-5."""
 APART = 3.0
 """Standard deviations of noise by which two statistics may differ."""
 LEAST_APART = 0.05
@@ -68,7 +72,7 @@ def structure(  # noqa: PLR0917 - the two images and their box, then what the fi
     variance = stderr**2
     if not variance > 0:
         return 0.0
-    found, apart = 0.0, 0.0
+    found, apart, tilt = 0.0, 0.0, 0.0
     for blocks in BLOCKS:
         side = max(LEAST_SIDE, round(math.sqrt(box[4] * box[5] / blocks)))
         counts, sums = block_sums(first, second, box, cut, fitted, side)
@@ -76,9 +80,11 @@ def structure(  # noqa: PLR0917 - the two images and their box, then what the fi
         if excess is None or not total:
             continue
         error, number = excess
+        tilt = max(tilt, tilted(counts, sums, side, box[5] // side + 1))
         if error > variance * (1 + BEYOND * math.sqrt(2 / (number - 1))):
             found = max(found, error - variance)
         apart = float(sums.sum()) / total
+    found += tilt
     allowed = variance * max(LEAST_APART, 1 - shared)
     if apart**2 > APART**2 * allowed:
         found += apart**2 - allowed
@@ -105,6 +111,30 @@ def jackknife(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int)
     means = sums[full] / counts[full]
     centre = float(np.einsum("b,b->", weight, means))
     return float(np.einsum("b,b->", weight**2, (means - centre) ** 2)) * number / (number - 1), number
+
+
+def tilted(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int, across: int) -> float:
+    """Return the mean square over the overlap of the plane that the blocks' means follow; 0 if they do not.
+
+    Parameters
+    ----------
+    counts, sums, side
+        As above, blocks in rows.
+    across
+        Number of blocks in a row.
+    """
+    full = np.flatnonzero(counts >= FULL * side**2)
+    if len(full) < FEWEST + 3:
+        return 0.0
+    root = np.sqrt(counts[full])
+    rows = root[:, None] * np.stack([np.ones(len(full)), full % across, full // across], axis=1)
+    values = sums[full] / root
+    values -= root * (root @ values) / (root @ root)
+    plane = rows @ np.linalg.lstsq(rows, values, rcond=None)[0]
+    explained, left = float(plane @ plane), float((values - plane) @ (values - plane))
+    if 0.5 * explained <= TILTED * left / (len(full) - 3):
+        return 0.0
+    return explained / float(counts[full].sum())
 
 
 @njit(nogil=True, cache=True)

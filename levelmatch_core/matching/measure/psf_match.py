@@ -91,7 +91,7 @@ def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: f
     """
     if not noise > 0 or min(box[4:]) <= 2 * REACH:
         return None
-    places, strength = structure(first, second, box, noise)
+    places, strength = places_with_structure(first, second, box, noise)
     if len(places) < FEWEST_EACH * 2 * len(NEAR):
         return None
     mean = np.empty((box[4] + 2 * REACH, box[5] + 2 * REACH))
@@ -115,7 +115,7 @@ def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: f
     return out
 
 
-def structure(first: Image, second: Image, box: Box, noise: float) -> tuple[Places, Floats]:
+def places_with_structure(first: Image, second: Image, box: Box, noise: float) -> tuple[Places, Floats]:
     """Find evenly spread pixels where both images have the same structure.
 
     If few pixels of the first lattice have structure, a finer one is examined.

@@ -15,7 +15,8 @@ import numpy as np
 import shapely
 
 from levelmatch_core.images.given import Action, Given, PairRule
-from levelmatch_core.matching.model.problem import Array, Problem
+from levelmatch_core.matching.model.facing import Facing
+from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Member
 
@@ -168,6 +169,15 @@ def _with_rows(problem: Problem, rows: Sequence[tuple[int, int, float, float, tu
         n_used=longer(problem.n_used, np.ones(count)),
         rms=longer(problem.rms, np.full(count, math.inf)),
         variance=longer(problem.variance, variance),
+        facing=_with_ends(problem.facing, len(problem.outlines), first, second, grounded=grounded),
         structure=longer(problem.structure, np.zeros(count)) if len(problem.structure) else problem.structure,
         shared=longer(problem.shared, np.zeros(count)),
     )
+
+
+def _with_ends(known: Facing, members: int, first: Index, second: Index, *, grounded: bool) -> Facing:
+    """Return the outlines that pairs and further rows see; the ground comes after the members."""
+    if known.seen is None:
+        return known
+    seen = np.where(known.seen >= members, known.seen + grounded, known.seen)
+    return Facing(known.outlines, np.concatenate([seen, np.stack([second, first], axis=1)]))

@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from levelmatch_core.matching.model.design import Geometry, pair_residuals
+from levelmatch_core.matching.model.facing import NOT_FACING, Facing, facing, spread_out
 from levelmatch_core.matching.model.pair_arrays import PairArrays
 from levelmatch_core.matching.pairs import outlines, rounding_floor
 from levelmatch_core.matching.results import Member, PairFit
@@ -36,9 +37,10 @@ class Problem:
     names: tuple[str, ...]
     """Names of the members, sorted."""
     centres: Array
-    """(N, 2) x, y of the point to which each member's coefficients refer, grid pixels."""
+    """(N, 2) x, y of the point to which each member's coefficients refer, grid pixels. Where members are on several
+    grids, which only levels can be, positions on a map of all."""
     outlines: tuple[object, ...]
-    """N polygons (shapely), grid pixels."""
+    """N polygons (shapely), pixels of each member's grid."""
     scale: float
     """Number of grid pixels over which a slope is counted, l in matching/MODEL.md."""
     fixed: NDArray[np.bool_]
@@ -71,6 +73,8 @@ class Problem:
     structure: Array = field(default_factory=lambda: np.zeros(0))
     """(K,) variance of each pair's level in addition to pixel noise, as estimated from the pair itself; empty for
     none."""
+    facing: Facing = NOT_FACING
+    """The outlines of members as those on other grids see them."""
     level_reference: int | None = None
     """Where no member is fixed: the member whose level is 0 at its centre, instead of the mean level being 0."""
     plane_reference: int | None = None
@@ -235,16 +239,21 @@ def build(  # noqa: PLR0917 - the parts of the problem in their natural order
     rms = _floored(arrays.rms, rounding_floor(fits))
     # stderr / rms includes the efficiency of the statistic and the correlation of the pixels, also for a raised rms
     noisy = arrays.rms > 0
+    first = np.array([index[fit.first] for fit in fits], dtype=np.int64)
+    second = np.array([index[fit.second] for fit in fits], dtype=np.int64)
+    polygons, grids = tuple(outlines([member.cutout for member in members])), [member.grid for member in members]
+    centres = np.array([member.cutout.centre for member in members])
     relative = np.divide(arrays.stderr, arrays.rms, out=np.sqrt(arrays.correlation / arrays.n_used), where=noisy)
     variance = (rms * relative) ** 2
     return Problem(
         names=tuple(index),
-        centres=np.array([member.cutout.centre for member in members]),
-        outlines=tuple(outlines([member.cutout for member in members])),
+        centres=centres if grids[0] is None else spread_out(centres, grids, grids[0].scale),
+        outlines=polygons,
+        facing=facing(polygons, grids, first, second),
         scale=scale,
         fixed=np.array([member.name in fixed for member in members]),
-        first=np.array([index[fit.first] for fit in fits], dtype=np.int64),
-        second=np.array([index[fit.second] for fit in fits], dtype=np.int64),
+        first=first,
+        second=second,
         centroids=arrays.centroids,
         delta=np.ascontiguousarray(delta[:, :k]),
         moments=np.ascontiguousarray(moments),

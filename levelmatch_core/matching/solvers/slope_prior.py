@@ -19,6 +19,12 @@ would be taken for slopes.
 A pair whose pixels hardly scatter (two images cut from one scan) must not outweigh all others. While the width is
 learned, its weight is therefore at most `MOST` times the median.
 
+Of few slopes, the most probable width may by chance be far too small, and a prior that narrow would replace measured
+slopes by 0. Where the pairs show that there are slopes at all, the solve therefore uses the largest width that they do
+not contradict: that at which the likelihood has fallen to the limit of a likelihood-ratio test (`CONTRADICTED`). Hardly
+any program is then worse than without a prior. Where nothing shows slopes, the most probable width is used, which holds
+back ramps and bowls best.
+
 Two slopes per member are ample evidence for a single number. Above `ALL` members the sums extend over compact, evenly
 spread patches, each with a level of its own, so that the cost of learning does not grow further.
 """
@@ -28,7 +34,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 
 from levelmatch_core.matching.linear.answer import Answer
 from levelmatch_core.matching.linear.normal_equations import NormalEquations, right_hand_side
@@ -44,6 +50,12 @@ TOLERANCE = 0.05
 """Tolerance of ln(a): 2.5 % of the width."""
 SURE = 100
 """With at least this many slopes the uncertainty of the width is negligible."""
+CONTRADICTED = 10.8
+"""Largest value, above its minimum, of minus twice the log likelihood of the width that the solve uses: a true width is
+beyond it with a probability of 0.1 % (Wilks 1938, Ann. Math. Stat. 9, 60)."""
+EVIDENT, AS_EVIDENT = 2.0, 0.3
+"""It is also at most the second number times what that of the smallest width exceeds the first by: 0 if nothing shows
+slopes."""
 WIDER, NARROWER, OPEN_STEPS = 6.0, 3.0, 19
 """Range of ln(a) about its best value, and number of values, over which the width is averaged for fewer slopes: from
 widths 20 times larger to 4 times smaller."""
@@ -116,20 +128,33 @@ def _estimated(problem: Problem) -> SlopePrior | None:
         options={"xatol": TOLERANCE},
     )
     log_precision = float(found.x)
-    return SlopePrior(sd=math.exp(-log_precision / 2), width=_width(parts, log_precision, scale))
+    width = _width(parts, log_precision, scale)
+    if _slopes(parts) < SURE:
+        least = float(found.fun)
+        limit = least + min(CONTRADICTED, AS_EVIDENT * max(0.0, values[-1] - least - EVIDENT))
+        lower = [float(x) for x, value in zip(tried, values, strict=True) if x < log_precision and value > limit]
+        if lower and limit > least:
+            log_precision = brentq(
+                lambda x: _evidence(parts, x, scale) - limit, lower[-1], log_precision, xtol=TOLERANCE
+            )
+    return SlopePrior(sd=math.exp(-log_precision / 2), width=width)
+
+
+def _slopes(parts: Sequence[NormalEquations]) -> int:
+    """Return the number of slopes that are not fixed."""
+    return sum(2 * int(np.count_nonzero(~part.problem.fixed)) for part in parts)
 
 
 def _width(parts: Sequence[NormalEquations], log_precision: float, scale: float) -> float:
     """Return the rms width of true slopes over the posterior of the precision, for the errors of shrunken slopes.
 
-    The solve uses the most probable precision. If there are few slopes, it may be too large by a large factor, and so
-    errors based on it would be too small; averaged over the posterior, they are correct. The prior of the width lies
-    midway between a uniform one (Gelman 2006, Bayesian Analysis 1, 515, section 7.1), which overestimates
-    the errors of four members by up to a tenth, and one uniform in the logarithm, which underestimates them by up to a
-    sixth.
+    If there are few slopes, the most probable precision may be too large by a large factor, and so errors based on it
+    would be too small; averaged over the posterior, they are correct. The prior of the width lies midway between a
+    uniform one (Gelman 2006, Bayesian Analysis 1, 515, section 7.1), which overestimates the errors of four members by
+    up to a tenth, and one uniform in the logarithm, which underestimates them by up to a sixth.
     """
-    slopes = sum(2 * int(np.count_nonzero(~part.problem.fixed)) for part in parts)
-    tried = log_precision + (np.linspace(-WIDER, NARROWER, OPEN_STEPS) if slopes < SURE else np.zeros(1))
+    open_range = np.linspace(-WIDER, NARROWER, OPEN_STEPS) if _slopes(parts) < SURE else np.zeros(1)
+    tried = log_precision + open_range
     values = np.array([_evidence(parts, float(x), scale) for x in tried])
     weights = np.exp((values.min() - values) / 2 - tried / 4)
     return math.sqrt(scale * float(np.average(np.exp(-tried), weights=weights)))

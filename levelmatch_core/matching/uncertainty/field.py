@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from levelmatch_core.images.given import Given
 from levelmatch_core.matching.corrections import Sigma, StageMatch
@@ -20,6 +21,7 @@ from levelmatch_core.matching.uncertainty.propagation import Lattice, Solved, mo
 from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
+from levelmatch_core.sky.patches import ONE
 
 POINTS_ALONG = 96
 """Number of points of the error map along the longer side of the mosaic."""
@@ -31,14 +33,17 @@ class TotalErrors:
 
     sigmas: Mapping[str, Sigma]
     """For each exposure in a solve: its level at the centre of its cutout, and its slopes."""
-    lattice: Lattice
-    """Points of the error map."""
-    levels: Array
-    """(ny, nx) 1 sigma of the mosaic's level, data unit; NaN where there is no exposure."""
+    maps: Mapping[str, tuple[Lattice, Array]]
+    """Patch -> points of the error map, and (ny, nx) 1 sigma of the mosaic's level there, data unit; NaN where there is
+    no exposure."""
 
 
 def field_errors(
-    stages: Sequence[StageMatch], cutouts: Mapping[str, CutoutRecord], settings: MatchSettings, given: Given
+    stages: Sequence[StageMatch],
+    cutouts: Mapping[str, CutoutRecord],
+    settings: MatchSettings,
+    given: Given,
+    patches: Mapping[str, Mapping[str, CutoutRecord]] | None = None,
 ) -> TotalErrors | None:
     """Return the errors of the total corrections of a field; None if nothing was solved.
 
@@ -52,27 +57,59 @@ def field_errors(
         The settings that the stages were solved with.
     given
         The user's constraints.
+    patches
+        The cutouts on each patch of a wide field, of which each has a map; None: all are on one grid.
     """
-    names, records, solved, exposures = _noise_of(stages, cutouts, settings, given)
+    names, _, solved, exposures = _noise_of(stages, cutouts, settings, given)
     if not any(solved):
         return None
-    kept = [place for place, name in enumerate(names) if name in cutouts]  # a survey image is not part of the mosaic
-    shown = Exposures(exposures.outlines[kept], exposures.centres[kept], exposures.sigma[kept])
-    lattice = _lattice([records[place] for place in kept])
-    to_levels = mosaic_levels(shown, lattice)
-    squares, levels = np.zeros((len(names), 3)), np.zeros(to_levels.shape[0])
+    # a survey image is not part of the mosaic
+    maps = {patch: _Map.of(names, shown) for patch, shown in ({ONE: cutouts} if patches is None else patches).items()}
+    squares = np.zeros((len(names), 3))
     with one_blas_thread():
         for errors in total_errors(solved, exposures, seed=settings.seed):
             squares += np.einsum("nam,nam->na", errors, errors)
-            levels += np.sum((to_levels @ errors[kept].reshape(3 * len(kept), -1)) ** 2, axis=1)
-    levels[np.diff(to_levels.indptr) == 0] = np.nan
+            for one in maps.values():
+                one.add(errors)
     concerned = {one for stage in solved for part in stage for exposures_in in part.group.parts for one in exposures_in}
     sigmas = np.sqrt(squares).tolist()
     return TotalErrors(
         sigmas={names[one]: (sigmas[one][0], sigmas[one][1], sigmas[one][2]) for one in sorted(concerned)},
-        lattice=lattice,
-        levels=np.sqrt(levels).reshape(lattice.shape),
+        maps={patch: (one.lattice, one.sigma) for patch, one in maps.items()},
     )
+
+
+@dataclass(frozen=True)
+class _Map:
+    """The squared errors of the mosaic's level on one grid, summed over sources."""
+
+    lattice: Lattice
+    kept: list[int]
+    """The exposures on the grid."""
+    to_levels: csr_array
+    squares: Array
+
+    @classmethod
+    def of(cls, names: Sequence[str], cutouts: Mapping[str, CutoutRecord]) -> "_Map":
+        """Return the empty map of cutouts on one grid."""
+        kept = [place for place, name in enumerate(names) if name in cutouts]
+        records = [cutouts[names[place]] for place in kept]
+        centres = np.array([record.centre for record in records])
+        lattice = _lattice(records)
+        to_levels = mosaic_levels(Exposures(outlines(records), centres, np.ones(len(kept))), lattice)
+        return cls(lattice, kept, to_levels, np.zeros(to_levels.shape[0]))
+
+    def add(self, errors: Array) -> None:
+        """Add sources, given the errors (E, 3, M) that they cause."""
+        levels = self.to_levels @ errors[self.kept].reshape(3 * len(self.kept), -1)
+        self.squares[:] += np.sum(levels**2, axis=1)
+
+    @property
+    def sigma(self) -> Array:
+        """(ny, nx) 1 sigma."""
+        sigma = np.sqrt(self.squares)
+        sigma[np.diff(self.to_levels.indptr) == 0] = np.nan
+        return sigma.reshape(self.lattice.shape)
 
 
 def level_covariance(
@@ -104,7 +141,9 @@ def _noise_of(
     number = {name: place for place, name in enumerate(names)}
     records = [cutouts.get(name) or members[name].cutout for name in names]
     solved = [_solved(stage, number, settings, given) for stage in stages]
+    grids = {name: member.grid for member in members.values() for name in member.exposures}
     exposures = Exposures(
+        grids=[grids[name] for name in names],
         outlines=outlines(records),
         centres=np.array([record.centre for record in records]),
         sigma=_pixel_noise(solved, len(names)),

@@ -115,11 +115,12 @@ class PairNoise:
     def of(cls, problem: Problem) -> "PairNoise":
         """Sample the noise of the members of a component."""
         k = problem.k
-        shapes = shapes_of(problem.outlines)
+        shapes = shapes_of((*problem.outlines, *problem.facing.outlines))
         unit = spread_evenly(POINTS)
         ends = np.stack([problem.first, problem.second], axis=1)
+        seen = ends[:, ::-1] if problem.facing.seen is None else problem.facing.seen
         root = np.asarray(np.linalg.cholesky(problem.moments + TINY * np.eye(k)), dtype=float)
-        inside, sums = _inside(unit, shapes, ends, problem.centroids, problem.scale, k)
+        inside, sums = _inside(unit, shapes, ends, np.ascontiguousarray(seen), problem.centroids, problem.scale, k)
         sampled = inside.min(axis=1) >= FEWEST
         shared = np.where(sampled, problem.variance * problem.shared, 0.0)
         variances = pixel_variances(problem)[ends]
@@ -132,6 +133,9 @@ class PairNoise:
         counting = np.flatnonzero(sampled)
         begin, adjacent, number = neighbours(len(problem.names), ends[counting, 0], ends[counting, 1])
         number = counting[number]
+        if problem.facing.seen is not None:
+            mine = np.repeat(np.arange(len(begin) - 1), np.diff(begin))
+            adjacent = seen[number, (problem.second[number] == mine).astype(np.int64)]
         starts, packed = _by_member(unit, shapes, (begin, adjacent, number), problem.geometry, matched)
         alone = np.maximum(problem.variance - shared, 0.0)
         return cls(problem, root, alone, begin, number, starts, packed)
@@ -262,16 +266,19 @@ def _reach(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int, int]:
 
 @njit(nogil=True, cache=True)
 def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
-    unit: Array, shapes: Shapes, ends: Index, centroids: Array, scale: float, k: int
+    unit: Array, shapes: Shapes, ends: Index, seen: Index, centroids: Array, scale: float, k: int
 ) -> tuple[Index, Array]:
-    """Return (K, 2) the number of points of each member within the other, and (K, 2, k, k) their summed moments."""
+    """Return (K, 2) the number of points of each member within the other, and (K, 2, k, k) their summed moments.
+
+    `seen` is the polygon of the other member, as each member sees it.
+    """
     edges, starts, boxes = shapes
     count = np.zeros(ends.shape, dtype=np.int64)
     sums = np.zeros((len(ends), 2, k, k))
     basis = np.ones(3)
     for pair in range(len(ends)):
         for side in range(2):
-            mine, other = ends[pair, side], ends[pair, 1 - side]
+            mine, other = ends[pair, side], seen[pair, side]
             low, high = _reach(unit, boxes, mine, other)
             start, stop, bottom, top = starts[other], starts[other + 1], boxes[other, 1], boxes[other, 3]
             for q in range(low, high):
@@ -298,7 +305,7 @@ def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
     edges, corners, boxes = shapes
     begin, adjacent, number = lists
     first, _, _, centroids, scale = geometry
-    n, k, points, most = len(boxes), matched.shape[2], len(unit), 0
+    n, k, points, most = len(begin) - 1, matched.shape[2], len(unit), 0
     starts = np.zeros(n + 1, dtype=np.int64)
     for member in range(n):
         wide = k * (begin[member + 1] - begin[member])

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.graph_kernels import neighbours
+from levelmatch_core.matching.model.facing import Grids, numbers_of, seen_on
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.uncertainty.pair_noise import POINTS, holds, semidefinite_root, shapes_of, spread_evenly
 from levelmatch_core.process.compilation import njit
@@ -27,6 +28,8 @@ class Exposures:
     """(E, 2) x, y of the point to which each exposure's correction refers, grid pixels."""
     sigma: Array
     """(E,) scatter of a pixel, data unit."""
+    grids: Grids = ()
+    """The grid of each exposure; empty if all are on one."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Scene(NamedTuple):
     member_weight: Array
     """The weight of the exposure in each of these members."""
     parts: Lists
-    """For each member, its exposures."""
+    """For each member, its exposures (their outlines); then those of members as they are seen on other grids."""
     part_weight: Array
     """The weight of each of these exposures in the member."""
     adjacent: tuple[Index, Index, Index]
@@ -74,10 +77,13 @@ class Scene(NamedTuple):
         offsets = np.cumsum([0, *(len(part.parts) for part in groups)]).tolist()
         first = np.concatenate([part.problem.first + at for part, at in zip(groups, offsets, strict=False)])
         second = np.concatenate([part.problem.second + at for part, at in zip(groups, offsets, strict=False)])
-        parts = _lists([part for each in groups for part in each.parts])
+        every = [part for each in groups for part in each.parts]
+        parts = _lists(every)
         weight = np.concatenate([_weights(each) for each in groups])
-        shapes = shapes_of(exposures.outlines)
-        left, bottom, right, top = shapes[2].T
+        adjacent = neighbours(offsets[-1], first, second)
+        elsewhere = _elsewhere(every, exposures, adjacent)
+        shapes = shapes_of((*exposures.outlines, *elsewhere.outlines))
+        left, bottom, right, top = shapes[2][: len(exposures.sigma)].T
         scales = np.repeat([float(part.problem.scale) for part in groups], [len(part.problem.rms) for part in groups])
         return cls(
             unit=spread_evenly(POINTS),
@@ -85,13 +91,57 @@ class Scene(NamedTuple):
             amplitude=exposures.sigma * np.sqrt((right - left) * (top - bottom) / POINTS),
             members=_lists_of(parts, len(exposures.sigma)),
             member_weight=weight[np.argsort(parts[1], kind="stable")],
-            parts=parts,
-            part_weight=weight,
-            adjacent=neighbours(offsets[-1], first, second),
+            parts=_lists([*every, *elsewhere.parts]),
+            part_weight=np.concatenate(
+                [weight, *(weight[slice(*parts[0][one : one + 2])] for one in elsewhere.members)]
+            ),
+            adjacent=(adjacent[0], elsewhere.adjacent, adjacent[2]),
             first=first,
             centroids=np.concatenate([part.problem.centroids for part in groups]),
             scales=scales,
         )
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """Members as they are seen on the grids of their neighbours."""
+
+    outlines: list[object]
+    """Outlines of exposures, numbered after those of all exposures on their own grids."""
+    members: list[int]
+    """The members, which are numbered again after all members."""
+    parts: list[list[int]]
+    """Their exposures' outlines."""
+    adjacent: Index
+    """The neighbours of all members, as each member sees them."""
+
+
+def _elsewhere(
+    parts: Sequence[Sequence[int]], exposures: Exposures, adjacent: tuple[Index, Index, Index]
+) -> _Elsewhere:
+    """Return the neighbours of members on other grids as they are seen there; nothing if all are on one grid."""
+    begin, other, _ = adjacent
+    found = _Elsewhere([], [], [], other.copy())
+    grids = numbers_of(exposures.grids)
+    if not len(grids) or (grids == grids[0]).all():
+        return found
+    home = np.array([grids[part[0]] if part else -1 for part in parts])
+    mine = np.repeat(np.arange(len(parts)), np.diff(begin))
+    places: dict[tuple[int, int], int] = {}
+    numbers: dict[tuple[int, int], int] = {}
+    for at in np.flatnonzero((home[mine] != home[other]) & (home[mine] >= 0) & (home[other] >= 0)).tolist():
+        member, grid = int(other[at]), exposures.grids[parts[mine[at]][0]]
+        key = member, int(home[mine[at]])
+        if key not in places:
+            places[key] = len(parts) + len(found.members)
+            found.members.append(member)
+            for one in parts[member]:
+                if (one, key[1]) not in numbers:
+                    numbers[one, key[1]] = len(exposures.sigma) + len(found.outlines)
+                    found.outlines.append(seen_on(exposures.outlines[one], exposures.grids[one], grid))
+            found.parts.append([numbers[one, key[1]] for one in parts[member]])
+        found.adjacent[at] = places[key]
+    return found
 
 
 def _weights(group: MatchedGroup) -> Array:
@@ -170,7 +220,7 @@ def sums(scene: Scene, start: Index) -> tuple[Index, Index, Index, Array, Array,
     count, area = np.zeros(links, dtype=np.int64), np.zeros(links)
     power, share = np.zeros(links), np.zeros((links, 3, 3))
     basis = np.ones(3)
-    for one in range(len(boxes)):
+    for one in range(len(start) - 1):
         base, most = start[one], start[one + 1] - start[one]
         _links_of(scene, one, pair_of[base : base + most], side_of[base : base + most])
         found, shares = np.empty(most, dtype=np.int64), np.empty(most)

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from levelmatch_core.errors import UsageError
 from levelmatch_core.images.exposure import Exposure, Window
 from levelmatch_core.instrument_tables import InstrumentTable
-from levelmatch_core.matching.corrections import Correction, Status
+from levelmatch_core.matching.corrections import Correction, Status, place_name
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.products.tables import read_corrections, window_of
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings, WcsSource
 from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.patches import ONE
 from levelmatch_core.sky.plane import Plane
 
 _TERMS = ("level", "slope_x", "slope_y")
@@ -62,6 +63,13 @@ class Known(Record):
     """By what the input's values were divided to be matched: corrections were multiplied by it."""
     blanks: tuple[float, ...] = ()
     """Values of its blank pixels, which stayed."""
+    patch: str = ONE
+    """The patch of a wide field on whose grid its planes are."""
+
+    @property
+    def place(self) -> str:
+        """Name of the grid of its planes."""
+        return place_name(self.field, self.patch)
 
     def correction(self, exposure: Exposure) -> Correction:
         """Return the correction of the same exposure in another reduction (or the same one)."""
@@ -78,6 +86,7 @@ class Known(Record):
             plane=sum(self.stages.values(), start=Plane(x0=self.total.x0, y0=self.total.y0)),
             sigma=self.sigma,
             local_sky=self.local_sky,
+            patch=self.patch,
         )
 
     @property
@@ -115,6 +124,9 @@ class KnownSolution:
     failed: tuple[str, ...]
     """Names of the exposures that failed, for which there is no correction."""
     grids: Mapping[str, Grid]
+    """By field, and by place (`Known.place`) for the patches of wide ones."""
+    fields: frozenset[str] = frozenset()
+    """Names of the fields."""
     instruments: tuple[InstrumentTable, ...] = ()
     """Instrument tables given by the user."""
     blank: str | float = "auto"
@@ -133,6 +145,10 @@ class KnownSolution:
         table = read_corrections(path)
         try:
             grids = {name: Grid.from_json(grid["record"]) for name, grid in table.meta["grids"].items()}
+            fields = frozenset(grids)
+            for name, grid in table.meta["grids"].items():
+                patches = grid.get("patches", {})
+                grids |= {place_name(name, patch): Grid.from_json(patches[patch]["record"]) for patch in patches}
             found = [{name: _plain(row[name]) for name in table.colnames} for row in table]
             instruments = tuple(InstrumentTable.from_json(one) for one in table.meta.get("instruments", ()))
             failed = tuple(row["exposure"] for row in found if row["status"] == Status.FAILED)
@@ -162,11 +178,11 @@ class KnownSolution:
             if abs(grid.ra) > 360 or abs(grid.dec) > 90 or abs(grid.angle) > 360 or grid.scale > _WIDEST:
                 message = f"{path}: the grid of field {name} is none of a sky; use the table that levelmatch wrote"
                 raise UsageError(message)
-        lacking = sorted({row.field for row in rows} - grids.keys())
+        lacking = sorted({row.place for row in rows} - grids.keys())
         if lacking:
             message = f"{path}: no grid for the fields {', '.join(lacking)}; use the table that levelmatch wrote"
             raise UsageError(message)
-        return cls(rows, failed, grids, instruments, table.meta.get("blank", "auto"), table.meta.get("plane"))
+        return cls(rows, failed, grids, fields, instruments, table.meta.get("blank", "auto"), table.meta.get("plane"))
 
     def products(self) -> dict[str, list[Known]]:
         """Return the rows by the corrected file that they belong to, sorted."""
@@ -235,6 +251,7 @@ def _known(row: dict[str, Any]) -> Known:
         **{name: row[name] for name in ("exposure", "file", "hdu", "field", "unit", "component", "reference")},
         **{name: row[name] for name in ("provisional", "partial", "local_sky", "per_area", "divisor", "blanks")},
         product=row["product"].removeprefix(PRODUCTS),
+        patch=row.get("patch", ONE),
         window=window_of(row["window"]),
         wcs_source=row["wcs_source"],
         status=Status(row["status"]),

@@ -257,7 +257,7 @@ def _restore_input(
             values,
             1,
             part.total,
-            grids[part.field],
+            grids[part.place],
             wcs,
             blank=Blank.of_corrected(values, part.blanks or blanks, output_type(stored.dtype)),
             per_area=part.per_area,

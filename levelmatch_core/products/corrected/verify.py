@@ -125,7 +125,7 @@ def _table(solution: KnownSolution, record: RunRecord) -> Iterator[Mismatch]:
         what = f"the reference of component {place[1]} of field {place[0]} is not that of {RUN}"
         yield Mismatch(CORRECTIONS, what)
     grids = {field.name: field.grid for field in record.fields}
-    for name in sorted(grids.keys() | solution.grids.keys()):
+    for name in sorted(grids.keys() | solution.fields):
         if grids.get(name) != solution.grids.get(name):
             yield Mismatch(CORRECTIONS, f"the grid of field {name} is not that of {RUN}")
     products = {PRODUCTS + name for name in solution.products()}
@@ -153,7 +153,7 @@ def _cards(folder: Path, product: str, rows: list[Known], grids: Mapping[str, Gr
             MATCHED_CARD: main.status.value,
             "LVLREF": reference_text(main.reference, provisional=main.provisional),
             "LVLPART": main.partial,
-            AREA_CARD: grids[main.field].pixel_area if main.per_area else None,
+            AREA_CARD: grids[main.place].pixel_area if main.per_area else None,
         }
         try:
             expected |= _numbers(IMAGE_CARDS, main, hdus, path, grids, index=image.hdu, whole=True)
@@ -188,7 +188,7 @@ def _numbers(
     plain = row.total.is_level and not row.per_area
     wcs = None if plain else wcs_from(row.wcs_source, hdus, index, path, row.product)
     window = None if whole else row.window
-    grid = grids[row.field]
+    grid = grids[row.place]
     local = local_plane(row.total, grid, wcs, shape, window, per_area=row.per_area, divisor=row.divisor)
     numbers = (local.level, local.slope_x, local.slope_y, row.local_sky * row.divisor, row.sigma[0] * row.divisor)
     return dict(zip(names, numbers, strict=True))

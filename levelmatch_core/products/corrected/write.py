@@ -74,7 +74,7 @@ def write_corrected(
         The corrections of all exposures in the file, from :func:`products_of`: the chips of one input, or its Lyot
         window and the rest, or two inputs of which one contains the window of the other.
     grids
-        The grid of each field, by name of the field.
+        The grids by name (`Correction.place`).
     settings
         Settings of the run.
 
@@ -106,7 +106,7 @@ def write_corrected(
             notes += _correct(edited, image, donor, grids, settings)
         main = images[0].main
         if settings.write_background and instrument_of(main.exposure).background:
-            level = _local_plane(main, grids[main.field], None).level
+            level = _local_plane(main, grids[main.place], None).level
             put_background(edited, level, main.exposure.file)
         with path.open("wb") as file:
             hashed = HashedFile(file)
@@ -188,7 +188,7 @@ def _correct(
     sci = main.exposure.sci
     header = edited.base.header(sci)
     inside = None if image.window is None else inside_of(image.window, main.exposure.shape)
-    grid = grids[main.field]
+    grid = grids[main.place]
     put_cards(header, main, _local_plane(main, grid, None), settings)
     notes: list[str] = []
     if image.window is None and main.status is Status.ALONE and main.total == _nothing(main):

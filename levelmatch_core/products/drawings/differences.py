@@ -24,7 +24,7 @@ def differences(stage: StageMatch, unit: str) -> Svg:
     names = sorted({name for pair in pairs for name in (pair.fit.first, pair.fit.second)})
     short = dict(zip(names, style.distinct(names), strict=True))
     labels = [f"{short[pair.fit.second]} \N{MINUS SIGN} {short[pair.fit.first]}" for pair in pairs] if named else []
-    below = 5.2 * max(map(len, labels), default=0)
+    below = 5.8 * max(map(len, labels), default=0)
     drawing, scale = _logarithmic(f"{stage.stage}: differences before and after", floor, largest, unit, below)
     step = (WIDTH - _LEFT - 2 * _EDGE) / max(len(pairs), 1)
     radius = min(4.0, max(1.6, 0.4 * step))

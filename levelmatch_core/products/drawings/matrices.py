@@ -17,6 +17,8 @@ _EDGE, _GAP, _HEAD, _BAR = 10.0, 16.0, 14.0, 30.0
 """Room at the edge, between panels, for a panel's name, and for the colour bar."""
 _LETTER = 5.6
 """Width of a label's letter."""
+_DIGIT = 5.0
+"""Width of a digit in a cell."""
 _LABELLED, _NUMBERED = 24, 8
 """Most members of a panel whose names, and whose cells' numbers, are written."""
 _NARROWEST = 104.0
@@ -79,7 +81,8 @@ def matrix(stage: StageMatch, unit: str, quantity: Quantity) -> Svg:
     for number, panel in enumerate(panels):
         left = _EDGE + (number % columns) * (width + _GAP)
         panel.draw(drawing, left, tops[number // columns], quantity, limit, unit, shown)
-    _colour_bar(drawing, at, quantity, limit, unit)
+    cut = quantity.signed and any(pair.rejected for pair in pairs)
+    _colour_bar(drawing, at, quantity, limit, unit, cut=cut)
     return drawing
 
 
@@ -138,7 +141,7 @@ class _Panel:
                 if len(self.names) <= _NUMBERED and self.side >= 19:
                     middle = place["x"] + self.side / 2, place["y"] + self.side / 2 + 3
                     light = abs(part) > 0.6 if quantity.signed else part < 0.55
-                    words = style.number(entry) if limit else "0"
+                    words = _fitting(entry, self.side) if limit else "0"
                     drawing.text(*middle, words, class_="cellnumber light" if light else "cellnumber")
         for at, label in enumerate(self.labels):
             along = self.side * (at + 0.5) + 3
@@ -154,13 +157,19 @@ def _shade(quantity: Quantity, part: float) -> str:
     return colours(style.SEQUENCE, [0.95 * part])[0]
 
 
-def _colour_bar(drawing: Svg, y: float, quantity: Quantity, limit: float, unit: str) -> None:
+def _fitting(value: float, room: float) -> str:
+    """Return a number with three digits, or two or one where a cell is too narrow for them."""
+    texts = [style.number(value), *(f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}") for digits in (2, 1))]
+    return next((text for text in texts if _DIGIT * len(text) < room), texts[-1])
+
+
+def _colour_bar(drawing: Svg, y: float, quantity: Quantity, limit: float, unit: str, *, cut: bool) -> None:
     shown = "pixels" if quantity.pixels else style.shown_unit(unit)
     if not limit:
         drawing.text(_EDGE, y + 9, f"all 0 {shown}")
     elif quantity.signed:
         drawing.colour_bar(_EDGE, y, style.DIFFERENCE, width=125)
-        drawing.text(_EDGE + 132, y + 9, f"± {style.number(limit)} {shown}; grey: rejected")
+        drawing.text(_EDGE + 132, y + 9, f"± {style.number(limit)} {shown}" + ("; grey: rejected" if cut else ""))
     else:
         drawing.colour_bar(_EDGE, y, style.SEQUENCE, width=125, end=0.95)
         drawing.text(_EDGE + 132, y + 9, f"0 to {style.number(limit)} {shown}")

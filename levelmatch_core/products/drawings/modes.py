@@ -23,7 +23,7 @@ _EDGE, _GAP, _TALLEST = 6.0, 12.0, 260.0
 
 
 @dataclass(frozen=True)
-class Pattern:
+class ModePattern:
     """The modes of one rank: each component's weakest, second weakest and so on, which have nothing in common."""
 
     levels: Mapping[str, float]
@@ -34,7 +34,7 @@ class Pattern:
     """How many have a mode of this rank."""
 
 
-def patterns(solutions: Sequence[Solution]) -> list[Pattern]:
+def patterns(solutions: Sequence[Solution]) -> list[ModePattern]:
     """Return the modes of a stage, weakest first.
 
     Parameters
@@ -57,7 +57,7 @@ def patterns(solutions: Sequence[Solution]) -> list[Pattern]:
             name: mode.sigma * value for mode, names in entries for name, value in zip(names, mode.pattern, strict=True)
         }
         largest = max(entries, key=lambda entry: len(entry[1]))[0]
-        found.append(Pattern(levels=levels, largest=largest, components=len(entries)))
+        found.append(ModePattern(levels=levels, largest=largest, components=len(entries)))
     return found
 
 
@@ -81,7 +81,7 @@ def modes(stage: StageMatch, unit: str) -> Svg | None:
         shades = colours(style.DIFFERENCE, [0.5 + 0.5 * level / limit for level in pattern.levels.values()])
         for (name, level), shade in zip(pattern.levels.items(), shades, strict=True):
             points = [(left + scale * (x - low[0]), _EDGE + scale * (high[1] - y)) for x, y in cells[name].tolist()]
-            tip = f"{name}\n{style.number(level)} {style.shown_unit(unit)} at 1 sigma\n{told(pattern, unit)}"
+            tip = f"{name}\n{style.number(level)} {style.shown_unit(unit)} at 1 sigma\n{mode_words(pattern, unit)}"
             edge = ("#000", 1.2) if name in references else ("#8c8c8c", 0.4)
             drawing.path([*points, points[0]], fill=shade, class_="cell", stroke=edge[0], stroke_width=edge[1], tip=tip)
     y = drawing.height - 26
@@ -95,15 +95,15 @@ def mode_lines(stage: StageMatch, unit: str) -> tuple[str, ...]:
     found = patterns(stage.solutions)
     if not found:
         return ()
-    weakest = told(found[0], unit).replace("\n", ", ")
-    more = "; ".join(told(pattern, unit).replace("\n", ", ") for pattern in found[1:])
+    weakest = mode_words(found[0], unit).replace("\n", ", ")
+    more = "; ".join(mode_words(pattern, unit).replace("\n", ", ") for pattern in found[1:])
     return (
         f"The pattern of corrections that the overlaps see least may be off by {weakest}"
         + (f"; the next: {more}." if more else "."),
     )
 
 
-def told(pattern: Pattern, unit: str) -> str:
+def mode_words(pattern: ModePattern, unit: str) -> str:
     """Return a mode's numbers in words, those of the component with most members where there are several."""
     others = f", of the largest of {pattern.components} components" if pattern.components > 1 else ""
     mode = pattern.largest

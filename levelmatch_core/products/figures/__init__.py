@@ -56,7 +56,7 @@ def draw_figures(
     field, unit = field_match.field, field_match.field.unit
     figures: list[tuple[str, Callable[[Path], object]]] = []
     if mosaic is not None:
-        figures.append(("mosaic", partial(draw_mosaic, mosaic=mosaic, title=field.name)))
+        figures.append(("mosaic", partial(draw_mosaic, mosaic=mosaic, title=field.name, match=field_match)))
     if level_error is not None:
         figures.append(("level_error", partial(draw_level_error, level_error=level_error, title=field.name)))
     figures += [(name, partial(Path.write_bytes, data=content)) for name, content in drawings_of(field_match)]

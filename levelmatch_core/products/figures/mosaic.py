@@ -1,25 +1,28 @@
-"""The mosaic before and after, side by side on the sky."""
+"""The mosaic before and after, and what was changed, side by side on the sky."""
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from astropy.io import fits
-from astropy.wcs import WCS
-from matplotlib.colors import AsinhNorm
+from matplotlib.colors import AsinhNorm, Normalize
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
+from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.products.drawings import style
+from levelmatch_core.products.drawings.mosaic_views import views_of_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MAX_SIDE = 700
 """Longest side of the images that are drawn, pixels, about that of the panels: larger ones are averaged in blocks."""
-_LEFT, _BETWEEN, _RIGHT, _BELOW, _ABOVE = 0.95, 0.35, 1.0, 0.55, 0.35
-"""Room for labels left of, between, right of (the colour bar), below and above the panels, inches."""
+_LEFT, _BETWEEN, _BAR, _RIGHT, _BELOW, _ABOVE = 0.95, 0.2, 0.95, 0.95, 0.55, 0.35
+"""Room for labels left of, between, right of (the colour bars), below and above the panels, inches."""
 
 
-def draw_mosaic(path: Path, mosaic: Path, title: str) -> None:
-    """Draw a mosaic before and after correction with one stretch, each minus its median.
+def draw_mosaic(path: Path, mosaic: Path, title: str, match: FieldMatch | None = None) -> None:
+    """Draw a mosaic before and after correction with one stretch, each minus its median, and their difference.
 
     Parameters
     ----------
@@ -29,57 +32,53 @@ def draw_mosaic(path: Path, mosaic: Path, title: str) -> None:
         A mosaic's FITS file, with the images SCI and BEFORE.
     title
         What it is.
+    match
+        The field, whose members are outlined on the difference; None for no outlines.
     """
-    with fits.open(mosaic, mode="readonly", memmap=True) as hdus:
-        header = hdus["SCI"].header
-        step = max(1, -(-max(hdus["SCI"].shape) // MAX_SIDE))
-        after, before = (block_mean(hdus[name].data, step) for name in ("SCI", "BEFORE"))
-    wcs = WCS(header, naxis=2)[::step, ::step]
-    images = {"before": before - np.nanmedian(before), "after": after - np.nanmedian(after)}
-    norm = stretch(images["after"])
+    views, wcs, given = views_of_file(mosaic, MAX_SIDE, match)
+    ny, nx = views.after.shape
     # panels of the image's shape, abreast; a tall one gets less width
-    scale = min(5.6 / after.shape[1], 7.0 / after.shape[0])
-    width, height = max(1.5, scale * after.shape[1]), max(1.5, scale * after.shape[0])
-    fig = style.figure(_LEFT + 2 * width + _BETWEEN + _RIGHT, _BELOW + height + _ABOVE)
-    for number, (name, image) in enumerate(images.items()):
-        left = _LEFT + number * (width + _BETWEEN)
-        axes = style.axes_at(fig, left, _BELOW, width, height, projection=wcs)
-        shown = axes.imshow(
-            image, origin="lower", cmap=style.colour_map(style.IMAGE), norm=norm, interpolation="nearest"
-        )
-        axes.set_title(f"{style.short(title)}: {name}", fontsize=11)
+    scale = min(4.6 / nx, 6.2 / ny)
+    width, height = max(1.5, scale * nx), max(1.5, scale * ny)
+    fig = style.figure(_LEFT + 3 * width + _BETWEEN + _BAR + _RIGHT, _BELOW + height + _ABOVE)
+    change = Normalize(-(views.limit or 1.0), views.limit or 1.0)
+    panels = (
+        ("before", views.before, views.norm, style.IMAGE, 0.0),
+        ("after", views.after, views.norm, style.IMAGE, width + _BETWEEN),
+        ("before \N{MINUS SIGN} after", views.change, change, style.DIFFERENCE, 2 * width + _BETWEEN + _BAR),
+    )
+    unit = style.shown_unit(given) if given else "the files' own unit (no BUNIT)"
+    for number, (name, image, norm, colours, at) in enumerate(panels):
+        axes = style.axes_at(fig, _LEFT + at, _BELOW, width, height, projection=wcs)
+        shown = axes.imshow(image, origin="lower", cmap=style.colour_map(colours), norm=norm, interpolation="nearest")
+        axes.set_title(f"{style.short(title, 24)}: {name}" if number == 0 else name, fontsize=11)
         sky_axes(axes, labelled=number == 0)
-    beside = style.axes_at(fig, left + width + 0.12, _BELOW, 0.15, height)
-    bar = fig.colorbar(shown, cax=beside, extend="both", ticks=_ticks(norm))
-    bar.ax.minorticks_off()
-    bar.ax.yaxis.set_major_formatter("{x:g}")
-    bar.set_label(f"{style.shown_unit(header.get('BUNIT', ''))}, minus the median")
+        if number == 1:
+            bar = _bar(fig, shown, (_LEFT + at + width, height), f"{unit}, minus the median", _ticks(views.norm))
+            bar.ax.yaxis.set_major_formatter("{x:g}")
+    _outline(axes, views.outlines)
+    if views.limit:
+        _bar(fig, shown, (_LEFT + at + width, height), f"{unit}, minus the median", None)
+    else:
+        axes.text(0.5, 0.5, "no change", transform=axes.transAxes, ha="center", fontsize=11)
     style.save(fig, path)
 
 
-def block_mean(image: NDArray[np.floating], step: int) -> NDArray[np.float64]:
-    """Return the mean of the finite pixels of each block of step x step pixels, NaN where there are none."""
-    if step == 1:
-        return np.where(np.isfinite(image), image, np.nan).astype(np.float64)
-    rows, columns = (-(-size // step) for size in image.shape)
-    out = np.full((rows, columns), np.nan)
-    for row in range(rows):  # a row of blocks at a time: the image may be larger than memory
-        part = np.asarray(image[row * step : (row + 1) * step], dtype=np.float64)
-        seen = np.isfinite(part)
-        starts = range(0, part.shape[1], step)
-        # down the columns first, which is how the pixels lie
-        count = np.add.reduceat(seen.sum(axis=0), starts)
-        total = np.add.reduceat(np.where(seen, part, 0.0).sum(axis=0), starts)
-        np.divide(total, count, out=out[row], where=count > 0)
-    return out
+def _bar(fig: "Figure", shown: Any, place: tuple[float, float], label: str, ticks: list[float] | None) -> Any:  # noqa: ANN401 - matplotlib's
+    """Draw a colour bar right of a panel, whose right edge and height are given."""
+    beside = style.axes_at(fig, place[0] + 0.1, _BELOW, 0.13, place[1])
+    bar = fig.colorbar(shown, cax=beside, extend="both", ticks=ticks)
+    bar.ax.minorticks_off()
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label(label, fontsize=9)
+    return bar
 
 
-def stretch(image: NDArray[np.float64]) -> AsinhNorm:
-    """Return a stretch that is linear about the sky and compresses what is bright."""
-    values = image[np.isfinite(image)]
-    low, quarter, half, high = np.percentile(values, [0.5, 16, 50, 99.5])
-    width = max(float(half - quarter), 1e-6 * float(high - low), np.finfo(float).tiny)
-    return AsinhNorm(linear_width=3 * width, vmin=low, vmax=high if high > low else low + 1)
+def _outline(axes: "Axes", outlines: tuple[tuple[tuple[float, float], ...], ...]) -> None:
+    """Draw the outlines of the members: a seam is where one ends."""
+    for outline in outlines:
+        x, y = zip(*outline, outline[0], strict=True)
+        axes.plot(x, y, color="black", linewidth=0.6, alpha=0.7, scalex=False, scaley=False)
 
 
 def _ticks(norm: AsinhNorm) -> list[float]:

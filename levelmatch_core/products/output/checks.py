@@ -10,7 +10,7 @@ from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.files.regular import irregular, refuse_irregular
 from levelmatch_core.files.writing import is_temporary
 from levelmatch_core.products.output.placing import EDITED, JOURNAL, LOG, RUN
-from levelmatch_core.products.output.settings_changes import differences, numbers_settings, told_settings
+from levelmatch_core.products.output.settings_changes import changes_between, numbers_settings, told_settings
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.settings import MatchSettings
 
@@ -107,7 +107,7 @@ def _is_ours(found: Path, root: Path, made: set[str]) -> bool:
 def _refuse_other_settings(
     shown: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], *, unfinished: bool
 ) -> None:
-    differing = differences(theirs, ours)
+    differing = changes_between(theirs, ours)
     if differing:
         kind = "an unfinished run" if unfinished else "a run"
         message = (

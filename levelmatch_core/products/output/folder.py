@@ -16,7 +16,7 @@ from typing import Any, Self
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.files.locks import FolderLock
 from levelmatch_core.files.writing import is_temporary, room_for, see_on_disk, write_durably
-from levelmatch_core.images.reading import digest_of
+from levelmatch_core.images.reading import file_digest
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.checks import (
@@ -42,7 +42,7 @@ from levelmatch_core.products.output.placing import (
     place_of,
     put,
 )
-from levelmatch_core.products.output.settings_changes import differences, numbers_settings
+from levelmatch_core.products.output.settings_changes import changes_between, numbers_settings
 from levelmatch_core.products.runrecord import RunRecord, json_bytes
 from levelmatch_core.settings import MatchSettings
 
@@ -131,7 +131,7 @@ class OutputFolder:
         cls, shown: Path, path: Path, settings: MatchSettings, lock: FolderLock, created: Sequence[Path]
     ) -> Self:
         previous, journal, made, ours = contents_of(shown, path, settings)
-        same = previous is not None and not differences(numbers_settings(previous.settings), ours)
+        same = previous is not None and not changes_between(numbers_settings(previous.settings), ours)
         in_journal = journal is not None and journal["settings"] == ours
         return cls(path, ours, lock=lock, last=previous, same=same, made=made, in_journal=in_journal, created=created)
 
@@ -222,7 +222,7 @@ class OutputFolder:
             return
         self._looked_at.add(name)
         place = place_of(self.path, name)
-        if not place.is_file() or place.is_symlink() or digest_of(place) in known:
+        if not place.is_file() or place.is_symlink() or file_digest(place) in known:
             return
         kept = keep_aside(self.path, name)
         self.edited.append(kept)
@@ -238,7 +238,7 @@ class OutputFolder:
             path = place_of(self.path, file.name)
         except OutputFolderError:
             return False
-        return path.is_file() and not path.is_symlink() and digest_of(path) == file.sha256
+        return path.is_file() and not path.is_symlink() and file_digest(path) == file.sha256
 
     def harmed(self, name: str) -> bool:
         """Return whether a file that a run wrote here, and that should be here, is missing or was altered since."""
@@ -246,7 +246,7 @@ class OutputFolder:
         if not known:
             return False
         path = place_of(self.path, name)
-        return not path.is_file() or path.is_symlink() or digest_of(path) not in known
+        return not path.is_file() or path.is_symlink() or file_digest(path) not in known
 
     def finish(self, record: RunRecord, log: Mapping[str, Any]) -> bool:
         """Finish the run: remove obsolete files, write run.json and log.json, and remove the journal.

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.files.writing import is_temporary, rename, room_for, sync_folder, temporary_next_to
-from levelmatch_core.images.reading import digest_of
+from levelmatch_core.images.reading import file_digest
 from levelmatch_core.products.manifest import OutputFile
 
 RUN, LOG, JOURNAL = "run.json", "log.json", "unfinished.json"
@@ -51,12 +51,12 @@ def put(root: Path, name: str, writer: Writer, before: Callable[[str], None] | N
         place.parent.mkdir(parents=True, exist_ok=True)
     with temporary_next_to(place) as temporary:
         known = writer(temporary)
-        digest = str(known) if isinstance(known, Sha256) else digest_of(temporary)
+        digest = str(known) if isinstance(known, Sha256) else file_digest(temporary)
         same = (
             place.is_file()
             and not place.is_symlink()
             and place.stat().st_size == temporary.stat().st_size
-            and digest_of(place) == digest
+            and file_digest(place) == digest
         )
         if not same:
             if before is not None:

@@ -15,7 +15,7 @@ def numbers_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if roles.get(name, "input") not in {"run", "draw"}}
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Changes:
+def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Changes:
     """Return the settings that differ; a setting unknown to an older version had the present default there."""
     defaults = MatchSettings().model_dump(mode="json")
     names = sorted({*theirs, *ours})
@@ -42,5 +42,5 @@ def settings_before(
     settings
         All settings of this run.
     """
-    changed = differences(numbers_settings(previous), numbers_settings(settings))
+    changed = changes_between(numbers_settings(previous), numbers_settings(settings))
     return {name: old for name, (old, _) in changed.items()} if changed else dict(earlier)

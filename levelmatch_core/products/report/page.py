@@ -112,6 +112,7 @@ def write_report(
     record: RunRecord,
     field_matches: Sequence[FieldMatch],
     images: FieldImages,
+    title: str = "",
 ) -> None:
     """Write the page. The same run gives the same bytes.
 
@@ -125,6 +126,8 @@ def write_report(
         All fields, solved.
     images
         Of the fields.
+    title
+        What it is of; the program's name if not given.
     """
     residuals = [residual_of(match) for match in field_matches]
     summaries = {field.name: field for field in record.fields}
@@ -140,6 +143,7 @@ def write_report(
     environment.filters["number"] = style.number
     text = environment.get_template("report.html").render(
         record=record,
+        title=title or record.program,
         summaries=summaries,
         verdict=verdict(record.counts, left_out_of(record), residuals, record.fields),
         trouble=any(left_out_of(record).values()),
@@ -174,7 +178,7 @@ def _field_view(match: FieldMatch, record: RunRecord, images: FieldImages) -> Fi
         match=match,
         summary=summary,
         unit=unit,
-        mosaic=before_and_after(mosaic) if mosaic is not None else None,
+        mosaic=before_and_after(mosaic, match) if mosaic is not None else None,
         level_error=level_error(error) if error is not None else None,
         # the mosaic first: what its tiles did is what a person looks for
         stages=tuple(

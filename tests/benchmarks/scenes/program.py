@@ -35,6 +35,16 @@ class Scene:
     """1 sigma of the error of each exposure's gain."""
     noisy: int | None = None
     """An exposure of a hundred times the noise."""
+    moving: float = 0.0
+    """Brightness of a soft thing that moves by 6 pixels from exposure to exposure through the middle tile."""
+    flat: float = 0.0
+    """Error of the flat field, the same in all exposures."""
+    glow: float = 0.0
+    """Brightness of a glow in a corner of the detector, the same in all exposures."""
+    tiles: tuple[int, int] = (3, 3)
+    """Columns and rows of tiles."""
+    dithers: int = 4
+    overlap: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -49,31 +59,37 @@ class Truth:
     wcs: WCS
 
 
-def write(scene: Scene, folder: Path, seed: int, *, tiles: int = 3, dithers: int = 4, size: int = 256) -> list[Truth]:
-    """Write a mosaic of tiles x tiles, each with its dithers, and return the truth."""
+def write(scene: Scene, folder: Path, seed: int, *, size: int = 256) -> list[Truth]:
+    """Write a mosaic of tiles, each with its dithers, and return the truth."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    step = 0.85 * size
-    sky = Sky.of(rng, tiles * step + size, **scene.sky)
+    (columns, rows), dithers = scene.tiles, scene.dithers
+    step, spread = (1 - scene.overlap) * size, 10.0 if dithers > 1 else 1.0
+    sky = Sky.of(rng, max(scene.tiles) * step + size, **scene.sky)
     turn = np.deg2rad(25.0)
     row, column = np.indices((size, size)).astype(float) - (size - 1) / 2
     found = []
-    for tile in range(tiles * tiles):
+    for tile in range(columns * rows):
         common = rng.normal(0, 1.0)
         for dither in range(dithers):
             number = tile * dithers + dither
-            ox = (tile % tiles - (tiles - 1) / 2) * step + rng.uniform(-10, 10)
-            oy = (tile // tiles - (tiles - 1) / 2) * step + rng.uniform(-10, 10)
+            ox = (tile % columns - (columns - 1) / 2) * step + rng.uniform(-spread, spread)
+            oy = (tile // columns - (rows - 1) / 2) * step + rng.uniform(-spread, spread)
             angle = turn + np.deg2rad(rng.normal(0, 0.05))
             x = ox * np.cos(turn) - oy * np.sin(turn) + column * np.cos(angle) - row * np.sin(angle)
             y = ox * np.sin(turn) + oy * np.cos(turn) + column * np.sin(angle) + row * np.cos(angle)
             wrong = rng.normal(0, scene.moved, 2) if scene.moved else np.zeros(2)
             width = scene.widths[tile % len(scene.widths)]
             clean = sky.seen(x + wrong[0], y + wrong[1], angle, width, scene.halo)
+            if scene.moving:
+                at = 6.0 * (number - columns * rows * dithers / 2)
+                clean += scene.moving * np.exp(-((x - at) ** 2 + (y - 20) ** 2) / (2 * 15.0**2))
             sigma = np.sqrt(0.05**2 + clean / 600)
             noise = rng.normal(size=clean.shape) * sigma * (100 if number == scene.noisy else 1)
             level = common + rng.normal(0, 0.1)
             data = clean * (1 + rng.normal(0, scene.gain)) + noise + level
+            if scene.flat or scene.glow:
+                data += _detector(clean, 2 * column / size, 2 * row / size, scene)
             bad = (rng.random(clean.shape) < 0.002) | (clean > scene.saturated)
             oracle = np.where(bad, np.nan, noise + level)
             if scene.hits:
@@ -87,6 +103,12 @@ def write(scene: Scene, folder: Path, seed: int, *, tiles: int = 3, dithers: int
             _write(folder / name, data, np.where(bad, np.nan, sigma), wcs, number)
             found.append(Truth(name, level, tile, oracle, wcs))
     return found
+
+
+def _detector(clean: Array, u: Array, v: Array, scene: Scene) -> Array:
+    """Return what a flat field and a glow add; u and v are -1 to 1 over the detector."""
+    flat = 0.7 * u - 0.5 * v + 0.4 * u * v + 0.3 * np.sin(5 * u)
+    return np.asarray(scene.flat * clean * flat + scene.glow * np.exp(-((u - 0.9) ** 2 + (v - 0.8) ** 2) / 0.35))
 
 
 def _wcs(x: float, y: float, angle: float, size: int) -> WCS:
@@ -129,4 +151,10 @@ SCENES = {
     "cosmic rays": Scene(hits=0.02),
     "one noisy": Scene(noisy=14),
     "gain 0.5 %": Scene({"brightness": 4.0, "contrast": 1.3}, gain=0.005),
+    "moving": Scene(moving=5.0),
+    "flat 1 % and glow": Scene(flat=0.01, glow=0.15),
+    "strip over a nebula": Scene(
+        {"brightness": 4.0, "contrast": 1.3, "stars": 4000}, tiles=(12, 1), dithers=1, overlap=0.1
+    ),
+    "thin overlaps": Scene(dithers=1, overlap=0.03),
 }

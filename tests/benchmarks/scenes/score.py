@@ -1,21 +1,39 @@
-"""What levelmatch, least squares of means and an oracle make of a scene: rms of the levels' errors."""
+"""What levelmatch, its peers, least squares of means and an oracle make of a scene: rms of the levels' errors."""
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core import MatchSettings, match_levels
+from levelmatch_core.matching.corrections import Status
+from levelmatch_core.products.grade import Grade
+from levelmatch_core.sky.cutouts import Cutout
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import grid_to_image, place
 from levelmatch_core.sky.resample import bilinear
+from tests.benchmarks import others
 from tests.benchmarks.scenes.program import MIDDLE, SCALE, Truth
+from tests.matching.fakes import make_cutout
 
 Array = NDArray[np.float64]
 
 GRID = Grid(ra=MIDDLE[0], dec=MIDDLE[1], angle=25.0, scale=3600 * SCALE)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What levelmatch makes of a scene, and what it says of it."""
+
+    error: float
+    """Rms of the levels' errors, one constant a component taken out."""
+    pull: float
+    """Rms over exposures of error over stated error, relative to the reference of the component."""
+    grade: Grade
+    components: int
 
 
 def error(levels: Sequence[float], truth: Sequence[Truth]) -> float:
@@ -23,17 +41,24 @@ def error(levels: Sequence[float], truth: Sequence[Truth]) -> float:
     return float(np.std(np.array(levels) - [one.level for one in truth]))
 
 
-def ours(folder: Path, truth: Sequence[Truth], settings: MatchSettings) -> tuple[float, float]:
-    """Return the error of levelmatch, and its rms pull against the zero of the reference."""
-    found = match_levels(folder, settings=settings)
-    by_name = {one.exposure.path.name: one for one in found.corrections}
+def ours(folder: Path, truth: Sequence[Truth], settings: MatchSettings) -> Found:
+    """Return what levelmatch makes of the exposures in a folder."""
+    result = match_levels(folder, settings=settings)
+    by_name = {one.exposure.path.name: one for one in result.corrections}
     mine = [by_name[one.name] for one in truth]
-    levels = np.array([one.total.level for one in mine])
-    wrong = levels - [one.level for one in truth]
+    wrong = np.array([one.total.level for one in mine]) - [one.level for one in truth]
     sigma = np.array([one.sigma[0] for one in mine])
-    reference = np.array([str(one.status) == "reference" for one in mine])
-    pulls = (wrong - wrong[reference].mean())[~reference] / sigma[~reference]
-    return error(levels.tolist(), truth), float(np.sqrt(np.mean(pulls**2)))
+    is_reference = np.array([one.status is Status.REFERENCE for one in mine])
+    component = np.array([-number if one.component is None else one.component for number, one in enumerate(mine)])
+    left, pulls = np.zeros(len(mine)), []
+    for part in np.unique(component):
+        inside = component == part
+        left[inside] = wrong[inside] - wrong[inside].mean()
+        zero, others_ = inside & is_reference, inside & ~is_reference
+        if zero.any():
+            pulls += ((wrong[others_] - wrong[zero].mean()) / sigma[others_]).tolist()
+    pull = float(np.sqrt(np.mean(np.square(pulls)))) if pulls else float("nan")
+    return Found(float(np.sqrt(np.mean(left**2))), pull, result.grade, len(np.unique(component)))
 
 
 def oracle(truth: Sequence[Truth]) -> float:
@@ -44,6 +69,20 @@ def oracle(truth: Sequence[Truth]) -> float:
 def dense(images: Sequence[Array], truth: Sequence[Truth]) -> float:
     """Return the error of least squares of the differences' means, all pixels in."""
     return error(of_means([_cutout(image, one) for image, one in zip(images, truth, strict=True)]), truth)
+
+
+def peers(images: Sequence[Array], truth: Sequence[Truth]) -> dict[str, float]:
+    """Return the errors of the peers that are installed, on the same bilinear cutouts."""
+    tiles: list[Cutout] = []
+    for number, (image, one) in enumerate(zip(images, truth, strict=True)):
+        data, x0, y0 = _cutout(image, one)
+        tiles.append(make_cutout(f"e{number:04d}", data, x0, y0))
+    found = {}
+    if others.there("MontagePy"):
+        found["Montage"] = error(others.montage(tiles, 1, None)[:, 0].tolist(), truth)
+    if others.there("stcal"):
+        found["skymatch"] = error(others.stcal(tiles, None, "median")[:, 0].tolist(), truth)
+    return found
 
 
 def of_means(cutouts: Sequence[tuple[Array, int, int]]) -> list[float]:

@@ -85,8 +85,8 @@ def test_the_summary_shows_the_mosaic_before_and_after(result):
     text = markdown(summarize(result, peak_memory=1.0), pictures(result))
     shown = re.search(r"!\[f770w before and after\]\(data:image/png;base64,([^)]+)\)", text)
     with Image.open(io.BytesIO(base64.b64decode(shown[1]))) as picture:
-        assert picture.width > 1.5 * picture.height
-        assert picture.width <= 2 * flows.orchestration.artifacts.SIDE + 20
+        assert picture.width > 2.2 * picture.height
+        assert picture.width <= 3 * flows.orchestration.artifacts.SIDE + 30
         assert len(picture.getcolors(picture.width * picture.height)) > 20
     assert len(text) < 500_000
 

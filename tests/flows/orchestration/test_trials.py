@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.orchestration.trials import changes_of, name_of, trial_of
+from flows.orchestration.trials import changes_of, trial_name, trial_of
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.pipeline import outputs_of
@@ -39,11 +39,11 @@ def test_what_differs_is_named_with_old_and_new():
 
 
 def test_a_trial_lies_next_to_the_output_under_what_differs():
-    assert trial_of(Path("/d/out"), name_of({"sigma": (3.0, 4.0)})) == Path("/d/out@trial-sigma=4.0")
+    assert trial_of(Path("/d/out"), trial_name({"sigma": (3.0, 4.0)})) == Path("/d/out@trial-sigma=4.0")
     long = {f"setting_{number}": (0, number) for number in range(20)}
-    assert len(name_of(long)) == 12
-    assert name_of(long) != name_of({**long, "setting_0": (0, 9)})
-    by_input = name_of({"inputs": (["/in"], ["/a/b c/../"])})
+    assert len(trial_name(long)) == 12
+    assert trial_name(long) != trial_name({**long, "setting_0": (0, 9)})
+    by_input = trial_name({"inputs": (["/in"], ["/a/b c/../"])})
     assert trial_of(Path("/d/out"), by_input).parent == Path("/d")
 
 

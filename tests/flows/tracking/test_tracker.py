@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from flows.home import Home
 from flows.summary import FlowFacts, Unmatched, summarize
 from flows.tracking.comparison import FIRST, dataset, pages_of, run_name
-from flows.tracking.metrics import MEANINGS, glossary, measures, name_of
+from flows.tracking.metrics import MEANINGS, glossary, measures, mlflow_name
 from flows.tracking.tracker import Tracker, description, output_id
 from levelmatch_core.matching.model_selection import leave_one_pair_out
 from levelmatch_core.matching.pair_matrices import PairMatrices
@@ -253,7 +253,7 @@ def test_convergence_is_a_stepped_metric_of_its_stage(logged, result):
             group = f".{solution.group}" if len(stage.solutions) > 1 else ""
             assert solution.status.history
             for story in solution.status.history:
-                name = name_of(f"{stage.stage}{group}.convergence_{story.coefficient}")
+                name = mlflow_name(f"{stage.stage}{group}.convergence_{story.coefficient}")
                 history = client.get_metric_history(run_.info.run_id, name)
                 assert [(metric.step, metric.value) for metric in history] == list(enumerate(story.steps))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from levelmatch_core.matching.measure.block_jackknife import jackknife, structure
+from levelmatch_core.matching.measure.block_jackknife import jackknife, structure, tilted
 from levelmatch_core.matching.measure.pair_fit import fit_pair
 from tests.matching.fakes import make_cutout, settings_for
 
@@ -79,3 +79,32 @@ def test_a_gain_that_no_camera_has_stands_for_no_level():
     )
     assert none == absurd == weak
     assert structure(noise[0], noise[1], box, cut, level, stderr, 1.0, (0.01, 0.001, 6.5)) > 0.06
+
+
+def test_a_slope_across_the_overlap_is_an_error_of_its_own_size() -> None:
+    """Flat field and glow go on beyond the overlap: many blocks that follow one slope make the level no better."""
+    rng = np.random.default_rng(4)
+    y, x = np.indices(SHAPE)
+    slope = 0.5 * (x / SHAPE[1] - 0.5) - 0.3 * (y / SHAPE[0] - 0.5)
+    data = slope + rng.standard_normal(SHAPE)
+    assert fitted(data).structure == pytest.approx(np.std(slope), rel=0.2)
+    plane = fit_pair(
+        *(make_cutout(*one) for one in (("a", np.zeros(SHAPE)), ("b", data))), "level+slope", settings_for()
+    )
+    assert plane is not None
+    assert plane.structure == 0
+
+
+def test_the_plane_of_the_blocks_is_that_of_least_squares() -> None:
+    rng = np.random.default_rng(5)
+    counts = np.where(rng.random(48) < 0.1, 0.0, rng.integers(20, 37, 48)).astype(float)
+    row, column = np.divmod(np.arange(48), 8)
+    means = 0.3 * column - 0.2 * row + 0.1 * rng.standard_normal(48)
+    found = tilted(counts, counts * means, 6, 8)
+    used = counts > 0
+    design = np.stack([np.ones(48), column, row], axis=1)[used]
+    weight = np.sqrt(counts[used])
+    plane = design @ np.linalg.lstsq(weight[:, None] * design, weight * means[used], rcond=None)[0]
+    plane -= np.average(plane, weights=counts[used])
+    assert found == pytest.approx(np.average(plane**2, weights=counts[used]))
+    assert tilted(counts, counts * rng.standard_normal(48), 6, 8) == 0

@@ -128,7 +128,7 @@ def test_invalid_pixels_and_offset_boxes() -> None:
 
 def test_compiled_sums_are_those_of_numpy() -> None:
     first, second = (frozen(image) for image in images(11, (1.0, 1.2)))
-    places, strength = psf_match.structure(first, second, BOX, 1.0)
+    places, strength = psf_match.places_with_structure(first, second, BOX, 1.0)
     gradients = [np.stack(np.gradient(image)) for image in (first, second)]
     product = np.sum(gradients[0] * gradients[1], axis=0)
     reach = psf_match.WINDOW

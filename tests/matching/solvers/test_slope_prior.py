@@ -288,3 +288,36 @@ def test_what_the_prior_did_to_a_slope_is_said() -> None:
     said = np.array([one.slope_change for one in auto.members])
     np.testing.assert_allclose(said - said.mean(axis=0), apart - apart.mean(axis=0), atol=1e-6 * np.abs(apart).max())
     assert np.abs(apart).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("places", "size", "width"),
+    [
+        (grid_positions(2, 2, 64, 0.15), 64, 0.3),
+        (grid_positions(2, 2, 64, 0.15), 64, 1.0),
+        ([(0, 0), (9, 2), (4, 8), (1, 5)], 64, 0.2),
+        ([(0, 0), (9, 2), (4, 8), (1, 5)], 64, 0.3),
+    ],
+)
+def test_few_slopes_that_pairs_show_are_no_worse_than_as_they_are_measured(
+    places: list[tuple[int, int]], size: int, width: float
+) -> None:
+    """The most probable width of few slopes is by chance far too small: single programs were worse by up to 2."""
+    stage, gauge = ("mosaic_tiles", Gauge.REFERENCE) if places[1][0] > 32 else ("dithers", Gauge.MEAN)
+    options = settings_for(stage, "level+slope", weight_method="error", **NO_REJECTION)
+    u = np.linspace(-1, 1, 9)
+    x, y = (grid.ravel() for grid in np.meshgrid(u, u))
+    points = np.concatenate([np.stack([np.ones_like(x), a / 32 + x, b / 32 + y], axis=1) for a, b in places])
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        truth = truth_of(rng, width, len(places)) / [1, size / 2, size / 2]
+        members, fits = fit_all(scene(places, (size, size), truth, 1.0, rng), "level+slope", options)
+        left = {}
+        for setting in ("auto", "off"):
+            chosen = options.model_copy(update={"slope_prior": setting})
+            found = match(stage, "f", members, fits, gauge, chosen).members
+            wrong = np.array([(m.plane.level, m.plane.slope_x, m.plane.slope_y) for m in found]) - truth
+            values = np.concatenate([a + 32 * b * x + 32 * c * y for a, b, c in wrong])
+            values -= points @ np.linalg.lstsq(points, values, rcond=None)[0]
+            left[setting] = np.sqrt(np.mean(values**2))
+        assert left["auto"] < 1.1 * left["off"]

@@ -14,6 +14,7 @@ from levelmatch_core.matching.results import Gauge, Member, PairFit, Solution
 from levelmatch_core.matching.uncertainty.field import TotalErrors, field_errors
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import Cutout, CutoutRecord
+from levelmatch_core.sky.patches import ONE
 from levelmatch_core.sky.plane import Plane
 from tests.matching.fakes import NO_REJECTION, fit_all, make_cutout, settings_for
 
@@ -157,13 +158,13 @@ def test_pulls_of_totals_in_200_programs(dithers: int, fits: tuple[str, str], me
 @pytest.mark.parametrize("fits", [("level", "level"), ("level", "level+slope")])
 def test_the_map_has_the_error_of_an_exposure_that_lies_alone(fits: tuple[str, str]) -> None:
     made = program(0, (2, 2), 2, fits, "error")
-    at, sigma = made.stated.lattice, made.sigma
+    (at, levels), sigma = made.stated.maps[ONE], made.sigma
     outlines = [shapely.Polygon(record.outline) for record in made.records]
     compared = 0
     for row, column in np.ndindex(at.shape):
         x, y = at.x0 + column * at.step, at.y0 + row * at.step
         fixed = [number for number, outline in enumerate(outlines) if shapely.contains_xy(outline, x, y)]
-        level = made.stated.levels[row, column]
+        level = levels[row, column]
         assert np.isnan(level) == (not fixed)
         if len(fixed) != 1:
             continue

@@ -2,7 +2,7 @@
 for (const box of document.querySelectorAll("[data-compare]")) {
   const picture = box.querySelector(".compare");
   const range = box.querySelector("input");
-  const blink = box.querySelector("button");
+  const blink = box.querySelector("[data-blink]");
   let timer = 0;
   const show = (part) => picture.style.setProperty("--at", part + "%");
   const stop = () => {
@@ -18,6 +18,10 @@ for (const box of document.querySelectorAll("[data-compare]")) {
     turn();
     timer = setInterval(turn, 700);
     blink.setAttribute("aria-pressed", "true");
+  });
+  const seams = box.querySelector("[data-seams]");
+  if (seams) seams.addEventListener("click", () => {
+    seams.setAttribute("aria-pressed", String(picture.classList.toggle("shown")));
   });
   const drag = (event) => {
     if (event.type !== "pointerdown" && !event.buttons) return;

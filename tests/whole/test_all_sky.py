@@ -1,0 +1,107 @@
+"""Fields without a limit: a survey of the whole sky on patches, from files to levels and back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from levelmatch_core.errors import FieldTooWideError
+from levelmatch_core.files.ecsv import read_ecsv
+from levelmatch_core.pipeline import RunResult
+from levelmatch_core.products.corrected.undo import undo
+from levelmatch_core.products.corrected.verify import verify
+from levelmatch_core.products.tables import read_corrections, read_pairs
+from levelmatch_core.simulate import SkySurvey, Truth, simulate_survey
+
+Match = Callable[..., RunResult]
+
+SURVEY = SkySurvey(exposures=48, size=40, noise=0.1)
+"""Exposures of 36 degrees: every patch has pairs with others."""
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
+    folder = tmp_path_factory.mktemp("sky") / "in"
+    return folder, simulate_survey(folder, SURVEY)
+
+
+def errors_of(result: RunResult, truth: Truth) -> np.ndarray:
+    """The levels minus the true ones, without their mean."""
+    known = {one.name: one.plane.level for one in truth.exposures}
+    errors = np.array([one.total.level - known[one.exposure.name] for one in result.corrections])
+    return errors - errors.mean()
+
+
+def test_levels_of_the_whole_sky_are_those_that_were_added(sky: tuple[Path, Truth], level_match: Match) -> None:
+    folder, truth = sky
+    result = level_match(folder, weight_method="error")
+    (match,) = result.matches
+    assert {one.status.value for one in match.corrections} == {"matched", "reference"}
+    assert len(match.patches) > 40
+    errors = errors_of(result, truth)
+    assert errors.std() < 0.02  # the levels scatter by 10
+    assert np.abs(errors).max() < 0.06
+    # every pair is measured once, on one patch, and many across homes
+    homes = {one.exposure.name: one.patch for one in match.corrections}
+    table = read_pairs(result.request.output / "pairs.ecsv")
+    keys = list(zip(table["first"], table["second"], strict=True))
+    assert len(set(keys)) == len(keys)
+    assert all(row["patch"] == min(homes[row["first"]], homes[row["second"]]) for row in table)
+    assert sum(homes[first] != homes[second] for first, second in keys) > len(keys) / 2
+
+
+def test_products_of_the_whole_sky(sky: tuple[Path, Truth], level_match: Match, tmp_path: Path) -> None:
+    folder, _ = sky
+    result = level_match(folder)
+    output = result.request.output
+    with fits.open(output / "mosaic_k.fits") as hdus:
+        shape, wcs = hdus["SCI"].shape, WCS(hdus["SCI"].header)
+        seen = np.isfinite(hdus["SCI"].data)
+        after, before = hdus["SCI"].data[seen], hdus["BEFORE"].data[seen]
+    assert wcs.wcs.ctype[0] == "RA---MOL"
+    assert seen.mean() > 0.95 * np.pi / 4  # of the ellipse in its rectangle
+    assert 640 < shape[0] < 655
+    assert np.std(after) < np.std(before)
+    table = read_ecsv(output / "patches_k.ecsv")
+    assert len(table) == len(result.matches[0].patches)
+    for row in table[:3]:
+        with fits.open(output / row["mosaic"]) as hdus:
+            assert hdus["SCI"].header["CRVAL2"] == row["dec"]
+            assert hdus["COVERAGE"].data.max() <= row["exposures"]
+        assert (output / row["level_error"]).is_file()
+    assert verify(output).mismatches == ()
+    undo(output, tmp_path / "back")
+    for name in ("sky_00001.fits", "sky_00030.fits"):
+        came, back = fits.getdata(folder / name), fits.getdata(tmp_path / "back" / name)
+        np.testing.assert_allclose(back, came, rtol=3e-7, atol=3e-6)
+
+
+@pytest.mark.slow
+def test_order_does_not_matter_and_only_new_exposures_are_resampled(
+    sky: tuple[Path, Truth], level_match: Match, tmp_path: Path
+) -> None:
+    folder, _ = sky
+    files = sorted(folder.glob("*.fits"))
+    some = level_match(*files[:36], output=tmp_path / "grown")
+    known = {
+        (exposure, patch.name): cutout.array
+        for patch in some.matches[0].patches
+        for exposure, cutout in patch.cutouts.items()
+    }
+    grown = level_match(*reversed(files), output=tmp_path / "grown")
+    for patch in grown.matches[0].patches:
+        for exposure, cutout in patch.cutouts.items():
+            assert known.get((exposure, patch.name), cutout.array) == cutout.array
+    fresh = level_match(*files, output=tmp_path / "fresh", reference=grown.corrections[0].reference)
+    levels = {one.exposure.name: one.total.level for one in fresh.corrections}
+    assert levels == {one.exposure.name: one.total.level for one in grown.corrections}
+    table = read_corrections(tmp_path / "grown" / "corrections.ecsv")
+    assert set(table["patch"]) <= {patch.name for patch in grown.matches[0].patches}
+
+
+def test_what_needs_one_tangent_plane_is_refused_by_name(sky: tuple[Path, Truth], level_match: Match) -> None:
+    with pytest.raises(FieldTooWideError, match=r"fit_type_mosaic_tiles=level\+slope needs one tangent plane"):
+        level_match(sky[0], fit_type_mosaic_tiles="level+slope")
