@@ -22,7 +22,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "deployments" / "docs"
 DOCUMENTS = sorted(
     (
-        *(REPOSITORY / name for name in ("README.md", "deployments/README.md", ".github/CONTRIBUTING.md")),
+        *(
+            REPOSITORY / name
+            for name in ("README.md", "deployments/README.md", "deployments/MACHINES.md", ".github/CONTRIBUTING.md")
+        ),
         *(REPOSITORY / "levelmatch_core" / name for name in ("STEP.md", "matching/MODEL.md")),
         *DOCS.rglob("*.md"),
     )
