@@ -62,7 +62,7 @@ def compiling_ahead() -> Iterator[CompileAhead | None]:
             ahead.stop()
 
 
-def entries() -> Iterator[tuple[str, str, str]]:
+def listed_kernels() -> Iterator[tuple[str, str, str]]:
     """Yield module, function and types of arguments of what a run compiles."""
     for line in LIST.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -98,7 +98,7 @@ def types_of(arguments: str) -> tuple[Any, ...]:
 def main() -> None:
     """Compile the list, spread over as many processes as there are processors."""
     os.nice(1)  # the command's own imports first
-    listed = list(entries())
+    listed = list(listed_kernels())
     for module in dict.fromkeys(module for module, _, _ in listed):
         importlib.import_module(module)  # once, for all children
     # several lists of arguments of one function go to one process: they share a file in the cache

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from levelmatch_core.process.compile_ahead import compiling_ahead, entries, types_of
+from levelmatch_core.process.compile_ahead import compiling_ahead, listed_kernels, types_of
 
 
 def test_every_entry_of_the_list_is_a_compiled_function_with_as_many_arguments():
     """Where this fails, kernels have changed: `python -m tests.benchmarks.compilation --write` makes the list anew."""
-    listed = list(entries())
+    listed = list(listed_kernels())
     assert len(listed) > 30
     assert len(set(listed)) == len(listed)
     for module, function, arguments in listed:
@@ -30,9 +30,9 @@ def test_nothing_is_started_where_something_was_compiled_before(tmp_path, monkey
 
 
 COMPILE = """
-from levelmatch_core.process.compile_ahead import compile_entry, entries
+from levelmatch_core.process.compile_ahead import compile_entry, listed_kernels
 from levelmatch_core.sky.spline import mirror
-(entry,) = (one for one in entries() if one[1] == "mirror")
+(entry,) = (one for one in listed_kernels() if one[1] == "mirror")
 assert compile_entry(*entry)
 import numpy as np
 mirror(np.zeros((20, 20)))
