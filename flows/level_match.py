@@ -16,6 +16,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.alerting.scheduled import tell_scheduled
 from flows.home import Home
 from flows.orchestration.artifacts import ProgressArtifact, publish
 from flows.orchestration.quarantine import REMEDY, quarantined
@@ -79,6 +80,7 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     """
     chosen = settings.model_copy(update={"band": band}) if band is not None else settings
     chosen, folder = settings_and_output(chosen, Path(output), trial)
+    tell_scheduled()
     home = Home.of()
     with CutoutStore(home.cutouts).in_use():  # what is fetched stays until the end
         request = Request(

@@ -13,6 +13,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.alerting.scheduled import tell_scheduled
 from flows.combinations import combinations, folder_of
 from flows.home import Home
 from flows.level_match import facts_of_run, match_and_record
@@ -64,6 +65,7 @@ def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descr
     -------
     A state with the ranking as JSON: failed and named Quarantined if a combination, or a tile in one, failed.
     """
+    tell_scheduled()
     settings, place = settings_and_output(settings, Path(output))
     common = settings.model_dump(exclude_unset=True)
     if "figures" not in settings.model_fields_set:

@@ -12,6 +12,9 @@ LOOPBACK = "127.0.0.1"
 
 _NAMES = frozenset({LOOPBACK, "localhost", "[::1]"})
 
+_ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
+"""MLflow's assistant, which runs commands on this machine for whoever reaches its port."""
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -47,6 +50,8 @@ class OwnPages:
 
     def problem(self, scope: Scope) -> str | None:
         """Return the reason to refuse a request; None to accept it."""
+        if str(scope.get("path", "")).startswith(_ASSISTANT):
+            return "refused: MLflow's assistant runs commands on this machine; it is off here"
         headers: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").lower())

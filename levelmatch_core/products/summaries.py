@@ -132,3 +132,11 @@ class FieldSummary(Record):
     )
     scale_doubt: str = Described(default="", description="why its values may not be on one scale")
     criteria: tuple[Criterion, ...] = Described(default=(), description="what the grade rests on, the worst first")
+    patches: int = Described(
+        default=0, exclude_if=lambda count: count == 0, description="tangent planes of a field that is too wide for one"
+    )
+
+    @property
+    def weakest(self) -> WeakMode | None:
+        """The weakest mode of the last stage that has any: the largest scales, of which overlaps see least."""
+        return next((stage.modes[0] for stage in reversed(self.stages) if stage.modes), None)

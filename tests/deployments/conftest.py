@@ -227,6 +227,12 @@ def worker(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
+def alongside() -> Callable[[list[str], dict[str, str], Path], AbstractContextManager[subprocess.Popen[bytes]]]:
+    """Run a process beside the test, with its environment and log."""
+    return running
+
+
+@pytest.fixture
 def working_in() -> Callable[[dict[str, str], Path], AbstractContextManager[subprocess.Popen[bytes]]]:
     """Run a worker in an environment, with its log."""
     return working

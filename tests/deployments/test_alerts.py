@@ -1,8 +1,13 @@
 """Alerts that programs ask for, sent by Prefect's automations to a webhook on the loopback."""
 
+import json
+import shutil
+import sys
+from pathlib import Path
+
 import pytest
 
-pytestmark = pytest.mark.slow
+from tests.folders import age
 
 ALERT = '[[alert]]\non = ["quarantined", "doubtful"]\nto = "webhook/{name}"\n'
 
@@ -11,6 +16,7 @@ def automations(server):
     return {each["name"]: each for each in server.ask("POST", "/automations/filter", {})}
 
 
+@pytest.mark.slow
 def test_an_alert_to_a_block_that_does_not_exist_is_refused_before_anything_is_deployed(
     prefect_server, programs, tmp_path
 ):
@@ -36,6 +42,7 @@ def deploy(server, told):
     assert "level_match/told: by hand; quarantined, doubtful: webhook/loopback" in done.stdout
 
 
+@pytest.mark.slow
 def test_ends_that_a_program_names_are_told(prefect_server, told, worker, listener, tmp_path):
     assert worker.poll() is None
     deploy(prefect_server, told)
@@ -51,8 +58,54 @@ def test_ends_that_a_program_names_are_told(prefect_server, told, worker, listen
     quarantined = prefect_server.ended(prefect_server.start("level_match/told"))
     assert listener.waits_for("Quarantined")["flow_run"] == quarantined["id"]
     assert f"{broken.name}: truncated" in listener.waits_for("Quarantined")["text"]
-    # a server whose SQLite database is busy may repeat one
-    assert list(dict.fromkeys(each["state"] for each in listener.heard)) == ["Doubtful", "Quarantined"]
+    # a server whose SQLite database is busy may repeat one, under the same event
+    told = {each["event"]: each["state"] for each in listener.heard}
+    assert list(told.values()) == ["Doubtful", "Quarantined"]
+
+
+@pytest.mark.full
+def test_late_failed_and_incomplete_are_told_too_and_a_command_hears_each_once(
+    prefect_server, programs, alongside, listener, tmp_path
+):
+    """The command is that of `levelmatch alerts`, in a process of its own."""
+    log, script = tmp_path / "told", tmp_path / "tell.sh"
+    script.write_text(f"#!/bin/sh\ncat >> {log}\necho >> {log}\n")
+    script.chmod(0o755)
+    words = [str(Path(sys.executable).parent / "levelmatch"), "alerts", "--name", "tell", "--port", "0", str(script)]
+    data, states = tmp_path / "data", ["late", "failed", "incomplete"]
+    text = 'work_pool = "alerts"\n' + (programs / "small.toml").read_text()
+    (programs / "small.toml").unlink()
+    more = "".join(f'[[alert]]\non = {json.dumps(states)}\nto = "webhook/{name}"\n' for name in ("loopback", "tell"))
+    gone = tmp_path / "data" / "gone"
+    shutil.copytree(data / "in", gone)
+    (programs / "waits.toml").write_text(text + "sigma = 3.0625\nsettle_seconds = 1e6\n" + more)
+    (programs / "gone.toml").write_text(text.replace("$DATA/in", "$DATA/gone").replace("/out", "/gone-out") + more)
+    for path in sorted((data / "in").glob("*.fits"))[:-1]:
+        age(path, 2e6)  # the last one is still being written
+    with alongside(words, prefect_server.environ, tmp_path / "alerts.log"):
+        ready = (tmp_path / "alerts.log").read_text
+        prefect_server.wait_for(lambda: 'alerts to = "webhook/tell"' in ready(), "levelmatch alerts")
+        done = prefect_server.cli("deploy", "--programs", str(programs), DATA=str(data))
+        assert done.returncode == 0, done.stderr
+        shutil.rmtree(gone)
+        waits, fails = (prefect_server.start(f"level_match/{name}") for name in ("waits", "gone"))
+        assert {listener.waits_for("Late")["flow_run"]} <= {waits, fails}  # no worker yet
+        worker = ["prefect", "worker", "start", "--pool", "alerts", "--type", "process"]
+        with alongside([sys.executable, "-m", *worker], prefect_server.environ, tmp_path / "worker.log"):
+            ends = {prefect_server.ended(run)["state"]["name"] for run in (waits, fails)}
+        assert ends == {"Incomplete", "Failed"}
+        assert listener.waits_for("Incomplete")["flow_run"] == waits
+        assert listener.waits_for("Failed")["flow_run"] == fails
+        events = {each["event"] for each in listener.heard}
+
+        def told():
+            found = [json.loads(line) for line in log.read_text().splitlines() if line] if log.exists() else []
+            return found if {each["event"] for each in found} >= events else None
+
+        found = prefect_server.wait_for(told, "what the command was told")
+    assert len(found) == len({each["event"] for each in found}) == 4
+    assert {each["state"] for each in found} == {"Late", "Failed", "Incomplete"}
+    assert all(each["url"].endswith(each["flow_run"]) for each in found)
 
 
 @pytest.mark.full

@@ -80,8 +80,9 @@ def test_a_deployed_run_is_configured_as_a_command_is(prefect_server, programs, 
     """By a worker that knows nothing of us but where Prefect's server is."""
     program = programs / "small.toml"
     program.write_text(program.read_text() + "sigma = 3.25\n")  # of which no other test has stored results
-    done = prefect_server.cli("deploy", "--programs", str(programs), DATA=str(tmp_path / "data"))
+    done = prefect_server.cli("deploy", str(program), DATA=str(tmp_path / "data"))  # this file alone
     assert done.returncode == 0, done.stderr
+    assert not (programs.parent / "prefect.yaml").exists()
     ours = ("PREFECT_LOCAL_STORAGE_PATH", "PREFECT_HOME", "LEVELMATCH_HOME", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
     bare = {name: value for name, value in prefect_server.environ.items() if name not in ours}
     home = Path(prefect_server.environ["LEVELMATCH_HOME"])

@@ -1,6 +1,9 @@
 """Program files: what they say, what is refused, and that prefect.yaml holds what they say."""
 
+import json
 import shlex
+import subprocess
+from itertools import takewhile
 from pathlib import Path
 from uuid import uuid4
 
@@ -153,3 +156,32 @@ def test_a_deployment_tells_its_runs_where_all_is(tmp_path):
     assert found["PREFECT_LOCAL_STORAGE_PATH"] == "{{ $LEVELMATCH_HOME }}/results"
     assert found["PREFECT_LOGGING_EXTRA_LOGGERS"] == "levelmatch_core,flows"
     assert found["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+STUB = """#!/bin/sh
+for word in "$@"; do printf '%s\\037' "$word"; done >> "$CALLS"
+echo >> "$CALLS"
+"""
+
+
+def test_the_backfill_of_the_guide_starts_a_run_a_night(tmp_path):
+    """As it stands there, with commands that only note how they were called."""
+    guide = (DEPLOYMENTS / "README.md").read_text().partition("### Backfill")[2]
+    lines = takewhile(lambda line: not line.startswith("###"), guide.splitlines())
+    script = "\n".join(line for line in lines if line.startswith("    "))
+    for name in ("levelmatch", "prefect"):
+        (tmp_path / name).write_text(STUB)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "m33.toml").write_text((DEPLOYMENTS / "examples" / "jwst-miri.toml").read_text())
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "CALLS": str(tmp_path / "calls")}
+    subprocess.run(["sh", "-euc", script], cwd=tmp_path, env=environ, check=True, timeout=30)
+    found = Program.load(tmp_path / "m33-backfill.toml")
+    assert (found.when_busy, found.schedule) == ("wait", ())
+    assert found.settings == Program.load(tmp_path / "m33.toml").settings
+    deploy, *runs = [line.split("\x1f")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
+    assert deploy == ["deploy", "m33-backfill.toml"]
+    assert len(runs) == 7
+    assert runs[0][:3] == ["deployment", "run", "level_match/m33-backfill"]
+    parameters = [dict(word.split("=", 1) for word in run if "=" in word) for run in runs]
+    assert json.loads(parameters[1]["inputs"]) == ["/data/m33/2026-11-02"]
+    assert parameters[6]["output"] == "/products/m33-2026-11-07"

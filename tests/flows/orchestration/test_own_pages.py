@@ -13,7 +13,7 @@ OWN = "127.0.0.1:4200"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-def status(method="GET", kind="http", **headers):
+def status(method="GET", kind="http", path="/", **headers):
     """Return the status of the answer, 200 where the request came through; a name may come twice as a list."""
     sent = []
 
@@ -28,7 +28,7 @@ def status(method="GET", kind="http", **headers):
         for name, value in headers.items()
         for each in (value if isinstance(value, list) else [value])
     ]
-    scope = {"type": kind, "method": method, "headers": listed}
+    scope = {"type": kind, "method": method, "path": path, "headers": listed}
     asyncio.run(OwnPages(application, PORT)(scope, None, send))
     return 403 if sent[0]["type"] == "websocket.close" else sent[0]["status"]
 
@@ -39,6 +39,12 @@ def test_programs_and_own_pages_come_in(method, host):
     assert status(method, Host=host) == 200
     assert status(method, Host=host, Origin=f"http://{host}") == 200
     assert status(method, Host=host, Origin="http://127.0.0.1:4200", Sec_Fetch_Site="cross-site") == 200
+
+
+@pytest.mark.parametrize("rest", ["", "/message", "/config", "/sessions/1/stream"])
+def test_nobody_has_mlflows_assistant_run_commands(rest):
+    assert status("POST", path=f"/ajax-api/3.0/mlflow/assistant{rest}", Host=OWN, Origin=f"http://{OWN}") == 403
+    assert status("POST", path="/ajax-api/2.0/mlflow/runs/search", Host=OWN, Origin=f"http://{OWN}") == 200
 
 
 FOREIGN = {

@@ -11,6 +11,7 @@ import pytest
 
 from levelmatch_core.errors import NoInputError, UsageError
 from levelmatch_core.images.storage.remote import is_remote, local_inputs
+from tests.servers import free_port
 
 fsspec = pytest.importorskip("fsspec", reason="no fsspec: pip install 'levelmatch[remote]'")
 
@@ -147,5 +148,33 @@ def test_a_bucket_of_s3(tmp_path, monkeypatch, caplog):
         assert "verysecret" not in caplog.text
         with pytest.raises(NoInputError):
             local_inputs(["s3://stpubdata/other/"], tmp_path)
+    finally:
+        server.stop()
+
+
+@pytest.mark.slow
+def test_a_bucket_of_google(tmp_path, monkeypatch, caplog):
+    """A server of Google's protocol on the loopback, which wants no credentials."""
+    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="no gcp-storage-emulator: extra `services`")
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else gcsfs asks another protocol of Google's
+    pytest.importorskip("gcsfs", reason="no gcsfs: pip install 'levelmatch[remote]'")
+    caplog.set_level(logging.INFO)
+    port = free_port()
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="archive")
+    server.start()
+    try:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        store = fsspec.filesystem("gs", skip_instance_cache=True)
+        for name in ("a", "b"):
+            store.pipe(f"archive/night/{name}_cal.fits", name.encode() * 100_000)
+        first, second = local_inputs(["gs://archive/night/"], tmp_path)
+        assert (first.read_bytes(), second.read_bytes()) == (b"a" * 100_000, b"b" * 100_000)
+        assert local_inputs(["gs://archive/night/a_cal.fits"], tmp_path) == (first,)
+        assert caplog.text.count("a_cal.fits: fetched") == 1
+        store.pipe("archive/night/a_cal.fits", b"new" * 1000)
+        (changed,) = local_inputs(["gs://archive/night/a_cal.fits"], tmp_path)
+        assert changed.read_bytes() == b"new" * 1000
+        with pytest.raises(NoInputError):
+            local_inputs(["gs://archive/other/"], tmp_path)
     finally:
         server.stop()
