@@ -21,7 +21,7 @@ from flows.without_prefect import match_alone
 from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.pipeline import Request, outputs_of
-from levelmatch_core.process.compiled import is_cold
+from levelmatch_core.process.compile_ahead import CompileAhead
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.output.folder import OutputFolder
 
@@ -48,7 +48,10 @@ def check(request: Request) -> None:
 
 
 def launch(
-    request: Request, log_level: str | None = None, server: ephemeral_server.EmbeddedServer | None = None
+    request: Request,
+    log_level: str | None = None,
+    server: ephemeral_server.EmbeddedServer | None = None,
+    ahead: CompileAhead | None = None,
 ) -> Summary:
     """Run the flow in this process and return its summary; if Prefect cannot be used, do the same without it.
 
@@ -61,6 +64,8 @@ def launch(
         everything from `info` on elsewhere.
     server
         Prefect's embedded server, if it was started already; it is opened after the request has been checked.
+    ahead
+        What compiles beside this process on a machine where nothing was compiled yet; it is waited for.
 
     Raises
     ------
@@ -70,14 +75,14 @@ def launch(
     check(request)
     home = prepare_environment(quiet=True)
     with terminal(log_level), private(home):
-        if is_cold():
+        if ahead is not None:
             logger.warning(
-                "the first run on this machine compiles for some 20 seconds more than the next ones (`levelmatch "
-                "warm-up` does so beforehand)"
+                "the first run on this machine compiles for some seconds more than the next ones (`levelmatch warm-up` "
+                "does so beforehand)"
             )
         try:
             prepare_engine(home)
-            return _under_prefect(request, home, server or ephemeral_server.start())
+            return _under_prefect(request, home, server or ephemeral_server.start(), ahead)
         except EngineError as error:
             logger.warning(
                 "Prefect cannot be used: %s; this run is done without Prefect, and only its record there is lost", error
@@ -85,6 +90,8 @@ def launch(
             if server is not None:
                 server.stop()
             forget_unsent()
+        if ahead is not None:
+            ahead.wait()
         return match_alone(request)
 
 
@@ -97,7 +104,12 @@ def private(home: Home) -> Iterator[None]:
         home.tighten()
 
 
-def _under_prefect(request: Request, home: Home, server: ephemeral_server.EmbeddedServer | None) -> Summary:
+def _under_prefect(
+    request: Request,
+    home: Home,
+    server: ephemeral_server.EmbeddedServer | None,
+    ahead: CompileAhead | None,
+) -> Summary:
     """Run the flow, on a server that was started or on one that Prefect finds by itself.
 
     Raises
@@ -112,6 +124,8 @@ def _under_prefect(request: Request, home: Home, server: ephemeral_server.Embedd
             from flows.level_match import level_match  # noqa: PLC0415 - Prefect takes seconds to import
             from flows.orchestration.quarantine import content_of  # noqa: PLC0415
 
+            if ahead is not None:
+                ahead.wait()
             state = level_match(
                 inputs=[str(path) for path in request.inputs],
                 output=str(request.output),

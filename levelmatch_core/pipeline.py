@@ -27,11 +27,11 @@ from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.jobs.advice import advise
 from levelmatch_core.jobs.inputs import lost_inputs
 from levelmatch_core.jobs.job import JobRunner, Workspace, parted
+from levelmatch_core.jobs.overview import overviews_of
 from levelmatch_core.jobs.products import (
     FiguresJob,
     LevelErrorJob,
     MosaicJob,
-    OverviewJob,
     ReportJob,
     WriteJob,
     Written,
@@ -304,7 +304,7 @@ def write_products(
         ]
         maps, lost = parted(each(errors, f"{name}: level error"))
         results += [*mosaics, *maps] if match.patches else []
-        mosaics, maps, more = _overviews(match, settings, each, mosaics, maps)
+        mosaics, maps, more = overviews_of(match, settings, each, mosaics, maps)
         failures += more
         drawings = [
             FiguresJob(
@@ -380,27 +380,6 @@ def _mosaic_jobs(match: FieldMatch, settings: MatchSettings, cutouts: Mapping[st
         if correction.status is not Status.FAILED and correction.exposure.name in cutouts
     )
     return [MosaicJob.of(match, settings, parts=parts)] if parts else []
-
-
-def _overviews(
-    match: FieldMatch, settings: MatchSettings, each: JobRunner, mosaics: list[Written], maps: list[Written]
-) -> tuple[list[Written], list[Written], list[Failure]]:
-    """Return the mosaic and the error map that show a whole field: of a wide one they are made from its patches'."""
-    if not match.patches or not mosaics:
-        return mosaics, maps, []
-    job = OverviewJob.of(
-        match,
-        settings,
-        patches={patch.name: patch.grid for patch in match.patches},
-        exposures_of={patch.name: len(patch.cutouts) for patch in match.patches},
-        mosaics=tuple(file for one in mosaics for file in one.files),
-        level_errors=tuple(file for one in maps for file in one.files),
-    )
-    done, failures = parted(each([job], f"{match.field.name}: overview"))
-    files = {file.name: file for one in done for file in one.files}
-    mosaic, error = (files.pop(name(match.field.name), None) for name in (mosaic_name, level_error_name))
-    shown = [Written(files=(mosaic, *files.values()))] if mosaic is not None else []
-    return shown, [Written(files=(error,))] if error is not None else [], failures
 
 
 def _report_job(matches: tuple[FieldMatch, ...], record: RunRecord, request: Request) -> ReportJob:

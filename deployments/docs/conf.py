@@ -70,6 +70,8 @@ os.environ["COLUMNS"] = "100"
 _PROFILE = Path(_HOME, "ipython", "profile_default", "startup")
 _PROFILE.mkdir(parents=True)
 shutil.copy(HERE / "startup.py", _PROFILE)
+# kernels listen on the loopback only, and need not warn of it
+_PROFILE.with_name("ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n", encoding="utf-8")
 os.environ["IPYTHONDIR"] = str(Path(_HOME, "ipython"))
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else the kernel's debugger warns on stderr
 _SCRATCH = re.compile(re.escape(str(Path(tempfile.gettempdir(), "tmp"))) + r"\w+/")

@@ -54,12 +54,13 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
             return say_lines(describe(plan_run(_request(inputs, output, options))))
         from flows import home  # noqa: PLC0415 - see the module
         from flows.orchestration import ephemeral_server  # noqa: PLC0415 - see the module
+        from levelmatch_core.process.compile_ahead import compiling_ahead  # noqa: PLC0415 - see the module
 
-        with home.home_in_use():  # Prefect complains at import of a home that is not there
+        with compiling_ahead() as ahead, home.home_in_use():  # Prefect complains at import of a home that is not there
             server = ephemeral_server.start()  # its start takes as long as everything that follows
             from flows.launch import launch  # noqa: PLC0415
 
-            summary = launch(_request(inputs, output, options), log_level, server)
+            summary = launch(_request(inputs, output, options), log_level, server, ahead)
         report(summary)
         below = options["require"] is not None and summary.grade.rank < type(summary.grade)(options["require"]).rank
         if below:

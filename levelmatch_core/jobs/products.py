@@ -1,6 +1,5 @@
 """The jobs that write the results: corrected exposures, mosaics, maps, figures and the report."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +10,7 @@ from levelmatch_core.images.fits_headers import MATCHED_CARD
 from levelmatch_core.jobs.advice import advice_name
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.jobs.science import sky_name
-from levelmatch_core.matching.corrections import Correction, ErrorMap, FieldMatch, StageMatch, place_name
+from levelmatch_core.matching.corrections import Correction, ErrorMap, FieldMatch, StageMatch
 from levelmatch_core.matching.measure.pair_fit import Difference, difference
 from levelmatch_core.matching.results import PairResult, patch_of
 from levelmatch_core.process.malloc_trim import MANY, trim_memory
@@ -20,13 +19,7 @@ from levelmatch_core.products.level_error import write_level_error
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.mosaic import write_mosaic
 from levelmatch_core.products.output.placing import Sha256
-from levelmatch_core.products.overview import (
-    OverviewSky,
-    on_one_map,
-    write_overview_error,
-    write_overview_mosaic,
-    write_patches,
-)
+from levelmatch_core.products.overview import on_one_map
 from levelmatch_core.products.report import REPORT
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record
@@ -195,54 +188,6 @@ class LevelErrorJob(FieldImageJob):
         return Written(files=(workspace.output().write(level_error_name(self.field), writer),))
 
 
-class OverviewJob(FieldImageJob):
-    """Write the mosaic and the error map of a whole wide field, coarse, from those of its patches, and their table."""
-
-    step = "overview"
-
-    patches: dict[str, Grid]
-    exposures_of: dict[str, int] = Described(description="number of exposures on each patch")
-    mosaics: tuple[OutputFile, ...]
-    level_errors: tuple[OutputFile, ...]
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The images of the patches."""
-        return tuple(file.name for file in (*self.mosaics, *self.level_errors))
-
-    def writes(self) -> tuple[str, ...]:
-        """Return the names of the images and of the table."""
-        errors = (level_error_name(self.field),) if self.level_errors else ()
-        return (mosaic_name(self.field), *errors, patches_name(self.field))
-
-    def run(self, workspace: Workspace) -> Written:
-        """Write the files."""
-        folder = workspace.output()
-        places = {place_name(self.field, patch): grid for patch, grid in self.patches.items()}
-
-        def there(files: tuple[OutputFile, ...], name_of: Callable[[str], str]) -> dict[str, Path]:
-            names = {file.name for file in files}
-            return {place: folder.path / name_of(place) for place in places if name_of(place) in names}
-
-        mosaics, errors = there(self.mosaics, mosaic_name), there(self.level_errors, level_error_name)
-        sky = OverviewSky.of(self.grid, mosaics.values())
-        files = [
-            folder.write(
-                mosaic_name(self.field), partial(write_overview_mosaic, sky=sky, mosaics=mosaics, unit=self.unit)
-            )
-        ]
-        if errors:
-            writer = partial(write_overview_error, sky=sky, maps=errors, unit=self.unit)
-            files.append(folder.write(level_error_name(self.field), writer))
-        rows = {
-            patch: (place_name(self.field, patch), grid, self.exposures_of[patch])
-            for patch, grid in self.patches.items()
-        }
-        table = partial(write_patches, patches=rows, mosaics=mosaics, level_errors=errors, unit=self.unit)
-        files.append(folder.write(patches_name(self.field), table))
-        return Written(files=tuple(files))
-
-
 class FiguresJob(ProductJob):
     """Draw the figures of one field."""
 
@@ -356,11 +301,6 @@ def mosaic_name(field: str) -> str:
 def figures_name(field: str) -> str:
     """Return what names the figures of a field among what jobs read and make."""
     return f"figures of {field}"
-
-
-def patches_name(field: str) -> str:
-    """Return the name of the table of a wide field's patches in the output folder."""
-    return f"patches_{field}.ecsv"
 
 
 def level_error_name(field: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field as Described
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.matching.reference_history import Zeros, lacking, names_of
-from levelmatch_core.matching.results import Component, Member, MemberResult, Solution
+from levelmatch_core.matching.results import Component, Member, MemberResult, Solution, WeakMode
 from levelmatch_core.records import Record
 from levelmatch_core.settings import FitType
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
@@ -151,6 +151,12 @@ class FieldMatch(Record):
             )
             for patch in self.patches
         )
+
+    @property
+    def weakest_modes(self) -> tuple[WeakMode, ...]:
+        """The weakest modes of the largest component of the last stage, weakest first, without their patterns."""
+        modes = [mode for stage in self.stages[-1:] for one in stage.solutions for mode in one.status.modes]
+        return tuple(mode.model_copy(update={"pattern": ()}) for mode in modes if mode.component == 0)
 
     @property
     def pieces(self) -> int:

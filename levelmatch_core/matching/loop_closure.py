@@ -139,7 +139,7 @@ def _closed(  # noqa: C901 - compiled: one search a loop  # pragma: no cover
     return starts, pairs[:at].copy(), signs[:at].copy()
 
 
-def closure(problem: Problem, covariance: csr_array) -> LoopClosure | None:
+def closure(problem: Problem, covariance: csr_array, allowed: csr_array | None = None) -> LoopClosure | None:
     """Return how well the loops of a component close; None if it has none.
 
     Parameters
@@ -148,6 +148,8 @@ def closure(problem: Problem, covariance: csr_array) -> LoopClosure | None:
         The component, with all pairs that could be used.
     covariance
         Of the pairs, from :func:`~levelmatch_core.matching.uncertainty.leave_one_out.pair_covariance`.
+    allowed
+        The same with what each pair shows in addition to pixel noise; None if no pair does.
     """
     pairs = len(problem.rms)
     count = pairs - len(problem.names) + 1
@@ -156,8 +158,9 @@ def closure(problem: Problem, covariance: csr_array) -> LoopClosure | None:
     loops = independent_loops(len(problem.names), problem.first, problem.second, MOST_LOOPS)
     walk = _walk(problem, loops)
     sums = np.asarray(walk @ problem.delta.ravel())
-    sigma = np.sqrt(np.asarray((walk @ covariance).multiply(walk).sum(axis=1)).ravel())
+    sigma = _sigma(walk, covariance)
     size = np.abs(sums) / sigma
+    unexplained = size > LIMIT if allowed is None else np.abs(sums) / _sigma(walk, allowed) > LIMIT
     scatter = float(np.median(size)) / NORMAL_MEDIAN
     failed = size > LIMIT
     worst = np.argsort(-size, kind="stable")[:NAMED]
@@ -166,12 +169,18 @@ def closure(problem: Problem, covariance: csr_array) -> LoopClosure | None:
         untested=count - len(loops),
         scatter=scatter,
         failed=int(np.count_nonzero(failed)),
+        unexplained=int(np.count_nonzero(failed & unexplained)),
         worst=tuple(
             Loop(members=_members(problem, *loops.at(loop)), sum=float(sums[loop]), sigma=float(sigma[loop]))
             for loop in worst.tolist()
         ),
         suspects=_suspects(problem, loops, sums, sigma, failed) if failed.any() else (),
     )
+
+
+def _sigma(walk: csr_array, covariance: csr_array) -> Array:
+    """Return (L,) 1 sigma of the sums over loops."""
+    return np.sqrt(np.asarray((walk @ covariance).multiply(walk).sum(axis=1), dtype=float).ravel())
 
 
 def _members(problem: Problem, pairs: Index, signs: Array) -> tuple[str, ...]:

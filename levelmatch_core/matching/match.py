@@ -224,7 +224,10 @@ def _solve_part(  # noqa: PLR0917 - private, called once
     asked = assemble(members, pairs.fits, fit_type, gauge_condition, settings, known, pairs.arrays)
     noise = PairNoise.of(asked.pairs)
     covariance = pair_covariance(asked.pairs, noise)
-    loops = closure(asked.pairs, covariance)
+    structured = bool(asked.pairs.structure_variance.any())
+    loops = closure(
+        asked.pairs, covariance, pair_covariance(asked.pairs, noise, structure=True) if structured else None
+    )
     outliers, notes = frozenset[int](), choice.notes
     if settings.robust and settings.solver == "least_squares":
         found = find_outliers(asked.whole.problem, slope_prior_of(asked.whole.problem, settings))
@@ -247,6 +250,14 @@ def _solve_part(  # noqa: PLR0917 - private, called once
     is_bridge = bridge_flags(len(problem.names), problem.first, problem.second)
     unused = everything.residuals(answer.corrections)[left_out, 0], np.sqrt(everything.variance[left_out])
     left = leave_one_out(problem, answer, is_bridge, covariance, unused)
+    if left.excess_scatter and settings.weight_method == "error":
+        # where pairs disagree by more than their noise, the most precise ones must not decide alone
+        problem = problem.evened()
+        both = replace(both, problem=problem)
+        answer = solve(problem, settings)
+        left = replace(
+            leave_one_out(problem, answer, is_bridge, covariance, unused), excess_scatter=left.excess_scatter
+        )
     errors, modes = uncertainties(
         problem,
         prior=answer.prior,
@@ -279,7 +290,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         slope_changes={} if changes is None else dict(zip(results, (changes / problem.scale).tolist(), strict=False)),
         modes=tuple((sigma, share, pattern[:count]) for sigma, share, pattern in modes),
         loops=loops,
-        pairs=_reports(both, left, pairs, _stated_weights(asked.pairs, settings)),
+        pairs=_reports(both, left, pairs, _stated_weights(problem, settings)[: len(pairs)]),
     )
 
 

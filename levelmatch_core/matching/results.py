@@ -239,6 +239,9 @@ class LoopClosure(Record):
     untested: int = Described(default=0, description="number of further independent loops")
     scatter: float = Described(description="robust scatter of the sums relative to expectation")
     failed: int = Described(description="loops whose sum is beyond 4 sigma of what pixel noise makes")
+    unexplained: int = Described(
+        default=0, description="of these, the loops beyond 4 sigma of noise and of what their pairs show in addition"
+    )
     worst: tuple[Loop, ...] = Described(description="worst first, at most ten")
     suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, at most ten")
 

@@ -8,7 +8,7 @@ from levelmatch_core.products.summaries import FieldSummary, StageSummary
 
 FAIR_RESIDUAL = 5.0
 """Rms of the residuals in their expected sigmas up to which a result is fair."""
-CHANCE = 2.5
+CHANCE = 2.8
 """A result is good whose rms of the residuals is within so many standard deviations of 1."""
 LEAST_GOOD, MOST_GOOD = 1.25, 2.0
 """Bounds of that limit: many residuals say little of a deviation of some per cent, few forgive no large one."""
@@ -16,6 +16,8 @@ LOOPS_BY_CHANCE = 0.05
 """Part of the loops (one at least) that may be beyond 4 sigma in a result that is fair."""
 GAINS_BY_CHANCE = 0.05
 """Part of the differences (one at least) that may grow with brightness in a result that is fair."""
+GOOD_STRUCTURE, FAIR_STRUCTURE = 2.0, 5.0
+"""Error that the typical pair shows in addition to that of pixel noise, relative to it, in a good and a fair result."""
 LAST = "mosaic_tiles"
 """The stage on which all levels of a field rest: an untested one makes the field doubtful."""
 
@@ -32,7 +34,7 @@ def criteria_of(field: FieldSummary) -> tuple[Criterion, ...]:
     for stage in field.stages:
         if stage.pairs:
             found += [*_residuals(stage, field.unit), *_loops(stage, field.unit), *_gain(stage, field.unit)]
-            found += _untested(stage)
+            found += [*_structure(stage), *_untested(stage)]
     if field.counts and not any(field.counts.get(status, 0) for status in ("matched", "reference", "alone")):
         words = "no exposure could be matched"
         found.append(
@@ -66,17 +68,21 @@ def _loops(stage: StageSummary, unit: str) -> Iterator[Criterion]:
     if not stage.loops:
         return
     allowed = max(1.0, LOOPS_BY_CHANCE * stage.loops)
-    grade = Grade.GOOD if not stage.loops_failed else Grade.FAIR if stage.loops_failed <= allowed else Grade.DOUBTFUL
+    open_ = stage.loops_unexplained
+    grade = Grade.GOOD if not open_ else Grade.FAIR if open_ <= allowed else Grade.DOUBTFUL
     words, cost = f"all {stage.loops} loops of overlaps close", None
-    if stage.loops_failed:
+    if stage.loops_failed and not open_:
+        words = (
+            f"{stage.loops_failed} of {stage.loops} loops of overlaps do not close to pixel noise, but all to what "
+            "their pairs show in addition, which the stated errors contain"
+        )
+    elif open_:
         worst = stage.worst_loops[0] if stage.worst_loops else None
         words = f"{stage.loops_failed} of {stage.loops} loops of overlaps do not close"
         if worst is not None:
             cost = abs(worst.sum)
             words += f", the worst by {cost:.3g} {unit or 'data units'}, {cost / worst.sigma:.2g} sigma"
-    yield Criterion(
-        name="loops", stage=stage.stage, grade=grade, value=stage.loops_failed, limit=0, cost=cost, words=words
-    )
+    yield Criterion(name="loops", stage=stage.stage, grade=grade, value=open_, limit=0, cost=cost, words=words)
 
 
 def _gain(stage: StageSummary, unit: str) -> Iterator[Criterion]:
@@ -91,6 +97,19 @@ def _gain(stage: StageSummary, unit: str) -> Iterator[Criterion]:
     )
     yield Criterion(
         name="gain", stage=stage.stage, grade=grade, value=stage.gains_found, limit=0, cost=cost, words=words
+    )
+
+
+def _structure(stage: StageSummary) -> Iterator[Criterion]:
+    if stage.structure <= GOOD_STRUCTURE:
+        return
+    grade = Grade.FAIR if stage.structure <= FAIR_STRUCTURE else Grade.DOUBTFUL
+    words = (
+        f"the typical pair shows an error {stage.structure:.2g} times that of pixel noise: what is left of the sky, a "
+        "slope across the overlap, or a gain"
+    )
+    yield Criterion(
+        name="structure", stage=stage.stage, grade=grade, value=stage.structure, limit=GOOD_STRUCTURE, words=words
     )
 
 

@@ -1,9 +1,11 @@
 """A wide field on one map: coarse images made from those of its patches, their table, and its members side by side."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -11,11 +13,13 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from levelmatch_core.files.ecsv import write_ecsv
 from levelmatch_core.images.fits_headers import MATCHED_CARD, quiet
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch
 from levelmatch_core.matching.model.facing import spread_out
+from levelmatch_core.matching.results import WeakMode
 from levelmatch_core.products.blocks import block_mean
 from levelmatch_core.products.level_error import IMAGE
 from levelmatch_core.sky.grid import Grid, unit_vectors
@@ -73,6 +77,13 @@ class OverviewSky:
             ra, dec = wcs.wcs_pix2world(x.ravel(), y.ravel(), 0)
         return cls(wcs, (ny, nx), unit_vectors(np.stack([ra, dec], axis=-1)).reshape(ny, nx, 3))
 
+    @cached_property
+    def _tree(self) -> tuple[KDTree, NDArray[np.int64]]:
+        """The directions of the pixels that lie on the sky, and the numbers of these pixels."""
+        flat = self.vectors.reshape(-1, 3)
+        on_sky = np.flatnonzero(np.isfinite(flat).all(axis=1))
+        return KDTree(flat[on_sky], balanced_tree=False, compact_nodes=False), on_sky
+
     @property
     def step(self) -> float:
         """Size of a pixel at the centre, arcsec."""
@@ -89,8 +100,12 @@ class OverviewSky:
             Its rows and columns.
         """
         middle = unit_vectors([(grid.ra, grid.dec)])[0]
-        with np.errstate(invalid="ignore"):
-            rows, columns = np.nonzero(self.vectors @ middle > 0.5)
+        edges = x0 + step * np.array([-0.5, shape[1] - 0.5]), y0 + step * np.array([-0.5, shape[0] - 0.5])
+        corners = unit_vectors(grid.to_sky(*(axis.ravel() for axis in np.meshgrid(*edges))).T)
+        reach = float(np.linalg.norm(corners - middle, axis=1).max()) + 1e-9
+        tree, on_sky = self._tree
+        pixels = on_sky[np.sort(np.array(tree.query_ball_point(middle, reach), dtype=np.int64))]
+        rows, columns = np.divmod(pixels, self.shape[1])
         vectors = self.vectors[rows, columns]
         ra = np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0]))
         dec = np.degrees(np.arcsin(np.clip(vectors[:, 2], -1.0, 1.0)))
@@ -126,8 +141,14 @@ def write_overview_mosaic(path: Path, sky: OverviewSky, mosaics: Mapping[str, Pa
     _write(path, sky, images, unit, ("mosaic", "levelmatch: made of matched exposures"))
 
 
-def write_overview_error(path: Path, sky: OverviewSky, maps: Mapping[str, Path], unit: str) -> None:
-    """Write the error map of a whole wide field; where patches overlap, the mean of theirs."""
+def write_overview_error(
+    path: Path, sky: OverviewSky, maps: Mapping[str, Path], unit: str, modes: Sequence[WeakMode] = ()
+) -> None:
+    """Write the error map of a whole wide field; where patches overlap, the mean of theirs.
+
+    The cards LVLMODE1, LVLMODE2, ... are the 1 sigma of the weakest modes, the patterns of which overlaps see least: on
+    the largest scales these errors are common to many pixels, and do not average out.
+    """
     total, count = np.zeros(sky.shape), np.zeros(sky.shape)
     for file in maps.values():
         levels, grid, (x0, y0), step = read_level_error(file)
@@ -136,7 +157,11 @@ def write_overview_error(path: Path, sky: OverviewSky, maps: Mapping[str, Path],
         total[there] += np.where(np.isfinite(found), found, 0.0)
         count[there] += np.isfinite(found)
     image = np.divide(total, count, out=np.full(sky.shape, np.nan), where=count > 0)
-    _write(path, sky, {IMAGE: image}, unit, ("level error", "levelmatch: 1 sigma of a mosaic's level"))
+    cards = {
+        f"LVLMODE{number}": (mode.sigma, f"1 sigma (rms) of weak mode {number}")
+        for number, mode in enumerate(modes, start=1)
+    }
+    _write(path, sky, {IMAGE: image}, unit, ("level error", "levelmatch: 1 sigma of a mosaic's level"), cards)
 
 
 def read_level_error(path: Path) -> tuple[Floats, Grid, tuple[float, float], float]:
@@ -217,7 +242,14 @@ def _place_of(header: fits.Header) -> tuple[Grid, float, float]:
     return Grid.from_header_cards(header), 1.0 - header["CRPIX1"], 1.0 - header["CRPIX2"]
 
 
-def _write(path: Path, sky: OverviewSky, images: Mapping[str, Floats], unit: str, card: tuple[str, str]) -> None:
+def _write(  # noqa: PLR0917 - private
+    path: Path,
+    sky: OverviewSky,
+    images: Mapping[str, Floats],
+    unit: str,
+    card: tuple[str, str],
+    cards: Mapping[str, tuple[float, str]] = MappingProxyType({}),
+) -> None:
     """Write images of the map, without its empty margins."""
     seen = np.isfinite(next(iter(images.values())))
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
@@ -227,7 +259,10 @@ def _write(path: Path, sky: OverviewSky, images: Mapping[str, Floats], unit: str
     header = sky.wcs[part].to_header()
     hdus = [primary]
     for name, image in images.items():
-        hdus.append(fits.ImageHDU(image[part].astype(np.float32), header, name=name))
-        if unit and name != "COVERAGE":
+        counts = name == "COVERAGE"
+        values = np.ceil(np.nan_to_num(image[part])).astype(np.int32) if counts else image[part].astype(np.float32)
+        hdus.append(fits.ImageHDU(values, header, name=name))
+        if unit and not counts:
             hdus[-1].header["BUNIT"] = unit
+        hdus[-1].header.update(cards)
     fits.HDUList(hdus).writeto(path)

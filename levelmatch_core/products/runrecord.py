@@ -237,6 +237,7 @@ def field_summary(match: FieldMatch, previous: RunRecord | None = None) -> Field
         missing=match.missing,
         pieces=match.pieces,
         scale_doubt=match.field.scale_doubt,
+        patches=len(match.patches),
     )
     return summary.model_copy(update={"criteria": criteria_of(summary)})
 
@@ -301,6 +302,7 @@ def _stage(stage: StageMatch) -> StageSummary:
     pairs = [pair for solution in solutions for pair in solution.pairs]
     rejected = Counter(pair.rejected.value for pair in pairs if pair.rejected is not None)
     seams = [pair.residual / pair.sigma for pair in pairs if pair.sigma]
+    shown = [pair.fit.structure / pair.fit.stderr for pair in pairs if pair.rejected is None and pair.fit.stderr > 0]
     gains = sorted(map(_gain, filter(_has_gain, pairs)), key=lambda one: (-abs(one.gain / one.sigma), one.first))
     loops = [one for solution in solutions for one in solution.status.loops]
     worst = sorted((loop for one in loops for loop in one.worst), key=lambda loop: -abs(loop.sum) / loop.sigma)
@@ -324,9 +326,11 @@ def _stage(stage: StageMatch) -> StageSummary:
         untestable=tuple(name for solution in solutions for name in solution.status.untestable),
         loops=sum(one.tested for one in loops),
         loops_failed=sum(one.failed for one in loops),
+        loops_unexplained=sum(one.unexplained for one in loops),
         loop_scatter=_loop_scatter(loops),
         worst_loops=tuple(worst[:NAMED]),
         suspects=tuple(suspects[:NAMED]),
+        structure=statistics.median(shown) if shown else 0.0,
         seams_tested=len(seams),
         seams_beyond=sum(abs(size) > SEAM_LIMIT for size in seams),
         seam_scatter=math.sqrt(sum(size**2 for size in seams) / len(seams)) if seams else None,

@@ -80,6 +80,9 @@ class StageSummary(Record):
     )
     loops: int = Described(default=0, description="independent loops of overlaps whose differences were summed")
     loops_failed: int = Described(default=0, description="loops that do not close")
+    loops_unexplained: int = Described(
+        default=0, description="of these, the loops that do not close by what their pairs show in addition to noise"
+    )
     loop_scatter: float | None = Described(
         default=None, description="robust scatter of the sums over loops, relative to expectation; of all groups"
     )
@@ -87,6 +90,10 @@ class StageSummary(Record):
     suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, at most ten")
     seams_tested: int = Described(default=0, description="used pairs whose residuals can be tested")
     seams_beyond: int = Described(default=0, description="those with residuals beyond 4 sigma of pixel noise")
+    structure: float = Described(
+        default=0.0,
+        description="median over used pairs of the error that a pair shows in addition to noise, relative to that",
+    )
     seam_scatter: float | None = Described(
         default=None, description="rms of the tested residuals in units of their sigma"
     )
@@ -125,3 +132,11 @@ class FieldSummary(Record):
     )
     scale_doubt: str = Described(default="", description="why its values may not be on one scale")
     criteria: tuple[Criterion, ...] = Described(default=(), description="what the grade rests on, the worst first")
+    patches: int = Described(
+        default=0, exclude_if=lambda count: count == 0, description="tangent planes of a field that is too wide for one"
+    )
+
+    @property
+    def weakest(self) -> WeakMode | None:
+        """The weakest mode of the last stage that has any: the largest scales, of which overlaps see least."""
+        return next((stage.modes[0] for stage in reversed(self.stages) if stage.modes), None)

@@ -125,7 +125,20 @@ def verdict(
     parts += [f"{one.name} has fallen into {one.pieces} pieces that touch" for one in fields if one.pieces > 1]
     scales = "; ".join(f"{one.name}: the scale is not known, {one.scale_doubt}" for one in fields if one.scale_doubt)
     zeros = "; ".join(filter(None, map(_provisional, fields)))
-    return "; ".join(filter(None, [", ".join(parts), scales, seams, zeros])) + "."
+    widest = "; ".join(filter(None, map(_largest_scales, fields)))
+    return "; ".join(filter(None, [", ".join(parts), scales, seams, widest, zeros])) + "."
+
+
+def _largest_scales(field: FieldSummary) -> str:
+    """Say how uncertain the largest scales of a wide field are, '' for one of a single tangent plane."""
+    mode = field.weakest
+    if not field.patches or mode is None:
+        return ""
+    unit = field.unit or "data units"
+    return (
+        f"{field.name}: its largest scales, of which overlaps see least, are uncertain by {mode.sigma:.2g} {unit} rms "
+        f"({mode.share:.0%} of the levels' variance)"
+    )
 
 
 def _provisional(field: FieldSummary) -> str:

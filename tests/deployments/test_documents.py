@@ -154,6 +154,22 @@ def test_every_file_that_a_document_names_exists(document):
         assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), name
 
 
+@BY_DOCUMENT
+def test_a_document_names_no_place_of_the_machine_that_it_was_written_on(document):
+    text = document.read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w.])/(?:tmp|work|root)/", text)
+    assert not re.search(r"https?://[\w.]*(?:pypi|pythonhosted)", text)
+
+
+def test_numbers_that_readme_repeats_are_those_of_the_pages():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Accuracy and cost\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    pages = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("accuracy.md", "speed.md"))
+    assert len(rows) > 10
+    assert all(row in pages for row in rows)
+
+
 def test_every_page_is_in_the_contents():
     listed = set()
     for block in re.findall(r"```\{toctree\}(.*?)```", (DOCS / "index.md").read_text(encoding="utf-8"), re.DOTALL):

@@ -59,15 +59,15 @@ def test_a_time_to_come_is_no_sign_of_writing(files):
 
 @pytest.mark.parametrize("procs", [1, 2])
 def test_a_file_that_changes_while_it_is_read_waits_whatever_the_settings(files, monkeypatch, procs):
-    digest_of = source_file.digest_of
+    file_digest = source_file.file_digest
 
     def growing(path):
         if path.name == files[3].name:
             with path.open("ab") as file:
                 file.write(bytes(2880))
-        return digest_of(path)
+        return file_digest(path)
 
-    monkeypatch.setattr(source_file, "digest_of", growing)
+    monkeypatch.setattr(source_file, "file_digest", growing)
     found = take_inventory([files[0].parent], MatchSettings(procs=procs))
     assert names(found.pending) == [files[3].name]
     assert "changed while it was read" in found.pending[0].reason

@@ -137,3 +137,15 @@ def test_many_members_cost_little():
 def test_a_cutout_alone_has_no_loop():
     members, fits, chosen = mosaic(0, [(0, 0), (20, 0)])
     assert closed(members, fits, chosen) is None
+
+
+def test_loops_that_what_their_pairs_show_would_close_are_counted_apart() -> None:
+    members, fits, chosen = mosaic(3, GRID)
+    off = fits[7]
+    wrong = 40 * off.stderr
+    fits[7] = off.model_copy(update={"plane": off.plane.model_copy(update={"level": off.plane.level + wrong})})
+    for shown, unexplained in ((0.0, True), (wrong / 2, False)):
+        fits[7] = fits[7].model_copy(update={"structure": shown})
+        (found,) = match("mosaic_tiles", "f", members, fits, Gauge.REFERENCE, chosen).status.loops
+        assert found.failed > 0
+        assert (found.unexplained > 0) is unexplained

@@ -307,3 +307,25 @@ def test_blas_has_one_thread_until_the_last_solve_is_over() -> None:
         second.__exit__(None, None, None)
         assert threads() == wide
     assert threads() == before
+
+
+def test_pairs_cut_from_one_scan_do_not_decide_for_all_others() -> None:
+    """Their differences are exact, but no better than the others, which are off by four times their noise."""
+    rng = np.random.default_rng(5)
+    left: dict[str, list[float]] = {"error": [], "equal": []}
+    for _ in range(6):
+        truth = np.zeros((12, 3))
+        truth[:, 0] = rng.standard_normal(12)
+        cutouts = scene(grid_positions(4, 3, 40, 0.3), (40, 40), truth, 1.0, rng)
+        options = settings_for("dithers", "level", **NO_REJECTION)
+        members, fits = fit_all(cutouts, "level", options)
+        measured = []
+        for number, fit in enumerate(fits):
+            level = fit.plane.model_copy(update={"level": fit.plane.level + 0.3 * rng.standard_normal()})
+            changed = {"rms": 1e-3, "stderr": 1e-3 * fit.stderr} if number % 5 == 0 else {}
+            measured.append(fit.model_copy(update={"plane": level, **changed}))
+        for weights, errors in left.items():
+            chosen = options.model_copy(update={"weight_method": weights})
+            found = match("dithers", "t", members, measured, Gauge.MEAN, chosen).members
+            errors.append(float(np.std([m.plane.level for m in found] - truth[:, 0])))
+    assert np.mean(left["error"]) < 1.3 * np.mean(left["equal"])

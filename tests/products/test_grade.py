@@ -26,6 +26,7 @@ QUIET = {
     "seams_tested": 12,
     "loops": 4,
     "loops_failed": 0,
+    "loops_unexplained": 0,
     "gains": (),
     "gains_found": 0,
     "cut": 0,
@@ -57,10 +58,24 @@ def test_the_limit_of_good_follows_the_degrees_of_freedom() -> None:
 
 def test_loops_that_do_not_close(make: Any) -> None:
     worst = (Loop(members=("a", "b", "c"), sum=0.5, sigma=0.01),)
-    assert grade_of(make, loops_failed=1, worst_loops=worst) is Grade.FAIR  # one may be chance
-    assert grade_of(make, loops_failed=3, worst_loops=worst) is Grade.DOUBTFUL
-    words = criteria_of(summary(make, **QUIET | {"loops_failed": 3, "worst_loops": worst}))[0].words
+    one, three = ({"loops_failed": count, "loops_unexplained": count, "worst_loops": worst} for count in (1, 3))
+    assert grade_of(make, **one) is Grade.FAIR  # one may be chance
+    assert grade_of(make, **three) is Grade.DOUBTFUL
+    words = criteria_of(summary(make, **QUIET | three))[0].words
     assert words == "3 of 4 loops of overlaps do not close, the worst by 0.5 MJy/sr, 50 sigma"
+
+
+def test_loops_that_close_to_what_their_pairs_show_are_no_contradiction(make: Any) -> None:
+    """A thing that moves through a few exposures: the errors that are stated contain what it leaves."""
+    assert grade_of(make, loops_failed=2, loops_unexplained=0) is Grade.GOOD
+    assert grade_of(make, loops_failed=2, loops_unexplained=1) is Grade.FAIR
+
+
+@pytest.mark.parametrize(
+    ("structure", "grade"), [(1.9, Grade.GOOD), (2.1, Grade.FAIR), (5.1, Grade.DOUBTFUL), (50.0, Grade.DOUBTFUL)]
+)
+def test_errors_that_the_typical_pair_shows_beyond_noise(make: Any, structure: float, grade: Grade) -> None:
+    assert grade_of(make, structure=structure) is grade
 
 
 def test_a_gain_is_named_with_the_level_that_it_stands_for(make: Any) -> None:

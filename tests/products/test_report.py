@@ -91,7 +91,7 @@ def test_a_browser_shows_it_without_complaint_or_network(make: Any, tmp_path: Pa
     assert seen.asked == [path.as_uri()]
     assert seen.wide <= width
     assert "6 of 6 exposures are matched" in seen.verdict
-    assert len(seen.images) == 3
+    assert len(seen.images) == 4  # before, after, what was changed; the thumbnail of a rejected pair
     assert min(seen.images) > 0
     assert "pixels" in seen.tip
     assert seen.slid == "80%"

@@ -14,6 +14,7 @@ from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.corrected.undo import undo
 from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.products.tables import read_corrections, read_pairs
+from levelmatch_core.products.verdict import residual_of, verdict
 from levelmatch_core.simulate import SkySurvey, Truth, simulate_survey
 
 Match = Callable[..., RunResult]
@@ -61,6 +62,8 @@ def test_products_of_the_whole_sky(sky: tuple[Path, Truth], level_match: Match, 
         shape, wcs = hdus["SCI"].shape, WCS(hdus["SCI"].header)
         seen = np.isfinite(hdus["SCI"].data)
         after, before = hdus["SCI"].data[seen], hdus["BEFORE"].data[seen]
+        assert hdus["COVERAGE"].data[seen].min() >= 1
+        assert not hdus["COVERAGE"].data[~seen].any()
     assert wcs.wcs.ctype[0] == "RA---MOL"
     assert seen.mean() > 0.95 * np.pi / 4  # of the ellipse in its rectangle
     assert 640 < shape[0] < 655
@@ -77,6 +80,33 @@ def test_products_of_the_whole_sky(sky: tuple[Path, Truth], level_match: Match, 
     for name in ("sky_00001.fits", "sky_00030.fits"):
         came, back = fits.getdata(folder / name), fits.getdata(tmp_path / "back" / name)
         np.testing.assert_allclose(back, came, rtol=3e-7, atol=3e-6)
+
+
+def test_a_table_of_levels_holds_the_largest_scales(tmp_path: Path, level_match: Match) -> None:
+    survey = SkySurvey(exposures=48, size=32, noise=3.0, nebula=1.0)
+    truth = simulate_survey(tmp_path / "in", survey)
+    free = level_match(tmp_path / "in", output=tmp_path / "free")
+    summary = free.record.fields[0]
+    assert summary.weakest is not None
+    assert f"uncertain by {summary.weakest.sigma:.2g} MJy/sr rms" in verdict(
+        free.record.counts, {}, map(residual_of, free.matches), free.record.fields
+    )
+    with fits.open(tmp_path / "free" / "level_error_k.fits") as hdus:
+        assert hdus["LEVELERR"].header["LVLMODE1"] == pytest.approx(summary.weakest.sigma)
+    error = 0.05
+    random = np.random.default_rng(1)
+    rows = [f"{one.name},{one.plane.level + error * random.standard_normal()},{error}" for one in truth.exposures[::3]]
+    table = tmp_path / "levels.csv"
+    table.write_text("tile,level,error\n" + "\n".join(rows) + "\n")
+    held = level_match(tmp_path / "in", output=tmp_path / "held", levels=str(table))
+    known = {one.name: one.plane.level for one in truth.exposures}
+    errors = np.array([one.total.level - known[one.exposure.name] for one in held.corrections])
+    sigma, before = (np.array([one.sigma[0] for one in result.corrections]) for result in (held, free))
+    assert np.median(sigma) < 0.6 * np.median(before)
+    assert 0.6 < np.sqrt(np.mean((errors / sigma) ** 2)) < 1.5
+    weakest = held.record.fields[0].weakest
+    assert weakest is not None
+    assert weakest.sigma < 0.5 * summary.weakest.sigma
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ scatter treats as independent in each pixel. It is measured in four ways:
   allows (Hausman 1978, Econometrica 46, 1251): an error that all blocks share.
 - The difference grows with brightness: a gain, which causes a level of gain times mean brightness.
 
+What PSF matching changes in a level adds a fraction of the change (`pair_fit.PSF_LEFT`).
+
 Only a significant excess over pixel noise is included, so that the result for pure noise is 0.
 """
 

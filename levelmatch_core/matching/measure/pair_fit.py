@@ -62,6 +62,9 @@ SETTLED = 0.01
 """A fit has settled, too, where its last iteration moves it by less than this fraction of its standard error."""
 HOLE, HOLE_ROWS = 12, 64
 """Invalid pixels in runs of at most so many along a row are holes of one image, and so many rows tell how many."""
+PSF_LEFT = 0.25
+"""Fraction of the change of a level by PSF matching that counts as its error: no kernel is perfect, and what it leaves
+is alike in all pairs of an exposure."""
 _FINITE = float(np.finfo(float).max)
 """No finite residual is beyond it."""
 
@@ -206,8 +209,11 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     """
     pair = _Pair.of(first, second)
     found = None if pair is None else _fitted(pair, fit_type, settings)
+    moved = 0.0
     if pair is not None and found is not None and settings.match_psf:
+        before = float(found[0].coefficients[0])
         pair, found = _psf_matched(pair, found, fit_type, settings)
+        moved = float(found[0].coefficients[0]) - before
     if pair is None or found is None:
         return None
     fit, n_valid, extent = found
@@ -219,6 +225,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     grown = None if found_gain is None else (found_gain.slope, found_gain.sigma, found_gain.brightness)
     stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), pair.in_common() * mean_like / inefficiency
     level, slope_x, slope_y = fit.coefficients.tolist()
+    shown = structure(*pair.parts, fit.cut, (level, slope_x, slope_y), stderr, shared, grown)
     return PairFit(
         first=first.record.name,
         second=second.record.name,
@@ -228,7 +235,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         moments=moments,
         rms=fit.rms,
         stderr=stderr,
-        structure=structure(*pair.parts, fit.cut, (level, slope_x, slope_y), stderr, shared, grown),
+        structure=math.hypot(shown, PSF_LEFT * moved) if abs(moved) > stderr else shown,
         correlation=correlation,
         shared=shared,
         extent=extent,

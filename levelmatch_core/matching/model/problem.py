@@ -29,6 +29,9 @@ RMS_FLOOR = 1e-3
 are 0, the rms is taken as 1). A noise-free pair among noisy ones then has a million times their weight, not infinite
 weight."""
 
+MOST = 3.0
+"""Largest weight of a pair, relative to the median, where pairs differ from the fit by more than their noise."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -136,6 +139,18 @@ class Problem:
     def structure_variance(self) -> Array:
         """(K,) `structure`, or 0 if it is empty."""
         return self.structure if len(self.structure) else np.zeros(len(self.rms))
+
+    def evened(self) -> "Problem":
+        """Return the problem with no pair's weight above `MOST` times the median.
+
+        Where pairs disagree by more than their noise, a pair whose pixels hardly scatter (two images cut from one scan)
+        is no better than the others.
+        """
+        measured = np.isfinite(self.rms)
+        if not measured.any():
+            return self
+        most = MOST * float(np.median(self.weights[measured]))
+        return replace(self, weights=np.where(measured, np.minimum(self.weights, most), self.weights))
 
     @property
     def geometry(self) -> Geometry:

@@ -6,6 +6,10 @@ mean of the exposures that cover a pixel: at a point that m of its exposures cov
 covers it, and errors of two stages that come from the same pixels are correlated. The points in the overlap of a pair
 are matched to its true moments and scaled to its standard error, so that each pair has its measured variance.
 
+What a pair shows in addition to pixel noise (`Problem.structure`) is counted twice: as an error of that pair alone, and
+as one that its members have in all of their pairs, because a flat field, a gain or a PSF of one exposure affects all of
+them (clusters: Liang and Zeger 1986, Biometrika 73, 13). The solve follows the latter, so that no residual shows it.
+
 Stacks are made of corrected exposures. The error of an earlier correction is therefore also in the stack, with weight
 1/m where m exposures are averaged, and changes the difference of the stacks. This linear map is returned with the
 sources.
@@ -20,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import coo_array, csr_array, vstack
 
-from levelmatch_core.matching.model.problem import Array, Index
+from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.uncertainty.pair_noise import FEWEST, TINY
 from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup, Scene, roots, sums
 
@@ -128,7 +132,33 @@ def _noise(links: _Links, groups: Sequence[MatchedGroup], firsts: Index, rows: I
     by_pair = csr_array(
         coo_array((alone[pair, score, source], (rows[pair] + source, rows[pair] + score)), shape=(int(rows[-1]),) * 2)
     )
-    return csr_array(vstack([by_exposure, by_pair]).T)
+    return csr_array(vstack([by_exposure, by_pair, *_by_member(groups, firsts, rows)]).T)
+
+
+def _by_member(groups: Sequence[MatchedGroup], firsts: Index, rows: Index) -> list[csr_array]:
+    """Return, for each component, the response (N, sum of K k) of y to an error that all pairs of a member have."""
+    found = []
+    for part, low in zip(groups, firsts[:-1].tolist(), strict=True):
+        problem, size = part.problem, shared_structure(part.problem)
+        for ends, sign in ((problem.first, -1.0), (problem.second, 1.0)):
+            score = np.arange(problem.k)
+            values = sign * size[ends][:, None] * problem.moments[:, :, 0]
+            column = rows[low + np.arange(len(ends))][:, None] + score
+            member = np.broadcast_to(ends[:, None], column.shape)
+            entries = values.ravel(), (member.ravel(), column.ravel())
+            found.append(csr_array(coo_array(entries, shape=(len(problem.names), int(rows[-1])))))
+    return [csr_array(one + other) for one, other in zip(found[::2], found[1::2], strict=True)]
+
+
+def shared_structure(problem: Problem) -> Array:
+    """Return (N,) 1 sigma of the error that all pairs of a member have: half the (lower) median of their variances."""
+    ends, shown = np.concatenate([problem.first, problem.second]), np.tile(problem.structure_variance, 2)
+    order = np.lexsort((shown, ends))
+    count = np.bincount(ends, minlength=len(problem.names))
+    middle = np.cumsum(count) - count + (count - 1) // 2
+    found = np.zeros(len(count))
+    found[count > 0] = 0.5 * shown[order][middle[count > 0]]
+    return np.sqrt(found)
 
 
 def _carried(

@@ -44,8 +44,8 @@ SHOWN = 2.0
 standard deviations: with few residuals, smaller excesses are common by chance."""
 DRAWS = 100
 """Number of seeded draws for the leverages, which gives them to 14 %."""
-LEAST_OWN = 0.02
-"""Smallest fraction of a pair's variance that is not shared: clipping removes different pixels from each pair."""
+OWN = 0.02
+"""Fraction of a pair's variance that is not shared in addition: clipping removes different pixels from each pair."""
 MOST_DRAWN = 0.98
 """Upper limit of an estimated leverage; bridges are known from the graph."""
 
@@ -179,7 +179,7 @@ def pair_covariance(problem: Problem, noise: PairNoise | None = None, *, structu
     noise = noise or PairNoise.of(problem)
     noise = noise.with_structure() if structure else noise
     shared = noise.shared_factor() @ block_diagonal(inverse)
-    own = np.maximum(noise.alone, LEAST_OWN * problem.variance)
+    own = np.maximum(np.minimum(noise.alone + OWN * problem.variance, problem.variance), noise.alone)
     return csr_array(block_diagonal(own[:, None, None] * inverse) + shared.T @ shared)
 
 

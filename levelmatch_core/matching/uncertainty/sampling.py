@@ -332,5 +332,6 @@ def roots(
 @njit(nogil=True, cache=True)
 def _longer(numbers: NDArray[np.generic], size: int) -> NDArray[np.generic]:  # pragma: no cover - compiled
     longer = np.empty(size, dtype=numbers.dtype)
-    longer[: len(numbers)] = numbers
+    for at in range(numbers.size):  # assigned as a slice, it has numba compile the text of an error about shapes
+        longer[at] = numbers[at]
     return longer

@@ -7,13 +7,16 @@ from levelmatch_core.matching.corrections import Correction, Status
 from levelmatch_core.products.drawings import style
 from levelmatch_core.products.drawings.svg import WIDTH, Svg
 
+MOST_EXPOSURES = 2000
+"""Exposures in one drawing."""
+
 _LEFT, _EDGE = 58.0, 10.0
 """Room for the numbers at an axis, and elsewhere."""
 
 
 def corrections(found: Sequence[Correction], unit: str) -> Svg | None:
     """Draw every exposure's level with its error bar, and below it the error alone; None where nothing is corrected."""
-    shown = [correction for correction in found if correction.status is not Status.FAILED]
+    shown = shown_corrections(found)
     if not shown:
         return None
     levels = [correction.total.level for correction in shown]
@@ -50,6 +53,15 @@ def corrections(found: Sequence[Correction], unit: str) -> Svg | None:
         height = 80 * error / largest
         drawing.add("rect", class_="error", x=x - radius, y=312 - height, width=2 * radius, height=height, tip=tip)
     return drawing
+
+
+def shown_corrections(found: Sequence[Correction]) -> list[Correction]:
+    """Return the corrections that are drawn: all, or of very many those with the largest errors, in their order."""
+    known = [correction for correction in found if correction.status is not Status.FAILED]
+    if len(known) <= MOST_EXPOSURES:
+        return known
+    worst = sorted(range(len(known)), key=lambda at: (-known[at].sigma[0], at))[:MOST_EXPOSURES]
+    return [known[at] for at in sorted(worst)]
 
 
 def _even(low: float, high: float) -> list[float]:

@@ -19,9 +19,17 @@ MOST_SIGMAS = 5.0
 
 _EDGE = 10.0
 
+MOST_MEMBERS = 2000
+"""With more members, only those of the pairs that are drawn."""
+
 
 def sky_graph(stage: StageMatch, grid: Grid, unit: str) -> Svg:
     """Draw the members' outlines and their pairs, coloured by their residuals in sigmas."""
+    pairs = shown_pairs(stage)
+    references = references_of(stage)
+    in_pairs = {name for pair in pairs for name in (pair.fit.first, pair.fit.second)} | references
+    few = len(stage.members) <= MOST_MEMBERS
+    members = [member for member in stage.members if few or member.name in in_pairs]
     corners = np.concatenate([member.cutout.outline for member in stage.members])
     low, high = corners.min(axis=0), corners.max(axis=0)
     wide, tall = np.maximum(high - low, 1.0)
@@ -31,11 +39,9 @@ def sky_graph(stage: StageMatch, grid: Grid, unit: str) -> Svg:
     def place(x: float, y: float) -> tuple[float, float]:
         return (WIDTH - width) / 2 + _EDGE + scale * (x - low[0]), _EDGE + scale * (high[1] - y)
 
-    pairs = shown_pairs(stage)
     drawing = Svg(scale * tall + 2 * _EDGE + 44, f"{stage.stage}: members and pairs on the sky")
-    references = references_of(stage)
     centres = {}
-    for member in stage.members:
+    for member in members:
         outline = np.array(member.cutout.outline)
         centres[member.name] = place(*outline.mean(axis=0).tolist())
         kind = "tile reference" if member.name in references else "tile"

@@ -12,7 +12,7 @@ from levelmatch_core.matching.corrections import Correction, FieldMatch, StageMa
 from levelmatch_core.matching.results import PairResult, SolveStatus
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.products.drawings import style
-from levelmatch_core.products.drawings.corrections import corrections
+from levelmatch_core.products.drawings.corrections import MOST_EXPOSURES, corrections
 from levelmatch_core.products.drawings.differences import convergence, differences
 from levelmatch_core.products.drawings.matrices import AFTER, BEFORE, MAX_MEMBERS, matrix
 from levelmatch_core.products.drawings.modes import mode_lines, modes
@@ -152,6 +152,7 @@ def write_report(
         fields=fields,
         changed=_changed_settings(record),
         max_rows=MAX_ROWS,
+        most_drawn=MOST_EXPOSURES,
         drawing_style=Markup(style_sheet()),  # noqa: S704 - our own
     )
     path.write_bytes(text.encode("utf-8", "replace"))

@@ -154,3 +154,14 @@ def test_normal_equations_are_those_of_numpy() -> None:
     matrix, right = psf_match.normal_equations(rows, values, weight)
     np.testing.assert_allclose(matrix, (rows * weight[:, None]).T @ rows, rtol=1e-12)
     np.testing.assert_allclose(right, (rows * weight[:, None]).T @ values, rtol=1e-12)
+
+
+def test_a_quarter_of_what_matching_changes_is_an_error() -> None:
+    for seed in range(4):
+        pair = images(seed, (1.0, 1.3))
+        with_, without = fitted(*pair), fitted(*pair, match=False)
+        moved = abs(with_.plane.level - without.plane.level)
+        assert moved > with_.stderr
+        assert with_.structure >= 0.99 * 0.25 * moved
+    same = images(5)
+    assert fitted(*same).structure == fitted(*same, match=False).structure

@@ -1,6 +1,7 @@
 """Errors of the sums of all stages, against pixels propagated one by one, and against the errors of a single stage."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -213,3 +214,18 @@ def test_the_map_of_errors_is_that_of_the_mean_of_what_covers_a_point() -> None:
         np.testing.assert_allclose(found[row, column], np.mean(values, axis=0))
     assert not found[0, 0].any()
     assert np.count_nonzero(found.any(axis=2)) > 40
+
+
+def test_what_pairs_show_beyond_noise_is_theirs_alone_and_their_members() -> None:
+    """Four exposures on top of each other: by hand for a complete graph, with the mean gauge."""
+    pixels = Pixels(PLACES[[0, 0, 0, 0]])
+    parts = [(0,), (1,), (2,), (3,)]
+    problem, _ = group(pixels, parts, np.zeros((4, 3, pixels.size)), 1, None)
+    exposures = Exposures(boxes(pixels.places), centres(pixels.places), np.ones(4))
+    variance = []
+    for structure in (np.zeros(0), np.full(6, 0.04)):
+        changed = replace(problem, structure=structure, weights=np.ones(6))
+        errors = all_errors([[Solved(MatchedGroup(changed, tuple(parts)))]], exposures)
+        variance.append(np.sum(errors[:, 0] ** 2, axis=1))
+    # a pair's own: 3/16 of its variance; a member's: half of the variance, less the mean over four
+    assert variance[1] - variance[0] == pytest.approx(np.full(4, 0.04 * (3 / 16 + 0.5 * 3 / 4)))

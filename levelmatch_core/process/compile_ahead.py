@@ -1,0 +1,137 @@
+"""Compiling on other cores what the first run on a machine needs, while the command imports and starts.
+
+What a run compiles, from which arguments, is listed in `compiled_ahead.txt` (`python -m tests.benchmarks.compilation`
+writes it anew). Child processes compile it into numba's cache; the run waits for them before it computes. What the list
+lacks, and what a child fails at, is compiled by the run itself, as ever.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from levelmatch_core.process.compiled import is_cold
+
+LIST = Path(__file__).with_name("compiled_ahead.txt")
+"""Module, function and types of arguments of each entry, longest first."""
+
+MOST_CHILDREN = 8
+"""More children than this have too little to do, each having numba to import."""
+
+_LONGEST = 180.0
+"""Seconds after which a child is not waited for any more."""
+
+
+class CompileAhead:
+    """The child processes; they end when their work is done, with this process, or by :meth:`stop`."""
+
+    def __init__(self) -> None:
+        words = [sys.executable, "-P", "-m", __name__]
+        # the child ends when the pipe does, however this process ends
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def wait(self) -> None:
+        """Wait until everything is compiled, or the children have ended for another reason."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LONGEST)
+        self.stop()
+
+    def stop(self) -> None:
+        """End the children at once."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def compiling_ahead() -> Iterator[CompileAhead | None]:
+    """Compile beside what is done in the context, if nothing was compiled on this machine yet; None if it was."""
+    ahead = CompileAhead() if is_cold() else None
+    try:
+        yield ahead
+    finally:
+        if ahead is not None:
+            ahead.stop()
+
+
+def listed_kernels() -> Iterator[tuple[str, str, str]]:
+    """Yield module, function and types of arguments of what a run compiles."""
+    for line in LIST.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            module, function, arguments = line.split(" ", 2)
+            yield module, function, arguments
+
+
+def compile_entry(module: str, function: str, arguments: str) -> bool:
+    """Compile a function for one list of arguments.
+
+    Returns
+    -------
+    bool
+        Whether the compiled code is kept; if not, it is of no use to other processes.
+    """
+    dispatcher = getattr(importlib.import_module(module), function)
+    if type(dispatcher._cache).__name__ == "NullCache":  # noqa: SLF001 - numba has no other way to ask
+        return False
+    dispatcher.compile(types_of(arguments))
+    return True
+
+
+def types_of(arguments: str) -> tuple[Any, ...]:
+    """Return the types that an entry names, in numba's words."""
+    import numba  # noqa: PLC0415 - takes a second
+
+    names: dict[str, Any] = {name: getattr(numba.types, name) for name in dir(numba.types) if not name.startswith("_")}
+    names["of"] = lambda module, name: getattr(importlib.import_module(module), name)  # the class of a named tuple
+    found: tuple[Any, ...] = eval(arguments, {"__builtins__": {}}, names)  # noqa: S307 - from our own file
+    return found
+
+
+def main() -> None:
+    """Compile the list, spread over as many processes as there are processors."""
+    os.nice(1)  # the command's own imports first
+    listed = list(listed_kernels())
+    for module in dict.fromkeys(module for module, _, _ in listed):
+        importlib.import_module(module)  # once, for all children
+    # several lists of arguments of one function go to one process: they share a file in the cache
+    functions = list(dict.fromkeys(entry[:2] for entry in listed))
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = min(processors, MOST_CHILDREN)
+    waiting, put = os.pipe()
+    os.write(put, bytes(range(len(functions))))  # a byte is a function that nobody has taken yet
+    os.close(put)
+    children = []
+    for _ in range(count):
+        child = os.fork()
+        if not child:
+            threading.Thread(target=_end_with_parent, daemon=True).start()
+            while taken := os.read(waiting, 1):
+                mine = functions[taken[0]]
+                with suppress(Exception):  # the run itself will say what is wrong
+                    if not all(compile_entry(*entry) for entry in listed if entry[:2] == mine):
+                        break
+            os._exit(0)
+        children.append(child)
+    threading.Thread(target=_end_with_parent, daemon=True).start()  # after the forks, which copy no other thread
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def _end_with_parent() -> None:
+    """End this process when the command has closed its pipe, or has ended."""
+    with suppress(OSError):
+        while os.read(0, 1):
+            pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What a first run compiles, and how long that takes; `--write` lists it for `levelmatch_core.process.compile_ahead`.
+
+Run: python -m tests.benchmarks.compilation [--write]
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="levelmatch-numba-")  # before numba is imported
+
+from numba.core import event, types
+
+from levelmatch_core import MatchSettings, match_levels
+from levelmatch_core.process.compile_ahead import LIST
+from levelmatch_core.simulate import SimulatedProgram, simulate
+
+HEAD = """\
+# What a first run compiles, from its own calls: module, function, types of arguments.
+# Written by `python -m tests.benchmarks.compilation --write`.
+"""
+
+
+class Entries(event.Listener):
+    """Records what is compiled, apart from what is compiled on the way."""
+
+    def __init__(self):
+        self.depth, self.seconds, self.found, self.begun = 0, 0.0, {}, 0.0
+
+    def on_start(self, _event):
+        if self.depth == 0:
+            self.begun = time.process_time()
+        self.depth += 1
+
+    def on_end(self, compiled):
+        self.depth -= 1
+        function = compiled.data["dispatcher"].py_func
+        if self.depth == 0 and function.__module__.startswith("levelmatch_core"):
+            spent = time.process_time() - self.begun
+            self.seconds += spent
+            self.found[function.__module__, function.__name__, self.text(compiled.data["args"])] = spent
+
+    @staticmethod
+    def text(arguments):
+        return f"({''.join(f'{text_of(each)}, ' for each in arguments)})"
+
+
+def text_of(kind) -> str:
+    """Return a type as `compile_entry` reads it."""
+    if isinstance(kind, types.NamedTuple):
+        own = kind.instance_class
+        return (
+            f"NamedTuple(({''.join(f'{text_of(part)}, ' for part in kind)}), of({own.__module__!r}, {own.__name__!r}))"
+        )
+    return repr(kind)
+
+
+def recorded() -> Entries:
+    """Match two small programs, with and without errors, as a first user would, and return what was compiled."""
+    entries = Entries()
+    with tempfile.TemporaryDirectory() as scratch, event.install_listener("numba:compile", entries):
+        for instrument, tiles, dithers in (("miri", (2, 2), 2), ("generic", (3, 2), 1)):
+            folder = Path(scratch) / instrument
+            options = {"tiles": tiles, "dithers": dithers, "size": 128, "stars": 20, "overlap": 0.4}
+            simulate(folder, SimulatedProgram.of(instrument=instrument, **options))
+            for fit_type in ("level", "level+slope"):
+                settings = MatchSettings(
+                    preset="best", figures="none", fit_type_dithers=fit_type, fit_type_mosaic_tiles=fit_type
+                )
+                match_levels(folder, Path(scratch) / f"{instrument}_{fit_type}", settings)
+    return entries
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    seen = recorded()
+    for (module, function, _), spent in sorted(seen.found.items(), key=lambda item: -item[1]):
+        print(f"{spent:6.2f} s  {module}.{function}")
+    print(f"{seen.seconds:6.2f} s of CPU for {len(seen.found)} entries")
+    if options.write:
+        lines = "\n".join(" ".join(entry) for entry in sorted(seen.found, key=lambda entry: -seen.found[entry]))
+        LIST.write_text(f"{HEAD}{lines}\n", encoding="utf-8")

@@ -1,0 +1,100 @@
+"""What a first run needs is compiled beside its start: the list is right, and the children end with the command."""
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from levelmatch_core.process.compile_ahead import compiling_ahead, listed_kernels, types_of
+
+
+def test_every_entry_of_the_list_is_a_compiled_function_with_as_many_arguments():
+    """Where this fails, kernels have changed: `python -m tests.benchmarks.compilation --write` makes the list anew."""
+    listed = list(listed_kernels())
+    assert len(listed) > 30
+    assert len(set(listed)) == len(listed)
+    for module, function, arguments in listed:
+        dispatcher = getattr(importlib.import_module(module), function)
+        assert len(types_of(arguments)) == dispatcher.py_func.__code__.co_argcount, (module, function)
+
+
+def test_nothing_is_started_where_something_was_compiled_before(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    (tmp_path / "kernels.add_part-7.py311.nbi").touch()
+    with compiling_ahead() as ahead:
+        assert ahead is None
+
+
+COMPILE = """
+from levelmatch_core.process.compile_ahead import compile_entry, listed_kernels
+from levelmatch_core.sky.spline import mirror
+(entry,) = (one for one in listed_kernels() if one[1] == "mirror")
+assert compile_entry(*entry)
+import numpy as np
+mirror(np.zeros((20, 20)))
+print(sum(mirror.stats.cache_misses.values()), sum(mirror.stats.cache_hits.values()), len(mirror.signatures))
+"""
+
+
+def test_what_is_compiled_ahead_is_what_a_run_calls(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def told():
+        done = subprocess.run(
+            [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert told() == "1 0 1"
+    assert told() == "0 1 1"
+
+
+START = """
+import time
+from levelmatch_core.process.compile_ahead import CompileAhead
+ahead = CompileAhead()
+print(ahead._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow  # the children take seconds to start
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_the_children_end_with_the_command(tmp_path, how):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    program = START if how == "kill" else START.replace("time.sleep(60)", "time.sleep(8); ahead.stop(); time.sleep(60)")
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        first = int(parent.stdout.readline())
+        own = {first}
+        patience = time.monotonic() + 60
+        while len(own) < 2 and time.monotonic() < patience:
+            own |= children_of(first)
+            time.sleep(0.2)
+        assert len(own) > 1
+        if how == "kill":
+            parent.kill()
+        patience = time.monotonic() + 20
+        while any(alive(each) for each in own) and time.monotonic() < patience:
+            time.sleep(0.2)
+        assert [each for each in own if alive(each)] == []
+        parent.kill()
+
+
+def children_of(process):
+    try:
+        return {int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()}
+    except OSError:
+        return set()
+
+
+def alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
