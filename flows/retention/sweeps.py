@@ -78,10 +78,11 @@ def delete_runs(uri: str, runs: Sequence[Run]) -> str:
         return "their rows and files go by `mlflow gc --backend-store-uri DATABASE` on the machine of the server"
     for start in range(0, len(runs), _AT_ONCE):
         ids = ",".join(run.info.run_id for run in runs[start : start + _AT_ONCE])
-        words = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri, "--run-ids", ids]
+        where = ["--backend-store-uri", uri, "--tracking-uri", uri]
+        words = [sys.executable, "-m", "mlflow", "gc", *where, "--run-ids", ids]
         done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - our words
         if done.returncode:
-            message = f"mlflow gc: {without_secrets((done.stderr + done.stdout).strip()[-1000:])}"
+            message = f"mlflow gc: {without_secrets((done.stderr + done.stdout).strip().splitlines()[-1])}"
             raise RetentionError(message)
     return ""
 

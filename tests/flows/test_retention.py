@@ -5,6 +5,8 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows.retention import flow_runs, sweeps
@@ -75,3 +77,23 @@ def test_the_last_sweep_of_a_program_that_has_a_result_stays(of, old, kept):
     found = sweeps.outdated(of, BEFORE)
     assert [run.info.run_id for run in found.runs] == old
     assert found.kept == kept
+
+
+@pytest.mark.slow
+def test_sweeps_that_go_leave_neither_rows_nor_files(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("m33", artifact_location=(tmp_path / "artifacts").as_uri())
+    ids = {}
+    for name, days, tags in (("old", 50, {"sweep_id": "a"}), ("new", 40, {"sweep_id": "b"}), ("program", 60, {})):
+        run = client.create_run(experiment, tags=tags)
+        ids[name] = run.info.run_id
+        client.log_text(run.info.run_id, name, "note.txt")
+        end = (NOW - timedelta(days=days)).timestamp() * 1000
+        client.set_terminated(run.info.run_id, end_time=int(end))
+    found = sweeps.old_sweeps(uri, BEFORE)
+    assert [run.info.run_id for run in found.runs] == [ids["old"]]
+    assert sweeps.delete_runs(uri, found.runs) == ""
+    left = client.search_runs([experiment], run_view_type=ViewType.ALL)
+    assert {run.info.run_id for run in left} == {ids["new"], ids["program"]}
+    assert {path.read_text() for path in (tmp_path / "artifacts").rglob("note.txt")} == {"new", "program"}
