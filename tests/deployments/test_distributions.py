@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-BUILD = "import sys; from setuptools import build_meta; build_meta.build_{0}(sys.argv[1])"
+BUILD = "import sys, build_backend; build_backend.build_{0}(sys.argv[1])"
+BACKEND = {**os.environ, "PYTHONPATH": "deployments/packaging"}
 
 pytest.importorskip("setuptools", minversion="77", reason="setuptools is missing: distributions cannot be built here")
 pytestmark = pytest.mark.slow  # builds in a copy of the tree
@@ -30,7 +31,9 @@ def built(tmp_path_factory):
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).write_bytes((REPOSITORY / name).read_bytes())
     for what in ("wheel", "sdist"):
-        subprocess.run([sys.executable, "-c", BUILD.format(what), out], cwd=tree, capture_output=True, check=True)
+        subprocess.run(
+            [sys.executable, "-c", BUILD.format(what), out], cwd=tree, env=BACKEND, capture_output=True, check=True
+        )
     return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
 
 

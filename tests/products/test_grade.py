@@ -69,6 +69,7 @@ def test_loops_that_close_to_what_their_pairs_show_are_no_contradiction(make: An
     """A thing that moves through a few exposures: the errors that are stated contain what it leaves."""
     assert grade_of(make, loops_failed=2, loops_unexplained=0) is Grade.GOOD
     assert grade_of(make, loops_failed=2, loops_unexplained=1) is Grade.FAIR
+    assert grade_of(make, loops_failed=2, loops_unexplained=0, structure=3.0) is Grade.DOUBTFUL  # typical: no excuse
 
 
 @pytest.mark.parametrize(
