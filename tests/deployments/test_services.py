@@ -134,7 +134,7 @@ def test_a_slurm_job_asks_for_what_was_asked(slurm, tmp_path):
     assert re.search(r"dask_worker tcp://\S+ .*--nthreads 1 .*--nworkers 4 ", done.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_workers_of_such_a_cluster_match_to_the_same_bytes(slurm, tmp_path):
     """With jobs that run here: dask-jobqueue's own stand-in for Slurm."""
     simulate(tmp_path / "in", SimulatedProgram.of(instrument="generic", tiles=(2, 2), size=96))
