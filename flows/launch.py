@@ -24,6 +24,7 @@ from levelmatch_core.pipeline import Request, outputs_of
 from levelmatch_core.process.compile_ahead import CompileAhead
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.output.folder import OutputFolder
+from levelmatch_core.sky.store import CutoutStore
 
 logger = logger_of(__name__)
 
@@ -184,6 +185,8 @@ def engine(home: Home, server: ephemeral_server.EmbeddedServer | None, output: P
         stack.enter_context(farewell(partial(cancel_runs, output)))
         if serving is not None:
             stack.enter_context(no_heartbeats())
+        # until Prefect has stored the flow's own result as well: who waits to prune the store waits for all of it
+        stack.enter_context(CutoutStore(home.cutouts).in_use())
         yield
 
 
