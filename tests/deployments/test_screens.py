@@ -136,4 +136,5 @@ def test_the_form_describes_the_settings_and_refuses_a_wrong_value(page, uis, pr
 def test_both_pages_load(page, uis, tmp_path):
     see(page, uis.prefect, tmp_path / "prefect.png", "Dashboard", "Deployments")
     see(page, uis.mlflow, tmp_path / "mlflow.png", "Experiments")
-    assert not page.refused
+    # but MLflow's assistant, which would run commands for whoever reaches its port
+    assert not [answer for answer in page.refused if "/mlflow/assistant/" not in answer]

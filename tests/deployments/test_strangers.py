@@ -109,7 +109,8 @@ def test_the_own_pages_work(uis, browser):
         page.wait_for_timeout(2000)
     page.goto(uis.mlflow)
     page.get_by_text("Experiments").first.wait_for(timeout=60_000)
-    assert refused == []
+    # but MLflow's assistant, which would run commands for whoever reaches its port
+    assert [address for address in refused if "/mlflow/assistant/" not in address] == []
     done = uis.server.prefect("work-pool", "create", "made-by-command", "--type", "process")
     assert done.returncode == 0, done.stderr
     assert uis.server.prefect("work-pool", "inspect", "made-by-command").returncode == 0
