@@ -142,7 +142,7 @@ def rms_pulls(programs: int, tiles: tuple[int, int], dithers: int, fits: tuple[s
 @pytest.mark.slow
 @pytest.mark.parametrize("fits", [("level", "level"), ("level", "level+slope")])
 def test_pulls_of_totals(fits: tuple[str, str]) -> None:
-    found = rms_pulls(40, (2, 2), 4, fits, "error")
+    found = rms_pulls(150, (2, 2), 4, fits, "error")  # 40 are too few: their rms scatters by 6 % itself
     assert found[: 1 if fits[1] == "level" else 3] == pytest.approx(1.0, abs=0.15)
 
 
