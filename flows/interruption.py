@@ -145,12 +145,17 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
         return
     _say()
     end = time.monotonic() + PATIENCE
-    for worker in multiprocessing.active_children():
-        worker.kill()  # they have no final actions, and free the processor for what follows
+    _kill_workers()  # they have no final actions, and free the processor for what follows
     sys.setswitchinterval(0.0005)  # the work goes on, and each answer that an action gets would wait 5 ms for it
     _attempt(_farewells, until=end - PATIENCE / 10)  # a server that does not answer is ended all the same
     _attempt(_ends, until=end)
+    _kill_workers()  # those that the work, which goes on, has started since
     os._exit(INTERRUPTED)
+
+
+def _kill_workers() -> None:
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def _attempt(actions: list[Callable[[], object]], *, until: float) -> None:
@@ -168,8 +173,7 @@ def _attempt(actions: list[Callable[[], object]], *, until: float) -> None:
 
 
 def _give_up(_number: int, _frame: FrameType | None) -> None:
-    for worker in multiprocessing.active_children():
-        worker.kill()
+    _kill_workers()
     os._exit(INTERRUPTED)  # servers end with their standard input
 
 
