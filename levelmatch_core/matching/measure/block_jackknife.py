@@ -128,15 +128,23 @@ def tilted(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int, ac
     full = np.flatnonzero(counts >= FULL * side**2)
     if len(full) < FEWEST + 3:
         return 0.0
-    root = np.sqrt(counts[full])
-    rows = root[:, None] * np.stack([np.ones(len(full)), full % across, full // across], axis=1)
-    values = sums[full] / root
-    values -= root * (root @ values) / (root @ root)
-    plane = rows @ np.linalg.lstsq(rows, values, rcond=None)[0]
-    explained, left = float(plane @ plane), float((values - plane) @ (values - plane))
+    weights = counts[full]
+    total = float(weights.sum())
+    places = (full % across, full // across, sums[full] / weights)
+    x, y, means = (values - float(weights @ values) / total for values in places)
+    in_x, in_y = weights * x, weights * y
+    # the normal equations of both slopes: the mean is 0, and two unknowns need no better conditioned way
+    xx, xy, yy = float(in_x @ x), float(in_x @ y), float(in_y @ y)
+    x_sum, y_sum = float(in_x @ means), float(in_y @ means)
+    determinant = xx * yy - xy**2
+    if determinant > 1e-9 * xx * yy:
+        explained = (yy * x_sum**2 - 2 * xy * x_sum * y_sum + xx * y_sum**2) / determinant
+    else:  # blocks in a line
+        explained = x_sum**2 / xx if xx > 0 else y_sum**2 / yy
+    left = float(weights @ means**2) - explained
     if 0.5 * explained <= TILTED * left / (len(full) - 3):
         return 0.0
-    return explained / float(counts[full].sum())
+    return explained / total
 
 
 @njit(nogil=True, cache=True)
