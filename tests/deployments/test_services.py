@@ -191,8 +191,14 @@ def test_a_job_of_the_template_is_one_of_kubernetes():
     assert mounts == {"/data": True, "/products": False, "/levelmatch": False}
 
 
-def test_nothing_names_the_host_of_a_registry():
-    hosts = re.compile(r"index-url|docker\.io|ghcr\.io|quay\.io|pypi\.|pythonhosted|registry\.", re.IGNORECASE)
+def test_no_image_or_package_is_asked_of_a_named_host():
+    """An image is named without the registry that has it, and pip is told of no other index."""
     for file in DEPLOYMENTS.rglob("*"):
         if file.is_file():
-            assert not hosts.findall(file.read_text()), file
+            assert "index-url" not in file.read_text(), file
+    images = re.findall(r"^FROM (\S+)", (DEPLOYMENTS / "Dockerfile").read_text(), re.MULTILINE)
+    images += [service["image"] for service in composed()["services"].values() if "image" in service]
+    assert images
+    for image in images:
+        first, _, rest = image.partition("/")
+        assert not rest or "." not in first, image
