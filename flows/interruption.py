@@ -39,6 +39,7 @@ _CLEAR_LINE, _SHOW_CURSOR = "\r\x1b[2K", "\x1b[?25h"
 _farewells: list[Callable[[], object]] = []
 _ends: list[Callable[[], object]] = []
 _ends_itself: list[threading.Event] = []
+_interrupted = threading.Event()
 
 
 def work_interruptibly(work: Callable[[], T]) -> T:
@@ -83,10 +84,13 @@ def add_end(end: Callable[[], object]) -> None:
 def farewell(say: Callable[[], object]) -> Iterator[None]:
     """Register an action for an interruption during the context; all of them are run at the same time.
 
-    They get most of :data:`PATIENCE`, and their errors are ignored: the process ends in any case.
+    They get most of :data:`PATIENCE`, and their errors are ignored: the process ends in any case. Work that enters the
+    context after an interruption waits here for that end: what it would open then, nothing would close.
     """
     there = partial(copy_context().run, say)  # with the context variables of the caller
-    _farewells.append(there)
+    _farewells.append(there)  # before the question: the actions are taken from the list after the event is set
+    if _interrupted.is_set():
+        threading.Event().wait()
     try:
         yield
     finally:
@@ -143,6 +147,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     if _ends_itself:
         _ends_itself[-1].set()
         return
+    _interrupted.set()
     _say()
     end = time.monotonic() + PATIENCE
     _kill_workers()  # they have no final actions, and free the processor for what follows

@@ -6,11 +6,12 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
@@ -107,16 +108,7 @@ class Tracker:
                 run = _run_of(client, experiment, facts)
                 if run is not None and run.data.tags.get(_WHOLE) == str(facts.attempt):
                     return self._tracking(run, new=False)
-            opening = threading.Lock()
-
-            def end() -> None:
-                opening.acquire()  # waits for a run that is being opened; kept, so that none is opened afterwards
-                if run is not None:
-                    client.set_terminated(run.info.run_id, "KILLED")
-
-            with farewell(end):
-                with opening:
-                    run = self._open(client, experiment, result, facts)
+            with _killed_if_interrupted(client, lambda: self._open(client, experiment, result, facts)) as run:
                 self._write(client, run, result, summary, facts)
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             what = f"the MLflow record of this run{f' {run.info.run_id}, in part,' if run else ''} is lost"
@@ -152,14 +144,11 @@ class Tracker:
         try:
             client = self._client()
             experiment = self._experiment(client, program)
-            run = client.create_run(
-                experiment,
-                start_time=round(facts.started * 1000),
-                tags=content,
-                run_name=run_name(program, str(band) if band else None, facts),
-            )
-            client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in settings.items()])
-            client.set_terminated(run.info.run_id, "FAILED")
+            name, began = run_name(program, str(band) if band else None, facts), round(facts.started * 1000)
+            opening = partial(client.create_run, experiment, start_time=began, tags=content, run_name=name)
+            with _killed_if_interrupted(client, opening) as run:
+                client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in settings.items()])
+                client.set_terminated(run.info.run_id, "FAILED")
         except (MlflowException, SQLAlchemyError, OSError) as error:
             logger.warning("the MLflow record of the failed run %s is lost: %s", facts.name, self._plain(error))
             return None
@@ -180,14 +169,14 @@ class Tracker:
             text = text.replace(secret, "...")
         return text[:400]
 
-    def _client(self) -> MlflowClient:
+    def _client(self) -> "_Client":
         """Return a client whose store exists: a local store and its schema are created by one process at a time."""
         if not self._local:
-            return _in_time(MlflowClient(tracking_uri=self._uri))
+            return _Client(tracking_uri=self._uri)
         with self._home.alone("mlflow"):
-            client = MlflowClient(tracking_uri=self._uri)
+            client = _Client(tracking_uri=self._uri)
             client.search_experiments(max_results=1)
-        return _in_time(client)
+        return client
 
     def _experiment(self, client: MlflowClient, program: str) -> str:
         """Return the id of the program's experiment, which is created if necessary, or restored if it was deleted.
@@ -367,22 +356,49 @@ def references(summary: Summary) -> str:
     return ", ".join([*shown[:_REFERENCES], *([f"and {len(shown) - _REFERENCES} more"] if shown[_REFERENCES:] else [])])
 
 
-class _TimedClient:
-    """A client with a time limit for all calls together: a store may answer every call, but slowly."""
+class _Client(MlflowClient):
+    """A client whose calls are made one by one, with a time limit for all together: a store may answer, but slowly.
 
-    def __init__(self, client: MlflowClient) -> None:
-        self._client = client
+    Attributes
+    ----------
+    one_by_one
+        The lock that each call holds: a local store refuses what is written while another thread writes.
+    """
+
+    def __init__(self, tracking_uri: str) -> None:
+        self.one_by_one = threading.RLock()
         self._end = time.monotonic() + _PATIENCE
+        super().__init__(tracking_uri=tracking_uri)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the client has
-        if time.monotonic() > self._end:
-            message = f"the store is too slow: not done in {_PATIENCE:.0f} s"
-            raise TimeoutError(message)
-        return getattr(self._client, name)
+    def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 - whatever a client has
+        found = super().__getattribute__(name)
+        if name.startswith("_") or not callable(found):
+            return found
+
+        def call(*arguments: object, **named: object) -> object:
+            with self.one_by_one:
+                if time.monotonic() > self._end:
+                    message = f"the store is too slow: not done in {_PATIENCE:.0f} s"
+                    raise TimeoutError(message)
+                return found(*arguments, **named)
+
+        return call
 
 
-def _in_time(client: MlflowClient) -> MlflowClient:
-    return cast(MlflowClient, _TimedClient(client))
+@contextmanager
+def _killed_if_interrupted(client: _Client, opening: Callable[[], Run]) -> Iterator[Run]:
+    """Open a run for the context; if this process is interrupted in it, the run is ended, and nothing more written."""
+    run: Run | None = None
+
+    def end() -> None:
+        client.one_by_one.acquire()  # waits for a run that is being opened, or written; never released
+        if run is not None:
+            client.set_terminated(run.info.run_id, "KILLED")
+
+    with farewell(end):
+        with client.one_by_one:
+            run = opening()
+        yield run
 
 
 def _run_of(client: MlflowClient, experiment: str, facts: FlowFacts) -> Run | None:

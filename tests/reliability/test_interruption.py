@@ -5,6 +5,7 @@ import pty
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -89,6 +90,28 @@ def interrupted(world, process, send):
     assert not [line for line in lines if "Traceback" in line or "cannot be used" in line]
     assert set(flow_runs(world)) <= {"CANCELLED", "COMPLETED"}
     assert "RUNNING" not in states(world.home / "mlflow" / "mlflow.db", "runs", "status")
+
+
+LATE = """
+import os, signal, sys, time
+from flows.interruption import farewell, work_interruptibly
+
+def work():
+    with farewell(lambda: time.sleep(0.5)):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        with farewell(lambda: None):
+            open(sys.argv[1], "w").close()
+        time.sleep(10)
+
+work_interruptibly(work)
+"""
+
+
+def test_what_nothing_would_close_is_not_opened_after_a_signal(tmp_path):
+    process = subprocess.run([sys.executable, "-c", LATE, str(tmp_path / "opened")], check=False, timeout=30)
+    assert process.returncode == INTERRUPTED
+    assert not (tmp_path / "opened").exists()
 
 
 def run_again(reliability, undisturbed, world):

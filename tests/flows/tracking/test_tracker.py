@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,10 @@ import pytest
 from astropy.io import fits
 from mlflow import MlflowClient
 
+from flows import interruption
 from flows.home import Home
 from flows.summary import FlowFacts, Unmatched, summarize
+from flows.tracking import tracker
 from flows.tracking.comparison import FIRST, dataset, pages_of, run_name
 from flows.tracking.metrics import MEANINGS, glossary, measures, mlflow_name
 from flows.tracking.tracker import Tracker, description, output_id
@@ -347,3 +350,28 @@ def test_the_description_names_what_went_wrong(summary):
     text = description(summary.model_copy(update={"problems": (problem,), "complete": False}))
     assert "a.fits: untied: every pair" in text
     assert "1 untied" in text
+
+
+def test_the_record_of_an_interrupted_run_is_killed_and_nothing_is_written_to_it_afterwards(store):
+    client = tracker._Client(tracking_uri=store.tracking_uri)
+    experiment = client.create_experiment("interrupted")
+    with tracker._killed_if_interrupted(client, lambda: client.create_run(experiment)) as run:
+        client.set_tag(run.info.run_id, "before", "1")
+        ended = threading.Event()
+
+        def write():
+            ended.wait(10)
+            client.set_tag(run.info.run_id, "after", "1")
+
+        writing = threading.Thread(target=write, daemon=True)  # before: threads that ended give their number to others
+        writing.start()
+        ending = threading.Thread(target=interruption._farewells[-1])
+        ending.start()
+        ending.join(10)
+        ended.set()
+        writing.join(0.3)
+        assert writing.is_alive()
+    found = MlflowClient(tracking_uri=store.tracking_uri).get_run(run.info.run_id)
+    assert found.info.status == "KILLED"
+    assert "before" in found.data.tags
+    assert "after" not in found.data.tags
