@@ -63,7 +63,7 @@ def match_field(
     """
     zeros = zeros or Zeros(named=settings.reference)
     anchor = files.anchor if files.anchor is not None and files.anchor.unit == field.unit else None
-    settings, wide = _on_layout(field, layout, settings, anchor)
+    wide = _on_layout(field, layout, anchor)
     work = FieldWork(field.name, settings, each, zeros.preferred, files, layout.grids)
     views, failures = _views(field, layout, anchor, work)
     cutouts = {name: next(iter(found.values())) for name, found in views.items()}
@@ -129,33 +129,25 @@ def match_field(
     )
 
 
-def _on_layout(
-    field: Field, layout: Layout, settings: MatchSettings, anchor: Exposure | None
-) -> tuple[MatchSettings, tuple[str, ...]]:
-    """Return the settings as they can be used on a layout, with notes on what that changes.
+def _on_layout(field: Field, layout: Layout, anchor: Exposure | None) -> tuple[str, ...]:
+    """Return notes on the layout of a wide field.
 
     Raises
     ------
     FieldTooWideError
-        If the settings ask for planes between tiles, or for a survey image, on a field of several patches.
+        If the settings ask for a survey image on a field of several patches.
     """
     if not layout.is_wide:
-        return settings, ()
-    title, last = field.title, STAGES[-1].name
+        return ()
+    title = field.title
     notes = [f"{title}: {len(field.exposures)} exposures on {len(layout.grids)} tangent planes"]
-    asked = settings.fit_choice(last)
-    if asked == "level+slope" or anchor is not None:
-        what = "anchor_image" if anchor is not None else f"fit_type_{last}=level+slope"
-        instead = "a table of levels" if anchor is not None else f"fit_type_{last}=level"
+    if anchor is not None:
         message = (
-            f"{title}: {what} needs one tangent plane, and the field is too wide for one (it has {len(layout.grids)}): "
-            f"use {instead}, or match the field in parts"
+            f"{title}: anchor_image needs one tangent plane, and the field is too wide for one (it has "
+            f"{len(layout.grids)}): use a table of levels, or match the field in parts"
         )
         raise FieldTooWideError(message)
-    if asked == "auto":
-        notes.append(f"{title}: tiles are matched by levels, since planes need one tangent plane")
-        settings = settings.model_copy(update={f"fit_type_{last}": "level"})
-    return settings, tuple(notes)
+    return tuple(notes)
 
 
 def _views(field: Field, layout: Layout, anchor: Exposure | None, work: FieldWork) -> tuple[Views, list[Failure]]:

@@ -200,7 +200,7 @@ class ErrorsJob(Job):
     """Propagate the noise of all exposures of a field through all stages."""
 
     step = "errors"
-    version = 2
+    version = 3
     roles = ("solve",)
     gives = FieldErrors
     large = ("stages",)

@@ -129,7 +129,7 @@ def match(  # noqa: PLR0917 - the parts of the problem in their natural order
     is_bridge &= used_keys
     # the only pair of two members is always a bridge, which needs no note
     noteworthy = {pair for pair in is_bridge if len(found[where[pair[0]]]) > 2}
-    left, left_rms = residual_planes(pairs, planes)
+    left, left_rms = residual_planes(pairs, planes, ordered)
     results = tuple(
         PairResult(
             fit=fit,
