@@ -113,6 +113,18 @@ class Problem:
         """(N, 2) where the members lie: their centres or, where they are on several grids, positions on a map."""
         return self.frames.on_map if self.frames else self.centres
 
+    @property
+    def tied_ends(self) -> tuple[Index, Index]:
+        """(K,) the members of each pair, with all fixed members as one: their corrections are known."""
+        if self.fixed.sum() < 2:
+            return self.first, self.second
+        node = np.arange(len(self.names))
+        node[self.fixed] = np.flatnonzero(self.fixed)[0]
+        ends = node[self.first], node[self.second]
+        for end in ends:
+            end.flags.writeable = False  # like the members, so that functions are compiled only once
+        return ends
+
     def part(self, members: Index) -> "Problem":
         """Return the problem of a subset of the members (sorted indices) and of the pairs among them."""
         place = np.full(len(self.names), -1)
