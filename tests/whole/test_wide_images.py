@@ -9,7 +9,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from levelmatch_core.errors import NoInputError
-from levelmatch_core.pipeline import RunResult
+from levelmatch_core.pipeline import Request, RunResult
+from levelmatch_core.plan import plan_run
 from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.products.explain import explain
 from levelmatch_core.simulate import SkySurvey, simulate_survey
@@ -100,10 +101,13 @@ def test_levels_of_wide_images_come_back(tmp_path: Path, level_match: Match, cas
     (tmp_path / "in").mkdir()
     for number, (wcs, shape) in enumerate(CASES[case]):
         write(tmp_path / "in" / f"e{number}.fits", wcs, shape, LEVELS[number], number)
+    planned = plan_run(Request(inputs=(tmp_path / "in",), output=tmp_path / "out"))
     result = level_match(tmp_path / "in")
     (match,) = result.matches
     assert match.failures == ()
     assert {one.status.value for one in match.corrections} == {"matched", "reference"}
+    overlaps = {(pair.first, pair.second) for pair in planned.fields[0].stages[-1].groups[0].pairs}
+    assert {(pair.fit.first, pair.fit.second) for pair in match.stages[-1].solutions[0].pairs} <= overlaps
     found = np.array([one.total.level for one in match.corrections])
     errors = found - np.array(LEVELS[: len(found)])
     assert np.ptp(errors) < 0.1  # the sky's steps from pixel to pixel are 0.1, and resampled
