@@ -31,6 +31,8 @@ _PART = 0.01
 _NATURAL = 0.005
 """A value is one of many where one of the next ones occurs more often than this part of it."""
 _NEIGHBOURS = 3
+_GAP = 20
+"""A value more than so many times the usual step away from the next ones is none of many."""
 _ABOVE = 0.02
 """A value at an edge that fewer others than this part exceed may be saturation."""
 _FAR = 100.0
@@ -138,7 +140,9 @@ def _is_natural(value: float, values: NDArray[np.float64], counts: NDArray[np.in
     at = int(np.searchsorted(values, value))
     here = int(counts[at]) if at < len(values) and values[at] == value else 0
     after = at + 1 if here else at
-    beside = [*counts[max(0, at - _NEIGHBOURS) : at], *counts[after : after + _NEIGHBOURS]]
+    near = _GAP * float(np.median(np.diff(values))) if len(values) > 1 else 0.0
+    places = [*range(max(0, at - _NEIGHBOURS), at), *range(after, min(after + _NEIGHBOURS, len(values)))]
+    beside = [counts[place] for place in places if abs(values[place] - value) <= near]
     return bool(beside) and max(beside) >= max(3, _NATURAL * here)
 
 

@@ -62,6 +62,14 @@ def test_of_counts_only_a_solid_area_is_blank() -> None:
     assert not found[np.abs(X - 120) + np.abs(Y - 100) < 98].any()  # real zeros beside the area look like it
 
 
+@pytest.mark.parametrize("fill", [0, -32768, 65535, -2147483648])
+def test_a_fill_of_whole_numbers_far_from_the_others_is_blank_to_its_last_sliver(fill: int) -> None:
+    image = np.rint(sky(level=200.0)).astype(np.int64)
+    image[DIAMOND] = fill
+    image[100, 120:124] = fill
+    np.testing.assert_array_equal(mask_of(image.astype(np.float32)), image == fill)
+
+
 def test_saturated_pixels_at_an_edge_are_not_blank() -> None:
     image = sky()
     image[:5, 100:112] = 60000
