@@ -118,7 +118,7 @@ class SolveJob(Job):
     """Solve for the corrections of the members of one group."""
 
     step = "solve"
-    version = 13
+    version = 14
     roles = ("solve",)
     logs_told = True
     gives = Solution
@@ -200,7 +200,7 @@ class ErrorsJob(Job):
     """Propagate the noise of all exposures of a field through all stages."""
 
     step = "errors"
-    version = 2
+    version = 3
     roles = ("solve",)
     gives = FieldErrors
     large = ("stages",)

@@ -254,6 +254,8 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         # where pairs disagree by more than their noise, the most precise ones must not decide alone
         problem = problem.evened()
         both = replace(both, problem=problem)
+        if problem.slope_weight < 1:
+            noise = PairNoise.of(problem)
         answer = solve(problem, settings)
         left = replace(
             leave_one_out(problem, answer, is_bridge, covariance, unused), excess_scatter=left.excess_scatter
