@@ -118,7 +118,7 @@ class SolveJob(Job):
     """Solve for the corrections of the members of one group."""
 
     step = "solve"
-    version = 15
+    version = 16
     roles = ("solve",)
     logs_told = True
     gives = Solution
