@@ -10,11 +10,11 @@ import numpy as np
 from levelmatch_core.errors import SolveError
 from levelmatch_core.images.given import Given
 from levelmatch_core.matching import graph
-from levelmatch_core.matching.efficiency import combined
 from levelmatch_core.matching.gauge import NAMED, GaugeChoice, gauge_of
 from levelmatch_core.matching.graph_kernels import bridge_flags
 from levelmatch_core.matching.linear.blas_threads import one_blas_thread
 from levelmatch_core.matching.loop_closure import closure
+from levelmatch_core.matching.measure.efficiency import combined
 from levelmatch_core.matching.model.assembly import assemble
 from levelmatch_core.matching.model.constraints import Constrained, Constraints, constraints_of
 from levelmatch_core.matching.model.pair_arrays import PairArrays

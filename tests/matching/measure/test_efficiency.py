@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from levelmatch_core.matching.efficiency import ALONE, combined
+from levelmatch_core.matching.measure.efficiency import ALONE, combined
 from levelmatch_core.matching.measure.pair_fit import fit_pair
 from levelmatch_core.matching.results import PairFit
 from tests.benchmarks.accuracy import Mosaic, trials
