@@ -19,7 +19,7 @@ from levelmatch_core.errors import (
     SettingsError,
 )
 from levelmatch_core.images.agreement import wcs_notes
-from levelmatch_core.images.contents.bands import band_note
+from levelmatch_core.images.contents.bands import band_note, frequency_of
 from levelmatch_core.images.contents.companions import Aside, Role, Seen, aside_notes, asides_of, companion_hdu
 from levelmatch_core.images.contents.damage import damage_notes, refuse_damaged, without_copied_sums
 from levelmatch_core.images.contents.image_list import (
@@ -290,13 +290,13 @@ def _exposures_in(
         raise NoImageError(cube_message(sci, shown))
     refuse_whole_numbers(sci, shown)
     err, dq = planes_of(sci, file.listed.images, file.hdus, (file.instrument.err, file.instrument.dq))
-    band = file.band_of(sci).band
+    band = file.band_of(sci)
     planes = tuple(hdu for hdu in (err, dq) if hdu is not None)
     refuse_shapes(sci, planes, shown)
     refuse_damaged((file.primary, sci, *planes), shown)
     source, wcs = _wcs(file, sci, chip, settings)
     parts = file.instrument.split(Source(file.shown, chip, shape, file.primary, tile), settings)
-    kind = Kind(file.instrument.name, file.camera, band, text_of(sci.get("BUNIT")))
+    kind = Kind(file.instrument.name, file.camera, band.spelling, text_of(sci.get("BUNIT")))
     asinh = refuse_asinh(sci, shown)
     if asinh is not None:
         raise DataError(asinh)
@@ -321,7 +321,7 @@ def _exposures_in(
             table=file.instrument.table,
             detector=part.detector,
             tile=part.tile,
-            band=band,
+            band=band.band,
             unit=kind.unit,
             groups=part.groups,
             anchors=part.anchors,
@@ -340,7 +340,8 @@ def _exposures_in(
             background_time=number_of(file.primary.get(BACKGROUND_CARD)),
             zero_point=zero_point_of(sci, file.primary),
         )
-        made.append(Labelled(replace(kind, unit=unit_key(kind.unit)), exposure, part.identity))
+        frequency = None if band.band else frequency_of(sci)
+        made.append(Labelled(replace(kind, unit=unit_key(kind.unit)), exposure, part.identity, frequency))
     return made
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array, vstack
 
 from levelmatch_core.matching.model.problem import Array, Index, Problem
-from levelmatch_core.matching.uncertainty.pair_noise import FEWEST, TINY
+from levelmatch_core.matching.uncertainty.pair_noise import FEWEST, TINY, noise_roots
 from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup, Scene, roots, sums
 
 
@@ -118,7 +118,7 @@ def _noise(links: _Links, groups: Sequence[MatchedGroup], firsts: Index, rows: I
     alone = np.zeros((pairs, 3, 3))
     for component, low, high in zip(groups, firsts[:-1].tolist(), firsts[1:].tolist(), strict=True):
         k = component.problem.k
-        root = np.linalg.cholesky(component.problem.moments + TINY * np.eye(k))
+        root = noise_roots(component.problem)
         sampled = np.linalg.cholesky(share[low:high, :, :k, :k] + TINY * np.eye(k))
         size = np.array([-1.0, 1.0]) * np.sqrt(part[low:high] / power[low:high])
         matched[low:high, :, :k, :k] = size[:, :, None, None] * (root[:, None] @ np.linalg.inv(sampled))

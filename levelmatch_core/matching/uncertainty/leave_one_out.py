@@ -31,7 +31,14 @@ from levelmatch_core.matching.linear.answer import Answer
 from levelmatch_core.matching.linear.normal_equations import NormalEquations
 from levelmatch_core.matching.model.design import to_pairs
 from levelmatch_core.matching.model.problem import Array, Problem
-from levelmatch_core.matching.uncertainty.pair_noise import TINY, PairNoise, block_diagonal, design, times_blocks
+from levelmatch_core.matching.uncertainty.pair_noise import (
+    TINY,
+    PairNoise,
+    block_diagonal,
+    design,
+    times_blocks,
+    unit_covariances,
+)
 
 UNTESTABLE = 1e-6
 """A pair with a redundancy below this is not constrained by any other pair: a bridge."""
@@ -115,9 +122,9 @@ def leave_one_out(
     left_out_optimism = np.zeros(len(left))
     if exact:
         own = _own_blocks(covariance, problem.k)
-        fit_optimism = 2 * np.einsum("nab,nba->n", problem.moments, own - kept) / problem.variance
+        fit_optimism = 2 * np.einsum("nab,nba->n", problem.pixel_moments, own - kept) / problem.variance
         together = own[tested] - np.linalg.solve(keeps[tested], kept[tested].transpose(0, 2, 1)).transpose(0, 2, 1)
-        penalty = 2 * np.einsum("nab,nba->n", problem.moments[tested], together)
+        penalty = 2 * np.einsum("nab,nba->n", problem.pixel_moments[tested], together)
         left_out_optimism[tested] = penalty / problem.variance[tested]
     freedom = left.size - equations.rank
     count = left.size + problem.k * len(unused[0])
@@ -172,15 +179,16 @@ def pair_covariance(problem: Problem, noise: PairNoise | None = None, *, structu
     structure
         Whether to add the variance of each pair in addition to pixel noise.
     """
-    inverse = np.asarray(np.linalg.inv(problem.moments + TINY * np.eye(problem.k)), dtype=float)
+    unit = unit_covariances(problem)
     if problem.delta.size > EXACT:
         variance = problem.variance + problem.structure_variance if structure else problem.variance
-        return block_diagonal(variance[:, None, None] * inverse)
+        return block_diagonal(variance[:, None, None] * unit)
     noise = noise or PairNoise.of(problem)
     noise = noise.with_structure() if structure else noise
+    inverse = np.asarray(np.linalg.inv(problem.moments + TINY * np.eye(problem.k)), dtype=float)
     shared = noise.shared_factor() @ block_diagonal(inverse)
     own = np.maximum(np.minimum(noise.alone + OWN * problem.variance, problem.variance), noise.alone)
-    return csr_array(block_diagonal(own[:, None, None] * inverse) + shared.T @ shared)
+    return csr_array(block_diagonal(own[:, None, None] * unit) + shared.T @ shared)
 
 
 def _own_blocks(matrix: csr_array, k: int) -> Array:
@@ -206,13 +214,12 @@ def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) 
     k, pairs = problem.k, len(problem.rms)
     size, each = pairs * k, np.arange(pairs)
     response = times_blocks(equations.response, problem.weights[:, None, None] * -problem.moments)
-    keeps = to_pairs(problem.geometry, response.reshape(-1, k, size)).reshape(size, size)  # I - H
+    keeps = _pairs_of(problem, response).reshape(size, size)  # I - H
     keeps[np.arange(size), np.arange(size)] += 1.0
     levels = keeps[::k]
     variance = np.einsum("ij,ij->i", np.asarray(covariance @ levels.T).T, levels)
     own = keeps.reshape(pairs, k, pairs, k)[each, :, each]
-    inverse = np.asarray(np.linalg.inv(problem.moments + TINY * np.eye(k)), dtype=float)
-    alone = np.einsum("ij,ij->i", times_blocks(levels, inverse), levels)
+    alone = np.einsum("ij,ij->i", times_blocks(levels, unit_covariances(problem)), levels)
     return own, np.sqrt(np.maximum(variance, 0.0)), _kept(covariance, keeps, k), alone
 
 
@@ -233,11 +240,17 @@ def _drawn(problem: Problem, equations: NormalEquations) -> Array:
     noise = np.random.default_rng(0).standard_normal((pairs, k, DRAWS)) / np.sqrt(DRAWS)
     root = np.linalg.cholesky(problem.weights[:, None, None] * (problem.moments + TINY * np.eye(k)))
     right = design(problem).T @ np.einsum("nab,nbm->nam", root, noise).reshape(pairs * k, DRAWS)
-    fitted = to_pairs(problem.geometry, equations.apply_inverse(right).reshape(-1, k, DRAWS))
+    fitted = _pairs_of(problem, equations.apply_inverse(right))
     symmetric = np.einsum("nba,nbm->nam", root, fitted)
     values, vectors = np.linalg.eigh(np.einsum("nam,nbm->nab", symmetric, symmetric))
     bounded = np.einsum("nab,nb,ncb->nac", vectors, np.minimum(values, MOST_DRAWN), vectors)
     return np.asarray(np.linalg.solve(np.transpose(root, (0, 2, 1)), bounded @ np.transpose(root, (0, 2, 1))))
+
+
+def _pairs_of(problem: Problem, unknowns: Array) -> Array:
+    """Return (K, k, M) the differences that M columns of unknowns imply; C order, so that one kernel is compiled."""
+    columns = np.ascontiguousarray(unknowns).reshape(-1, problem.k, unknowns.shape[1])
+    return to_pairs(problem.geometry, columns)
 
 
 def _mean(problem: Problem, equations: NormalEquations) -> Array:

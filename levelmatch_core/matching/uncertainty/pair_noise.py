@@ -88,17 +88,32 @@ def split_variances(rms: Array, first: Index, second: Index, centres: Array) -> 
     return typical * np.maximum(solved, 1e-6)
 
 
+def noise_roots(problem: Problem) -> Array:
+    """Return (K, k, k) R, where R R' is the covariance of y = M e for errors e of unit level variance.
+
+    The covariance of e is the inverse of the moments that pixels have, whatever weight slopes are given.
+    """
+    root = np.linalg.cholesky(problem.moments + TINY * np.eye(problem.k))
+    return np.asarray(problem.slope_scales[:, None] * root, dtype=float)
+
+
+def unit_covariances(problem: Problem) -> Array:
+    """Return (K, k, k) the covariance of each pair's difference for a level of unit variance."""
+    scales, inverse = problem.slope_scales, np.linalg.inv(problem.moments + TINY * np.eye(problem.k))
+    return np.asarray(scales[:, None] * inverse * scales, dtype=float)
+
+
 @dataclass(frozen=True)
 class PairNoise:
     """The noise of the differences of all pairs, as a linear function of white noise.
 
-    It is expressed as y = M e, where e is the error of a pair's difference and M its moments: the error of the
-    right-hand side b is the sum over pairs of weight times B' y.
+    It is expressed as y = M e, where e is the error of a pair's difference and M its moments (weighted ones, where
+    slopes have a weight of their own): the error of the right-hand side b is the sum over pairs of weight times B' y.
     """
 
     problem: Problem
     roots: Array
-    """(K, k, k) lower Cholesky factors of the moments."""
+    """(K, k, k) lower factors of the covariance of y for a level of unit variance; see :func:`noise_roots`."""
     alone: Array
     """(K,) variance of each pair's level that is not shared with any other pair."""
     begin: Index
@@ -119,7 +134,7 @@ class PairNoise:
         unit = spread_evenly(POINTS)
         ends = np.stack([problem.first, problem.second], axis=1)
         seen = ends[:, ::-1] if problem.facing.seen is None else problem.facing.seen
-        root = np.asarray(np.linalg.cholesky(problem.moments + TINY * np.eye(k)), dtype=float)
+        root = noise_roots(problem)
         views = problem.views
         inside, sums = _inside(unit, shapes, ends, np.ascontiguousarray(seen), views, problem.scale, k)
         sampled = inside.min(axis=1) >= FEWEST
