@@ -6,9 +6,10 @@ import shapely
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from levelmatch_core.images.wcs.footprint import unit_vectors
 from levelmatch_core.matching.model.frames import frames_of, seen_between
 from levelmatch_core.matching.results import Member
-from levelmatch_core.sky.grid import Grid, unit_vectors
+from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.patches import nearest_patch, patch_name
 from levelmatch_core.sky.plane import Plane
 from tests.matching.fakes import make_cutout

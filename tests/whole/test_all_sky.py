@@ -9,13 +9,13 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from levelmatch_core.files.ecsv import read_ecsv
+from levelmatch_core.images.wcs.footprint import unit_vectors
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.corrected.undo import undo
 from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.products.tables import read_corrections, read_pairs
 from levelmatch_core.products.verdict import residual_of, verdict
 from levelmatch_core.simulate import SkySurvey, Truth, simulate_survey
-from levelmatch_core.sky.grid import unit_vectors
 
 Match = Callable[..., RunResult]
 
