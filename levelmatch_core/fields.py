@@ -1,12 +1,12 @@
 """The solution of one field, stage by stage."""
 
-from levelmatch_core.errors import FieldTooWideError
 from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.images.given import GivenFiles
 from levelmatch_core.jobs.groups import NO_FILES, FieldWork, match_groups, merge, single_member
 from levelmatch_core.jobs.job import JobRunner
 from levelmatch_core.jobs.local_sky import with_local_sky
 from levelmatch_core.jobs.science import CutoutJob, ErrorsJob, FieldErrors
+from levelmatch_core.jobs.survey_image import survey_member, survey_members
 from levelmatch_core.matching.corrections import (
     FieldMatch,
     PatchMatch,
@@ -58,14 +58,12 @@ def match_field(
     ------
     NoInputError
         If no exposure of the field could be resampled.
-    FieldTooWideError
-        If the settings ask for what needs a common tangent plane, and the field has none.
     """
     zeros = zeros or Zeros(named=settings.reference)
     anchor = files.anchor if files.anchor is not None and files.anchor.unit == field.unit else None
-    settings, wide = _on_layout(field, layout, settings, anchor)
+    wide = _layout_notes(field, layout)
     work = FieldWork(field.name, settings, each, zeros.preferred, files, layout.grids)
-    views, failures = _views(field, layout, anchor, work)
+    views, failures = _views(field, layout, None if layout.is_wide else anchor, work)
     cutouts = {name: next(iter(found.values())) for name, found in views.items()}
     for other in of_another_scale(field, cutouts):
         with log_context(field.name, "cutout"):
@@ -81,10 +79,16 @@ def match_field(
     stages = []
     for stage in STAGES:
         if stage is STAGES[-1] and anchor is not None and anchor.name in cutouts:
-            surveyed = anchor.model_copy(update={"groups": {stage.name: field.name}})
-            locked = single_member(surveyed, views[anchor.name], layout)
-            members.append(locked.model_copy(update={"locked": True}))
+            members.append(survey_member(anchor, stage.name, field.name, views[anchor.name], layout))
             del cutouts[anchor.name]
+        elif stage is STAGES[-1] and anchor is not None and layout.is_wide:
+            homes: dict[str, list[CutoutRecord]] = {}
+            for name, cutout in cutouts.items():
+                homes.setdefault(layout.home(name), []).append(cutout)
+            surveyed, lost, reach = survey_members(anchor, stage.name, layout, homes, work)
+            members += surveyed
+            failures += lost
+            wide += reach
         groups = groups_of(stage, members)
         if not groups:
             continue
@@ -129,33 +133,11 @@ def match_field(
     )
 
 
-def _on_layout(
-    field: Field, layout: Layout, settings: MatchSettings, anchor: Exposure | None
-) -> tuple[MatchSettings, tuple[str, ...]]:
-    """Return the settings as they can be used on a layout, with notes on what that changes.
-
-    Raises
-    ------
-    FieldTooWideError
-        If the settings ask for planes between tiles, or for a survey image, on a field of several patches.
-    """
+def _layout_notes(field: Field, layout: Layout) -> tuple[str, ...]:
+    """Return the note on the patches of a wide field."""
     if not layout.is_wide:
-        return settings, ()
-    title, last = field.title, STAGES[-1].name
-    notes = [f"{title}: {len(field.exposures)} exposures on {len(layout.grids)} tangent planes"]
-    asked = settings.fit_choice(last)
-    if asked == "level+slope" or anchor is not None:
-        what = "anchor_image" if anchor is not None else f"fit_type_{last}=level+slope"
-        instead = "a table of levels" if anchor is not None else f"fit_type_{last}=level"
-        message = (
-            f"{title}: {what} needs one tangent plane, and the field is too wide for one (it has {len(layout.grids)}): "
-            f"use {instead}, or match the field in parts"
-        )
-        raise FieldTooWideError(message)
-    if asked == "auto":
-        notes.append(f"{title}: tiles are matched by levels, since planes need one tangent plane")
-        settings = settings.model_copy(update={f"fit_type_{last}": "level"})
-    return settings, tuple(notes)
+        return ()
+    return (f"{field.title}: {len(field.exposures)} exposures on {len(layout.grids)} tangent planes",)
 
 
 def _views(field: Field, layout: Layout, anchor: Exposure | None, work: FieldWork) -> tuple[Views, list[Failure]]:

@@ -248,7 +248,6 @@ TWICE = {
     "LevelMatchStep": "pjpipe's step, and the step of JWST's pipeline",
     "main": "what a process starts with",
     "solve": "one call for all solvers",
-    "unit_vectors": "of any shape, and of a list of points",
     "run": "the command, and what it calls",
     **dict.fromkeys(
         ["explain", "prune", "simulate", "sweep", "undo", "verify", "warm_up"], "the command, and what it calls"

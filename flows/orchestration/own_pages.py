@@ -6,7 +6,7 @@ Origin header (or by Sec-Fetch-Site, if a browser sends no Origin), and pages wh
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 LOOPBACK = "127.0.0.1"
 
@@ -14,6 +14,8 @@ _NAMES = frozenset({LOOPBACK, "localhost", "[::1]"})
 
 _ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
 """MLflow's assistant, which runs commands on this machine for whoever reaches its port."""
+
+_NO_ASSISTANT = "refused: MLflow's assistant runs commands on this machine; it is off here"
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -41,17 +43,13 @@ class OwnPages:
         problem = self.problem(scope) if scope["type"] in {"http", "websocket"} else None
         if problem is None:
             await self._application(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": problem})
         else:
-            headers = [(b"content-type", b"text/plain; charset=utf-8")]
-            await send({"type": "http.response.start", "status": 403, "headers": headers})
-            await send({"type": "http.response.body", "body": f"{problem}\n".encode()})
+            await _refuse(scope, send, problem)
 
     def problem(self, scope: Scope) -> str | None:
         """Return the reason to refuse a request; None to accept it."""
-        if str(scope.get("path", "")).startswith(_ASSISTANT):
-            return "refused: MLflow's assistant runs commands on this machine; it is off here"
+        if _is_assistant(scope):
+            return _NO_ASSISTANT
         headers: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").lower())
@@ -64,6 +62,46 @@ class OwnPages:
         if not origins and _of_another_site(scope, headers):
             return "refused: a page of another site asks"
         return None
+
+
+class WithoutAssistant:
+    """Refuses MLflow's assistant, with status 403, and nothing else: who else may come in, MLflow decides itself.
+
+    Parameters
+    ----------
+    application
+        MLflow's ASGI application.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if _is_assistant(scope):
+            await _refuse(scope, send, _NO_ASSISTANT)
+        else:
+            await self._application(scope, receive, send)
+
+
+def mlflow_without_assistant() -> Application:
+    """Return MLflow's application without its assistant: what `mlflow server --app-name levelmatch` serves."""
+    from mlflow.server.fastapi_app import app  # noqa: PLC0415 - it reads the environment
+
+    return WithoutAssistant(cast(Application, app))
+
+
+def _is_assistant(scope: Scope) -> bool:
+    return _ASSISTANT in str(scope.get("path", ""))  # there may be a prefix before it
+
+
+async def _refuse(scope: Scope, send: Send, problem: str) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": problem})
+        return
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{problem}\n".encode()})
 
 
 def _name_of(host: str) -> str:

@@ -43,6 +43,18 @@ FIRST = (
 _LAST = re.compile(r"^(exposures|fields|components|failures|duration_|peak_memory|coverage|pairs$|loops$|convergence)")
 """Metrics that are the same for all settings, or not about the result: logged last."""
 
+PAGES = "workflowType=machine_learning"
+"""Part of an address that makes MLflow open its pages on runs instead of those on language models."""
+
+COLUMNS = (
+    *(f"metrics.`{name}`" for name in ("grade", *FIRST[:3], "pairs_used")),
+    *(f"params.`{name}`" for name in ("weight_method", "do_sigma_clip", "rms_sig_limit", "fit_type_mosaic_tiles")),
+    "tags.`levelmatch.unit`",
+)
+"""Columns of MLflow's table of runs, as its pages name them."""
+
+_VIEW = "levelmatch"
+
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:[0-9]{1,5}")
 
 
@@ -55,6 +67,16 @@ def ordered(metrics: Mapping[str, float]) -> dict[str, float]:
         return (2 if _LAST.match(name) else 1), 0
 
     return {name: metrics[name] for name in sorted(metrics, key=place)}
+
+
+def view_of_runs() -> dict[str, str]:
+    """Return the tag by which MLflow's pages know a shared view of an experiment: its runs with :data:`COLUMNS`."""
+    return {f"mlflow.sharedViewState.{_VIEW}": json.dumps({"selectedColumns": COLUMNS})}
+
+
+def table_of_runs(experiment: str) -> str:
+    """Return where that view is, from the address of MLflow's pages on."""
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={_VIEW}&{PAGES}"
 
 
 def run_name(program: str, band: str | None, facts: FlowFacts) -> str:

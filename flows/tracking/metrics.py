@@ -143,12 +143,15 @@ def mlflow_name(text: str) -> str:
     return _FORBIDDEN.sub("_", text).replace(" ", "_")
 
 
-def glossary() -> str:
-    """Return the meaning of all metrics as Markdown, the description of every experiment."""
+def glossary(table: str) -> str:
+    """Return the meaning of all metrics as Markdown, the description of every experiment.
+
+    `table` is the address of the table of its runs with columns that tell them apart.
+    """
     rows = [f"| `{name}` | {unit} | {what} |" for name, (unit, what) in MEANINGS.items()]
     head = (
         "Sky levels of overlapping exposures, matched by levelmatch: one run for each run of the flow that changed its "
-        "output. The metrics are:"
+        f"output. [Compare them]({table}) by what tells them apart. The metrics are:"
     )
     foot = (
         f"The {UNIT} is that of the images, given by the tag `levelmatch.unit`. Metrics of a stage start with its name "

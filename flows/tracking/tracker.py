@@ -24,7 +24,17 @@ from flows.interruption import farewell
 from flows.markdown import code, escaped
 from flows.secrets import without_secrets
 from flows.summary import FlowFacts, Summary, Tracking
-from flows.tracking.comparison import coverage_of, dataset, ordered, pages_of, run_name, write_csv
+from flows.tracking.comparison import (
+    PAGES,
+    coverage_of,
+    dataset,
+    ordered,
+    pages_of,
+    run_name,
+    table_of_runs,
+    view_of_runs,
+    write_csv,
+)
 from flows.tracking.metrics import (
     Measures,
     glossary,
@@ -49,9 +59,6 @@ _REFERENCES = 20
 
 _KIND = "custom_model_development"
 """MLflow's name for experiments with parameters and metrics; their pages show these instead of language models."""
-
-PAGES = "workflowType=machine_learning"
-"""Part of an address that makes MLflow open its pages on runs instead of those on language models."""
 
 _LONGEST_NOTE = 7500
 """Largest length of a description: MLflow accepts 8,000 characters."""
@@ -183,24 +190,24 @@ class Tracker:
 
         Its description is set unless the user has written another one.
         """
-        tags = {"mlflow.note.content": glossary(), "mlflow.experimentKind": _KIND}
         known = client.get_experiment_by_name(program)
         if known is None:
             place = (self._home.artifacts / hashlib.sha256(program.encode()).hexdigest()[:16]).as_uri()
             try:
-                return str(
-                    client.create_experiment(program, artifact_location=place if self._local else None, tags=tags)
-                )
+                created = client.create_experiment(program, artifact_location=place if self._local else None)
+                known = client.get_experiment(created)
             except MlflowException:  # another run of the program was faster
                 known = client.get_experiment_by_name(program)
                 if known is None:
                     raise
         if known.lifecycle_stage == "deleted":
             client.restore_experiment(known.experiment_id)
-        for name, value in tags.items():
+        number = str(known.experiment_id)
+        tags = {"mlflow.note.content": glossary(table_of_runs(number)), "mlflow.experimentKind": _KIND}
+        for name, value in {**tags, **view_of_runs()}.items():
             if name not in known.tags:
-                client.set_experiment_tag(known.experiment_id, name, value)
-        return str(known.experiment_id)
+                client.set_experiment_tag(number, name, value)
+        return number
 
     def _open(self, client: MlflowClient, experiment: str, result: RunResult, facts: FlowFacts) -> Run:
         """Return the run of this flow run: that of an earlier attempt, else a new one."""

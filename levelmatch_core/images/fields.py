@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from typing import Literal
 
 from levelmatch_core.images.contents.pixel_values import area_note
-from levelmatch_core.images.contents.scales import rated
+from levelmatch_core.images.contents.scales import magnitude_doubt, rated
 from levelmatch_core.images.exposure import Exposure, Field
 from levelmatch_core.images.wcs.footprint import connected_sets, touching_pairs
 from levelmatch_core.images.wcs.pixel_area import LIMIT, differ
@@ -19,6 +19,8 @@ _LONGEST_BAND = 40
 
 MAX_SCALE_RATIO = 2.0
 """Images whose pixels differ by more than this factor in size share no grid."""
+MAX_FREQUENCY_RATIO = 1.1
+"""Radio images whose frequencies differ by more than this factor, none of the others between them, are of two bands."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Labelled:
     kind: Kind
     exposure: Exposure
     identity: str
+    frequency: float | None = None
+    """Hz, of a radio image of which no card names a band."""
 
 
 def fields_of(
@@ -56,12 +60,13 @@ def fields_of(
     rates
         The setting of that name.
     """
-    by_kind: dict[Kind, list[Exposure]] = defaultdict(list)
+    by_kind: dict[Kind, list[Labelled]] = defaultdict(list)
     for labelled in found:
-        by_kind[labelled.kind].append(labelled.exposure)
+        by_kind[labelled.kind].append(labelled)
     sets = [
         members
-        for _, exposures in sorted(by_kind.items(), key=lambda item: astuple(item[0]))
+        for _, labelled_ones in sorted(by_kind.items(), key=lambda item: astuple(item[0]))
+        for exposures in _by_frequency(labelled_ones)
         for similar in _by_scale(exposures)
         for members in _touching(similar)
     ]
@@ -73,10 +78,25 @@ def fields_of(
         if part > LIMIT:
             notes.append(area_note(field.title, field.unit, first.pixel_values, first.pixel_values_reason, part))
     if len(fields) > 1:
-        cameras = {labelled.exposure.name: labelled.kind.camera for labelled in found}
+        all_labels = {labelled.exposure.name: labelled for labelled in found}
         notes.append(f"{len(fields)} fields, which are matched each by itself:")
-        notes += [_described(field, cameras[field.exposures[0].name]) for field in fields]
+        notes += [_described(field, all_labels[field.exposures[0].name]) for field in fields]
     return fields
+
+
+def _by_frequency(found: Sequence[Labelled]) -> Iterator[list[Exposure]]:
+    """Yield exposures whose frequencies lie close together; those of no known one are a set of their own."""
+    group: list[Exposure] = []
+    last: float | None = None
+    for labelled in sorted(found, key=lambda one: (one.frequency or 0.0, one.exposure.name)):
+        here = labelled.frequency
+        apart = (here is None) != (last is None) or (here is not None and here > MAX_FREQUENCY_RATIO * (last or here))
+        if group and apart:
+            yield group
+            group = []
+        group.append(labelled.exposure)
+        last = here
+    yield group
 
 
 def _by_scale(exposures: Sequence[Exposure]) -> Iterator[list[Exposure]]:
@@ -122,6 +142,7 @@ def _field(name: str, members: Sequence[Exposure], scale_doubt: str) -> Field:
         for member in members
     )
     unit = f"{first.unit or 'counts'}/s" if first.divisor != 1.0 else first.unit
+    scale_doubt = magnitude_doubt(first.unit) or scale_doubt
     return Field(
         name=name,
         instrument=first.instrument,
@@ -132,10 +153,12 @@ def _field(name: str, members: Sequence[Exposure], scale_doubt: str) -> Field:
     )
 
 
-def _described(field: Field, camera: str) -> str:
+def _described(field: Field, first: Labelled) -> str:
+    camera, frequency = first.kind.camera, first.frequency
+    band = first.kind.band or ("(none)" if frequency is None else f"(none; {frequency / 1e9:.4g} GHz)")
     scales = [exposure.scale for exposure in field.exposures]
     return (
         f"{field.title}: {len(field.exposures)} exposures from {field.exposures[0].name} on, instrument "
-        f"{camera or field.instrument}, band {field.band or '(none)'}, unit {field.unit or '(none)'}, pixels of "
+        f"{camera or field.instrument}, band {band}, unit {field.unit or '(none)'}, pixels of "
         f"{min(scales):.4g} to {max(scales):.4g} arcsec"
     )

@@ -118,7 +118,7 @@ def _anchor(settings: MatchSettings, inventory: Inventory) -> Exposure | None:
         return None
     plain = {"band": None, "step_ext": None, "recombine_lyot": False, "combine_nircam_short": False}
     try:
-        found = take_inventory([path], settings.model_copy(update=plain))
+        found = take_inventory([path], settings.model_copy(update=plain), whole_sky=True)
     except (NoInputError, UsageError) as error:
         message = f"anchor_image {path}: cannot be used ({error})"
         raise SettingsError(message) from error

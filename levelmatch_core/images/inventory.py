@@ -12,13 +12,14 @@ from astropy.io import fits
 from levelmatch_core.errors import (
     DataError,
     DuplicateExposureError,
+    FieldTooWideError,
     NoImageError,
     NoInputError,
     NotFitsError,
     SettingsError,
 )
 from levelmatch_core.images.agreement import wcs_notes
-from levelmatch_core.images.contents.bands import band_note
+from levelmatch_core.images.contents.bands import band_note, frequency_of
 from levelmatch_core.images.contents.companions import Aside, Role, Seen, aside_notes, asides_of, companion_hdu
 from levelmatch_core.images.contents.damage import damage_notes, refuse_damaged, without_copied_sums
 from levelmatch_core.images.contents.image_list import (
@@ -43,6 +44,7 @@ from levelmatch_core.images.wcs.footprint import footprint_of
 from levelmatch_core.images.wcs.gwcs import gwcs_of, require_extra, tree_of
 from levelmatch_core.images.wcs.pixel_area import area_range, is_per_pixel
 from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
+from levelmatch_core.images.wcs.wide import MOST
 from levelmatch_core.images.zeropoints import zero_point_notes, zero_point_of
 from levelmatch_core.settings import MatchSettings, WcsSource
 
@@ -64,6 +66,7 @@ def take_inventory(
     recursive: bool = False,
     group_by: str | Path | GroupBy | None = None,
     exclude: Iterable[str | Path] = (),
+    whole_sky: bool = False,
 ) -> Inventory:
     """Read the headers of all inputs and put them in order.
 
@@ -82,6 +85,8 @@ def take_inventory(
         instrument.
     exclude
         Folders of which nothing is taken.
+    whole_sky
+        Whether images are usable of which no tangent plane shows all.
 
     Raises
     ------
@@ -106,7 +111,7 @@ def take_inventory(
         files = _sound(_copies_marked(files), failures)
         found = [labelled for file in files for labelled in _sound(_exposures_of(file, settings, tile_of), failures)]
         found = [_with_companions(labelled, beside.get(labelled.exposure.file, ())) for labelled in found]
-        found = _sound(_repeats_marked(found), failures)
+        found = _sound(_repeats_marked(found if whole_sky else _sound(_too_wide_marked(found), failures)), failures)
     if not found:
         no_images = [
             reading_failure(one.shown, NoImageError(f"{one.shown}: no exposure: {one.reason}"))
@@ -285,13 +290,13 @@ def _exposures_in(
         raise NoImageError(cube_message(sci, shown))
     refuse_whole_numbers(sci, shown)
     err, dq = planes_of(sci, file.listed.images, file.hdus, (file.instrument.err, file.instrument.dq))
-    band = file.band_of(sci).band
+    band = file.band_of(sci)
     planes = tuple(hdu for hdu in (err, dq) if hdu is not None)
     refuse_shapes(sci, planes, shown)
     refuse_damaged((file.primary, sci, *planes), shown)
     source, wcs = _wcs(file, sci, chip, settings)
     parts = file.instrument.split(Source(file.shown, chip, shape, file.primary, tile), settings)
-    kind = Kind(file.instrument.name, file.camera, band, text_of(sci.get("BUNIT")))
+    kind = Kind(file.instrument.name, file.camera, band.spelling, text_of(sci.get("BUNIT")))
     asinh = refuse_asinh(sci, shown)
     if asinh is not None:
         raise DataError(asinh)
@@ -316,7 +321,7 @@ def _exposures_in(
             table=file.instrument.table,
             detector=part.detector,
             tile=part.tile,
-            band=band,
+            band=band.band,
             unit=kind.unit,
             groups=part.groups,
             anchors=part.anchors,
@@ -335,7 +340,8 @@ def _exposures_in(
             background_time=number_of(file.primary.get(BACKGROUND_CARD)),
             zero_point=zero_point_of(sci, file.primary),
         )
-        made.append(Labelled(replace(kind, unit=unit_key(kind.unit)), exposure, part.identity))
+        frequency = None if band.band else frequency_of(sci)
+        made.append(Labelled(replace(kind, unit=unit_key(kind.unit)), exposure, part.identity, frequency))
     return made
 
 
@@ -378,6 +384,20 @@ def _with_companions(labelled: Labelled, beside: Sequence[tuple[Role, SourceFile
             bits = instrument.companion_bits if role == "flags" else 0
             changed[role] = Companion(path=file.path, file=file.shown, digest=file.digest, hdu=hdu, bits=bits)
     return replace(labelled, exposure=exposure.model_copy(update=changed)) if changed else labelled
+
+
+def _too_wide_marked(found: Sequence[Labelled]) -> Iterator[Labelled | Failure]:
+    """Put a failure in place of each exposure of which no tangent plane shows all."""
+    for labelled in found:
+        if labelled.exposure.footprint:
+            yield labelled
+            continue
+        name = labelled.exposure.name
+        message = (
+            f"{name}: parts of it are more than {MOST:.0f} degrees from its middle, and no tangent plane shows so much "
+            "of the sky: cut it into smaller images; a survey of the whole sky can be the anchor_image"
+        )
+        yield reading_failure(name, FieldTooWideError(message))
 
 
 def _repeats_marked(found: Sequence[Labelled]) -> Iterator[Labelled | Failure]:

@@ -135,7 +135,8 @@ def _choice(stage: Stage, solved: Sequence[tuple[SolveJob, Any]], work: FieldWor
             logger.info("%s, %s %s, %s: %s", work.field, stage.title, job.group, job.fit_type, result.reason)
         else:
             by_type[job.fit_type].append(result)
-    choice = choose(by_type["level"], by_type["level+slope"])
+    members = {job.group: job.members for job, _ in solved}
+    choice = choose(by_type["level"], by_type["level+slope"], members)
     logger.info("%s, %s: %s", work.field, stage.title, choice.reason)
     return choice
 

@@ -6,6 +6,7 @@ from itertools import chain
 import numpy as np
 from pydantic import Field as Described
 
+from levelmatch_core.errors import NoUsablePixelsError, PixelMapError
 from levelmatch_core.images.exposure import Exposure
 from levelmatch_core.images.given import Given, SkyMask
 from levelmatch_core.jobs.job import Job, Workspace
@@ -22,6 +23,7 @@ from levelmatch_core.settings import FitType
 from levelmatch_core.sky.cutouts import CutoutRecord, CutoutsInUse, make_cutout, open_cutout
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.masks import local_sky
+from levelmatch_core.sky.pixelmap import Box
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.stack import stack
 
@@ -58,6 +60,34 @@ class CutoutJob(Job):
         """Return the number of pixels with data."""
         ny, nx = result.shape
         return f"{result.name}: {result.n_valid} of {ny * nx} pixels of the grid have data"
+
+
+class SurveyView(Record):
+    """What a survey image shows of one patch of a wide field."""
+
+    cutout: CutoutRecord | None = Described(description="None where it does not reach")
+
+
+class SurveyJob(Job):
+    """Resample the part of a survey image that lies on one patch of a wide field."""
+
+    step = "survey"
+    roles = ("mask", "resample")
+    gives = SurveyView
+
+    exposure: Exposure
+    grid: Grid
+    within: tuple[int, int, int, int] = Described(description="x0, y0, rows, columns of the part that is wanted")
+    exclude: SkyMask | None = None
+
+    def run(self, workspace: Workspace) -> SurveyView:
+        """Return the cutout; from the store, if it is there already."""
+        box = Box(*self.within[:2], self.within[2:])
+        try:
+            cutout = make_cutout(self.exposure, self.grid, self.settings, workspace.store, self.exclude, box)
+        except (NoUsablePixelsError, PixelMapError):
+            return SurveyView(cutout=None)
+        return SurveyView(cutout=cutout)
 
 
 class PairFits(Record):

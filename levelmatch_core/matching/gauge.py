@@ -58,7 +58,8 @@ def gauge_of(  # noqa: PLR0917 - the parts of the problem in their natural order
     stage, gauge
         The stage and its gauge.
     settings
-        `reference`, `plane_gauge` and the fit type are read.
+        `reference`, `plane_gauge` and the fit type are read; planes of members on several grids have no reference but
+        of their levels.
     preferred
         Reference tiles of an earlier run.
     known
@@ -78,7 +79,9 @@ def gauge_of(  # noqa: PLR0917 - the parts of the problem in their natural order
         return GaugeChoice(reason=reason, given=True, slopes_of=chosen)
     if gauge is Gauge.REFERENCE:
         name, reason = graph.choose_reference(members, keys, settings.reference, preferred)
-        if settings.fit_type(stage) == "level+slope" and settings.plane_gauge == "mean" and len(members) > 1:
+        several = any(member.grid is not None for member in members)  # no plane goes round the sky
+        slopes = settings.fit_type(stage) == "level+slope" and len(members) > 1
+        if slopes and (several or settings.plane_gauge == "mean"):
             return GaugeChoice(frozenset(), name, reason, level_only=True)
         if _has_prior(settings.fit_type(stage), settings) and len(members) > 1:
             return GaugeChoice(frozenset(), name, reason, taken_out=True)

@@ -34,16 +34,20 @@ def components(names: Collection[str], pairs: Iterable[Pair]) -> list[tuple[str,
     return sorted((tuple(part) for part in found), key=lambda part: (-len(part), part))
 
 
-def bridges(pairs: Iterable[Pair]) -> set[Pair]:
+def bridges(pairs: Iterable[Pair], known: Collection[str] = ()) -> set[Pair]:
     """Return the pairs that are the only connection between two parts.
 
     Parameters
     ----------
     pairs
         Each pair once.
+    known
+        Members whose correction is known: they are connected without a pair.
     """
     edges = list(pairs)
     index = {name: number for number, name in enumerate(sorted({name for pair in edges for name in pair}))}
+    tied = min((index[name] for name in known if name in index), default=0)
+    index |= {name: tied for name in known if name in index}
     ends = np.array([(index[a], index[b]) for a, b in edges], dtype=np.int64).reshape(-1, 2)
     first, second = np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1])
     first.flags.writeable = second.flags.writeable = (

@@ -52,6 +52,12 @@ class Loops:
         here = slice(self.starts[number], self.starts[number + 1])
         return self.pairs[here], self.signs[here]
 
+    def of_pairs(self, allowed: NDArray[np.bool_]) -> "Loops":
+        """Return the loops all of whose pairs are allowed."""
+        whole = np.logical_and.reduceat(allowed[self.pairs], self.starts[:-1])
+        entries, lengths = np.repeat(whole, np.diff(self.starts)), np.diff(self.starts)[whole]
+        return Loops(np.concatenate([[0], np.cumsum(lengths)]), self.pairs[entries], self.signs[entries])
+
     @property
     def loop(self) -> Index:
         """The index of the loop for each entry of `pairs`."""
@@ -142,6 +148,8 @@ def _closed(  # noqa: C901 - compiled: one search a loop  # pragma: no cover
 def closure(problem: Problem, covariance: csr_array, allowed: csr_array | None = None) -> LoopClosure | None:
     """Return how well the loops of a component close; None if it has none.
 
+    Planes are compared at one point of a loop, and therefore only around loops whose members are all on one grid.
+
     Parameters
     ----------
     problem
@@ -156,6 +164,10 @@ def closure(problem: Problem, covariance: csr_array, allowed: csr_array | None =
     if count <= 0:
         return None
     loops = independent_loops(len(problem.names), problem.first, problem.second, MOST_LOOPS)
+    if problem.frames and problem.k == 3:
+        loops = loops.of_pairs(~problem.frames.crosses)
+        if not len(loops):
+            return None
     walk = _walk(problem, loops)
     sums = np.asarray(walk @ problem.delta.ravel())
     sigma = _sigma(walk, covariance)

@@ -126,11 +126,13 @@ def match(  # noqa: PLR0917 - the parts of the problem in their natural order
     used = [i for i in used if pairs.keys[i] not in rejected]
     used_keys = {pairs.keys[i] for i in used}
     planes = {name: plane for part in parts for name, (plane, _) in part.results.items()}
-    is_bridge = graph.bridges([*(pairs.keys[i] for i in used), *(key for key in known.ties if key not in used_keys)])
+    is_bridge = graph.bridges(
+        [*(pairs.keys[i] for i in used), *(key for key in known.ties if key not in used_keys)], known.locked
+    )
     is_bridge &= used_keys
     # the only pair of two members is always a bridge, which needs no note
     noteworthy = {pair for pair in is_bridge if len(found[where[pair[0]]]) > 2}
-    left, left_rms = residual_planes(pairs, planes)
+    left, left_rms = residual_planes(pairs, planes, ordered)
     results = tuple(
         PairResult(
             fit=fit,
@@ -145,7 +147,7 @@ def match(  # noqa: PLR0917 - the parts of the problem in their natural order
             zip(pairs.fits, pairs.keys, left.tolist(), left_rms.tolist(), strict=True)
         )
     )
-    few = untestable_members(used_keys)
+    few = untestable_members(used_keys).difference(known.locked)
     notes = graph_notes(found, rejected, pairs.at(used), noteworthy, few if settings.robust else set(), spared=kept)
     before = rms_of(pairs.arrays.plane_rms(pairs.arrays.planes)[used])
     return Solution(
@@ -248,7 +250,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
     if problem.structure_variance.any() or noise.problem is not asked.pairs:
         covariance = pair_covariance(problem, noise, structure=True)
     answer = solve(problem, settings)
-    is_bridge = bridge_flags(len(problem.names), problem.first, problem.second)
+    is_bridge = bridge_flags(len(problem.names), *problem.tied_ends)
     unused = everything.residuals(answer.corrections)[left_out, 0], np.sqrt(everything.variance[left_out])
     left = leave_one_out(problem, answer, is_bridge, covariance, unused)
     if left.excess_scatter and settings.weight_method == "error":

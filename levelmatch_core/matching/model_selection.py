@@ -23,14 +23,18 @@ accurate where there are.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
-from levelmatch_core.matching.results import Choice, PairFit, Solution, plane_rms
+from levelmatch_core.matching.model.pair_arrays import PairArrays
+from levelmatch_core.matching.results import Choice, Member, PairFit, Solution, plane_rms
+from levelmatch_core.matching.status import Pairs, left_of
 from levelmatch_core.sky.plane import Plane
 
+NO_MEMBERS: Mapping[str, Sequence[Member]] = MappingProxyType({})
 ROUNDING = 1e-9
 """Relative accuracy of a noise-free difference."""
 
@@ -63,15 +67,19 @@ def leave_one_pair_out(solutions: Iterable[Solution]) -> LeftOut:
     return LeftOut(rms=rms, tested=len(squares), used=len(used))
 
 
-def choose(levels: Sequence[Solution], planes: Sequence[Solution]) -> Choice:
+def choose(
+    levels: Sequence[Solution], planes: Sequence[Solution], members: Mapping[str, Sequence[Member]] = NO_MEMBERS
+) -> Choice:
     """Choose the fit type of a stage from the solutions of its groups with both types.
 
     Parameters
     ----------
     levels, planes
         The same groups, solved with levels and with planes.
+    members
+        The members of each group, if they may be on several grids.
     """
-    with_levels, with_planes = _evidence(levels), _evidence(planes)
+    with_levels, with_planes = _evidence(levels, members), _evidence(planes, members)
     seams, losses = [], []
     for key in sorted(with_levels.keys() & with_planes.keys()):
         both = with_levels[key], with_planes[key]
@@ -129,18 +137,21 @@ class _Evidence:
     fit_optimism: float
 
 
-def _evidence(solutions: Iterable[Solution]) -> dict[tuple[str, str, str], _Evidence]:
+def _evidence(
+    solutions: Iterable[Solution], every: Mapping[str, Sequence[Member]]
+) -> dict[tuple[str, str, str], _Evidence]:
     """Return the fitted and predicted differences of pairs; for a pair that was not used, the fit is a prediction."""
     found = {}
     for solution in solutions:
         members = {member.name: member for member in solution.members}
-        for pair in solution.pairs:
+        across = _solved_across_grids(solution, every.get(solution.group, ()))
+        for number, pair in enumerate(solution.pairs):
             fit, used = pair.fit, pair.rejected is None
             first, second = members[fit.first], members[fit.second]
             if first.component != second.component:
                 continue
             x0, y0 = fit.plane.x0, fit.plane.y0
-            solved = second.plane.about(x0, y0) + -first.plane.about(x0, y0)
+            solved = across[number] if across else second.plane.about(x0, y0) + -first.plane.about(x0, y0)
             found[solution.group, fit.first, fit.second] = _Evidence(
                 fit=fit,
                 used=used,
@@ -151,6 +162,19 @@ def _evidence(solutions: Iterable[Solution]) -> dict[tuple[str, str, str], _Evid
                 fit_optimism=pair.fit_optimism,
             )
     return found
+
+
+def _solved_across_grids(solution: Solution, members: Sequence[Member]) -> list[Plane]:
+    """Return the differences of pairs according to the solution; nothing if all members are on one grid."""
+    if not any(member.grid for member in members):
+        return []
+    fits = [pair.fit for pair in solution.pairs]
+    pairs = Pairs(fits, [(fit.first, fit.second) for fit in fits], PairArrays.of(fits))
+    left = left_of(pairs, {one.name: one.plane for one in solution.members}, members)
+    return [
+        Plane(level=level, slope_x=slope_x, slope_y=slope_y, x0=fit.plane.x0, y0=fit.plane.y0)
+        for fit, (level, slope_x, slope_y) in zip(fits, (pairs.arrays.planes - left).tolist(), strict=True)
+    ]
 
 
 def _failure(fit: PairFit, pair: _Evidence, redundancy: float) -> float:

@@ -58,7 +58,8 @@ def candidate_pairs(members: Sequence[Member]) -> list[Pair]:
 def pairs_by_patch(members: Sequence[Member]) -> Iterator[tuple[str, list[Member], list[Pair]]]:
     """Yield each patch with its members, as they are seen on it, and the candidate pairs that are measured on it.
 
-    Every pair is measured on one patch only, and both its members have a cutout there.
+    Every pair is measured on one patch only, and both its members have a cutout there. A survey image is a member of
+    every patch, and meets those that are at home there.
     """
     by_name = {member.name: member for member in members}
     for patch in sorted({patch for member in members for patch in member.on_patches}):
@@ -66,9 +67,13 @@ def pairs_by_patch(members: Sequence[Member]) -> Iterator[tuple[str, list[Member
         pairs = [
             (first, second)
             for first, second in candidate_pairs(here)
-            if patch_of(by_name[first], by_name[second]) == patch
+            if patch_of(by_name[first], by_name[second]) == patch and _meet(by_name[first], by_name[second])
         ]
         yield patch, here, pairs
+
+
+def _meet(first: Member, second: Member) -> bool:
+    return first.patch == second.patch or not (first.locked or second.locked)
 
 
 def rounding_floor(fits: Sequence[PairFit]) -> float:

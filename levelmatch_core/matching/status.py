@@ -11,9 +11,10 @@ import numpy as np
 from levelmatch_core.matching import graph
 from levelmatch_core.matching.gauge import some
 from levelmatch_core.matching.linear.answer import Answer
+from levelmatch_core.matching.model.frames import frames_of
 from levelmatch_core.matching.model.pair_arrays import Array, PairArrays
 from levelmatch_core.matching.pairs import Pair
-from levelmatch_core.matching.results import Component, LoopClosure, PairFit, Rejection, SolveStatus, WeakMode
+from levelmatch_core.matching.results import Component, LoopClosure, Member, PairFit, Rejection, SolveStatus, WeakMode
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane
 
@@ -84,16 +85,39 @@ def untestable_members(used: Collection[Pair]) -> set[str]:
     return {name for name, count in degree.items() if count <= UNTESTABLE}
 
 
-def residual_planes(pairs: Pairs, planes: Mapping[str, Plane]) -> tuple[Array, Array]:
+def residual_planes(pairs: Pairs, planes: Mapping[str, Plane], members: Sequence[Member] = ()) -> tuple[Array, Array]:
     """Return (K,) the residual level of each pair at its centroid, and (K,) the residual rms over its overlap."""
+    left = left_of(pairs, planes, members)
+    return left[:, 0], pairs.arrays.plane_rms(left)
+
+
+def left_of(pairs: Pairs, planes: Mapping[str, Plane], members: Sequence[Member]) -> Array:
+    """Return (K, 3) what corrections leave of the planes of pairs, about their centroids.
+
+    Parameters
+    ----------
+    pairs
+        The pairs of one group.
+    planes
+        The correction of each member.
+    members
+        The members, which may be on several grids; none needs be given if they are all on one.
+    """
     place = {name: number for number, name in enumerate(planes)}
     at = np.array([(one.level, one.slope_x, one.slope_y, one.x0, one.y0) for one in planes.values()]).reshape(-1, 5)
     corrected = pairs.arrays.planes.copy()
+    ends = np.array([(place[first], place[second]) for first, second in pairs.keys], dtype=np.int64).reshape(-1, 2)
+    by_name = {member.name: member for member in members}
+    ordered = [by_name[name] for name in place] if by_name else []
+    frames = frames_of(ordered, pairs.arrays.centroids, pairs.arrays.moments, *ends.T)
     for end, sign in ((1, -1.0), (0, 1.0)):
-        mine = at[np.array([place[key[end]] for key in pairs.keys], dtype=np.int64)]
-        corrected += sign * mine[:, :3]
-        corrected[:, 0] += sign * np.sum(mine[:, 1:3] * (pairs.arrays.centroids - mine[:, 3:]), axis=1)
-    return corrected[:, 0], pairs.arrays.plane_rms(corrected)
+        mine = at[ends[:, end]]
+        there = frames.places[:, end] if frames else pairs.arrays.centroids
+        slopes = np.einsum("kab,kb->ka", frames.turns[:, end], mine[:, 1:3]) if frames else mine[:, 1:3]
+        corrected[:, 0] += sign * mine[:, 0]
+        corrected[:, 1:] += sign * slopes
+        corrected[:, 0] += sign * np.sum(mine[:, 1:3] * (there - mine[:, 3:]), axis=1)
+    return corrected
 
 
 def graph_notes(

@@ -17,12 +17,13 @@ from scipy.spatial import KDTree
 
 from levelmatch_core.files.ecsv import write_ecsv
 from levelmatch_core.images.fits_headers import MATCHED_CARD, quiet
+from levelmatch_core.images.wcs.footprint import unit_vectors
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch
 from levelmatch_core.matching.model.facing import spread_out
 from levelmatch_core.matching.results import WeakMode
 from levelmatch_core.products.blocks import block_mean
 from levelmatch_core.products.level_error import IMAGE
-from levelmatch_core.sky.grid import Grid, unit_vectors
+from levelmatch_core.sky.grid import Grid
 
 ALL_SKY = 70.0
 """Fields that reach farther than this from their middle (degrees) are shown on a map of the whole sky."""

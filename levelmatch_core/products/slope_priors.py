@@ -76,10 +76,8 @@ def slope_prior_lines(priors: Iterable[SlopePriorSummary], unit: str) -> Iterato
     spread = f"{widths[0]:.3g}" if len(widths) == 1 else f"{widths[0]:.3g} to {widths[-1]:.3g}"
     slopes = sorted((change for one in priors for change in one.slopes), key=lambda change: -change.size)
     changed = [change for change in slopes if change.size > SHOWN]
-    yield (
-        f"Slopes are held by a prior (1 sigma from middle to edge: {spread} {unit}), which changed those of "
-        f"{len(changed)} of {len(slopes)} members by more than {SHOWN:g} sigma."
-    )
+    known = f", which changed those of {len(changed)} of {len(slopes)} members by more than {SHOWN:g} sigma"
+    yield f"Slopes are held by a prior (1 sigma from middle to edge: {spread} {unit}){known if slopes else ''}."
     for one in changed[:NAMED]:
         (x, y), (by_x, by_y) = one.slope, one.change
         yield f"  {one.member}: slopes {x:.3g}, {y:.3g} a pixel, of which the prior made {by_x:+.2g}, {by_y:+.2g}"

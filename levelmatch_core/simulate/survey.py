@@ -18,9 +18,9 @@ from pydantic import Field as Described
 from pydantic import ValidationError
 
 from levelmatch_core.errors import UsageError
+from levelmatch_core.images.wcs.footprint import unit_vectors
 from levelmatch_core.records import Record
 from levelmatch_core.simulate.program import generator, tangent_wcs
-from levelmatch_core.sky.grid import unit_vectors
 from levelmatch_core.sky.plane import Plane
 
 Array = NDArray[np.float64]
@@ -51,6 +51,9 @@ class SkySurvey(Record):
     seed: int = Described(default=0, ge=0)
     noise: float = Described(default=0.1, ge=0, description="1 sigma of the white noise")
     level_sd: float = Described(default=10.0, ge=0, description="1 sigma of the levels")
+    slope_sd: float = Described(
+        default=0.0, ge=0, description="1 sigma of the slopes along rows and columns, from the middle to the edge"
+    )
     nebula: float = Described(default=20.0, ge=0, description="brightness of the nebula at its ridge")
     turn: float = Described(default=5.0, ge=0, description="1 sigma of the position angles about north, degrees")
 
@@ -99,9 +102,12 @@ def survey_shots(survey: SkySurvey) -> Iterator[SurveyShot]:
     for number in range(survey.made):
         dec = math.degrees(math.asin((2 * number + 1) / survey.exposures - 1.0))
         ra = number * GOLDEN_ANGLE % 360.0
-        draw = generator(survey.seed, "survey", number).standard_normal(2)
+        draw = generator(survey.seed, "survey", number).standard_normal(4)
         wcs = tangent_wcs((ra, dec), (survey.size, survey.size), scale, survey.turn * float(draw[0]))
-        plane = Plane(level=survey.level_sd * float(draw[1]), x0=middle, y0=middle)
+        slopes = (draw[2:] * survey.slope_sd / (survey.size / 2)).tolist()
+        plane = Plane(
+            level=survey.level_sd * float(draw[1]), slope_x=slopes[0], slope_y=slopes[1], x0=middle, y0=middle
+        )
         yield SurveyShot(number, f"sky_{number + 1:05d}.fits", wcs, plane)
 
 
@@ -140,7 +146,8 @@ class SurveySky:
 def survey_file(survey: SkySurvey, shot: SurveyShot, sky: SurveySky) -> fits.HDUList:
     """Return the file of an exposure."""
     shape = (survey.size, survey.size)
-    image = sky.on(shot.wcs, shape) + shot.plane.level
+    y, x = np.indices(shape, dtype=float)
+    image = sky.on(shot.wcs, shape) + shot.plane(x, y)
     image += survey.noise * generator(survey.seed, "survey noise", shot.number).standard_normal(shape)
     primary = fits.PrimaryHDU(image.astype(np.float32), shot.wcs.to_header())
     primary.header["BUNIT"] = ("MJy/sr", "unit of the data")

@@ -93,7 +93,13 @@ class Cutout:
     """(ny, nx), in the data's unit squared; None if the input has no errors."""
 
 
-def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings, exclude: SkyMask | None = None) -> str:
+def cutout_key(
+    exposure: Exposure,
+    grid: Grid,
+    settings: MatchSettings,
+    exclude: SkyMask | None = None,
+    within: Box | None = None,
+) -> str:
     """Return the key of a cutout, which depends on its content but not on the path or name of the file."""
     relevant = settings.of_role("resample", "mask") if settings.do_sigma_clip else settings.of_role("resample")
     return content_key(
@@ -112,6 +118,7 @@ def cutout_key(exposure: Exposure, grid: Grid, settings: MatchSettings, exclude:
         *([role, one.digest, one.hdu, one.bits] for role, one in _companions(exposure)),
         *([] if exposure.blank == "auto" else [["blank", exposure.blank]]),
         *([] if exposure.divisor == 1.0 else [["divisor", exposure.divisor]]),
+        *([] if within is None else [["within", within.x0, within.y0, *within.shape]]),
     )
 
 
@@ -121,8 +128,13 @@ def _companions(exposure: Exposure) -> Iterator[tuple[str, Companion]]:
             yield role, one
 
 
-def make_cutout(
-    exposure: Exposure, grid: Grid, settings: MatchSettings, store: CutoutStore, exclude: SkyMask | None = None
+def make_cutout(  # noqa: PLR0917 - what a cutout depends on
+    exposure: Exposure,
+    grid: Grid,
+    settings: MatchSettings,
+    store: CutoutStore,
+    exclude: SkyMask | None = None,
+    within: Box | None = None,
 ) -> CutoutRecord:
     """Read, mask and resample an exposure, or recall the cutout if it is in the store already.
 
@@ -138,6 +150,8 @@ def make_cutout(
         Destination of the pixels.
     exclude
         Part of the sky to be excluded.
+    within
+        The part of the grid that is wanted; None: all that the exposure covers.
 
     Raises
     ------
@@ -147,7 +161,7 @@ def make_cutout(
     StoreError
         If the store cannot be written.
     """
-    key = cutout_key(exposure, grid, settings, exclude)
+    key = cutout_key(exposure, grid, settings, exclude, within)
     known = store.recall(key)
     if known is not None:
         return CutoutRecord.from_json({**known, "name": exposure.name})
@@ -159,7 +173,7 @@ def make_cutout(
         pixels = _blanked(pixels, excluded(exclude, wcs, pixels.data.shape))
     rectangle = _valid_rectangle(pixels, exposure)
     try:
-        placement = place(grid, wcs, *rectangle)
+        placement = place(grid, wcs, *rectangle, within)
         to_image = grid_to_image(grid, wcs, pixels.data.shape, placement.box)
         resample = partial(_resampled, settings, wcs=wcs, pixel_map=to_image, grid=grid, box=placement.box)
         image = resample(pixels, room=int(sources is not None))

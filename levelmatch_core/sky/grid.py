@@ -13,11 +13,12 @@ from typing import Any, Self
 import numpy as np
 import shapely
 from astropy.wcs import WCS
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pydantic import Field as Described
 
 from levelmatch_core.errors import FieldTooWideError
 from levelmatch_core.images.exposure import Exposure, Field
+from levelmatch_core.images.wcs.footprint import unit_vectors
 from levelmatch_core.records import Record
 
 MAX_WIDTH = 10.0
@@ -205,12 +206,6 @@ def serves(grid: Grid, field: Field) -> bool:
 def keeps_scale(grid: Grid, field: Field) -> bool:
     """Return whether the median pixel scale of a field is within 20 % of that of an existing grid."""
     return 1.0 / MAX_SCALE_RATIO < rounded_scale(field) / grid.scale < MAX_SCALE_RATIO
-
-
-def unit_vectors(points: ArrayLike) -> NDArray[np.float64]:
-    """Return the unit vectors, (n, 3), of (n, 2) right ascensions and declinations in degrees."""
-    ra, dec = np.radians(np.asarray(points, dtype=float).reshape(-1, 2)).T
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
 
 
 def _separation(vectors: NDArray[np.float64], centre: NDArray[np.float64]) -> NDArray[np.float64]:

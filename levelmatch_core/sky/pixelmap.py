@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import shapely
 from astropy.wcs import WCS
 from astropy.wcs.wcsapi import BaseHighLevelWCS
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,7 @@ from scipy.interpolate import CubicSpline
 
 from levelmatch_core.errors import NoWcsError, PixelMapError
 from levelmatch_core.images.wcs.transforms import Floats, Transform, sky_transforms
+from levelmatch_core.images.wcs.wide import CURVED, POINTS, lattice, may_be_partly_on_the_sky
 from levelmatch_core.sky import kernels
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
@@ -32,6 +34,9 @@ MAX_RETURN_ERROR = 1.0
 
 BAND_PIXELS = 1 << 18
 """Number of pixels for which the exact map is computed at a time, which limits the memory."""
+
+FARTHEST = 65.0
+"""A grid shows nothing that is farther from its tangent point (degrees): pixels are stretched by six there."""
 
 SIDE_POINTS = 32
 """Number of points along each side of an outline."""
@@ -145,6 +150,8 @@ def plane_on_image(
 ) -> NDArray[np.float64]:
     """Return (rows, columns) the values of a plane on the pixels of an image; a constant level needs no WCS.
 
+    A plane is 0 on pixels that a projection (AIT, MOL, SIN, ...) leaves off the sky.
+
     Raises
     ------
     NoWcsError
@@ -161,6 +168,8 @@ def plane_on_image(
     if to_grid.pieces is None:
         box = Box(0, 0, shape)
         values = np.concatenate([plane(*to_grid.on(band)) for band in to_grid.bands(box)])
+        if may_be_partly_on_the_sky(wcs):  # beyond the limb of a projection there is no sky, and nothing to correct
+            values[~np.isfinite(values)] = 0.0
         if not np.all(np.isfinite(values)):
             message = "pixels of the image have no counterpart on the grid: check the WCS of the image"
             raise PixelMapError(message)
@@ -178,6 +187,7 @@ def place(
     wcs: WCS | BaseHighLevelWCS,
     rows: tuple[int, int],
     columns: tuple[int, int],
+    within: Box | None = None,
 ) -> Placement:
     """Return the position of a rectangle of image pixels on the grid.
 
@@ -187,6 +197,8 @@ def place(
         The grid and the image's WCS.
     rows, columns
         The rectangle, half open, counted from 0; its outline follows the pixel edges.
+    within
+        The only part of the grid that is wanted, all of it; None: where the rectangle lies.
 
     Raises
     ------
@@ -195,11 +207,17 @@ def place(
     PixelMapError
         If the outline has no position on the grid.
     """
+    if within is not None:
+        return _within(grid, wcs, within)
     outline = _outline(rows, columns)
     x, y = (columns[0] + columns[1] - 1) / 2, (rows[0] + rows[1] - 1) / 2
     axis = np.array([[x - 0.5, x + 0.5], [y, y]])
     with np.errstate(all="ignore"):
         xx, yy = _to_grid(grid, wcs)(*np.concatenate([outline, axis], axis=1))
+    if may_be_partly_on_the_sky(wcs) and not np.all(_near(grid, xx, yy)):
+        found = _of_wide(grid, wcs, rows, columns)
+        if found is not None:
+            return found
     if not (np.all(np.isfinite(xx)) and np.all(np.isfinite(yy))):
         message = (
             f"the outline of rows {rows}, columns {columns} has no place on the grid about RA {grid.ra:.4f}, "
@@ -215,6 +233,54 @@ def place(
         outline=tuple(zip(xx[:-2:every].tolist(), yy[:-2:every].tolist(), strict=True)),
         axis_angle=math.atan2(yy[-1] - yy[-2], xx[-1] - xx[-2]),
     )
+
+
+def _near(grid: Grid, x: Floats, y: Floats) -> NDArray[np.bool_]:
+    """Return which positions exist on a grid, and are not so far out that its pixels are stretched beyond use."""
+    farthest = math.tan(math.radians(FARTHEST)) / math.radians(grid.scale / 3600.0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.hypot(x, y) < farthest)
+
+
+def _of_wide(
+    grid: Grid, wcs: WCS | BaseHighLevelWCS, rows: tuple[int, int], columns: tuple[int, int]
+) -> Placement | None:
+    """Return the position of the part of a wide image that the grid shows; None if it shows nothing of it."""
+    x, y = lattice((rows[0] - 0.5, rows[1] - 0.5), (columns[0] - 0.5, columns[1] - 0.5))
+    with np.errstate(all="ignore"):
+        xx, yy = _to_grid(grid, wcs)(x, y)
+    near = _near(grid, xx, yy)
+    if near.sum() < 3:
+        return None
+    hull = shapely.convex_hull(shapely.multipoints(np.stack([xx[near], yy[near]], axis=1)))
+    # a step of the lattice, within which the edge of the sphere lies
+    places = np.where(near, np.stack([xx, yy]), np.nan).reshape(2, POINTS, POINTS)
+    margin = max(float(np.nanmax(np.abs(np.diff(places, axis=axis)), initial=0.0)) for axis in (1, 2))
+    left, bottom, right, top = hull.bounds
+    left, bottom = math.floor(left - margin), math.floor(bottom - margin)
+    right, top = math.ceil(right + margin), math.ceil(top + margin)
+    corners = shapely.get_coordinates(shapely.simplify(hull, CURVED * math.sqrt(hull.area)))[:-1]
+    box = Box(left, bottom, (top - bottom + 1, right - left + 1))
+    return Placement(box, tuple(map(tuple, corners.tolist())), _axis_angle(grid, wcs, box))
+
+
+def _within(grid: Grid, wcs: WCS | BaseHighLevelWCS, box: Box) -> Placement:
+    """Return a part of the grid as the position of an image that may be much larger."""
+    left, bottom = box.x0 - 0.5, box.y0 - 0.5
+    right, top = left + box.shape[1], bottom + box.shape[0]
+    corners = ((left, bottom), (right, bottom), (right, top), (left, top))
+    return Placement(box, corners, _axis_angle(grid, wcs, box))
+
+
+def _axis_angle(grid: Grid, wcs: WCS | BaseHighLevelWCS, box: Box) -> float:
+    """Return the angle of an image's +x axis at the middle of a box of the grid; 0 where the image does not reach."""
+    to_sky, to_pixel = sky_transforms(wcs)
+    middle = np.array([box.x0 + (box.shape[1] - 1) / 2]), np.array([box.y0 + (box.shape[0] - 1) / 2])
+    with np.errstate(all="ignore"):
+        x, y = to_pixel(*grid.to_sky(*middle))
+        xx, yy = grid.to_pixel(*to_sky(np.concatenate([x - 0.5, x + 0.5]), np.concatenate([y, y])))
+    angle = math.atan2(yy[1] - yy[0], xx[1] - xx[0])
+    return angle if math.isfinite(angle) else 0.0
 
 
 def _outline(rows: tuple[int, int], columns: tuple[int, int]) -> Floats:

@@ -89,7 +89,8 @@ def bilinear(
     planes = np.empty((1 + (variance is not None) + room, *box.shape), data.dtype)
     ends = np.empty((box.shape[0], 3), np.int64)
     empty = np.empty((0, 0), data.dtype)
-    source = empty if variance is None else variance
+    # read-only, as a variance is: one compiled kernel serves both
+    source = _read_only(empty, data.dtype.type) if variance is None else variance
     target = empty if variance is None else planes[1]
     squares = 0.0
     for band in [box] if pixel_map.pieces is not None else pixel_map.bands(box):

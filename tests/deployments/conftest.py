@@ -335,7 +335,8 @@ def observatory(tmp_path: Path) -> Iterator[Observatory]:
             PREFECT_API_DATABASE_CONNECTION_URL=f"postgresql+asyncpg://levelmatch@{database}/prefect",
             MLFLOW_TRACKING_URI=tracking,
         )
-        words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "2"]
+        words = [sys.executable, "-m", "mlflow", "server", "--app-name", "levelmatch", "--workers", "2"]
+        words += ["--host", "127.0.0.1"]
         words += ["--port", tracking.rpartition(":")[2], "--artifacts-destination", str(home / "artifacts")]
         words += ["--backend-store-uri", f"postgresql://levelmatch@{database}/mlflow"]
         mlflow = stack.enter_context(running(words, environ, logs / "mlflow.log"))

@@ -2,6 +2,8 @@
 
 import json
 import re
+import urllib.error
+import urllib.request
 
 import pytest
 from mlflow import MlflowClient
@@ -58,12 +60,22 @@ def test_two_programs_and_a_sweep_at_once(deployed, tmp_path):
     everything = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert len(everything) == 6
 
+    assert assistant_of(deployed.tracking) == 403
+
     logs = {file.name: file.read_text(errors="replace") for file in deployed.logs.iterdir()}
     assert set(logs) == {"postgres.log", "prefect.log", "mlflow.log", "worker.log"}
     trouble = [f"{name}: {line}" for name, text in logs.items() for line in text.splitlines() if TROUBLE.search(line)]
     assert not trouble
     lines = server.ask("POST", "/logs/filter", {"logs": {"level": {"ge_": 40}}})
     assert not [line["message"] for line in lines]
+
+
+def assistant_of(mlflow):
+    """Return the status with which MLflow's server answers who asks its assistant for something."""
+    asked = urllib.request.Request(f"{mlflow}/ajax-api/3.0/mlflow/assistant/message", b"{}")  # noqa: S310 - loopback
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(asked, timeout=30)  # noqa: S310 - http on loopback
+    return refused.value.code
 
 
 def all_done(server, runs):

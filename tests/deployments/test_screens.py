@@ -110,6 +110,10 @@ def test_mlflow_tells_the_verdict_and_compares_runs(page, uis, runs, tmp_path):
     assert "levelmatch.unit" in text
     assert not re.search(r"\b(nan|inf|infinity)\b", text, re.IGNORECASE)
     see(page, f"{experiment}/runs?{pages}", tmp_path / "mlflow-runs.png", "Sky levels of overlapping exposures")
+    link = page.get_by_role("link", name="Compare them").first.get_attribute("href")
+    page.goto("about:blank")  # it opens in a new tab
+    text = see(page, f"{uis.mlflow}/{link}", tmp_path / "mlflow-columns.png", "a shared view")
+    assert re.search(r"Duration\s+grade\s+pairs_used\s+residual_in_sigmas", text)
     chosen = quote(json.dumps(runs, separators=(",", ":")))
     compare = f"{uis.mlflow}/#/compare-runs?runs={chosen}&experiments={quote(json.dumps(['1']))}&{pages}"
     text = see(page, compare, tmp_path / "mlflow-compare.png", "Comparing 2 Runs", "rms_sig_limit")

@@ -1,5 +1,7 @@
 """What runs levelmatch as a service: image, Compose, systemd, Slurm, Kubernetes, each judged by a tool of its own."""
 
+import importlib
+import inspect
 import json
 import os
 import re
@@ -8,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import prefect
@@ -116,6 +119,17 @@ def test_the_units_listen_on_the_loopback_and_know_their_variables():
     assert known["LEVELMATCH_HOME"] == "/var/lib/levelmatch"
     writable = [line for unit in UNITS for line in unit.read_text().splitlines() if "ReadWritePaths=" in line]
     assert writable == [f"ReadWritePaths={known['LEVELMATCH_OUTPUT']}"]
+
+
+def test_every_service_of_mlflow_is_without_its_assistant():
+    unit = (DEPLOYMENTS / "systemd" / "levelmatch-mlflow.service").read_text().replace("\\\n", " ")
+    (start,) = [shlex.split(line) for line in unit.splitlines() if line.startswith("ExecStart=")]
+    assert start[start.index("--app-name") + 1] == "levelmatch"
+    assert "--app-name=levelmatch" in composed()["services"]["mlflow"]["command"]
+    project = tomllib.loads((DEPLOYMENTS.parent / "pyproject.toml").read_text())["project"]
+    module, _, name = project["entry-points"]["mlflow.app"]["levelmatch"].partition(":")
+    # MLflow calls what is a function, and serves what is none
+    assert inspect.isfunction(getattr(importlib.import_module(module), name))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from levelmatch_core.errors import FieldTooWideError
 from levelmatch_core.files.ecsv import read_ecsv
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.corrected.undo import undo
@@ -16,6 +15,7 @@ from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.products.tables import read_corrections, read_pairs
 from levelmatch_core.products.verdict import residual_of, verdict
 from levelmatch_core.simulate import SkySurvey, Truth, simulate_survey
+from levelmatch_core.sky.grid import unit_vectors
 
 Match = Callable[..., RunResult]
 
@@ -132,6 +132,54 @@ def test_order_does_not_matter_and_only_new_exposures_are_resampled(
     assert set(table["patch"]) <= {patch.name for patch in grown.matches[0].patches}
 
 
-def test_what_needs_one_tangent_plane_is_refused_by_name(sky: tuple[Path, Truth], level_match: Match) -> None:
-    with pytest.raises(FieldTooWideError, match=r"fit_type_mosaic_tiles=level\+slope needs one tangent plane"):
-        level_match(sky[0], fit_type_mosaic_tiles="level+slope")
+CAP = SkySurvey(exposures=700, first=16, size=32, coverage=2.5, noise=0.3, slope_sd=2.0, nebula=2.0)
+"""Exposures of 12 degrees about the south pole, most of which have a home of their own."""
+
+
+def slopes_of(result: RunResult, truth: Truth, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3) errors of level and slopes (from the middle to the edge) of each exposure, on its own pixels.
+
+    They follow twice: as they are, and without the gradient over all exposures that fits them best (a level that goes
+    with the cosine of the distance from some point of the sky), of which overlaps see nothing.
+    """
+    grids, (match,) = result.matches[0].grids, result.matches
+    y, x = np.mgrid[: CAP.size, : CAP.size].astype(float)
+    half, middle = CAP.size / 2, (CAP.size - 1) / 2
+    basis = np.stack([np.ones(x.size), (x.ravel() - middle) / half, (y.ravel() - middle) / half], axis=1)
+    planes = {one.name: one.plane for one in truth.exposures}
+    errors, common = [], []
+    for one in match.corrections:
+        wcs = WCS(fits.getheader(folder / one.exposure.name))
+        seen = one.total(*grids[one.place].to_pixel(*wcs.wcs_pix2world(x.ravel(), y.ravel(), 0)))
+        errors.append(np.linalg.lstsq(basis, seen - planes[one.exposure.name](x, y).ravel(), rcond=None)[0])
+        vectors = unit_vectors(np.stack(wcs.wcs_pix2world(x.ravel(), y.ravel(), 0), axis=1))
+        common.append(np.linalg.lstsq(basis, np.column_stack([np.ones(x.size), vectors]), rcond=None)[0])
+    flat = np.array(common).reshape(-1, 4)
+    amplitudes = np.linalg.lstsq(flat, np.ravel(errors), rcond=None)[0]
+    return np.array(errors), (np.ravel(errors) - flat @ amplitudes).reshape(-1, 3)
+
+
+def test_slopes_about_a_pole_are_those_that_were_added(tmp_path: Path, level_match: Match) -> None:
+    truth = simulate_survey(tmp_path / "in", CAP)
+    result = level_match(tmp_path / "in", fit_type_mosaic_tiles="auto", weight_method="error")
+    (match,) = result.matches
+    (solution,) = match.stages[-1].solutions
+    assert solution.fit_type == "level+slope"
+    assert {one.status.value for one in match.corrections} == {"matched", "reference"}
+    homes = {one.exposure.name: one.patch for one in match.corrections}
+    used = [pair for pair in solution.pairs if pair.rejected is None]
+    assert sum(homes[pair.fit.first] != homes[pair.fit.second] for pair in used) > len(used) / 2
+    errors, apart = slopes_of(result, truth, tmp_path / "in")
+    stated = np.array([one.sigma for one in match.corrections]) * [1.0, CAP.size / 2, CAP.size / 2]
+    assert np.sqrt(np.mean(apart**2)) < 0.03 * CAP.slope_sd
+    # the mean slope is the prior's: its error is that of the mean of 16 true ones, 2 / 4
+    assert 0.5 < np.sqrt(np.mean((errors[:, 1:] / stated[:, 1:]) ** 2)) < 1.8
+    levels = errors[:, 0] - errors[:, 0].mean()
+    assert np.sqrt(np.mean(levels**2)) < 2 * np.sqrt(np.mean(stated[:, 0] ** 2))
+    pulls = [pair.residual / pair.sigma for pair in used if pair.sigma]
+    assert 0.6 < np.std(pulls) < 1.3
+    assert verify(result.request.output).mismatches == ()
+    undo(result.request.output, tmp_path / "back")
+    name = match.corrections[0].exposure.name
+    came, back = fits.getdata(tmp_path / "in" / name), fits.getdata(tmp_path / "back" / name)
+    np.testing.assert_allclose(back, came, rtol=3e-7, atol=3e-6)

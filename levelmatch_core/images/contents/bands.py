@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from astropy.io.fits.card import Undefined
 
-from levelmatch_core.images.fits_headers import Cards, number_of
+from levelmatch_core.images.fits_headers import Cards, number_of, text_of
 from levelmatch_core.images.instruments import Instrument
 
 USUAL_CARDS: tuple[tuple[str, ...], ...] = (
@@ -15,6 +15,11 @@ USUAL_CARDS: tuple[tuple[str, ...], ...] = (
     ("FILTERS",),
     ("FILTNAM1", "FILTNAM2", "FILTNAM3"),
     ("FILTNAME",),
+    ("FILTNAM",),
+    ("FILTERNM",),
+    ("FILTERNA",),
+    ("FILTR",),
+    ("WFFBAND",),
     ("FILTERID",),
     ("FILT1", "FILT2"),
     ("ESO INS FILT1 NAME", "ESO INS FILT2 NAME", "ESO INS FILT3 NAME"),
@@ -34,6 +39,7 @@ USUAL_CARDS: tuple[tuple[str, ...], ...] = (
     ("WAVELEN",),
     ("WAVELENG",),
     ("PUPIL",),
+    ("ENERGYBD",),
 )
 """Sets of cards, in the order in which they are asked: the first with a value that tells names the band, by all of its
 values. The second in such a set is another wheel in the same beam."""
@@ -47,6 +53,13 @@ _TELLS_NOTHING = re.compile(
     re.IGNORECASE,
 )
 """Values of a wheel's empty place, or of no known one."""
+
+
+_REST_FREQUENCY = ("RESTFRQ", "RESTFREQ")
+_HERTZ = {"khz": 1e3, "mhz": 1e6, "ghz": 1e9}
+
+_TWICE = frozenset("UBVRI")
+"""Bands of Johnson and Cousins of which Sloan's or Stroemgren's have the small letter."""
 
 
 class BandCards:
@@ -63,11 +76,18 @@ class BandCards:
     def __init__(self, headers: Iterable[Cards], instrument: Instrument) -> None:
         self._headers = tuple(headers)
         values = [value for name in instrument.band_cards if (value := self._value(name))]
-        told = [value for value in values if value not in instrument.no_band and not _TELLS_NOTHING.fullmatch(value)]
+        told = [
+            value for value in values if value.lower() not in instrument.no_band and not _TELLS_NOTHING.fullmatch(value)
+        ]
         cards = [*(told or self._usual() or values[:1]), *self._stokes()]
-        self.band: str = "-".join(dict.fromkeys(cards))
+        once = {card.lower(): card if card in _TWICE else card.lower() for card in reversed(cards)}
+        self.band: str = "-".join(dict.fromkeys(card.lower() for card in cards))
         """Lower case, '' where no card tells."""
-        self.names: frozenset[str] = frozenset({self.band, "-".join(values), *values[:1]})
+        self.spelling: str = "-".join(dict.fromkeys(once[card.lower()] for card in cards))
+        """The band as it is told from others: r and R are two, f770w and F770W one."""
+        self.names: frozenset[str] = frozenset(
+            {self.band, "-".join(values).lower(), *(value.lower() for value in values[:1])}
+        )
         """All that a user may call it."""
 
     def _usual(self) -> Sequence[str]:
@@ -90,8 +110,19 @@ class BandCards:
         for header in self._headers:
             value = header.get(name)
             if value is not None and not isinstance(value, Undefined) and str(value).strip():
-                return str(value).strip().lower()
+                return str(value).strip()
         return ""
+
+
+def frequency_of(sci: Cards) -> float | None:
+    """Return the frequency of a radio image, Hz, by its spectral axis of length 1 or its rest frequency; else None."""
+    for axis in (3, 4):
+        kind = text_of(sci.get(f"CTYPE{axis}")).upper().partition("-")[0]
+        value = number_of(sci.get(f"CRVAL{axis}"))
+        if kind == "FREQ" and value is not None and value > 0:
+            return value * _HERTZ.get(text_of(sci.get(f"CUNIT{axis}")).lower(), 1.0)
+    values = (number_of(sci.get(card)) for card in _REST_FREQUENCY)
+    return next((value for value in values if value is not None and value > 0), None)
 
 
 def band_note(files: Sequence[str]) -> list[str]:

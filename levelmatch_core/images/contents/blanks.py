@@ -2,8 +2,9 @@
 
 Resampled images hold a constant, mostly 0, where no input reached; others flag bad pixels by a huge number, or by one
 such as -32768. A constant is blank where it runs along an image's edge or fills more than 1 % of it, and is no value
-that the data take by themselves. Whole numbers do that: next to a count of 0 there are counts of 1. Of such a value
-only what fills a solid block is blank.
+that the data take by themselves. Whole numbers do that: next to a count of 0 there are counts of 1. So does 0 in rates
+of few photons, though other values are many: it lies scattered, next below the others. Of such a value only what fills
+a solid block is blank.
 
 Values are found by a sample of the pixels and by the edges, and the pixels by one comparison.
 """
@@ -31,9 +32,16 @@ _PART = 0.01
 _NATURAL = 0.005
 """A value is one of many where one of the next ones occurs more often than this part of it."""
 _NEIGHBOURS = 3
+_GAP = 20
+"""A value more than so many times the usual step away from the next ones is none of many."""
 _ABOVE = 0.02
 """A value at an edge that fewer others than this part exceed may be saturation."""
 _FAR = 100.0
+_FEW_PHOTONS, _FEW_PHOTONS_GAP = 0.1, 10.0
+"""Part of the pixels without a photon beyond which these are few, and how far below all others their value may then
+lie, in units of the distance from the others' first percentile to their median."""
+_CLUSTERED = 0.3
+"""Excess of equal neighbours, relative to what chance leaves, beyond which a value lies in areas."""
 _BLOCK = 16
 """Side of a block, pixels, that no whole numbers fill by chance."""
 _OPENING = 7
@@ -105,7 +113,7 @@ def _found(image: Image, always: tuple[float, ...]) -> Blanks:
     found, solid = [], []
     long_runs: set[float] | None = None
     for value in sorted(suspects.difference(always)):
-        if _is_natural(value, values, counts):
+        if _is_natural(value, values, counts) or _is_of_no_photon(image, value, sample):
             if long_runs is None:  # every block crosses one of these rows
                 long_runs = _runs(image[_BLOCK - 1 :: _BLOCK].ravel(), _BLOCK)
             if value in long_runs and _has_blocks(image, value):
@@ -138,8 +146,36 @@ def _is_natural(value: float, values: NDArray[np.float64], counts: NDArray[np.in
     at = int(np.searchsorted(values, value))
     here = int(counts[at]) if at < len(values) and values[at] == value else 0
     after = at + 1 if here else at
-    beside = [*counts[max(0, at - _NEIGHBOURS) : at], *counts[after : after + _NEIGHBOURS]]
+    near = _GAP * float(np.median(np.diff(values))) if len(values) > 1 else 0.0
+    places = [*range(max(0, at - _NEIGHBOURS), at), *range(after, min(after + _NEIGHBOURS, len(values)))]
+    beside = [counts[place] for place in places if abs(values[place] - value) <= near]
     return bool(beside) and max(beside) >= max(3, _NATURAL * here)
+
+
+def _is_of_no_photon(image: Image, value: float, sample: NDArray[np.float64]) -> bool:
+    """Return whether a value is that of pixels which no photon hit: the least one, near the next, and scattered."""
+    others = sample[sample != value]
+    part = 1 - others.size / sample.size
+    if part <= _PART or others.size == 0 or others.min() < value:
+        return False
+    low, middle = np.percentile(others, [1, 50])
+    near = _FEW_PHOTONS_GAP if part > _FEW_PHOTONS else 1.0
+    return bool(low - value <= near * (middle - low)) and _is_scattered(image, value)
+
+
+def _is_scattered(image: Image, value: float) -> bool:
+    """Return whether pixels have a value whatever the one before has, in most blocks that it does not fill."""
+    rows, columns = (size // _BLOCK for size in image.shape)
+    if min(rows, columns) < 1:
+        return False
+    equal = np.asarray(image[: rows * _BLOCK, : columns * _BLOCK] == value).reshape(rows, _BLOCK, columns, _BLOCK)
+    part = equal.mean(axis=(1, 3))
+    before = equal[..., :-1].sum(axis=(1, 3))
+    both = (equal[..., :-1] & equal[..., 1:]).sum(axis=(1, 3))
+    mixed = (part < 1) & (before > 0)
+    if not mixed.any():
+        return False
+    return bool(np.median((both[mixed] / before[mixed] - part[mixed]) / (1 - part[mixed])) < _CLUSTERED)
 
 
 def _is_blank(value: float, values: NDArray[np.float64], counts: NDArray[np.int64], size: int) -> bool:

@@ -2,7 +2,8 @@
 
 A file is none by what its header calls it, by a unit that no image of the sky has, or by its name: some endings say it
 by themselves (`_bunc`, `.weight`), others (`_mask`, `_err`) where an image of the same name without them, or with
-another word in their place, has the same shape and the same WCS.
+another word in their place, has the same shape and the same WCS. What has all of an image's name and more, whatever
+that says, and lies exactly where the image does, belongs to it, unless its header tells of another observation.
 """
 
 import re
@@ -17,12 +18,13 @@ from levelmatch_core.images.fits_headers import Hdu, text_of
 
 Role = Literal["weight", "flags", ""]
 
+_NONE = r"(?!)"
 _KINDS: tuple[tuple[str, Role, str, str], ...] = (
     (
         "weight map",
         "weight",
-        "wht|weights?|weight_?map|wtmap|invvar|ivar|oow",
-        "wt",
+        "wht|wgt|weights?|weight_?map|wtmap|invvar|ivar|oow",
+        "wt|conf|confidence",
     ),
     (
         "mask",
@@ -30,30 +32,74 @@ _KINDS: tuple[tuple[str, Role, str, str], ...] = (
         "msk|[bc]*imsk|[bc]*rmsk|mmsk|bpm|dqm|dqmask|ood|badpix|maskbits",
         "masks?|flags?|flg|dq",
     ),
-    ("uncertainty map", "", "[bcm]*unc|rms|rmsmap|oou", "sigma|sig|errs?|errors?|std|var|variance|noise"),
-    ("coverage map", "weight", "mcov|cov|coverage|expmap|nobs|ctx", "exp|exposure|exptime|num|depth|nsamp|cvg"),
+    (
+        "uncertainty map",
+        "",
+        "[bcm]*unc|rms|rmsmap|oou",
+        "sigma|sig|errs?|errors?|errmap|std|stddev|var|variance|varmap|noise|noisemap",
+    ),
+    (
+        "coverage map",
+        "weight",
+        "mcov|cov|coverage|expmap|nobs|ctx",
+        "exp|exposure|exptime|nexp|num|depth|nsamp|cvg|rrhr",
+    ),
     ("segmentation map", "", "segm?|segmap", "segmentation"),
+    ("background", "", _NONE, "bkgd?|bckg?|background|skybg|skymodel"),
+    ("model, or what is left of one", "", _NONE, "model|mod|resid|residuals?|chi2?|snr|psf|pb"),
+    ("calibration frame", "", _NONE, "flat|dark|bias"),
 )
 """What it is, what it is good for, words that tell by themselves at the end of a name, and words that need an image."""
 
-_TYPE_CARDS = ("PRODTYPE", "FILETYPE", "OBSTYPE", "IMAGETYP", "DATATYPE", "PRODCATG")
+_TYPE_CARDS = (
+    *("PRODTYPE", "FILETYPE", "OBSTYPE", "OBS-TYPE", "OBS_TYPE", "IMAGETYP", "FRAMETYP", "DATATYPE", "DATA-TYP"),
+    *("PRODCATG", "ESO DPR TYPE", "ESO PRO CATG"),
+)
 _NO_IMAGE = re.compile(
     r"(.*[ ._])?(weight(map)?|wtmap|wht|variance|inverse variance|invvar|rms|uncertainty|errors?|sigma|"
     r"((dq|bad ?pixel) ?)?mask|dqmask|data ?quality|flags?|coverage|exp(osure)?( ?time)? ?map|bias|dark|zero|"
-    r"((dome|sky|twilight) )?flat|arc|comparison|focus)( ?frame| ?field| ?map| ?image)?",
+    r"(d|dome|sky|twi|twilight|lamp|master|super)?flat|twilight|fringe|lamp|arc|calib(ration)?|comparison|focus)"
+    r"( ?frame| ?field| ?map| ?image| sky| lamp| dome| twilight)*",
     re.IGNORECASE,
 )
+_SEPARATORS = re.compile(r"[\s,_-]+")
 _NO_IMAGE_HDU = re.compile(
     r"(wht|ctx|weight|ivar|invvar|var(iance)?|rms|err(or)?|unc(ertainty)?|sigma|std|mask|msk|bpm|dq|flags?|cov(erage)?|"
     r"expmap|nsamp|hitmap|context)",
     re.IGNORECASE,
 )
 _COUNTED = r"\(?(adu|dn|cts|counts?|electrons?|e-?)(/s|/sec)?\)?"
+_SQUARE = r" ?(\^|\*\*)? ?\(?[+-]?2\)?"
 _NO_UNIT = re.compile(
-    rf"s|sec|seconds?|bits?|bitmask|flags?|mask|bool(ean)?|(1 ?/ ?)?{_COUNTED} ?(\^|\*\*)? ?\(?-?2\)?", re.IGNORECASE
+    rf"s|sec|seconds?|%|percent|s ?/ ?n|snr|sigma|bits?|bitmask|flags?|mask|bool(ean)?|"
+    rf"(1 ?/ ?)?({_COUNTED}|[mknu]?jy|\([^()]+\)){_SQUARE}|[mknu]?jy{_SQUARE} ?[/.* ] ?sr{_SQUARE}",
+    re.IGNORECASE,
 )
+_SHORTEST_WORD = 2
+"""Letters: a shorter word, or one with a digit, tells exposures apart."""
 _ENDING = re.compile(r"\.(fits?|fts)(\.(gz|fz|bz2|z))?$", re.IGNORECASE)
 _WCS_CARDS = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
+_OBSERVATION_CARDS = (
+    *(
+        "DATE-OBS",
+        "TIME-OBS",
+        "UTC-OBS",
+        "MJD-OBS",
+        "MJD",
+        "EXPTIME",
+        "EXPNUM",
+        "OBSID",
+        "OBS_ID",
+        "ROOTNAME",
+        "OBJECT",
+    ),
+    *("FILTER", "FILTER1", "FILTER2", "BAND", "WAVELNTH", "CHNLNUM", "CRVAL3", "CRVAL4", "BUNIT", "TELESCOP"),
+)
+"""Cards of which one that differs between two images says that neither belongs to the other."""
+_LONG_WORD = re.compile(
+    r"(?P<image>.+?)(?P<kind>weight(map)?|wht|mask|flags?|rms|variance|invvar|error|sigma|coverage|expmap|background)"
+)
+"""The last word of a name in which no mark stands between that of the image and what it is."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +136,18 @@ class Aside:
     """The image that it belongs to, if any."""
 
 
+@dataclass(frozen=True)
+class _Names:
+    """All files by the words of their names."""
+
+    by_words: Mapping[tuple[str, tuple[str, ...]], Seen]
+    """Folder and words -> file."""
+    gaps: Mapping[tuple[str, int, tuple[str, ...]], Sequence[Seen]]
+    """Folder, place of a word, words without that -> files."""
+    by_name: Mapping[tuple[str, ...], Sequence[Seen]]
+    """Words -> files of all folders."""
+
+
 def asides_of(files: Iterable[Seen]) -> dict[str, Aside]:
     """Return the files that are no exposures, by how they are shown.
 
@@ -101,11 +159,14 @@ def asides_of(files: Iterable[Seen]) -> dict[str, Aside]:
     files = tuple(files)
     by_words: dict[tuple[str, tuple[str, ...]], Seen] = {}
     gaps: dict[tuple[str, int, tuple[str, ...]], list[Seen]] = defaultdict(list)
+    by_name: dict[tuple[str, ...], list[Seen]] = defaultdict(list)
     for file in files:
         by_words[file.place, file.words] = file
+        by_name[file.words].append(file)
         for at in range(len(file.words)):
             gaps[file.place, at, _without(file.words, at)].append(file)
-    found = (_aside(file, by_words, gaps) for file in files)
+    names = _Names(by_words, gaps, by_name)
+    found = (_aside(file, names) for file in files)
     return {aside.shown: aside for aside in found if aside is not None}
 
 
@@ -113,18 +174,14 @@ def _without(words: tuple[str, ...], at: int) -> tuple[str, ...]:
     return (*words[:at], *words[at + 1 :])
 
 
-def _aside(
-    file: Seen,
-    by_words: Mapping[tuple[str, tuple[str, ...]], Seen],
-    gaps: Mapping[tuple[str, int, tuple[str, ...]], Sequence[Seen]],
-) -> Aside | None:
+def _aside(file: Seen, names: _Names) -> Aside | None:
     """Return why a file is no exposure; None where it may be one."""
     for at, word in reversed(list(enumerate(file.words))):
         kind = _kind(word)
         if kind is None:
             continue
         rest = _without(file.words, at)
-        others = [by_words.get((file.place, rest)), *gaps[file.place, at, rest]]
+        others = [names.by_words.get((file.place, rest)), *names.gaps[file.place, at, rest]]
         beside = [
             one
             for one in others
@@ -135,8 +192,63 @@ def _aside(
             return Aside(file.shown, f"{what}, by its name, of {beside[0].shown}", role, beside[0].shown)
         if strong and at == len(file.words) - 1 and at > 0:
             return Aside(file.shown, f"{what}, by its name")
+    found = _in_folder(file, names) or _without_mark(file, names)
+    if found is not None:
+        return found
     reason = _by_header(file)
-    return None if reason is None else Aside(file.shown, reason)
+    return _of_an_image(file, names) if reason is None else Aside(file.shown, reason)
+
+
+def _in_folder(file: Seen, names: _Names) -> Aside | None:
+    """Return what a file is by its folder's name, where an image of the same name lies in another one."""
+    kind = _folder_kind(file)
+    if kind is None:
+        return None
+    for one in names.by_name[file.words]:
+        if _folder_kind(one) is None and _alike(file, one):
+            return Aside(file.shown, f"{kind[0]}, by its folder, of {one.shown}", kind[1], one.shown)
+    return None
+
+
+def _folder_kind(file: Seen) -> tuple[str, Role, bool] | None:
+    name = PurePosixPath(file.place).name.lower()
+    return _kind(name) or _kind(name.removesuffix("s"))
+
+
+def _without_mark(file: Seen, names: _Names) -> Aside | None:
+    """Return what a file is by the end of its name's last word, where the rest is the name of an image."""
+    found = _LONG_WORD.fullmatch(file.words[-1])
+    one = None if found is None else names.by_words.get((file.place, (*file.words[:-1], found["image"])))
+    kind = None if found is None else _kind(found["kind"])
+    if one is None or kind is None or not _alike(file, one):
+        return None
+    return Aside(file.shown, f"{kind[0]}, by its name, of {one.shown}", kind[1], one.shown)
+
+
+def _of_an_image(file: Seen, names: _Names) -> Aside | None:
+    """Return of which image a file is by its name and place alone, though nothing says what it is."""
+    for end in range(1, len(file.words)):
+        for rest, more in ((file.words[:end], file.words[end:]), (file.words[-end:], file.words[:-end])):
+            one = names.by_words.get((file.place, rest))
+            is_numbered = any(len(word) < _SHORTEST_WORD or re.search(r"\d", word) for word in more)
+            if one is not None and not is_numbered and _is_of_one_observation(file, one):
+                reason = (
+                    f"{one.shown} has the same place, shape and name but for {'_'.join(more)!r}, and nothing tells of "
+                    f"another observation; if it is one, rename it"
+                )
+                return Aside(file.shown, reason)
+    return None
+
+
+def _is_of_one_observation(one: Seen, other: Seen) -> bool:
+    """Return whether two images lie exactly at one place, and no card says that they were observed by themselves."""
+    a, b = one.image, other.image
+    if a is None or b is None or not a.has("CRVAL1") or not _alike(one, other):
+        return False
+    pairs = [
+        (x.get(card), y.get(card)) for x, y in ((a, b), (one.hdus[0], other.hdus[0])) for card in _OBSERVATION_CARDS
+    ]
+    return all(x is None or y is None or x == y for x, y in pairs)
 
 
 def _is_kind(words: tuple[str, ...], at: int, rest: tuple[str, ...]) -> bool:
@@ -168,7 +280,7 @@ def _by_header(file: Seen) -> str | None:
     for hdu in headers:
         for card in _TYPE_CARDS:
             value = text_of(hdu.get(card))
-            if _NO_IMAGE.fullmatch(value):
+            if _NO_IMAGE.fullmatch(_SEPARATORS.sub(" ", value).strip()):
                 return f"{card} = {value!r}"
     if image is not None and sum(hdu.plane is not None for hdu in file.hdus) == 1:
         return hdu_reason(image)

@@ -15,11 +15,12 @@ from levelmatch_core.instrument_tables import ALL
 # fmt: off
 COMPANIONS = frozenset(
     {
-        "area", "background", "badpix", "badpixel", "bck", "bkg", "bpm", "con", "context", "cov", "coverage",
-        "ctx", "dq", "dqf", "dqm", "err", "error", "errors", "expmap", "exptime",
-        "flag", "flags", "flg", "hits", "invvar", "ivar", "mask", "msk", "noise", "npix", "nsamp", "pam",
-        "preview", "qual", "quality", "quicklook", "rms", "samp", "segm", "segmentation", "sig", "sigma",
-        "std", "stddev", "stdev", "thumb", "thumbnail", "time", "unc", "uncert", "uncertainty", "var",
+        "area", "background", "badpix", "badpixel", "bck", "bkg", "bkgd", "bpm", "chi", "con", "conf", "confidence",
+        "context", "cov", "coverage", "ctx", "dq", "dqf", "dqm", "err", "error", "errors", "expmap", "exptime",
+        "flag", "flags", "flg", "hits", "invvar", "ivar", "mask", "model", "msk", "nexp", "noise", "npix", "nsamp",
+        "pam", "preview", "psf", "qual", "quality", "quicklook", "resid", "residual", "residuals", "rms", "samp",
+        "segm", "segmentation", "sig", "sigma", "skybg", "snr", "std",
+        "stddev", "stdev", "thumb", "thumbnail", "time", "unc", "uncert", "uncertainty", "var",
         "variance", "weight", "weights", "wgt", "wht", "wtmap",
     }
 )

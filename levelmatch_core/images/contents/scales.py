@@ -23,6 +23,8 @@ ZERO_POINT_ERROR = 0.05
 SCALED_CARDS = ("FLXSCALE", "FLUXSCAL", "FSCALE")
 """Cards of a factor that brought an image to the scale of others."""
 
+_MAGNITUDE = re.compile(r"(?<![A-Za-z])(ab|st|vega)?mag(nitude)?s?(?![A-Za-z])|\bdex\b|\blog(10)?\b", re.IGNORECASE)
+
 _WORDS = {
     **dict.fromkeys(("adu", "dn", "count", "counts", "ct", "cts", "cnts"), "adu"),
     **dict.fromkeys(("e", "electron", "electrons"), "electron"),
@@ -93,6 +95,16 @@ def refuse_asinh(sci: Cards, shown: str) -> str | None:
             f"make them linear first: value = BOFFSET + BSOFTEN * 2 sinh(value * ln 10 / 2.5)"
         )
     return None
+
+
+def magnitude_doubt(unit: str) -> str:
+    """Return why values of a unit cannot be matched as levels, '' where they can: magnitudes are logarithms."""
+    if not _MAGNITUDE.search(unit):
+        return ""
+    return (
+        f"values are magnitudes ({unit}), whose differences are ratios of brightness: what is matched are zero points, "
+        f"and no level of the sky; make the values linear first"
+    )
 
 
 def rated(

@@ -82,8 +82,8 @@ class SourceFile:
 
     @property
     def camera(self) -> str:
-        """Telescope and instrument as the header names them."""
-        return " ".join(filter(None, (self.card("TELESCOP"), self.card("INSTRUME"))))
+        """Telescope and instrument as the header names them, and the survey, which is what tells plates apart."""
+        return " ".join(filter(None, (self.card("TELESCOP"), self.card("INSTRUME"), self.card("SURVEY"))))
 
 
 def reading_failure(name: str, error: DataError) -> Failure:

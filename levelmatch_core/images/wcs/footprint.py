@@ -15,6 +15,7 @@ from levelmatch_core.errors import NoWcsError
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.fits_headers import FAULTS, quiet
 from levelmatch_core.images.wcs.transforms import AnyWcs, celestial_axes, frame_of, sky_transforms, world_transforms
+from levelmatch_core.images.wcs.wide import WIDE, may_be_partly_on_the_sky, wide_area
 from levelmatch_core.records import Record
 
 Outline = tuple[tuple[float, float], ...]
@@ -39,7 +40,7 @@ ARCSEC = 3600.0
 class Footprint(Record):
     """Where an exposure lies."""
 
-    outline: Outline
+    outline: Outline = Described(description="empty where no tangent plane shows the whole image")
     scale: float = Described(description="root of the area of the pixel at the centre, arcsec")
     angle: float = Described(description="position angle of +y at the centre, degrees east of north, 0 to 360")
 
@@ -64,26 +65,56 @@ def footprint_of(wcs: AnyWcs, shape: tuple[int, int], window: Window | None, sho
     Raises
     ------
     NoWcsError
-        If a corner or the centre has no place on the sky, or does not come back from there.
+        If a corner or the centre has no place on the sky, or does not come back from there; where there is no
+        distortion, only if no pixel has.
     """
     rows, columns = ((0, shape[0]), (0, shape[1]))
     if window is not None and window.inside:
         rows, columns = window.rows, window.columns
     (bottom, top), (left, right) = (rows[0] - 0.5, rows[1] - 0.5), (columns[0] - 0.5, columns[1] - 0.5)
     x0, y0 = (shape[1] - 1) / 2, (shape[0] - 1) / 2
-    x = np.array([left, right, right, left, x0 - 0.5, x0 + 0.5, x0, x0])
-    y = np.array([bottom, bottom, top, top, y0, y0, y0 - 0.5, y0 + 0.5])
-    ra, dec = _to_icrs(wcs, x, y, shown)
+    corners = np.array([left, right, right, left]), np.array([bottom, bottom, top, top])
+    try:
+        x, y = _with_steps(corners, x0, y0)
+        ra, dec = _to_icrs(wcs, x, y, shown)
+        outline = tuple(zip(ra[:4].tolist(), dec[:4].tolist(), strict=True))
+        wide = _radius(ra[:4], dec[:4]) > WIDE
+    except NoWcsError:
+        if not may_be_partly_on_the_sky(wcs):
+            raise
+        wide = True
+    if wide:
+        seen = wide_area(wcs, (bottom, top), (left, right))
+        if seen is None:
+            message = f"{shown}: none of its pixels has a place on the sky by its WCS; solve its astrometry again"
+            raise NoWcsError(message)
+        outline = seen.outline
+        middle = np.full(4, seen.middle[0]), np.full(4, seen.middle[1])
+        x, y = _with_steps(middle, *seen.middle)
+        ra, dec = _to_icrs(wcs, x, y, shown)
     across, along = _tangent_steps(ra[4:], dec[4:])
     area = abs(float(across[0] * along[1] - across[1] * along[0]))
     if area == 0:
         message = f"{shown}: its WCS gives pixels without area; solve its astrometry again"
         raise NoWcsError(message)
     return Footprint(
-        outline=tuple(zip(ra[:4].tolist(), dec[:4].tolist(), strict=True)),
+        outline=outline,
         scale=float(np.degrees(np.sqrt(area))) * ARCSEC,
         angle=float(np.degrees(np.arctan2(along[0], along[1]))) % 360.0,
     )
+
+
+def _with_steps(points: tuple[NDArray[np.float64], NDArray[np.float64]], x0: float, y0: float) -> NDArray[np.float64]:
+    """Return (2, n + 4) x and y of points, and of the ends of two steps of a pixel across another one."""
+    return np.concatenate([np.stack(points), [[x0 - 0.5, x0 + 0.5, x0, x0], [y0, y0, y0 - 0.5, y0 + 0.5]]], axis=1)
+
+
+def _radius(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> float:
+    """Return how far a corner is from the middle of all, degrees."""
+    vectors = unit_vectors(np.stack([ra, dec], axis=-1))
+    middle = vectors.mean(axis=0)
+    length = float(np.linalg.norm(middle))
+    return float(np.degrees(np.arccos(np.clip(vectors @ middle / (length or 1.0), -1.0, 1.0))).max())
 
 
 def _to_icrs(

@@ -32,7 +32,10 @@ _SAMPLES = 9
 _BAND_PIXELS = 1 << 18
 
 _COUNTS = re.compile("dn|adu|cts?|cps|counts?|e|electrons?|photons?|ph", re.IGNORECASE)
-_FLUX = re.compile("[mknu]?jy|ergs?|w|nanomagg(y|ies)|nmgy|maggy", re.IGNORECASE)
+_FLUX = re.compile(
+    "(milli|micro|nano|mega|[mknuµ])?(jy|janskys?)|ergs?|([afpnum]|milli)?w(atts?)?|(nano)?magg(y|ies)|nmgy",
+    re.IGNORECASE,
+)
 _AREA = re.compile("sr|steradians?|a(rc)?sec|a(rc)?min|sqarcsec|deg|rad|mas|beam", re.IGNORECASE)
 _PIXEL_AREA = re.compile(r"pix(el)?s?\s*(\*\*|\^)?\s*\(?\s*-?2")
 

@@ -24,6 +24,9 @@ Transform = Callable[[Floats, Floats], Floats]
 
 _ICRS = ICRS()
 
+_SYSTEMS = frozenset({"", "ICRS", "FK5", "FK4", "FK4-NO-E"})
+"""Values of RADESYS that astropy has a frame for."""
+
 _SKY_AXES = (("RA", "DEC"), ("GLON", "GLAT"), ("ELON", "ELAT"))
 """Longitude and latitude of each frame, as CTYPE begins with them."""
 
@@ -64,6 +67,12 @@ def frame_of(wcs: WCS) -> BaseCoordinateFrame:
     plain = wcs.wcs.radesys == "ICRS" and wcs.wcs.lngtyp == "RA"
     if plain:
         return _ICRS
+    system = str(wcs.wcs.radesys).strip()
+    if wcs.wcs.lngtyp == "RA" and system not in _SYSTEMS:
+        wcs = wcs.deepcopy()
+        # of "J2000" and the like the equinox tells, as where the card is missing
+        wcs.wcs.radesys = system.upper() if system.upper() in _SYSTEMS else ""
+        wcs.wcs.set()
     if wcs.has_celestial:
         return wcs_to_celestial_frame(wcs)
     named = WCS(naxis=2)

@@ -4,7 +4,8 @@ In the notation of section 5 of matching/MODEL.md: the objective (d - B c)' W (d
 A = B' W B + L and the right-hand side b = B' W d, and the corrections are the solution of A c = b. Where no member is
 fixed, the differences leave one common plane undetermined; one member is then grounded for the solve, and the mean
 plane is subtracted afterwards, which changes no difference. A slope prior adds a = 1/sd^2 to the diagonal entry of each
-slope. It determines the common slope itself (the mean slope comes out as 0), so that only a level is grounded.
+slope. It determines the common slope itself (the mean slope comes out as 0), so that only a level is grounded; so it is
+where members are on several grids, which have no plane in common.
 """
 
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class PairsPart:
         problem = self.problem
         if self.like is not None:
             return self.like.plan
-        return Elimination.of(problem.centres, problem.first, problem.second, problem.fixed)
+        return Elimination.of(problem.on_map, problem.first, problem.second, problem.fixed)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class NormalEquations:
         if problem.mean_gauge:
             n = len(excluded)
             degree = np.bincount(problem.first, minlength=n) + np.bincount(problem.second, minlength=n)
-            excluded[int(np.argmax(degree)), : (1 if self.slope_sd is not None else problem.k)] = True
+            only_level = self.slope_sd is not None or bool(problem.frames)
+            excluded[int(np.argmax(degree)), : (1 if only_level else problem.k)] = True
         return excluded
 
     @cached_property
@@ -182,8 +184,8 @@ class NormalEquations:
         """(N k, K k) the matrix A^-1 B', dense: for small problems only."""
         problem, pairs = self.problem, np.arange(len(self.problem.rms))
         pulls = np.zeros((*self.excluded.shape, len(pairs), problem.k))
-        pulls[problem.second, :, pairs] = problem.shifts(problem.second).transpose(0, 2, 1)
-        pulls[problem.first, :, pairs] -= problem.shifts(problem.first).transpose(0, 2, 1)
+        pulls[problem.second, :, pairs] = problem.shifts(1).transpose(0, 2, 1)
+        pulls[problem.first, :, pairs] -= problem.shifts(0).transpose(0, 2, 1)
         return self.apply_inverse(pulls.reshape(self.excluded.size, -1))
 
     @property

@@ -16,6 +16,7 @@ import shapely
 
 from levelmatch_core.images.given import Action, Given, PairRule
 from levelmatch_core.matching.model.facing import Facing
+from levelmatch_core.matching.model.frames import Frames
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Member
@@ -127,7 +128,7 @@ def constrained(problem: Problem, known: Constraints, slopes_of: str | None) -> 
         if first in index and second in index:
             i, j = index[first], index[second]
             rows.append((i, j, difference - (offset[j] - offset[i]), error**2, (1.0, 0.0)))
-    if problem.k == 3 and slopes_of is not None:
+    if problem.k == 3 and slopes_of is not None and not problem.frames:
         typical = float(np.median(problem.variance)) if len(problem.variance) else 1.0
         rows.append((ground, index[slopes_of], 0.0, SLOPES_HELD * typical, (0.0, 1.0)))
     if not rows:
@@ -150,6 +151,12 @@ def _with_rows(problem: Problem, rows: Sequence[tuple[int, int, float, float, tu
     # a given level refers to the member's own centre; a tie to the point midway between its two members
     places = np.where((first == n)[:, None], centres[second], (centres[first] + centres[second]) / 2)
     variance = np.array([row[3] for row in rows])
+    frames = problem.frames
+    if frames:  # a tie of members on two grids refers to either's own centre
+        own = np.stack([centres[first], centres[second]], axis=1)
+        on_map = np.concatenate([frames.on_map, frames.on_map.mean(axis=0)[None]]) if grounded else frames.on_map
+        turns = np.broadcast_to(np.eye(2), (count, 2, 2, 2))
+        frames = Frames(on_map, np.concatenate([frames.places, own]), np.concatenate([frames.turns, turns]))
 
     def longer(values: Array, more: Array) -> Array:
         return np.concatenate([values, more])
@@ -169,6 +176,7 @@ def _with_rows(problem: Problem, rows: Sequence[tuple[int, int, float, float, tu
         n_used=longer(problem.n_used, np.ones(count)),
         rms=longer(problem.rms, np.full(count, math.inf)),
         variance=longer(problem.variance, variance),
+        frames=frames,
         facing=_with_ends(problem.facing, len(problem.outlines), first, second, grounded=grounded),
         structure=longer(problem.structure, np.zeros(count)) if len(problem.structure) else problem.structure,
         shared=longer(problem.shared, np.zeros(count)),

@@ -15,7 +15,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from levelmatch_core.matching.model.design import Geometry, pair_residuals
-from levelmatch_core.matching.model.facing import NOT_FACING, Facing, facing, spread_out
+from levelmatch_core.matching.model.facing import NOT_FACING, Facing, facing
+from levelmatch_core.matching.model.frames import ONE_FRAME, Frames, Views, frames_of
 from levelmatch_core.matching.model.pair_arrays import PairArrays
 from levelmatch_core.matching.pairs import outlines, rounding_floor
 from levelmatch_core.matching.results import Member, PairFit
@@ -44,8 +45,7 @@ class Problem:
     names: tuple[str, ...]
     """Names of the members, sorted."""
     centres: Array
-    """(N, 2) x, y of the point to which each member's coefficients refer, grid pixels. Where members are on several
-    grids, which only levels can be, positions on a map of all."""
+    """(N, 2) x, y of the point to which each member's coefficients refer, pixels of its grid."""
     outlines: tuple[object, ...]
     """N polygons (shapely), pixels of each member's grid."""
     scale: float
@@ -83,6 +83,8 @@ class Problem:
     """The outlines of members as those on other grids see them."""
     slope_weight: float = 1.0
     """Weight of the pairs' slopes relative to that of their levels; 1 where planes describe what pairs show."""
+    frames: Frames = ONE_FRAME
+    """The planes of members as pairs on other grids see them."""
     level_reference: int | None = None
     """Where no member is fixed: the member whose level is 0 at its centre, instead of the mean level being 0."""
     plane_reference: int | None = None
@@ -107,7 +109,26 @@ class Problem:
     @property
     def unknowns(self) -> int:
         """Number of coefficients that the differences should determine: all but those of the gauge."""
+        if self.mean_gauge and self.frames:
+            return len(self.names) * self.k - 1
         return (len(self.names) - max(1, int(self.fixed.sum()))) * self.k
+
+    @property
+    def on_map(self) -> Array:
+        """(N, 2) where the members lie: their centres or, where they are on several grids, positions on a map."""
+        return self.frames.on_map if self.frames else self.centres
+
+    @property
+    def tied_ends(self) -> tuple[Index, Index]:
+        """(K,) the members of each pair, with all fixed members as one: their corrections are known."""
+        if self.fixed.sum() < 2:
+            return self.first, self.second
+        node = np.arange(len(self.names))
+        node[self.fixed] = np.flatnonzero(self.fixed)[0]
+        ends = node[self.first], node[self.second]
+        for end in ends:
+            end.flags.writeable = False  # like the members, so that functions are compiled only once
+        return ends
 
     def part(self, members: Index) -> "Problem":
         """Return the problem of a subset of the members (sorted indices) and of the pairs among them."""
@@ -130,6 +151,7 @@ class Problem:
             level_reference=None,
             plane_reference=None,
             structure=structure,
+            frames=self.frames.part(members, inside),
             **by_pair,
         )
 
@@ -179,11 +201,32 @@ class Problem:
     @property
     def geometry(self) -> Geometry:
         """The geometry of the pairs in the form that the compiled functions take."""
-        return self.first, self.second, self.centres, self.centroids, self.scale
+        places, turns = self.frames.places, self.frames.turns
+        return self.first, self.second, self.centres, self.centroids, places, turns, self.scale
 
-    def shifts(self, of: Index) -> Array:
-        """Return (K, k, k) the matrices T that move the coefficients of members `of` to each pair's centroid."""
-        return shift(self.centres[of], self.centroids, self.scale, self.k)
+    @property
+    def views(self) -> Views:
+        """How either member of each pair sees the pair's centroid, and steps from there."""
+        return self.frames.views(self.centroids)
+
+    def shifts(self, side: int) -> Array:
+        """Return (K, k, k) the matrices T that move the coefficients of either member to each pair's centroid."""
+        centres = self.centres[self.second if side else self.first]
+        if not self.frames:
+            return shift(centres, self.centroids, self.scale, self.k)
+        matrices = shift(centres, self.frames.places[:, side], self.scale, self.k)
+        if self.k == 3:
+            matrices[:, 1:, 1:] = self.frames.turns[:, side]
+        return matrices
+
+    def moved(self, start: Array, end: Array) -> Array:
+        """Return (N, k, k) matrices that refer a plane that all members have in common to other points.
+
+        Members on several grids have only a level in common: no plane goes round the sky.
+        """
+        if not self.frames:
+            return shift(start, end, self.scale, self.k)
+        return np.broadcast_to(np.diag(np.arange(self.k) == 0).astype(float), (len(start), self.k, self.k))
 
     def residuals(self, corrections: Array) -> Array:
         """Return (K, k) the residuals d - B c for `corrections` c (N, k)."""
@@ -192,13 +235,13 @@ class Problem:
     def mean_plane(self, corrections: Array) -> Array:
         """Return (N, k) the mean of all members' planes, referred to each member's centre."""
         common = np.broadcast_to(self.centres.mean(axis=0), self.centres.shape)
-        mean = np.einsum("nab,nb->a", shift(self.centres, common, self.scale, self.k), corrections) / len(self.names)
-        return np.einsum("nab,b->na", shift(common, self.centres, self.scale, self.k), mean)
+        mean = np.einsum("nab,nb->a", self.moved(self.centres, common), corrections) / len(self.names)
+        return np.einsum("nab,b->na", self.moved(common, self.centres), mean)
 
     def plane_of(self, member: int, corrections: Array) -> Array:
         """Return (N, k) the plane of one member, referred to each member's centre."""
         its = np.broadcast_to(self.centres[member], self.centres.shape)
-        return np.einsum("nab,b->na", shift(its, self.centres, self.scale, self.k), corrections[member])
+        return np.einsum("nab,b->na", self.moved(its, self.centres), corrections[member])
 
     def to_gauge(self, corrections: Array) -> Array:
         """Return the corrections in the gauge: minus their mean plane, or unchanged where members are fixed."""
@@ -281,14 +324,14 @@ def build(  # noqa: PLR0917 - the parts of the problem in their natural order
     first = np.array([index[fit.first] for fit in fits], dtype=np.int64)
     second = np.array([index[fit.second] for fit in fits], dtype=np.int64)
     polygons, grids = tuple(outlines([member.cutout for member in members])), [member.grid for member in members]
-    centres = np.array([member.cutout.centre for member in members])
     relative = np.divide(arrays.stderr, arrays.rms, out=np.sqrt(arrays.correlation / arrays.n_used), where=noisy)
     variance = (rms * relative) ** 2
     return Problem(
         names=tuple(index),
-        centres=centres if grids[0] is None else spread_out(centres, grids, grids[0].scale),
+        centres=np.array([member.cutout.centre for member in members]),
         outlines=polygons,
         facing=facing(polygons, grids, first, second),
+        frames=frames_of(members, arrays.centroids, arrays.moments, first, second),
         scale=scale,
         fixed=np.array([member.name in fixed for member in members]),
         first=first,

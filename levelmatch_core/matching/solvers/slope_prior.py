@@ -98,9 +98,10 @@ def slope_prior_of(problem: Problem, settings: MatchSettings) -> SlopePrior | No
 def slope_changes(problem: Problem, answer: Answer) -> Array | None:
     """Return (N, 2) the slopes minus those without the prior, data unit over `Problem.scale`; None without a prior.
 
-    None is also returned for components of more than `ALL` members, whose equations are large.
+    None is also returned for components of more than `ALL` members, whose equations are large, and for those on several
+    grids, where no gauge replaces the prior.
     """
-    if answer.prior is None or len(problem.names) > ALL:
+    if answer.prior is None or len(problem.names) > ALL or problem.frames:
         return None
     equations = (answer.equations or NormalEquations(problem)).of(problem, None)
     measured = equations.apply_inverse(right_hand_side(problem, problem.delta, problem.moments)).reshape(-1, problem.k)
@@ -121,8 +122,10 @@ def _estimated(problem: Problem) -> SlopePrior | None:
     tried = np.linspace(low, high, STEPS)
     values = [_evidence(parts, float(x), scale) for x in tried]
     best = int(np.argmin(values))
-    if best == 0:
+    if best == 0 and not problem.frames:
         return None
+    if best == 0:  # no plane goes round the sky: pairs say next to nothing of what comes near to one
+        return SlopePrior(sd=math.exp(-low / 2), width=_width(parts, low, scale))
     bounds = float(tried[best - 1]), float(tried[min(best + 1, STEPS - 1)])
     found = minimize_scalar(
         lambda x: _evidence(parts, float(x), scale),
@@ -225,10 +228,11 @@ def _patches(problem: Problem) -> list[Problem]:
     """Return the pairs within compact, evenly spread patches; of each patch only the largest connected component."""
     n = len(problem.names)
     columns = max(1, round(math.sqrt(n / PATCH)))
-    by_x = np.argsort(problem.centres[:, 0], kind="stable")
+    centres = problem.on_map
+    by_x = np.argsort(centres[:, 0], kind="stable")
     column = np.empty(n, dtype=np.int64)
     column[by_x] = np.arange(n) * columns // n
-    places = np.lexsort((problem.centres[:, 1], column))
+    places = np.lexsort((centres[:, 1], column))
     blocks = np.array_split(places, max(PATCHES, n // PATCH))
     chosen = [blocks[i] for i in np.linspace(0, len(blocks) - 1, PATCHES).round().astype(int)]
     parts = []

@@ -21,7 +21,7 @@ from scipy.sparse import csr_array, diags_array, vstack
 
 from levelmatch_core.matching.linear.normal_equations import NormalEquations
 from levelmatch_core.matching.model.design import pair_residuals, to_members
-from levelmatch_core.matching.model.problem import Array, Problem, SlopePrior, shift
+from levelmatch_core.matching.model.problem import Array, Problem, SlopePrior
 from levelmatch_core.matching.uncertainty.pair_noise import PairNoise, times_blocks
 
 DRAWS, FEWEST_DRAWS = 200, 50
@@ -82,7 +82,7 @@ class _Noise:
                 to_members(problem.geometry, problem.weights[:, None] * drawn, right_hand_side)
                 if self.prior is not None:
                     right_hand_side += pulled * random.standard_normal(pulled.shape)
-                    if not problem.mean_gauge:  # the slope of the fixed member is common to all others
+                    if has_common_slope(problem):  # the slope of the fixed member is common to all others
                         right_hand_side += pulled * random.standard_normal(problem.k)
                 column[:] = right_hand_side.ravel()
             yield to_gauge(problem, self.equations.apply_inverse(several))
@@ -98,7 +98,7 @@ class _Noise:
             own = np.ascontiguousarray(given).reshape(pulled.shape)
             seen = problem.weights[:, None] * -pair_residuals(problem.geometry, none, own)
             right_hand_side = pulled**2 * own
-            if not problem.mean_gauge:
+            if has_common_slope(problem):
                 right_hand_side += pulled * np.sum(pulled * own, axis=0)
             to_members(problem.geometry, problem.weights[:, None] * self.pairs.covariance_times(seen), right_hand_side)
             column[:] = right_hand_side.ravel()
@@ -231,6 +231,11 @@ def _pulled(problem: Problem, prior: SlopePrior) -> Array:
     return pulled
 
 
+def has_common_slope(problem: Problem) -> bool:
+    """Return whether slopes are relative to that of a fixed member: those of members on several grids are not."""
+    return not problem.mean_gauge and not problem.frames
+
+
 def prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
     """Return (R, N k) the factor of the part of S due to true slopes, precision times width for each slope.
 
@@ -238,7 +243,7 @@ def prior_factor(problem: Problem, prior: SlopePrior) -> csr_array:
     """
     pulled = _pulled(problem, prior)
     rows = [diags_array(pulled.ravel()).tocsr()[pulled.ravel() > 0]]
-    if not problem.mean_gauge:
+    if has_common_slope(problem):
         common = np.zeros((2, *pulled.shape))
         common[0, :, 1], common[1, :, 2] = pulled[:, 1], pulled[:, 2]
         rows.append(csr_array(common.reshape(2, pulled.size)))
@@ -255,8 +260,8 @@ def to_gauge(problem: Problem, columns: Array) -> Array:
         there = _from_zero(problem, problem.plane_reference)
         return (planes - np.einsum("nab,bm->nam", there, planes[problem.plane_reference])).reshape(columns.shape)
     common = np.broadcast_to(problem.centres.mean(axis=0), problem.centres.shape)
-    mean = np.einsum("nab,nbm->am", shift(problem.centres, common, problem.scale, k), planes) / n
-    back = np.einsum("nab,bm->nam", shift(common, problem.centres, problem.scale, k), mean)
+    mean = np.einsum("nab,nbm->am", problem.moved(problem.centres, common), planes) / n
+    back = np.einsum("nab,bm->nam", problem.moved(common, problem.centres), mean)
     centred = planes - back
     if problem.level_reference is not None:
         centred[:, 0] -= centred[problem.level_reference, 0]
@@ -277,12 +282,12 @@ def _from_gauge(problem: Problem, columns: Array) -> Array:
     if problem.level_reference is not None:
         planes[problem.level_reference, 0] -= planes[:, 0].sum(axis=0)
     common = np.broadcast_to(problem.centres.mean(axis=0), problem.centres.shape)
-    total = np.einsum("nba,nbm->am", shift(common, problem.centres, problem.scale, k), planes) / n
-    back = np.einsum("nba,bm->nam", shift(problem.centres, common, problem.scale, k), total)
+    total = np.einsum("nba,nbm->am", problem.moved(common, problem.centres), planes) / n
+    back = np.einsum("nba,bm->nam", problem.moved(problem.centres, common), total)
     return np.asarray((planes - back).reshape(columns.shape))
 
 
 def _from_zero(problem: Problem, member: int) -> Array:
     """Return (N, k, k) matrices that refer a plane about one member's centre to the centre of every member."""
     its = np.broadcast_to(problem.centres[member], problem.centres.shape)
-    return shift(its, problem.centres, problem.scale, problem.k)
+    return problem.moved(its, problem.centres)

@@ -170,7 +170,7 @@ def _carried(
     owner = np.repeat(np.arange(len(links.start) - 1), np.diff(links.start))
     useful = links.area > 0
     owner, pair, side, share = owner[useful], links.pair[useful], links.side[useful], links.share[useful]
-    centroids = links.scene.centroids
+    places, back = links.scene.views
     blocks = np.zeros((len(pair), 3, 3))
     for component, low, high in zip(groups, firsts[:-1].tolist(), firsts[1:].tolist(), strict=True):
         k, scale = component.problem.k, component.problem.scale
@@ -183,7 +183,9 @@ def _carried(
         blocks[mine, :k] = moments @ np.linalg.solve(seen + floor, share[mine, :k]) * np.array([1.0, scale, scale])
     # from a plane about the exposure's centre to one about the centroid, lengths in pixels
     move = np.broadcast_to(np.eye(3), (len(pair), 3, 3)).copy()
-    move[:, 0, 1:] = centroids[pair] - exposures.centres[owner]
+    move[:, 0, 1:] = places[pair, side] - exposures.centres[owner]
+    if len(back):
+        move[:, 1:, 1:] = np.linalg.inv(back[pair, side]).swapaxes(1, 2)
     # an error that is subtracted from the first member increases second - first
     blocks = np.where(side == 0, 1.0, -1.0)[:, None, None] * (blocks @ move)
     k_of = np.diff(rows)[pair]

@@ -12,15 +12,17 @@ from levelmatch_core.matching.corrections import Sigma, StageMatch
 from levelmatch_core.matching.linear.blas_threads import one_blas_thread
 from levelmatch_core.matching.model.assembly import assemble
 from levelmatch_core.matching.model.constraints import constraints_of
+from levelmatch_core.matching.model.frames import seen_between
 from levelmatch_core.matching.model.problem import Array, SlopePrior
 from levelmatch_core.matching.pairs import outlines
 from levelmatch_core.matching.results import Gauge
 from levelmatch_core.matching.stages import STAGES
-from levelmatch_core.matching.uncertainty.pair_noise import pixel_variances
+from levelmatch_core.matching.uncertainty.pair_noise import block_diagonal, pixel_variances
 from levelmatch_core.matching.uncertainty.propagation import Lattice, Solved, mosaic_levels, total_errors
 from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
+from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.patches import ONE
 
 POINTS_ALONG = 96
@@ -64,7 +66,9 @@ def field_errors(
     if not any(solved):
         return None
     # a survey image is not part of the mosaic
-    maps = {patch: _Map.of(names, shown) for patch, shown in ({ONE: cutouts} if patches is None else patches).items()}
+    grids = {member.patch: member.grid for stage in stages for member in stage.members}
+    shown = {ONE: cutouts} if patches is None else patches
+    maps = {patch: _Map.of(names, found, exposures, grids.get(patch)) for patch, found in shown.items()}
     squares = np.zeros((len(names), 3))
     with one_blas_thread():
         for errors in total_errors(solved, exposures, seed=settings.seed):
@@ -90,13 +94,17 @@ class _Map:
     squares: Array
 
     @classmethod
-    def of(cls, names: Sequence[str], cutouts: Mapping[str, CutoutRecord]) -> "_Map":
-        """Return the empty map of cutouts on one grid."""
+    def of(
+        cls, names: Sequence[str], cutouts: Mapping[str, CutoutRecord], exposures: Exposures, grid: Grid | None
+    ) -> "_Map":
+        """Return the empty map of cutouts on one grid; None is that of all exposures."""
         kept = [place for place, name in enumerate(names) if name in cutouts]
         records = [cutouts[names[place]] for place in kept]
         centres = np.array([record.centre for record in records])
         lattice = _lattice(records)
         to_levels = mosaic_levels(Exposures(outlines(records), centres, np.ones(len(kept))), lattice)
+        if grid is not None:
+            to_levels = csr_array(to_levels @ _from_homes(kept, records, exposures, grid))
         return cls(lattice, kept, to_levels, np.zeros(to_levels.shape[0]))
 
     def add(self, errors: Array) -> None:
@@ -110,6 +118,18 @@ class _Map:
         sigma = np.sqrt(self.squares)
         sigma[np.diff(self.to_levels.indptr) == 0] = np.nan
         return sigma.reshape(self.lattice.shape)
+
+
+def _from_homes(kept: Sequence[int], records: Sequence[CutoutRecord], exposures: Exposures, grid: Grid) -> csr_array:
+    """Return (3 E, 3 E) the map from planes of exposures on the grids of their homes to planes on one grid."""
+    blocks = np.broadcast_to(np.eye(3), (len(kept), 3, 3)).copy()
+    for number, (one, record) in enumerate(zip(kept, records, strict=True)):
+        home = exposures.grids[one]
+        if home is not None and home != grid:
+            spread = np.diag(np.square(record.shape[::-1]) / 12.0)
+            place, turn = seen_between(grid, home, np.array([record.centre]), spread[None])
+            blocks[number, 0, 1:], blocks[number, 1:, 1:] = place[0] - exposures.centres[one], turn[0]
+    return block_diagonal(blocks)
 
 
 def level_covariance(

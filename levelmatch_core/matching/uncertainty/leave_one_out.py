@@ -214,7 +214,7 @@ def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) 
     k, pairs = problem.k, len(problem.rms)
     size, each = pairs * k, np.arange(pairs)
     response = times_blocks(equations.response, problem.weights[:, None, None] * -problem.moments)
-    keeps = to_pairs(problem.geometry, response.reshape(-1, k, size)).reshape(size, size)  # I - H
+    keeps = _pairs_of(problem, response).reshape(size, size)  # I - H
     keeps[np.arange(size), np.arange(size)] += 1.0
     levels = keeps[::k]
     variance = np.einsum("ij,ij->i", np.asarray(covariance @ levels.T).T, levels)
@@ -240,11 +240,17 @@ def _drawn(problem: Problem, equations: NormalEquations) -> Array:
     noise = np.random.default_rng(0).standard_normal((pairs, k, DRAWS)) / np.sqrt(DRAWS)
     root = np.linalg.cholesky(problem.weights[:, None, None] * (problem.moments + TINY * np.eye(k)))
     right = design(problem).T @ np.einsum("nab,nbm->nam", root, noise).reshape(pairs * k, DRAWS)
-    fitted = to_pairs(problem.geometry, equations.apply_inverse(right).reshape(-1, k, DRAWS))
+    fitted = _pairs_of(problem, equations.apply_inverse(right))
     symmetric = np.einsum("nba,nbm->nam", root, fitted)
     values, vectors = np.linalg.eigh(np.einsum("nam,nbm->nab", symmetric, symmetric))
     bounded = np.einsum("nab,nb,ncb->nac", vectors, np.minimum(values, MOST_DRAWN), vectors)
     return np.asarray(np.linalg.solve(np.transpose(root, (0, 2, 1)), bounded @ np.transpose(root, (0, 2, 1))))
+
+
+def _pairs_of(problem: Problem, unknowns: Array) -> Array:
+    """Return (K, k, M) the differences that M columns of unknowns imply; C order, so that one kernel is compiled."""
+    columns = np.ascontiguousarray(unknowns).reshape(-1, problem.k, unknowns.shape[1])
+    return to_pairs(problem.geometry, columns)
 
 
 def _mean(problem: Problem, equations: NormalEquations) -> Array:

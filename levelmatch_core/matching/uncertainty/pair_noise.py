@@ -21,7 +21,7 @@ from levelmatch_core.matching.graph_kernels import neighbours
 from levelmatch_core.matching.linear.cholesky import Cholesky
 from levelmatch_core.matching.linear.nested_dissection import Elimination
 from levelmatch_core.matching.linear.normal_equations import DENSE_UNKNOWNS
-from levelmatch_core.matching.model.design import Geometry
+from levelmatch_core.matching.model.frames import Views, from_centroid
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.uncertainty.packed_roots import as_rows, covariance_times, spread
 from levelmatch_core.process.compilation import njit
@@ -48,7 +48,7 @@ bounding boxes."""
 
 def pixel_variances(problem: Problem) -> Array:
     """Return (N,) the pixel variance of each member; see :func:`split_variances`."""
-    return split_variances(problem.rms, problem.first, problem.second, problem.centres)
+    return split_variances(problem.rms, problem.first, problem.second, problem.on_map)
 
 
 def split_variances(rms: Array, first: Index, second: Index, centres: Array) -> Array:
@@ -135,7 +135,8 @@ class PairNoise:
         ends = np.stack([problem.first, problem.second], axis=1)
         seen = ends[:, ::-1] if problem.facing.seen is None else problem.facing.seen
         root = noise_roots(problem)
-        inside, sums = _inside(unit, shapes, ends, np.ascontiguousarray(seen), problem.centroids, problem.scale, k)
+        views = problem.views
+        inside, sums = _inside(unit, shapes, ends, np.ascontiguousarray(seen), views, problem.scale, k)
         sampled = inside.min(axis=1) >= FEWEST
         shared = np.where(sampled, problem.variance * problem.shared, 0.0)
         variances = pixel_variances(problem)[ends]
@@ -151,7 +152,9 @@ class PairNoise:
         if problem.facing.seen is not None:
             mine = np.repeat(np.arange(len(begin) - 1), np.diff(begin))
             adjacent = seen[number, (problem.second[number] == mine).astype(np.int64)]
-        starts, packed = _by_member(unit, shapes, (begin, adjacent, number), problem.geometry, matched)
+        starts, packed = _by_member(
+            unit, shapes, (begin, adjacent, number), problem.first, views, problem.scale, matched
+        )
         alone = np.maximum(problem.variance - shared, 0.0)
         return cls(problem, root, alone, begin, number, starts, packed)
 
@@ -207,7 +210,7 @@ def design(problem: Problem) -> csr_array:
     row = (np.arange(pairs)[:, None, None] * k + np.arange(k)[:, None]) + np.zeros(k, dtype=np.int64)
     inner = np.zeros((k, 1), dtype=np.int64) + np.arange(k)
     column = [end[:, None, None] * k + inner for end in (problem.first, problem.second)]
-    value = [-problem.shifts(problem.first), problem.shifts(problem.second)]
+    value = [-problem.shifts(0), problem.shifts(1)]
     entries = np.concatenate(value).ravel(), (np.concatenate([row, row]).ravel(), np.concatenate(column).ravel())
     return csr_array(entries, shape=(pairs * k, len(problem.names) * k))
 
@@ -281,7 +284,7 @@ def _reach(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int, int]:
 
 @njit(nogil=True, cache=True)
 def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
-    unit: Array, shapes: Shapes, ends: Index, seen: Index, centroids: Array, scale: float, k: int
+    unit: Array, shapes: Shapes, ends: Index, seen: Index, views: Views, scale: float, k: int
 ) -> tuple[Index, Array]:
     """Return (K, 2) the number of points of each member within the other, and (K, 2, k, k) their summed moments.
 
@@ -301,7 +304,8 @@ def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
                 y = boxes[mine, 1] + unit[q, 1] * (boxes[mine, 3] - boxes[mine, 1])
                 if bottom < y < top and holds(edges, start, stop, x, y):
                     count[pair, side] += 1
-                    basis[1], basis[2] = (x - centroids[pair, 0]) / scale, (y - centroids[pair, 1]) / scale
+                    right, up = from_centroid(views, pair, side, x, y)
+                    basis[1], basis[2] = right / scale, up / scale
                     for a in range(k):
                         for b in range(k):
                             sums[pair, side, a, b] += basis[a] * basis[b]
@@ -309,8 +313,14 @@ def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
 
 
 @njit(nogil=True, cache=True)
-def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
-    unit: Array, shapes: Shapes, lists: tuple[Index, Index, Index], geometry: Geometry, matched: Array
+def _by_member(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: no cover
+    unit: Array,
+    shapes: Shapes,
+    lists: tuple[Index, Index, Index],
+    first: Index,
+    views: Views,
+    scale: float,
+    matched: Array,
 ) -> tuple[Index, Array]:
     """Return where each member's factor starts, and the factors of the covariance between its pairs due to its noise.
 
@@ -319,7 +329,6 @@ def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
     """
     edges, corners, boxes = shapes
     begin, adjacent, number = lists
-    first, _, _, centroids, scale = geometry
     n, k, points, most = len(begin) - 1, matched.shape[2], len(unit), 0
     starts = np.zeros(n + 1, dtype=np.int64)
     for member in range(n):
@@ -351,10 +360,11 @@ def _by_member(  # noqa: C901, PLR0912 - compiled: one loop  # pragma: no cover
             for i in range(many[q]):
                 pair = number[holders[q, i]]
                 side, slot = 0 if first[pair] == member else 1, k * (holders[q, i] - low)
+                right, up = from_centroid(views, pair, side, x, y)
                 for a in range(k):
                     value = matched[pair, side, a, 0]
                     for b in range(1, k):
-                        value += matched[pair, side, a, b] * ((x if b == 1 else y) - centroids[pair, b - 1]) / scale
+                        value += matched[pair, side, a, b] * (right if b == 1 else up) / scale
                     noise[slot + a] = value
                     if wide > points:
                         packed[at + (slot + a) * points + q] = value

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.graph_kernels import neighbours
 from levelmatch_core.matching.model.facing import Grids, numbers_of, seen_on
+from levelmatch_core.matching.model.frames import Views, from_centroid
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.uncertainty.pair_noise import POINTS, holds, semidefinite_root, shapes_of, spread_evenly
 from levelmatch_core.process.compilation import njit
@@ -66,8 +67,8 @@ class Scene(NamedTuple):
     """Where the pairs of each member start, its neighbours, and the pairs."""
     first: Index
     """(K,) first member of each pair."""
-    centroids: Array
-    """(K, 2)"""
+    views: Views
+    """How either member of each pair sees its centroid, and steps from there."""
     scales: Array
     """(K,) grid pixels over which slopes are counted."""
 
@@ -97,7 +98,7 @@ class Scene(NamedTuple):
             ),
             adjacent=(adjacent[0], elsewhere.adjacent, adjacent[2]),
             first=first,
-            centroids=np.concatenate([part.problem.centroids for part in groups]),
+            views=_views_of([part.problem for part in groups]),
             scales=scales,
         )
 
@@ -142,6 +143,18 @@ def _elsewhere(
             found.parts.append([numbers[one, key[1]] for one in parts[member]])
         found.adjacent[at] = places[key]
     return found
+
+
+def _views_of(problems: Sequence[Problem]) -> Views:
+    """Return the views of the pairs of all components in turn."""
+    places, back = zip(*(problem.views for problem in problems), strict=True)
+    if not any(map(len, back)):
+        return np.concatenate(places), back[0]
+    own = [
+        one if len(one) else np.broadcast_to(np.eye(2), (len(at), 2, 2, 2))
+        for one, at in zip(back, places, strict=True)
+    ]
+    return np.concatenate(places), np.concatenate(own)
 
 
 def _weights(group: MatchedGroup) -> Array:
@@ -231,8 +244,8 @@ def sums(scene: Scene, start: Index) -> tuple[Index, Index, Index, Array, Array,
             for t in range(_touched(scene, one, x, y, found, shares)):
                 link = base + found[t]
                 pair = pair_of[link]
-                basis[1] = (x - scene.centroids[pair, 0]) / scene.scales[pair]
-                basis[2] = (y - scene.centroids[pair, 1]) / scene.scales[pair]
+                right, up = from_centroid(scene.views, pair, side_of[link], x, y)
+                basis[1], basis[2] = right / scene.scales[pair], up / scene.scales[pair]
                 count[link] += 1
                 area[link] += cell * shares[t]
                 power[link] += (scene.amplitude[one] * shares[t]) ** 2
@@ -275,8 +288,8 @@ def _gram_of(  # noqa: PLR0917 - compiled  # pragma: no cover
             slot, pair = slot_of[found[t]], pair_of[found[t]]
             if slot < 0:
                 continue
-            basis[1] = (x - scene.centroids[pair, 0]) / scene.scales[pair]
-            basis[2] = (y - scene.centroids[pair, 1]) / scene.scales[pair]
+            right, up = from_centroid(scene.views, pair, side_of[found[t]], x, y)
+            basis[1], basis[2] = right / scene.scales[pair], up / scene.scales[pair]
             k = rows[pair + 1] - rows[pair]
             for a in range(k):
                 total = 0.0

@@ -261,14 +261,15 @@ def test_a_command_starts_no_threads_that_spin_unless_they_are_asked_for(chosen:
 def test_a_process_that_ends_looks_for_no_rubbish() -> None:
     code = (
         "import atexit, gc; from flows.garbage_collection import end_at_once\n"
+        "print(gc.get_freeze_count())\n"  # Python 3.12 freezes some at its start
         "atexit.register(lambda: print(gc.get_freeze_count()))\n"
         "end_at_once()\n"
         "print(gc.get_freeze_count())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    before, after = map(int, done.stdout.split())
-    assert before == 0
-    assert after > 1000
+    at_start, before, after = map(int, done.stdout.split())
+    assert before == at_start
+    assert after > at_start + 1000
 
 
 def test_help_comes_at_once() -> None:

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.orchestration.own_pages import OwnPages
+from flows.orchestration.own_pages import OwnPages, WithoutAssistant
 
 PORT = 4200
 OWN = "127.0.0.1:4200"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-def status(method="GET", kind="http", path="/", **headers):
+def status(method="GET", kind="http", path="/", guard=None, **headers):
     """Return the status of the answer, 200 where the request came through; a name may come twice as a list."""
     sent = []
 
@@ -29,7 +29,7 @@ def status(method="GET", kind="http", path="/", **headers):
         for each in (value if isinstance(value, list) else [value])
     ]
     scope = {"type": kind, "method": method, "path": path, "headers": listed}
-    asyncio.run(OwnPages(application, PORT)(scope, None, send))
+    asyncio.run((OwnPages(application, PORT) if guard is None else guard(application))(scope, None, send))
     return 403 if sent[0]["type"] == "websocket.close" else sent[0]["status"]
 
 
@@ -45,6 +45,13 @@ def test_programs_and_own_pages_come_in(method, host):
 def test_nobody_has_mlflows_assistant_run_commands(rest):
     assert status("POST", path=f"/ajax-api/3.0/mlflow/assistant{rest}", Host=OWN, Origin=f"http://{OWN}") == 403
     assert status("POST", path="/ajax-api/2.0/mlflow/runs/search", Host=OWN, Origin=f"http://{OWN}") == 200
+
+
+@pytest.mark.parametrize("path", ["/ajax-api/3.0/mlflow/assistant", "/prefix/ajax-api/3.0/mlflow/assistant/message"])
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_nor_where_mlflow_decides_itself_who_comes_in(path, kind):
+    assert status("POST", kind, path, WithoutAssistant, Host="mlflow:5000") == 403
+    assert status("POST", kind, "/api/2.0/mlflow/runs/search", WithoutAssistant, Host="mlflow:5000") == 200
 
 
 FOREIGN = {

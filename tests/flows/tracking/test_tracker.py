@@ -20,7 +20,7 @@ from flows import interruption
 from flows.home import Home
 from flows.summary import FlowFacts, Unmatched, summarize
 from flows.tracking import tracker
-from flows.tracking.comparison import FIRST, dataset, pages_of, run_name
+from flows.tracking.comparison import FIRST, dataset, pages_of, run_name, table_of_runs
 from flows.tracking.metrics import MEANINGS, glossary, measures, mlflow_name
 from flows.tracking.tracker import Tracker, description, output_id
 from levelmatch_core.matching.model_selection import leave_one_pair_out
@@ -84,6 +84,16 @@ def test_every_setting_is_a_parameter(logged, result):
     assert logged[0].data.params == {name: str(value) for name, value in settings.items()}
 
 
+def test_the_columns_of_the_table_of_runs_are_those_of_a_run(logged):
+    run, _, client = logged
+    experiment = client.get_experiment(run.info.experiment_id)
+    view = next(value for name, value in experiment.tags.items() if name.startswith("mlflow.sharedViewState."))
+    recorded = {"tags": run.data.tags, "metrics": MEANINGS, "params": run.data.params}
+    columns = [re.fullmatch(r"(\w+)\.`(\S+)`", column) for column in json.loads(view)["selectedColumns"]]
+    assert len(columns) > 8
+    assert not [column[0] for column in columns if column[2] not in recorded[column[1]]]
+
+
 def test_tags_say_what_it_was(logged, result, summary):
     tags = logged[0].data.tags
     assert tags["prefect.flow_run_id"] == "flow-1"
@@ -117,8 +127,9 @@ def test_every_metric_has_a_unit_and_a_meaning(logged):
     assert meaning_of("f770w_2/dithers.residual_rms_after") == meaning_of("residual_rms_after")
     assert "rms" in meaning_of("seam_rms_left_out")[1]
     experiment = client.get_experiment(run_.info.experiment_id)
-    assert experiment.tags["mlflow.note.content"] == glossary()
-    assert len(glossary()) < 5000
+    described = experiment.tags["mlflow.note.content"]
+    assert described == glossary(table_of_runs(experiment.experiment_id))
+    assert len(described) < 5000
     assert run_.data.tags["levelmatch.unit"] == "MJy/sr"
 
 

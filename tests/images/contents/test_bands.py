@@ -104,3 +104,37 @@ def test_what_no_card_tells_is_said(tmp_path: Path) -> None:
 def test_one_file_without_a_band_is_no_news(tmp_path: Path) -> None:
     written(tmp_path, 1, {})
     assert take_inventory([tmp_path], MatchSettings()).notes == ()
+
+
+def test_bands_that_differ_by_case_alone_are_told_apart_where_both_exist(tmp_path: Path) -> None:
+    """Johnson's R and Sloan's r of one camera; F770W is f770w."""
+    for number, band in enumerate(("r", "R", "R", "V", "v", "f770w", "F770W")):
+        written(tmp_path, number, {"FILTER": band})
+    inventory = take_inventory([tmp_path], MatchSettings())
+    assert sorted(len(field.exposures) for field in inventory.fields) == [1, 1, 1, 2, 2]
+    assert "band R" in " ".join(inventory.notes)
+    assert sum(len(field.exposures) for field in take_inventory([tmp_path], MatchSettings(band="r")).fields) == 3
+
+
+def test_cards_of_one_file_that_spell_its_band_otherwise_name_one(tmp_path: Path) -> None:
+    written(tmp_path, 0, {"TELESCOP": "none", "ORIGIN": "2MASS", "FILTER": "R", "BAND": "r"})
+    written(tmp_path, 1, {"TELESCOP": "none", "ORIGIN": "2MASS", "FILTER": "R"})
+    assert bands(tmp_path) == {"r": 2}
+
+
+@pytest.mark.parametrize("card", ["CRVAL3", "RESTFRQ"])
+def test_radio_images_of_two_frequencies_are_no_one_band(tmp_path: Path, card: str) -> None:
+    axis = {"CTYPE3": "FREQ", "CDELT3": 1e6, "CRPIX3": 1.0} if card == "CRVAL3" else {}
+    for number, frequency in enumerate((1.40e9, 1.42e9, 4.9e9, 5.0e9, 5.1e9)):
+        written(tmp_path, number, {**axis, card: frequency})
+        data, header = fits.getdata(tmp_path / f"{number}.fits", header=True)
+        fits.PrimaryHDU(data[None] if axis else data, header).writeto(tmp_path / f"{number}.fits", overwrite=True)
+    inventory = take_inventory([tmp_path], MatchSettings())
+    assert [len(field.exposures) for field in inventory.fields] == [2, 3]
+    assert "GHz" in " ".join(inventory.notes)
+
+
+def test_plates_of_two_surveys_are_no_one_band(tmp_path: Path) -> None:
+    for number, survey in enumerate(("DSS2 Blue", "DSS2 Blue", "DSS2 Red")):
+        written(tmp_path, number, {"SURVEY": survey})
+    assert [len(field.exposures) for field in take_inventory([tmp_path], MatchSettings()).fields] == [2, 1]

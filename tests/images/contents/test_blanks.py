@@ -54,12 +54,42 @@ def test_counts_of_nothing_are_counts(mean: float) -> None:
     assert not mask_of((image / 7.3).astype(np.float32)).any()
 
 
+@pytest.mark.parametrize("mean", [0.1, 0.3, 1.0, 3.0])
+def test_zeros_of_rates_are_those_of_no_photon(mean: float) -> None:
+    """Divided by an exposure map, counts are no whole numbers, and 0 is still one of them."""
+    exposure = 1 + 0.3 * np.sin(X / 30) * np.cos(Y / 40)
+    image = (np.random.default_rng(1).poisson(mean * exposure, SHAPE) / exposure).astype(np.float32)
+    assert not mask_of(image).any()
+    if mean >= 1:  # of fewer, solid areas without any are no fill's alone
+        image[DIAMOND] = 0
+        found = mask_of(image)
+        assert found[DIAMOND].mean() > 0.98
+        assert not found[np.abs(X - 120) + np.abs(Y - 100) < 98].any()
+
+
+@pytest.mark.parametrize("part", [0.03, 0.3])
+@pytest.mark.parametrize("value", [-9999.0, -1000.0])
+def test_a_flag_far_below_all_others_is_blank_though_it_lies_scattered(part: float, value: float) -> None:
+    image = sky()
+    bad = np.random.default_rng(3).random(SHAPE) < part
+    image[bad] = value
+    np.testing.assert_array_equal(mask_of(image), bad)
+
+
 def test_of_counts_only_a_solid_area_is_blank() -> None:
     image = np.random.default_rng(2).poisson(2.0, SHAPE).astype(np.float32)
     image[DIAMOND] = 0
     found = mask_of(image)
     assert found[DIAMOND].mean() > 0.98
     assert not found[np.abs(X - 120) + np.abs(Y - 100) < 98].any()  # real zeros beside the area look like it
+
+
+@pytest.mark.parametrize("fill", [0, -32768, 65535, -2147483648])
+def test_a_fill_of_whole_numbers_far_from_the_others_is_blank_to_its_last_sliver(fill: int) -> None:
+    image = np.rint(sky(level=200.0)).astype(np.int64)
+    image[DIAMOND] = fill
+    image[100, 120:124] = fill
+    np.testing.assert_array_equal(mask_of(image.astype(np.float32)), image == fill)
 
 
 def test_saturated_pixels_at_an_edge_are_not_blank() -> None:

@@ -46,6 +46,12 @@ PAIRS = [
     ("m31_image.fits", "m31_exp.fits", "coverage map"),
     ("m31.fits", "m31_msk.fits", "mask"),
     ("m31.fits", "m31-coverage.fits", "coverage map"),
+    ("m31.fits", "m31_conf.fits", "weight map"),  # VISTA and WFCAM
+    ("m31_image.fits", "m31_pb.fits", "model, or what is left of one"),
+    ("m31-int.fits", "m31-rrhr.fits", "coverage map"),  # GALEX
+    ("m31_sci.fits", "m31_bkg.fits", "background"),
+    ("m31_sci.fits", "m31_snr.fits", "model, or what is left of one"),
+    ("m31.fits", "m31weight.fits", "weight map"),
 ]
 
 
@@ -69,6 +75,18 @@ def test_a_companion_is_left_out_by_its_name(
         {"OBSTYPE": "dome flat"},
         {"IMAGETYP": "Bias Frame"},
         {"IMAGETYP": "dark"},
+        {"IMAGETYP": "FLAT,SKY"},
+        {"OBSTYPE": "MASTERFLAT"},
+        {"FRAMETYP": "dark"},
+        {"OBS_TYPE": "DARK"},
+        {"DATA-TYP": "DOMEFLAT"},
+        {"HIERARCH ESO DPR TYPE": "FLAT,LAMP"},
+        {"HIERARCH ESO PRO CATG": "MASTER_BIAS"},
+        {"BUNIT": "(MJy/sr)^2"},
+        {"BUNIT": "1/(MJy/sr)**2"},
+        {"BUNIT": "MJy2/sr2"},
+        {"BUNIT": "Jy-2"},
+        {"BUNIT": "S/N"},
         {"BUNIT": "electrons**2"},
         {"BUNIT": "s"},
         {"BUNIT": "1/(adu)^2"},
@@ -92,6 +110,8 @@ def test_or_by_what_its_header_calls_it(tmp_path: Path, sky_header: Callable[...
         {"IMAGETYP": "Light Frame"},
         {"FILETYPE": "SCI"},
         {"FILETYPE": "flat-fielded"},
+        {"HIERARCH ESO DPR TYPE": "OBJECT"},
+        {"BUNIT": "erg/(s cm2)"},
         {"BUNIT": "MJy/sr"},
         {"BUNIT": "mag arcsec^-2"},
         {"BUNIT": "electron/s"},
@@ -114,6 +134,47 @@ def test_a_word_that_may_be_a_name_needs_the_image_that_it_belongs_to(
     write(tmp_path / "var_1.fits", sky_header(ra=10.0004), seed=1)
     write(tmp_path / "1.fits", sky_header(ra=10.0002), seed=2)  # of another place: no image of var_1
     assert taken(tmp_path)[0] == ["1.fits", "long_exp.fits", "var_1.fits"]
+
+
+@pytest.mark.parametrize(
+    ("cards", "names"),
+    [
+        ({}, ["m31.fits"]),
+        ({"DATE-OBS": "2024-03-01", "FILTER": "R"}, ["m31.fits"]),
+        ({"DATE-OBS": "2024-03-02", "FILTER": "R"}, ["m31.fits", "m31_extra.fits"]),
+        ({"FILTER": "V"}, ["m31.fits", "m31_extra.fits"]),
+        ({"CRVAL1": 10.0004}, ["m31.fits", "m31_extra.fits"]),
+    ],
+)
+def test_what_has_an_images_name_and_more_is_of_it_unless_it_was_observed_by_itself(
+    tmp_path: Path, sky_header: Callable[..., Any], cards: dict[str, Any], names: list[str]
+) -> None:
+    write(tmp_path / "m31.fits", sky_header(), **{"DATE-OBS": "2024-03-01", "FILTER": "R"})
+    write(tmp_path / "m31_extra.fits", sky_header(), seed=1, **cards)
+    found, notes = taken(tmp_path)
+    assert found == names
+    assert ("m31_extra.fits (m31.fits has the same place, shape and name but for 'extra'" in notes) == (len(names) == 1)
+
+
+@pytest.mark.parametrize("other", ["m31_2.fits", "m31_b.fits", "m31_night2.fits", "2_m31.fits"])
+def test_a_number_or_letter_more_is_another_exposure(
+    tmp_path: Path, sky_header: Callable[..., Any], other: str
+) -> None:
+    write(tmp_path / "m31.fits", sky_header())
+    write(tmp_path / other, sky_header(), seed=1)
+    assert taken(tmp_path)[0] == sorted(["m31.fits", other])
+
+
+@pytest.mark.parametrize("folder", ["weights", "masks", "rms", "variance"])
+def test_companions_in_a_folder_of_their_own_are_left_out(
+    tmp_path: Path, sky_header: Callable[..., Any], folder: str
+) -> None:
+    for name in ("a.fits", "b.fits"):
+        write(tmp_path / name, sky_header(ra=10.0 if name == "a.fits" else 10.0004))
+        write(tmp_path / folder / name, sky_header(ra=10.0 if name == "a.fits" else 10.0004), seed=1)
+    inventory = take_inventory([tmp_path], MatchSettings(companions="ignore"), recursive=True)
+    assert [one.name for field in inventory.fields for one in field.exposures] == ["a.fits", "b.fits"]
+    assert f"{folder}/a.fits" in "\n".join(inventory.notes)
 
 
 def test_masks_and_weights_take_pixels_out(tmp_path: Path, sky_header: Callable[..., Any]) -> None:

@@ -146,3 +146,19 @@ def test_a_scale_that_is_not_known_is_a_doubt(
 ) -> None:
     inventory = take_inventory([program(tmp_path, sky_header, cards)], MatchSettings(**options))
     assert [bool(field.scale_doubt) for field in inventory.fields] == [doubted]
+
+
+@pytest.mark.parametrize(
+    ("unit", "is_one"),
+    [("mag/arcsec2", True), ("MAG", True), ("ABmag", True), ("log10(Jy)", True), ("nanomaggies", False), ("Jy", False)],
+)
+def test_magnitudes_are_no_values_that_a_level_can_match(
+    tmp_path: Path, sky_header: Callable[..., Any], unit: str, *, is_one: bool
+) -> None:
+    for number in range(2):
+        header = sky_header(ra=10 + 1e-4 * number)
+        header["BUNIT"] = unit
+        data = np.random.default_rng(number).normal(20, 1, (32, 32)).astype(np.float32)
+        fits.PrimaryHDU(data, header).writeto(tmp_path / f"{number}.fits")
+    (field,) = take_inventory([tmp_path], MatchSettings()).fields
+    assert ("values are magnitudes" in field.scale_doubt) == is_one

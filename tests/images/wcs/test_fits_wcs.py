@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from levelmatch_core.errors import NoWcsError
 from levelmatch_core.images.fits_headers import quiet, read_headers
 from levelmatch_core.images.reading import wcs_of
-from levelmatch_core.images.wcs.transforms import sky_transforms
+from levelmatch_core.images.wcs.transforms import frame_of, sky_transforms
 
 ROWS, COLUMNS = 120, 150
 X, Y = (axis.ravel() for axis in np.meshgrid(np.linspace(0, COLUMNS - 1, 6), np.linspace(0, ROWS - 1, 5)))
@@ -457,3 +457,11 @@ def test_polynomials_beside_a_step_are_astropys(tmp_path: Path, code: str, linea
     with quiet():
         expected = WCS(fits.getheader(path)).all_pix2world(x, y, 0)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 / 3600)
+
+
+@pytest.mark.parametrize(
+    ("name", "equinox", "frame"), [("J2000", 2000.0, "fk5"), ("fk5", 2000.0, "fk5"), ("B1950", 1950.0, "fk4")]
+)
+def test_a_frame_of_no_known_name_is_that_of_the_equinox(name: str, equinox: float, frame: str) -> None:
+    wcs = WCS(fits.Header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "RADESYS": name, "EQUINOX": equinox}))
+    assert frame_of(wcs).name == frame

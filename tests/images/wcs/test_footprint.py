@@ -200,9 +200,39 @@ def test_axes_in_the_other_order(sky_header: MakeHeader) -> None:
     assert one.angle == pytest.approx(two.angle, abs=1e-6)
 
 
-@pytest.mark.parametrize("scale", [40_000.0, 3e6])
-def test_corners_off_the_sky_are_refused(sky_header: MakeHeader, scale: float) -> None:
-    header = sky_header(scale=scale)
+def test_an_image_with_corners_off_the_sky_has_no_outline_if_it_shows_a_hemisphere(sky_header: MakeHeader) -> None:
+    header = sky_header(scale=40_000.0)
     header["CTYPE1"], header["CTYPE2"] = "RA---SIN", "DEC--SIN"
-    with pytest.raises(NoWcsError, match="x: its WCS"):
+    assert footprint_of(WCS(header), (32, 32), None, "x").outline == ()
+
+
+def test_an_image_none_of_whose_pixels_is_on_the_sky_is_refused(sky_header: MakeHeader) -> None:
+    header = sky_header(scale=3e6)
+    header["CTYPE1"], header["CTYPE2"] = "RA---SIN", "DEC--SIN"
+    with pytest.raises(NoWcsError, match="x: none of its pixels has a place on the sky"):
         footprint_of(WCS(header), (32, 32), None, "x")
+
+
+def test_an_outline_follows_edges_that_are_no_great_circles_and_the_limb_of_a_projection() -> None:
+    """Every pixel of the image that is on the sky lies within it, and hardly anything else."""
+    for projection, at in (("CAR", (30.0, -40.0)), ("AIT", (160.0, -20.0))):
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.cdelt = [f"RA---{projection}", f"DEC--{projection}"], [0, 0], [-1, 1]
+        wcs.wcs.crpix = at[0] + 1, at[1] + 1
+        found = footprint_of(wcs, (40, 60), None, "x").outline
+        middle = np.mean(unit_vectors(found), axis=0)
+        middle /= np.linalg.norm(middle)
+        y, x = np.indices((40, 60)).astype(float)
+        with np.errstate(all="ignore"):
+            sky = np.stack(wcs.wcs_pix2world(x.ravel(), y.ravel(), 0), axis=1)
+        vectors = unit_vectors(sky[np.isfinite(sky).all(axis=1)])
+        basis = np.linalg.svd(middle[None])[2][1:]
+
+        def flat(points: np.ndarray, basis: np.ndarray = basis, middle: np.ndarray = middle) -> np.ndarray:
+            return (points @ basis.T) / (points @ middle)[:, None]
+
+        outline = shapely.Polygon(flat(unit_vectors(found)))
+        pixels = shapely.points(flat(vectors))
+        # at the limb a pixel of a degree is seen from its side
+        assert shapely.contains(outline.buffer(np.radians(2.0)), pixels).all()
+        assert outline.area < 1.25 * shapely.convex_hull(shapely.union_all(pixels)).area

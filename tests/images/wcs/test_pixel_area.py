@@ -26,7 +26,8 @@ def wcs_of(scale=1.0, projection="TAN", sip=0.0, dec=30.0):
 
 
 FLUXES = """DN; DN/s; adu; COUNTS; counts/s; ELECTRONS/S; e-; e-/s; electron s-1; Jy; mJy; uJy/pixel; Jy/pix; DN/pixel;
-erg/s/cm2; W m-2; nanomaggy; ct; photon / s; 1e-17 erg/(s cm2)"""
+erg/s/cm2; W m-2; nanomaggy; ct; photon / s; 1e-17 erg/(s cm2);
+Jansky; microJy; milliJansky; maggies; fW/m2; Watts/m2"""
 OTHERS = """MJy/sr; Jy/beam; DN/arcsec2; mag; mag/arcsec**2; K; counts/s/arcsec^2; erg/s/cm2/arcsec2;
 electron/s/pixel**2; DN/pix^2; DN pixel-2; Jy deg-2; unknown; nW m-2 sr-1; """
 

@@ -93,7 +93,7 @@ def test_errors_are_those_of_the_differences_whatever_slopes_weigh() -> None:
     np.testing.assert_allclose(problem.pixel_moments, plain.moments, rtol=1e-12)
     n, pairs = 4, 6
     design, weight, covariance = (np.zeros(shape) for shape in ((18, 12), (18, 18), (18, 18)))
-    shifts = {end: plain.shifts(end_of) for end, end_of in (("first", plain.first), ("second", plain.second))}
+    shifts = {"first": plain.shifts(0), "second": plain.shifts(1)}
     lighter = np.diag([1.0, problems.SLOPE_WEIGHT, problems.SLOPE_WEIGHT])
     for pair in range(pairs):
         rows = slice(3 * pair, 3 * pair + 3)

@@ -171,8 +171,8 @@ def test_a_slope_prior_is_the_dense_bayesian_answer() -> None:
     for k in range(len(fits)):
         root = np.linalg.cholesky(problem.weights[k] * problem.moments[k]).T
         block = np.zeros((3, 3, 3))
-        block[:, problem.first[k]] = -problem.shifts(problem.first)[k]
-        block[:, problem.second[k]] = problem.shifts(problem.second)[k]
+        block[:, problem.first[k]] = -problem.shifts(0)[k]
+        block[:, problem.second[k]] = problem.shifts(1)[k]
         rows.append(root @ block.reshape(3, 9))
         right.append(root @ problem.delta[k])
     prior = np.eye(9)[[1, 2, 7, 8]] / 0.3

@@ -182,7 +182,7 @@ def test_tiny_overlaps_are_counted_as_independent() -> None:
     fit = made_up_fit(members[0], members[1], Plane(), (98.5, 0, 99.5, 100), rms=1.0)
     problem = build(members, [fit], "level+slope", {"a"}, settings_for())
     covariance = np.linalg.inv(problem.moments[0]) * fit.stderr**2
-    moved = problem.shifts(problem.second)[0]
+    moved = problem.shifts(1)[0]
     expected = np.linalg.inv(moved) @ covariance @ np.linalg.inv(moved).T
     np.testing.assert_allclose(sigmas(problem)[1], np.sqrt(np.diag(expected)), rtol=1e-6)
     assert right_hand_side_factor(problem).shape[1] == 6

@@ -5,6 +5,7 @@ import pytest
 import shapely
 from scipy.sparse import csr_array
 
+from levelmatch_core.matching.model.frames import ONE_FRAME
 from levelmatch_core.matching.uncertainty.packed_roots import as_rows, covariance_times, spread
 from levelmatch_core.matching.uncertainty.pair_noise import _inside, holds, semidefinite_root, shapes_of, spread_evenly
 
@@ -72,7 +73,7 @@ def test_points_in_overlaps_are_those_that_shapely_finds():
     edges, starts, boxes = packed = shapes_of(np.array(shapes, dtype=object))
     unit, ends = spread_evenly(300), np.array([(i, j) for i in range(5) for j in range(i + 1, 5)])
     centroids, scale = rng.uniform(0, 100, (len(ends), 2)), 40.0
-    count, sums = _inside(unit, packed, ends, np.ascontiguousarray(ends[:, ::-1]), centroids, scale, 3)
+    count, sums = _inside(unit, packed, ends, np.ascontiguousarray(ends[:, ::-1]), ONE_FRAME.views(centroids), scale, 3)
     for pair, members in enumerate(ends):
         for side in range(2):
             mine, other = members[side], members[1 - side]

@@ -102,8 +102,8 @@ def solved(problem: Problem, errors: np.ndarray) -> np.ndarray:
     n, k, pairs = len(problem.names), problem.k, len(problem.rms)
     design = np.zeros((pairs, k, n, k))
     for pair in range(pairs):
-        design[pair, :, problem.first[pair]] -= problem.shifts(problem.first)[pair]
-        design[pair, :, problem.second[pair]] += problem.shifts(problem.second)[pair]
+        design[pair, :, problem.first[pair]] -= problem.shifts(0)[pair]
+        design[pair, :, problem.second[pair]] += problem.shifts(1)[pair]
     weight = problem.weights[:, None, None] * problem.moments
     free = np.flatnonzero(np.repeat(~problem.fixed, k))
     flat = design.reshape(pairs * k, n * k)[:, free]
