@@ -13,6 +13,7 @@ from pydantic import Field as Described
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory, field_title
 from levelmatch_core.images.given import read_given
+from levelmatch_core.images.wcs.wide import POINTS
 from levelmatch_core.jobs.groups import single_member
 from levelmatch_core.matching.graph import choose_reference, components
 from levelmatch_core.matching.pairs import Pair, candidate_pairs, outlines, pairs_by_patch
@@ -26,8 +27,9 @@ from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record
 from levelmatch_core.settings import FitChoice, MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
-from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.grid import Grid, unit_vectors
 from levelmatch_core.sky.patches import Layout
+from levelmatch_core.sky.pixelmap import is_near
 from levelmatch_core.sky.plane import Plane
 
 SECONDS = {"cutouts": 0.11, "pairs": 0.1, "products": 0.08, "figures": 5.0, "start": 4.0}
@@ -146,6 +148,8 @@ def _field(field: Field, settings: MatchSettings, previous: RunRecord | None, ze
                 stage=stage.name, title=stage.title, fit_type=settings.fit_choice(stage.name), groups=tuple(planned)
             )
         )
+        if stage is STAGES[-1]:  # its members, which may be on several patches, are merged no further
+            break
         members = sorted(
             [member for member in members if stage.name not in member.groups]
             + [merged for name, group in groups.items() for merged in _merged(name, group)],
@@ -166,10 +170,28 @@ def _field(field: Field, settings: MatchSettings, previous: RunRecord | None, ze
 
 # -- predicted members -------------------------------------------------------------------------------------------------
 def _member(exposure: Exposure, layout: Layout) -> Member:
-    def on(patch: str) -> CutoutRecord:
-        return _cutout(exposure.name, layout.grids[patch].wcs().wcs_world2pix(np.array(exposure.footprint), 0))
+    views = {}
+    for patch in layout.patches[exposure.name]:
+        grid = layout.grids[patch]
+        x, y = grid.to_pixel(*np.array(exposure.footprint).T)
+        if not is_near(grid, x, y).all():  # of a wide exposure a patch may show a part
+            x, y = grid.to_pixel(*_within(exposure.footprint))
+        seen = is_near(grid, x, y)
+        if seen.sum() > 2:
+            hull = shapely.convex_hull(shapely.multipoints(np.stack([x[seen], y[seen]], axis=1)))
+            corners = np.stack([x, y], axis=1) if seen.all() else shapely.get_coordinates(hull)[:-1]
+            views[patch] = _cutout(exposure.name, corners)
+    return single_member(exposure, views, layout)
 
-    return single_member(exposure, {patch: on(patch) for patch in layout.patches[exposure.name]}, layout)
+
+def _within(footprint: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
+    """Return (2, n) RA and Dec of points all over an outline."""
+    corners = unit_vectors(footprint)
+    part = np.linspace(0.0, 1.0, POINTS)[:, None]
+    edges = np.concatenate([a + part * (b - a) for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True)])
+    middle = corners.mean(axis=0)
+    x, y, z = np.concatenate([middle + one * (edges - middle) for one in part[::4, 0]]).T
+    return np.stack([np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y)))])
 
 
 def _cutout(name: str, corners: NDArray[np.float64]) -> CutoutRecord:

@@ -24,7 +24,7 @@ from levelmatch_core.matching.alternatives import (
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch
 from levelmatch_core.matching.match import NOTHING, match
 from levelmatch_core.matching.measure.pair_fit import fit_pair
-from levelmatch_core.matching.results import Member, PairFit, Solution
+from levelmatch_core.matching.results import Member, PairFit, Solution, patch_of
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.products.grade import Grade
 from levelmatch_core.products.runrecord import RunRecord
@@ -182,25 +182,27 @@ class _Tries:
 
     def fits(self, settings: MatchSettings, fit_type: str, *, masked: bool = False) -> Fits:
         """Measure all pairs of all groups in another way."""
-        opened: dict[str, Cutout] = {}
+        opened: dict[tuple[str, str], Cutout] = {}
+        members = self.members
 
-        def cutout(name: str) -> Cutout:
-            if name not in opened:
-                opened[name] = open_cutout(self.members[name].cutout, self.store)
+        def cutout(name: str, patch: str) -> Cutout:
+            if (name, patch) not in opened:
+                opened[name, patch] = open_cutout(members[name].on_patches[patch], self.store)
                 if masked:
-                    opened[name] = _without_sources(opened[name], settings)
-            return opened[name]
+                    opened[name, patch] = _without_sources(opened[name, patch], settings)
+            return opened[name, patch]
 
         found: Fits = {}
         for solution in self.stage.solutions:
             fits = (
                 fit_pair(
-                    cutout(pair.fit.first),
-                    cutout(pair.fit.second),
+                    cutout(pair.fit.first, patch),
+                    cutout(pair.fit.second, patch),
                     "level" if fit_type == "level" else "level+slope",
                     settings,
                 )
                 for pair in solution.pairs
+                for patch in (patch_of(members[pair.fit.first], members[pair.fit.second]),)
             )
             found[solution.group] = [fit for fit in fits if fit is not None]
             opened.clear()

@@ -214,7 +214,7 @@ def place(
     axis = np.array([[x - 0.5, x + 0.5], [y, y]])
     with np.errstate(all="ignore"):
         xx, yy = _to_grid(grid, wcs)(*np.concatenate([outline, axis], axis=1))
-    if may_be_partly_on_the_sky(wcs) and not np.all(_near(grid, xx, yy)):
+    if may_be_partly_on_the_sky(wcs) and not np.all(is_near(grid, xx, yy)):
         found = _of_wide(grid, wcs, rows, columns)
         if found is not None:
             return found
@@ -235,7 +235,7 @@ def place(
     )
 
 
-def _near(grid: Grid, x: Floats, y: Floats) -> NDArray[np.bool_]:
+def is_near(grid: Grid, x: Floats, y: Floats) -> NDArray[np.bool_]:
     """Return which positions exist on a grid, and are not so far out that its pixels are stretched beyond use."""
     farthest = math.tan(math.radians(FARTHEST)) / math.radians(grid.scale / 3600.0)
     with np.errstate(invalid="ignore"):
@@ -249,7 +249,7 @@ def _of_wide(
     x, y = lattice((rows[0] - 0.5, rows[1] - 0.5), (columns[0] - 0.5, columns[1] - 0.5))
     with np.errstate(all="ignore"):
         xx, yy = _to_grid(grid, wcs)(x, y)
-    near = _near(grid, xx, yy)
+    near = is_near(grid, xx, yy)
     if near.sum() < 3:
         return None
     hull = shapely.convex_hull(shapely.multipoints(np.stack([xx[near], yy[near]], axis=1)))

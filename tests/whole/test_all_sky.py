@@ -183,3 +183,12 @@ def test_slopes_about_a_pole_are_those_that_were_added(tmp_path: Path, level_mat
     name = match.corrections[0].exposure.name
     came, back = fits.getdata(tmp_path / "in" / name), fits.getdata(tmp_path / "back" / name)
     np.testing.assert_allclose(back, came, rtol=3e-7, atol=3e-6)
+
+
+def test_what_would_be_better_is_tried_on_the_patch_of_each_pair(tmp_path: Path, level_match: Match) -> None:
+    simulate_survey(tmp_path / "in", CAP)
+    result = level_match(tmp_path / "in", fit_type_mosaic_tiles="level", weight_method="error")
+    (advice,) = result.record.advice
+    (planes,) = [trial for trial in advice.trials if trial.name == "planes"]
+    assert planes in advice.better
+    assert planes.setting == "fit_type_mosaic_tiles=level+slope"
