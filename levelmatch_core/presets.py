@@ -15,7 +15,8 @@ BEST: Mapping[str, Any] = MappingProxyType(
         "match_psf": True,
         # stacks with inverse-variance weights and without cosmic rays: noisy exposures do not affect the others
         "stack_method": "robust",
-        # Huber's mean where it agrees with the median, the median elsewhere
+        # nearly the mean where all pairs agree that there is only noise, Huber's mean where it agrees with the median,
+        # the median elsewhere
         "statistic": "adaptive",
         # pairs have the inverse variance of their difference as weights: small overlaps need no rejection
         "weight_method": "error",

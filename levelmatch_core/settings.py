@@ -185,8 +185,8 @@ class MatchSettings(BaseModel):
         "measure",
         "What a pair's difference is, of the pixels that clipping leaves: their median (for planes, which have none, "
         "least squares), their mean (planes: the same least squares), Huber's estimate, or (ours) the median where "
-        "Huber's estimate contradicts it and else that. The median needs 1.25 times the noise of the mean and fears "
-        "faint sources least.",
+        "Huber's estimate contradicts it, else that, and nearly the mean where all pairs of a group agree that there "
+        "is only noise. The median needs 1.25 times the noise of the mean and fears faint sources least.",
     )
     match_psf: bool = _setting(
         False,

@@ -5,7 +5,9 @@ and splits lines at other characters than line feeds. Columns with such texts ar
 supports (subtype json) and astropy reads as a column of Python strings. All other columns are written as usual.
 """
 
+import io
 import warnings
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,18 @@ from astropy.table import Column, MaskedColumn, Table
 
 from levelmatch_core.files.regular import refuse_irregular
 
+BLOCK = 1000
+"""Number of rows whose text is made at a time."""
+
 FAULTS = (OSError, ValueError, TypeError, KeyError, RecursionError)
 """Errors raised when a file is not a table, or damaged."""
 
 
 def write_ecsv(path: Path, table: Table) -> None:
-    """Write a table; the same content gives the same bytes."""
+    """Write a table; the same content gives the same bytes, which are those that astropy would write at once.
+
+    The text is made of blocks of rows one after the other: that of a whole table takes several times its memory.
+    """
     written = table.copy(copy_data=False)
     for name in table.colnames:
         column = table[name]
@@ -27,7 +35,22 @@ def write_ecsv(path: Path, table: Table) -> None:
             held = np.empty(len(column), dtype=object)
             held[:] = [str(text) for text in column]
             written.replace_column(name, Column(held, name=name))
-    written.write(path, format="ascii.ecsv", overwrite=True)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        head = 0
+        for start in range(0, max(1, len(written)), BLOCK):
+            text = io.StringIO()
+            written[start : start + BLOCK].write(text, format="ascii.ecsv")
+            text.seek(0)
+            lines = iter(text)
+            if start == 0:
+                for line in lines:
+                    stream.write(line)
+                    head += 1
+                    if not line.startswith("#"):  # the names of the columns end the header
+                        break
+            else:
+                next(islice(lines, head - 1, head))
+            stream.writelines(lines)
 
 
 def read_ecsv(path: Path) -> Table:

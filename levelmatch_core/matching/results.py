@@ -98,6 +98,11 @@ class PairFit(Record):
     linear: tuple[float, float] = Described(
         description="the same, as the larger fraction of either member's own extent"
     )
+    efficient: tuple[float, float, float] | None = Described(
+        default=None,
+        description="with statistic 'adaptive': the level if there is nothing but noise, its 1 sigma, and by how many "
+        "standard deviations the median differs from it; None for other statistics, and once pairs have been compared",
+    )
     gain: tuple[float, float, float] | None = Described(
         default=None, description="slope of the difference against brightness, its 1 sigma, and the mean brightness"
     )

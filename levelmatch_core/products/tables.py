@@ -3,16 +3,18 @@
 import math
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy import units as u
 from astropy.table import MaskedColumn, Table
+from numpy.typing import NDArray
 
 from levelmatch_core.errors import UsageError
-from levelmatch_core.files.ecsv import FAULTS, read_ecsv, write_ecsv
+from levelmatch_core.files.ecsv import BLOCK, FAULTS, read_ecsv, write_ecsv
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Sigma, Status
 from levelmatch_core.matching.results import PairResult, Solution, patch_of
@@ -109,14 +111,11 @@ def corrections_table(field_matches: Iterable[FieldMatch]) -> Table:
     use the same pixels, so that their errors do not add in quadrature.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
-    rows = [_correction_row(match, correction) for match in matches for correction in match.corrections]
+    rows = (_correction_row(match, correction) for match in matches for correction in match.corrections)
     wide = any(match.patches for match in matches)
     table = _table([*_CORRECTION_TYPES, *(_PATCH_TYPES if wide else ())], rows)
-    component = [row["component"] for row in rows]
-    table.replace_column(
-        "component",
-        MaskedColumn([number or 0 for number in component], mask=[not number for number in component], dtype=np.int64),
-    )
+    component = np.array(table["component"])  # counted from 1; 0 for none
+    table.replace_column("component", MaskedColumn(component, mask=component == 0, dtype=np.int64))
     _describe(table, _unit_of(matches))
     table.meta.update(
         table="levelmatch corrections",
@@ -169,14 +168,14 @@ def pairs_table(field_matches: Iterable[FieldMatch]) -> Table:
     level.
     """
     matches = sorted(field_matches, key=lambda match: match.field.name)
-    rows = [
+    rows = (
         _pair_row(match, solution, pair) | {"patch": patch_of(by_name[pair.fit.first], by_name[pair.fit.second])}
         for match in matches
         for stage in match.stages
         for by_name in ({member.name: member for member in stage.members},)
         for solution in stage.solutions
         for pair in solution.pairs
-    ]
+    )
     wide = any(match.patches for match in matches)
     table = _table([*_PAIR_TYPES, *(_PATCH_TYPES if wide else ())], rows)
     _describe(table, _unit_of(matches))
@@ -359,15 +358,21 @@ _SLOPES = {
 _PIXELS = {"x0", "y0", "extent_x", "extent_y", "npix", "n_used"}
 
 
-def _table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
+def _table(names: Sequence[str], rows: Iterator[dict[str, Any]]) -> Table:
+    """Return the rows as columns, to which they are turned in blocks: a row by itself takes ten times as much."""
+    blocks: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+    while block := list(islice(rows, BLOCK)):
+        for name, found in blocks.items():
+            values = [row[name] for row in block]
+            if _TYPES[name] is str:
+                found.append(np.array(values, dtype=str))
+            else:
+                found.append(np.array([value or 0 for value in values], dtype=_DTYPES[_TYPES[name]]))
     table = Table()
-    for name in names:
-        kind = _TYPES[name]
-        values = [row[name] for row in rows]
-        if kind is str:
-            table[name] = np.array(values, dtype=str) if rows else np.array([], dtype="U1")
-        else:
-            table[name] = np.array([value or 0 for value in values], dtype=_DTYPES[kind])
+    for name, found in blocks.items():
+        empty = np.array([], dtype=_DTYPES.get(_TYPES[name], "U1"))
+        table[name] = np.concatenate(found) if found else empty
+        found.clear()
     return table
 
 

@@ -150,6 +150,8 @@ def plane_on_image(
 ) -> NDArray[np.float64]:
     """Return (rows, columns) the values of a plane on the pixels of an image; a constant level needs no WCS.
 
+    A plane is 0 on pixels that a projection (AIT, MOL, SIN, ...) leaves off the sky.
+
     Raises
     ------
     NoWcsError
@@ -166,6 +168,8 @@ def plane_on_image(
     if to_grid.pieces is None:
         box = Box(0, 0, shape)
         values = np.concatenate([plane(*to_grid.on(band)) for band in to_grid.bands(box)])
+        if may_be_partly_on_the_sky(wcs):  # beyond the limb of a projection there is no sky, and nothing to correct
+            values[~np.isfinite(values)] = 0.0
         if not np.all(np.isfinite(values)):
             message = "pixels of the image have no counterpart on the grid: check the WCS of the image"
             raise PixelMapError(message)

@@ -12,7 +12,7 @@ import pytest
 
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.settings import MatchSettings
-from levelmatch_core.simulate import SimulatedProgram, simulate
+from levelmatch_core.simulate import SimulatedProgram, SkySurvey, simulate, simulate_survey
 from levelmatch_core.workers import worker_pool
 from tests.folders import contents
 
@@ -149,6 +149,28 @@ def test_a_cluster_that_shares_a_folder_and_loses_a_worker(program: Path, tmp_pa
         assert contents(output) == contents(tmp_path / "plain")
         told = (tmp_path / "worker1.log").read_text() + (tmp_path / "worker2.log").read_text()
         assert "Traceback" not in told, told
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("count", [40, 1000])
+def test_a_survey_of_the_whole_sky_on_four_workers_of_an_outside_scheduler(tmp_path: Path, count: int) -> None:
+    """The command gives the bytes of threads."""
+    simulate_survey(tmp_path / "in", SkySurvey(exposures=count, size=64))
+    in_python(tmp_path / "in", tmp_path / "plain", procs=2)
+    with contextlib.ExitStack() as stack:
+        cluster = Cluster(tmp_path, stack)
+        for _ in range(4):
+            cluster.add_worker()
+        command = [Path(sys.executable).with_name("levelmatch"), "run", tmp_path / "in", "--output", tmp_path / "out"]
+        options = ["--set", "runner=dask", "--set", f"scheduler={cluster.address}", "--preset", "pjpipe"]
+        with (tmp_path / "run.log").open("wb") as log:
+            done = subprocess.run(
+                [*command, *options], env=environment(tmp_path / "home"), stdout=log, stderr=log, check=False
+            )
+        assert done.returncode == 0, (tmp_path / "run.log").read_text()
+        shares = [(tmp_path / f"worker{number}.log").read_text() for number in range(4)]
+        assert not any("Traceback" in text for text in shares)
+    assert contents(tmp_path / "out") == contents(tmp_path / "plain")
 
 
 def test_a_scheduler_needs_its_runner() -> None:

@@ -224,3 +224,19 @@ def test_a_distortion_that_does_not_invert_outside(make_wcs: Make) -> None:
     back = GRID.wcs(box.x0, box.y0).world_to_pixel_values(*wcs.pixel_to_world_values(x[inside], y[inside]))
     assert inside.sum() > 0.5 * 200 * 200
     assert np.hypot(back[0] - xx, back[1] - yy).max() < 1.0
+
+
+def test_a_plane_on_an_image_that_is_partly_off_the_sky() -> None:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.cdelt = ["RA---AIT", "DEC--AIT"], [0, 0], [-1, 1]
+    wcs.wcs.crpix = 161.0, -19.0
+    grid = Grid(ra=150.0, dec=37.5, angle=0.0, scale=3600.0)
+    y, x = np.indices((50, 50)).astype(float)
+    with np.errstate(all="ignore"):
+        sky = np.stack(wcs.wcs_pix2world(x.ravel(), y.ravel(), 0)).reshape(2, 50, 50)
+    seen = np.isfinite(sky).all(axis=0)
+    assert 0.4 < seen.mean() < 0.6
+    plane = Plane(level=2.0, slope_x=0.1, slope_y=-0.3, x0=1.0, y0=2.0)
+    found = plane_on_image(plane, grid, wcs, (50, 50))
+    assert (found[~seen] == 0).all()
+    np.testing.assert_allclose(found[seen], plane(*grid.to_pixel(*sky[:, seen])), atol=1e-6)

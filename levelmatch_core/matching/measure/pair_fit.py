@@ -23,6 +23,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from levelmatch_core.matching.measure import huber
 from levelmatch_core.matching.measure.block_jackknife import structure
 from levelmatch_core.matching.measure.difference_kernels import (
     Box,
@@ -33,7 +34,6 @@ from levelmatch_core.matching.measure.difference_kernels import (
     sift_difference,
 )
 from levelmatch_core.matching.measure.gain import gain
-from levelmatch_core.matching.measure.huber import ADAPTIVE_LIMIT, LIMIT, MEDIAN_APART, huber, trusted
 from levelmatch_core.matching.measure.psf_match import psf_matched
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
@@ -65,6 +65,10 @@ HOLE, HOLE_ROWS = 12, 64
 PSF_LEFT = 0.25
 """Fraction of the change of a level by PSF matching that counts as its error: no kernel is perfect, and what it leaves
 is alike in all pairs of an exposure."""
+CLEAN, CROWDED = 0.01, 0.03
+"""Fractions of the pixels that are clipped in addition to those of noise: up to the first, a pair is free of sources,
+and its level may be the most efficient one; from the second on, faint sources below the clipping limit would move
+that."""
 _FINITE = float(np.finfo(float).max)
 """No finite residual is beyond it."""
 
@@ -159,6 +163,8 @@ class _Fit:
     converged: bool
     step: float
     """By how much one more iteration would move it, data unit; 0 where it settled."""
+    efficient: tuple[float, float, float] | None = None
+    """Level and excess of the estimate for noise alone, and by how many standard deviations the median is off it."""
 
 
 def difference(first: Cutout, second: Cutout) -> Difference | None:
@@ -226,6 +232,13 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), pair.in_common() * mean_like / inefficiency
     level, slope_x, slope_y = fit.coefficients.tolist()
     shown = structure(*pair.parts, fit.cut, (level, slope_x, slope_y), stderr, shared, grown)
+    efficient = None
+    beyond_noise = 1.0 - n_used / n_valid - _clipped(settings.sigma, settings.maxiters)
+    part = min(max((CROWDED - beyond_noise) / (CROWDED - CLEAN), 0.0), 1.0)
+    if fit.efficient is not None and part > 0:
+        best, excess, apart = fit.efficient
+        left = excess + (1.0 - part) ** 2 * max(fit.excess - excess, 0.0)
+        efficient = level + part * (best - level), fit.rms * math.sqrt((mean_like + left) / n_used), apart
     return PairFit(
         first=first.record.name,
         second=second.record.name,
@@ -243,6 +256,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         converged=fit.converged,
         last_step=fit.step,
         gain=grown,
+        efficient=efficient,
     )
 
 
@@ -295,6 +309,12 @@ def _kappa(sigma: float, iterations: int) -> float:
         if kappa < 0.5:
             return 0.5
     return kappa
+
+
+@lru_cache
+def _clipped(sigma: float, iterations: int) -> float:
+    """Return the fraction of normal noise that is clipped."""
+    return math.erfc(sigma * _kappa(sigma, iterations) / math.sqrt(2))
 
 
 # -- level -----------------------------------------------------------------------------------------------------------
@@ -381,25 +401,29 @@ def _huber(pair: _Pair, clipped: _Fit, settings: MatchSettings, *, slopes: bool)
     kappa = _kappa(settings.sigma, settings.plane_fit_maxiters if slopes else settings.maxiters)
     sigma = clipped.rms / kappa
     adaptive = settings.statistic == "adaptive" and not slopes
-    limit = (ADAPTIVE_LIMIT if adaptive else LIMIT) * sigma
-    found = huber(pair.parts, clipped.cut, clipped.coefficients, limit, slopes=slopes)
+    limit = (huber.ADAPTIVE_LIMIT if adaptive else huber.LIMIT) * sigma
+    found = huber.huber(pair.parts, clipped.cut, clipped.coefficients, limit, slopes=slopes)
     if found is None:
         return clipped
-    coefficients, part, beyond = found.coefficients, 1.0, 0.0
+    coefficients, part, beyond, efficient = found.coefficients, 1.0, 0.0, None
     if adaptive:
         apart = coefficients - clipped.coefficients
         count = mask_sums(*pair.parts, clipped.cut)[0]
-        part = trusted(float(apart[0]) * math.sqrt(count) / (MEDIAN_APART * sigma))
+        part = huber.trusted(float(apart[0]) * math.sqrt(count) / (huber.MEDIAN_APART * sigma))
         coefficients = clipped.coefficients + part * apart
         # where both may be right, by how much the result is off Huber's estimate is not its noise, but in addition
         beyond = part * ((1.0 - part) * float(apart[0]) / found.rms) ** 2 * count if found.rms > 0 else 0.0
+        start, limit = (float(coefficients[0]), 0.0, 0.0), huber.EFFICIENT_LIMIT * sigma
+        level, variance = huber.one_step(pair.parts, clipped.cut, start, limit)
+        off = (float(clipped.coefficients[0]) - level) * math.sqrt(count) / (huber.EFFICIENT_APART * sigma)
+        efficient = level, max(0.0, variance / found.rms**2 - kappa**-2) if found.rms > 0 else 0.0, off
     mean_like = kappa**-2
     own = max(0.0, found.variance / found.rms**2 - mean_like) if found.rms > 0 else 0.0
     excess = part * own + (1.0 - part) * clipped.excess + beyond
     settled = clipped.converged and found.converged
     return _Fit(
         *(clipped.cut, coefficients, found.rms, mean_like, excess),
-        *(settled, max(found.moved, clipped.step)),
+        *(settled, max(found.moved, clipped.step), efficient),
     )
 
 

@@ -23,7 +23,8 @@ Of few slopes, the most probable width may by chance be far too small, and a pri
 slopes by 0. Where the pairs show that there are slopes at all, the solve therefore uses the largest width that they do
 not contradict: that at which the likelihood has fallen to the limit of a likelihood-ratio test (`CONTRADICTED`). Hardly
 any program is then worse than without a prior. Where nothing shows slopes, the most probable width is used, which holds
-back ramps and bowls best.
+back ramps and bowls best; but fewer than `FEW` slopes may be small by chance, so that the fewer they are, the nearer
+the width is to that limit. Two to four dithers then keep the slopes that they measure.
 
 Two slopes per member are ample evidence for a single number. Above `ALL` members the sums extend over compact, evenly
 spread patches, each with a level of its own, so that the cost of learning does not grow further.
@@ -56,6 +57,8 @@ beyond it with a probability of 0.1 % (Wilks 1938, Ann. Math. Stat. 9, 60)."""
 EVIDENT, AS_EVIDENT = 2.0, 0.3
 """It is also at most the second number times what that of the smallest width exceeds the first by: 0 if nothing shows
 slopes."""
+FEW = 16
+"""Below this number of slopes it is larger the fewer they are: that few say by chance that there are none."""
 WIDER, NARROWER, OPEN_STEPS = 6.0, 3.0, 19
 """Range of ln(a) about its best value, and number of values, over which the width is averaged for fewer slopes: from
 widths 20 times larger to 4 times smaller."""
@@ -134,7 +137,8 @@ def _estimated(problem: Problem) -> SlopePrior | None:
     width = _width(parts, log_precision, scale)
     if _slopes(parts) < SURE:
         least = float(found.fun)
-        limit = least + min(CONTRADICTED, AS_EVIDENT * max(0.0, values[-1] - least - EVIDENT))
+        by_chance = CONTRADICTED * max(0.0, 1.0 - _slopes(parts) / FEW)
+        limit = least + min(CONTRADICTED, by_chance + AS_EVIDENT * max(0.0, values[-1] - least - EVIDENT))
         lower = [float(x) for x, value in zip(tried, values, strict=True) if x < log_precision and value > limit]
         if lower and limit > least:
             log_precision = brentq(
