@@ -45,7 +45,7 @@ def traps(tmp_path):
     (here / "matplotlibrc").write_text(
         "text.usetex: True\nfont.size: 40\nsvg.hashsalt: evil\nbackend: module://secrets\n"
     )
-    (here / ".numba_config.yaml").write_text(f"cache_dir: {here}/cache\n")
+    (here / ".numba_config.yaml").write_text(f"cache_dir: {here}/cache\ndisable_jit: 1\n")
     return here, sprung
 
 
