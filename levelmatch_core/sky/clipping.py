@@ -213,7 +213,8 @@ def sift_row(  # noqa: PLR0917 - a compiled function takes positions only # prag
         take[k] = is_finite & ~inside
     for k in range(row.size):
         kept[at] = row[k]  # at is at most the number of values before this one
-        at += take[k]
+        # without a compiler, the sum with a number of eight bits would be one
+        at += np.int64(take[k])  # type: ignore[assignment]
     return at, finite, low, high
 
 

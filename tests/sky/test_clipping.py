@@ -119,3 +119,15 @@ def test_moments_of_a_run() -> None:
     values = np.random.default_rng(0).standard_normal(37)
     mean, square = run_moments(values, 3, 30, 0.5)
     np.testing.assert_allclose([mean, square], [np.mean(values[3:30] - 0.5), np.mean((values[3:30] - 0.5) ** 2)])
+
+
+def test_a_row_is_sifted_alike_without_a_compiler() -> None:
+    """As where NUMBA_DISABLE_JIT is set: numpy's numbers of eight bits would count no further than 255."""
+    row = np.random.default_rng(5).normal(0, 1, 2000)
+    found = []
+    for sift_row in (clipping.sift_row, clipping.sift_row.py_func):
+        kept, sums, take = np.empty(row.size + 1), np.zeros((2, row.size)), np.empty(row.size, np.uint8)
+        counts = sift_row(row, (0.0, -0.2, -0.1, 0.1, 0.2), kept, 0, sums, take)
+        found.append([*counts, *kept[: counts[0]], *sums.ravel()])
+    assert found[0][0] > 255
+    assert found[1] == found[0]
