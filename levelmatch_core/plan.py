@@ -13,6 +13,7 @@ from pydantic import Field as Described
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory, field_title
 from levelmatch_core.images.given import read_given
+from levelmatch_core.images.wcs.footprint import unit_vectors
 from levelmatch_core.images.wcs.wide import POINTS
 from levelmatch_core.jobs.groups import single_member
 from levelmatch_core.matching.graph import choose_reference, components
@@ -27,7 +28,7 @@ from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.records import Record
 from levelmatch_core.settings import FitChoice, MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
-from levelmatch_core.sky.grid import Grid, unit_vectors
+from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.patches import Layout
 from levelmatch_core.sky.pixelmap import is_near
 from levelmatch_core.sky.plane import Plane
