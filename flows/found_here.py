@@ -1,7 +1,8 @@
 """Settings that other packages read from files in the current folder, which may contain data of unknown origin.
 
-Prefect, numba and matplotlib read such files by themselves. The settings found are logged, so that no run is redirected
-silently; settings that could make them execute code are not left to such files (:func:`flows.home.set_environment`).
+Prefect and numba read such files by themselves (matplotlib does, too, but our figures do without them). The settings
+found are logged, so that no run is redirected silently; settings that could make them execute code are not left to such
+files (:func:`flows.home.set_environment`).
 """
 
 import re
@@ -58,8 +59,6 @@ def _found(folder: Path, known: frozenset[str]) -> Iterator[tuple[str, Path, lis
     given = {f"NUMBA_{each['name'].upper()}": "" for each in _LINE.finditer(_text(numba))}
     if names := [name for name in given if name not in known]:
         yield "numba", numba, names
-    if (folder / "matplotlibrc").is_file():
-        yield "matplotlib", folder / "matplotlibrc", ["the look of figures"]
 
 
 def _text(file: Path) -> str:

@@ -221,6 +221,7 @@ def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bo
         # a file of the current folder, such as .env beside data of unknown origin, must not name what is run
         "PREFECT_LOGGING_SETTINGS_PATH": str(Path(environ.get("PREFECT_HOME", home.prefect)) / "logging.yml"),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
+        "NUMBA_DISABLE_JIT": "0",  # likewise: without a compiler a run takes a hundred times as long
         "NUMBA_CACHE_DIR": "",
         "NUMBA_CACHE_LOCATOR_CLASSES": "",
         # solves use one BLAS thread; further threads of numpy and scipy would spin for a tenth of a second

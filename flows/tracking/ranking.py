@@ -167,7 +167,12 @@ def write_ranking(folder: Path, ranking: Ranking) -> None:
     put(folder, "ranking.ecsv", lambda path: write_ecsv(path, table))
     text = json.dumps(ranking.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
     put(folder, "ranking.json", lambda path: path.write_text(text, encoding="utf-8"))
-    put(folder, "ranking.png", lambda path: style.save(parallel_coordinates(ranking), path))
+    put(folder, "ranking.png", lambda path: _draw(ranking, path))
+
+
+@style.own_look
+def _draw(ranking: Ranking, path: Path) -> None:
+    style.save(parallel_coordinates(ranking), path)
 
 
 def parallel_coordinates(ranking: Ranking) -> Figure:

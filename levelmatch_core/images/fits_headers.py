@@ -205,7 +205,9 @@ class Hdu:
 
     def get(self, keyword: str, default: Any = None) -> Any:  # noqa: ANN401 - as astropy's headers have it
         """Return what `header.get` does; of cards that are written as the standard has them without taking it apart."""
-        at = self._find(keyword) if self._usual and len(keyword) <= _KEYWORD and keyword.isupper() else None
+        if len(keyword) > _KEYWORD and self._usual:  # there is no card of such a name
+            return default
+        at = self._find(keyword) if self._usual and keyword.isupper() else None
         if at is not None:
             found = plain_cards([self.raw[at : at + _CARD]]) if at >= 0 else {}
             if found is not None:

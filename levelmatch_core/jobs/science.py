@@ -196,6 +196,7 @@ class StackJob(Job):
     """Average the corrected members of a component into one member of the next stage."""
 
     step = "stack"
+    version = 2
     gives = CutoutRecord
     aside = ("stage",)
 

@@ -175,8 +175,8 @@ def clip(  # noqa: PLR0917 - all are needed
 
 @njit(nogil=True, cache=True)
 def sift_row(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
-    row: Floats, cuts: Cuts, kept: Floats, at: int, sums: Floats, take: NDArray[np.uint8]
-) -> tuple[int, int, int, int]:
+    row: Floats, cuts: Cuts, kept: Floats, at: np.int64, sums: Floats, take: NDArray[np.uint8]
+) -> tuple[np.int64, int, int, int]:
     """Keep the values that have to be sorted, and sum the others.
 
     Parameters
@@ -186,7 +186,8 @@ def sift_row(  # noqa: PLR0917 - a compiled function takes positions only # prag
     cuts
         See :data:`Cuts`.
     kept, at
-        Array for the values kept, and the number that it contains already.
+        Array for the values kept, and the number that it contains already: of 64 bits, since without a compiler the sum
+        of a plain integer and one of `take` would have eight.
     sums
         (2, n or more) sums of the others and of their squares, about the pivot; added to.
     take
@@ -224,7 +225,7 @@ def sift(  # pragma: no cover - compiled
     """Keep the values that have to be sorted, and sum the others; see :func:`sift_row` and :func:`clip`."""
     row, take = np.empty(_BLOCK), np.empty(_BLOCK, np.uint8)
     sums = np.zeros((2, _BLOCK))
-    at = low = high = 0
+    at, low, high = np.int64(0), 0, 0
     for start in range(0, values.size, _BLOCK):
         n = min(_BLOCK, values.size - start)
         for k in range(n):
@@ -232,7 +233,7 @@ def sift(  # pragma: no cover - compiled
         at, _, more_low, more_high = sift_row(row[:n], cuts, kept, at, sums, take)
         low += more_low
         high += more_high
-    return at, low, high, sums[0].sum(), sums[1].sum()
+    return int(at), low, high, sums[0].sum(), sums[1].sum()
 
 
 @njit(nogil=True, cache=True)

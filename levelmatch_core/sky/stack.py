@@ -197,12 +197,12 @@ def robust_bands(
     weights = stack_weights(noise)
     opened = [open_cutout(record, store) for record, _ in parts]
     with_variance = all(record.has_variance for record, _ in parts)
-    dtype = np.result_type(*(cutout.data.dtype for cutout in opened))
     for row0 in range(0, box.shape[0], rows):
         shape = (min(rows, box.shape[0] - row0), box.shape[1])
         within = Box(box.x0, box.y0 + row0 - 1, (shape[0] + 2, shape[1]))
-        values = np.full((len(parts), *within.shape), np.nan, dtype)
-        variances = np.full((len(parts), *within.shape), np.nan, dtype) if with_variance else np.empty((0, 0, 0), dtype)
+        # in double precision: a large level has rounded the pixels, and rounding again, less a level, would be biased
+        values = np.full((len(parts), *within.shape), np.nan)
+        variances = np.full((len(parts), *within.shape), np.nan) if with_variance else np.empty((0, 0, 0))
         for number, (cutout, (_, plane)) in enumerate(zip(opened, parts, strict=True)):
             planes, (row, column), (x, y) = _rows_in(cutout, within)
             ny, nx = planes[0].shape

@@ -57,6 +57,15 @@ def draw(match: Any, root: Path, mosaic: Path | None = None, *, pairs: int = 2) 
     return draw_figures(match, images, MatchSettings(max_points=500), Folder(root), mosaic=mosaic)
 
 
+def test_figures_are_the_same_whatever_a_users_settings_and_these_stay(make: Any, tmp_path: Path, mosaic: Path) -> None:
+    match = make.match()
+    plain = draw(match, tmp_path / "plain", mosaic)
+    with mpl.rc_context({"text.usetex": True, "font.size": 40.0, "axes.facecolor": "red", "savefig.dpi": 7}):
+        styled = draw(match, tmp_path / "styled", mosaic)
+        assert (mpl.rcParams["text.usetex"], mpl.rcParams["font.size"]) == (True, 40.0)
+    assert styled == plain
+
+
 @pytest.mark.parametrize("planes", [False, True])
 def test_all_figures_are_there_and_the_same_each_time(make: Any, tmp_path: Path, mosaic: Path, planes: bool) -> None:
     match = make.match(planes=planes, history=True)

@@ -42,7 +42,10 @@ def traps(tmp_path):
         (here / package / "__init__.py").write_text(SPRING.format(str(sprung), f"{package}/"))
     (here / ".env").write_text(f"PREFECT_LOGGING_SETTINGS_PATH={here}/logging.yml\nPREFECT_SERVER_LOGGING_LEVEL=INFO\n")
     (here / "logging.yml").write_text(LOGGING.format(sprung=sprung))
-    (here / ".numba_config.yaml").write_text(f"cache_dir: {here}/cache\n")
+    (here / "matplotlibrc").write_text(
+        "text.usetex: True\nfont.size: 40\nsvg.hashsalt: evil\nbackend: module://secrets\n"
+    )
+    (here / ".numba_config.yaml").write_text(f"cache_dir: {here}/cache\ndisable_jit: 1\n")
     return here, sprung
 
 
@@ -129,10 +132,10 @@ def test_a_redirection_is_told_with_its_address_and_without_its_secrets(tmp_path
     (tmp_path / "matplotlibrc").write_text("savefig.dpi: 10\n")
     tell_settings(tmp_path, frozenset({"PREFECT_HOME"}))
     lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 4
+    assert len(lines) == 3
     assert f"{tmp_path}/.env: PREFECT_API_URL=http://far.example/api; " in lines[0]
     assert f"{tmp_path}/prefect.toml: api.key; " in lines[1]
     assert f"{tmp_path}/pyproject.toml: server.logging_level; " in lines[2]
-    assert f"{tmp_path}/matplotlibrc: " in lines[3]
+    assert "matplotlib" not in caplog.text  # our figures do without it
     assert "secret" not in caplog.text
     assert "hidden" not in caplog.text

@@ -1,5 +1,9 @@
 """Clipping is astropy's clipping from a robust start, whether everything is sorted or only what decides it."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from astropy.stats import sigma_clipped_stats
@@ -119,3 +123,42 @@ def test_moments_of_a_run() -> None:
     values = np.random.default_rng(0).standard_normal(37)
     mean, square = run_moments(values, 3, 30, 0.5)
     np.testing.assert_allclose([mean, square], [np.mean(values[3:30] - 0.5), np.mean((values[3:30] - 0.5) ** 2)])
+
+
+def test_a_row_is_sifted_alike_without_a_compiler() -> None:
+    """As where NUMBA_DISABLE_JIT is set: numpy's numbers of eight bits would count no further than 255."""
+    row = np.random.default_rng(5).normal(0, 1, 2000)
+    found = []
+    for sift_row in (clipping.sift_row, clipping.sift_row.py_func):
+        kept, sums, take = np.empty(row.size + 1), np.zeros((2, row.size)), np.empty(row.size, np.uint8)
+        counts = sift_row(row, (0.0, -0.2, -0.1, 0.1, 0.2), kept, np.int64(0), sums, take)
+        found.append([*counts, *kept[: counts[0]], *sums.ravel()])
+    assert found[0][0] > 255
+    assert found[1] == found[0]
+
+
+WITHOUT = """
+import os
+import subprocess
+import sys
+
+import numpy as np
+from levelmatch_core.matching.measure.difference_kernels import sift_difference
+from levelmatch_core.sky.clipping import sift
+
+values = np.random.default_rng(5).normal(0, 1, 2000).astype(np.float32)
+cuts = (0.0, -0.2, -0.1, 0.1, 0.2)
+print(sift(values, cuts, np.empty(values.size + 1))[0])
+first, second = np.zeros((20, 100), np.float32), values.reshape(20, 100)
+print(sift_difference(first, second, (0, 0, 0, 0, 20, 100), (1.0, 1.0), cuts, np.empty(values.size + 1))[0][0])
+"""
+
+
+def test_as_many_values_are_kept_where_numba_compiles_nothing() -> None:
+    found = []
+    for disabled in ("0", "1"):
+        environment = {**os.environ, "NUMBA_DISABLE_JIT": disabled}
+        done = subprocess.run([sys.executable, "-c", WITHOUT], env=environment, capture_output=True, check=True)
+        found.append(done.stdout.split())
+    assert found[1] == found[0]
+    assert all(int(count) > 255 for count in found[0])

@@ -16,7 +16,7 @@ from levelmatch_core.sky.store import CutoutStore
 
 def put(store: CutoutStore, name: str, image: NDArray[np.float64], x0: int = 0, y0: int = 0) -> CutoutRecord:
     """Store an image, with a variance of 1."""
-    planes = np.stack([image, np.where(np.isnan(image), np.nan, 1e-6)])
+    planes = np.stack([image, np.where(np.isnan(image), np.nan, 1e-6).astype(image.dtype)])
     ny, nx = image.shape
     return CutoutRecord(
         name=name,
@@ -102,3 +102,15 @@ def test_weights_follow_noise_that_differs() -> None:
     assert stack_weights([1.0, 1.2, 1.1]).tolist() == [1.0, 1.0, 1.0]
     assert stack_weights([1.0, 100.0]) == pytest.approx([1.0, 1e-4])
     assert stack_weights([0.0, 1.0]).tolist() == [1.0, 1.0]
+
+
+def test_a_part_with_a_huge_level_does_not_move_the_others(tmp_path: Path) -> None:
+    """At a level of a million, pixels are multiples of 1/16; less 750000.007 they would all be rounded the same way."""
+    rng, store = np.random.default_rng(8), CutoutStore(tmp_path)
+    images = rng.normal(0, 0.1, (4, 60, 60))
+    images[2] += 1e6
+    levels = (-249999.95, -250000.01, 750000.0073, -250000.04)
+    parts = [(put(store, f"e{n}", image.astype(np.float32)), Plane(level=levels[n])) for n, image in enumerate(images)]
+    found = open_cutout(stack("s", parts, store, (0.1,) * 4), store).data.astype(float)
+    expected = np.mean(images.mean(axis=(1, 2)) - levels)
+    assert np.mean(found) == pytest.approx(expected, abs=1e-3)  # 0.0002 is the scatter of the rounding

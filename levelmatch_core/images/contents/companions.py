@@ -276,7 +276,8 @@ def _alike(one: Seen, other: Seen) -> bool:
 def _by_header(file: Seen) -> str | None:
     """Return what the headers call a file that is no image of the sky."""
     image = file.image
-    headers = [hdu for hdu in (image, file.hdus[0] if file.hdus else None) if hdu is not None]
+    headers = [] if image is None else [image]
+    headers += [hdu for hdu in file.hdus[:1] if hdu is not image]
     for hdu in headers:
         for card in _TYPE_CARDS:
             value = text_of(hdu.get(card))

@@ -56,7 +56,7 @@ def sift_difference(  # noqa: PLR0917 - a compiled function takes positions only
     ny, nx = box[4], box[5]
     row, take = np.empty(nx), np.empty(nx, np.uint8)
     sums = np.zeros((2, nx))
-    at = count = low = high = 0
+    at, count, low, high = np.int64(0), 0, 0, 0
     least = np.full(2, np.inf)
     most = np.full(2, -np.inf)
     for r in range(ny):
@@ -77,7 +77,7 @@ def sift_difference(  # noqa: PLR0917 - a compiled function takes positions only
             least[0], most[0] = min(least[0], along), max(most[0], along)
             least[1], most[1] = min(least[1], across), max(most[1], across)
     extent = (most[0] - least[0] + 1.0, most[1] - least[1] + 1.0)
-    return (at, low, high, sums[0].sum(), sums[1].sum()), count, extent
+    return (int(at), low, high, sums[0].sum(), sums[1].sum()), count, extent
 
 
 @njit(nogil=True, cache=True)

@@ -1,6 +1,8 @@
 """What all figures share: a canvas without global state, colours that all eyes can tell apart, fixed bytes."""
 
 import math
+import threading
+from contextlib import ContextDecorator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,37 @@ MANY = 60
 ROUNDING = 1e-9
 """What is left of a difference is rounding below this fraction of it."""
 _LONGEST, _LABEL = 44, 24
+
+
+class _OwnLook(ContextDecorator):
+    """Draws as matplotlib does without settings of a user or a folder, in any number of threads at once.
+
+    `text.usetex` in a file `matplotlibrc` beside the data would run TeX, on names that TeX cannot set. The first thread
+    in sets the defaults and the last one out restores what was.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._kept = mpl.rc_context()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._kept = mpl.rc_context()
+                self._kept.__enter__()
+                mpl.rcdefaults()
+            self._inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._kept.__exit__(None, None, None)
+
+
+own_look = _OwnLook()
+"""Decorates what draws a figure of a file."""
 
 
 def figure(width: float, height: float) -> Figure:

@@ -14,6 +14,7 @@ _LEFT, _RIGHT, _BELOW, _ABOVE = 0.95, 1.15, 0.55, 0.35
 """Room for labels left of, right of (the colour bar), below and above the panel, inches."""
 
 
+@style.own_look
 def draw_level_error(path: Path, level_error: Path, title: str) -> None:
     """Draw the map of errors.
 

@@ -21,6 +21,7 @@ _LEFT, _BETWEEN, _BAR, _RIGHT, _BELOW, _ABOVE = 0.95, 0.2, 0.95, 0.95, 0.55, 0.3
 """Room for labels left of, between, right of (the colour bars), below and above the panels, inches."""
 
 
+@style.own_look
 def draw_mosaic(path: Path, mosaic: Path, title: str, match: FieldMatch | None = None) -> None:
     """Draw a mosaic before and after correction with one stretch, each minus its median, and their difference.
 

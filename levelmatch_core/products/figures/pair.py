@@ -14,6 +14,7 @@ from levelmatch_core.matching.results import PairResult, Solution
 from levelmatch_core.products.drawings import style
 
 
+@style.own_look
 def draw_pair(
     path: Path, solution: Solution, pair: PairResult, image: Difference, *, unit: str, max_points: int
 ) -> None:
