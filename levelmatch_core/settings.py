@@ -240,12 +240,12 @@ class MatchSettings(BaseModel):
         "solve",
         "Leave out pairs that contradict the others, found by annealed redescending reweighting (least squares only).",
     )
-    slope_prior: Literal["auto", "off"] | PositiveFloat = _setting(
+    slope_prior: Literal["auto", "probable", "off"] | PositiveFloat = _setting(
         "auto",
         "solve",
         "Planes by least squares: 1 sigma of the slopes that are expected, as the change from a member's middle to its "
         "edge in the data's unit, which holds back ramps and bowls of the whole mosaic that no overlap can see. 'auto' "
-        "learns it from the pairs.",
+        "learns it from the pairs; 'probable' holds few slopes more, and is 'auto' where the fit type is chosen.",
     )
     plane_gauge: Literal["reference", "mean"] = _setting(
         "reference",

@@ -83,11 +83,15 @@ def match_groups(
         else:
             found: PairFits = result
             fits.setdefault((job.fit_type, job.group), []).extend(found.fits)
+    settings = work.settings
+    if settings.fit_choice(stage.name) == "auto" and settings.slope_prior == "auto":
+        # there may be no slopes, and planes that are chosen by mistake must cost little
+        settings = settings.model_copy(update={"slope_prior": "probable"})
     solves = [
         SolveJob(
             label=group,
             exposures=tuple(name for member in members for name in member.exposures),
-            settings=work.settings,
+            settings=settings,
             stage=stage.name,
             group=group,
             fit_type=fit_type,

@@ -109,6 +109,7 @@ def trial(layout: str, slope: float, seed: int, scene: Scene = PLAIN, weights: s
             statistic="clipped_mean",  # the median's own inefficiency would speak for planes, which have none
             weight_method=weights,
             robust=scene.robust,
+            slope_prior="probable",  # as where the fit type is chosen
             **NO_REJECTION,
         )
         members, fits = fit_all(cutouts, fit_type, options)

@@ -42,3 +42,19 @@ def test_the_choice_is_made_and_told(planes, tmp_path, level_match):
     assert "independent loops of overlaps close" in page
     assert "Weakest modes" in page
     assert (out / "figures" / f"{result.matches[0].field.name}_modes.svg").stat().st_size > 3000
+
+
+def test_few_slopes_that_are_chosen_have_the_most_probable_prior(tmp_path, level_match):
+    program = SimulatedProgram.of(
+        instrument="generic", tiles=(2, 2), size=64, stars=0, noise=12.0, planes=True, overlap=0.3, seed=4
+    )
+    simulate(tmp_path / "in", program)
+    priors = {}
+    for how in ("auto, auto", "level+slope, probable", "level+slope, auto"):
+        fit_type, prior = how.split(", ")
+        settings = {"fit_type_mosaic_tiles": fit_type, "slope_prior": prior, "weight_method": "error"}
+        result = level_match(tmp_path / "in", output=tmp_path / how.replace(", ", "_"), **settings)
+        (solution,) = result.matches[0].stages[-1].solutions
+        assert solution.fit_type == "level+slope"
+        priors[how] = solution.components[0].slope_prior
+    assert priors["auto, auto"] == priors["level+slope, probable"] < priors["level+slope, auto"]

@@ -24,7 +24,8 @@ slopes by 0. Where the pairs show that there are slopes at all, the solve theref
 not contradict: that at which the likelihood has fallen to the limit of a likelihood-ratio test (`CONTRADICTED`). Hardly
 any program is then worse than without a prior. Where nothing shows slopes, the most probable width is used, which holds
 back ramps and bowls best; but fewer than `FEW` slopes may be small by chance, so that the fewer they are, the nearer
-the width is to that limit. Two to four dithers then keep the slopes that they measure.
+the width is to that limit. Two to four dithers then keep the slopes that they measure. That is not so where the fit
+type is chosen, too ('probable'): planes that are chosen by mistake would cost as much as without a prior.
 
 Two slopes per member are ample evidence for a single number. Above `ALL` members the sums extend over compact, evenly
 spread patches, each with a level of its own, so that the cost of learning does not grow further.
@@ -90,9 +91,9 @@ def slope_prior_of(problem: Problem, settings: MatchSettings) -> SlopePrior | No
     """
     if problem.k == 1 or settings.slope_prior == "off" or problem.fixed.all():
         return None
-    if settings.slope_prior != "auto":
+    if not isinstance(settings.slope_prior, str):
         return SlopePrior(sd=settings.slope_prior, width=settings.slope_prior)
-    return _estimated(problem)
+    return _estimated(problem, few=FEW if settings.slope_prior == "auto" else 0)
 
 
 def slope_changes(problem: Problem, answer: Answer) -> Array | None:
@@ -108,7 +109,7 @@ def slope_changes(problem: Problem, answer: Answer) -> Array | None:
     return np.asarray((answer.corrections - problem.to_gauge(measured))[:, 1:])
 
 
-def _estimated(problem: Problem) -> SlopePrior | None:
+def _estimated(problem: Problem, few: int) -> SlopePrior | None:
     information = np.median(_slope_information(problem))
     if not information > 0:
         return None
@@ -137,7 +138,7 @@ def _estimated(problem: Problem) -> SlopePrior | None:
     width = _width(parts, log_precision, scale)
     if _slopes(parts) < SURE:
         least = float(found.fun)
-        by_chance = CONTRADICTED * max(0.0, 1.0 - _slopes(parts) / FEW)
+        by_chance = CONTRADICTED * max(0.0, 1.0 - _slopes(parts) / few) if few else 0.0
         limit = least + min(CONTRADICTED, by_chance + AS_EVIDENT * max(0.0, values[-1] - least - EVIDENT))
         lower = [float(x) for x, value in zip(tried, values, strict=True) if x < log_precision and value > limit]
         if lower and limit > least:
