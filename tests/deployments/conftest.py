@@ -54,6 +54,7 @@ class Server:
                 # its database is busy, and nothing was done: Prefect's own clients come again, too
                 if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
                     raise
+                error.close()
                 time.sleep(1)
 
     def token(self) -> dict[str, str]:
@@ -66,6 +67,7 @@ class Server:
         except urllib.error.HTTPError as error:
             if error.code != HTTPStatus.UNPROCESSABLE_ENTITY:
                 raise
+            error.close()
             return {}
 
     def runs(self, **filters: object) -> list[dict[str, Any]]:

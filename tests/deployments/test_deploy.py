@@ -57,7 +57,8 @@ def test_runs_by_hand_and_by_schedule(request, prefect_server, programs, tmp_pat
     with pytest.raises(urllib.error.HTTPError) as refused:
         prefect_server.start("level_match/small", settings={"sigma": -1})
     assert refused.value.code == 409
-    assert "sigma" in refused.value.read().decode()
+    with refused.value as answer:
+        assert "sigma" in answer.read().decode()
 
     request.getfixturevalue("worker")
     by_hand = prefect_server.ended(prefect_server.start("level_match/small"))

@@ -75,6 +75,7 @@ def assistant_of(mlflow):
     asked = urllib.request.Request(f"{mlflow}/ajax-api/3.0/mlflow/assistant/message", b"{}")  # noqa: S310 - loopback
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(asked, timeout=30)  # noqa: S310 - http on loopback
+    refused.value.close()
     return refused.value.code
 
 
