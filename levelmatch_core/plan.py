@@ -13,7 +13,7 @@ from pydantic import Field as Described
 
 from levelmatch_core.images.exposure import Exposure, Failure, Field, Inventory, field_title
 from levelmatch_core.images.given import read_given
-from levelmatch_core.images.wcs.footprint import unit_vectors
+from levelmatch_core.images.wcs.directions import unit_vectors
 from levelmatch_core.images.wcs.wide import POINTS
 from levelmatch_core.jobs.groups import single_member
 from levelmatch_core.matching.graph import choose_reference, components

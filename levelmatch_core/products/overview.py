@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 
 from levelmatch_core.files.ecsv import write_ecsv
 from levelmatch_core.images.fits_headers import MATCHED_CARD, quiet
-from levelmatch_core.images.wcs.footprint import unit_vectors
+from levelmatch_core.images.wcs.directions import unit_vectors
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch
 from levelmatch_core.matching.model.facing import spread_out
 from levelmatch_core.matching.results import WeakMode

@@ -18,7 +18,7 @@ from pydantic import Field as Described
 from pydantic import ValidationError
 
 from levelmatch_core.errors import UsageError
-from levelmatch_core.images.wcs.footprint import unit_vectors
+from levelmatch_core.images.wcs.directions import unit_vectors
 from levelmatch_core.records import Record
 from levelmatch_core.simulate.program import generator, tangent_wcs
 from levelmatch_core.sky.plane import Plane

@@ -18,7 +18,7 @@ from pydantic import Field as Described
 
 from levelmatch_core.errors import FieldTooWideError
 from levelmatch_core.images.exposure import Exposure, Field
-from levelmatch_core.images.wcs.footprint import unit_vectors
+from levelmatch_core.images.wcs.directions import unit_vectors
 from levelmatch_core.records import Record
 
 MAX_WIDTH = 10.0

@@ -21,7 +21,8 @@ from scipy.spatial import KDTree
 
 from levelmatch_core.images.exposure import Field
 from levelmatch_core.images.fields import MOSAIC
-from levelmatch_core.images.wcs.footprint import connected_sets, touching_pairs, unit_vectors
+from levelmatch_core.images.wcs.directions import unit_vectors
+from levelmatch_core.images.wcs.footprint import connected_sets, touching_pairs
 from levelmatch_core.sky.grid import (
     MAX_WIDTH,
     Grid,

@@ -6,7 +6,7 @@ import shapely
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from levelmatch_core.images.wcs.footprint import unit_vectors
+from levelmatch_core.images.wcs.directions import unit_vectors
 from levelmatch_core.matching.model.frames import frames_of, seen_between
 from levelmatch_core.matching.results import Member
 from levelmatch_core.sky.grid import Grid

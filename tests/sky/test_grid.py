@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from levelmatch_core.errors import FieldTooWideError
 from levelmatch_core.images.exposure import Exposure, Field
-from levelmatch_core.images.wcs.footprint import unit_vectors
+from levelmatch_core.images.wcs.directions import unit_vectors
 from levelmatch_core.sky.grid import LATTICE, Grid, choose_grid, serves, snap
 
 Make = Callable[..., Exposure]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from levelmatch_core.images.exposure import Exposure, Field
-from levelmatch_core.images.wcs.footprint import touching_pairs, unit_vectors
+from levelmatch_core.images.wcs.directions import unit_vectors
+from levelmatch_core.images.wcs.footprint import touching_pairs
 from levelmatch_core.sky.grid import Grid, choose_grid, snap
 from levelmatch_core.sky.patches import (
     ONE,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pydantic import Field as Described
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -14,6 +14,7 @@ from scipy.spatial import KDTree
 from levelmatch_core.errors import NoWcsError
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.fits_headers import FAULTS, quiet
+from levelmatch_core.images.wcs.directions import unit_vectors
 from levelmatch_core.images.wcs.transforms import AnyWcs, celestial_axes, frame_of, sky_transforms, world_transforms
 from levelmatch_core.images.wcs.wide import WIDE, may_be_partly_on_the_sky, wide_area
 from levelmatch_core.records import Record
@@ -165,12 +166,6 @@ def _tangent_steps(
     (x, y, z), (ex, ey, _) = middle, east
     basis = np.array([east, (-z * ey, z * ex, x * ey - y * ex)])
     return basis @ (vectors[1] - vectors[0]), basis @ (vectors[3] - vectors[2])
-
-
-def unit_vectors(sky: ArrayLike) -> NDArray[np.float64]:
-    """Return (..., 3) unit vectors of (..., 2) RA and Dec in degrees."""
-    ra, dec = np.moveaxis(np.radians(np.asarray(sky, dtype=float)), -1, 0)
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
 
 
 def touching_pairs(outlines: Sequence[Outline] | NDArray[np.float64]) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from scipy.interpolate import RectBivariateSpline
 from levelmatch_core.errors import NoWcsError
 from levelmatch_core.images.exposure import Window
 from levelmatch_core.images.fits_headers import FAULTS, quiet
+from levelmatch_core.images.wcs.directions import unit_vectors
 from levelmatch_core.images.wcs.transforms import Floats, Transform
 
 LIMIT = 1e-3
@@ -136,8 +137,7 @@ def areas_at(to_sky: Transform, x: Floats, y: Floats) -> Floats:
     """Return the areas, arcsec2, of pixels about x, y: half the cross product of their diagonals on the sphere."""
     corners = []
     for dx, dy in ((-0.5, -0.5), (0.5, 0.5), (0.5, -0.5), (-0.5, 0.5)):
-        ra, dec = np.radians(to_sky(x + dx, y + dy))
-        corners.append(np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1))
+        corners.append(unit_vectors(np.moveaxis(to_sky(x + dx, y + dy), 0, -1)))
     first, second = corners[1] - corners[0], corners[3] - corners[2]
     halves = np.linalg.norm(np.cross(first, second), axis=-1) / 2
     return np.asarray(halves * np.degrees(1.0) ** 2 * 3600.0**2)

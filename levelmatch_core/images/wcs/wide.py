@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 from astropy.wcs import WCS
-from numpy.typing import NDArray
 
 from levelmatch_core.images.fits_headers import quiet
+from levelmatch_core.images.wcs.directions import unit_vectors
 from levelmatch_core.images.wcs.transforms import AnyWcs, Floats, sky_transforms
 
 POINTS = 65
@@ -62,7 +62,7 @@ def wide_area(wcs: AnyWcs, rows: tuple[float, float], columns: tuple[float, floa
     seen = np.isfinite(sky).all(axis=0)
     if seen.sum() < 3:
         return None
-    vectors = _vectors(sky[:, seen])
+    vectors = unit_vectors(sky[:, seen].T)
     away = np.hypot(x[seen] - np.mean(columns), y[seen] - np.mean(rows))
     nearest = int(np.argmin(away))
     middle = float(x[seen][nearest]), float(y[seen][nearest])
@@ -92,18 +92,13 @@ def _outline(vectors: Floats, middle: Floats, corners: Floats) -> tuple[tuple[fl
 
     hull = shapely.convex_hull(shapely.multipoints(flat(vectors)))
     if np.isfinite(corners).all():
-        square = shapely.Polygon(flat(_vectors(corners)))
+        square = shapely.Polygon(flat(unit_vectors(corners.T)))
         if square.is_valid and hull.area <= square.area * (1 + CURVED):
             return _as_pairs(corners)
     shape = shapely.simplify(hull, CURVED * np.sqrt(hull.area))
     points = np.column_stack([shapely.get_coordinates(shape)[:-1], np.ones(shapely.get_num_coordinates(shape) - 1)])
     x, y, z = (points @ basis).T
     return _as_pairs(np.stack([np.degrees(np.arctan2(y, x)) % 360.0, np.degrees(np.arctan2(z, np.hypot(x, y)))]))
-
-
-def _vectors(sky: Floats) -> NDArray[np.float64]:
-    ra, dec = np.radians(sky)
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
 
 
 def _as_pairs(sky: Floats) -> tuple[tuple[float, float], ...]:

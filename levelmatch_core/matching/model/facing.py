@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from levelmatch_core.images.wcs.footprint import unit_vectors
+from levelmatch_core.images.wcs.directions import unit_vectors
 from levelmatch_core.sky.grid import Grid
 
 Array = NDArray[np.float64]

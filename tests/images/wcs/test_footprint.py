@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import NoWcsError
 from levelmatch_core.images.exposure import Window
-from levelmatch_core.images.wcs.footprint import connected_sets, footprint_of, touching_pairs, unit_vectors
+from levelmatch_core.images.wcs.directions import unit_vectors
+from levelmatch_core.images.wcs.footprint import connected_sets, footprint_of, touching_pairs
 
 MakeHeader = Callable[..., Any]
 
