@@ -26,6 +26,7 @@ from flows.orchestration.trials import settings_and_output
 from flows.progress import REPORTER
 from flows.summary import FlowFacts, Summary, summarize
 from flows.tracking.tracker import Tracker
+from levelmatch_core.errors import AllPendingError
 from levelmatch_core.images.storage.remote import local_inputs
 from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
@@ -76,7 +77,8 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     -------
     A state with the summary of the run, JSON: completed; completed and named Incomplete if an exposure is untied, or
     Doubtful if what was measured says that the result may be wrong; failed and named Quarantined if something failed
-    and the rest was done without it.
+    and the rest was done without it. A deployed run that finds nothing but files that are still being written is
+    Incomplete, and has no summary.
     """
     chosen = settings.model_copy(update={"band": band}) if band is not None else settings
     chosen, folder = settings_and_output(chosen, Path(output), trial)
@@ -92,7 +94,12 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
             group_by=group_by,
             prune=prune,
         )
-        _, summary = match_and_record(request, retry_delays)
+        try:
+            _, summary = match_and_record(request, retry_delays)
+        except AllPendingError as error:
+            if runtime.deployment.id is None:
+                raise  # a command's user waits for a result
+            return Completed(name=INCOMPLETE, message=str(error))
     return _ending(summary)
 
 

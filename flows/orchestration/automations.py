@@ -21,6 +21,9 @@ SILENCE = "levelmatch: a silent flow run has crashed"
 _WEBHOOK = "webhook"
 """Type of the blocks that are called; all others are notified."""
 
+_WRITTEN = ". Written by `levelmatch deploy`"
+"""End of the description of an alert's automation."""
+
 _SUBJECT = "{{ flow_run.name }}: {{ flow_run.state.name }}"
 _BODY = "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message or '' }}\n{{ flow_run | ui_url }}"
 _PAYLOAD = """{
@@ -129,7 +132,7 @@ def alert_automation(
     )
     return AutomationCore(
         name=f"{program.name}: alert {number}",
-        description=f"{', '.join(alert.on)}: to {alert.to}. Written by `levelmatch deploy` from {program.name}.toml.",
+        description=f"{told_alert(alert)}{_WRITTEN} from {program.name}.toml.",
         trigger=EventTrigger(
             expect={f"prefect.flow-run.{name.capitalize()}" for name in alert.on},
             match={"prefect.resource.id": "prefect.flow-run.*"},
@@ -141,6 +144,23 @@ def alert_automation(
         actions=[action],
         owner_resource=owner,
     )
+
+
+def told_alert(alert: Alert) -> str:
+    """Return an alert in words, as its automation is described."""
+    return f"{', '.join(alert.on)}: to {alert.to}"
+
+
+def told_alerts_of(client: SyncPrefectClient, deployment: UUID) -> list[str]:
+    """Return the alerts of a deployment on the server in words, in the order of its file."""
+    owner = f"prefect.deployment.{deployment}"
+    owned = [each for each in client.read_resource_related_automations(owner) if each.owner_resource == owner]
+    return [each.description.partition(_WRITTEN)[0] for each in sorted(owned, key=lambda one: _number_of(one.name))]
+
+
+def _number_of(name: str) -> tuple[int, str]:
+    last = name.rpartition(" ")[2]
+    return (int(last) if last.isdecimal() else 0), name
 
 
 def silence_automation(heartbeat: int = HEARTBEAT) -> AutomationCore:

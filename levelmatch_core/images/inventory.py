@@ -10,6 +10,7 @@ from typing import TypeVar
 from astropy.io import fits
 
 from levelmatch_core.errors import (
+    AllPendingError,
     DataError,
     DuplicateExposureError,
     FieldTooWideError,
@@ -93,7 +94,7 @@ def take_inventory(
     UsageError
         If an input does not exist or `group_by` cannot be used; SettingsError if no file is of `settings.band`.
     NoInputError
-        If no usable exposure is left.
+        If no usable exposure is left; AllPendingError if all files are still being written.
     """
     require_extra(settings.wcs_source)
     tile_of = None if group_by is None else grouping(group_by)
@@ -117,7 +118,9 @@ def take_inventory(
             reading_failure(one.shown, NoImageError(f"{one.shown}: no exposure: {one.reason}"))
             for one in asides.values()
         ]
-        raise NoInputError(_nothing_left(len(paths), [*failures, *no_images]))
+        unused = [*failures, *no_images]
+        kind = AllPendingError if unused and all(one.step == PENDING for one in unused) else NoInputError
+        raise kind(_nothing_left(len(paths), unused))
     exposures = [labelled.exposure for labelled in found]
     used = (one for exposure in exposures for one in (exposure.weight, exposure.flags))
     notes += aside_notes(asides, (one for one in used if one is not None and one.file in asides))

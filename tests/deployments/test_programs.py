@@ -55,6 +55,7 @@ def test_the_examples_that_come_with_levelmatch():
         ('inputs = ["/i"]\noutput = "/o"\n[[alert]]\non = ["sad"]\nto = "slack-webhook/ops"', "alert.0.on"),
         ('inputs = ["/i"]\noutput = "/o"\n[[alert]]\non = []\nto = "slack-webhook/ops"', "alert.0.on"),
         ('inputs = ["/i"]\noutput = "/o"\n[[alert]]\non = ["late"]\nto = "https://x.example"', "alert.0.to"),
+        ('inputs = ["/i"]\noutput = "/cost$"', r"trial.toml: /cost\$: a \$ that begins no variable is written \$\$"),
         ("inputs = [", "trial.toml"),
     ],
 )
@@ -83,6 +84,15 @@ def test_a_relative_folder_or_an_output_that_is_an_input_is_refused(tmp_path):
     found = program(tmp_path, f'inputs = ["in", "{tmp_path}/in"]\noutput = "{tmp_path}/in"')
     assert any("relative" in line for line in found.check({}))
     assert any("is an input" in line for line in found.check({}))
+
+
+def test_a_pattern_is_no_input_and_a_mark_of_an_editor_no_error(tmp_path):
+    file = tmp_path / "trial.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + f'inputs = ["{tmp_path}/*.fits"]\r\noutput = "{tmp_path}/o$$"\r\n'.encode())
+    found = Program.load(file)
+    (trouble,) = found.check({})
+    assert trouble.endswith("*.fits; inputs are folders and files, and no patterns")
+    assert found.deployment()["parameters"]["output"] == f"{tmp_path}/o$"
 
 
 def test_inputs_may_lie_elsewhere(tmp_path):
