@@ -87,7 +87,7 @@ def paused_alerts(programs: Iterable[Program]) -> frozenset[str]:
 
     To be asked before deploying: Prefect's own command may remove the automations of a deployment.
     """
-    names = [f"{program.name}: alert {number}" for program in programs for number in range(1, len(program.alert) + 1)]
+    names = [_name_of(program, number) for program in programs for number in range(1, len(program.alert) + 1)]
     with get_client(sync_client=True) as client:
         return frozenset(
             name for name in names if any(not each.enabled for each in client.read_automations_by_name(name))
@@ -131,7 +131,7 @@ def alert_automation(
         else SendNotification(block_document_id=block.id, subject=_SUBJECT, body=_BODY)
     )
     return AutomationCore(
-        name=f"{program.name}: alert {number}",
+        name=_name_of(program, number),
         description=f"{told_alert(alert)}{_WRITTEN} from {program.name}.toml.",
         trigger=EventTrigger(
             expect={f"prefect.flow-run.{name.capitalize()}" for name in alert.on},
@@ -151,11 +151,29 @@ def told_alert(alert: Alert) -> str:
     return f"{', '.join(alert.on)}: to {alert.to}"
 
 
-def told_alerts_of(client: SyncPrefectClient, deployment: UUID) -> list[str]:
-    """Return the alerts of a deployment on the server in words, in the order of its file."""
-    owner = f"prefect.deployment.{deployment}"
-    owned = [each for each in client.read_resource_related_automations(owner) if each.owner_resource == owner]
-    return [each.description.partition(_WRITTEN)[0] for each in sorted(owned, key=lambda one: _number_of(one.name))]
+def told_alerts_of(client: SyncPrefectClient, program: Program, deployment: UUID) -> list[str]:
+    """Return the alerts of a deployed program on the server in words, in the order of its file."""
+    made = {each.name: each for each in client.read_resource_related_automations(f"prefect.deployment.{deployment}")}
+    found: list[str] = []
+    while (automation := made.get(_name_of(program, len(found) + 1))) is not None:
+        gone = "" if _is_sent(client, automation) else " (lost: its block is gone)"
+        found.append(f"{automation.description.partition(_WRITTEN)[0]}{gone}")
+    return found
+
+
+def _name_of(program: Program, number: int) -> str:
+    return f"{program.name}: alert {number}"
+
+
+def _is_sent(client: SyncPrefectClient, automation: AutomationCore) -> bool:
+    """Return whether the blocks that an automation uses exist: one made anew under the same name is another."""
+    for action in automation.actions:
+        if isinstance(action, CallWebhook | SendNotification):
+            try:
+                client.read_block_document(action.block_document_id)
+            except ObjectNotFound:
+                return False
+    return True
 
 
 def _number_of(name: str) -> tuple[int, str]:

@@ -49,7 +49,8 @@ def told_differences(
         lines += shared_outputs(programs, others, environ)
         for program in programs:
             known = _known(client, program)
-            lines += _of_program(program, known, environ, [] if known is None else told_alerts_of(client, known.id))
+            alerts = [] if known is None else told_alerts_of(client, program, known.id)
+            lines += _of_program(program, known, environ, alerts)
         if not whole:
             return lines
         lines += [

@@ -48,6 +48,7 @@ from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
 from levelmatch_core.images.wcs.wide import MOST
 from levelmatch_core.images.zeropoints import zero_point_notes, zero_point_of
 from levelmatch_core.settings import MatchSettings, WcsSource
+from levelmatch_core.text.plain_text import one_line
 
 __all__ = ["INVENTORY", "PENDING", "find_files", "take_inventory"]
 
@@ -154,7 +155,7 @@ def _sound(results: Iterable[T | Failure], failures: list[Failure]) -> list[T]:
 
 
 def _nothing_left(n_files: int, failures: Sequence[Failure]) -> str:
-    shown = "".join(f"\n  {one.error}: {one.reason}" for one in failures[:_REASONS_SHOWN])
+    shown = "".join(f"\n  {one.error}: {one_line(one.reason)}" for one in failures[:_REASONS_SHOWN])
     more = len(failures) - _REASONS_SHOWN
     return f"none of {n_files} files can be used:{shown}" + (f"\n  and {more} more" if more > 0 else "")
 
