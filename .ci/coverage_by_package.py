@@ -1,7 +1,7 @@
 """Print the coverage of lines a package, and the modules that are below a bound.
 
-Every process wrote a file of its own next to COVERAGE_FILE. Those that a test killed while they wrote are damaged, which
-would end coverage's own command: they are left out, and counted.
+Every process wrote a file of its own next to COVERAGE_FILE. Those that a test killed while they wrote are damaged, and
+coverage's own command ends at them: here they are left out, and counted.
 """
 
 import json
@@ -33,7 +33,7 @@ def main() -> None:
     data = Path(os.environ["COVERAGE_FILE"])
     measured = sorted(data.parent.glob(f"{data.name}.*"))
     whole = [path for path in measured if is_whole(path)]
-    print(f"{len(measured)} processes; {len(measured) - len(whole)} of them were killed as they wrote what they measured")
+    print(f"{len(measured)} processes; what {len(measured) - len(whole)} of them left is damaged: killed as they wrote")
     coverage = Coverage(data_file=str(data))
     coverage.combine([str(path) for path in whole], strict=True, keep=True)
     with tempfile.TemporaryDirectory() as folder:
