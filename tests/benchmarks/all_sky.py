@@ -34,6 +34,7 @@ from levelmatch_core.products.tables import read_corrections, read_pairs
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SkySurvey, simulate_survey
+from levelmatch_core.simulate.survey import SurveySky, survey_file, survey_shots
 from levelmatch_core.sky.store import CutoutStore
 
 MB = 1 << 20
@@ -172,10 +173,10 @@ def main() -> None:
             levels(place, true, survey.noise)
             if options.second:
                 visit = SkySurvey(exposures=count, size=options.size, seed=1, first=options.second)
-                for one in simulate_survey(place / "later", visit).exposures:
-                    name = one.name.replace("sky", "visit2")
-                    (place / "later" / one.file).rename(place / "in" / name)
-                    true[name] = one.plane.level
+                for shot in survey_shots(visit):
+                    name = shot.file.replace("sky", "visit2")
+                    survey_file(visit, shot, SurveySky(survey)).writeto(place / "in" / name)
+                    true[name] = shot.plane.level
                 command(place / "in", place, f"{options.second} of a second visit")
                 levels(place, true, survey.noise)
             if options.steps:
