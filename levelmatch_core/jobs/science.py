@@ -34,7 +34,7 @@ class CutoutJob(Job):
     """Resample one exposure to the grid of its field."""
 
     step = "cutout"
-    version = 5
+    version = 6
     roles = ("mask", "resample")
     gives = CutoutRecord
 
