@@ -17,6 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from levelmatch_core.images.contents.blanks import is_scattered
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.sky.clipping import MAD_TO_SIGMA
 from levelmatch_core.sky.spline import pixel_noise
@@ -51,20 +52,41 @@ _LEAST = 6
 """Smallest number of valid pixels about one that can tell."""
 
 
-def lone_pixels(data: Image) -> Flags | None:
+def rough_noise(data: Image) -> float:
+    """Return 1 sigma of an image's pixel noise from few pixels; 0 where most of them equal the next."""
+    return pixel_noise(data, _SAMPLES[0][0])
+
+
+def is_of_few_values(data: Image, noise: float) -> bool:
+    """Return whether most pixels hold one value, wherever they lie, as where photons are few: no median sees its level.
+
+    Parameters
+    ----------
+    data
+        (ny, nx), NaN where invalid.
+    noise
+        As :func:`rough_noise` has it.
+    """
+    if noise > 0.0 or not np.isfinite(data).any():
+        return False
+    return is_scattered(data, float(np.nanmedian(data)))
+
+
+def lone_pixels(data: Image, noise: float) -> Flags | None:
     """Return the pixels of an image that hold no sky; None where all may.
 
     Parameters
     ----------
     data
         (ny, nx), NaN where invalid.
+    noise
+        As :func:`rough_noise` has it.
 
     Returns
     -------
     (ny, nx), 1 where a pixel is impossible or, if more than :data:`MOST` of them are, stands alone; None for no such
     pixel.
     """
-    noise = pixel_noise(data, _SAMPLES[0][0])
     wild = _impossible(data, noise)
     alone = _alone(data, noise, np.zeros(data.shape, np.uint8) if wild is None else wild)
     return wild if alone is None else alone

@@ -117,7 +117,7 @@ def _is_dead(data: Image, r: int, c: int, sky: float, noise: float) -> bool:  # 
     depth = sky - np.float64(data[r, c])
     most = max(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
     most = max(most, data[r, c - 1], data[r, c + 1], data[r - 1, c], data[r + 1, c])
-    return depth > DEEP * noise and most - sky <= FLANKS * depth + 2.0 * FLANK_NOISE * noise
+    return bool(depth > DEEP * noise and most - sky <= FLANKS * depth + 2.0 * FLANK_NOISE * noise)
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from levelmatch_core.sky import lone_pixels as module
-from levelmatch_core.sky.lone_pixels import lone_pixels
+from levelmatch_core.sky.lone_pixels import is_of_few_values, rough_noise
 
 Image = NDArray[np.float64]
 SHAPE = (160, 200)
@@ -18,6 +18,10 @@ def frozen(data: Image) -> Image:
     data = data.copy()
     data.flags.writeable = False
     return data
+
+
+def lone_pixels(data: Image) -> NDArray[np.uint8] | None:
+    return module.lone_pixels(data, rough_noise(data))
 
 
 def noise(seed: int = 0) -> Image:
@@ -109,3 +113,17 @@ def test_a_bright_star_is_possible() -> None:
     """A million times the noise, no wider than a pixel."""
     data = noise() + 1e6 * np.exp(-((X - 80) ** 2 + (Y - 80) ** 2) / (2 * 0.4**2))
     assert lone_pixels(frozen(data)) is None
+
+
+FEW = ["fewer photons", "quarter photons", "coarse steps"]
+SKIES |= {
+    "quarter photons": lambda: np.random.default_rng(1).poisson(0.25, SHAPE) / 40.0,
+    "coarse steps": lambda: np.rint(np.random.default_rng(1).normal(100, 0.3, SHAPE)),
+    "stars without noise": lambda: np.where((X - 80) ** 2 + (Y - 80) ** 2 < 400, 5.0 + X, 0.0),
+}
+
+
+@pytest.mark.parametrize("sky", SKIES)
+def test_of_few_values_no_median_sees_the_level(sky: str) -> None:
+    data = frozen(SKIES[sky]())
+    assert is_of_few_values(data, rough_noise(data)) == (sky in FEW)

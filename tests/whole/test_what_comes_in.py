@@ -188,6 +188,18 @@ def test_counts_of_different_times_are_matched_as_rates_and_given_back(tmp_path:
         np.testing.assert_array_equal(corrected(tmp_path, name, "again"), corrected(tmp_path, name))
 
 
+@pytest.mark.parametrize("photons", [0.01, 0.08, 0.25])
+@pytest.mark.parametrize("preset", ["best", "pjpipe"])
+def test_of_few_photons_a_level_is_in_doubt(tmp_path: Path, photons: float, preset: str) -> None:
+    """The median of mostly zeros is 0, whatever the rate: by a fifth of it images differ, and nothing shows."""
+    rates = dict(zip(LEVELS, photons * np.array([1.0, 1.2, 0.9, 1.1]), strict=True))
+    program(tmp_path / "in", lambda name, _: np.random.default_rng(ord(name)).poisson(rates[name], (N, N)) / 1500.0)
+    result, record = run(tmp_path, preset=preset)
+    assert RunRecord.load(tmp_path / "out" / "run.json").grade is Grade.DOUBTFUL
+    assert "hold one value, wherever they lie (few photons" in result.verdict
+    assert "few photons" in record
+
+
 @pytest.mark.parametrize("factor", [1e5, 1e-5])
 def test_an_exposure_of_another_scale_is_left_out_by_name(tmp_path: Path, factor: float) -> None:
     program(tmp_path / "in", lambda name, data: data * (factor if name == "b" else 1.0))

@@ -14,7 +14,7 @@ from levelmatch_core.matching.results import PairFit
 from levelmatch_core.sky.clipping import clipped
 from levelmatch_core.sky.cutouts import Cutout
 from levelmatch_core.sky.grid import Grid
-from levelmatch_core.sky.lone_pixels import lone_pixels
+from levelmatch_core.sky.lone_pixels import lone_pixels, rough_noise
 from levelmatch_core.sky.pixelmap import Box, PixelMap, grid_to_image
 from levelmatch_core.sky.resample import bilinear
 from tests.matching import fakes
@@ -123,7 +123,7 @@ def seen(seed: int, level: float, shift: float, wild: list[float], part: float, 
     data[bad] = rng.permutation(np.resize(np.array(wild or [0.0]), np.count_nonzero(bad)))
     data[~np.isfinite(data) | (np.abs(data) > HUGE)] = np.nan  # as reading has it
     data.flags.writeable = False
-    lone = lone_pixels(data)
+    lone = lone_pixels(data, rough_noise(data))
     if lone is not None:
         data = np.where(lone, np.nan, data)
     image = bilinear(data, None, *to_grid(shift), sharp=sharp)
