@@ -114,12 +114,22 @@ def to_grid(shift: float) -> tuple[PixelMap, Box]:
     return grid_to_image(GRID, wcs, (100, 120), box), box
 
 
-def seen(seed: int, level: float, shift: float, wild: list[float], part: float, *, sharp: bool) -> Cutout:
+def seen(  # noqa: PLR0917 - a program in small
+    seed: int,
+    level: float,
+    shift: float,
+    wild: list[float],
+    part: float,
+    side: tuple[int, int] = (1, 1),
+    *,
+    sharp: bool,
+) -> Cutout:
     """A cutout of an image of a soft sky, of which so large a part holds the values in turn."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:100, :120] + shift
     data = 100 + level + 3 * np.sin(x / 20) * np.cos(y / 25) + 0.01 * level * (x - 60) + rng.normal(0, SIGMA, y.shape)
-    bad = rng.random(y.shape) < part
+    blocks = rng.random((100 // side[0], 120 // side[1])) < part
+    bad = np.repeat(np.repeat(blocks, side[0], axis=0), side[1], axis=1)
     data[bad] = rng.permutation(np.resize(np.array(wild or [0.0]), np.count_nonzero(bad)))
     data[~np.isfinite(data) | (np.abs(data) > HUGE)] = np.nan  # as reading has it
     data.flags.writeable = False
@@ -157,6 +167,29 @@ def test_nor_do_they_move_what_is_resampled(
     assert far <= 4 * math.sqrt(7 if fit_type == "level+slope" else 1) * fit.stderr
     # five sixths of the pixels at most are lost with those that touch a wild one
     assert fit.stderr <= 3.5 * clean.stderr
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    FIT_TYPES,
+    STATISTICS,
+    st.booleans(),
+    st.lists(FAR_OFF, min_size=1, max_size=2),
+    st.tuples(st.floats(0, 0.2), st.sampled_from([0.0, 1.0]), st.sampled_from([(2, 2), (5, 5), (100, 1), (1, 120)])),
+)
+def test_where_they_are_not_alone_the_error_is_said(
+    fit_type: str, statistic: str, sharp: bool, wild: list[float], parts: tuple[float, float, tuple[int, int]]
+) -> None:
+    """Blocks, columns and rows of them are spread as well, and look like what a sky may have: they are not found.
+
+    Up to twice the noise, or half of the scatter that is left, the densest differences cannot tell from chance.
+    """
+    one, two, side = parts[0], parts[0] * parts[1], parts[2]
+    pair = seen(1, 0.0, 0.4, wild, one, side, sharp=sharp), seen(2, LEVEL, -0.3, wild, two, side, sharp=sharp)
+    fit = fit_pair(*pair, fit_type, settings_for(statistic=statistic))
+    if fit is not None:
+        off = abs(float(fit.plane(np.array([57.5]), np.array([47.5]))[0]) - LEVEL)
+        assert off <= 4 * math.hypot(fit.stderr, fit.structure) + max(2 * SIGMA, 0.5 * fit.rms)
 
 
 def test_whole_numbers_keep_their_scatter() -> None:
