@@ -101,6 +101,8 @@ _OBSERVATION_CARDS = (
 _MOMENT_CARDS = ("DATE-OBS", "MJD-OBS", "OBSMJD", "EXPSTART", "OBSID", "OBS_ID", "ROOTNAME", "EXPNUM")
 """Those that are of one observation only, where they say more than a date."""
 _DATE = len("2004-01-01")
+_CORRECTED = "pbcor"
+"""Of images of an interferometer, the one with this word in addition has the sky everywhere on one scale."""
 _LONG_WORD = re.compile(
     r"(?P<image>.+?)(?P<kind>weight(map)?|wht|mask|flags?|rms|variance|invvar|error|sigma|coverage|expmap|background)"
 )
@@ -197,6 +199,9 @@ def _aside(file: Seen, names: _Names) -> Aside | None:
             return Aside(file.shown, f"{what}, by its name, of {beside[0].shown}", role, beside[0].shown)
         if strong and at == len(file.words) - 1 and at > 0:
             return Aside(file.shown, f"{what}, by its name")
+    better = names.by_words.get((file.place, (*file.words, _CORRECTED)))
+    if better is not None and _is_of_one_observation(better, file):
+        return Aside(file.shown, f"not corrected for the primary beam, as {better.shown} is")
     found = _in_folder(file, names) or _without_mark(file, names)
     if found is not None:
         return found
@@ -238,6 +243,8 @@ def _of_an_image(file: Seen, names: _Names) -> Aside | None:
         for rest, more in ((file.words[:end], file.words[end:]), (file.words[-end:], file.words[:-end])):
             one = names.by_words.get((file.place, rest))
             is_numbered = any(len(word) < _SHORTEST_WORD or re.search(r"\d", word) for word in more)
+            if more == (_CORRECTED,):
+                continue
             if one is not None and not is_numbered and _is_of_one_observation(file, one):
                 reason = (
                     f"{one.shown} has the same place, shape and name but for {'_'.join(more)!r}, and nothing tells of "

@@ -236,6 +236,15 @@ def test_of_products_of_one_observation_one_is_taken(
     assert ("i1_7_cbcd.fits (of the same observation as i1_7_bcd.fits" in notes) == (len(names) == 1)
 
 
+def test_images_are_taken_where_the_primary_beam_is_corrected(tmp_path: Path, sky_header: Callable[..., Any]) -> None:
+    write(tmp_path / "a.image.fits", sky_header())
+    write(tmp_path / "a.image.pbcor.fits", sky_header(), seed=1)
+    write(tmp_path / "b.image.fits", sky_header(ra=10.001), seed=2)
+    found, notes = taken(tmp_path)
+    assert found == ["a.image.pbcor.fits", "b.image.fits"]
+    assert "a.image.fits (not corrected for the primary beam" in notes
+
+
 def test_filters_chips_and_numbers_are_no_products_of_one_observation(
     tmp_path: Path, sky_header: Callable[..., Any]
 ) -> None:
