@@ -90,18 +90,19 @@ class Sky:
         for sigma, part, reach in ((width, 1 - halo, REACH), (HALO, halo, 3 * REACH)):
             if part == 0:
                 continue
-            for column, row, flux in zip(columns, rows, self.stars[:, 2], strict=True):
-                left, bottom = round(column) - reach, round(row) - reach
+            near = (abs(columns - nx / 2) < nx / 2 + reach + 1) & (abs(rows - ny / 2) < ny / 2 + reach + 1)
+            stars = zip(*_shares(columns[near], sigma, reach), *_shares(rows[near], sigma, reach), strict=True)
+            for flux, (left, across, bottom, up) in zip(self.stars[near, 2], stars, strict=True):
                 a, b = max(left, 0), max(bottom, 0)
                 c, d = min(left + 2 * reach + 1, nx), min(bottom + 2 * reach + 1, ny)
                 if c > a and d > b:
-                    across, up = _shares(a, c, column, sigma), _shares(b, d, row, sigma)
-                    image[b:d, a:c] += part * flux * up[:, None] * across
+                    image[b:d, a:c] += part * flux * up[b - bottom : d - bottom, None] * across[a - left : c - left]
         return image
 
 
-def _shares(start: int, stop: int, centre: float, sigma: float) -> Array:
-    """Return the part of a Gaussian in each pixel of a row."""
-    edges = (np.arange(start, stop + 1) - 0.5 - centre) / (np.sqrt(2) * sigma)
-    found: Array = 0.5 * np.diff(erf(edges))
-    return found
+def _shares(centres: Array, sigma: float, reach: int) -> tuple[list[int], Array]:
+    """Return the first of the pixels of each Gaussian in a row, and (n, 2 reach + 1) the part of it in each pixel."""
+    first = np.round(centres).astype(int) - reach
+    edges = (first[:, None] + np.arange(2 * reach + 2) - 0.5 - centres[:, None]) / (np.sqrt(2) * sigma)
+    found: Array = 0.5 * np.diff(erf(edges), axis=1)
+    return first.tolist(), found
