@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure import huber
 from levelmatch_core.matching.measure.block_jackknife import structure
+from levelmatch_core.matching.measure.core_level import off_core
 from levelmatch_core.matching.measure.difference_kernels import (
     Box,
     Cut,
@@ -231,7 +232,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     grown = None if found_gain is None else (found_gain.slope, found_gain.sigma, found_gain.brightness)
     stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), pair.in_common() * mean_like / inefficiency
     level, slope_x, slope_y = fit.coefficients.tolist()
-    shown = structure(*pair.parts, fit.cut, (level, slope_x, slope_y), stderr, shared, grown)
+    off = off_core(*pair.parts, fit.cut, (level, slope_x, slope_y))
+    shown = math.hypot(off, structure(*pair.parts, fit.cut, (level, slope_x, slope_y), stderr, shared, grown))
     efficient = None
     beyond_noise = 1.0 - n_used / n_valid - _clipped(settings.sigma, settings.maxiters)
     part = min(max((CROWDED - beyond_noise) / (CROWDED - CLEAN), 0.0), 1.0)
