@@ -174,7 +174,7 @@ def changes_on_server(
             yield told_settings(changes)
     for name in sorted({*ours, *theirs} - _ELSEWHERE):
         if theirs.get(name) != ours.get(name):
-            yield f"{name} was {theirs.get(name)!r}, now {ours.get(name)!r}"
+            yield f"{name} was {_shown(theirs.get(name))}, now {_shown(ours.get(name))}"
     limit = known.global_concurrency_limit.limit if known.global_concurrency_limit else known.concurrency_limit
     strategy = known.concurrency_options.collision_strategy.value if known.concurrency_options else None
     pairs = {
@@ -228,6 +228,8 @@ def _told_schedule(schedule: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "not given"
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else repr(value)
 
 
