@@ -112,7 +112,7 @@ def test_two_scheduled_programs_that_would_undo_each_other_are_refused(tmp_path)
 def test_a_program_that_is_started_by_hand_may_share_an_output_and_that_is_told(tmp_path):
     one, two = program(tmp_path / "one", SCHEDULE), program(tmp_path / "two", "recursive = true\n", name="by hand")
     (told,) = shared_outputs([one, two], {}, ENVIRON)
-    assert "recursive was not given, now True" in told
+    assert "recursive was None, now True" in told
     same = program(tmp_path / "three", "", name="m33-backfill")
     assert shared_outputs([same], {"level_match/m33": on_server(one)}, ENVIRON) == []
     apart = program(tmp_path / "four", SCHEDULE, name="m31", output="/products/m31")
