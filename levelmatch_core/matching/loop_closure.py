@@ -228,7 +228,7 @@ def _walk_between_grids(problem: Problem, loops: Loops) -> tuple[csr_array, Arra
     def onward(entries: Index, following: Index) -> Array:
         """Return the functional of one pair as that of the pair that follows, by their common member."""
         there = ends[entries].swapaxes(1, 2) @ carried[entries]
-        return np.linalg.solve(begins[following].swapaxes(1, 2), there)
+        return np.asarray(np.linalg.solve(begins[following].swapaxes(1, 2), there), dtype=float)
 
     for step in range(1, int(lengths.max())):
         here = loops.starts[:-1][lengths > step] + step

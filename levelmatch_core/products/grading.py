@@ -118,9 +118,8 @@ def _untested(stage: StageSummary) -> Iterator[Criterion]:
     if not stage.used or stage.seams_tested:
         return
     grade = Grade.DOUBTFUL if stage.stage == LAST else Grade.FAIR
-    words = (
-        f"nothing tests the {stage.used} pairs of {stage.stage.replace('_', ' ')}: each level depends on a single one"
-    )
+    pairs = "the only pair" if stage.used == 1 else f"the {stage.used} pairs"
+    words = f"nothing tests {pairs} of {stage.stage.replace('_', ' ')}: each level depends on a single one"
     yield Criterion(name="untested", stage=stage.stage, grade=grade, value=stage.used, limit=0, words=words)
 
 

@@ -82,6 +82,7 @@ _SHORTEST_WORD = 2
 """Letters: a shorter word, or one with a digit, tells exposures apart."""
 _ENDING = re.compile(r"\.(fits?|fts)(\.(gz|fz|bz2|z))?$", re.IGNORECASE)
 _WCS_CARDS = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
+_ROLL_CARDS = (*(f"{matrix}{i}_{j}" for matrix in ("CD", "PC") for i in (1, 2) for j in (1, 2)), "CROTA1", "CROTA2")
 _OBSERVATION_CARDS = (
     *(
         "DATE-OBS",
@@ -288,7 +289,7 @@ def _is_of_one_observation(one: Seen, other: Seen) -> bool:
         return False
     pairs = [
         (x.get(card), y.get(card)) for x, y in ((a, b), (one.hdus[0], other.hdus[0])) for card in _OBSERVATION_CARDS
-    ]
+    ] + [(a.get(card), b.get(card)) for card in _ROLL_CARDS]
     return all(x is None or y is None or x == y for x, y in pairs)
 
 

@@ -160,6 +160,15 @@ def test_what_has_an_images_name_and_more_is_of_it_unless_it_was_observed_by_its
     assert ("m31_extra.fits (m31.fits has the same place, shape and name but for 'extra'" in notes) == (len(names) == 1)
 
 
+def test_an_image_of_another_roll_is_no_part_of_one_at_the_same_place(
+    tmp_path: Path, sky_header: Callable[..., Any]
+) -> None:
+    """A second visit to the places of a survey, which turned by some degrees."""
+    write(tmp_path / "m31.fits", sky_header())
+    write(tmp_path / "second_m31.fits", sky_header(angle=4.0), seed=1)
+    assert taken(tmp_path)[0] == ["m31.fits", "second_m31.fits"]
+
+
 @pytest.mark.parametrize("other", ["m31_2.fits", "m31_b.fits", "m31_night2.fits", "2_m31.fits"])
 def test_a_number_or_letter_more_is_another_exposure(
     tmp_path: Path, sky_header: Callable[..., Any], other: str
