@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -122,7 +123,7 @@ class Seen:
         """The first two-dimensional image."""
         return next((hdu for hdu in self.hdus if hdu.plane is not None), None)
 
-    @property
+    @cached_property
     def words(self) -> tuple[str, ...]:
         """The words of its name, without the ending."""
         return tuple(re.split(r"[._\-]", _ENDING.sub("", PurePosixPath(self.shown).name.lower())))
@@ -261,10 +262,12 @@ def _other_product(file: Seen, names: _Names) -> Aside | None:
     Of such products the one with the shortest word is taken, then the first.
     """
     for at, word in enumerate(file.words):
+        if not word.isalpha():
+            continue
         for one in names.gaps[file.place, at, _without(file.words, at)]:
             other = one.words[at]
             is_first = (len(other), other) < (len(word), word) and _kind(other) is None and other.isalpha()
-            if is_first and word.isalpha() and len(other) >= _SHORTEST_WORD and _is_surely_one_observation(file, one):
+            if is_first and len(other) >= _SHORTEST_WORD and _is_surely_one_observation(file, one):
                 reason = f"of the same observation as {one.shown}, which is used; to use this one, choose by step_ext"
                 return Aside(file.shown, reason)
     return None
@@ -295,6 +298,7 @@ def _is_kind(words: tuple[str, ...], at: int, rest: tuple[str, ...]) -> bool:
     return words != rest and _kind(words[at]) is not None
 
 
+@lru_cache(maxsize=4096)
 def _kind(word: str) -> tuple[str, Role, bool] | None:
     for what, role, strong, weak in _KINDS:
         if re.fullmatch(strong, word):
