@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure import huber
-from levelmatch_core.matching.measure.block_jackknife import structure
+from levelmatch_core.matching.measure.block_jackknife import shown_by
 from levelmatch_core.matching.measure.difference_kernels import (
     Box,
     Cut,
@@ -65,6 +65,9 @@ HOLE, HOLE_ROWS = 12, 64
 PSF_LEFT = 0.25
 """Fraction of the change of a level by PSF matching that counts as its error: no kernel is perfect, and what it leaves
 is alike in all pairs of an exposure."""
+CLIPPED_ALONE = 2.0
+"""Fraction of the variance that no other pair shares, per fraction of the pixels that are clipped in addition to those
+of noise: each pair clips its own part of a star, and the pixels next to those scatter most."""
 CLEAN, CROWDED = 0.01, 0.03
 """Fractions of the pixels that are clipped in addition to those of noise: up to the first, a pair is free of sources,
 and its level may be the most efficient one; from the second on, faint sources below the clipping limit would move
@@ -231,7 +234,9 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     grown = None if found_gain is None else (found_gain.slope, found_gain.sigma, found_gain.brightness)
     stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), pair.in_common() * mean_like / inefficiency
     level, slope_x, slope_y = fit.coefficients.tolist()
-    shown = structure(*pair.parts, fit.cut, (level, slope_x, slope_y), stderr, shared, grown)
+    kappa = _kappa(settings.sigma, settings.maxiters if fit_type == "level" else settings.plane_fit_maxiters)
+    normal = fit.rms / kappa * math.sqrt((correlation + huber.ADAPTIVE_VARIANCE - 1.0) / n_used)
+    shown = shown_by(*pair.parts, fit.cut, (level, slope_x, slope_y), (fit.rms, normal), stderr, shared, grown)
     efficient = None
     beyond_noise = 1.0 - n_used / n_valid - _clipped(settings.sigma, settings.maxiters)
     part = min(max((CROWDED - beyond_noise) / (CROWDED - CLEAN), 0.0), 1.0)
@@ -248,9 +253,10 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         moments=moments,
         rms=fit.rms,
         stderr=stderr,
-        structure=math.hypot(shown, PSF_LEFT * moved) if abs(moved) > stderr else shown,
+        structure=math.hypot(shown.structure, PSF_LEFT * moved) if abs(moved) > stderr else shown.structure,
+        noise_by_blocks=shown.noise,
         correlation=correlation,
-        shared=shared,
+        shared=shared * max(0.0, 1.0 - CLIPPED_ALONE * max(0.0, beyond_noise)),
         extent=extent,
         linear=_fractions(extent, first.record, second.record),
         converged=fit.converged,
