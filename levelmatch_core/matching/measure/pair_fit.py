@@ -65,13 +65,13 @@ HOLE, HOLE_ROWS = 12, 64
 PSF_LEFT = 0.25
 """Fraction of the change of a level by PSF matching that counts as its error: no kernel is perfect, and what it leaves
 is alike in all pairs of an exposure."""
-CLIPPED_ALONE = 2.0
-"""Fraction of the variance that no other pair shares, per fraction of the pixels that are clipped in addition to those
-of noise: each pair clips its own part of a star, and the pixels next to those scatter most."""
 CLEAN, CROWDED = 0.01, 0.03
 """Fractions of the pixels that are clipped in addition to those of noise: up to the first, a pair is free of sources,
 and its level may be the most efficient one; from the second on, faint sources below the clipping limit would move
 that."""
+CLIPPED_ALONE = 2.5
+"""Fraction of the variance that no other pair shares, per fraction of the pixels beyond `CROWDED` that are clipped:
+each pair clips its own part of a star, and the pixels next to those scatter most."""
 _FINITE = float(np.finfo(float).max)
 """No finite residual is beyond it."""
 
@@ -256,7 +256,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         structure=math.hypot(shown.structure, PSF_LEFT * moved) if abs(moved) > stderr else shown.structure,
         noise_by_blocks=shown.noise,
         correlation=correlation,
-        shared=shared * max(0.0, 1.0 - CLIPPED_ALONE * max(0.0, beyond_noise)),
+        shared=shared * max(0.0, 1.0 - CLIPPED_ALONE * max(0.0, beyond_noise - CROWDED)),
         extent=extent,
         linear=_fractions(extent, first.record, second.record),
         converged=fit.converged,
