@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
@@ -107,8 +108,19 @@ def _notebooks_without_scratch(app: Sphinx, error: Exception | None) -> None:
         notebook.write_text(_plain(notebook.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def _links_between_guides(app: Sphinx, tree: nodes.document) -> None:
+    """Lead from one of the operators' guides to another, which are pages here: from SERVICES.md to services."""
+    del app
+    for link in tree.findall(pending_xref):
+        name, _, heading = link["reftarget"].partition("#")
+        if name in {"SERVICES.md", "MACHINES.md"}:
+            page = Path(name).stem.lower()
+            link.attributes |= {"refdomain": "doc", "reftarget": page, "reftargetid": heading or None}
+
+
 def setup(app: Sphinx) -> None:
     """Add the changes above to the build."""
     app.connect("source-read", _fill)
     app.connect("doctree-read", _without_scratch)
+    app.connect("doctree-read", _links_between_guides)
     app.connect("build-finished", _notebooks_without_scratch)

@@ -5,7 +5,8 @@ Origin header (or by Sec-Fetch-Site, if a browser sends no Origin), and pages wh
 (DNS rebinding) by the Host header. Programs send no Origin.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+import os
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, cast
 
 LOOPBACK = "127.0.0.1"
@@ -14,6 +15,8 @@ _NAMES = frozenset({LOOPBACK, "localhost", "[::1]"})
 
 _ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
 """MLflow's assistant, which runs commands on this machine for whoever reaches its port."""
+
+_SERVED_NAMES = "LEVELMATCH_PREFECT_NAMES"
 
 _NO_ASSISTANT = "refused: MLflow's assistant runs commands on this machine; it is off here"
 
@@ -31,12 +34,16 @@ class OwnPages:
     application
         The ASGI application to protect.
     port
-        Its port on the loopback.
+        Its port on the loopback; None if only pages under the address that was asked for are its own.
+    names
+        Host names under which it is asked besides the loopback's: by workers, or by browsers through a proxy.
     """
 
-    def __init__(self, application: Application, port: int) -> None:
+    def __init__(self, application: Application, port: int | None = None, names: Collection[str] = ()) -> None:
         self._application = application
-        self._origins = {f"http://{name}:{port}" for name in _NAMES}
+        self._names = _NAMES | {name.lower() for name in names}
+        self._origins = {f"http://{name}:{port}" for name in _NAMES if port is not None}
+        self._proxies = self._names - _NAMES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -54,10 +61,11 @@ class OwnPages:
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").lower())
         hosts = headers.get("host", [])
-        if len(hosts) != 1 or _name_of(hosts[0]) not in _NAMES:
+        if len(hosts) != 1 or _name_of(hosts[0]) not in self._names:
             return "refused: the host that was asked for is not this machine's own name"
         origins = headers.get("origin", [])
-        if not set(origins) <= {*self._origins, f"http://{hosts[0]}"}:
+        secure = {f"https://{hosts[0]}"} if _name_of(hosts[0]) in self._proxies else set()
+        if not set(origins) <= {*self._origins, *secure, f"http://{hosts[0]}"}:
             return "refused: a page of another origin asks"
         if not origins and _of_another_site(scope, headers):
             return "refused: a page of another site asks"
@@ -89,6 +97,19 @@ def mlflow_without_assistant() -> Application:
     from mlflow.server.fastapi_app import app  # noqa: PLC0415 - it reads the environment
 
     return WithoutAssistant(cast(Application, app))
+
+
+def prefect_for_own_pages() -> Application:
+    """Return Prefect's application behind :class:`OwnPages`: what a service serves instead of `prefect server start`.
+
+    ``LEVELMATCH_PREFECT_NAMES`` lists the host names besides the loopback's, separated by commas.
+    """
+    os.environ.pop("PREFECT_API_URL", None)  # the server must not be the client of another
+    os.environ["PREFECT__SERVER_FINAL"] = "1"
+    from prefect.server.api.server import create_app  # noqa: PLC0415 - it reads the environment
+
+    names = [name.strip() for name in os.environ.get(_SERVED_NAMES, "").split(",")]
+    return OwnPages(cast(Application, create_app()), names=[name for name in names if name])
 
 
 def _is_assistant(scope: Scope) -> bool:

@@ -4,6 +4,16 @@ Loops are tested without a solve, so that a bad pair is not hidden by the residu
 independent loops is used, which a breadth-first search keeps short (most are triangles and quadrilaterals): each
 contains one pair that no earlier loop contains. A pair that is in many failed loops, and whose error would close them
 all, explains them.
+
+Differences of planes are compared at one point of a loop. Between members on several grids there is none: each pair has
+the planes of its members as it sees them, T c (section 2 of matching/MODEL.md). A functional f of a pair's difference
+is therefore carried on from pair to pair so that every member on the way drops out of the sum,
+
+    T_{m,next}' f_next = T_{m,last}' f_last,
+
+and begins as (1, g), the value at a point. Around the loop it comes back with a small change, times which the slopes of
+the member where the loop begins remain in the sum. That is part of the sum's error, and g is the point where the error
+is least.
 """
 
 from collections.abc import Iterator
@@ -16,6 +26,7 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.results import Loop, LoopClosure, Suspect
+from levelmatch_core.matching.uncertainty.pair_noise import unit_covariances
 from levelmatch_core.process.compilation import njit
 
 LIMIT = 4.0
@@ -26,6 +37,8 @@ NAMED = 10
 """Largest number of loops, and of suspects, that are reported."""
 ALIKE = 0.98
 """Pairs that explain at least this fraction of what the best one explains cannot be distinguished from it."""
+SEEN_TO = 1e-3
+"""Part of a plane's change over an exposure to which a pair on another grid sees it."""
 NORMAL_MEDIAN = 0.6744897501960817
 """Median absolute value of a standard normal variable."""
 
@@ -51,12 +64,6 @@ class Loops:
         """Return the pairs and signs of one loop."""
         here = slice(self.starts[number], self.starts[number + 1])
         return self.pairs[here], self.signs[here]
-
-    def of_pairs(self, allowed: NDArray[np.bool_]) -> "Loops":
-        """Return the loops all of whose pairs are allowed."""
-        whole = np.logical_and.reduceat(allowed[self.pairs], self.starts[:-1])
-        entries, lengths = np.repeat(whole, np.diff(self.starts)), np.diff(self.starts)[whole]
-        return Loops(np.concatenate([[0], np.cumsum(lengths)]), self.pairs[entries], self.signs[entries])
 
     @property
     def loop(self) -> Index:
@@ -148,8 +155,6 @@ def _closed(  # noqa: C901 - compiled: one search a loop  # pragma: no cover
 def closure(problem: Problem, covariance: csr_array, allowed: csr_array | None = None) -> LoopClosure | None:
     """Return how well the loops of a component close; None if it has none.
 
-    Planes are compared at one point of a loop, and therefore only around loops whose members are all on one grid.
-
     Parameters
     ----------
     problem
@@ -164,15 +169,14 @@ def closure(problem: Problem, covariance: csr_array, allowed: csr_array | None =
     if count <= 0:
         return None
     loops = independent_loops(len(problem.names), problem.first, problem.second, MOST_LOOPS)
-    if problem.frames and problem.k == 3:
-        loops = loops.of_pairs(~problem.frames.crosses)
-        if not len(loops):
-            return None
-    walk = _walk(problem, loops)
+    several = bool(problem.frames) and problem.k == 3
+    walk, slopes_left = (
+        _walk_between_grids(problem, loops) if several else (_walk(problem, loops), np.zeros(len(loops)))
+    )
     sums = np.asarray(walk @ problem.delta.ravel())
-    sigma = _sigma(walk, covariance)
+    sigma = _sigma(walk, covariance, slopes_left)
     size = np.abs(sums) / sigma
-    unexplained = size > LIMIT if allowed is None else np.abs(sums) / _sigma(walk, allowed) > LIMIT
+    unexplained = size > LIMIT if allowed is None else np.abs(sums) / _sigma(walk, allowed, slopes_left) > LIMIT
     scatter = float(np.median(size)) / NORMAL_MEDIAN
     failed = size > LIMIT
     worst = np.argsort(-size, kind="stable")[:NAMED]
@@ -190,9 +194,9 @@ def closure(problem: Problem, covariance: csr_array, allowed: csr_array | None =
     )
 
 
-def _sigma(walk: csr_array, covariance: csr_array) -> Array:
-    """Return (L,) 1 sigma of the sums over loops."""
-    return np.sqrt(np.asarray((walk @ covariance).multiply(walk).sum(axis=1), dtype=float).ravel())
+def _sigma(walk: csr_array, covariance: csr_array, more: Array) -> Array:
+    """Return (L,) 1 sigma of the sums over loops; `more` (L,) is a variance in addition to that of the pairs."""
+    return np.sqrt(np.asarray((walk @ covariance).multiply(walk).sum(axis=1), dtype=float).ravel() + more)
 
 
 def _members(problem: Problem, pairs: Index, signs: Array) -> tuple[str, ...]:
@@ -211,6 +215,39 @@ def _walk(problem: Problem, loops: Loops) -> csr_array:
     columns = loops.pairs[:, None] * k + np.arange(k)
     entries = terms.ravel(), (np.repeat(loop, k), columns.ravel())
     return csr_array(entries, shape=(len(loops), problem.delta.size))
+
+
+def _walk_between_grids(problem: Problem, loops: Loops) -> tuple[csr_array, Array]:
+    """Return what :func:`_walk` does for planes on several grids, and (L,) the variance by slopes left in the sums."""
+    pairs, loop, forwards = loops.pairs, loops.loop, loops.signs > 0
+    sides = np.stack([problem.shifts(0), problem.shifts(1)])
+    begins, ends = sides[np.where(forwards, 0, 1), pairs], sides[np.where(forwards, 1, 0), pairs]
+    carried = np.broadcast_to(np.eye(3), (len(pairs), 3, 3)).copy()
+    lengths = np.diff(loops.starts)
+
+    def onward(entries: Index, following: Index) -> Array:
+        """Return the functional of one pair as that of the pair that follows, by their common member."""
+        there = ends[entries].swapaxes(1, 2) @ carried[entries]
+        return np.asarray(np.linalg.solve(begins[following].swapaxes(1, 2), there), dtype=float)
+
+    for step in range(1, int(lengths.max())):
+        here = loops.starts[:-1][lengths > step] + step
+        carried[here] = onward(here - 1, here)
+    first, last = loops.starts[:-1], loops.starts[1:] - 1
+    left = (begins[first].swapaxes(1, 2) @ (onward(last, first) - np.eye(3)))[:, 1:]
+    # 1 sigma of a member's slopes: a pair has the difference of two
+    slope = float(np.median(np.abs(problem.delta[:, 1:]))) / (NORMAL_MEDIAN * 2**0.5)
+    own = problem.variance[:, None, None] * unit_covariances(problem)
+    each = carried.swapaxes(1, 2) @ own[pairs] @ carried
+    total = np.add.reduceat(each, first) + slope**2 * left.swapaxes(1, 2) @ left
+    start = np.ones((len(loops), 3))
+    start[:, 1:] = -np.linalg.solve(total[:, 1:, 1:], total[:, 1:, :1])[:, :, 0]
+    remaining = slope**2 * np.sum(np.einsum("lab,lb->la", left, start) ** 2, axis=1)
+    seen = np.bincount(loop, weights=problem.frames.crosses[pairs], minlength=len(loops)) * (2 * slope * SEEN_TO) ** 2
+    terms = np.einsum("eab,eb->ea", carried, start[loop]) * loops.signs[:, None]
+    columns = pairs[:, None] * 3 + np.arange(3)
+    entries = terms.ravel(), (np.repeat(loop, 3), columns.ravel())
+    return csr_array(entries, shape=(len(loops), problem.delta.size)), remaining + seen
 
 
 def _suspects(

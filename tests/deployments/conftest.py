@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -186,12 +187,15 @@ def running(words: list[str], environ: dict[str, str], log: Path) -> Iterator[su
         ended(process)
 
 
+PREFECT_SERVER = (sys.executable, "-m", "prefect", "server", "start")
+
+
 @contextmanager
-def serving(environ: dict[str, str], log: Path) -> Iterator[Server]:
+def serving(environ: dict[str, str], log: Path, command: Sequence[str] | None = None) -> Iterator[Server]:
     """Run a Prefect server where the environment says that it is, whose scheduler looks every two seconds."""
     server = Server(environ["PREFECT_API_URL"], environ)
     port = server.url.rpartition(":")[2].removesuffix("/api")
-    words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    words = [*(command or PREFECT_SERVER), "--host", "127.0.0.1", "--port", port]
     with running(words, environ, log) as process:
 
         def up() -> bool:
@@ -323,6 +327,14 @@ class Observatory:
         return working(self.server.environ, self.logs / "worker.log")
 
 
+def of_its_unit(name: str) -> list[str]:
+    """Return the words with which systemd starts a server, without its address, for this environment."""
+    text = (ROOT / "deployments" / "systemd" / f"{name}.service").read_text().replace("\\\n", " ")
+    (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
+    words = shlex.split(line.partition("=")[2].partition("--host")[0])
+    return [word.replace("/opt/levelmatch/bin", str(Path(sys.executable).parent)) for word in words]
+
+
 @pytest.fixture
 def observatory(tmp_path: Path) -> Iterator[Observatory]:
     """Start PostgreSQL, a Prefect server and an MLflow server on it, all on loopback."""
@@ -342,7 +354,7 @@ def observatory(tmp_path: Path) -> Iterator[Observatory]:
         words += ["--port", tracking.rpartition(":")[2], "--artifacts-destination", str(home / "artifacts")]
         words += ["--backend-store-uri", f"postgresql://levelmatch@{database}/mlflow"]
         mlflow = stack.enter_context(running(words, environ, logs / "mlflow.log"))
-        server = stack.enter_context(serving(environ, logs / "prefect.log"))
+        server = stack.enter_context(serving(environ, logs / "prefect.log", of_its_unit("levelmatch-prefect")))
 
         def up() -> bool:
             assert mlflow.poll() is None, (logs / "mlflow.log").read_text()

@@ -59,7 +59,7 @@ def test_wheel_and_sdist_hold_what_a_user_needs(built):
     with zipfile.ZipFile(built[0]) as wheel:
         names = wheel.namelist()
     shared = {Path(name).name for name in names if "/data/share/levelmatch/" in name}
-    assert shared == {*examples, "constraints.txt", "README.md"}
+    assert shared == {*examples, "constraints.txt", "README.md", "SERVICES.md", "MACHINES.md"}
     for needed in ("levelmatch_core/STEP.md", "levelmatch_core/py.typed", "levelmatch_core/process/compiled_ahead.txt"):
         assert needed in names
     assert not [name for name in names if name.startswith("tests/")]

@@ -24,7 +24,13 @@ DOCUMENTS = sorted(
     (
         *(
             REPOSITORY / name
-            for name in ("README.md", "deployments/README.md", "deployments/MACHINES.md", ".github/CONTRIBUTING.md")
+            for name in (
+                "README.md",
+                "deployments/README.md",
+                "deployments/SERVICES.md",
+                "deployments/MACHINES.md",
+                ".github/CONTRIBUTING.md",
+            )
         ),
         *(REPOSITORY / "levelmatch_core" / name for name in ("STEP.md", "matching/MODEL.md")),
         *DOCS.rglob("*.md"),

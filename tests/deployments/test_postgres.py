@@ -60,7 +60,11 @@ def test_two_programs_and_a_sweep_at_once(deployed, tmp_path):
     everything = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert len(everything) == 6
 
-    assert assistant_of(deployed.tracking) == 403
+    asked = f"{deployed.tracking}/ajax-api/3.0/mlflow/assistant/message"
+    assert refusal_of(urllib.request.Request(asked, b"{}")) == 403  # noqa: S310 - http on loopback
+    for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        asked = urllib.request.Request(f"{server.url}/flow_runs/filter", b"{}", foreign)  # noqa: S310 - as above
+        assert refusal_of(asked) == 403
 
     logs = {file.name: file.read_text(errors="replace") for file in deployed.logs.iterdir()}
     assert set(logs) == {"postgres.log", "prefect.log", "mlflow.log", "worker.log"}
@@ -70,9 +74,8 @@ def test_two_programs_and_a_sweep_at_once(deployed, tmp_path):
     assert not [line["message"] for line in lines]
 
 
-def assistant_of(mlflow):
-    """Return the status with which MLflow's server answers who asks its assistant for something."""
-    asked = urllib.request.Request(f"{mlflow}/ajax-api/3.0/mlflow/assistant/message", b"{}")  # noqa: S310 - loopback
+def refusal_of(asked):
+    """Return the status with which a server refuses a request."""
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(asked, timeout=30)  # noqa: S310 - http on loopback
     refused.value.close()

@@ -111,7 +111,7 @@ def test_the_units_listen_on_the_loopback_and_know_their_variables():
         text = unit.read_text().replace("\\\n", " ")
         (start,) = [shlex.split(line.partition("=")[2]) for line in text.splitlines() if line.startswith("ExecStart=")]
         assert {name for word in start for name in VARIABLE.findall(word)} <= set(known)
-        if "server" in start:
+        if unit.stem != "levelmatch-worker":
             assert start[start.index("--host") + 1] == "127.0.0.1"
         assert "EnvironmentFile=/etc/levelmatch.env" in text
         assert "ProtectSystem=strict" in text
@@ -119,6 +119,19 @@ def test_the_units_listen_on_the_loopback_and_know_their_variables():
     assert known["LEVELMATCH_HOME"] == "/var/lib/levelmatch"
     writable = [line for unit in UNITS for line in unit.read_text().splitlines() if "ReadWritePaths=" in line]
     assert writable == [f"ReadWritePaths={known['LEVELMATCH_OUTPUT']}"]
+
+
+def test_every_service_of_prefect_admits_its_own_pages_and_programs_only():
+    unit = (DEPLOYMENTS / "systemd" / "levelmatch-prefect.service").read_text().replace("\\\n", " ")
+    (start,) = [shlex.split(line) for line in unit.splitlines() if line.startswith("ExecStart=")]
+    prefect_service = composed()["services"]["prefect"]
+    for words in (start, prefect_service["command"]):
+        module, _, name = words[words.index("--factory") + 1].partition(":")
+        assert inspect.isfunction(getattr(importlib.import_module(module), name))
+        assert [word for word in words if word.startswith("--app-dir")], "else the current folder comes first"
+    # how the other services ask for it
+    asked = {one["environment"].get("PREFECT_API_URL") for one in composed()["services"].values()} - {None}
+    assert asked == {f"http://{prefect_service['environment']['LEVELMATCH_PREFECT_NAMES']}:4200/api"}
 
 
 def test_every_service_of_mlflow_is_without_its_assistant():

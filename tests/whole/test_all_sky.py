@@ -10,6 +10,8 @@ from astropy.wcs import WCS
 
 from levelmatch_core.files.ecsv import read_ecsv
 from levelmatch_core.images.wcs.directions import unit_vectors
+from levelmatch_core.matching.match import match as solve
+from levelmatch_core.matching.results import Gauge
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.products.corrected.undo import undo
 from levelmatch_core.products.corrected.verify import verify
@@ -183,6 +185,39 @@ def test_slopes_about_a_pole_are_those_that_were_added(tmp_path: Path, level_mat
     name = match.corrections[0].exposure.name
     came, back = fits.getdata(tmp_path / "in" / name), fits.getdata(tmp_path / "back" / name)
     np.testing.assert_allclose(back, came, rtol=3e-7, atol=3e-6)
+
+
+@pytest.mark.parametrize("slope_sd", [2.0, 20.0])
+def test_loops_across_patches_with_slopes_close_and_a_bad_pair_is_named(
+    tmp_path: Path, level_match: Match, slope_sd: float
+) -> None:
+    """Slopes of 20 are 400 times the error of a level: what is left of them around a loop must be known."""
+    survey = CAP.model_copy(update={"slope_sd": slope_sd, "first": 10})
+    simulate_survey(tmp_path / "in", survey)
+    result = level_match(
+        tmp_path / "in", fit_type_mosaic_tiles="level+slope", weight_method="error", min_linear_frac=0.0
+    )
+    (match,) = result.matches
+    (solution,) = match.stages[-1].solutions
+    (loops,) = solution.status.loops
+    used = [pair.fit for pair in solution.pairs if pair.rejected is None]
+    assert loops.untested == 0
+    assert loops.tested == len(used) - 10 + 1
+    homes = {one.exposure.name: one.patch for one in match.corrections}
+    assert sum(len({homes[name] for name in loop.members}) > 1 for loop in loops.worst) > 5
+    assert (loops.failed, loops.suspects) == (0, ())
+    assert 0.5 < loops.scatter < 1.5
+    # sums are known well enough for a bad pair to be seen
+    bad = max((fit for fit in used if homes[fit.first] != homes[fit.second]), key=lambda fit: fit.n_used)
+    error = 25 * bad.stderr
+    wrong = bad.model_copy(update={"plane": bad.plane.model_copy(update={"level": bad.plane.level + error})})
+    members = match.stages[-1].members
+    spoilt = [wrong if fit is bad else fit for fit in used]
+    again = solve("mosaic_tiles", "k", members, spoilt, Gauge.REFERENCE, result.request.settings)
+    (found,) = again.status.loops
+    assert found.failed >= 1
+    assert (bad.first, bad.second) in found.suspects[0].pairs
+    assert found.suspects[0].error == pytest.approx(error, rel=0.3)
 
 
 def test_what_would_be_better_is_tried_on_the_patch_of_each_pair(tmp_path: Path, level_match: Match) -> None:

@@ -165,3 +165,39 @@ def test_a_survey_image_that_does_not_reach_all_patches_says_so(tmp_path: Path, 
     assert any("anchor_image does not reach" in note for note in match.notes)
     known = {one.name: one.plane.level for one in truth.exposures}
     assert max(abs(one.total.level - known[one.exposure.name]) for one in match.corrections) < 0.15
+
+
+@pytest.mark.parametrize("exposures", [700, 60000], ids=["a wide field", "one plane"])
+def test_slopes_with_a_survey_image_are_wrong_by_what_is_stated(
+    tmp_path: Path, level_match: Match, exposures: int
+) -> None:
+    """Some exposures have a corner of a pixel or two in common, which once decided on the levels of all."""
+    survey = SkySurvey(exposures=exposures, first=16, size=32, coverage=2.5, noise=0.3, slope_sd=2.0, nebula=2.0)
+    truth = simulate_survey(tmp_path / "in", survey)
+    shape = (200, 200)
+    wcs = wcs_of("ZEA", (0.0, -90.0), shape, survey.width / 24)
+    write(tmp_path / "survey.fits", wcs, shape, 0.0, 1, SurveySky(survey), 0.3)
+    result = level_match(
+        tmp_path / "in",
+        fit_type_mosaic_tiles="level+slope",
+        weight_method="error",
+        min_linear_frac=0.0,
+        anchor_image=str(tmp_path / "survey.fits"),
+    )
+    (match,) = result.matches
+    (solution,) = match.stages[-1].solutions
+    assert min(pair.fit.n_used for pair in solution.pairs) <= 2
+    assert solution.components[0].excess_scatter < 0.02
+    y, x = np.mgrid[: survey.size, : survey.size].astype(float)
+    half, middle = survey.size / 2, (survey.size - 1) / 2
+    basis = np.stack([np.ones(x.size), (x.ravel() - middle) / half, (y.ravel() - middle) / half], axis=1)
+    planes = {one.name: one.plane for one in truth.exposures}
+    errors = []
+    for one in match.corrections:
+        on_sky = WCS(fits.getheader(tmp_path / "in" / one.exposure.name)).wcs_pix2world(x.ravel(), y.ravel(), 0)
+        seen = one.total(*match.grids[one.place].to_pixel(*on_sky))
+        errors.append(np.linalg.lstsq(basis, seen - planes[one.exposure.name](x, y).ravel(), rcond=None)[0])
+    stated = np.array([one.sigma for one in match.corrections]) * [1.0, half, half]
+    assert np.sqrt(np.mean(np.square(errors))) < 0.03
+    pulls = np.sqrt(np.mean(np.square(errors), axis=0) / np.mean(stated**2, axis=0))
+    assert ((pulls > 0.6) & (pulls < 1.6)).all(), pulls

@@ -54,6 +54,29 @@ def test_nor_where_mlflow_decides_itself_who_comes_in(path, kind):
     assert status("POST", kind, "/api/2.0/mlflow/runs/search", WithoutAssistant, Host="mlflow:5000") == 200
 
 
+def served(application):
+    """What a service in a container serves, behind a proxy."""
+    return OwnPages(application, names=["prefect", "Levels.example"])
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_a_service_is_asked_by_the_names_that_it_was_given(kind):
+    assert status("POST", kind, guard=served, Host="prefect:4200") == 200
+    assert status("POST", kind, guard=served, Host=OWN, Origin=f"http://{OWN}") == 200
+    for name in ("levels.example", "LEVELS.example:8443"):
+        for scheme in ("http", "https"):
+            assert status("POST", kind, guard=served, Host=name, Origin=f"{scheme}://{name.lower()}") == 200
+    for foreign in (
+        {"Host": "evil.example:4200"},
+        {"Host": "levels.example.evil.example"},
+        {"Host": "levels.example", "Origin": "https://evil.example"},
+        {"Host": "levels.example", "Origin": "http://127.0.0.1:8000"},
+        {"Host": OWN, "Origin": f"https://{OWN}"},
+        {"Host": OWN, "Origin": "http://localhost:8888"},
+    ):
+        assert status("POST", kind, guard=served, **foreign) == 403, foreign
+
+
 FOREIGN = {
     "another site": {"Host": OWN, "Origin": "http://evil.example"},
     "another port": {"Host": OWN, "Origin": "http://127.0.0.1:8000"},
