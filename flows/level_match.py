@@ -22,10 +22,11 @@ from flows.orchestration.artifacts import ProgressArtifact, publish
 from flows.orchestration.quarantine import REMEDY, quarantined
 from flows.orchestration.server_guard import guard_prefects_own
 from flows.orchestration.task_runner import RETRY_DELAYS, PrefectEach
-from flows.orchestration.trials import settings_and_output
+from flows.orchestration.trials import settings_and_output, trial_note
 from flows.progress import REPORTER
 from flows.summary import FlowFacts, Summary, summarize
 from flows.tracking.tracker import Tracker
+from levelmatch_core.errors import AllPendingError
 from levelmatch_core.images.storage.remote import local_inputs
 from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
@@ -76,7 +77,8 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     -------
     A state with the summary of the run, JSON: completed; completed and named Incomplete if an exposure is untied, or
     Doubtful if what was measured says that the result may be wrong; failed and named Quarantined if something failed
-    and the rest was done without it.
+    and the rest was done without it. A deployed run that finds nothing but files that are still being written is
+    Incomplete, and has no summary.
     """
     chosen = settings.model_copy(update={"band": band}) if band is not None else settings
     chosen, folder = settings_and_output(chosen, Path(output), trial)
@@ -92,8 +94,13 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
             group_by=group_by,
             prune=prune,
         )
-        _, summary = match_and_record(request, retry_delays)
-    return _ending(summary)
+        try:
+            _, summary = match_and_record(request, retry_delays)
+        except AllPendingError as error:
+            if runtime.deployment.id is None:
+                raise  # a command's user waits for a result
+            return Completed(name=INCOMPLETE, message=str(error))
+    return ending(summary, trial_note(folder, Path(output)))
 
 
 def match_and_record(request: Request, retry_delays: tuple[float, ...]) -> tuple[RunResult, Summary]:
@@ -173,13 +180,14 @@ def no_heartbeats() -> AbstractContextManager[object]:
     return SettingsContext(profile=context.profile, settings=context.settings.model_copy(update={"flows": flows}))
 
 
-def _ending(summary: Summary) -> State[dict[str, Any]]:
-    """Return the final state of the flow run, which is what the user sees first."""
+def ending(summary: Summary, note: str = "") -> State[dict[str, Any]]:
+    """Return the final state of the flow run, which is what the user sees first; its message begins with the note."""
     data = summary.to_json()
     if summary.quarantined:
-        return quarantined(f"{summary.verdict} Failed: {summary.failed_tiles}. To do: {REMEDY}.", data)
+        return quarantined(f"{note}{summary.verdict} Failed: {summary.failed_tiles}. To do: {REMEDY}.", data)
+    message = f"{note}{summary.told}. {summary.verdict}"
     if not summary.complete:
-        return Completed(name=INCOMPLETE, message=f"{summary.told}. {summary.verdict}", data=data)
+        return Completed(name=INCOMPLETE, message=message, data=data)
     if summary.grade in {Grade.DOUBTFUL, Grade.FAILED}:
-        return Completed(name=summary.grade.value.capitalize(), message=f"{summary.told}. {summary.verdict}", data=data)
-    return Completed(message=f"{summary.told}. {summary.verdict}", data=data)
+        return Completed(name=summary.grade.value.capitalize(), message=message, data=data)
+    return Completed(message=message, data=data)

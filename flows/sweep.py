@@ -21,7 +21,7 @@ from flows.markdown import escaped
 from flows.orchestration.artifacts import key_of
 from flows.orchestration.quarantine import QuarantinedError, content_of, quarantined
 from flows.orchestration.task_runner import RETRY_DELAYS
-from flows.orchestration.trials import settings_and_output
+from flows.orchestration.trials import settings_and_output, trial_note
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
 from flows.tracking.tracker import Tracker, output_id
 from levelmatch_core.errors import LevelMatchError
@@ -102,9 +102,10 @@ def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descr
     if ranking.compare:
         create_link_artifact(ranking.compare, link_text="Compare in MLflow", key=f"{key_of(program)}-compare")
     data = ranking.to_json()
+    message = f"{trial_note(place, Path(output))}{ranking.verdict}"
     if any(row.failed for row in ranking.rows):
-        return quarantined(ranking.verdict, data)
-    return Completed(message=ranking.verdict, data=data)
+        return quarantined(message, data)
+    return Completed(message=message, data=data)
 
 
 def _run_name() -> str:

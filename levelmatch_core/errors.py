@@ -28,6 +28,10 @@ class NoInputError(LevelMatchError):
     """There is no usable exposure."""
 
 
+class AllPendingError(NoInputError):
+    """Every file is still being written, so that there is nothing to be done yet."""
+
+
 # -- an exposure (or tile) is bad: quarantined and reported, the others go on -----------------------------------------
 class DataError(LevelMatchError):
     """An input file cannot be used; raise a subclass if one fits."""

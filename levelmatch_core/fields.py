@@ -21,7 +21,7 @@ from levelmatch_core.matching.stages import STAGES, groups_of
 from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
-from levelmatch_core.sky.field_contents import blank_notes, of_another_scale, wild_notes
+from levelmatch_core.sky.field_contents import blank_notes, lone_notes, of_another_scale, wild_notes
 from levelmatch_core.sky.patches import ONE, Layout
 
 logger = logger_of(__name__)
@@ -70,7 +70,7 @@ def match_field(
             logger.error("%s", other.reason)
         failures.append(other)
         del cutouts[other.name]
-    left_out_pixels = (*blank_notes(field, cutouts), *wild_notes(field, cutouts))
+    left_out_pixels = (*blank_notes(field, cutouts), *wild_notes(field, cutouts), *lone_notes(field, cutouts))
     members = [
         single_member(exposure, views[exposure.name], layout)
         for exposure in field.exposures

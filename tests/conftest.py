@@ -33,6 +33,17 @@ for _name in ("CI", "BUILD_NUMBER"):
     os.environ.pop(_name, None)
 
 
+def pytest_sessionfinish() -> None:
+    """Write what coverage measured here: the processes that pytest-xdist starts end without their final actions."""
+    if "COVERAGE_PROCESS_START" in os.environ:
+        from coverage import Coverage  # noqa: PLC0415 - only where it measures
+
+        measured = Coverage.current()
+        if measured is not None:
+            measured.stop()
+            measured.save()
+
+
 def real_data(name: str) -> Path:
     """Return the folder of a real data set, or skip the test and say why."""
     root = Path(os.environ.get("LEVELMATCH_REAL_DATA", REPOSITORY.parent / "shared" / "real"))

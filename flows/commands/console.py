@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from levelmatch_core.errors import LevelMatchError, UsageError
+from levelmatch_core.errors import LevelMatchError, NoInputError, UsageError
 from levelmatch_core.products.report import REPORT
 from levelmatch_core.text.plain_text import lines_of, one_line
 
@@ -40,7 +40,8 @@ def clean_errors(log_level: str | None = None) -> Iterator[None]:
     except LevelMatchError as error:
         if log_level == "debug":
             raise
-        say(f"levelmatch: {error}", err=True)
+        shown = lines_of if isinstance(error, NoInputError) else one_line  # a line for each of the first files
+        click.echo(shown(f"levelmatch: {error}"), err=True)
         sys.exit(BAD_USAGE if isinstance(error, UsageError) else TROUBLE)
     except OSError as error:  # of the disk: a traceback would not explain it better
         if log_level == "debug":

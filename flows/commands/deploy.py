@@ -7,14 +7,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import cloup
 
-import flows
 from flows.commands.console import clean_errors, say, say_lines
 from flows.commands.options import examples
 from flows.home import VARIABLE, prepare_environment
@@ -32,9 +32,6 @@ HEAD = """\
 """
 
 PROGRAMS = Path("deployments/programs")
-
-ROOT = Path(flows.__file__).parents[1]
-"""The folder in which workers look for the flows: of the repository, or of the installed package."""
 
 
 class DeployError(LevelMatchError):
@@ -87,7 +84,7 @@ def deploy(files: tuple[Path, ...], folder: Path, *, check: bool, render: bool, 
         if not render:
             refuse_trouble(programs)
         if dry_run:
-            _say_differences(programs, whole=not files)
+            _dry_run(programs, whole=not files)
             return
         text = prefect_yaml(programs)
         if files:
@@ -116,6 +113,8 @@ def prefect_yaml(programs: Sequence["Program"]) -> str:
 
 def _with_check(program: "Program") -> dict[str, object]:
     """Return a deployment that fails if a variable is not set: Prefect would store the variable's name instead."""
+    from flows.orchestration.programs import ROOT  # noqa: PLC0415 - slow to import
+
     file = program.file.absolute()
     named = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
     script = f"levelmatch deploy --check {shlex.quote(str(named))}"
@@ -146,7 +145,8 @@ def _deploy_to_server(file: Path, programs: Sequence["Program"], variables: dict
         paused_alerts,
     )
 
-    blocks, paused = alert_blocks(programs), paused_alerts(programs)
+    with _answering():
+        blocks, paused = alert_blocks(programs), paused_alerts(programs)
     # so that Prefect finds the commands of this environment
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environ = {**os.environ, "PATH": path, **variables}
@@ -165,29 +165,58 @@ def _deploy_to_server(file: Path, programs: Sequence["Program"], variables: dict
     say(f"a worker runs them: prefect worker start --pool {programs[0].work_pool} --type process")
 
 
-def _say_differences(programs: Sequence["Program"], *, whole: bool) -> None:
-    """Show what a deployment changes; if these are all programs, also what else is on the server.
+def _dry_run(programs: Sequence["Program"], *, whole: bool) -> None:
+    """Show what a deployment would change, or refuse what it would.
+
+    Raises
+    ------
+    UsageError
+        If an alert could not be sent, or two programs would undo each other's work.
+    DeployError
+        If Prefect's server cannot be asked.
+    """
+    home = prepare_environment(quiet=True)
+    from flows.orchestration.automations import alert_blocks  # noqa: PLC0415 - imports Prefect
+    from flows.orchestration.ephemeral_server import any_server  # noqa: PLC0415 - as above
+
+    with any_server(home):
+        with _answering():
+            alert_blocks(programs)
+        _say_differences(programs, whole=whole)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turn the errors of a server that does not answer into one line.
 
     Raises
     ------
     DeployError
-        If Prefect's server cannot be asked.
+        If it does not.
     """
-    prepare_environment(quiet=True)
     from httpx import HTTPError  # noqa: PLC0415 - slow to import, as all of Prefect
     from prefect.exceptions import PrefectException  # noqa: PLC0415
 
-    from flows.orchestration.program_changes import told_differences  # noqa: PLC0415
-
     try:
-        lines = told_differences(programs, whole=whole)
+        yield
     except (PrefectException, HTTPError, OSError) as error:
         message = f"prefect, which deployments there are: {type(error).__name__}: {error}; is PREFECT_API_URL right?"
         raise DeployError(message) from error
+
+
+def _say_differences(programs: Sequence["Program"], *, whole: bool) -> None:
+    """Show what a deployment changes; if these are all programs, also what else is on the server."""
+    prepare_environment(quiet=True)
+    from flows.orchestration.program_changes import told_differences  # noqa: PLC0415 - imports Prefect
+
+    with _answering():
+        lines = told_differences(programs, whole=whole)
     say_lines("\n".join(lines))
 
 
 def _prefect(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    from flows.orchestration.programs import ROOT  # noqa: PLC0415 - slow to import
+
     command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
     return subprocess.run(  # noqa: S603 - our words
         command, env=environ, cwd=ROOT, text=True, capture_output=True, check=False

@@ -21,6 +21,9 @@ SILENCE = "levelmatch: a silent flow run has crashed"
 _WEBHOOK = "webhook"
 """Type of the blocks that are called; all others are notified."""
 
+_WRITTEN = ". Written by `levelmatch deploy`"
+"""End of the description of an alert's automation."""
+
 _SUBJECT = "{{ flow_run.name }}: {{ flow_run.state.name }}"
 _BODY = "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message or '' }}\n{{ flow_run | ui_url }}"
 _PAYLOAD = """{
@@ -84,7 +87,7 @@ def paused_alerts(programs: Iterable[Program]) -> frozenset[str]:
 
     To be asked before deploying: Prefect's own command may remove the automations of a deployment.
     """
-    names = [f"{program.name}: alert {number}" for program in programs for number in range(1, len(program.alert) + 1)]
+    names = [_name_of(program, number) for program in programs for number in range(1, len(program.alert) + 1)]
     with get_client(sync_client=True) as client:
         return frozenset(
             name for name in names if any(not each.enabled for each in client.read_automations_by_name(name))
@@ -128,8 +131,8 @@ def alert_automation(
         else SendNotification(block_document_id=block.id, subject=_SUBJECT, body=_BODY)
     )
     return AutomationCore(
-        name=f"{program.name}: alert {number}",
-        description=f"{', '.join(alert.on)}: to {alert.to}. Written by `levelmatch deploy` from {program.name}.toml.",
+        name=_name_of(program, number),
+        description=f"{told_alert(alert)}{_WRITTEN} from {program.name}.toml.",
         trigger=EventTrigger(
             expect={f"prefect.flow-run.{name.capitalize()}" for name in alert.on},
             match={"prefect.resource.id": "prefect.flow-run.*"},
@@ -141,6 +144,41 @@ def alert_automation(
         actions=[action],
         owner_resource=owner,
     )
+
+
+def told_alert(alert: Alert) -> str:
+    """Return an alert in words, as its automation is described."""
+    return f"{', '.join(alert.on)}: to {alert.to}"
+
+
+def told_alerts_of(client: SyncPrefectClient, program: Program, deployment: UUID) -> list[str]:
+    """Return the alerts of a deployed program on the server in words, in the order of its file."""
+    made = {each.name: each for each in client.read_resource_related_automations(f"prefect.deployment.{deployment}")}
+    found: list[str] = []
+    while (automation := made.get(_name_of(program, len(found) + 1))) is not None:
+        gone = "" if _is_sent(client, automation) else " (lost: its block is gone)"
+        found.append(f"{automation.description.partition(_WRITTEN)[0]}{gone}")
+    return found
+
+
+def _name_of(program: Program, number: int) -> str:
+    return f"{program.name}: alert {number}"
+
+
+def _is_sent(client: SyncPrefectClient, automation: AutomationCore) -> bool:
+    """Return whether the blocks that an automation uses exist: one made anew under the same name is another."""
+    for action in automation.actions:
+        if isinstance(action, CallWebhook | SendNotification):
+            try:
+                client.read_block_document(action.block_document_id)
+            except ObjectNotFound:
+                return False
+    return True
+
+
+def _number_of(name: str) -> tuple[int, str]:
+    last = name.rpartition(" ")[2]
+    return (int(last) if last.isdecimal() else 0), name
 
 
 def silence_automation(heartbeat: int = HEARTBEAT) -> AutomationCore:

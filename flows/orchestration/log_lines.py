@@ -104,16 +104,31 @@ class TaskRunLines(logging.Filter):
         return True
 
 
-class WithoutErrors(logging.Filter):
-    """Drops the lines by which Prefect reports an error of one class, traceback and all."""
+class FlowRunLines(logging.Filter):
+    """Takes the tracebacks from Prefect's own lines on a flow run that ended with an error of data, requests or disks.
 
-    def __init__(self, kind: type[Exception]) -> None:
+    Parameters
+    ----------
+    silent
+        Errors on which there is no line at all, since the state of the flow run says it all.
+    """
+
+    def __init__(self, silent: type[Exception]) -> None:
         super().__init__()
-        self.kind = kind
+        self.silent = silent
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Accept every record but those."""
-        return not (record.exc_info and isinstance(record.exc_info[1], self.kind))
+        """Shorten the first line on such an error to its message, and drop the others."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, self.silent):
+            return False
+        debugging = logging.getLogger(LOGGERS[0]).getEffectiveLevel() <= logging.DEBUG
+        if not isinstance(error, LevelMatchError | OSError) or debugging:
+            return True
+        if not record.getMessage().startswith("Encountered exception"):
+            return False  # that of the process, which says the same
+        record.msg, record.args, record.exc_info = f"{type(error).__name__}: {error}", (), None
+        return True
 
 
 # -- the terminal ------------------------------------------------------------------------------------------------------

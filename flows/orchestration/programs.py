@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field as Described
 from pydantic import ValidationError, field_validator, model_validator
 
+import flows
 from flows.home import deployed_environment
 from levelmatch_core.errors import SettingsError, UsageError
 from levelmatch_core.images.storage.remote import is_remote
@@ -23,6 +24,12 @@ from levelmatch_core.settings import MatchSettings
 
 TAG = "levelmatch"
 """Tag of all deployments and their flow runs."""
+
+
+ROOT = Path(flows.__file__).parents[1]
+"""The folder in which workers look for the flows: of the repository, or of the installed package."""
+
+_PATTERN = "; inputs are folders and files, and no patterns"
 
 
 class Schedule(Record):
@@ -107,7 +114,8 @@ class Program(Record):
             If the file cannot be read, or has errors.
         """
         try:
-            content = {"program": path.stem, **tomllib.loads(path.read_text(encoding="utf-8")), "name": path.stem}
+            text = path.read_text(encoding="utf-8-sig")  # some editors put a mark at its start
+            content = {"program": path.stem, **tomllib.loads(text), "name": path.stem}
             content["file"] = path
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             message = f"program file {path}: {error}"
@@ -119,13 +127,21 @@ class Program(Record):
                 for value in values:
                     MatchSettings.from_mapping({**found.settings, name: value})
         except ValidationError as error:
-            lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+            told = [(*map(str, each["loc"]), each["msg"].removeprefix("Value error, ")) for each in error.errors()]
+            lines = [": ".join(filter(None, (".".join(where), what))) for *where, what in told]
             message = f"program file {path}: {'; '.join(lines)}"
             raise SettingsError(message) from error
         except SettingsError as error:
             message = f"program file {path}: {error}"
             raise SettingsError(message) from error
         return found
+
+    @model_validator(mode="after")
+    def _variables(self) -> Self:
+        if wrong := [path for path in self.paths if not Template(path).is_valid()]:
+            message = f"{wrong[0]}: a $ that begins no variable is written $$"
+            raise ValueError(message)
+        return self
 
     @property
     def entrypoint(self) -> str:
@@ -163,7 +179,11 @@ class Program(Record):
             for path in (*inputs, output)
             if not path.is_absolute()
         ]
-        trouble += [f"{self.name}: there is no input {path}" for path in inputs if not path.exists()]
+        trouble += [
+            f"{self.name}: there is no input {path}{_PATTERN if set('*?[') & set(str(path)) else ''}"
+            for path in inputs
+            if not path.exists()
+        ]
         if not output.exists() and not output.parent.is_dir():
             trouble.append(f"{self.name}: the output {output} cannot be created: there is no folder {output.parent}")
         place = output if output.exists() else output.parent

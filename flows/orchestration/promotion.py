@@ -23,6 +23,9 @@ from levelmatch_core.products.runrecord import RunRecord
 
 RANKING = "ranking.json"
 
+_MARK = "\ufeff"
+"""What some editors put at the start of a file."""
+
 _KEYS = {"band"}
 """Settings that are keys of the program itself: what it observes, and not how it is matched."""
 
@@ -131,21 +134,24 @@ def _changed(program: Path, text: str, changes: dict[str, Any], wanted: dict[str
     """
     if not changes:
         return text
+    mark = _MARK * text.startswith(_MARK)
+    windows = "\r\n" in text and text.count("\r\n") == text.count("\n")
+    plain = text.removeprefix(mark)
     try:
-        document = tomlkit.parse(text)
+        document = tomlkit.parse(plain.replace("\r\n", "\n") if windows else plain)
         settings = document.setdefault("settings", tomlkit.table())
         for name, value in changes.items():
             if value is None:  # TOML has no such value: it is that of what is not given
                 settings.pop(name, None)
             else:
                 settings[name] = value
-        after = tomlkit.dumps(document)
+        after = mark + (tomlkit.dumps(document).replace("\n", "\r\n") if windows else tomlkit.dumps(document))
     except (TOMLKitError, TypeError, ValueError) as error:
         message = f"program file {program}: {error}"
         raise SettingsError(message) from error
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, program.name)
-        file.write_text(after, encoding="utf-8")
+        file.write_bytes(after.encode("utf-8"))
         has = numbers_settings(Program.load(file).chosen.model_dump(mode="json"))
     wrong = [name for name in changes_between(has, wanted) if name not in _KEYS]
     if wrong:

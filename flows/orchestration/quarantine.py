@@ -10,7 +10,7 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.orchestration.log_lines import WithoutErrors
+from flows.orchestration.log_lines import FlowRunLines
 from levelmatch_core.errors import LevelMatchError
 
 QUARANTINED = "Quarantined"
@@ -47,4 +47,4 @@ def content_of(state: State[Any]) -> Any:  # noqa: ANN401 - a summary, plain JSO
 
 
 for _name in ("prefect.flow_runs", "prefect.engine"):
-    logging.getLogger(_name).addFilter(WithoutErrors(QuarantinedError))  # its state says it all
+    logging.getLogger(_name).addFilter(FlowRunLines(QuarantinedError))

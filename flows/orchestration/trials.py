@@ -57,6 +57,13 @@ def settings_and_output(settings: MatchSettings, output: Path, trial: str | None
     return overwriting, chosen
 
 
+def trial_note(folder: Path, output: Path) -> str:
+    """Return the beginning of the message of a run that was to write `output`; '' if it did, and was no trial."""
+    return f"A trial, in {folder}; {output} is as it was: start its program again to bring it up to date. " * (
+        folder != output
+    )
+
+
 def changes_of(program: Mapping[str, Any], run: Mapping[str, Any]) -> Changes:
     """Return what affects the results and differs between the parameters of a deployment and those of a run of it."""
     changes = changes_between(_numbers(program), _numbers(run))

@@ -64,9 +64,19 @@ def find_files(
         wanted = f"*_{step_ext}.fits" if step_ext else "*.fits"
         places = ", ".join(map(str, given)) or "no input was given"
         within = "" if recursive else "; folders within are not searched"
-        message = f"no {wanted} (or .fit, .fts; .gz, .fz, .bz2, .Z after it) found: {places}{within}"
+        message = f"no {wanted} (or .fit, .fts; .gz, .fz, .bz2, .Z after it) found: {places}{within}{_others(given)}"
         raise NoInputError(message)
     return sorted(((file.path, name) for file, name in _named(found)), key=lambda entry: entry[1])
+
+
+def _others(given: Sequence[Path]) -> str:
+    """Say which files of the folders have names that are none of FITS, '' if there are none."""
+    found = (path for entry in given if entry.is_dir() for path in entry.iterdir() if path.is_file())
+    names = sorted(path.name for path in found if not FITS.search(path.name) and not path.name.startswith("."))
+    if not names:
+        return ""
+    kind = "ASDF is not read, only FITS is" if names[0].lower().endswith(".asdf") else "rename them if they are FITS"
+    return f"; {len(names)} other files are there, {names[0]} the first: {kind}"
 
 
 def _members(entry: Path) -> list[Path]:

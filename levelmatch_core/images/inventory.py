@@ -10,6 +10,7 @@ from typing import TypeVar
 from astropy.io import fits
 
 from levelmatch_core.errors import (
+    AllPendingError,
     DataError,
     DuplicateExposureError,
     FieldTooWideError,
@@ -47,6 +48,7 @@ from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
 from levelmatch_core.images.wcs.wide import MOST
 from levelmatch_core.images.zeropoints import zero_point_notes, zero_point_of
 from levelmatch_core.settings import MatchSettings, WcsSource
+from levelmatch_core.text.plain_text import one_line
 
 __all__ = ["INVENTORY", "PENDING", "find_files", "take_inventory"]
 
@@ -93,7 +95,7 @@ def take_inventory(
     UsageError
         If an input does not exist or `group_by` cannot be used; SettingsError if no file is of `settings.band`.
     NoInputError
-        If no usable exposure is left.
+        If no usable exposure is left; AllPendingError if all files are still being written.
     """
     require_extra(settings.wcs_source)
     tile_of = None if group_by is None else grouping(group_by)
@@ -117,7 +119,9 @@ def take_inventory(
             reading_failure(one.shown, NoImageError(f"{one.shown}: no exposure: {one.reason}"))
             for one in asides.values()
         ]
-        raise NoInputError(_nothing_left(len(paths), [*failures, *no_images]))
+        unused = [*failures, *no_images]
+        kind = AllPendingError if unused and all(one.step == PENDING for one in unused) else NoInputError
+        raise kind(_nothing_left(len(paths), unused))
     exposures = [labelled.exposure for labelled in found]
     used = (one for exposure in exposures for one in (exposure.weight, exposure.flags))
     notes += aside_notes(asides, (one for one in used if one is not None and one.file in asides))
@@ -151,7 +155,7 @@ def _sound(results: Iterable[T | Failure], failures: list[Failure]) -> list[T]:
 
 
 def _nothing_left(n_files: int, failures: Sequence[Failure]) -> str:
-    shown = "".join(f"\n  {one.error}: {one.reason}" for one in failures[:_REASONS_SHOWN])
+    shown = "".join(f"\n  {one.error}: {one_line(one.reason)}" for one in failures[:_REASONS_SHOWN])
     more = len(failures) - _REASONS_SHOWN
     return f"none of {n_files} files can be used:{shown}" + (f"\n  and {more} more" if more > 0 else "")
 

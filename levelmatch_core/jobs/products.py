@@ -158,7 +158,9 @@ class MosaicJob(FieldImageJob):
             f"{file.name}: {sum(holes)} pixels in small holes have no value: what covers them is masked, blank or left "
             "out as cosmic rays"
         )
-        wild = any(cutout.n_wild for cutout, _, _ in self.parts)  # masked pixels leave holes in every mosaic
+        wild = any(
+            cutout.n_wild or cutout.n_lone for cutout, _, _ in self.parts
+        )  # masked pixels leave holes in every mosaic
         return Written(files=(file,), notes=(note,) if wild and any(holes) else ())
 
 

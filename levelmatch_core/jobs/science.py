@@ -34,7 +34,7 @@ class CutoutJob(Job):
     """Resample one exposure to the grid of its field."""
 
     step = "cutout"
-    version = 5
+    version = 6
     roles = ("mask", "resample")
     gives = CutoutRecord
 
@@ -100,7 +100,7 @@ class MeasureJob(Job):
     """Fit the differences of pairs of one group."""
 
     step = "measure"
-    version = 13
+    version = 14
     roles = ("mask", "measure")
     gives = PairFits
 

@@ -30,7 +30,7 @@ def criteria_of(field: FieldSummary) -> tuple[Criterion, ...]:
     field
         As run.json has it.
     """
-    found = [*_pieces(field), *_scale(field)]
+    found = [*_pieces(field), *_scale(field), *_few_values(field)]
     for stage in field.stages:
         if stage.pairs:
             found += [*_residuals(stage, field.unit), *_loops(stage, field.unit), *_gain(stage, field.unit)]
@@ -135,3 +135,19 @@ def _scale(field: FieldSummary) -> Iterator[Criterion]:
     if field.scale_doubt and any(stage.used for stage in field.stages):
         words = f"the scale of the values is not known: {field.scale_doubt}"
         yield Criterion(name="scale", grade=Grade.DOUBTFUL, value=1, limit=0, words=words)
+
+
+def few_values_of(field: FieldSummary) -> str:
+    """Return what is wrong where photons are few, '' where they are not: of mostly zeros the median is 0."""
+    if not field.few_values:
+        return ""
+    return (
+        f"most pixels of {field.few_values} exposures hold one value, wherever they lie (few photons, coarse steps): "
+        "medians and clipped means do not see their levels; bin or smooth them to several counts a pixel first"
+    )
+
+
+def _few_values(field: FieldSummary) -> Iterator[Criterion]:
+    words = few_values_of(field)
+    if words:
+        yield Criterion(name="few values", grade=Grade.DOUBTFUL, value=field.few_values, limit=0, words=words)

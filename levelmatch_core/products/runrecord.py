@@ -237,6 +237,7 @@ def field_summary(match: FieldMatch, previous: RunRecord | None = None) -> Field
         missing=match.missing,
         pieces=match.pieces,
         scale_doubt=match.field.scale_doubt,
+        few_values=sum(cutout.few_values for cutout in match.cutouts.values()),
         patches=len(match.patches),
     )
     return summary.model_copy(update={"criteria": criteria_of(summary)})

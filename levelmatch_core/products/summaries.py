@@ -131,6 +131,9 @@ class FieldSummary(Record):
         default=1, description="components of two exposures or more into which footprints that touch have fallen"
     )
     scale_doubt: str = Described(default="", description="why its values may not be on one scale")
+    few_values: int = Described(
+        default=0, description="exposures of which most pixels hold one value, wherever they lie: few photons"
+    )
     criteria: tuple[Criterion, ...] = Described(default=(), description="what the grade rests on, the worst first")
     patches: int = Described(
         default=0, exclude_if=lambda count: count == 0, description="tangent planes of a field that is too wide for one"

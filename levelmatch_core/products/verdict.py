@@ -9,6 +9,7 @@ from pydantic import Field as Described
 from levelmatch_core.images.inventory import INVENTORY
 from levelmatch_core.matching.corrections import FieldMatch, Status
 from levelmatch_core.matching.results import PairResult
+from levelmatch_core.products.grading import few_values_of
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.products.summaries import ComponentSummary, FieldSummary
 from levelmatch_core.records import Record
@@ -124,6 +125,9 @@ def verdict(
     fields = list(fields)
     parts += [f"{one.name} has fallen into {one.pieces} pieces that touch" for one in fields if one.pieces > 1]
     scales = "; ".join(f"{one.name}: the scale is not known, {one.scale_doubt}" for one in fields if one.scale_doubt)
+    scales = "; ".join(
+        filter(None, [scales, *(f"{one.name}: {few_values_of(one)}" for one in fields if one.few_values)])
+    )
     zeros = "; ".join(filter(None, map(_provisional, fields)))
     widest = "; ".join(filter(None, map(_largest_scales, fields)))
     return "; ".join(filter(None, [", ".join(parts), scales, seams, widest, zeros])) + "."

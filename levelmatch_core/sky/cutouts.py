@@ -25,6 +25,7 @@ from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky import kernels
 from levelmatch_core.sky.exclude import excluded
 from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.lone_pixels import is_of_few_values, lone_pixels, rough_noise
 from levelmatch_core.sky.masks import source_mask
 from levelmatch_core.sky.pixelmap import Box, PixelMap, Placement, grid_to_image, place
 from levelmatch_core.sky.resample import Resampled, beside, bilinear, by_reproject
@@ -42,7 +43,7 @@ __all__ = [
     "open_cutout",
 ]
 
-ALGORITHM = "cutout 7"
+ALGORITHM = "cutout 8"
 """Part of every key: to be raised whenever the same input and settings would give a different result."""
 
 
@@ -67,6 +68,12 @@ class CutoutRecord(Record):
     n_blank: int = Described(default=0, description="number of the exposure's pixels that hold one, or a huge value")
     n_wild: int = Described(
         default=0, description="number of the exposure's pixels that stand out alone (cosmic rays), which are left out"
+    )
+    n_lone: int = Described(
+        default=0, description="number of the exposure's pixels that hold no sky, of an exposure that is full of them"
+    )
+    few_values: bool = Described(
+        default=False, description="whether most of the exposure's pixels hold one value, wherever they lie"
     )
     texture: float = Described(default=0.0, description="median step between neighbours: the scale of the values")
     outline: tuple[tuple[float, float], ...] = Described(description="(x, y) grid corners of the footprint, in order")
@@ -168,6 +175,11 @@ def make_cutout(  # noqa: PLR0917 - what a cutout depends on
     wcs, pixels = read_exposure(exposure)
     blanks, n_blank = pixels.blanks, pixels.n_blank
     pixels = _per_area(_divided(pixels, exposure.divisor), exposure, grid, wcs)
+    noise = rough_noise(pixels.data)
+    few_values = is_of_few_values(pixels.data, noise)
+    lone = lone_pixels(pixels.data, noise)
+    if lone is not None:
+        pixels = _blanked(pixels, lone.view(np.bool_))
     sources = _sources(pixels, settings) if settings.do_sigma_clip else None
     if exclude is not None:
         pixels = _blanked(pixels, excluded(exclude, wcs, pixels.data.shape))
@@ -192,7 +204,9 @@ def make_cutout(  # noqa: PLR0917 - what a cutout depends on
         update={
             "blanks": blanks,
             "n_blank": n_blank,
+            "n_lone": 0 if lone is None else int(np.count_nonzero(lone)),
             "n_whole": n_whole,
+            "few_values": few_values,
             "texture": texture_of(image.planes[0]),
         }
     )

@@ -58,6 +58,29 @@ def wild_notes(field: Field, cutouts: Mapping[str, CutoutRecord]) -> tuple[str, 
     return (note,)
 
 
+def lone_notes(field: Field, cutouts: Mapping[str, CutoutRecord]) -> tuple[str, ...]:
+    """Return what to know of pixels that hold no sky and were left out before resampling, if there are any.
+
+    Parameters
+    ----------
+    field
+        The exposures.
+    cutouts
+        Those that were read.
+    """
+    sizes = {one.name: one.shape[0] * one.shape[1] for one in field.exposures if one.name in cutouts}
+    parts = {name: cutouts[name].n_lone / size for name, size in sizes.items() if cutouts[name].n_lone}
+    if not parts:
+        return ()
+    most = max(parts, key=lambda name: (parts[name], name))
+    note = (
+        f"{field.title}: {len(parts)} exposures hold pixels of no sky, beyond 1e9 times the noise or, where they "
+        f"are many, far off all about them: {cutouts[most].n_lone} of {most} the most ({parts[most]:.2g} of its "
+        "pixels); corrected files keep them, measurements and mosaics do without (better mask them: NaN, a mask file)"
+    )
+    return (note,)
+
+
 def of_another_scale(field: Field, cutouts: Mapping[str, CutoutRecord]) -> list[Failure]:
     """Return the exposures whose values differ from the others' by a factor of a thousand or more.
 

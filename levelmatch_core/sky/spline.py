@@ -8,7 +8,7 @@ pixels after sharpening with a recursive filter.
 
 The filter spreads wild pixels over their neighbours with alternating signs. Isolated bright pixels (cosmic rays), which
 are far sharper than any star, are therefore taken as invalid: they are interpolated before filtering, and what lies
-next to them has no value.
+next to them has no value. So are dark ones (dead pixels), where the sky about them is even.
 """
 
 import math
@@ -40,13 +40,16 @@ FLANK_NOISE = 2.5
 FLANKS = 0.25
 """The three fainter neighbours together have less than this fraction of its height, noise included: those of such a
 star have 0.6."""
+DEEP = 30.0
+"""A dark pixel is wild (dead) if it is this many standard deviations below those about it: of gaps between the stars of
+a crowd some are a third as deep."""
 SAMPLE = 16384
 """Number of differences of neighbours from which the noise is estimated."""
 
 
-def pixel_noise(data: Image) -> float:
-    """Return the standard deviation of the pixel noise of an image from differences of neighbours in rows."""
-    step = max(1, math.isqrt(data.size // SAMPLE))
+def pixel_noise(data: Image, sample: int = SAMPLE) -> float:
+    """Return the standard deviation of the pixel noise of an image from so many differences of neighbours in rows."""
+    step = max(1, math.isqrt(data.size // sample))
     rows = data[::step]
     with np.errstate(invalid="ignore"):
         steps = np.subtract(rows[:, 1::step], rows[:, :-1:step][:, : rows[:, 1::step].shape[1]], dtype=np.float64)
@@ -82,33 +85,52 @@ def coefficients(data: Image) -> tuple[Floats, Flags]:
 
 @njit(nogil=True, cache=True)
 def flag_wild(data: Image, noise: float, wild: Flags) -> None:  # pragma: no cover - compiled
-    """Flag isolated pixels (see :data:`ALONE`), also those next to a brighter wild one."""
+    """Flag isolated pixels (see :data:`ALONE`), also those next to a wild one that stands out more.
+
+    Dark ones likewise, where all about them is even.
+    """
     ny, nx = data.shape
+    limit = ALONE * noise
     for turn in range(2):
         for r in range(2, ny - 2):
             for c in range(2, nx - 2):
-                if not _stands_out(data, r, c, noise):
+                value = np.float64(data[r, c])
+                sky = _second_lowest(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
+                if not abs(value - sky) > limit:  # also for NaN
                     continue
-                most = max(data[r, c - 1], data[r, c + 1], data[r - 1, c], data[r + 1, c])
+                sign = 1.0 if value > sky else -1.0
+                left, right = sign * data[r, c - 1], sign * data[r, c + 1]
+                below, above = sign * data[r - 1, c], sign * data[r + 1, c]
+                if not _stands_out(sign * value, sign * sky, (left, right, below, above), noise):
+                    continue
+                if sign < 0.0 and not _is_dead(data, r, c, sky, noise):
+                    continue
                 if turn == 0:
-                    wild[r, c] = not data[r, c] < most
+                    wild[r, c] = not sign * value < max(left, right, below, above)
                 elif wild[r, c - 1] | wild[r, c + 1] | wild[r - 1, c] | wild[r + 1, c]:
                     wild[r, c] = 1
 
 
+@njit(nogil=True, cache=True)
+def _is_dead(data: Image, r: int, c: int, sky: float, noise: float) -> bool:  # pragma: no cover - compiled
+    """Return whether a dark pixel is far below all others about it, which are alike: a gap between stars is not."""
+    depth = sky - np.float64(data[r, c])
+    most = max(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
+    most = max(most, data[r, c - 1], data[r, c + 1], data[r - 1, c], data[r + 1, c])
+    return bool(depth > DEEP * noise and most - sky <= FLANKS * depth + 2.0 * FLANK_NOISE * noise)
+
+
 @njit(nogil=True, cache=True, inline="always")
-def _stands_out(data: Image, r: int, c: int, noise: float) -> bool:  # pragma: no cover - compiled
-    """Return whether a pixel is bright and at least three of its neighbours are not."""
-    value = np.float64(data[r, c])
-    sky = _second_lowest(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
+def _stands_out(  # pragma: no cover - compiled
+    value: float, sky: float, beside: tuple[float, float, float, float], noise: float
+) -> bool:
+    """Return whether a bright pixel has at least three neighbours that are not."""
     height = value - sky
-    if not height > ALONE * noise:  # also for NaN
-        return False
     limit = sky + FLANK * height + FLANK_NOISE * noise
-    left, right, below, above = data[r, c - 1], data[r, c + 1], data[r - 1, c], data[r + 1, c]
+    left, right, below, above = beside
     dark = (left < limit) + (right < limit) + (below < limit) + (above < limit)
     # of a faint star each neighbour alone is lost in the noise, three together less so; a hit may be of two pixels
-    three = np.float64(left) + right + below + above - max(left, right, below, above) - 3.0 * sky
+    three = left + right + below + above - max(left, right, below, above) - 3.0 * sky
     return dark >= 3 and not three > FLANKS * height
 
 

@@ -1,10 +1,12 @@
 """What a survey of the whole sky costs: `levelmatch run` on simulated exposures, and where the time goes.
 
-    python -m tests.benchmarks.all_sky 100 1000 5000 [--size 128] [--days] [--steps]
+    python -m tests.benchmarks.all_sky 100 1000 5000 [--size 128] [--days] [--second 1000] [--steps]
 
 For each number of exposures, in a home of its own: CPU seconds of the command with all of its processes, wall time, the
-largest resident memory of the command itself and of any of its workers, and the size of its store. `--days`: then the
-same with nothing new, and with a tenth of the exposures more. `--steps`: then the CPU seconds of each step in the
+largest resident memory of the command itself and of any of its workers, and the size of its store; then the rms of the
+levels, that which independent overlaps would leave, each with the noise of the mean of its pixels, and their ratio.
+`--days`: then the same with nothing new, and with a tenth of the exposures more. `--second M`: then with a second visit
+to the first M places, with other levels and position angles. `--steps`: then the CPU seconds of each step in the
 library, without an engine, one job after the other.
 """
 
@@ -22,11 +24,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.sparse import csc_array
+from scipy.sparse.linalg import splu
+
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.pipeline import Request, run
+from levelmatch_core.products.tables import read_corrections, read_pairs
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SkySurvey, simulate_survey
+from levelmatch_core.simulate.survey import SurveySky, survey_file, survey_shots
 from levelmatch_core.sky.store import CutoutStore
 
 MB = 1 << 20
@@ -77,6 +85,31 @@ def command(folder: Path, place: Path, name: str) -> None:
     )
 
 
+def levels(place: Path, true: dict[str, float], noise: float) -> None:
+    """Print how far the levels are off, a constant apart, and the bound of independent overlaps."""
+    rows, pairs = read_corrections(place / "out" / "corrections.ecsv"), read_pairs(place / "out" / "pairs.ecsv")
+    names = [str(name) for name in rows["exposure"]]
+    errors = np.array(rows["level"], dtype=float) - np.array([true[name] for name in names])
+    number, used = {name: i for i, name in enumerate(names)}, np.array(pairs["used"], dtype=bool)
+    first, second = (np.array([number[str(name)] for name in pairs[end]])[used] for end in ("first", "second"))
+    weight = np.array(pairs["npix"], dtype=float)[used] / (2 * noise**2)
+    n = len(names)
+    entries = np.concatenate([weight, weight, -weight, -weight])
+    where = np.concatenate([first, second, first, second]), np.concatenate([first, second, second, first])
+    grounded = splu(csc_array((entries, where), shape=(n, n))[1:, 1:].tocsc())
+    trace, total = 0.0, 0.0
+    for start in range(0, n - 1, 500):
+        columns = np.arange(start, min(n - 1, start + 500))
+        unit = np.zeros((n - 1, len(columns)))
+        unit[columns, np.arange(len(columns))] = 1.0
+        solved = grounded.solve(unit)
+        trace += float(solved[columns, np.arange(len(columns))].sum())
+        total += float(solved.sum())
+    bound = np.sqrt((trace - total / n) / n)
+    off = float(errors.std())
+    print(f"    levels of {n}: rms {off:.5f}, bound {bound:.5f}, ratio {off / bound:.3f}", flush=True)
+
+
 class Steps:
     """Runs jobs one after the other, and adds up the CPU seconds of each step."""
 
@@ -118,13 +151,14 @@ def main() -> None:
     parser.add_argument("exposures", type=int, nargs="+")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--days", action="store_true")
+    parser.add_argument("--second", type=int, default=0)
     parser.add_argument("--steps", action="store_true")
     options = parser.parse_args()
     for count in options.exposures:
         place = Path(tempfile.mkdtemp(prefix="levelmatch-sky-"))
         try:
             survey = SkySurvey(exposures=count, size=options.size)
-            simulate_survey(place / "in", survey)
+            true = {one.name: one.plane.level for one in simulate_survey(place / "in", survey).exposures}
             more = sorted((place / "in").glob("*.fits"))[-count // 10 :]
             if options.days:
                 (place / "later").mkdir()
@@ -136,6 +170,15 @@ def main() -> None:
                 for path in (place / "later").iterdir():
                     path.rename(place / "in" / path.name)
                 command(place / "in", place, f"{len(more)} more")
+            levels(place, true, survey.noise)
+            if options.second:
+                visit = SkySurvey(exposures=count, size=options.size, seed=1, first=options.second)
+                for shot in survey_shots(visit):
+                    name = shot.file.replace("sky", "visit2")
+                    survey_file(visit, shot, SurveySky(survey)).writeto(place / "in" / name)
+                    true[name] = shot.plane.level
+                command(place / "in", place, f"{options.second} of a second visit")
+                levels(place, true, survey.noise)
             if options.steps:
                 shutil.rmtree(place / "home")
                 shutil.rmtree(place / "out")

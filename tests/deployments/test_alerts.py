@@ -40,6 +40,7 @@ def deploy(server, told):
     done = server.cli("deploy", "--programs", told["programs"], DATA=told["data"])
     assert done.returncode == 0, done.stderr
     assert "level_match/told: by hand; quarantined, doubtful: webhook/loopback" in done.stdout
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -114,7 +115,12 @@ def test_a_second_deploy_makes_no_second_alert_and_leaves_off_what_is_switched_o
     deploy(prefect_server, told)
     number = automations(prefect_server)["told: alert 1"]["id"]
     prefect_server.ask("PATCH", f"/automations/{number}", {"enabled": False})
-    deploy(prefect_server, told)
+    assert "told: nothing changes on the server" in deploy(prefect_server, told)
+    block = prefect_server.ask("GET", "/block_types/slug/webhook/block_documents/name/loopback")["id"]
+    prefect_server.ask("DELETE", f"/block_documents/{block}")
+    done = prefect_server.cli("deploy", "--programs", told["programs"], "--dry-run", DATA=told["data"])
+    assert done.returncode == 2
+    assert "told: no block webhook/loopback" in done.stderr
     found = prefect_server.ask("POST", "/automations/filter", {})
     assert [each["enabled"] for each in found if each["name"] == "told: alert 1"] == [False]
     assert len({each["name"] for each in found}) == len(found)

@@ -118,7 +118,8 @@ def test_the_settings_of_a_program_are_those_of_its_file(prefect_server, program
         from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: PLC0415
 
         with temporary_settings({PREFECT_API_URL: prefect_server.url}):
-            return told_differences(load_programs([programs]), {"DATA": str(data), "LEVELMATCH_HOME": "/home"})
+            home = prefect_server.environ["LEVELMATCH_HOME"]
+            return told_differences(load_programs([programs]), {"DATA": str(data), "LEVELMATCH_HOME": home})
 
     def run(**parameters):
         flow_run = prefect_server.start("level_match/small", **parameters)

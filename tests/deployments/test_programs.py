@@ -55,6 +55,7 @@ def test_the_examples_that_come_with_levelmatch():
         ('inputs = ["/i"]\noutput = "/o"\n[[alert]]\non = ["sad"]\nto = "slack-webhook/ops"', "alert.0.on"),
         ('inputs = ["/i"]\noutput = "/o"\n[[alert]]\non = []\nto = "slack-webhook/ops"', "alert.0.on"),
         ('inputs = ["/i"]\noutput = "/o"\n[[alert]]\non = ["late"]\nto = "https://x.example"', "alert.0.to"),
+        ('inputs = ["/i"]\noutput = "/cost$"', r"trial.toml: /cost\$: a \$ that begins no variable is written \$\$"),
         ("inputs = [", "trial.toml"),
     ],
 )
@@ -83,6 +84,15 @@ def test_a_relative_folder_or_an_output_that_is_an_input_is_refused(tmp_path):
     found = program(tmp_path, f'inputs = ["in", "{tmp_path}/in"]\noutput = "{tmp_path}/in"')
     assert any("relative" in line for line in found.check({}))
     assert any("is an input" in line for line in found.check({}))
+
+
+def test_a_pattern_is_no_input_and_a_mark_of_an_editor_no_error(tmp_path):
+    file = tmp_path / "trial.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + f'inputs = ["{tmp_path}/*.fits"]\r\noutput = "{tmp_path}/o$$"\r\n'.encode())
+    found = Program.load(file)
+    (trouble,) = found.check({})
+    assert trouble.endswith("*.fits; inputs are folders and files, and no patterns")
+    assert found.deployment()["parameters"]["output"] == f"{tmp_path}/o$"
 
 
 def test_inputs_may_lie_elsewhere(tmp_path):
@@ -164,15 +174,18 @@ echo >> "$CALLS"
 """
 
 
-def test_the_backfill_of_the_guide_starts_a_run_a_night(tmp_path):
-    """As it stands there, with commands that only note how they were called."""
+@pytest.mark.parametrize("dropped", ["", "program", "when_busy"])
+def test_the_backfill_of_the_guide_starts_a_run_a_night(tmp_path, dropped):
+    """As it stands there, with commands that only note how they were called; a program need not have all keys."""
     guide = (DEPLOYMENTS / "README.md").read_text().partition("### Backfill")[2]
     lines = takewhile(lambda line: not line.startswith("###"), guide.splitlines())
     script = "\n".join(line for line in lines if line.startswith("    "))
     for name in ("levelmatch", "prefect"):
         (tmp_path / name).write_text(STUB)
         (tmp_path / name).chmod(0o755)
-    (tmp_path / "m33.toml").write_text((DEPLOYMENTS / "examples" / "jwst-miri.toml").read_text())
+    lines = (DEPLOYMENTS / "examples" / "jwst-miri.toml").read_text().splitlines()
+    kept = [line for line in lines if not dropped or not line.startswith(dropped)]
+    (tmp_path / "m33.toml").write_text("\n".join(kept))
     environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "CALLS": str(tmp_path / "calls")}
     subprocess.run(["sh", "-euc", script], cwd=tmp_path, env=environ, check=True, timeout=30)
     found = Program.load(tmp_path / "m33-backfill.toml")

@@ -5,10 +5,12 @@ import shutil
 import time
 
 import pytest
+from prefect.client.schemas.objects import StateType
 
 from flows.level_match import level_match
 from flows.orchestration.quarantine import content_of
 from flows.summary import Summary
+from levelmatch_core.errors import AllPendingError
 from levelmatch_core.settings import MatchSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
@@ -43,3 +45,16 @@ def test_a_pending_exposure_is_named_and_taken_by_the_next_run(small_program, tm
     _, again = run()
     assert again.executed == {}
     assert not again.changed
+
+
+def test_a_deployed_run_whose_files_are_all_being_written_waits_for_the_next_one(small_program, tmp_path, monkeypatch):
+    settings = MatchSettings(settle_seconds=1e9, figures="none")
+    words = {"inputs": [str(small_program)], "output": str(tmp_path / "out"), "settings": settings}
+    with pytest.raises(AllPendingError):
+        level_match(**words)
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "2d24a9a7-1d27-4f5b-8b7c-2b8f7a40a53e")
+    state = level_match(**words, return_state=True)
+    assert (state.type, state.name) == (StateType.COMPLETED, "Incomplete")
+    assert "none of 4 files can be used" in state.message
+    assert "the next run takes it" in state.message
+    assert not (tmp_path / "out").exists()

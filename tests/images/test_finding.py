@@ -92,3 +92,13 @@ def test_missing_and_empty_inputs(tmp_path: Path) -> None:
         shown(tmp_path, step_ext="cal")
     with pytest.raises(NoInputError, match="no input was given"):
         shown()
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("r0000101001_wfi01_cal.asdf", "ASDF is not read"), ("sw1_sk.img", "rename them if they are FITS")],
+)
+def test_files_of_other_names_are_told_of(tmp_path: Path, name: str, what: str) -> None:
+    touch(tmp_path, name)
+    with pytest.raises(NoInputError, match=f"1 other files are there, {name} the first: {what}"):
+        shown(tmp_path)

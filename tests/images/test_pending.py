@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from levelmatch_core.errors import NoInputError
+from levelmatch_core.errors import AllPendingError, NoInputError
 from levelmatch_core.images.contents import source_file
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.settings import MatchSettings
@@ -76,5 +76,11 @@ def test_a_file_that_changes_while_it_is_read_waits_whatever_the_settings(files,
 def test_nothing_but_pending_files_is_no_input(files):
     for path in files:
         age(path, 1)
-    with pytest.raises(NoInputError, match="Pending"):
+    with pytest.raises(AllPendingError, match="Pending"):
         take_inventory([files[0].parent], MatchSettings(settle_seconds=60))
+    age(files[0], 120)
+    files[0].write_bytes(files[0].read_bytes()[:5000])
+    age(files[0], 120)
+    with pytest.raises(NoInputError, match="truncated") as caught:
+        take_inventory([files[0].parent], MatchSettings(settle_seconds=60))
+    assert not isinstance(caught.value, AllPendingError)  # to wait does not help

@@ -89,6 +89,24 @@ def test_a_wild_pixel_does_not_ring() -> None:
     assert np.abs(at(hit, x, y) - at(data, x, y))[far].max() < 5
 
 
+def test_dead_pixels_are_wild_and_gaps_between_stars_are_not() -> None:
+    rng = np.random.default_rng(9)
+    y, x = np.indices((200, 200)).astype(float)
+    data = 100 + rng.normal(size=y.shape)
+    dead = (rng.integers(5, 195, 30), rng.integers(5, 195, 30))
+    hit = data.copy()
+    hit[dead] = 0.0
+    _, wild = spline.coefficients(hit)
+    assert wild[dead].mean() > 0.9  # but those next to another
+    assert wild.sum() == wild[dead].sum()
+    for row, column in rng.uniform(0, 200, (4000, 2)):
+        near = np.s_[max(0, int(row) - 4) : int(row) + 5, max(0, int(column) - 4) : int(column) + 5]
+        star = np.exp(-((y[near] - row) ** 2 + (x[near] - column) ** 2) / (2 * 0.47**2))
+        data[near] += 30 * rng.pareto(1.2) * star
+    dark = spline.coefficients(data)[1].astype(bool) & (data < np.median(data))
+    assert not dark.any()
+
+
 @pytest.mark.parametrize("height", [25.0, 40.0, 1e4])
 def test_what_a_cosmic_ray_touches_is_invalid_and_the_rest_as_without_it(height: float) -> None:
     """Half a pixel between the grid and the image: a hit touches four pixels of the grid."""

@@ -143,6 +143,28 @@ def test_one_wild_pixel_an_image_changes_nothing(tmp_path: Path) -> None:
         assert errors_of(result) < 0.15
 
 
+@pytest.mark.parametrize("preset", ["best", "pjpipe"])
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_a_fifth_of_all_pixels_may_hold_anything(tmp_path: Path, preset: str, fit_type: str) -> None:
+    """Scattered over every image: resampled, they would leave a sixth of the differences as they are."""
+    wild = {name: np.random.default_rng(number).random((N, N)) < 0.2 for number, name in enumerate(LEVELS)}
+
+    def spoilt(name: str, data: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng(ord(name))
+        sizes = 10 ** rng.uniform(1, 29, (N, N)) * rng.choice([-1, 1], (N, N))
+        return np.where(wild[name], data + sizes, data)
+
+    program(tmp_path / "in", spoilt)
+    result, record = run(tmp_path, preset=preset, fit_type_mosaic_tiles=fit_type, plane_gauge="mean")
+    assert sorted(one.status.value for one in result.corrections) == ["matched"] * 3 + ["reference"]
+    assert errors_of(result) < 5 * max(one.sigma[0] for one in result.corrections) < 0.12
+    assert "4 exposures hold pixels of no sky" in record
+    for name in LEVELS:
+        before, after = corrected(tmp_path, name, "in"), corrected(tmp_path, name)
+        huge = wild[name] & (np.abs(before) > 1e12)
+        np.testing.assert_array_equal(after[huge], before[huge])
+
+
 def test_counts_of_different_times_are_matched_as_rates_and_given_back(tmp_path: Path) -> None:
     """Levels are a second's; what is taken from each file is that times its own seconds."""
     times = {"a": 10.0, "b": 40.0, "c": 10.0, "d": 40.0}
@@ -164,6 +186,18 @@ def test_counts_of_different_times_are_matched_as_rates_and_given_back(tmp_path:
     for name in LEVELS:
         np.testing.assert_allclose(corrected(tmp_path, name, "back"), corrected(tmp_path, name, "in"), rtol=1e-5)
         np.testing.assert_array_equal(corrected(tmp_path, name, "again"), corrected(tmp_path, name))
+
+
+@pytest.mark.parametrize("photons", [0.01, 0.08, 0.25])
+@pytest.mark.parametrize("preset", ["best", "pjpipe"])
+def test_of_few_photons_a_level_is_in_doubt(tmp_path: Path, photons: float, preset: str) -> None:
+    """The median of mostly zeros is 0, whatever the rate: by a fifth of it images differ, and nothing shows."""
+    rates = dict(zip(LEVELS, photons * np.array([1.0, 1.2, 0.9, 1.1]), strict=True))
+    program(tmp_path / "in", lambda name, _: np.random.default_rng(ord(name)).poisson(rates[name], (N, N)) / 1500.0)
+    result, record = run(tmp_path, preset=preset)
+    assert RunRecord.load(tmp_path / "out" / "run.json").grade is Grade.DOUBTFUL
+    assert "hold one value, wherever they lie (few photons" in result.verdict
+    assert "few photons" in record
 
 
 @pytest.mark.parametrize("factor", [1e5, 1e-5])

@@ -44,6 +44,8 @@ _CLUSTERED = 0.3
 """Excess of equal neighbours, relative to what chance leaves, beyond which a value lies in areas."""
 _BLOCK = 16
 """Side of a block, pixels, that no whole numbers fill by chance."""
+_BY_CHANCE = 0.1
+"""So many blocks without a photon are no area that was not seen."""
 _OPENING = 7
 """What is blank in whole numbers is made of squares of this side."""
 
@@ -160,10 +162,10 @@ def _is_of_no_photon(image: Image, value: float, sample: NDArray[np.float64]) ->
         return False
     low, middle = np.percentile(others, [1, 50])
     near = _FEW_PHOTONS_GAP if part > _FEW_PHOTONS else 1.0
-    return bool(low - value <= near * (middle - low)) and _is_scattered(image, value)
+    return bool(low - value <= near * (middle - low)) and is_scattered(image, value)
 
 
-def _is_scattered(image: Image, value: float) -> bool:
+def is_scattered(image: Image, value: float) -> bool:
     """Return whether pixels have a value whatever the one before has, in most blocks that it does not fill."""
     rows, columns = (size // _BLOCK for size in image.shape)
     if min(rows, columns) < 1:
@@ -194,7 +196,10 @@ def _has_blocks(image: Image, value: float) -> bool:
     if min(rows, columns) < 1:
         return False
     equal = np.asarray(image[: rows * _BLOCK, : columns * _BLOCK] == value)
-    solid = np.all(equal.reshape(rows, _BLOCK, columns, _BLOCK), axis=(1, 3))
+    part = equal.reshape(rows, _BLOCK, columns, _BLOCK).mean(axis=(1, 3))
+    solid, mixed = part == 1, part[part < 1]
+    if mixed.size and solid.size * float(np.median(mixed)) ** _BLOCK**2 > _BY_CHANCE:
+        return False
     at_edge = solid[0].any() or solid[-1].any() or solid[:, 0].any() or solid[:, -1].any()
     return bool(at_edge or solid.mean() > _PART)
 

@@ -35,7 +35,7 @@ _KINDS: tuple[tuple[str, Role, str, str], ...] = (
     (
         "uncertainty map",
         "",
-        "[bcm]*unc|rms|rmsmap|oou",
+        "[bcm]*unc|sciunc|rms|rmsmap|oou",
         "sigma|sig|errs?|errors?|errmap|std|stddev|var|variance|varmap|noise|noisemap",
     ),
     (
@@ -48,6 +48,8 @@ _KINDS: tuple[tuple[str, Role, str, str], ...] = (
     ("background", "", _NONE, "bkgd?|bckg?|background|skybg|skymodel"),
     ("model, or what is left of one", "", _NONE, "model|mod|resid|residuals?|chi2?|snr|psf|pb"),
     ("calibration frame", "", _NONE, "flat|dark|bias"),
+    ("difference from a reference image", "", "diffimg|scimrefdiffimg", "diff|difference|subtracted"),
+    ("image on another scale, or without its sky", "", "intbgsub", "cnt|bgsub|bkgsub|skysub"),
 )
 """What it is, what it is good for, words that tell by themselves at the end of a name, and words that need an image."""
 
@@ -79,6 +81,7 @@ _SHORTEST_WORD = 2
 """Letters: a shorter word, or one with a digit, tells exposures apart."""
 _ENDING = re.compile(r"\.(fits?|fts)(\.(gz|fz|bz2|z))?$", re.IGNORECASE)
 _WCS_CARDS = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
+_ROLL_CARDS = (*(f"{matrix}{i}_{j}" for matrix in ("CD", "PC") for i in (1, 2) for j in (1, 2)), "CROTA1", "CROTA2")
 _OBSERVATION_CARDS = (
     *(
         "DATE-OBS",
@@ -96,6 +99,11 @@ _OBSERVATION_CARDS = (
     *("FILTER", "FILTER1", "FILTER2", "BAND", "WAVELNTH", "CHNLNUM", "CRVAL3", "CRVAL4", "BUNIT", "TELESCOP"),
 )
 """Cards of which one that differs between two images says that neither belongs to the other."""
+_MOMENT_CARDS = ("DATE-OBS", "MJD-OBS", "OBSMJD", "EXPSTART", "OBSID", "OBS_ID", "ROOTNAME", "EXPNUM")
+"""Those that are of one observation only, where they say more than a date."""
+_DATE = len("2004-01-01")
+_CORRECTED = "pbcor"
+"""Of images of an interferometer, the one with this word in addition has the sky everywhere on one scale."""
 _LONG_WORD = re.compile(
     r"(?P<image>.+?)(?P<kind>weight(map)?|wht|mask|flags?|rms|variance|invvar|error|sigma|coverage|expmap|background)"
 )
@@ -192,11 +200,16 @@ def _aside(file: Seen, names: _Names) -> Aside | None:
             return Aside(file.shown, f"{what}, by its name, of {beside[0].shown}", role, beside[0].shown)
         if strong and at == len(file.words) - 1 and at > 0:
             return Aside(file.shown, f"{what}, by its name")
+    better = names.by_words.get((file.place, (*file.words, _CORRECTED)))
+    if better is not None and _is_of_one_observation(better, file):
+        return Aside(file.shown, f"not corrected for the primary beam, as {better.shown} is")
     found = _in_folder(file, names) or _without_mark(file, names)
     if found is not None:
         return found
     reason = _by_header(file)
-    return _of_an_image(file, names) if reason is None else Aside(file.shown, reason)
+    if reason is not None:
+        return Aside(file.shown, reason)
+    return _of_an_image(file, names) or _other_product(file, names)
 
 
 def _in_folder(file: Seen, names: _Names) -> Aside | None:
@@ -231,6 +244,8 @@ def _of_an_image(file: Seen, names: _Names) -> Aside | None:
         for rest, more in ((file.words[:end], file.words[end:]), (file.words[-end:], file.words[:-end])):
             one = names.by_words.get((file.place, rest))
             is_numbered = any(len(word) < _SHORTEST_WORD or re.search(r"\d", word) for word in more)
+            if more == (_CORRECTED,):
+                continue
             if one is not None and not is_numbered and _is_of_one_observation(file, one):
                 reason = (
                     f"{one.shown} has the same place, shape and name but for {'_'.join(more)!r}, and nothing tells of "
@@ -240,6 +255,30 @@ def _of_an_image(file: Seen, names: _Names) -> Aside | None:
     return None
 
 
+def _other_product(file: Seen, names: _Names) -> Aside | None:
+    """Return of which image a file is another product: of one observation, by its cards, place, and name but one word.
+
+    Of such products the one with the shortest word is taken, then the first.
+    """
+    for at, word in enumerate(file.words):
+        for one in names.gaps[file.place, at, _without(file.words, at)]:
+            other = one.words[at]
+            is_first = (len(other), other) < (len(word), word) and _kind(other) is None and other.isalpha()
+            if is_first and word.isalpha() and len(other) >= _SHORTEST_WORD and _is_surely_one_observation(file, one):
+                reason = f"of the same observation as {one.shown}, which is used; to use this one, choose by step_ext"
+                return Aside(file.shown, reason)
+    return None
+
+
+def _is_surely_one_observation(one: Seen, other: Seen) -> bool:
+    """Return whether two images lie exactly at one place, and were observed at one time by what both say."""
+    if not _is_of_one_observation(one, other):
+        return False
+    headers = [[hdu for hdu in (seen.hdus[0], seen.image) if hdu is not None] for seen in (one, other)]
+    times = [[text_of(hdu.get(card)) for hdu in each for card in _MOMENT_CARDS] for each in headers]
+    return any(text and text == also and len(text) > _DATE for text, also in zip(*times, strict=True))
+
+
 def _is_of_one_observation(one: Seen, other: Seen) -> bool:
     """Return whether two images lie exactly at one place, and no card says that they were observed by themselves."""
     a, b = one.image, other.image
@@ -247,7 +286,7 @@ def _is_of_one_observation(one: Seen, other: Seen) -> bool:
         return False
     pairs = [
         (x.get(card), y.get(card)) for x, y in ((a, b), (one.hdus[0], other.hdus[0])) for card in _OBSERVATION_CARDS
-    ]
+    ] + [(a.get(card), b.get(card)) for card in _ROLL_CARDS]
     return all(x is None or y is None or x == y for x, y in pairs)
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from levelmatch_core.errors import NoInputError, UsageError
-from levelmatch_core.files.writing import replacing
+from levelmatch_core.errors import NoInputError, NoRoomError, UsageError
+from levelmatch_core.files.writing import refuse_without_room, replacing
 from levelmatch_core.images.finding import FITS
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.records import content_key
@@ -79,12 +79,20 @@ def _fetched(address: str, folder: Path, recursive: bool) -> list[Path]:
         files = _listed(store, path, recursive)
         if files:
             return [_one(store, name, folder, parts.scheme) for name in files]
-    except Exception as error:
-        # of whatever client: their messages may hold signed addresses
-        message = f"input {shown}: {type(error).__name__}; is it there, and may you read it? What was fetched is kept"
+    except NoRoomError:
+        raise
+    except NoInputError as error:
+        message = f"input {shown}: {error}"
         raise NoInputError(message) from error
+    except Exception as error:
+        raise NoInputError(_refused(f"input {shown}", error)) from error
     message = f"input {shown}: no FITS file there"
     raise NoInputError(message)
+
+
+def _refused(what: str, error: Exception) -> str:
+    """Return what is wrong, without the message of whatever client, which may hold a signed address."""
+    return f"{what}: {type(error).__name__}; is it there, and may you read it? What was fetched is kept"
 
 
 def _listed(store: Any, path: str, recursive: bool) -> list[str]:  # noqa: ANN401 - a file system of fsspec
@@ -95,16 +103,30 @@ def _listed(store: Any, path: str, recursive: bool) -> list[str]:  # noqa: ANN40
 
 
 def _one(store: Any, name: str, folder: Path, scheme: str) -> Path:  # noqa: ANN401 - as above
-    """Return a file under its own name, in a folder of those that lie in the same place."""
+    """Return a file under its own name, in a folder of those that lie in the same place.
+
+    Raises
+    ------
+    NoInputError
+        If it cannot be fetched.
+    """
+    try:
+        return _held(store, name, folder, scheme)
+    except Exception as error:
+        refuse_without_room(error)
+        raise NoInputError(_refused(name.rpartition("/")[2], error)) from error
+
+
+def _held(store: Any, name: str, folder: Path, scheme: str) -> Path:  # noqa: ANN401 - as above
     info = store.info(name)
     version = [str(info[key]) for key in _VERSIONS if info.get(key)]
     size = info.get("size")
     key = content_key(scheme, name, size, version)
     note = folder / "known" / f"{key}.json"
-    content = json.loads(note.read_text()).get("sha256", "") if note.is_file() and version else ""
+    content = _noted(note) if note.is_file() and version else ""
     held = folder / "content" / content[:2] / content
     if not content or not held.is_file() or held.stat().st_size != size:
-        held = _content(store, name, folder, key, size)
+        held = _content(store, name, folder, key, size, resume=bool(version))
         if (changed := _time_of(info)) is not None:
             os.utime(held, (changed, changed))
         with _made(note) as temporary:
@@ -118,17 +140,34 @@ def _one(store: Any, name: str, folder: Path, scheme: str) -> Path:  # noqa: ANN
     return place
 
 
+def _noted(note: Path) -> str:
+    """Return the digest of what was fetched; '' if the note is damaged."""
+    try:
+        digest = json.loads(note.read_bytes())["sha256"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) else ""
+
+
 def _made(path: Path) -> Any:  # noqa: ANN401 - a context
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return replacing(path)
 
 
-def _content(store: Any, name: str, folder: Path, key: str, size: int | None) -> Path:  # noqa: ANN401 - as above
-    """Fetch a file, from where an earlier attempt at the same version of it ended."""
+def _content(
+    store: Any,  # noqa: ANN401 - as above
+    name: str,
+    folder: Path,
+    key: str,
+    size: int | None,
+    *,
+    resume: bool,
+) -> Path:
+    """Fetch a file, from where an earlier attempt at the same version of it ended, if its version is known."""
     part = folder / "parts" / key
     part.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     start = part.stat().st_size if part.exists() else 0
-    if size is None or start > size:
+    if not resume or size is None or start > size:
         start = 0
     logger.info("%s: fetched from byte %d", name.rpartition("/")[2], start)
     try:

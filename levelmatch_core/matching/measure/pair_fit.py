@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure import huber
 from levelmatch_core.matching.measure.block_jackknife import shown_by
+from levelmatch_core.matching.measure.core_level import off_core
 from levelmatch_core.matching.measure.difference_kernels import (
     Box,
     Cut,
@@ -70,8 +71,7 @@ CLEAN, CROWDED = 0.01, 0.03
 and its level may be the most efficient one; from the second on, faint sources below the clipping limit would move
 that."""
 CLIPPED_ALONE = 2.5
-"""Fraction of the variance that no other pair shares, per fraction of the pixels beyond `CROWDED` that are clipped:
-each pair clips its own part of a star, and the pixels next to those scatter most."""
+"""Part of the variance that no pair shares over the clipped part beyond `CROWDED`: each clips its own part of stars."""
 _FINITE = float(np.finfo(float).max)
 """No finite residual is beyond it."""
 
@@ -234,8 +234,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     grown = None if found_gain is None else (found_gain.slope, found_gain.sigma, found_gain.brightness)
     stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), pair.in_common() * mean_like / inefficiency
     level, slope_x, slope_y = fit.coefficients.tolist()
-    kappa = _kappa(settings.sigma, settings.maxiters if fit_type == "level" else settings.plane_fit_maxiters)
-    normal = fit.rms / kappa * math.sqrt((correlation + huber.ADAPTIVE_VARIANCE - 1.0) / n_used)
+    off = off_core(*pair.parts, fit.cut, (level, slope_x, slope_y))
+    normal = fit.rms * math.sqrt(fit.mean_like * (correlation + huber.ADAPTIVE_VARIANCE - 1.0) / n_used)
     shown = shown_by(*pair.parts, fit.cut, (level, slope_x, slope_y), (fit.rms, normal), stderr, shared, grown)
     efficient = None
     beyond_noise = 1.0 - n_used / n_valid - _clipped(settings.sigma, settings.maxiters)
@@ -253,7 +253,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         moments=moments,
         rms=fit.rms,
         stderr=stderr,
-        structure=math.hypot(shown.structure, PSF_LEFT * moved) if abs(moved) > stderr else shown.structure,
+        structure=math.hypot(off, shown.structure, PSF_LEFT * moved if abs(moved) > stderr else 0.0),
         noise_by_blocks=shown.noise,
         correlation=correlation,
         shared=shared * max(0.0, 1.0 - CLIPPED_ALONE * max(0.0, beyond_noise - CROWDED)),

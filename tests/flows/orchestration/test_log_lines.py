@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import pytest
 from prefect.logging.handlers import APILogHandler
 
-from flows.orchestration.log_lines import MOST_LINES, gathered
+from flows.orchestration.log_lines import MOST_LINES, FlowRunLines, gathered
+from flows.orchestration.quarantine import QuarantinedError
+from levelmatch_core.errors import NoInputError
 from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.process.thread_budget import parallel_map, thread_budget
 
@@ -81,3 +83,31 @@ def test_an_entry_has_an_end(prefect: _Prefect) -> None:
             LOGGER.info("%d", number)
     assert [text.count("\n") for _, text in prefect.entries] == [MOST_LINES - 1, 0]
     assert [int(line) for _, text in prefect.entries for line in text.splitlines()] == list(range(MOST_LINES + 1))
+
+
+def lines_on(error: Exception, caplog: pytest.LogCaptureFixture) -> list[tuple[str, bool]]:
+    """Return what the two lines become, which Prefect writes on the error of a flow run, and if with a traceback."""
+    logger = logging.getLogger("levelmatch_core.trial.prefect")
+    logger.addFilter(chosen := FlowRunLines(QuarantinedError))
+    caplog.clear()
+    try:
+        raise error
+    except type(error):
+        logger.exception("Encountered exception during execution: %r", error)
+        logger.exception("Engine execution exited with unexpected exception")
+    finally:
+        logger.removeFilter(chosen)
+    return [(record.getMessage(), bool(record.exc_info)) for record in caplog.records]
+
+
+def test_an_expected_error_of_a_flow_run_is_one_line_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    error = NoInputError("none of 2 files can be used:\n  Pending: a")
+    assert lines_on(error, caplog) == [(f"NoInputError: {error}", False)]
+    assert lines_on(PermissionError("p"), caplog) == [("PermissionError: p", False)]
+
+
+def test_a_quarantined_run_has_no_such_line_and_a_bug_keeps_all(caplog: pytest.LogCaptureFixture) -> None:
+    assert lines_on(QuarantinedError("one tile"), caplog) == []
+    assert [traced for _, traced in lines_on(KeyError("bug"), caplog)] == [True, True]
+    caplog.set_level(logging.DEBUG, "levelmatch_core")
+    assert len(lines_on(NoInputError("none"), caplog)) == 2

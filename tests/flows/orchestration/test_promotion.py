@@ -27,6 +27,9 @@ figures = "summary"
 cron = "30 6 * * *"  # the morning after
 """
 
+BARE = f"{TEXT.partition('[settings]')[0]}[[schedule]]{TEXT.partition('[[schedule]]')[2]}"
+"""Without settings."""
+
 COMMON = {"preset": "best", "sigma": 3.5, "figures": "none"}
 
 
@@ -75,6 +78,18 @@ def program(tmp_path):
     file = tmp_path / "m33.toml"
     file.write_text(TEXT)
     return file
+
+
+@pytest.mark.parametrize(("mark", "end"), [("", "\r\n"), ("\ufeff", "\n"), ("\ufeff", "\r\n")])
+@pytest.mark.parametrize("before", [TEXT, BARE])
+def test_line_ends_and_the_mark_of_an_editor_stay(sweep, program, mark, end, before):
+    """Also of the lines that are new."""
+    program.write_bytes((mark + before.replace("\n", end)).encode())
+    promotion(sweep, 3, program).write()
+    after = program.read_bytes().decode()
+    assert after.startswith(mark + "# The best program")
+    assert after.count(end) == after.count("\n") == len(after.splitlines())
+    assert Program.load(program).settings["rms_sig_limit"] == 3.0
 
 
 def test_comments_and_order_stay_and_only_what_differs_changes(sweep, program):

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.orchestration.trials import changes_of, trial_name, trial_of
+from flows.level_match import ending
+from flows.orchestration.trials import changes_of, trial_name, trial_note, trial_of
+from flows.summary import Summary
 from levelmatch_core.errors import SettingsError
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.pipeline import outputs_of
@@ -45,6 +47,19 @@ def test_a_trial_lies_next_to_the_output_under_what_differs():
     assert trial_name(long) != trial_name({**long, "setting_0": (0, 9)})
     by_input = trial_name({"inputs": (["/in"], ["/a/b c/../"])})
     assert trial_of(Path("/d/out"), by_input).parent == Path("/d")
+
+
+def test_the_end_of_a_trial_says_that_the_output_is_as_it_was():
+    """As when Retry is pressed on a run from before a change of the program's settings."""
+    assert trial_note(Path("/d/out"), Path("/d/out")) == ""
+    note = trial_note(Path("/d/out@trial-sigma=4.0"), Path("/d/out"))
+    assert note.startswith("A trial, in /d/out@trial-sigma=4.0; /d/out is as it was")
+    nothing = {"residuals": (), "fields": (), "problems": (), "notes": (), "band": None, "partial": False}
+    counts = {"matched": 1, "reference": 1}
+    summary = Summary(
+        program="m33", output="/d", changed=True, complete=True, counts=counts, seconds=1, peak_memory=1, **nothing
+    )
+    assert ending(summary, note).message.startswith(note)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", "x" * 81, "a\n"])

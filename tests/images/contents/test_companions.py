@@ -52,6 +52,10 @@ PAIRS = [
     ("m31_sci.fits", "m31_bkg.fits", "background"),
     ("m31_sci.fits", "m31_snr.fits", "model, or what is left of one"),
     ("m31.fits", "m31weight.fits", "weight map"),
+    ("ais-nd-int.fits", "ais-nd-intbgsub.fits", "image on another scale, or without its sky"),
+    ("ais-nd-int.fits", "ais-nd-cnt.fits", "image on another scale, or without its sky"),
+    ("ztf_1_q1_sciimg.fits", "ztf_1_q1_scimrefdiffimg.fits", "difference from a reference image"),
+    ("ztf_1_q1_sciimg.fits", "ztf_1_q1_sciunc.fits", "uncertainty map"),
 ]
 
 
@@ -156,6 +160,15 @@ def test_what_has_an_images_name_and_more_is_of_it_unless_it_was_observed_by_its
     assert ("m31_extra.fits (m31.fits has the same place, shape and name but for 'extra'" in notes) == (len(names) == 1)
 
 
+def test_an_image_of_another_roll_is_no_part_of_one_at_the_same_place(
+    tmp_path: Path, sky_header: Callable[..., Any]
+) -> None:
+    """A second visit to the places of a survey, which turned by some degrees."""
+    write(tmp_path / "m31.fits", sky_header())
+    write(tmp_path / "second_m31.fits", sky_header(angle=4.0), seed=1)
+    assert taken(tmp_path)[0] == ["m31.fits", "second_m31.fits"]
+
+
 @pytest.mark.parametrize("other", ["m31_2.fits", "m31_b.fits", "m31_night2.fits", "2_m31.fits"])
 def test_a_number_or_letter_more_is_another_exposure(
     tmp_path: Path, sky_header: Callable[..., Any], other: str
@@ -210,3 +223,44 @@ def test_nothing_but_companions_is_no_input(tmp_path: Path, sky_header: Callable
     write(tmp_path / "a_weight.fits", sky_header())
     with pytest.raises(NoInputError, match=r"a_weight.fits: no exposure: weight map"):
         take_inventory([tmp_path], MatchSettings())
+
+
+@pytest.mark.parametrize(
+    ("cards", "names"),
+    [
+        ({"DATE-OBS": "2004-03-01T10:20:30"}, ["i1_7_bcd.fits"]),
+        ({"MJD-OBS": 53065.430902778}, ["i1_7_bcd.fits"]),
+        ({"DATE-OBS": "2004-03-01"}, ["i1_7_bcd.fits", "i1_7_cbcd.fits"]),  # of one night, no more
+        ({}, ["i1_7_bcd.fits", "i1_7_cbcd.fits"]),
+    ],
+)
+def test_of_products_of_one_observation_one_is_taken(
+    tmp_path: Path, sky_header: Callable[..., Any], cards: dict[str, Any], names: list[str]
+) -> None:
+    """Frames before and after a correction: both would be matched as if they had been observed by themselves."""
+    for seed, name in enumerate(("i1_7_cbcd.fits", "i1_7_bcd.fits")):
+        write(tmp_path / name, sky_header(), seed=seed, **cards)
+    found, notes = taken(tmp_path)
+    assert found == names
+    assert ("i1_7_cbcd.fits (of the same observation as i1_7_bcd.fits" in notes) == (len(names) == 1)
+
+
+def test_images_are_taken_where_the_primary_beam_is_corrected(tmp_path: Path, sky_header: Callable[..., Any]) -> None:
+    write(tmp_path / "a.image.fits", sky_header())
+    write(tmp_path / "a.image.pbcor.fits", sky_header(), seed=1)
+    write(tmp_path / "b.image.fits", sky_header(ra=10.001), seed=2)
+    found, notes = taken(tmp_path)
+    assert found == ["a.image.pbcor.fits", "b.image.fits"]
+    assert "a.image.fits (not corrected for the primary beam" in notes
+
+
+def test_filters_chips_and_numbers_are_no_products_of_one_observation(
+    tmp_path: Path, sky_header: Callable[..., Any]
+) -> None:
+    moment = {"DATE-OBS": "2004-03-01T10:20:30"}
+    write(tmp_path / "m31_red.fits", sky_header(), **moment, FILTER="r")
+    write(tmp_path / "m31_green.fits", sky_header(), seed=1, **moment, FILTER="g")
+    write(tmp_path / "m31_c1.fits", sky_header(), seed=2, **moment)
+    write(tmp_path / "m31_c2.fits", sky_header(), seed=3, **moment)
+    write(tmp_path / "m31_left.fits", sky_header(ra=10.001), seed=4, **moment)
+    assert len(taken(tmp_path)[0]) == 5

@@ -1,5 +1,6 @@
 """Inputs in stores: fetched once, resumed, under their own names, and no credentials told."""
 
+import errno
 import logging
 import os
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from levelmatch_core.errors import NoInputError, UsageError
+from levelmatch_core.errors import NoInputError, NoRoomError, UsageError
 from levelmatch_core.images.storage.remote import is_remote, local_inputs
 from tests.servers import free_port
 
@@ -81,6 +82,42 @@ def test_what_broke_off_is_resumed(memory, tmp_path, monkeypatch, caplog):
     (found,) = local_inputs(["memory://stage2"], tmp_path)
     assert found.read_bytes() == b"a_cal.fits" * 1000
     assert "fetched from byte 3000" in caplog.text
+
+
+def test_a_file_that_cannot_be_fetched_is_named_and_a_full_disk_is_said_to_be_one(memory, tmp_path, monkeypatch):
+    class Failing:
+        error = ConnectionError("https://signed?secret=abc")
+
+        def __call__(self, *_):
+            raise self.error
+
+    monkeypatch.setattr(type(memory), "open", failing := Failing())
+    with pytest.raises(NoInputError, match=r"memory://stage2: a_cal\.fits: ConnectionError"):
+        local_inputs(["memory://stage2"], tmp_path)
+    failing.error = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(NoRoomError, match="No space left"):
+        local_inputs(["memory://stage2"], tmp_path)
+
+
+@pytest.mark.usefixtures("memory")
+def test_what_broke_off_begins_again_where_the_store_tells_no_version(tmp_path, monkeypatch):
+    monkeypatch.setattr("levelmatch_core.images.storage.remote._VERSIONS", ())
+    (found,) = local_inputs(["memory://stage2"], tmp_path)
+    (note,) = (tmp_path / "known").iterdir()
+    (tmp_path / "parts" / note.stem).write_bytes(b"of another version of it")
+    (again,) = local_inputs(["memory://stage2"], tmp_path)
+    assert again == found
+    assert again.read_bytes() == b"a_cal.fits" * 1000
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"sha256": 3}', b'{"sha256": "../../x"}'])
+def test_a_damaged_note_is_made_again(memory, tmp_path, damage):
+    (found,) = local_inputs(["memory://stage2"], tmp_path)
+    (note,) = (tmp_path / "known").iterdir()
+    note.write_bytes(damage)
+    assert local_inputs(["memory://stage2"], tmp_path) == (found,)
+    assert found.read_bytes() == b"a_cal.fits" * 1000
+    assert memory.exists("/stage2/a_cal.fits")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from levelmatch_core.matching.measure.block_jackknife import block_sums, jackknife, shown_by, tilted
+from levelmatch_core.matching.measure.core_level import off_core
 from levelmatch_core.matching.measure.pair_fit import fit_pair
+from levelmatch_core.settings import FitType
+from levelmatch_core.sky.kernels import as_compiled
 from tests.matching.fakes import make_cutout, settings_for
 
 SHAPE = (96, 128)
@@ -46,6 +49,29 @@ def test_two_statistics_that_disagree_say_so() -> None:
     fit = fitted(data)
     mean = fitted(data, statistic="clipped_mean").plane.level
     assert fit.structure == pytest.approx(abs(mean - fit.plane.level), rel=0.3)
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+@pytest.mark.parametrize("statistic", ["median", "clipped_mean", "huber", "adaptive"])
+def test_where_most_pixels_are_wild_the_densest_tell(fit_type: FitType, statistic: str) -> None:
+    """Two fifths are the sky, the others anything above it, as resampling spreads it: no clip tells them apart."""
+    rng = np.random.default_rng(4)
+    data = rng.standard_normal(SHAPE) + rng.uniform(0, 50, SHAPE) * (rng.random(SHAPE) < 0.6)
+    cutouts = make_cutout("a", np.zeros(SHAPE)), make_cutout("b", data)
+    fit = fit_pair(*cutouts, fit_type, settings_for(statistic=statistic))
+    assert fit is not None
+    assert abs(fit.plane.level) > 5  # the least squares of all, or their median, which is among the wild ones
+    assert 0.8 * abs(fit.plane.level) < np.hypot(fit.structure, fit.stderr) < 1.5 * abs(fit.plane.level)
+
+
+@pytest.mark.parametrize("freedom", [1.5, 3.0])
+def test_wings_on_both_sides_are_no_doubt(freedom: float) -> None:
+    for seed in range(20):
+        data = np.random.default_rng(seed).standard_t(freedom, SHAPE)
+        cut = (0.0, 0.0, 0.0, -30.0, 30.0)
+        images = as_compiled(np.zeros(SHAPE)), as_compiled(data)
+        assert off_core(*images, (0, 0, 0, 0, *SHAPE), cut, (0.0, 0.0, 0.0)) == 0.0
+        assert off_core(*images, (0, 0, 0, 0, *SHAPE), cut, (5.0, 0.0, 0.0)) == pytest.approx(5.0, abs=1.0)
 
 
 def test_a_gain_stands_for_a_level() -> None:

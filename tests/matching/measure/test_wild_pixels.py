@@ -1,15 +1,23 @@
 """Up to a fifth of an overlap may hold any value whatever: no fit moves by much more than its stated error."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from levelmatch_core.images.contents.blanks import HUGE
 from levelmatch_core.matching.measure.pair_fit import fit_pair
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.sky.clipping import clipped
+from levelmatch_core.sky.cutouts import Cutout
+from levelmatch_core.sky.grid import Grid
+from levelmatch_core.sky.lone_pixels import lone_pixels, rough_noise
+from levelmatch_core.sky.pixelmap import Box, PixelMap, grid_to_image
+from levelmatch_core.sky.resample import bilinear
+from tests.matching import fakes
 from tests.matching.fakes import make_cutout, settings_for
 
 SHAPE = (40, 60)
@@ -90,6 +98,98 @@ def test_nor_a_clip(wild: list[float], part: float) -> None:
 def test_one_pixel(fit_type: str, value: float) -> None:
     clean, fit = fitted(fit_type, "median", [], 0, "scattered"), fitted(fit_type, "median", [value], 1e-4, "scattered")
     assert furthest(fit, clean) <= 0.1 * clean.stderr
+
+
+# -- through resampling, which spreads them ----------------------------------------------------------------------------
+GRID = Grid(ra=83.0, dec=-5.0, angle=0.0, scale=1.0)
+FAR_OFF = ANYTHING.filter(lambda value: not abs(value - 100.0) <= 15 * SIGMA)
+
+
+@cache
+def to_grid(shift: float) -> tuple[PixelMap, Box]:
+    """A map from the grid to an image whose pixels are off by so much."""
+    wcs = GRID.wcs(0, 0)
+    wcs.wcs.crpix -= shift
+    box = Box(2, 2, (96, 116))
+    return grid_to_image(GRID, wcs, (100, 120), box), box
+
+
+def seen(  # noqa: PLR0917 - a program in small
+    seed: int,
+    level: float,
+    shift: float,
+    wild: list[float],
+    part: float,
+    side: tuple[int, int] = (1, 1),
+    *,
+    sharp: bool,
+) -> Cutout:
+    """A cutout of an image of a soft sky, of which so large a part holds the values in turn."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:100, :120] + shift
+    data = 100 + level + 3 * np.sin(x / 20) * np.cos(y / 25) + 0.01 * level * (x - 60) + rng.normal(0, SIGMA, y.shape)
+    blocks = rng.random((100 // side[0], 120 // side[1])) < part
+    bad = np.repeat(np.repeat(blocks, side[0], axis=0), side[1], axis=1)
+    data[bad] = rng.permutation(np.resize(np.array(wild or [0.0]), np.count_nonzero(bad)))
+    data[~np.isfinite(data) | (np.abs(data) > HUGE)] = np.nan  # as reading has it
+    data.flags.writeable = False
+    lone = lone_pixels(data, rough_noise(data))
+    if lone is not None:
+        data = np.where(lone, np.nan, data)
+    image = bilinear(data, None, *to_grid(shift), sharp=sharp)
+    return fakes.make_cutout(str(seed), image.data, noise_gain=image.noise_gain)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    FIT_TYPES,
+    STATISTICS,
+    st.booleans(),
+    st.lists(FAR_OFF, min_size=1, max_size=4),
+    st.tuples(st.floats(0, 0.2), st.sampled_from([0.0, 1.0])),
+)
+def test_nor_do_they_move_what_is_resampled(
+    fit_type: str, statistic: str, sharp: bool, wild: list[float], parts: tuple[float, float]
+) -> None:
+    """Scattered over one image or both, on the pixels' own grids, which are off the common one."""
+    here, other = parts[0], parts[0] * parts[1]
+    chosen = settings_for(statistic=statistic)
+
+    def fitted(one: float, two: float) -> PairFit:
+        pair = seen(1, 0.0, 0.4, wild, one, sharp=sharp), seen(2, LEVEL, -0.3, wild, two, sharp=sharp)
+        fit = fit_pair(*pair, fit_type, chosen)
+        assert fit is not None
+        return fit
+
+    clean, fit = fitted(0.0, 0.0), fitted(here, other)
+    x, y = np.array([2, 2, 113, 113]), np.array([2, 93, 2, 93])
+    far = float(np.abs(fit.plane(x, y) - clean.plane(x, y)).max())
+    assert far <= 4 * math.sqrt(7 if fit_type == "level+slope" else 1) * fit.stderr
+    # five sixths of the pixels at most are lost with those that touch a wild one
+    assert fit.stderr <= 3.5 * clean.stderr
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    FIT_TYPES,
+    STATISTICS,
+    st.booleans(),
+    st.lists(FAR_OFF, min_size=1, max_size=2),
+    st.tuples(st.floats(0, 0.2), st.sampled_from([0.0, 1.0]), st.sampled_from([(2, 2), (5, 5), (100, 1), (1, 120)])),
+)
+def test_where_they_are_not_alone_the_error_is_said(
+    fit_type: str, statistic: str, sharp: bool, wild: list[float], parts: tuple[float, float, tuple[int, int]]
+) -> None:
+    """Blocks, columns and rows of them are spread as well, and look like what a sky may have: they are not found.
+
+    Up to twice the noise, or half of the scatter that is left, the densest differences cannot tell from chance.
+    """
+    one, two, side = parts[0], parts[0] * parts[1], parts[2]
+    pair = seen(1, 0.0, 0.4, wild, one, side, sharp=sharp), seen(2, LEVEL, -0.3, wild, two, side, sharp=sharp)
+    fit = fit_pair(*pair, fit_type, settings_for(statistic=statistic))
+    if fit is not None:
+        off = abs(float(fit.plane(np.array([57.5]), np.array([47.5]))[0]) - LEVEL)
+        assert off <= 4 * math.hypot(fit.stderr, fit.structure) + max(2 * SIGMA, 0.5 * fit.rms)
 
 
 def test_whole_numbers_keep_their_scatter() -> None:
