@@ -89,6 +89,11 @@ class PairFit(Record):
         description="1 sigma of the level's error in addition to that of pixel noise, estimated from the scatter over "
         "blocks, a slope, two statistics and a gain, data unit; 0 if they show none",
     )
+    noise_by_blocks: tuple[float, int] | None = Described(
+        default=None,
+        description="variance of Huber's estimate of the level by its scatter over blocks, as a fraction "
+        "of that in normal noise, and their number; None if these are few, and once pairs have been compared",
+    )
     correlation: float = Described(description="pixels per statistically independent pixel: 1 / mean noise gain, >= 1")
     shared: float = Described(
         default=1.0,

@@ -14,9 +14,16 @@ scatter treats as independent in each pixel. It is measured in four ways:
 What PSF matching changes in a level adds a fraction of the change (`pair_fit.PSF_LEFT`).
 
 Only a significant excess over pixel noise is included, so that the result for pure noise is 0.
+
+Pixel noise itself may be less than its scatter says. What undersampled stars leave in a difference is as much below the
+level as above it, within a few pixels, and a robust estimate hardly follows it. The blocks show this, too: with the
+residuals winsorised, their sums are the influence of each block on Huber's estimate, and its variance over blocks that
+of the estimate (cluster-robust: Liang and Zeger 1986, Biometrika 73, 13). One pair knows its own variance to a fifth;
+all pairs of a group together decide (`noise_scale`).
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,17 +52,29 @@ LEAST_APART = 0.05
 """Smallest variance of their difference, as a fraction of that of the level: clipping changes both a little."""
 
 
-def structure(  # noqa: PLR0917 - the two images and their box, then what the fit found
+@dataclass(frozen=True)
+class Shown:
+    """What the pixels of a pair show about the error of its level."""
+
+    structure: float = 0.0
+    """1 sigma beyond pixel noise, data unit; 0 if none is significant."""
+    noise: tuple[float, int] | None = None
+    """Variance of Huber's estimate over blocks, as a fraction of that in normal noise, and the number of blocks; None
+    if these are too few."""
+
+
+def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit found
     first: Image,
     second: Image,
     box: Box,
     cut: Cut,
     fitted: tuple[float, float, float],
+    scatter: tuple[float, float],
     stderr: float,
     shared: float,
     gain: tuple[float, float, float] | None,
-) -> float:
-    """Return 1 sigma of the error of a pair's level beyond its pixel noise, data unit; 0 if none is significant.
+) -> Shown:
+    """Return the error of a pair's level that its blocks show, beyond pixel noise and instead of it.
 
     Parameters
     ----------
@@ -64,6 +83,8 @@ def structure(  # noqa: PLR0917 - the two images and their box, then what the fi
         :mod:`levelmatch_core.matching.measure.difference_kernels`.
     fitted
         The fitted plane, about the middle of the box, with slopes over half of it.
+    scatter
+        Scatter of the pixels about it, and the 1 sigma that Huber's estimate with this limit has in normal noise.
     stderr
         1 sigma of the level due to pixel noise.
     shared
@@ -73,12 +94,17 @@ def structure(  # noqa: PLR0917 - the two images and their box, then what the fi
     """
     variance = stderr**2
     if not variance > 0:
-        return 0.0
-    found, apart, tilt = 0.0, 0.0, 0.0
+        return Shown()
+    found, apart, tilt, noise = 0.0, 0.0, 0.0, None
     for blocks in BLOCKS:
         side = max(LEAST_SIDE, round(math.sqrt(box[4] * box[5] / blocks)))
-        counts, sums = block_sums(first, second, box, cut, fitted, side)
+        counts, sums, winsorised, within = block_sums(first, second, box, cut, fitted, side, scatter[0])
         excess, total = jackknife(counts, sums, side), float(counts.sum())
+        if blocks == BLOCKS[0]:
+            robust = jackknife(counts, winsorised, side)
+            if robust is not None and within > 0:
+                freedom = robust[1] - (3 if any(fitted[1:]) else 1)
+                noise = robust[0] * (total / within / scatter[1]) ** 2 * (robust[1] - 1) / freedom, robust[1]
         if excess is None or not total:
             continue
         error, number = excess
@@ -92,7 +118,7 @@ def structure(  # noqa: PLR0917 - the two images and their box, then what the fi
         found += apart**2 - allowed
     if gain is not None and GAIN_BEYOND * gain[1] < abs(gain[0]) <= MOST_GAIN:
         found += (gain[0] * gain[2]) ** 2
-    return math.sqrt(found)
+    return Shown(math.sqrt(found), noise)
 
 
 def jackknife(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int) -> tuple[float, int] | None:
@@ -149,12 +175,19 @@ def tilted(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int, ac
 
 @njit(nogil=True, cache=True)
 def block_sums(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
-    first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[float, float, float], side: int
-) -> tuple[Floats, Floats]:
-    """Return, for each block, the number of kept pixels, and the sum of their differences minus the fitted plane."""
+    first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[float, float, float], side: int, limit: float
+) -> tuple[Floats, Floats, Floats, float]:
+    """Sum the differences minus the fitted plane over blocks.
+
+    Returns
+    -------
+    For each block, the number of kept pixels, the sum of their residuals, and the same with residuals beyond `limit`
+    set to it; and the number of all residuals within `limit`.
+    """
     ny, nx = box[4], box[5]
     across = nx // side + 1
-    counts, sums = np.zeros((ny // side + 1) * across), np.zeros((ny // side + 1) * across)
+    blocks = (ny // side + 1) * across
+    counts, sums, winsorised, within = np.zeros(blocks), np.zeros(blocks), np.zeros(blocks), 0.0
     row = np.empty(nx)
     x, y = unit(nx), unit(ny)
     for r in range(ny):
@@ -164,6 +197,10 @@ def block_sums(  # noqa: PLR0917 - a compiled function takes positions only # pr
             left = row[k] - (level + cut[1] * x[k])
             if (left >= cut[3]) & (left <= cut[4]):
                 block = (r // side) * across + k // side
+                value = row[k] - (mine + fitted[1] * x[k])
+                clamped = min(max(value, -limit), limit)
                 counts[block] += 1.0
-                sums[block] += row[k] - (mine + fitted[1] * x[k])
-    return counts, sums
+                sums[block] += value
+                winsorised[block] += clamped
+                within += 1.0 if clamped == value else 0.0
+    return counts, sums, winsorised, within

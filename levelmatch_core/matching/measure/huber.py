@@ -22,9 +22,10 @@ MOST_ITERATIONS = 50
 """Largest number of iterations."""
 SETTLED = 1e-6
 """The estimate has settled when it moves by less than this fraction of its standard error."""
-ADAPTIVE_LIMIT = 1.0
-"""The limit if the estimate is compared with the median: 90 % efficiency, closer to the median."""
-MEDIAN_APART = math.sqrt(math.pi / 2 - 1.107)
+ADAPTIVE_LIMIT, ADAPTIVE_VARIANCE = 1.0, 1.107
+"""The limit if the estimate is compared with the median, 90 % efficiency, closer to the median; and its variance from n
+independent values with a standard normal distribution, times n."""
+MEDIAN_APART = math.sqrt(math.pi / 2 - ADAPTIVE_VARIANCE)
 """Standard deviation of the median minus the estimate with that limit, of n independent values with a standard normal
 distribution, times sqrt(n): the latter is so nearly efficient that the difference is independent of it (Hausman 1978,
 Econometrica 46, 1251). Correlation between pixels adds to the variances of both alike, and not to that of their

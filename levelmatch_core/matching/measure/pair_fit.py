@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure import huber
-from levelmatch_core.matching.measure.block_jackknife import structure
+from levelmatch_core.matching.measure.block_jackknife import shown_by
 from levelmatch_core.matching.measure.core_level import off_core
 from levelmatch_core.matching.measure.difference_kernels import (
     Box,
@@ -70,6 +70,8 @@ CLEAN, CROWDED = 0.01, 0.03
 """Fractions of the pixels that are clipped in addition to those of noise: up to the first, a pair is free of sources,
 and its level may be the most efficient one; from the second on, faint sources below the clipping limit would move
 that."""
+CLIPPED_ALONE = 2.5
+"""Part of the variance that no pair shares over the clipped part beyond `CROWDED`: each clips its own part of stars."""
 _FINITE = float(np.finfo(float).max)
 """No finite residual is beyond it."""
 
@@ -233,7 +235,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), pair.in_common() * mean_like / inefficiency
     level, slope_x, slope_y = fit.coefficients.tolist()
     off = off_core(*pair.parts, fit.cut, (level, slope_x, slope_y))
-    shown = math.hypot(off, structure(*pair.parts, fit.cut, (level, slope_x, slope_y), stderr, shared, grown))
+    normal = fit.rms * math.sqrt(fit.mean_like * (correlation + huber.ADAPTIVE_VARIANCE - 1.0) / n_used)
+    shown = shown_by(*pair.parts, fit.cut, (level, slope_x, slope_y), (fit.rms, normal), stderr, shared, grown)
     efficient = None
     beyond_noise = 1.0 - n_used / n_valid - _clipped(settings.sigma, settings.maxiters)
     part = min(max((CROWDED - beyond_noise) / (CROWDED - CLEAN), 0.0), 1.0)
@@ -250,9 +253,10 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         moments=moments,
         rms=fit.rms,
         stderr=stderr,
-        structure=math.hypot(shown, PSF_LEFT * moved) if abs(moved) > stderr else shown,
+        structure=math.hypot(off, shown.structure, PSF_LEFT * moved if abs(moved) > stderr else 0.0),
+        noise_by_blocks=shown.noise,
         correlation=correlation,
-        shared=shared,
+        shared=shared * max(0.0, 1.0 - CLIPPED_ALONE * max(0.0, beyond_noise - CROWDED)),
         extent=extent,
         linear=_fractions(extent, first.record, second.record),
         converged=fit.converged,

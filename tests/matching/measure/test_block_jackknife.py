@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from levelmatch_core.matching.measure.block_jackknife import jackknife, structure, tilted
+from levelmatch_core.matching.measure.block_jackknife import block_sums, jackknife, shown_by, tilted
 from levelmatch_core.matching.measure.core_level import off_core
 from levelmatch_core.matching.measure.pair_fit import fit_pair
 from levelmatch_core.settings import FitType
@@ -100,11 +100,13 @@ def test_a_gain_that_no_camera_has_stands_for_no_level():
     level = (float(np.mean(noise[1] - noise[0])), 0.0, 0.0)
     stderr = 0.1 * np.sqrt(2) / 60
     none, absurd, weak = (
-        structure(noise[0], noise[1], box, cut, level, stderr, 1.0, gain)
+        shown_by(noise[0], noise[1], box, cut, level, (0.14, stderr), stderr, 1.0, gain).structure
         for gain in (None, (-0.45, 0.05, 6.5), (0.02, 0.01, 6.5))
     )
     assert none == absurd == weak
-    assert structure(noise[0], noise[1], box, cut, level, stderr, 1.0, (0.01, 0.001, 6.5)) > 0.06
+    assert (
+        shown_by(noise[0], noise[1], box, cut, level, (0.14, stderr), stderr, 1.0, (0.01, 0.001, 6.5)).structure > 0.06
+    )
 
 
 def test_a_slope_across_the_overlap_is_an_error_of_its_own_size() -> None:
@@ -134,3 +136,23 @@ def test_the_plane_of_the_blocks_is_that_of_least_squares() -> None:
     plane -= np.average(plane, weights=counts[used])
     assert found == pytest.approx(np.average(plane**2, weights=counts[used]))
     assert tilted(counts, counts * rng.standard_normal(48), 6, 8) == 0
+
+
+def test_the_sums_over_blocks_are_those_of_numpy() -> None:
+    rng = np.random.default_rng(6)
+    first, second = rng.standard_normal((2, 40, 57))
+    second[rng.random(second.shape) < 0.1] = np.nan
+    box, side, limit = (3, 2, 0, 5, 33, 50), 11, 0.8
+    cut, fitted_plane = (0.1, 0.2, -0.3, -2.0, 1.5), (0.05, 0.1, -0.2)
+    counts, sums, winsorised, within = block_sums(first, second, box, cut, fitted_plane, side, limit)
+    row, column = np.indices((33, 50))
+    y, x = (row - 16) / 16.5, (column - 24.5) / 25
+    delta = second[:33, 5:55] - first[3:36, 2:52]
+    left = delta - (cut[0] + cut[1] * x + cut[2] * y)
+    kept = (left >= cut[3]) & (left <= cut[4])
+    block = (row // side * (50 // side + 1) + column // side)[kept]
+    value = (delta - (fitted_plane[0] + fitted_plane[1] * x + fitted_plane[2] * y))[kept]
+    clamped = np.clip(value, -limit, limit)
+    for found, weights in ((counts, np.ones(len(value))), (sums, value), (winsorised, clamped)):
+        assert found == pytest.approx(np.bincount(block, weights, minlength=len(counts)))
+    assert within == np.count_nonzero(np.abs(value) <= limit)
