@@ -8,7 +8,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -39,7 +39,11 @@ def temporary_next_to(path: Path) -> Iterator[Path]:
     try:
         with room_for(path):
             yield temporary
-    finally:
+    except BaseException:
+        with suppress(OSError):  # a disk that takes no file may take no removal; the next run removes what is left
+            temporary.unlink(missing_ok=True)
+        raise
+    with room_for(path):
         temporary.unlink(missing_ok=True)
 
 

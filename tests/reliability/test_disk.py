@@ -1,5 +1,6 @@
 """A disk that is full, or does not read: a clear end, inputs untouched, and the next run brings the same bytes."""
 
+import errno
 import io
 import os
 import resource
@@ -14,6 +15,7 @@ import pytest
 
 from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.errors import NoRoomError
+from levelmatch_core.files.writing import temporary_next_to
 from levelmatch_core.products.output.placing import WRITTEN
 from levelmatch_core.sky.store import CutoutStore
 from tests.folders import digests
@@ -236,3 +238,20 @@ def test_a_read_error_under_the_command(undisturbed, world, tmp_path):
     world.environment = server
     assert world.run() == 0, world.said
     assert digests(world.out) == undisturbed.files
+
+
+def test_what_cannot_be_removed_any_more_hides_no_full_disk(tmp_path, monkeypatch):
+    """A disk that turns read-only takes no removal either: the message is about what was not written."""
+
+    def refuse(path, **_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    place = tmp_path / "one.fits"
+    full, turned = "No space left on device; make room", "Read-only file system; make it writable"
+    with pytest.raises(NoRoomError, match=rf"one\.fits: cannot be written: {full}"), temporary_next_to(place):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(NoRoomError, match=rf"one\.fits: cannot be written: {turned}"), temporary_next_to(place) as made:
+        made.touch()
+    with pytest.raises(KeyboardInterrupt), temporary_next_to(place):
+        raise KeyboardInterrupt

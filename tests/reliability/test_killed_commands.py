@@ -99,10 +99,13 @@ def test_sending_a_record_that_was_killed_is_completed(reliability, undisturbed,
 
 
 def artifacts_of(home, run_id="*"):
-    """Return the names of a run's artifacts."""
+    """Return the names of a run's artifacts, without what MLflow was writing when it was killed, which it lists not."""
     folders = list((home / "mlflow" / "artifacts").glob(f"*/{run_id}"))
     return sorted(
-        path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*") if path.is_file()
+        path.relative_to(folder).as_posix()
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".artifact.uploading.")
     )
 
 
