@@ -259,6 +259,10 @@ class Listener:
     url: str
     heard: list[dict[str, Any]]
 
+    def runs_told(self, state: str) -> set[str]:
+        """Return the flow runs on which a message told a state, by its name."""
+        return {each["flow_run"] for each in self.heard if each["state"] == state}
+
     def waits_for(self, state: str) -> dict[str, Any]:
         """Return the first message on a state, by its name."""
         return Server.wait_for(

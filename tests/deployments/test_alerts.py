@@ -90,7 +90,8 @@ def test_late_failed_and_incomplete_are_told_too_and_a_command_hears_each_once(
         assert done.returncode == 0, done.stderr
         shutil.rmtree(gone)
         waits, fails = (prefect_server.start(f"level_match/{name}") for name in ("waits", "gone"))
-        assert {listener.waits_for("Late")["flow_run"]} <= {waits, fails}  # no worker yet
+        # no worker yet: both
+        prefect_server.wait_for(lambda: listener.runs_told("Late") == {waits, fails}, "an alert on each late run")
         worker = ["prefect", "worker", "start", "--pool", "alerts", "--type", "process"]
         with alongside([sys.executable, "-m", *worker], prefect_server.environ, tmp_path / "worker.log"):
             ends = {prefect_server.ended(run)["state"]["name"] for run in (waits, fails)}
