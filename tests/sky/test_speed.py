@@ -24,7 +24,7 @@ def cpu(work: Callable[[], object]) -> float:
     return min(times)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("size", [512, 2048])
 def test_map_and_interpolation_cost_less_than_scipys_interpolation(make_wcs: Callable[..., WCS], size: int) -> None:
     grid = Grid(ra=83.0, dec=-5.0, angle=0.0, scale=0.1)

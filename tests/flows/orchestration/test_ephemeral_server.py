@@ -272,20 +272,28 @@ def test_a_process_that_ends_looks_for_no_rubbish() -> None:
     assert after > at_start + 1000
 
 
-def test_help_comes_at_once() -> None:
-    """Under half a second of CPU, and neither numerics nor Prefect nor MLflow is imported for it."""
+def told_by_help() -> tuple[float, int, str]:
+    """Return the CPU seconds of `levelmatch --help`, how many modules it imports, and which of those are heavy."""
     code = (
         "import sys, time; from flows.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'numpy', 'astropy', 'numba', 'prefect', 'mlflow', 'matplotlib'} & set(sys.modules)\n"
-        "print('took', time.process_time(), sorted(heavy))"
+        "print('took', time.process_time(), len(sys.modules), sorted(heavy))"
     )
     root = Path(__file__).parents[3]
-    best = 9.9
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-        told = done.stdout.splitlines()[-1].split(maxsplit=2)
-        assert told[2] == "[]"
-        best = min(best, float(told[1]))
-    assert best < 0.5
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    _, seconds, modules, heavy = done.stdout.splitlines()[-1].split(maxsplit=3)
+    return float(seconds), int(modules), heavy
+
+
+def test_help_comes_at_once() -> None:
+    """Neither numerics nor Prefect nor MLflow is imported for it, nor much else: no clock is asked, which others slow."""
+    _, modules, heavy = told_by_help()
+    assert heavy == "[]"
+    assert modules < 350  # 284; Prefect alone brings a thousand
+
+
+@pytest.mark.full
+def test_help_takes_less_than_half_a_second_of_cpu() -> None:
+    assert min(told_by_help()[0] for _ in range(3)) < 0.5

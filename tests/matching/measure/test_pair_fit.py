@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from levelmatch_core.matching.measure.pair_fit import _kappa, _Pair, difference, fit_pair
+from levelmatch_core.sky.cutouts import Cutout
 from tests.matching.fakes import make_cutout, settings_for
 from tests.sky.oracles import robustly_clipped
 
@@ -309,29 +310,34 @@ def tiles_with_15_percent() -> tuple:
     return make_cutout("a", tiles[0]), make_cutout("b", tiles[1], 435)
 
 
-def test_a_level_costs_less_than_its_plain_clipped_median() -> None:
-    """Beside it in the same run: subtract, clip by astropy's numbers (sorted once, which is its fastest plain form)."""
+def plain_level(first: Cutout, second: Cutout) -> float:
+    """Subtract, clip by astropy's numbers (sorted once, which is its fastest plain form)."""
+    ordered = np.sort((second.data[:, :77].astype(float) - first.data[:, 435:]).ravel())
+    low, high = 0, ordered.size
+    for _ in range(LEVEL.maxiters):
+        centre = np.median(ordered[low:high])
+        limit = LEVEL.sigma * np.std(ordered[low:high])
+        start, stop = np.searchsorted(ordered, centre - limit), np.searchsorted(ordered, centre + limit, "right")
+        if (max(low, start), min(high, stop)) == (low, high):
+            break
+        low, high = max(low, start), min(high, stop)
+    return float(np.median(ordered[low:high]))
+
+
+def test_a_level_is_its_plain_clipped_median() -> None:
     first, second = tiles_with_15_percent()
-
-    def plain() -> float:
-        ordered = np.sort((second.data[:, :77].astype(float) - first.data[:, 435:]).ravel())
-        low, high = 0, ordered.size
-        for _ in range(LEVEL.maxiters):
-            centre = np.median(ordered[low:high])
-            limit = LEVEL.sigma * np.std(ordered[low:high])
-            start, stop = np.searchsorted(ordered, centre - limit), np.searchsorted(ordered, centre + limit, "right")
-            if (max(low, start), min(high, stop)) == (low, high):
-                break
-            low, high = max(low, start), min(high, stop)
-        return float(np.median(ordered[low:high]))
-
     fit = fit_pair(first, second, "level", LEVEL)
     assert fit is not None
-    assert fit.plane.level == plain()
-    # in pairs, of which the best counts: what else the machine does slows one or the other, and never speeds one up
+    assert fit.plane.level == plain_level(first, second)
+
+
+@pytest.mark.full
+def test_a_level_costs_less_than_its_plain_clipped_median() -> None:
+    """In pairs, of which the best counts: what else the machine does slows one or the other, and never speeds one up."""
+    first, second = tiles_with_15_percent()
     ratios = [
         cpu_of(lambda: [fit_pair(first, second, "level", LEVEL) for _ in range(5)], tries=1)
-        / cpu_of(lambda: [plain() for _ in range(5)], tries=1)
+        / cpu_of(lambda: [plain_level(first, second) for _ in range(5)], tries=1)
         for _ in range(24)
     ]
     assert min(ratios) < 0.6  # about 0.45, moments, extent, gain and blocks included
