@@ -288,7 +288,7 @@ def told_by_help() -> tuple[float, int, str]:
 
 
 def test_help_comes_at_once() -> None:
-    """Neither numerics nor Prefect nor MLflow is imported for it, nor much else: no clock is asked, which others slow."""
+    """Neither numerics nor Prefect nor MLflow is imported for it, nor much else. No clock is asked."""
     _, modules, heavy = told_by_help()
     assert heavy == "[]"
     assert modules < 350  # 284; Prefect alone brings a thousand

@@ -333,7 +333,7 @@ def test_a_level_is_its_plain_clipped_median() -> None:
 
 @pytest.mark.full
 def test_a_level_costs_less_than_its_plain_clipped_median() -> None:
-    """In pairs, of which the best counts: what else the machine does slows one or the other, and never speeds one up."""
+    """In pairs, of which the best counts: what else the machine does slows one or the other, and speeds up none."""
     first, second = tiles_with_15_percent()
     ratios = [
         cpu_of(lambda: [fit_pair(first, second, "level", LEVEL) for _ in range(5)], tries=1)
