@@ -85,8 +85,10 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     tell_scheduled()
     home = Home.of()
     with CutoutStore(home.cutouts).in_use():  # what is fetched stays until the end
+        found = local_inputs(inputs, home.inputs, recursive=recursive, retry_delays=retry_delays, absent=True)
         request = Request(
-            inputs=local_inputs(inputs, home.inputs, recursive=recursive),
+            inputs=found.paths,
+            missing=found.missing,
             output=folder,
             settings=chosen,
             program=program,

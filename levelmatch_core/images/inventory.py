@@ -39,6 +39,7 @@ from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.fits_headers import Cards, Hdu, number_of, quiet, text_of
 from levelmatch_core.images.grouping import GroupBy, grouping
 from levelmatch_core.images.instruments import Source, instrument_of, known_with, recognise
+from levelmatch_core.images.missing import MissingInput, reasons_of
 from levelmatch_core.images.reading import refuse_matched, refuse_shapes, wcs_of
 from levelmatch_core.images.wcs.fits_wcs import has_loose_sip
 from levelmatch_core.images.wcs.footprint import footprint_of
@@ -69,6 +70,7 @@ def take_inventory(
     group_by: str | Path | GroupBy | None = None,
     exclude: Iterable[str | Path] = (),
     whole_sky: bool = False,
+    missing: Sequence[MissingInput] = (),
 ) -> Inventory:
     """Read the headers of all inputs and put them in order.
 
@@ -89,21 +91,24 @@ def take_inventory(
         Folders of which nothing is taken.
     whole_sky
         Whether images are usable of which no tangent plane shows all.
+    missing
+        Files of the inputs, or members of their associations, that are not there: each is a failure.
 
     Raises
     ------
     UsageError
-        If an input does not exist or `group_by` cannot be used; SettingsError if no file is of `settings.band`.
+        If another input does not exist or `group_by` cannot be used; SettingsError if no file is of `settings.band`.
     NoInputError
         If no usable exposure is left; AllPendingError if all files are still being written.
     """
     require_extra(settings.wcs_source)
     tile_of = None if group_by is None else grouping(group_by)
-    paths = find_files(inputs, step_ext=settings.step_ext, recursive=recursive, exclude=exclude)
+    why = reasons_of(missing)
+    paths = find_files(inputs, step_ext=settings.step_ext, recursive=recursive, exclude=exclude, missing=why.keys())
     failures: list[Failure] = []
     notes: list[str] = []
     with quiet():
-        files = _sound(read_files(paths, settings), failures)
+        files = _sound(read_files(paths, settings, why), failures)
         asides = asides_of(Seen(file.shown, file.hdus) for file in files)
         unseen = [file for file in files if file.shown not in asides and file.is_no_sky()]
         asides |= {file.shown: Aside(file.shown, file.is_no_sky()) for file in unseen}

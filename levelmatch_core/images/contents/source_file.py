@@ -9,7 +9,7 @@ from pathlib import Path
 
 from astropy.io import fits
 
-from levelmatch_core.errors import DataError, NoImageError, NotFitsError
+from levelmatch_core.errors import DataError, MissingInputError, NoImageError, NotFitsError
 from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.contents.bands import BandCards
 from levelmatch_core.images.contents.image_list import ImageList, list_images, with_plane
@@ -91,12 +91,17 @@ def reading_failure(name: str, error: DataError) -> Failure:
     return Failure(name=name, step=STEP, error=type(error).__name__, reason=str(error), exposures=(name,))
 
 
-def read_files(paths: Sequence[tuple[Path, str]], settings: MatchSettings) -> list[SourceFile | Failure]:
-    """Read digests and headers of all files that nobody writes to any more, in their order."""
+def read_files(
+    paths: Sequence[tuple[Path, str]], settings: MatchSettings, missing: Mapping[Path, str]
+) -> list[SourceFile | Failure]:
+    """Read digests and headers of all files that are there and that nobody writes to any more, in their order."""
     known = known_with(settings.instruments)
 
     def read(entry: tuple[Path, str]) -> SourceFile | Failure:
-        return _read_settled(*entry, known, settings)
+        path, shown = entry
+        if path in missing:
+            return reading_failure(shown, MissingInputError(f"{shown}: {missing[path]}"))
+        return _read_settled(path, shown, known, settings)
 
     if settings.procs == 1:
         return [read(entry) for entry in paths]
