@@ -88,6 +88,9 @@ def test_a_deployed_run_is_configured_as_a_command_is(prefect_server, programs, 
     bare = {name: value for name, value in prefect_server.environ.items() if name not in ours}
     home = Path(prefect_server.environ["LEVELMATCH_HOME"])
     before = set((home / "results").rglob("*"))
+    deployment = prefect_server.ask("GET", "/deployments/name/level_match/small")
+    other = deployment["job_variables"]["env"] | {"LEVELMATCH_DEPLOYED_BY": "0.0.1"}
+    prefect_server.ask("PATCH", f"/deployments/{deployment['id']}", {"job_variables": {"env": other}})
     with working_in({**bare, "HOME": str(tmp_path / "user")}, tmp_path / "worker.log"):
         run = prefect_server.ended(prefect_server.start("level_match/small"))
     assert run["state"]["type"] == "COMPLETED", run["state"]
@@ -101,6 +104,8 @@ def test_a_deployed_run_is_configured_as_a_command_is(prefect_server, programs, 
     assert any("dithers solve]" in each["message"] for each in lines)
     assert any(each["task_run_id"] for each in lines)
     assert not any("results are stored in" in each["message"] for each in lines)
+    logged = [each["message"] for each in prefect_server.ask("POST", "/logs/filter", chosen)]
+    assert any("and 0.0.1 deployed the program: install one version everywhere" in message for message in logged)
 
 
 def test_the_settings_of_a_program_are_those_of_its_file(prefect_server, programs, tmp_path, worker):
