@@ -152,7 +152,7 @@ def _tell_other_deployment(home: Home) -> None:
     if runtime.deployment.id is not None and store != home.results:
         get_run_logger().warning(
             "results are stored in %s and not in %s, where commands and other workers look for them; deploy the "
-            "the program again by `levelmatch deploy`",
+            "program again by `levelmatch deploy`",
             *(store, home.results),
         )
 
