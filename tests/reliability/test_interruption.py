@@ -42,6 +42,27 @@ def slowness() -> float:
     return max(1.0, (time.monotonic() - wall) / 0.1)
 
 
+class Watch:
+    """Measures the time since it was made in seconds of free processors, by how slow they are before and after."""
+
+    def __init__(self) -> None:
+        self.slowness = slowness()
+        self.begun = time.monotonic()
+
+    def left_of(self, seconds: float) -> float:
+        """Return what is left of so many seconds of free processors: none if it took longer."""
+        took = time.monotonic() - self.begun
+        return seconds * max(self.slowness, slowness()) - took
+
+
+def await_listening(process):
+    """Wait until a command heeds SIGTERM, which Python itself does not: until it has read what handles signals."""
+    caught, status = 1 << (signal.SIGTERM - 1), Path(f"/proc/{process.pid}/status")
+    while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & caught:
+        assert process.poll() is None, "it ended before it could be interrupted"
+        time.sleep(0.002)
+
+
 def states(database: Path, table: str, column: str) -> list[str]:
     if not database.exists():
         return []
@@ -70,7 +91,7 @@ def left_of(family, seconds):
 
 def await_moment(world, process, events):
     if not events:
-        time.sleep(1.2)  # click is imported, and the rest is not
+        await_listening(process)  # click is imported, and the rest is not
     while process.poll() is None and world.events() < events:
         time.sleep(0.005)
     assert process.poll() is None, "it ended before it could be interrupted"
@@ -79,12 +100,12 @@ def await_moment(world, process, events):
 def interrupted(world, process, send):
     """Interrupt a run and hold what must be so afterwards."""
     family = psutil.Process(process.pid).children(recursive=True)
-    started = time.monotonic()
+    watch = Watch()
     send(process)
-    assert process.wait(30) == INTERRUPTED, world.said
-    took, limit = time.monotonic() - started, SECONDS * slowness()
-    assert not left_of(family, max(0.1, limit - took))
-    assert took < limit
+    assert process.wait(100) == INTERRUPTED, world.said
+    left = watch.left_of(SECONDS)
+    assert left > 0
+    assert not left_of(family, max(0.1, left))
     lines = world.said.splitlines()
     assert lines[-1] == LINE
     assert not [line for line in lines if "Traceback" in line or "cannot be used" in line]
@@ -169,15 +190,15 @@ def test_ctrl_c_on_a_terminal(undisturbed, tmp_path, reliability):
         time.sleep(0.01)
     time.sleep(0.3)
     family = psutil.Process(process.pid).children(recursive=True)
-    begun = time.monotonic()
+    watch = Watch()
     os.write(ours, b"\x03")
     text = b""
     with suppress(OSError):
         while more := os.read(ours, 65536):
             text += more
-    assert process.wait(30) == INTERRUPTED, text
-    assert time.monotonic() - begun < SECONDS * slowness()
-    assert not left_of(family, 1.0)
+    assert process.wait(100) == INTERRUPTED, text
+    assert watch.left_of(SECONDS) > 0
+    assert not left_of(family, 1.0 * slowness())
     assert text.endswith(f"\x1b[?25h{LINE}\r\n".encode())
     assert b"Traceback" not in text
     assert flow_runs(world) == ["CANCELLED"]
@@ -192,12 +213,13 @@ def test_the_second_signal_ends_at_once(undisturbed, tmp_path):
     for each in server:
         each.suspend()
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    while LINE not in world.said:  # two signals that are sent at once may come as one
+        time.sleep(0.002)
     assert process.poll() is None
-    begun = time.monotonic()
+    watch = Watch()
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == INTERRUPTED
-    assert time.monotonic() - begun < 0.5 * slowness()
+    assert process.wait(100) == INTERRUPTED
+    assert watch.left_of(0.5) > 0
     for each in server:
         each.resume()
     assert not left_of(server, 15)
@@ -220,11 +242,11 @@ def test_a_sweep_is_interrupted_with_the_run_in_it(reliability, undisturbed, tmp
     while process.poll() is None and world.events() < undisturbed.events // 2:
         time.sleep(0.01)
     family = psutil.Process(process.pid).children(recursive=True)
-    begun = time.monotonic()
+    watch = Watch()
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(30) == INTERRUPTED, log.read_text()
-    assert time.monotonic() - begun < SECONDS * slowness()
-    assert not left_of(family, 1.0)
+    assert process.wait(100) == INTERRUPTED, log.read_text()
+    assert watch.left_of(SECONDS) > 0
+    assert not left_of(family, 1.0 * slowness())
     assert log.read_text().splitlines()[-1] == LINE
     assert flow_runs(world) == ["CANCELLED", "CANCELLED"]
 
@@ -277,9 +299,9 @@ def test_apply_and_undo_are_interrupted(reliability, undisturbed, tmp_path, comm
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    begun = time.monotonic()
+    watch = Watch()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=100)
     assert process.returncode == INTERRUPTED, said
-    assert time.monotonic() - begun < SECONDS * slowness()
+    assert watch.left_of(SECONDS) > 0
     assert said.splitlines() == [LINE]
