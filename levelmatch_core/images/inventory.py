@@ -315,6 +315,7 @@ def _exposures_in(
             file=file.shown,
             product=part.product,
             digest=file.digest,
+            checksum=file.checksum,
             sci=sci.index,
             err=err.index if err else None,
             dq=dq.index if dq else None,
