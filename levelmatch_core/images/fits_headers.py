@@ -222,11 +222,13 @@ class Hdu:
 
     def _find(self, keyword: str) -> int:
         """Return where the first card of a keyword begins, -1 where there is none."""
-        start = f"{keyword:8}=".encode()
-        at = self.raw.find(start)
-        while at >= 0 and at % _CARD:
-            at = self.raw.find(start, at + 1)
-        return at
+        return self._places.get(f"{keyword:8}=".encode(), -1)
+
+    @cached_property
+    def _places(self) -> dict[bytes, int]:
+        """Where the first card of each keyword that has a value begins; forty of them are asked for."""
+        cards = range(len(self.raw) - _CARD, -1, -_CARD)
+        return {self.raw[at : at + _KEYWORD + 1]: at for at in cards}
 
 
 def read_headers(path: Path, shown: str | None = None, *, checksums: bool = False) -> tuple[Hdu, ...]:

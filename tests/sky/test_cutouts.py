@@ -301,3 +301,15 @@ def test_pixels_that_stand_alone_are_counted_where_they_are_left_out(
     }
     assert {how: record.n_wild for how, record in found.items()} == {"interp": 0, "spline": 2}
     assert found["spline"].n_valid < found["interp"].n_valid
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 2), (3, 4), (200, 33), (64, 64), (129, 50)])
+def test_the_texture_is_the_median_step(shape: tuple[int, int]) -> None:
+    for kind in (np.float32, np.float64):
+        data = image(shape, kind=kind)
+        data[-1, -1] = np.nan
+        data[shape[0] // 2, shape[1] // 2] = np.finfo(kind).max
+        rows = data[:: max(1, shape[0] // 64)].astype(np.float64)
+        steps = np.abs(np.diff(rows, axis=1))
+        steps = steps[np.isfinite(steps)]
+        assert cutouts.texture_of(data) == (np.median(steps) if steps.size else 0.0)
