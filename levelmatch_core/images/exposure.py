@@ -149,4 +149,5 @@ class Inventory(Record):
     fields: tuple[Field, ...]
     failures: tuple[Failure, ...] = ()
     pending: tuple[Failure, ...] = Described(default=(), description="files still being written: for the next run")
+    asides: dict[str, str] = Described(default={}, description="file -> why it is no exposure of the sky")
     notes: tuple[str, ...] = Described(default=(), description="what the user should know: mixed bands, units, ...")

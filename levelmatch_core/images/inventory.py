@@ -139,6 +139,7 @@ def take_inventory(
         fields=fields,
         failures=tuple(one for one in failures if one.step != PENDING),
         pending=tuple(one for one in failures if one.step == PENDING),
+        asides={one.shown: one.reason for _, one in sorted(asides.items())},
         notes=tuple(notes),
     )
 

@@ -134,9 +134,8 @@ class _Pair:
         with np.errstate(invalid="ignore"):  # inf - inf
             lines = second[by : by + ny : down, bx : bx + nx] - first[ay : ay + ny : down, ax : ax + nx]
         invalid = np.ones((len(lines), nx + HOLE + 1), np.bool_)
-        np.logical_not(np.isfinite(lines), out=invalid[:, HOLE:-1])
-        change = np.flatnonzero(np.diff(invalid.ravel()))
-        runs = np.diff(change)[1::2] if len(change) > 2 else np.zeros(0)
+        invalid[:, HOLE:-1] = ~np.isfinite(lines)
+        runs = np.diff(np.flatnonzero(np.diff(invalid.ravel())))[1::2]
         holes, valid = float(runs[runs <= HOLE].sum()), float(np.count_nonzero(~invalid))
         return math.sqrt(valid / (valid + holes)) if valid else 1.0
 
