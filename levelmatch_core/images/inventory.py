@@ -144,6 +144,7 @@ def take_inventory(
         fields=fields,
         failures=tuple(one for one in failures if one.step != PENDING),
         pending=tuple(one for one in failures if one.step == PENDING),
+        asides={one.shown: one.reason for _, one in sorted(asides.items())},
         notes=tuple(notes),
     )
 
@@ -320,6 +321,7 @@ def _exposures_in(
             file=file.shown,
             product=part.product,
             digest=file.digest,
+            checksum=file.checksum,
             sci=sci.index,
             err=err.index if err else None,
             dq=dq.index if dq else None,

@@ -238,6 +238,22 @@ def test_weights_and_masks_beside_images_are_named_and_mask(tmp_path: Path) -> N
     assert errors_of(result) < 0.2
 
 
+def test_of_many_companions_the_note_names_ten_and_the_record_all(tmp_path: Path) -> None:
+    program(tmp_path / "in")
+    names = [f"{name}{suffix}.fits" for name in LEVELS for suffix in (".weight", "_mask", "_rms")]
+    for name in names:
+        header = fits.getheader(tmp_path / "in" / f"{name[0]}.fits")
+        fits.PrimaryHDU(np.ones((N, N), np.float32) * (1 + X % 7), header).writeto(tmp_path / "in" / name)
+    result, _ = run(tmp_path)
+    assert result.complete
+    record = RunRecord.load(tmp_path / "out" / "run.json")
+    assert sorted(record.asides) == sorted(names)
+    assert all(record.asides.values())
+    (note,) = (one for one in record.notes if "no exposures" in one)
+    assert note.startswith(f"left out, for they are no exposures: {len(names)} files: ")
+    assert note.endswith(f" and {len(names) - 10} more, in run.json")
+
+
 def test_an_unknown_scale_is_in_the_headline(tmp_path: Path) -> None:
     """Without a unit nothing tells whether four times the seconds are four times the counts."""
     times = {"a": 10.0, "b": 40.0, "c": 10.0, "d": 40.0}

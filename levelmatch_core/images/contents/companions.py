@@ -16,6 +16,7 @@ from typing import Literal
 
 from levelmatch_core.images.exposure import Companion
 from levelmatch_core.images.fits_headers import Hdu, text_of
+from levelmatch_core.text.naming import some_of
 
 Role = Literal["weight", "flags", ""]
 
@@ -371,7 +372,8 @@ def aside_notes(asides: Mapping[str, Aside], used: Iterable[Companion]) -> list[
     """
     notes = []
     if asides:
-        listed = "; ".join(f"{one.shown} ({one.reason})" for _, one in sorted(asides.items()))
+        told = [f"{one.shown} ({one.reason})" for _, one in sorted(asides.items())]
+        listed = some_of(told, between="; ", where="run.json")
         notes.append(f"left out, for they are no exposures: {len(asides)} files: {listed}")
     files = {one.file for one in used}
     if files:

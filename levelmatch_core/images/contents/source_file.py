@@ -17,7 +17,7 @@ from levelmatch_core.images.contents.no_sky import no_sky
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.fits_headers import Hdu, read_headers
 from levelmatch_core.images.instruments import Instrument, known_with, recognise
-from levelmatch_core.images.reading import file_digest
+from levelmatch_core.images.reading import file_digests
 from levelmatch_core.settings import MatchSettings
 
 STEP, PENDING = "inventory", "pending"
@@ -30,6 +30,9 @@ class SourceFile:
     path: Path
     shown: str
     digest: str
+    """The sha256 (hex) of its bytes."""
+    checksum: str
+    """Their xxh64 (hex)."""
     hdus: tuple[Hdu, ...]
     instrument: Instrument
     no_sky: Mapping[int, str] = field(default_factory=dict)
@@ -146,7 +149,7 @@ def _read(
     try:
         refuse_irregular(path, NotFitsError, shown)
         hdus = with_plane(read_headers(path, shown, checksums=checksums), plane)
-        file = SourceFile(path, shown, file_digest(path), hdus, recognise(path.name, hdus[0], known))
+        file = SourceFile(path, shown, *file_digests(path), hdus, recognise(path.name, hdus[0], known))
         _ = file.bands, file.camera  # a damaged card shows here
     except DataError as error:
         return reading_failure(shown, error)

@@ -193,14 +193,17 @@ def block_sums(  # noqa: PLR0917 - a compiled function takes positions only # pr
     for r in range(ny):
         difference_row(first, second, box, r, row)
         level, mine = cut[0] + cut[2] * y[r], fitted[0] + fitted[2] * y[r]
-        for k in range(nx):
-            left = row[k] - (level + cut[1] * x[k])
-            if (left >= cut[3]) & (left <= cut[4]):
-                block = (r // side) * across + k // side
-                value = row[k] - (mine + fitted[1] * x[k])
-                clamped = min(max(value, -limit), limit)
-                counts[block] += 1.0
-                sums[block] += value
-                winsorised[block] += clamped
-                within += 1.0 if clamped == value else 0.0
+        for column in range(across):
+            block = (r // side) * across + column
+            count, total, clamped_total = counts[block], sums[block], winsorised[block]
+            for k in range(column * side, min((column + 1) * side, nx)):
+                left = row[k] - (level + cut[1] * x[k])
+                if (left >= cut[3]) & (left <= cut[4]):
+                    value = row[k] - (mine + fitted[1] * x[k])
+                    clamped = min(max(value, -limit), limit)
+                    count += 1.0
+                    total += value
+                    clamped_total += clamped
+                    within += 1.0 if clamped == value else 0.0
+            counts[block], sums[block], winsorised[block] = count, total, clamped_total
     return counts, sums, winsorised, within

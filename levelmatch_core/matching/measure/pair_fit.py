@@ -133,9 +133,9 @@ class _Pair:
         down = max(1, ny // HOLE_ROWS)
         with np.errstate(invalid="ignore"):  # inf - inf
             lines = second[by : by + ny : down, bx : bx + nx] - first[ay : ay + ny : down, ax : ax + nx]
-        invalid = np.pad(~np.isfinite(lines), ((0, 0), (HOLE, 1)), constant_values=True)
-        change = np.flatnonzero(np.diff(invalid.ravel()))
-        runs = np.diff(change)[1::2] if len(change) > 2 else np.zeros(0)
+        invalid = np.ones((len(lines), nx + HOLE + 1), np.bool_)
+        invalid[:, HOLE:-1] = ~np.isfinite(lines)
+        runs = np.diff(np.flatnonzero(np.diff(invalid.ravel())))[1::2]
         holes, valid = float(runs[runs <= HOLE].sum()), float(np.count_nonzero(~invalid))
         return math.sqrt(valid / (valid + holes)) if valid else 1.0
 

@@ -17,6 +17,7 @@ from levelmatch_core.products.output.folder import clear_temporaries
 from levelmatch_core.products.output.placing import Sha256, Writer
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.grid import Grid
+from levelmatch_core.text.naming import some_of
 
 STEP = "apply"
 
@@ -153,4 +154,4 @@ def _failure(name: str, error: Exception, exposures: Iterable[Exposure]) -> Fail
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
+    return some_of(sorted(names))
