@@ -183,6 +183,20 @@ def test_what_stands_in_place_of_the_word_for_an_image_or_within_its_name_belong
     assert taken(tmp_path)[0] == [image]
 
 
+def test_weights_belong_to_the_image_and_to_nothing_else_beside_it(
+    tmp_path: Path, sky_header: Callable[..., Any]
+) -> None:
+    """`blobmodel` comes before `image`, and what masks that masks nothing."""
+    weight = np.ones((SIZE, SIZE), np.float32)
+    weight[5, 6] = 0
+    for seed, name in enumerate(("field-blobmodel-r.fits", "field-image-r.fits")):
+        write(tmp_path / name, sky_header(), seed=seed)
+    write(tmp_path / "field-invvar-r.fits", sky_header(), data=weight)
+    (field,) = take_inventory([tmp_path], MatchSettings()).fields
+    assert [one.name for one in field.exposures] == ["field-image-r.fits"]
+    assert field.exposures[0].weight is not None
+
+
 def test_words_in_place_of_the_one_for_an_image_may_be_another_exposures(
     tmp_path: Path, sky_header: Callable[..., Any]
 ) -> None:
