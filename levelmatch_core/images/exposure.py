@@ -77,6 +77,9 @@ class Exposure(Record):
     flags: Companion | None = Described(default=None, description="where it flags a pixel, that is not used")
     blank: str | float = Described(default="auto", description="the setting of that name: which values are blank")
     exposure_time: float | None = Described(default=None, description="of the header, seconds")
+    beam: float | None = Described(
+        default=None, description="product of the beam's axes, arcsec2, where values are per beam"
+    )
     counts: bool | None = Described(default=False, description="whether values grow with it; None: cannot be told")
     scaled: bool = Described(default=False, description="whether a factor of its header brought it to another scale")
     divisor: float = Described(

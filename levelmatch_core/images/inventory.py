@@ -30,7 +30,14 @@ from levelmatch_core.images.contents.image_list import (
     refuse_whole_numbers,
 )
 from levelmatch_core.images.contents.pixel_values import pixel_values_of
-from levelmatch_core.images.contents.scales import counts_of, exposure_time, is_scaled, refuse_asinh, unit_key
+from levelmatch_core.images.contents.scales import (
+    beam_of,
+    counts_of,
+    exposure_time,
+    is_scaled,
+    refuse_asinh,
+    unit_key,
+)
 from levelmatch_core.images.contents.source_file import PENDING, SourceFile, read_files, reading_failure
 from levelmatch_core.images.contents.source_file import STEP as INVENTORY
 from levelmatch_core.images.exposure import Companion, Exposure, Failure, Inventory
@@ -134,7 +141,7 @@ def take_inventory(
     matched = {labelled.exposure.file for labelled in found}
     notes += passed_over_notes((file.shown, file.listed) for file in files if file.shown in matched)
     notes += damage_notes((file.shown, file.hdus) for file in files if file.shown in matched)
-    notes += band_note(sorted({one.exposure.file for one in found if not one.exposure.band}))
+    notes += band_note(sorted({one.exposure.file for one in found if not one.exposure.band and one.frequency is None}))
     trees = {file.shown: file.hdus for file in files if tree_of(file.hdus) is not None}
     notes += wcs_notes([labelled.exposure for labelled in found], trees, settings)
     fields = fields_of(found, notes, settings.rates)
@@ -345,6 +352,7 @@ def _exposures_in(
             pixel_values_reason=why,
             blank=settings.blank,
             exposure_time=exposure_time(sci, file.primary),
+            beam=beam_of(kind.unit, sci),
             counts=counts_of(kind.unit, text_of(file.primary.get("BUNIT"))),
             scaled=is_scaled(sci, file.primary),
             weight=_weight_in(file, sci) if settings.companions == "use" else None,

@@ -87,7 +87,7 @@ class PairFit(Record):
     structure: float = Described(
         default=0.0,
         description="1 sigma of the level's error in addition to that of pixel noise, estimated from the scatter over "
-        "blocks, a slope, two statistics and a gain, data unit; 0 if they show none",
+        "blocks, a slope, two statistics, lopsided pixels and a gain, data unit; 0 if they show none",
     )
     noise_by_blocks: tuple[float, int] | None = Described(
         default=None,

@@ -165,6 +165,24 @@ def test_a_fifth_of_all_pixels_may_hold_anything(tmp_path: Path, preset: str, fi
         np.testing.assert_array_equal(after[huge], before[huge])
 
 
+@pytest.mark.parametrize("preset", ["best", "pjpipe"])
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+@pytest.mark.parametrize("side", [(1, 1), (N, 1)])
+def test_wrong_pixels_that_hide_in_the_noise_make_no_good_result(
+    tmp_path: Path, preset: str, fit_type: str, side: tuple[int, int]
+) -> None:
+    """A fifth of one image's pixels, scattered or in columns, is four times the noise too high: all its pairs agree."""
+
+    def spoilt(name: str, data: np.ndarray) -> np.ndarray:
+        bad = np.random.default_rng(9).random((N // side[0], N // side[1])) < 0.2
+        return data + 4 * NOISE * (name == "b") * np.repeat(np.repeat(bad, side[0], axis=0), side[1], axis=1)
+
+    program(tmp_path / "in", spoilt)
+    result, _ = run(tmp_path, preset=preset, fit_type_mosaic_tiles=fit_type, plane_gauge="mean")
+    assert 0.2 < errors_of(result) < 3 * max(one.sigma[0] for one in result.corrections)
+    assert result.grade is not Grade.GOOD
+
+
 def test_counts_of_different_times_are_matched_as_rates_and_given_back(tmp_path: Path) -> None:
     """Levels are a second's; what is taken from each file is that times its own seconds."""
     times = {"a": 10.0, "b": 40.0, "c": 10.0, "d": 40.0}

@@ -161,7 +161,7 @@ def _read(
         images = file.listed.images
     except NoImageError:  # which costs the file later, by name
         return file
-    # what an instrument calls its image is one
-    unsure = [image for image in images if not image.name or image.name != file.instrument.sci]
+    # what an instrument calls its image is one, unless it is whole numbers: WFPC2's masks are called SCI, too
+    unsure = [image for image in images if not image.name or image.name != file.instrument.sci or image.bitpix > 0]
     reasons = {image.index: why for image in unsure if (why := no_sky(path, image))}
     return replace(file, no_sky=reasons) if reasons else file

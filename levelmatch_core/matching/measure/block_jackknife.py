@@ -1,7 +1,7 @@
 """The error of a pair's level beyond pixel noise, measured from the pair itself: residual structure of the sky.
 
 Stars with two PSFs, a nebula on two pixel grids, flat fields and slopes leave structure in a difference, which its
-scatter treats as independent in each pixel. It is measured in four ways:
+scatter treats as independent in each pixel. It is measured in five ways:
 
 - The means of the difference over blocks of the overlap scatter by more than pixel noise: the delete-one-block
   jackknife (Kuensch 1989, Ann. Statist. 17, 1217; for a weighted mean it is the sum below), with blocks of two sizes.
@@ -10,6 +10,7 @@ scatter treats as independent in each pixel. It is measured in four ways:
 - Two statistics of the same pixels, the fitted one and the mean of those that were kept, differ by more than noise
   allows (Hausman 1978, Econometrica 46, 1251): an error that all blocks share.
 - The difference grows with brightness: a gain, which causes a level of gain times mean brightness.
+- The pixels are lopsided all over the overlap: wrong ones hide among those that were kept (`lopsided`).
 
 What PSF matching changes in a level adds a fraction of the change (`pair_fit.PSF_LEFT`).
 
@@ -29,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Floats, Image, difference_row, unit
+from levelmatch_core.matching.measure.lopsided import hidden
 from levelmatch_core.process.compilation import njit
 
 BLOCKS = (64, 16)
@@ -61,6 +63,8 @@ class Shown:
     noise: tuple[float, int] | None = None
     """Variance of Huber's estimate over blocks, as a fraction of that in normal noise, and the number of blocks; None
     if these are too few."""
+    hidden: float = 0.0
+    """By how much wrong pixels among those that were kept may have moved the level, data unit; 0 if none are seen."""
 
 
 def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit found
@@ -73,6 +77,7 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
     stderr: float,
     shared: float,
     gain: tuple[float, float, float] | None,
+    noise_gain: float = 1.0,
 ) -> Shown:
     """Return the error of a pair's level that its blocks show, beyond pixel noise and instead of it.
 
@@ -91,16 +96,20 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
         Variance of the mean of the pixels as a fraction of that of the level.
     gain
         Slope of the difference against brightness, its 1 sigma, and the mean brightness.
+    noise_gain
+        The smaller one of the two images.
     """
     variance = stderr**2
     if not variance > 0:
         return Shown()
-    found, apart, tilt, noise = 0.0, 0.0, 0.0, None
+    found, lopsided, apart, tilt, noise = 0.0, 0.0, 0.0, 0.0, None
     for blocks in BLOCKS:
         side = max(LEAST_SIDE, round(math.sqrt(box[4] * box[5] / blocks)))
-        counts, sums, winsorised, within = block_sums(first, second, box, cut, fitted, side, scatter[0])
+        table, within = block_sums(first, second, box, cut, fitted, side, scatter[0])
+        counts, sums, winsorised = table[0], table[1], table[4]
         excess, total = jackknife(counts, sums, side), float(counts.sum())
         if blocks == BLOCKS[0]:
+            lopsided = hidden(table[:4], counts >= FULL * side**2, noise_gain)
             robust = jackknife(counts, winsorised, side)
             if robust is not None and within > 0:
                 freedom = robust[1] - (3 if any(fitted[1:]) else 1)
@@ -118,7 +127,7 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
         found += apart**2 - allowed
     if gain is not None and GAIN_BEYOND * gain[1] < abs(gain[0]) <= MOST_GAIN:
         found += (gain[0] * gain[2]) ** 2
-    return Shown(math.sqrt(found), noise)
+    return Shown(math.sqrt(found), noise, lopsided)
 
 
 def jackknife(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int) -> tuple[float, int] | None:
@@ -176,18 +185,17 @@ def tilted(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int, ac
 @njit(nogil=True, cache=True)
 def block_sums(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[float, float, float], side: int, limit: float
-) -> tuple[Floats, Floats, Floats, float]:
+) -> tuple[Floats, float]:
     """Sum the differences minus the fitted plane over blocks.
 
     Returns
     -------
-    For each block, the number of kept pixels, the sum of their residuals, and the same with residuals beyond `limit`
-    set to it; and the number of all residuals within `limit`.
+    (5, blocks) the number of kept pixels of each block, the sums of their residuals, of the squares and of the cubes,
+    and the sum with residuals beyond `limit` set to it; and the number of all residuals within `limit`.
     """
     ny, nx = box[4], box[5]
     across = nx // side + 1
-    blocks = (ny // side + 1) * across
-    counts, sums, winsorised, within = np.zeros(blocks), np.zeros(blocks), np.zeros(blocks), 0.0
+    sums, within = np.zeros(((ny // side + 1) * across, 5)), 0.0
     row = np.empty(nx)
     x, y = unit(nx), unit(ny)
     for r in range(ny):
@@ -195,7 +203,7 @@ def block_sums(  # noqa: PLR0917 - a compiled function takes positions only # pr
         level, mine = cut[0] + cut[2] * y[r], fitted[0] + fitted[2] * y[r]
         for column in range(across):
             block = (r // side) * across + column
-            count, total, clamped_total = counts[block], sums[block], winsorised[block]
+            count, total, squares, cubes, clamped_total = sums[block]
             for k in range(column * side, min((column + 1) * side, nx)):
                 left = row[k] - (level + cut[1] * x[k])
                 if (left >= cut[3]) & (left <= cut[4]):
@@ -203,7 +211,9 @@ def block_sums(  # noqa: PLR0917 - a compiled function takes positions only # pr
                     clamped = min(max(value, -limit), limit)
                     count += 1.0
                     total += value
+                    squares += value * value
+                    cubes += value * value * value
                     clamped_total += clamped
                     within += 1.0 if clamped == value else 0.0
-            counts[block], sums[block], winsorised[block] = count, total, clamped_total
-    return counts, sums, winsorised, within
+            sums[block] = count, total, squares, cubes, clamped_total
+    return sums.T, within

@@ -104,6 +104,17 @@ def test_of_counts_only_a_solid_area_is_blank() -> None:
     assert not found[np.abs(X - 120) + np.abs(Y - 100) < 98].any()  # real zeros beside the area look like it
 
 
+def test_a_small_area_of_a_count_is_blank_at_an_edge_only() -> None:
+    image = np.random.default_rng(4).poisson(6.0, SHAPE).astype(np.float32)
+    edge, inside = image.copy(), image.copy()
+    edge[:18, :20] = 0
+    inside[96:114, 96:116] = 0
+    found = mask_of(edge)
+    assert found[:18, :20].all()
+    assert not found[19:].any()
+    assert not mask_of(inside).any()
+
+
 @pytest.mark.parametrize("fill", [0, -32768, 65535, -2147483648])
 def test_a_fill_of_whole_numbers_far_from_the_others_is_blank_to_its_last_sliver(fill: int) -> None:
     image = np.rint(sky(level=200.0)).astype(np.int64)

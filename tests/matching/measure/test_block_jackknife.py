@@ -48,7 +48,7 @@ def test_two_statistics_that_disagree_say_so() -> None:
     data = rng.standard_normal(SHAPE) + 1.5 * (rng.random(SHAPE) < 0.3)
     fit = fitted(data)
     mean = fitted(data, statistic="clipped_mean").plane.level
-    assert fit.structure == pytest.approx(abs(mean - fit.plane.level), rel=0.3)
+    assert abs(mean - fit.plane.level) < fit.structure < 0.45  # what the tail moves the mean by
 
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])
@@ -144,7 +144,7 @@ def test_the_sums_over_blocks_are_those_of_numpy() -> None:
     second[rng.random(second.shape) < 0.1] = np.nan
     box, side, limit = (3, 2, 0, 5, 33, 50), 11, 0.8
     cut, fitted_plane = (0.1, 0.2, -0.3, -2.0, 1.5), (0.05, 0.1, -0.2)
-    counts, sums, winsorised, within = block_sums(first, second, box, cut, fitted_plane, side, limit)
+    table, within = block_sums(first, second, box, cut, fitted_plane, side, limit)
     row, column = np.indices((33, 50))
     y, x = (row - 16) / 16.5, (column - 24.5) / 25
     delta = second[:33, 5:55] - first[3:36, 2:52]
@@ -153,6 +153,6 @@ def test_the_sums_over_blocks_are_those_of_numpy() -> None:
     block = (row // side * (50 // side + 1) + column // side)[kept]
     value = (delta - (fitted_plane[0] + fitted_plane[1] * x + fitted_plane[2] * y))[kept]
     clamped = np.clip(value, -limit, limit)
-    for found, weights in ((counts, np.ones(len(value))), (sums, value), (winsorised, clamped)):
-        assert found == pytest.approx(np.bincount(block, weights, minlength=len(counts)))
+    for found, weights in zip(table, (np.ones(len(value)), value, value**2, value**3, clamped), strict=True):
+        assert found == pytest.approx(np.bincount(block, weights, minlength=table.shape[1]))
     assert within == np.count_nonzero(np.abs(value) <= limit)
