@@ -68,8 +68,8 @@ class Problem:
     units of `scale`; its slopes' block times `slope_weight`."""
     weights: Array
     """(K,) weight w of each pair's level; the pair's block of W is weight times moments. By the weight method `error`
-    it is the inverse of `variance` and `structure` (of `variance` alone if the typical pair shows `TYPICAL`); otherwise
-    the mean weight equals the mean inverse variance, so that a prior in data units keeps its meaning."""
+    it is the inverse of `variance` and `structure` (section 3 of matching/MODEL.md); otherwise the mean weight equals
+    the mean inverse variance, so that a prior in data units keeps its meaning."""
     n_used: Array
     """(K,) pixels used."""
     rms: Array
@@ -366,7 +366,9 @@ def _weights(method: str, n_used: Array, rms: Array, variance: Array, structure:
     if not len(rms):
         return rms
     if method == "error":
-        is_theirs = np.median(structure / variance) <= TYPICAL**2
-        return np.asarray(1 / (variance + structure if is_theirs else variance))
+        shown = structure / variance
+        typical = float(np.median(shown))
+        # that a pair shows less than is typical may be chance: it is no better than the others
+        return np.asarray(1 / (variance * (1 + np.maximum(shown, typical) if typical <= TYPICAL**2 else 1)))
     weights = {"equal": np.ones_like(rms), "npix": n_used, "rms": rms**-2.0}[method]
     return np.asarray(weights * ((1 / variance).mean() / weights.mean()))
