@@ -18,7 +18,8 @@ BEST: Mapping[str, Any] = MappingProxyType(
         # nearly the mean where all pairs agree that there is only noise, Huber's mean where it agrees with the median,
         # the median elsewhere
         "statistic": "adaptive",
-        # pairs have the inverse variance of their difference as weights: small overlaps need no rejection
+        # pairs have the inverse variance of their difference as weights, what they show beyond noise included: small
+        # overlaps need no rejection, and light that one exposure alone sees counts little
         "weight_method": "error",
         "min_linear_frac": 0.0,
     }

@@ -205,8 +205,8 @@ class MatchSettings(BaseModel):
     weight_method: Literal["equal", "npix", "rms", "error"] = _setting(
         "equal",
         "solve",
-        "Weight of a pair: every pair the same, its pixels, 1/rms^2, or (ours) the inverse variance of its fit, "
-        "npix/rms^2 with the correlation of resampled pixels allowed for.",
+        "Weight of a pair: every pair the same, its pixels, 1/rms^2, or (ours) the inverse variance of its fit: "
+        "noise of correlated pixels, and what the pair shows beyond it.",
     )
     stack_method: Literal["mean", "robust"] = _setting(
         "mean",

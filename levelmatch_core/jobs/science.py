@@ -148,7 +148,7 @@ class SolveJob(Job):
     """Solve for the corrections of the members of one group."""
 
     step = "solve"
-    version = 20
+    version = 21
     roles = ("solve",)
     logs_told = True
     gives = Solution
@@ -231,7 +231,7 @@ class ErrorsJob(Job):
     """Propagate the noise of all exposures of a field through all stages."""
 
     step = "errors"
-    version = 3
+    version = 4
     roles = ("solve",)
     gives = FieldErrors
     large = ("stages",)

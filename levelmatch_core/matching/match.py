@@ -347,7 +347,7 @@ def _plane_at(member: Member, coefficients: Sequence[float]) -> Plane:
 
 
 def _stated_weights(problem: Problem, settings: MatchSettings) -> list[float]:
-    """Return the weights as the weight method defines them: 1, the pixels, 1/rms^2, or the inverse variance."""
+    """Return the weights as the weight method defines them: 1, pixels, 1/rms^2, or the inverse whole variance."""
     if settings.weight_method == "equal":
         return [1.0] * len(problem.weights)
     if settings.weight_method == "npix":

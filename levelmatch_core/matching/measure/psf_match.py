@@ -10,7 +10,9 @@ The kernel is only fitted where both images have the same structure: the product
 independent, are summed over a small window, and must be most of the summed squares. Cosmic rays, latent images and
 satellites are in one image only. Pixels are weighted by their noise and by a fraction of the gradient, since no kernel
 is perfect, and outliers are downweighted (Huber). If the kernel explains little of the difference, nothing is
-subtracted: the median of the unchanged difference is better then.
+subtracted: the median of the unchanged difference is better then. Nor is it if the kernel shifts an image further than
+it reaches. Only something soft that moved is fitted so, by its gradient (a comet, stray light); the sky did not move
+with it, and a level would be off by the sky's gradient times that shift.
 """
 
 import math
@@ -72,6 +74,10 @@ class Kernel:
     explained: float
     """Fraction of the variance of the difference that it explains, where there is structure."""
 
+    def moves(self, shifts: Places) -> float:
+        """Return by how many pixels it shifts an image: an odd part is the image ahead minus that behind."""
+        return float(np.hypot(*(2.0 * self.coefficients[::2] @ shifts)))
+
 
 def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: float) -> Image | None:
     """Return the second image over the box as it would be with the PSF of the first.
@@ -107,7 +113,7 @@ def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: f
         finer = None if rows is None else fit_kernel(rows)
         if finer is not None and (found is None or finer.explained > found.explained):
             found, shifts = finer, SHIFTS
-    if found is None:
+    if found is None or found.moves(shifts) > REACH:
         return None
     out = np.empty(box[4:], dtype=second.dtype)
     take_out(second, box, mean, shifts, found.coefficients, out)

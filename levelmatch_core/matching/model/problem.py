@@ -30,6 +30,9 @@ RMS_FLOOR = 1e-3
 are 0, the rms is taken as 1). A noise-free pair among noisy ones then has a million times their weight, not infinite
 weight."""
 
+TYPICAL = 5.0
+"""Error that the typical pair shows beyond pixel noise, relative to it, above which it is the model's rather than the
+pairs' (gains, flat fields, levels that are fitted to slopes), and does not say which pair is better."""
 MOST = 3.0
 """Largest weight of a pair, relative to the median, where pairs differ from the fit by more than their noise."""
 SLOPE_WEIGHT = 0.2
@@ -64,8 +67,9 @@ class Problem:
     """(K, k, k) M: mean over the pixels used of the outer product of [1, x, y] with itself, about the centroid, in
     units of `scale`; its slopes' block times `slope_weight`."""
     weights: Array
-    """(K,) weight w of each pair's level; the pair's block of W is weight times moments. For every weight method the
-    mean weight equals the mean inverse variance, so that a prior in data units keeps its meaning."""
+    """(K,) weight w of each pair's level; the pair's block of W is weight times moments. By the weight method `error`
+    it is the inverse of `variance` and `structure` (section 3 of matching/MODEL.md); otherwise the mean weight equals
+    the mean inverse variance, so that a prior in data units keeps its meaning."""
     n_used: Array
     """(K,) pixels used."""
     rms: Array
@@ -325,7 +329,7 @@ def build(  # noqa: PLR0917 - the parts of the problem in their natural order
     second = np.array([index[fit.second] for fit in fits], dtype=np.int64)
     polygons, grids = tuple(outlines([member.cutout for member in members])), [member.grid for member in members]
     relative = np.divide(arrays.stderr, arrays.rms, out=np.sqrt(arrays.correlation / arrays.n_used), where=noisy)
-    variance = (rms * relative) ** 2
+    variance, structure = (rms * relative) ** 2, arrays.structure**2
     return Problem(
         names=tuple(index),
         centres=np.array([member.cutout.centre for member in members]),
@@ -339,12 +343,12 @@ def build(  # noqa: PLR0917 - the parts of the problem in their natural order
         centroids=arrays.centroids,
         delta=np.ascontiguousarray(delta[:, :k]),
         moments=np.ascontiguousarray(moments),
-        weights=_weights(settings.weight_method, arrays.n_used, rms, 1 / variance),
+        weights=_weights(settings.weight_method, arrays.n_used, rms, variance, structure),
         n_used=arrays.n_used,
         rms=rms,
         variance=variance,
         shared=arrays.shared,
-        structure=arrays.structure**2,
+        structure=structure,
         level_reference=None if level_reference is None else index[level_reference],
         plane_reference=None if plane_reference is None else index[plane_reference],
     )
@@ -357,14 +361,14 @@ def _floored(rms: Array, rounding: float) -> Array:
     return np.maximum(rms, floor) if floor > 0 else np.where(rms > 0, rms, 1.0)
 
 
-def _weights(method: str, n_used: Array, rms: Array, inverse_variance: Array) -> Array:
-    """Return the weight of each pair, scaled to the mean inverse variance."""
+def _weights(method: str, n_used: Array, rms: Array, variance: Array, structure: Array) -> Array:
+    """Return the weight of each pair: the inverse of its whole variance, or scaled to the mean inverse variance."""
     if not len(rms):
         return rms
-    weights = {
-        "equal": np.ones_like(rms),
-        "npix": n_used,
-        "rms": rms**-2.0,
-        "error": inverse_variance,
-    }[method]
-    return weights * (inverse_variance.mean() / weights.mean())
+    if method == "error":
+        shown = structure / variance
+        typical = float(np.median(shown))
+        # that a pair shows less than is typical may be chance: it is no better than the others
+        return np.asarray(1 / (variance * (1 + np.maximum(shown, typical) if typical <= TYPICAL**2 else 1)))
+    weights = {"equal": np.ones_like(rms), "npix": n_used, "rms": rms**-2.0}[method]
+    return np.asarray(weights * ((1 / variance).mean() / weights.mean()))

@@ -95,6 +95,34 @@ def test_nothing_is_done_where_there_is_nothing_to_match(what: str) -> None:
     assert fitted(first, second, match=True) == fitted(first, second, match=False)
 
 
+@pytest.mark.parametrize("moved", [4.0, 6.0, 9.0])
+def test_something_soft_that_moves_takes_no_sky_along(moved: float) -> None:
+    """A kernel that follows its gradient shifts the sky, too: levels were off by its gradient times the shift."""
+    y, x = np.indices(SHAPE).astype(float)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        first, second = (
+            0.03 * x + 100 * np.exp(-((x - 80 - at) ** 2 + (y - 75) ** 2) / (2 * 15.0**2)) + rng.normal(size=SHAPE)
+            for at in (0.0, moved)
+        )
+        fit = fitted(first, second + LEVEL)
+        assert fit.plane.level == pytest.approx(LEVEL, abs=4 * fit.stderr)
+
+
+def test_a_kernel_says_by_how_much_it_shifts() -> None:
+    for moved in (0.1, 0.3):  # to first order, as for any kernel
+        first, second = (frozen(image) for image in images(3, (1.5, 1.5), moved))
+        places, _ = psf_match.places_with_structure(first, second, BOX, 1.0)
+        mean = np.empty(tuple(side + 2 * psf_match.REACH for side in SHAPE))
+        psf_match.mean_image(first, second, BOX, NO_SLOPE, mean)
+        where = mean, places, np.ones(len(places))
+        rows = psf_match.regression(first, second, BOX, NO_SLOPE, where, psf_match.NEAR)
+        assert rows is not None
+        kernel = psf_match.fit_kernel(rows)
+        assert kernel is not None
+        assert kernel.moves(psf_match.NEAR) == pytest.approx(moved, rel=0.15)
+
+
 @pytest.mark.parametrize(("contrast", "hits"), [(3.0, 0.0), (4.5, 0.02)])
 def test_what_a_kernel_explains_by_chance_is_no_reason_for_it(contrast: float, hits: float) -> None:
     """One PSF; few pixels have structure, or cosmic rays are in it: of 30 pairs, 6 and 3 got a kernel."""
