@@ -320,3 +320,26 @@ def test_levels_beside_filled_corners_are_those_of_the_pixels_that_were_seen(tmp
     result = match_levels(tmp_path / "in", settings=Settings.load())
     found = np.array([one.total.level for one in result.corrections]) - levels
     np.testing.assert_allclose(found - found.mean(), best - best.mean(), atol=0.02)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_levels_of_tilted_exposures_say_how_wrong_they_are(tmp_path: Path, seed: int) -> None:
+    """A strip of exposures with a plane each, of which levels are fitted: overlaps show no more than differences."""
+    size = 100
+    rng = np.random.default_rng(seed)
+    half = np.linspace(-1, 1, size)
+    slopes, levels = np.repeat(rng.normal(0, 0.5, (6, 2)), 2, axis=0), rng.normal(0, 1, 12)
+    tmp_path.joinpath("in").mkdir()
+    for number, ((along, down), level) in enumerate(zip(slopes, levels, strict=True)):
+        header = WCS(naxis=2)
+        header.wcs.ctype, header.wcs.cdelt, header.wcs.crval = ["RA---TAN", "DEC--TAN"], [-1e-4, 1e-4], [30.0, 5.0]
+        header.wcs.crpix = size / 2 - number * 0.88 * size, size / 2
+        data = level + along * half + down * half[:, None] + 0.1 * rng.standard_normal((size, size))
+        fits.writeto(tmp_path / f"in/e{number:02d}.fits", data.astype(np.float32), header.to_header())
+    result = match_levels(tmp_path / "in", preset="best")
+    assert result.grade is Grade.DOUBTFUL
+    table = result.corrections_table()
+    error = np.asarray(table["level"], float) - levels[[int(name[1:3]) for name in table["exposure"]]]
+    reference = table["status"] == "reference"
+    pulls = (error - error[reference])[~reference] / np.asarray(table["sigma_level"], float)[~reference]
+    assert 0.2 < np.sqrt(np.mean(pulls**2)) < 3

@@ -6,7 +6,8 @@ scatter treats as independent in each pixel. It is measured in five ways:
 - The means of the difference over blocks of the overlap scatter by more than pixel noise: the delete-one-block
   jackknife (Kuensch 1989, Ann. Statist. 17, 1217; for a weighted mean it is the sum below), with blocks of two sizes.
 - The means of the blocks follow a plane, where a level was fitted: flat field, glow, sky gradient. It goes on beyond
-  the overlap, so that the level is as uncertain as the difference varies within it, however many blocks there are.
+  the overlap, so that the level is as uncertain as the difference varies within it, however many blocks there are, and
+  more so if the exposures are tilted as a whole (`tilts`).
 - Two statistics of the same pixels, the fitted one and the mean of those that were kept, differ by more than noise
   allows (Hausman 1978, Econometrica 46, 1251): an error that all blocks share.
 - The difference grows with brightness: a gain, which causes a level of gain times mean brightness.
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Floats, Image, difference_row, unit
 from levelmatch_core.matching.measure.lopsided import hidden
+from levelmatch_core.matching.measure.tilts import NOT_TILTED, tilted
 from levelmatch_core.process.compilation import njit
 
 BLOCKS = (64, 16)
@@ -46,8 +48,6 @@ BEYOND = 3.0
 GAIN_BEYOND, MOST_GAIN = 5.0, 0.2
 """A gain is included if it exceeds this many of its standard deviations, and if it is not larger than this: images of
 one camera do not differ by more, and a larger value, from a few pixels of a crowded field, means nothing."""
-TILTED = 12.0
-"""F statistic of the plane above which blocks follow it: with 50 blocks, a probability of 5e-5."""
 APART = 3.0
 """Standard deviations of noise by which two statistics may differ."""
 LEAST_APART = 0.05
@@ -65,6 +65,8 @@ class Shown:
     if these are too few."""
     hidden: float = 0.0
     """By how much wrong pixels among those that were kept may have moved the level, data unit; 0 if none are seen."""
+    slopes: tuple[float, float] | None = None
+    """Those that the blocks follow, data unit a pixel; 0 if none is significant, None if the blocks are too few."""
 
 
 def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit found
@@ -102,7 +104,7 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
     variance = stderr**2
     if not variance > 0:
         return Shown()
-    found, lopsided, apart, tilt, noise = 0.0, 0.0, 0.0, 0.0, None
+    found, lopsided, apart, noise, tilt, slopes = 0.0, 0.0, 0.0, None, NOT_TILTED, None
     for blocks in BLOCKS:
         side = max(LEAST_SIDE, round(math.sqrt(box[4] * box[5] / blocks)))
         table, within = block_sums(first, second, box, cut, fitted, side, scatter[0])
@@ -117,17 +119,23 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
         if excess is None or not total:
             continue
         error, number = excess
-        tilt = max(tilt, tilted(counts, sums, side, box[5] // side + 1))
+        full = np.flatnonzero(counts >= FULL * side**2)
+        if len(full) >= FEWEST + 3:
+            across = box[5] // side + 1
+            places = (side * (full % across)).astype(float), (side * (full // across)).astype(float)
+            pixel = variance * shared * total
+            tilt = max(tilt, tilted(*places, sums[full] / counts[full], counts[full], pixel))
+            slopes = tilt.slopes
         if error > variance * (1 + BEYOND * math.sqrt(2 / (number - 1))):
             found = max(found, error - variance)
         apart = float(sums.sum()) / total
-    found += tilt
+    found += tilt.mean_square
     allowed = variance * max(LEAST_APART, 1 - shared)
     if apart**2 > APART**2 * allowed:
         found += apart**2 - allowed
     if gain is not None and GAIN_BEYOND * gain[1] < abs(gain[0]) <= MOST_GAIN:
         found += (gain[0] * gain[2]) ** 2
-    return Shown(math.sqrt(found), noise, lopsided)
+    return Shown(math.sqrt(found), noise, lopsided, slopes)
 
 
 def jackknife(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int) -> tuple[float, int] | None:
@@ -148,38 +156,6 @@ def jackknife(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int)
     means = sums[full] / counts[full]
     centre = float(np.einsum("b,b->", weight, means))
     return float(np.einsum("b,b->", weight**2, (means - centre) ** 2)) * number / (number - 1), number
-
-
-def tilted(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int, across: int) -> float:
-    """Return the mean square over the overlap of the plane that the blocks' means follow; 0 if they do not.
-
-    Parameters
-    ----------
-    counts, sums, side
-        As above, blocks in rows.
-    across
-        Number of blocks in a row.
-    """
-    full = np.flatnonzero(counts >= FULL * side**2)
-    if len(full) < FEWEST + 3:
-        return 0.0
-    weights = counts[full]
-    total = float(weights.sum())
-    places = (full % across, full // across, sums[full] / weights)
-    x, y, means = (values - float(weights @ values) / total for values in places)
-    in_x, in_y = weights * x, weights * y
-    # the normal equations of both slopes: the mean is 0, and two unknowns need no better conditioned way
-    xx, xy, yy = float(in_x @ x), float(in_x @ y), float(in_y @ y)
-    x_sum, y_sum = float(in_x @ means), float(in_y @ means)
-    determinant = xx * yy - xy**2
-    if determinant > 1e-9 * xx * yy:
-        explained = (yy * x_sum**2 - 2 * xy * x_sum * y_sum + xx * y_sum**2) / determinant
-    else:  # blocks in a line
-        explained = x_sum**2 / xx if xx > 0 else y_sum**2 / yy
-    left = float(weights @ means**2) - explained
-    if 0.5 * explained <= TILTED * left / (len(full) - 3):
-        return 0.0
-    return explained / total
 
 
 @njit(nogil=True, cache=True)

@@ -29,6 +29,7 @@ from levelmatch_core.matching.measure.core_level import off_core
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, mask_sums, plane_sums, sift_difference
 from levelmatch_core.matching.measure.gain import gain
 from levelmatch_core.matching.measure.psf_match import psf_matched
+from levelmatch_core.matching.measure.tilts import reach
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.clipping import (
@@ -240,6 +241,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         left = excess + (1.0 - part) ** 2 * max(fit.excess - excess, 0.0)
         efficient = level + part * (best - level), fit.rms * math.sqrt((mean_like + left) / n_used), apart
     off = max(off, shown.hidden)  # two ways to see the same
+    centres = first.record.centre, second.record.centre
     return PairFit(
         first=first.record.name,
         second=second.record.name,
@@ -251,6 +253,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         stderr=stderr,
         structure=math.hypot(off, shown.structure, PSF_LEFT * moved if abs(moved) > stderr else 0.0),
         noise_by_blocks=shown.noise,
+        tilt=shown.slopes if fit_type == "level" else None,
+        reach=reach((pair.x0 + x, pair.y0 + y), centres) if fit_type == "level" else (0.0, 0.0),
         correlation=correlation,
         shared=shared * max(0.0, 1.0 - CLIPPED_ALONE * max(0.0, beyond_noise - CROWDED)),
         extent=extent,
