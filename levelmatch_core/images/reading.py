@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
@@ -21,8 +22,8 @@ from levelmatch_core.errors import (
     NoWcsError,
     ShapeMismatchError,
 )
+from levelmatch_core.files.digests import digest_file
 from levelmatch_core.files.regular import refuse_irregular
-from levelmatch_core.files.xxh64 import Xxh64, digest_file
 from levelmatch_core.images.contents.blanks import HUGE, Blanks, find_blanks, nothing_left
 from levelmatch_core.images.contents.companion_masks import masked_by
 from levelmatch_core.images.contents.image_list import with_plane
@@ -90,7 +91,7 @@ def file_digests(path: Path) -> tuple[str, str]:
     OSError
         If the file cannot be read.
     """
-    sha256, xxh64 = hashlib.sha256(), Xxh64()
+    sha256, xxh64 = hashlib.sha256(), xxhash.xxh64()
     with path.open("rb", buffering=0) as file:
         digest_file(file, sha256, xxh64)
     return sha256.hexdigest(), xxh64.hexdigest()

@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from pydantic import Field as Described
 
 from levelmatch_core.errors import StoreError, StoreInUseError
+from levelmatch_core.files.digests import CHUNK, digest_file, hasher_for
 from levelmatch_core.files.locks import lock, locked_temporary, remove_if_left
 from levelmatch_core.files.sealed import seal, unseal
 from levelmatch_core.files.writing import rename, room_for
-from levelmatch_core.files.xxh64 import CHUNK, Xxh64, digest_file, hasher_for
 from levelmatch_core.records import Record
 
 _HEAD = 128
@@ -138,7 +139,7 @@ class CutoutStore:
         with self._replacing(path) as file:
             header = io.BytesIO()
             np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-            digest = Xxh64()
+            digest = xxhash.xxh64()
             digest.update(header.getbuffer())
             _write_whole(file, header.getbuffer())
             data = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from levelmatch_core.errors import ChangedInputError
-from levelmatch_core.files.xxh64 import CHUNK, Hasher, digest_file, hasher_for
+from levelmatch_core.files.digests import CHUNK, Hasher, digest_file, hasher_for
 
 Range = tuple[int, int]
 """Where bytes begin and end in a file."""
