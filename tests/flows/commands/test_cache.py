@@ -2,7 +2,6 @@
 
 import os
 import time
-from functools import partial
 
 import pytest
 from click.testing import CliRunner
@@ -77,7 +76,10 @@ def fetched(tmp_path, monkeypatch):
     home, store = Home.of().make(), fsspec.filesystem("memory")
     for name in ("a", "b"):
         store.pipe(f"/night/{name}_cal.fits", name.encode() * 1000)
-    used = partial(local_inputs, ["memory://night"], home.inputs)
+
+    def used():
+        return local_inputs(["memory://night"], home.inputs).paths
+
     old, _ = used()
     (home.inputs / "parts" / "c").write_bytes(bytes(500))
     for path in (home.inputs / "parts" / "c", *(home.inputs / "known").iterdir()):
