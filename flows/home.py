@@ -17,6 +17,9 @@ from levelmatch_core.files.locks import lock
 
 VARIABLE = "LEVELMATCH_HOME"
 
+DEPLOYED_BY = "LEVELMATCH_DEPLOYED_BY"
+"""Variable of a deployment's runs: the version of levelmatch that deployed it."""
+
 _ODD = frozenset("#?%'\"\\")
 """Characters that mean something in the address of a database or of an artifact."""
 
@@ -243,7 +246,6 @@ def set_environment(environ: MutableMapping[str, str] = os.environ, *, quiet: bo
 
 
 _DEPLOYED = (
-    "PREFECT_LOCAL_STORAGE_PATH",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER",
     "PREFECT_LOGGING_EXTRA_LOGGERS",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW",
@@ -262,8 +264,15 @@ def deployed_environment() -> dict[str, str]:
 
     The process in which a worker runs a flow has imported Prefect before the flow's module could set them.
     """
+    from levelmatch_core.products.runrecord import levelmatch_version  # noqa: PLC0415 - slow to import
+
     root, template = "/home", f"{{{{ ${VARIABLE} }}}}"
     environ = {VARIABLE: root}
-    home = set_environment(environ)
-    environ["PREFECT_LOCAL_STORAGE_PATH"] = f"{template}/{home.results.relative_to(root)}"
-    return {VARIABLE: template, **{name: environ[name] for name in _DEPLOYED}}
+    results = set_environment(environ).results.relative_to(root)
+    return {
+        VARIABLE: template,
+        DEPLOYED_BY: levelmatch_version(),
+        # by the name under which a worker passes on a setting of its own, which would take precedence over any other
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": f"{template}/{results}",
+        **{name: environ[name] for name in _DEPLOYED},
+    }

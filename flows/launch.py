@@ -20,6 +20,7 @@ from flows.summary import Summary
 from flows.without_prefect import match_alone
 from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
+from levelmatch_core.images.missing import LocalInputs, as_given, reasons_of
 from levelmatch_core.pipeline import Request, outputs_of
 from levelmatch_core.process.compile_ahead import CompileAhead
 from levelmatch_core.process.log_context import logger_of
@@ -45,6 +46,7 @@ def check(request: Request) -> None:
             step_ext=request.settings.step_ext,
             recursive=request.recursive,
             exclude=outputs_of(request.output),
+            missing=reasons_of(request.missing).keys(),
         )
 
 
@@ -128,7 +130,7 @@ def _under_prefect(
             if ahead is not None:
                 ahead.wait()
             state = level_match(
-                inputs=[str(path) for path in request.inputs],
+                inputs=as_given(LocalInputs(request.inputs, request.missing)),
                 output=str(request.output),
                 program=request.program,
                 settings=request.settings,

@@ -3,6 +3,7 @@
 import flows.orchestration.environment  # noqa: F401 - before Prefect and MLflow
 
 # isort: split
+import os
 import time
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -17,7 +18,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.alerting.scheduled import tell_scheduled
-from flows.home import Home
+from flows.home import DEPLOYED_BY, Home
 from flows.orchestration.artifacts import ProgressArtifact, publish
 from flows.orchestration.quarantine import REMEDY, quarantined
 from flows.orchestration.server_guard import guard_prefects_own
@@ -32,6 +33,7 @@ from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
 from levelmatch_core.products.grade import Grade
 from levelmatch_core.products.output.folder import note_in_log
+from levelmatch_core.products.runrecord import levelmatch_version
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
 from levelmatch_core.workers import worker_pool
@@ -85,8 +87,10 @@ def level_match(  # noqa: PLR0917 - the order of Prefect's form, which shows the
     tell_scheduled()
     home = Home.of()
     with CutoutStore(home.cutouts).in_use():  # what is fetched stays until the end
+        found = local_inputs(inputs, home.inputs, recursive=recursive, retry_delays=retry_delays, absent=True)
         request = Request(
-            inputs=local_inputs(inputs, home.inputs, recursive=recursive),
+            inputs=found.paths,
+            missing=found.missing,
             output=folder,
             settings=chosen,
             program=program,
@@ -108,7 +112,7 @@ def match_and_record(request: Request, retry_delays: tuple[float, ...]) -> tuple
     started = time.time()
     guard_prefects_own()
     home = Home.of().make()
-    _tell_other_store(home)
+    _tell_other_deployment(home)
     runners: list[PrefectEach] = []
     reporter = ProgressArtifact(REPORTER.get(), request.program)
     store = CutoutStore(home.cutouts)
@@ -135,8 +139,15 @@ def match_and_record(request: Request, retry_delays: tuple[float, ...]) -> tuple
     return result, summary
 
 
-def _tell_other_store(home: Home) -> None:
-    """Tell that a deployment's run keeps its results elsewhere than commands and other workers do."""
+def _tell_other_deployment(home: Home) -> None:
+    """Tell that a deployment's run is of another version, or keeps its results elsewhere than commands and workers."""
+    ours, theirs = levelmatch_version(), os.environ.get(DEPLOYED_BY)
+    if runtime.deployment.id is not None and theirs not in {None, ours}:
+        get_run_logger().warning(
+            "this worker has levelmatch %s, and %s deployed the program: install one version everywhere, and deploy "
+            "the program again by `levelmatch deploy`",
+            *(ours, theirs),
+        )
     store = Path(str(PREFECT_LOCAL_STORAGE_PATH.value()))
     if runtime.deployment.id is not None and store != home.results:
         get_run_logger().warning(

@@ -77,12 +77,13 @@ def sweep(  # noqa: PLR0917 - the order of Prefect's form, which shows the descr
         CutoutStore(home.cutouts).in_use(),  # what is fetched stays until the end
         tags(*runtime.flow_run.tags),  # a combination is of its program as well
     ):
-        files = local_inputs(inputs, home.inputs, recursive=recursive)
+        found = local_inputs(inputs, home.inputs, recursive=recursive, retry_delays=retry_delays, absent=True)
         done = [
             combine(
                 values=values,
                 request=Request(
-                    inputs=files,
+                    inputs=found.paths,
+                    missing=found.missing,
                     output=place / folder_of(values),
                     program=program,
                     recursive=recursive,

@@ -37,6 +37,10 @@ class DataError(LevelMatchError):
     """An input file cannot be used; raise a subclass if one fits."""
 
 
+class MissingInputError(DataError):
+    """A file that was asked for by its name is not there, or its store does not give it."""
+
+
 class NotFitsError(DataError):
     """The file is not FITS, or is truncated or damaged."""
 

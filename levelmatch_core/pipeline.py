@@ -24,6 +24,7 @@ from levelmatch_core.fields import match_field
 from levelmatch_core.images.exposure import Failure, Field, Inventory
 from levelmatch_core.images.given import GivenFiles, read_given
 from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.images.missing import MissingInput
 from levelmatch_core.jobs.advice import advise
 from levelmatch_core.jobs.inputs import lost_inputs
 from levelmatch_core.jobs.job import JobRunner, Workspace, parted
@@ -70,6 +71,7 @@ class Request(Record):
     """The user's request."""
 
     inputs: tuple[Path, ...]
+    missing: tuple[MissingInput, ...] = ()
     output: Path
     settings: MatchSettings = MatchSettings()
     program: str = NO_PROGRAM
@@ -134,6 +136,7 @@ def inventory_of(request: Request) -> Inventory:
         recursive=request.recursive,
         group_by=request.group_by,
         exclude=outputs_of(request.output),
+        missing=request.missing,
     )
     check_reference(request.settings.reference, inventory)
     return inventory

@@ -7,12 +7,28 @@ import urllib.request
 from contextlib import suppress
 from typing import Any
 
+import pytest
+import urllib3.util.connection
+
 
 def free_port() -> int:
     """Return a port of the loopback that nobody holds."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list that gets, for each connection of a client of urllib3, the seconds that it waits for an answer."""
+    waited: list[float] = []
+    connect = urllib3.util.connection.create_connection
+
+    def noted(address: tuple[str, int], timeout: float, *rest: Any, **options: Any) -> socket.socket:
+        waited.append(timeout)
+        return connect(address, timeout, *rest, **options)
+
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", noted)
+    return waited
 
 
 def await_answer(process: subprocess.Popen[Any], url: str, patience: float = 240) -> None:

@@ -272,6 +272,15 @@ def test_the_core_knows_neither_engine_nor_tracking(path):
     assert not top & {"prefect", "mlflow", "flows", "click", "rich"}
 
 
+def test_a_run_without_changes_imports_nothing_that_only_drawing_and_fitting_need():
+    program = (
+        "import sys, levelmatch_core.pipeline, levelmatch_core.products.report.images\n"
+        "print(*({'matplotlib.figure', 'matplotlib.axes', 'scipy.interpolate', 'scipy.optimize'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == ""
+
+
 IMPORT_FIRST = """
 import importlib, os, sys
 import astropy.io.fits, astropy.table, astropy.wcs, matplotlib.figure, numba, pydantic, reproject, scipy.sparse, shapely

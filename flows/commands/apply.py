@@ -25,5 +25,6 @@ def apply(table: Path, inputs: tuple[Path, ...], output: Path, recursive: bool) 
     with clean_errors():
         from levelmatch_core.products.corrected.reapply import apply_solution  # noqa: PLC0415 - slow to import
 
-        found = apply_solution(table, located(inputs, recursive=recursive), output, recursive=recursive)
+        given = located(inputs, recursive=recursive)
+        found = apply_solution(table, given.paths, output, recursive=recursive, missing=given.missing)
     end_restored(found, output)

@@ -10,6 +10,7 @@ import cloup
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from levelmatch_core.images.missing import LocalInputs
     from levelmatch_core.settings import MatchSettings
 
 type_of_path = click.Path(path_type=Path)
@@ -64,18 +65,20 @@ inputs_argument: Decorator = cloup.argument(
 )
 
 
-def located(inputs: Sequence[Path | str], *, recursive: bool) -> tuple[Path, ...]:
-    """Return inputs as absolute paths, with those fetched that lie elsewhere."""
+def located(inputs: Sequence[Path | str], *, recursive: bool) -> "LocalInputs":
+    """Return inputs as absolute paths, with those fetched that lie elsewhere, as far as their stores give them."""
+    from levelmatch_core.images.missing import LocalInputs  # noqa: PLC0415 - slow to import
+
     if not any(isinstance(entry, str) for entry in inputs):
-        return tuple(Path(entry).absolute() for entry in inputs)
+        return LocalInputs(tuple(Path(entry).absolute() for entry in inputs))
     from flows.home import prepare_environment  # noqa: PLC0415 - only where needed
     from levelmatch_core.images.storage.remote import local_inputs  # noqa: PLC0415
     from levelmatch_core.sky.store import CutoutStore  # noqa: PLC0415
 
     home = prepare_environment(quiet=True)
     click.get_current_context().with_resource(CutoutStore(home.cutouts).in_use())  # what is fetched stays until the end
-    found = local_inputs(inputs, home.inputs, recursive=recursive)
-    return tuple(path.absolute() for path in found)
+    given = [entry if isinstance(entry, str) else entry.absolute() for entry in inputs]
+    return local_inputs(given, home.inputs.absolute(), recursive=recursive)
 
 
 def output_option(text: str, metavar: str = "DIR") -> Decorator:

@@ -71,8 +71,10 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
 def _request(inputs: tuple[Path, ...], output: Path, options: dict[str, Any]) -> "Request":
     from levelmatch_core.pipeline import Request  # noqa: PLC0415
 
+    found = located(inputs, recursive=options["recursive"])
     return Request(
-        inputs=located(inputs, recursive=options["recursive"]),
+        inputs=found.paths,
+        missing=found.missing,
         output=output.absolute(),
         settings=settings_of(options),
         program=options["program"],

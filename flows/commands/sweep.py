@@ -54,11 +54,12 @@ def sweep(
     """
     with clean_errors(log_level):
         from flows.combinations import combinations  # noqa: PLC0415 - slow to import
+        from levelmatch_core.images.missing import as_given  # noqa: PLC0415
 
         settings = settings_of(options)
         grid = grid_of(grids)
         combinations(grid)  # errors of the grid are reported before the engine starts
-        paths = located(inputs, recursive=options["recursive"])
+        found = located(inputs, recursive=options["recursive"])
         home = prepare_environment(quiet=True)
         server = ephemeral_server.start()  # it takes as long as all that follows
         # here and no earlier: Prefect and MLflow take seconds to import
@@ -71,7 +72,7 @@ def sweep(
             from flows.tracking.ranking import Ranking  # noqa: PLC0415
 
             state = run_sweep(
-                inputs=[str(path) for path in paths],
+                inputs=as_given(found),
                 output=str(output.absolute()),
                 grid=grid,
                 program=options["program"],

@@ -1,7 +1,9 @@
 """Associations: the JSON files by which JWST's pipeline is told which exposures make a product."""
 
 import json
+import os
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ def is_association(path: Path) -> bool:
     return path.suffix.lower() == SUFFIX and path.is_file()
 
 
-def science_members(path: Path) -> list[Path]:
+def science_members(path: Path, missing: Collection[Path] = ()) -> list[Path]:
     """Return the science exposures of an association, each once, in its order.
 
     Members of other types, such as backgrounds, are left out, and counted in the log.
@@ -28,11 +30,40 @@ def science_members(path: Path) -> list[Path]:
     ----------
     path
         A file with `products`, each with `members` of `expname` (relative to the association's folder) and `exptype`.
+    missing
+        Absolute paths of members that are known not to exist.
 
     Raises
     ------
     UsageError
-        If it is no association, has no science member, or a member does not exist.
+        If it is no association, has no science member, or another member does not exist.
+    """
+    found, others = _members(path)
+    absent = [str(member) for member in found if not member.is_file() and _absolute(member) not in missing]
+    if absent:
+        message = f"input {path}: {len(absent)} of its {len(found)} members do not exist, {absent[0]} the first"
+        raise UsageError(message)
+    if others:
+        logger.warning("%s: left out, for they are not science: %s", path, _counted(others))
+    return found
+
+
+def absent_members(path: Path) -> list[Path]:
+    """Return the science exposures of an association that do not exist."""
+    return [member for member in _members(path)[0] if not member.is_file()]
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - links keep the names that users gave
+
+
+def _members(path: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Return the science exposures, and name and type of all other members.
+
+    Raises
+    ------
+    UsageError
+        If it is no association, or has no science member.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -48,14 +79,7 @@ def science_members(path: Path) -> list[Path]:
     if not found:
         message = f"input {path}: an association without science members (it has {_counted(named) or 'none at all'})"
         raise UsageError(message)
-    missing = [str(member) for member in found if not member.is_file()]
-    if missing:
-        message = f"input {path}: {len(missing)} of its {len(found)} members do not exist, {missing[0]} the first"
-        raise UsageError(message)
-    others = [(name, kind) for name, kind in named if kind != SCIENCE]
-    if others:
-        logger.warning("%s: left out, for they are not science: %s", path, _counted(others))
-    return found
+    return found, [(name, kind) for name, kind in named if kind != SCIENCE]
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - whatever the JSON holds

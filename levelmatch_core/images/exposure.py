@@ -41,6 +41,7 @@ class Exposure(Record):
         description="name of its output below tiles/ where that is not `file`: Lyot and main file become one",
     )
     digest: str = Described(description="sha256 (hex) of the file's bytes")
+    checksum: str = Described(default="", description="xxh64 (hex) of the same bytes; '' if it was not taken")
     sci: int = Described(description="index of the HDU that holds the image")
     err: int | None = Described(default=None, description="index of the HDU with 1-sigma errors, if any")
     dq: int | None = Described(default=None, description="index of the HDU with data-quality bits, if any")
@@ -76,6 +77,9 @@ class Exposure(Record):
     flags: Companion | None = Described(default=None, description="where it flags a pixel, that is not used")
     blank: str | float = Described(default="auto", description="the setting of that name: which values are blank")
     exposure_time: float | None = Described(default=None, description="of the header, seconds")
+    beam: float | None = Described(
+        default=None, description="product of the beam's axes, arcsec2, where values are per beam"
+    )
     counts: bool | None = Described(default=False, description="whether values grow with it; None: cannot be told")
     scaled: bool = Described(default=False, description="whether a factor of its header brought it to another scale")
     divisor: float = Described(
@@ -84,6 +88,11 @@ class Exposure(Record):
     angle: float = Described(description="position angle of the image's +y axis, degrees east of north")
     background_time: float | None = Described(default=None, description="DT_BGR of the primary header (a difference)")
     zero_point: float | None = Described(default=None, description="photometric zero point of the header, magnitudes")
+
+    @property
+    def bytes_digest(self) -> str:
+        """What says soonest whether the file's bytes are still those that the inventory saw."""
+        return self.checksum or self.digest
 
 
 class Failure(Record):
@@ -143,4 +152,5 @@ class Inventory(Record):
     fields: tuple[Field, ...]
     failures: tuple[Failure, ...] = ()
     pending: tuple[Failure, ...] = Described(default=(), description="files still being written: for the next run")
+    asides: dict[str, str] = Described(default={}, description="file -> why it is no exposure of the sky")
     notes: tuple[str, ...] = Described(default=(), description="what the user should know: mixed bands, units, ...")

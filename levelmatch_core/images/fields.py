@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from typing import Literal
 
 from levelmatch_core.images.contents.pixel_values import area_note
-from levelmatch_core.images.contents.scales import magnitude_doubt, rated
+from levelmatch_core.images.contents.scales import beam_doubt, magnitude_doubt, rated
 from levelmatch_core.images.exposure import Exposure, Field
 from levelmatch_core.images.wcs.footprint import connected_sets, touching_pairs
 from levelmatch_core.images.wcs.pixel_area import LIMIT, differ
@@ -142,7 +142,7 @@ def _field(name: str, members: Sequence[Exposure], scale_doubt: str) -> Field:
         for member in members
     )
     unit = f"{first.unit or 'counts'}/s" if first.divisor != 1.0 else first.unit
-    scale_doubt = magnitude_doubt(first.unit) or scale_doubt
+    scale_doubt = magnitude_doubt(first.unit) or beam_doubt(member.beam for member in members) or scale_doubt
     return Field(
         name=name,
         instrument=first.instrument,

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,12 @@ class _Found:
 
 
 def find_files(
-    inputs: Iterable[str | Path], *, step_ext: str | None, recursive: bool, exclude: Iterable[str | Path] = ()
+    inputs: Iterable[str | Path],
+    *,
+    step_ext: str | None,
+    recursive: bool,
+    exclude: Iterable[str | Path] = (),
+    missing: Collection[Path] = (),
 ) -> list[tuple[Path, str]]:
     """Return the files of all inputs, each with the name by which it is shown, sorted by that name.
 
@@ -46,19 +51,21 @@ def find_files(
         Whether to search folders within folders. Links to folders are not followed.
     exclude
         Folders (the output) of which nothing is ever taken.
+    missing
+        Absolute paths of files that are known not to be there, which are returned with the others.
 
     Raises
     ------
     UsageError
-        If an input does not exist, or lies in an excluded folder, or is a faulty association.
+        If another input does not exist, or one lies in an excluded folder, or is a faulty association.
     NoInputError
         If there is no file.
     """
     given = [Path(os.path.abspath(entry)) for entry in inputs]  # noqa: PTH100 - links keep the names that users gave
     excluded = [Path(folder).resolve() for folder in exclude]
-    _check_inputs(given, excluded)
-    given = [Path(os.path.abspath(file)) for entry in given for file in _members(entry)]  # noqa: PTH100 - as above
-    _check_inputs(given, excluded)
+    _check_inputs(given, excluded, missing)
+    given = [Path(os.path.abspath(file)) for entry in given for file in _members(entry, missing)]  # noqa: PTH100 - as above
+    _check_inputs(given, excluded, missing)
     found = _search(given, step_ext, recursive, excluded)
     if not found:
         wanted = f"*_{step_ext}.fits" if step_ext else "*.fits"
@@ -79,17 +86,17 @@ def _others(given: Sequence[Path]) -> str:
     return f"; {len(names)} other files are there, {names[0]} the first: {kind}"
 
 
-def _members(entry: Path) -> list[Path]:
+def _members(entry: Path, missing: Collection[Path]) -> list[Path]:
     """Return the files of an association, or the entry itself."""
-    return science_members(entry) if is_association(entry) else [entry]
+    return science_members(entry, missing) if is_association(entry) else [entry]
 
 
-def _check_inputs(given: Sequence[Path], excluded: Sequence[Path]) -> None:
+def _check_inputs(given: Sequence[Path], excluded: Sequence[Path], missing: Collection[Path]) -> None:
     for path in given:
-        if not path.exists():
+        if path not in missing and not path.exists():
             message = f"input {path}: no such file or folder"
             raise UsageError(message)
-        if not path.is_dir():
+        if path not in missing and not path.is_dir():
             refuse_irregular(path, UsageError, f"input {path}")
         if _within(path, excluded):
             message = f"input {path}: lies in the output folder, of which nothing is taken; give the original files"

@@ -240,7 +240,7 @@ def open_raw(path: Path, shown: str, digest: str | None = None, plane: int | Non
     shown
         What to call it in messages.
     digest
-        The sha256 (hex) that its bytes must have, from the opening to the end of the block; None for any.
+        The sha256 or xxh64 (hex) that its bytes must have, from the opening to the end of the block; None for any.
     plane
         Which plane of its cubes, from 1, is their image; None for what their cards say.
 

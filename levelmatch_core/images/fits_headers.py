@@ -201,13 +201,13 @@ class Hdu:
 
     def has(self, card: str) -> bool:
         """Return whether the header has a card, without taking it apart."""
-        return self._find(card) >= 0
+        return f"{card:8}=".encode() in self._places
 
     def get(self, keyword: str, default: Any = None) -> Any:  # noqa: ANN401 - as astropy's headers have it
         """Return what `header.get` does; of cards that are written as the standard has them without taking it apart."""
         if len(keyword) > _KEYWORD and self._usual:  # there is no card of such a name
             return default
-        at = self._find(keyword) if self._usual and keyword.isupper() else None
+        at = self._places.get(f"{keyword:8}=".encode(), -1) if self._usual and keyword.isupper() else None
         if at is not None:
             found = plain_cards([self.raw[at : at + _CARD]]) if at >= 0 else {}
             if found is not None:
@@ -220,13 +220,10 @@ class Hdu:
         keywords = np.frombuffer(self.raw, np.uint8).reshape(-1, _CARD)[:, :_KEYWORD]
         return b"HIERARCH" not in self.raw and not np.any((keywords >= ord("a")) & (keywords <= ord("z")))
 
-    def _find(self, keyword: str) -> int:
-        """Return where the first card of a keyword begins, -1 where there is none."""
-        start = f"{keyword:8}=".encode()
-        at = self.raw.find(start)
-        while at >= 0 and at % _CARD:
-            at = self.raw.find(start, at + 1)
-        return at
+    @cached_property
+    def _places(self) -> dict[bytes, int]:
+        """Where the first card of each keyword begins: forty of them are asked for."""
+        return {self.raw[at : at + _KEYWORD + 1]: at for at in range(len(self.raw) - _CARD, -1, -_CARD)}
 
 
 def read_headers(path: Path, shown: str | None = None, *, checksums: bool = False) -> tuple[Hdu, ...]:

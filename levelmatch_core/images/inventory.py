@@ -30,7 +30,14 @@ from levelmatch_core.images.contents.image_list import (
     refuse_whole_numbers,
 )
 from levelmatch_core.images.contents.pixel_values import pixel_values_of
-from levelmatch_core.images.contents.scales import counts_of, exposure_time, is_scaled, refuse_asinh, unit_key
+from levelmatch_core.images.contents.scales import (
+    beam_of,
+    counts_of,
+    exposure_time,
+    is_scaled,
+    refuse_asinh,
+    unit_key,
+)
 from levelmatch_core.images.contents.source_file import PENDING, SourceFile, read_files, reading_failure
 from levelmatch_core.images.contents.source_file import STEP as INVENTORY
 from levelmatch_core.images.exposure import Companion, Exposure, Failure, Inventory
@@ -39,6 +46,7 @@ from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.fits_headers import Cards, Hdu, number_of, quiet, text_of
 from levelmatch_core.images.grouping import GroupBy, grouping
 from levelmatch_core.images.instruments import Source, instrument_of, known_with, recognise
+from levelmatch_core.images.missing import MissingInput, reasons_of
 from levelmatch_core.images.reading import refuse_matched, refuse_shapes, wcs_of
 from levelmatch_core.images.wcs.fits_wcs import has_loose_sip
 from levelmatch_core.images.wcs.footprint import footprint_of
@@ -69,6 +77,7 @@ def take_inventory(
     group_by: str | Path | GroupBy | None = None,
     exclude: Iterable[str | Path] = (),
     whole_sky: bool = False,
+    missing: Sequence[MissingInput] = (),
 ) -> Inventory:
     """Read the headers of all inputs and put them in order.
 
@@ -89,21 +98,24 @@ def take_inventory(
         Folders of which nothing is taken.
     whole_sky
         Whether images are usable of which no tangent plane shows all.
+    missing
+        Files of the inputs, or members of their associations, that are not there: each is a failure.
 
     Raises
     ------
     UsageError
-        If an input does not exist or `group_by` cannot be used; SettingsError if no file is of `settings.band`.
+        If another input does not exist or `group_by` cannot be used; SettingsError if no file is of `settings.band`.
     NoInputError
         If no usable exposure is left; AllPendingError if all files are still being written.
     """
     require_extra(settings.wcs_source)
     tile_of = None if group_by is None else grouping(group_by)
-    paths = find_files(inputs, step_ext=settings.step_ext, recursive=recursive, exclude=exclude)
+    why = reasons_of(missing)
+    paths = find_files(inputs, step_ext=settings.step_ext, recursive=recursive, exclude=exclude, missing=why.keys())
     failures: list[Failure] = []
     notes: list[str] = []
     with quiet():
-        files = _sound(read_files(paths, settings), failures)
+        files = _sound(read_files(paths, settings, why), failures)
         asides = asides_of(Seen(file.shown, file.hdus) for file in files)
         unseen = [file for file in files if file.shown not in asides and file.is_no_sky()]
         asides |= {file.shown: Aside(file.shown, file.is_no_sky()) for file in unseen}
@@ -129,7 +141,7 @@ def take_inventory(
     matched = {labelled.exposure.file for labelled in found}
     notes += passed_over_notes((file.shown, file.listed) for file in files if file.shown in matched)
     notes += damage_notes((file.shown, file.hdus) for file in files if file.shown in matched)
-    notes += band_note(sorted({one.exposure.file for one in found if not one.exposure.band}))
+    notes += band_note(sorted({one.exposure.file for one in found if not one.exposure.band and one.frequency is None}))
     trees = {file.shown: file.hdus for file in files if tree_of(file.hdus) is not None}
     notes += wcs_notes([labelled.exposure for labelled in found], trees, settings)
     fields = fields_of(found, notes, settings.rates)
@@ -139,6 +151,7 @@ def take_inventory(
         fields=fields,
         failures=tuple(one for one in failures if one.step != PENDING),
         pending=tuple(one for one in failures if one.step == PENDING),
+        asides={one.shown: one.reason for _, one in sorted(asides.items())},
         notes=tuple(notes),
     )
 
@@ -315,6 +328,7 @@ def _exposures_in(
             file=file.shown,
             product=part.product,
             digest=file.digest,
+            checksum=file.checksum,
             sci=sci.index,
             err=err.index if err else None,
             dq=dq.index if dq else None,
@@ -338,6 +352,7 @@ def _exposures_in(
             pixel_values_reason=why,
             blank=settings.blank,
             exposure_time=exposure_time(sci, file.primary),
+            beam=beam_of(kind.unit, sci),
             counts=counts_of(kind.unit, text_of(file.primary.get("BUNIT"))),
             scaled=is_scaled(sci, file.primary),
             weight=_weight_in(file, sci) if settings.companions == "use" else None,

@@ -22,6 +22,7 @@ from levelmatch_core.errors import (
     ShapeMismatchError,
 )
 from levelmatch_core.files.regular import refuse_irregular
+from levelmatch_core.files.xxh64 import Xxh64, digest_file
 from levelmatch_core.images.contents.blanks import HUGE, Blanks, find_blanks, nothing_left
 from levelmatch_core.images.contents.companion_masks import masked_by
 from levelmatch_core.images.contents.image_list import with_plane
@@ -79,6 +80,20 @@ def file_digest(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digests(path: Path) -> tuple[str, str]:
+    """Return the sha256 and the xxh64 (hex) of a file's bytes, in one pass.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    sha256, xxh64 = hashlib.sha256(), Xxh64()
+    with path.open("rb", buffering=0) as file:
+        digest_file(file, sha256, xxh64)
+    return sha256.hexdigest(), xxh64.hexdigest()
 
 
 def wcs_of(hdu: Hdu, path: Path, shown: str) -> WCS:
@@ -246,9 +261,9 @@ def _read(exposure: Exposure) -> Iterator[tuple[tuple[Hdu, ...], list[Any]]]:
     bits = instrument_of(exposure).bad_bits
     wanted = (exposure.sci, exposure.err, exposure.dq if bits else None)
     try:
-        with exposure.path.open("rb") as file, same_file(exposure.path, file, exposure.digest, exposure.file):
+        with exposure.path.open("rb") as file, same_file(exposure.path, file, exposure.bytes_digest, exposure.file):
             hdus, arrays = read_stored(
-                *(file, exposure.digest, exposure.file, wanted),
+                *(file, exposure.bytes_digest, exposure.file, wanted),
                 lambda hdus: _check(with_plane(hdus, exposure.plane), exposure),
             )
             yield with_plane(hdus, exposure.plane), arrays

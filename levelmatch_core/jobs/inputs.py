@@ -9,6 +9,7 @@ from levelmatch_core.images.inventory import INVENTORY
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
+from levelmatch_core.text.naming import some_of
 
 MOST_TILES = 100
 """Largest number of tiles with a job each; further tiles share one."""
@@ -30,7 +31,8 @@ class LostInputsJob(Job):
         LostInputError
             Always.
         """
-        raise LostInputError("; ".join(f"{one.name} is left out: {one.why}" for one in self.failures))
+        told = [f"{one.name} is left out: {one.why}" for one in self.failures]
+        raise LostInputError(some_of(told, between="; ", where="run.json"))
 
 
 def lost_inputs(failures: Sequence[Failure], settings: MatchSettings) -> list[LostInputsJob]:

@@ -28,6 +28,7 @@ from levelmatch_core.sky.cutouts import CutoutRecord, open_cutout
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.store import CutoutStore
+from levelmatch_core.text.naming import some_of
 
 MOST_NAMED = 5
 """Number of files that are told by name."""
@@ -47,8 +48,7 @@ class ProductJob(Job):
 
     def told(self, result: Written) -> str:
         """Return the names of the files."""
-        shown = ", ".join(file.name for file in result.files[:MOST_NAMED])
-        return shown + (f" and {len(result.files) - MOST_NAMED} more" if result.files[MOST_NAMED:] else "")
+        return some_of([file.name for file in result.files], MOST_NAMED)
 
 
 class WriteJob(ProductJob):

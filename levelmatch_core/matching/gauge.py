@@ -13,6 +13,7 @@ from levelmatch_core.matching import graph
 from levelmatch_core.matching.model.constraints import Constraints
 from levelmatch_core.matching.results import Gauge, Member, PairFit
 from levelmatch_core.settings import FitType, MatchSettings
+from levelmatch_core.text.naming import some_of
 
 NAMED = 5
 """Largest number of pairs or members named in a note."""
@@ -104,11 +105,7 @@ def _anchored(members: Sequence[Member], stage: str) -> GaugeChoice:
     fixed = frozenset(member.name for member in members if stage in member.anchors)
     if fixed:
         return GaugeChoice(fixed, min(fixed), f"keeps correction 0 in {stage}")
-    note = f"no member that keeps correction 0 in {stage} is tied to {some([member.name for member in members])}"
+    note = (
+        f"no member that keeps correction 0 in {stage} is tied to {some_of([member.name for member in members], NAMED)}"
+    )
     return GaugeChoice(notes=(note + ("" if len(members) == 1 else ": their mean correction is 0 instead"),))
-
-
-def some(names: Sequence[str]) -> str:
-    """Return the first names, and the number of further ones."""
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

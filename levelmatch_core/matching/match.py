@@ -17,6 +17,7 @@ from levelmatch_core.matching.loop_closure import closure
 from levelmatch_core.matching.measure.efficiency import combined
 from levelmatch_core.matching.measure.few_pixels import with_typical_noise
 from levelmatch_core.matching.measure.noise_scale import scaled
+from levelmatch_core.matching.measure.tilts import with_tilts
 from levelmatch_core.matching.model.assembly import assemble
 from levelmatch_core.matching.model.constraints import Constrained, Constraints, constraints_of
 from levelmatch_core.matching.model.pair_arrays import PairArrays
@@ -101,7 +102,7 @@ def match(  # noqa: PLR0917 - the parts of the problem in their natural order
     ordered = sorted(members, key=lambda member: member.name)
     by_name = {member.name: member for member in ordered}
     fit_type = settings.fit_type(stage)
-    fits = scaled(combined(with_typical_noise(sorted(fits, key=_key), fit_type)))
+    fits = with_tilts(scaled(combined(with_typical_noise(sorted(fits, key=_key), fit_type))))
     pairs = Pairs(fits, [_key(fit) for fit in fits], PairArrays.of(fits))
     _check(group, ordered, pairs.keys)
     known = constraints_of(ordered, given, with_levels=gauge is Gauge.REFERENCE)

@@ -87,12 +87,21 @@ class PairFit(Record):
     structure: float = Described(
         default=0.0,
         description="1 sigma of the level's error in addition to that of pixel noise, estimated from the scatter over "
-        "blocks, a slope, two statistics and a gain, data unit; 0 if they show none",
+        "blocks, a slope, two statistics, lopsided pixels and a gain, data unit; 0 if they show none",
     )
     noise_by_blocks: tuple[float, int] | None = Described(
         default=None,
         description="variance of Huber's estimate of the level by its scatter over blocks, as a fraction "
         "of that in normal noise, and their number; None if these are few, and once pairs have been compared",
+    )
+    tilt: tuple[float, float] | None = Described(
+        default=None,
+        description="slopes along x and y that show where a level was fitted, data unit per grid pixel; None if blocks "
+        "are few, and once pairs have been compared",
+    )
+    reach: tuple[float, float] = Described(
+        default=(0.0, 0.0),
+        description="sums along x and y of the squared distances of both centres, grid pixels; 0 if slopes were fitted",
     )
     correlation: float = Described(description="pixels per statistically independent pixel: 1 / mean noise gain, >= 1")
     shared: float = Described(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from levelmatch_core.matching import graph
-from levelmatch_core.matching.gauge import some
+from levelmatch_core.matching.gauge import NAMED
 from levelmatch_core.matching.linear.answer import Answer
 from levelmatch_core.matching.model.frames import frames_of
 from levelmatch_core.matching.model.pair_arrays import Array, PairArrays
@@ -17,6 +17,7 @@ from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Component, LoopClosure, Member, PairFit, Rejection, SolveStatus, WeakMode
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane
+from levelmatch_core.text.naming import some_of
 
 UNTESTABLE = 2
 """With at most this many pairs of a member, a bad one cannot be distinguished from a good one."""
@@ -72,7 +73,7 @@ def doubts(pairs: Pairs, suspects: Collection[int], *, left_out: bool) -> tuple[
     """Return the notes on pairs that contradict the others, whether or not they were left out."""
     if not suspects:
         return ()
-    named = some(["{} - {}".format(*pairs.keys[i]) for i in sorted(suspects)])
+    named = some_of(["{} - {}".format(*pairs.keys[i]) for i in sorted(suspects)], NAMED)
     found = f"{len(suspects)} of {len(pairs)} pairs contradict the others"
     if left_out:
         return (f"{found} and were left out: {named}",)
@@ -149,19 +150,21 @@ def graph_notes(
     notes: list[str] = []
     if spared:
         named = [f"{a} - {b} ({why})" for (a, b), why in sorted(spared.items())]
-        notes.append(f"pairs beyond a limit, used because nothing else joins their members: {some(named)}")
+        notes.append(f"pairs beyond a limit, used because nothing else joins their members: {some_of(named, NAMED)}")
     cut = graph.cut_by(parts, rejected)
     if cut:
         named = [f"{a} - {b} ({rejected[a, b]})" for a, b in cut]
-        notes.append(f"rejected pairs that would have joined components: {some(named)}")
+        notes.append(f"rejected pairs that would have joined components: {some_of(named, NAMED)}")
     if is_bridge:
         named = [f"{a} - {b}" for a, b in sorted(is_bridge)]
-        notes.append(f"bridges, whose levels no other pair can test: {some(named)}")
+        notes.append(f"bridges, whose levels no other pair can test: {some_of(named, NAMED)}")
     if few and len(used) > 1:  # two members have only this pair
-        notes.append(f"{len(few)} members with two pairs or fewer, whose bad pairs cannot be told: {some(sorted(few))}")
+        notes.append(
+            f"{len(few)} members with two pairs or fewer, whose bad pairs cannot be told: {some_of(sorted(few), NAMED)}"
+        )
     restless = [fit for fit in used.fits if not fit.converged]
     if restless:
-        shown = some([f"{fit.first} - {fit.second}" for fit in restless])
+        shown = some_of([f"{fit.first} - {fit.second}" for fit in restless], NAMED)
         cost = max(fit.last_step for fit in restless)
         part = max(fit.last_step / fit.stderr if fit.stderr else 0.0 for fit in restless)
         notes.append(

@@ -20,6 +20,7 @@ from levelmatch_core.products.runrecord import GAIN_LIMIT, SEAM_LIMIT, RunRecord
 from levelmatch_core.products.slope_priors import slope_prior_lines
 from levelmatch_core.products.summaries import FieldSummary, StageSummary
 from levelmatch_core.products.verdict import left_out_of, missing_of, residual_of_summary, told_changes, verdict
+from levelmatch_core.text.naming import some_of
 
 NAMED = 5
 """Most pairs of one reason that are named."""
@@ -149,7 +150,7 @@ def _references(field: FieldSummary) -> Iterator[str]:
             unit = field.unit or "data units"
             yield f"  The local sky of its first exposure, {part.local_sky:.5g} {unit}, is subtracted from all of them."
     if field.missing:
-        yield f"Missing tiles: {', '.join(field.missing)}."
+        yield f"Missing tiles: {some_of(field.missing, where='run.json')}."
     lone = sum(part.exposures == 1 for part in field.components)
     if lone:
         yield f"{lone} exposures are components of their own."
@@ -248,10 +249,9 @@ def loop_lines(stage: StageSummary, unit: str) -> Iterator[str]:
         named = " or ".join(f"{first} - {second}" for first, second in suspect.pairs[:NAMED])
         yield f"An error of {suspect.error:.3g} {unit} in {named} would explain {suspect.loops} loops that are open."
     if stage.untestable:
-        more = f" and {len(stage.untestable) - NAMED} more" if len(stage.untestable) > NAMED else ""
         yield (
             f"{len(stage.untestable)} members have two pairs or fewer, or hang on a bridge; a bad pair there cannot "
-            f"be told: {', '.join(stage.untestable[:NAMED])}{more}."
+            f"be told: {some_of(stage.untestable, NAMED)}."
         )
 
 

@@ -78,6 +78,9 @@ class RunRecord(Record):
     pending: tuple[str, ...] = Described(
         default=(), description="files that were still being written, for the next run"
     )
+    asides: dict[str, str] = Described(
+        default={}, description="files that are no exposures of the sky, and why; notes name the first of them"
+    )
     partial: bool = Described(
         description="whether inputs are missing in the products, because they failed or are pending"
     )
@@ -204,6 +207,7 @@ def record_of(
         failures=tuple(failure for _, failure in sorted(failures.items(), key=lambda item: item[0])),
         notes=tuple(dict.fromkeys([*inventory.notes, *(note for match in matches for note in match.notes), *notes])),
         pending=tuple(sorted(waiting.name for waiting in inventory.pending)),
+        asides=inventory.asides,
         partial=bool(lacking((*failures.values(), *inventory.pending))),
         stale=tuple(stale),
         files=tuple(sorted(files, key=lambda file: file.name)),

@@ -25,6 +25,7 @@ from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.products.output.placing import JOURNAL, RUN, place_of
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.products.tables import read_corrections
+from levelmatch_core.text.naming import some_of
 
 logger = logger_of(__name__)
 
@@ -196,7 +197,7 @@ def _reason(came_from: Sequence[str], here: set[str], reasons: Mapping[str, str]
     if not lost:
         return "nothing tells what it was made of"
     told = [reasons.get(file, f"{file}: is not among the inputs any more") for file in lost]
-    return "its input cannot be used: " + "; ".join(told)
+    return "its input cannot be used: " + some_of(told, between="; ")
 
 
 def _mark(source: Path, target: Path) -> None:

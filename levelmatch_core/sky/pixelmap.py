@@ -14,7 +14,6 @@ import shapely
 from astropy.wcs import WCS
 from astropy.wcs.wcsapi import BaseHighLevelWCS
 from numpy.typing import ArrayLike, NDArray
-from scipy.interpolate import CubicSpline
 
 from levelmatch_core.errors import NoWcsError, PixelMapError
 from levelmatch_core.images.wcs.transforms import Floats, Transform, sky_transforms
@@ -357,6 +356,8 @@ def _spline_of(n: int, step: float) -> Floats:
 @lru_cache(maxsize=64)
 def _unit_spline(n: int) -> Floats:
     """Return the same for nodes with a spacing of 1; cached, since most images have lattices of a few sizes."""
+    from scipy.interpolate import CubicSpline  # noqa: PLC0415 - half a second that a run without changes can spare
+
     made = np.asarray(CubicSpline(np.arange(n), np.eye(n)).c)
     made.flags.writeable = False
     return made

@@ -1,11 +1,10 @@
 """The store of cutouts: arrays as plain .npy files and records as JSON, both named by their key.
 
 Files are written under a temporary name and renamed, so that they are always complete, and are readable by their owner
-only. Nothing is ever unpickled. The reader of an array knows its sha256, so that an altered or exchanged file is
+only. Nothing is ever unpickled. The reader of an array knows its checksum, so that an altered or exchanged file is
 detected. Paths that lead outside the store, through links or otherwise, are refused.
 """
 
-import hashlib
 import io
 import json
 import math
@@ -27,10 +26,8 @@ from levelmatch_core.errors import StoreError, StoreInUseError
 from levelmatch_core.files.locks import lock, locked_temporary, remove_if_left
 from levelmatch_core.files.sealed import seal, unseal
 from levelmatch_core.files.writing import rename, room_for
+from levelmatch_core.files.xxh64 import CHUNK, Xxh64, digest_file, hasher_for
 from levelmatch_core.records import Record
-
-CHUNK = 1 << 18
-"""Number of bytes hashed and written at a time; they fit into the cache and are read from memory only once."""
 
 _HEAD = 128
 """Usual length of the header of a .npy file, bytes."""
@@ -42,10 +39,16 @@ KEY = re.compile(r"[0-9a-f]{16,64}")
 
 
 class StoredArray(Record):
-    """Location of an array in the store, and the digest that identifies its content."""
+    """Location of an array in the store, and the digest that identifies its content: one of the two."""
 
     file: str = Described(description="path relative to the store's root")
-    sha256: str
+    sha256: str = Described(default="", description="of the file's bytes (hex), from earlier versions")
+    xxh64: str = Described(default="", description="of the file's bytes (hex)")
+
+    @property
+    def digest(self) -> str:
+        """The one that there is."""
+        return self.xxh64 or self.sha256
 
 
 _Seen = dict[StoredArray, tuple[int, int, int]]
@@ -135,7 +138,8 @@ class CutoutStore:
         with self._replacing(path) as file:
             header = io.BytesIO()
             np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-            digest = hashlib.sha256(header.getbuffer())
+            digest = Xxh64()
+            digest.update(header.getbuffer())
             _write_whole(file, header.getbuffer())
             data = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
             for start in range(0, len(data), CHUNK):
@@ -143,7 +147,7 @@ class CutoutStore:
                 digest.update(chunk)
                 _write_whole(file, chunk)
             identity = _identity(os.fstat(file.fileno()))
-        stored = StoredArray(file=f"{key[:2]}/{key}.npy", sha256=digest.hexdigest())
+        stored = StoredArray(file=f"{key[:2]}/{key}.npy", xxh64=digest.hexdigest())
         self._seen[stored] = identity
         return stored
 
@@ -164,7 +168,7 @@ class CutoutStore:
         """
         path = self._existing(stored)
         if not self.check(stored):
-            message = f"stored array {stored.file} was altered: its sha256 is not {stored.sha256}; run again"
+            message = f"stored array {stored.file} was altered: its digest is not {stored.digest}; run again"
             raise StoreError(message)
         try:
             array = _mapped(path)
@@ -190,7 +194,9 @@ class CutoutStore:
             identity = _identity(os.fstat(file.fileno()))
             if self._seen.get(stored) == identity:
                 return True
-            if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
+            digest = hasher_for(stored.digest)
+            digest_file(file, digest)
+            if digest.hexdigest() != stored.digest:
                 return False
         self._seen[stored] = identity
         return True
@@ -348,7 +354,7 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
 def _arrays_in(value: object) -> Iterator[StoredArray]:
     """Yield the stored arrays that a record refers to, at any depth."""
     if isinstance(value, dict):
-        if value.keys() == StoredArray.model_fields.keys():
+        if {"file", "sha256"} <= value.keys() <= StoredArray.model_fields.keys():
             yield StoredArray.model_validate(value)
         else:
             for inner in value.values():

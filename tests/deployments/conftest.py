@@ -97,7 +97,8 @@ class Server:
         def done() -> dict[str, Any] | None:
             run = self.ask("GET", f"/flow_runs/{flow_run}")
             final = run["state"]["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-            return run if final and run["run_count"] >= tries else None
+            # one that crashed or was cancelled before it began has not been counted
+            return run if final and (tries == 1 or run["run_count"] >= tries) else None
 
         return self.wait_for(done, f"flow run {flow_run}")
 

@@ -6,7 +6,10 @@ import urllib.error
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
+from astropy.io import fits
+from numpy.testing import assert_array_equal
 
 from flows.orchestration.program_changes import told_differences
 from flows.orchestration.programs import load_programs
@@ -78,9 +81,9 @@ def test_runs_by_hand_and_by_schedule(request, prefect_server, programs, tmp_pat
 
 
 def test_a_deployed_run_is_configured_as_a_command_is(prefect_server, programs, tmp_path, working_in):
-    """By a worker that knows nothing of us but where Prefect's server is."""
+    """By a worker that knows nothing of us but where Prefect's server is; its masks of sources are in no product."""
     program = programs / "small.toml"
-    program.write_text(program.read_text() + "sigma = 3.25\n")  # of which no other test has stored results
+    program.write_text(program.read_text() + "do_sigma_clip = true\n")  # of which no other test has stored results
     done = prefect_server.cli("deploy", str(program), DATA=str(tmp_path / "data"))  # this file alone
     assert done.returncode == 0, done.stderr
     assert not (programs.parent / "prefect.yaml").exists()
@@ -88,6 +91,9 @@ def test_a_deployed_run_is_configured_as_a_command_is(prefect_server, programs, 
     bare = {name: value for name, value in prefect_server.environ.items() if name not in ours}
     home = Path(prefect_server.environ["LEVELMATCH_HOME"])
     before = set((home / "results").rglob("*"))
+    deployment = prefect_server.ask("GET", "/deployments/name/level_match/small")
+    other = deployment["job_variables"]["env"] | {"LEVELMATCH_DEPLOYED_BY": "0.0.1"}
+    prefect_server.ask("PATCH", f"/deployments/{deployment['id']}", {"job_variables": {"env": other}})
     with working_in({**bare, "HOME": str(tmp_path / "user")}, tmp_path / "worker.log"):
         run = prefect_server.ended(prefect_server.start("level_match/small"))
     assert run["state"]["type"] == "COMPLETED", run["state"]
@@ -101,6 +107,12 @@ def test_a_deployed_run_is_configured_as_a_command_is(prefect_server, programs, 
     assert any("dithers solve]" in each["message"] for each in lines)
     assert any(each["task_run_id"] for each in lines)
     assert not any("results are stored in" in each["message"] for each in lines)
+    out = tmp_path / "data" / "out"
+    for path in sorted((tmp_path / "data" / "in").glob("*.fits")):
+        assert_array_equal(*(np.isnan(fits.getdata(one, "SCI")) for one in (path, out / "tiles" / path.name)))
+    assert np.isnan(fits.getdata(out / "mosaic_f770w.fits", "SCI")).mean() < 0.1  # what no exposure saw
+    logged = [each["message"] for each in prefect_server.ask("POST", "/logs/filter", chosen)]
+    assert any("and 0.0.1 deployed the program: install one version everywhere" in message for message in logged)
 
 
 def test_the_settings_of_a_program_are_those_of_its_file(prefect_server, programs, tmp_path, worker):

@@ -1,20 +1,25 @@
 """Program files: what they say, what is refused, and that prefect.yaml holds what they say."""
 
+import asyncio
 import json
 import shlex
 import subprocess
-from itertools import takewhile
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise, takewhile
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import yaml
 from prefect.client.schemas.objects import BlockDocument
+from prefect.server.schemas.schedules import CronSchedule
+from prefect.settings import Settings
 
 from flows.commands.deploy import prefect_yaml
 from flows.orchestration.automations import alert_automation, silence_automation
 from flows.orchestration.programs import Program, load_programs, refuse_trouble
 from levelmatch_core.errors import SettingsError, UsageError
+from levelmatch_core.products.runrecord import levelmatch_version
 
 DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"
 
@@ -160,12 +165,43 @@ def test_a_silent_run_crashes_after_two_of_the_heartbeats_that_deployments_send(
     assert made.trigger.match_related.root["prefect.resource.id"] == f"prefect.tag.{found['tags'][0]}"
 
 
+@pytest.mark.parametrize("zone", ["America/New_York", "Europe/Madrid"])
+@pytest.mark.parametrize("month", [(2027, 3), (2026, 10)])
+@pytest.mark.parametrize("cron", ["30 2 * * *", "30 1 * * *", "0 2 * * *"])
+def test_a_night_has_one_run_also_when_clocks_change(tmp_path, zone, month, cron):
+    """By Prefect's own scheduler, which asks again and again what comes next."""
+    text = f'inputs = ["/in"]\noutput = "/out"\n[[schedule]]\ncron = "{cron}"\ntimezone = "{zone}"\n'
+    (told,) = program(tmp_path, text).deployment()["schedules"]
+    schedule = CronSchedule(cron=told["cron"], timezone=told["timezone"])
+    start = datetime(*month, 10 if month[1] == 3 else 22, tzinfo=UTC)
+
+    async def runs():
+        asked = (start + timedelta(hours=hour) for hour in range(20 * 24))
+        return {date.astimezone(UTC) for now in asked for date in await schedule.get_dates(n=1, start=now)}
+
+    gaps = [(later - sooner).total_seconds() / 3600 for sooner, later in pairwise(sorted(asyncio.run(runs())))]
+    assert len(gaps) >= 18
+    assert all(23 <= gap <= 25 for gap in gaps), gaps
+
+
 def test_a_deployment_tells_its_runs_where_all_is(tmp_path):
     found = program(tmp_path, 'inputs = ["/i"]\noutput = "/o"').deployment()["work_pool"]["job_variables"]["env"]
     assert found["LEVELMATCH_HOME"] == "{{ $LEVELMATCH_HOME }}"
-    assert found["PREFECT_LOCAL_STORAGE_PATH"] == "{{ $LEVELMATCH_HOME }}/results"
+    assert found["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] == "{{ $LEVELMATCH_HOME }}/results"
+    assert found["LEVELMATCH_DEPLOYED_BY"] == levelmatch_version()
     assert found["PREFECT_LOGGING_EXTRA_LOGGERS"] == "levelmatch_core,flows"
     assert found["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+@pytest.mark.parametrize("theirs", ["PREFECT_LOCAL_STORAGE_PATH", "PREFECT_RESULTS_LOCAL_STORAGE_PATH"])
+def test_a_worker_of_another_home_runs_a_program_in_the_programs(tmp_path, monkeypatch, theirs):
+    """Prefect's worker hands its own settings on, each under its first name."""
+    found = program(tmp_path, 'inputs = ["/i"]\noutput = "/o"').deployment()["work_pool"]["job_variables"]["env"]
+    monkeypatch.setenv(theirs, "/other/results")
+    of_worker = Settings().to_environment_variables(exclude_unset=True)
+    for name, value in {**of_worker, **found}.items():
+        monkeypatch.setenv(name, value.replace("{{ $LEVELMATCH_HOME }}", "/ours"))
+    assert Settings().results.local_storage_path == Path("/ours/results")
 
 
 STUB = """#!/bin/sh

@@ -1,8 +1,11 @@
 """A broken file, mended, and Retry of the same flow run: through the API, and by clicking in a real browser."""
 
 import json
+import threading
 import zlib
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,7 @@ class Broken:
 
     flow_run: str
     whole: dict[Path, bytes]
+    reason: str
 
     def mend(self):
         for path, content in self.whole.items():
@@ -36,9 +40,19 @@ class Broken:
         return {path.name for path in self.whole}
 
 
+@pytest.fixture
+def archive(tmp_path):
+    """A web server with the exposures; the address of its folder."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "data" / "in"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.fixture(params=["reference"])
 def broken(request, prefect_server, programs, tmp_path, worker):
-    """One dither of the reference tile broken, or all of them."""
+    """One dither of the reference tile not in the archive that the program lists, or all of them broken."""
     small = programs / "small.toml"
     small.write_text(small.read_text() + f'reference = "{REFERENCE}"\n')
     tile = sorted((tmp_path / "data" / "in").glob(f"{REFERENCE[:19]}_*.fits"))
@@ -46,17 +60,26 @@ def broken(request, prefect_server, programs, tmp_path, worker):
     for file in tile:  # the tests share a store: each has pixels of its own, or it finds another's work done
         with fits.open(file, mode="update") as hdus:
             hdus["SCI"].data += np.float32(zlib.crc32(request.node.name.encode()) % 1000 / 1000)
-    files = tile[:1] if request.param == "a dither" else tile
+    files = tile if request.param == "reference" else tile[:1]
     found = {file: file.read_bytes() for file in files}
-    for file, whole in found.items():
-        file.write_bytes(whole[:5000])
+    if request.param == "reference":
+        reason = "truncated"
+        for file, whole in found.items():
+            file.write_bytes(whole[:5000])
+    else:
+        pytest.importorskip("aiohttp", reason="no aiohttp: pip install 'levelmatch[remote]'")
+        reason = "could not be fetched: it is not there"
+        archive = request.getfixturevalue("archive")
+        listed = [f"{archive}/{file.name}" for file in sorted((tmp_path / "data" / "in").glob("*.fits"))]
+        small.write_text(small.read_text().replace('["$DATA/in"]', json.dumps(listed)))
+        files[0].unlink()
     done = prefect_server.cli("deploy", "--programs", str(programs), DATA=str(tmp_path / "data"))
     assert done.returncode == 0, done.stderr
     flow_run = prefect_server.start("level_match/small", program=tmp_path.name)
     run = prefect_server.ended(flow_run)
     assert worker.poll() is None
     assert (run["state"]["type"], run["state"]["name"]) == ("FAILED", "Quarantined")
-    assert f"Failed: tile {REFERENCE}: {files[0].name}: truncated" in run["state"]["message"]
+    assert f"Failed: tile {REFERENCE}: {files[0].name}: {reason}" in run["state"]["message"]
     assert f"{4 - len(files)} of 4 exposures are matched, {len(files)} failed" in run["state"]["message"]
     assert "press Retry" in run["state"]["message"]
     (component,) = record(tmp_path)["fields"][0]["components"]
@@ -72,7 +95,7 @@ def broken(request, prefect_server, programs, tmp_path, worker):
         assert "provisional" in tags["mlflow.note.content"]
     else:
         assert (component["reference"], component["provisional"]) == (REFERENCE, False)
-    return Broken(flow_run, found)
+    return Broken(flow_run, found, reason)
 
 
 def record(tmp_path):
@@ -117,7 +140,7 @@ def check_red(server, broken):
 
     (task,) = server.wait_for(shown, "the failed task run")
     assert task["name"] == f"inventory: {REFERENCE}"
-    assert all(f"{name} is left out: truncated" in task["state"]["message"] for name in broken.names)
+    assert all(f"{name} is left out: {broken.reason}" in task["state"]["message"] for name in broken.names)
 
 
 def check_log(server, flow_run):
@@ -151,7 +174,7 @@ def second_try(server, flow_run):
     }
 
 
-@pytest.mark.parametrize("broken", ["a dither", "reference"], indirect=True)
+@pytest.mark.parametrize("broken", ["a dither of an archive", "reference"], indirect=True)
 def test_mended_files_and_retry_through_the_api(prefect_server, broken, tmp_path):
     flow_run = broken.flow_run
     assert record(tmp_path)["partial"] is True

@@ -182,7 +182,7 @@ def test_the_workers_of_such_a_cluster_match_to_the_same_bytes(slurm, tmp_path):
 def matched(folder, environ, output, *settings):
     command = [str(Path(sys.executable).parent / "levelmatch"), "run", str(folder / "in"), "-o", str(folder / output)]
     words = [*command, "--set", "figures=none", *settings]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, env=environ, cwd=folder)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=400, check=False, env=environ, cwd=folder)
     assert done.returncode == 0, done.stderr
 
 

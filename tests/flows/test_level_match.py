@@ -123,6 +123,25 @@ def test_a_broken_file_costs_itself_and_ends_the_flow_quarantined(home, small_pr
     assert {fits.getheader(path, "SCI")["LVLPART"] for path in (tmp_path / "out" / "tiles").iterdir()} == {True}
 
 
+def test_a_named_file_that_is_not_there_costs_itself_until_it_comes(small_program, tmp_path):
+    """Of a program: the command refuses it before anything is done."""
+    files = sorted(small_program.glob("*.fits"))
+    late = tmp_path / "late" / files[0].name
+    asked = {"output": str(tmp_path / "out"), "inputs": [str(late), *map(str, files[1:])], "return_state": True}
+    asked["settings"] = MatchSettings(figures="none")
+    state = level_match(**asked)
+    assert (state.type, state.name) == ("FAILED", "Quarantined")
+    assert f"tile {late.name[:19]}_mirimage: {late.name}: no such file" in state.message
+    assert Summary.from_json(content_of(state)).counts["failed"] == 1
+    late.parent.mkdir()
+    shutil.copy(files[0], late)
+    state = level_match(**asked)
+    assert state.is_completed(), state
+    assert Summary.from_json(content_of(state)).complete
+    state = level_match(**{**asked, "inputs": [str(tmp_path / "none" / "a.fits")]})
+    assert "no such file or folder" in state.message  # where nothing is there it is a typing error
+
+
 def test_other_settings_are_refused_and_the_error_keeps_its_kind(small_program, tmp_path):
     run_flow(small_program, tmp_path / "out")
     with pytest.raises(OutputFolderError, match="rms_sig_limit"):

@@ -167,8 +167,9 @@ def check_compare_page(home, found, tmp_path):
     port = free_port()
     words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     words += ["--backend-store-uri", home.tracking_uri, "--default-artifact-root", home.artifacts.as_uri()]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # as `levelmatch ui` has it
     with (tmp_path / "mlflow.log").open("wb") as log:
-        server = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        server = subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         await_answer(server, f"http://127.0.0.1:{port}/health")
         with chromium() as browser:

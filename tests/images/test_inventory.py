@@ -13,6 +13,7 @@ from astropy.io import fits
 from levelmatch_core.errors import NoInputError, SettingsError, UsageError
 from levelmatch_core.images.exposure import Inventory
 from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.images.missing import MissingInput
 from levelmatch_core.images.reading import read_pixels
 from levelmatch_core.settings import MatchSettings
 
@@ -297,6 +298,21 @@ def only_failure(folder: Path, error: str, name: str = "worse.fits", **options: 
 def test_not_fits(folder: Path) -> None:
     (folder / "worse.fits").write_text("a text")
     assert "not a FITS file" in only_failure(folder, "NotFitsError")
+
+
+def test_missing(folder: Path, make_generic: MakeFile) -> None:
+    """Also one of which an older version is still there."""
+    paths = [folder / "good.fits", folder / "deep" / ".." / "gone.fits", make_generic("worse.fits", seed=5)]
+    missing = [MissingInput(path=path, given=path.name, reason="no such file; put it there") for path in paths[1:]]
+    inventory = take_inventory(paths, MatchSettings(), missing=missing)
+    assert failures_of(inventory) == {"gone.fits": "MissingInputError", "worse.fits": "MissingInputError"}
+    assert [failure.reason.partition(";")[0] for failure in inventory.failures] == [
+        "gone.fits: no such file",
+        "worse.fits: no such file",
+    ]
+    assert members(inventory) == {"field": ["good.fits"]}
+    with pytest.raises(UsageError, match=r"gone\.fits: no such file or folder"):
+        take_inventory(paths, MatchSettings(), missing=missing[1:])
 
 
 @pytest.mark.parametrize("blocks", [1, 2])

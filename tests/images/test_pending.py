@@ -59,15 +59,15 @@ def test_a_time_to_come_is_no_sign_of_writing(files):
 
 @pytest.mark.parametrize("procs", [1, 2])
 def test_a_file_that_changes_while_it_is_read_waits_whatever_the_settings(files, monkeypatch, procs):
-    file_digest = source_file.file_digest
+    file_digests = source_file.file_digests
 
     def growing(path):
         if path.name == files[3].name:
             with path.open("ab") as file:
                 file.write(bytes(2880))
-        return file_digest(path)
+        return file_digests(path)
 
-    monkeypatch.setattr(source_file, "file_digest", growing)
+    monkeypatch.setattr(source_file, "file_digests", growing)
     found = take_inventory([files[0].parent], MatchSettings(procs=procs))
     assert names(found.pending) == [files[3].name]
     assert "changed while it was read" in found.pending[0].reason

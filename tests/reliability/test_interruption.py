@@ -42,6 +42,30 @@ def slowness() -> float:
     return max(1.0, (time.monotonic() - wall) / 0.1)
 
 
+class Watch:
+    """Measures the time since it began in seconds of free processors, by how slow they are before and after."""
+
+    def __init__(self) -> None:
+        self.slowness = slowness()
+        self.begun = 0.0
+
+    def begin(self) -> None:
+        self.begun = time.monotonic()
+
+    def left_of(self, seconds: float) -> float:
+        """Return what is left of so many seconds of free processors: none if it took longer."""
+        took = time.monotonic() - self.begun
+        return seconds * max(self.slowness, slowness()) - took
+
+
+def await_listening(process):
+    """Wait until a command heeds SIGTERM, which Python itself does not: until it has read what handles signals."""
+    caught, status = 1 << (signal.SIGTERM - 1), Path(f"/proc/{process.pid}/status")
+    while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & caught:
+        assert process.poll() is None, "it ended before it could be interrupted"
+        time.sleep(0.002)
+
+
 def states(database: Path, table: str, column: str) -> list[str]:
     if not database.exists():
         return []
@@ -69,22 +93,26 @@ def left_of(family, seconds):
 
 
 def await_moment(world, process, events):
-    if not events:
-        time.sleep(1.2)  # click is imported, and the rest is not
+    """Wait until so many files are there, and return a watch that was made before: at that moment no time is lost."""
+    watch = Watch() if events else None
+    if watch is None:
+        await_listening(process)  # click is imported, and the rest is not
     while process.poll() is None and world.events() < events:
         time.sleep(0.005)
     assert process.poll() is None, "it ended before it could be interrupted"
+    return watch or Watch()
 
 
-def interrupted(world, process, send):
+def interrupted(world, process, events, send):
     """Interrupt a run and hold what must be so afterwards."""
+    watch = await_moment(world, process, events)
     family = psutil.Process(process.pid).children(recursive=True)
-    started = time.monotonic()
+    watch.begin()
     send(process)
-    assert process.wait(30) == INTERRUPTED, world.said
-    took, limit = time.monotonic() - started, SECONDS * slowness()
-    assert not left_of(family, max(0.1, limit - took))
-    assert took < limit
+    assert process.wait(100) == INTERRUPTED, world.said
+    left = watch.left_of(SECONDS)
+    assert left > 0
+    assert not left_of(family, max(0.1, left))
     lines = world.said.splitlines()
     assert lines[-1] == LINE
     assert not [line for line in lines if "Traceback" in line or "cannot be used" in line]
@@ -130,8 +158,7 @@ def started(undisturbed, root, *options):
 @pytest.mark.parametrize(("moment", "to"), list(zip(MOMENTS, [*TO, "SIGINT", "SIGTERM to all"], strict=True)))
 def test_one_signal_ends_a_run(reliability, undisturbed, tmp_path, moment, to):
     world, process = started(undisturbed, tmp_path / "world")
-    await_moment(world, process, round(MOMENTS[moment] * undisturbed.events))
-    interrupted(world, process, TO[to])
+    interrupted(world, process, round(MOMENTS[moment] * undisturbed.events), TO[to])
     if 0 < MOMENTS[moment] < 0.9:
         assert flow_runs(world) == ["CANCELLED"]
     if moment in {"a third", "record"}:
@@ -143,8 +170,7 @@ def test_one_signal_ends_a_run(reliability, undisturbed, tmp_path, moment, to):
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_each_signal_ends_a_run_at_each_moment(reliability, undisturbed, tmp_path, moment, to):
     world, process = started(undisturbed, tmp_path / "world")
-    await_moment(world, process, round(MOMENTS[moment] * undisturbed.events))
-    interrupted(world, process, TO[to])
+    interrupted(world, process, round(MOMENTS[moment] * undisturbed.events), TO[to])
     run_again(reliability, undisturbed, world)
 
 
@@ -165,19 +191,20 @@ def test_ctrl_c_on_a_terminal(undisturbed, tmp_path, reliability):
         preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),  # noqa: PLW1509 - a test
     )
     os.close(theirs)
+    watch = Watch()
     while process.poll() is None and not world.events():
         time.sleep(0.01)
     time.sleep(0.3)
     family = psutil.Process(process.pid).children(recursive=True)
-    begun = time.monotonic()
+    watch.begin()
     os.write(ours, b"\x03")
     text = b""
     with suppress(OSError):
         while more := os.read(ours, 65536):
             text += more
-    assert process.wait(30) == INTERRUPTED, text
-    assert time.monotonic() - begun < SECONDS * slowness()
-    assert not left_of(family, 1.0)
+    assert process.wait(100) == INTERRUPTED, text
+    assert watch.left_of(SECONDS) > 0
+    assert not left_of(family, 1.0 * slowness())
     assert text.endswith(f"\x1b[?25h{LINE}\r\n".encode())
     assert b"Traceback" not in text
     assert flow_runs(world) == ["CANCELLED"]
@@ -187,17 +214,18 @@ def test_ctrl_c_on_a_terminal(undisturbed, tmp_path, reliability):
 def test_the_second_signal_ends_at_once(undisturbed, tmp_path):
     """Also where Prefect's server has ceased to answer."""
     world, process = started(undisturbed, tmp_path / "world")
-    await_moment(world, process, undisturbed.events // 2)
+    watch = await_moment(world, process, undisturbed.events // 2)
     server = [each for each in psutil.Process(process.pid).children() if "server_process" in " ".join(each.cmdline())]
     for each in server:
         each.suspend()
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    while LINE not in world.said:  # two signals that are sent at once may come as one
+        time.sleep(0.002)
     assert process.poll() is None
-    begun = time.monotonic()
+    watch.begin()
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == INTERRUPTED
-    assert time.monotonic() - begun < 0.5 * slowness()
+    assert process.wait(100) == INTERRUPTED
+    assert watch.left_of(0.5) > 0
     for each in server:
         each.resume()
     assert not left_of(server, 15)
@@ -217,14 +245,15 @@ def test_a_sweep_is_interrupted_with_the_run_in_it(reliability, undisturbed, tmp
             stderr=output,
             start_new_session=True,
         )
+    watch = Watch()
     while process.poll() is None and world.events() < undisturbed.events // 2:
         time.sleep(0.01)
     family = psutil.Process(process.pid).children(recursive=True)
-    begun = time.monotonic()
+    watch.begin()
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(30) == INTERRUPTED, log.read_text()
-    assert time.monotonic() - begun < SECONDS * slowness()
-    assert not left_of(family, 1.0)
+    assert process.wait(100) == INTERRUPTED, log.read_text()
+    assert watch.left_of(SECONDS) > 0
+    assert not left_of(family, 1.0 * slowness())
     assert log.read_text().splitlines()[-1] == LINE
     assert flow_runs(world) == ["CANCELLED", "CANCELLED"]
 
@@ -277,9 +306,10 @@ def test_apply_and_undo_are_interrupted(reliability, undisturbed, tmp_path, comm
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    begun = time.monotonic()
+    watch = Watch()
+    watch.begin()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=100)
     assert process.returncode == INTERRUPTED, said
-    assert time.monotonic() - begun < SECONDS * slowness()
+    assert watch.left_of(SECONDS) > 0
     assert said.splitlines() == [LINE]

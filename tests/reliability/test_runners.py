@@ -1,6 +1,7 @@
 """Threads, processes and Dask, here and beyond this machine: the same bytes, and a worker that dies costs its tasks."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -76,13 +77,10 @@ class Cluster:
         address = folder / "scheduler.json"
         self._start("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(address))
         deadline = time.monotonic() + 60
-        while not address.exists():
+        while not address.exists() or not (told := address.read_text()).rstrip().endswith("}"):  # it is being written
             assert time.monotonic() < deadline, "no scheduler"
             time.sleep(0.1)
-        import json  # noqa: PLC0415 - needed here alone
-
-        time.sleep(0.2)
-        self.address = json.loads(address.read_text())["address"]
+        self.address = json.loads(told)["address"]
 
     def _start(self, what: str, *arguments: str) -> subprocess.Popen[bytes]:
         home = self.folder / f"{what}{len(self.workers)}"

@@ -7,7 +7,9 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 
 import psutil
@@ -113,8 +115,16 @@ def words_of(process):
 def asked(url, path, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{url}{path}", data, {"Content-Type": "application/json"})  # noqa: S310 - loopback
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - loopback
-        return json.loads(answer.read())
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - loopback
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            # its database is busy, and nothing was done: Prefect's own clients come again, too
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            error.close()
+            time.sleep(1)
 
 
 @pytest.mark.full

@@ -233,7 +233,7 @@ def test_what_is_bad_says_whose_it_is(tmp_path: Path, store: CutoutStore, make_e
         make_cutout(single, GRID, SETTINGS, store)
     plain = _without_wcs(tmp_path / "no.fits")
     bare = make_exposure(tmp_path / "bare.fits", image((9, 9)), make_wcs((9, 9)), sci=1)
-    bare = bare.model_copy(update={"path": plain, "name": "bare.fits", "digest": file_digest(plain)})
+    bare = bare.model_copy(update={"path": plain, "name": "bare.fits", "digest": file_digest(plain), "checksum": ""})
     with pytest.raises(NoWcsError, match=r"bare\.fits"):
         make_cutout(bare, GRID, SETTINGS, store)
 
@@ -257,7 +257,7 @@ def test_memory_of_a_large_exposure(
     exposure = make_exposure(tmp_path / "a.fits", data, make_wcs(shape, angle=45.0, scale=0.1, distortion=1e-6), data)
     with fits.open(exposure.path, mode="append") as hdus:
         hdus.append(fits.ImageHDU(np.zeros(shape, np.uint32), name="DQ"))
-    exposure = exposure.model_copy(update={"dq": 3, "digest": file_digest(exposure.path)})
+    exposure = exposure.model_copy(update={"dq": 3, "digest": file_digest(exposure.path), "checksum": ""})
     grid = GRID.model_copy(update={"scale": 0.1})
     settings = SETTINGS.model_copy(update={"do_sigma_clip": clip})
     tracemalloc.start()
@@ -301,3 +301,15 @@ def test_pixels_that_stand_alone_are_counted_where_they_are_left_out(
     }
     assert {how: record.n_wild for how, record in found.items()} == {"interp": 0, "spline": 2}
     assert found["spline"].n_valid < found["interp"].n_valid
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 2), (3, 4), (200, 33), (64, 64), (129, 50)])
+def test_the_texture_is_the_median_step(shape: tuple[int, int]) -> None:
+    for kind in (np.float32, np.float64):
+        data = image(shape, kind=kind)
+        data[-1, -1] = np.nan
+        data[shape[0] // 2, shape[1] // 2] = np.finfo(kind).max
+        rows = data[:: max(1, shape[0] // 64)].astype(np.float64)
+        steps = np.abs(np.diff(rows, axis=1))
+        steps = steps[np.isfinite(steps)]
+        assert cutouts.texture_of(data) == (np.median(steps) if steps.size else 0.0)

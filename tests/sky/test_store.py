@@ -124,7 +124,7 @@ def test_nothing_is_ever_pickled(store: CutoutStore) -> None:
         store.open(stored)
     digest = hashlib.sha256((store.root / stored.file).read_bytes()).hexdigest()
     with pytest.raises(StoreError, match="cannot be read"):
-        store.open(stored.model_copy(update={"sha256": digest}))
+        store.open(stored.model_copy(update={"sha256": digest, "xxh64": ""}))
 
 
 def test_records_are_recalled_while_their_arrays_are_whole(store: CutoutStore) -> None:
@@ -144,6 +144,21 @@ def test_records_are_recalled_while_their_arrays_are_whole(store: CutoutStore) -
     assert store.recall(KEY) is None
     (path.with_suffix(".json")).write_text("{half")
     assert store.recall(KEY) is None
+
+
+def test_what_earlier_versions_stored_is_read_and_checked(store: CutoutStore) -> None:
+    stored = store.put(KEY, np.ones((4, 4)))
+    path = store.root / stored.file
+    earlier = StoredArray(file=stored.file, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    store.remember(KEY, {"array": {"file": earlier.file, "sha256": earlier.sha256}})
+    assert StoredArray.from_json(CutoutStore(store.root).recall(KEY)["array"]) == earlier  # type: ignore[index]
+    assert np.array_equal(CutoutStore(store.root).open(earlier), np.ones((4, 4)))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x80
+    path.write_bytes(content)
+    assert CutoutStore(store.root).recall(KEY) is None
+    with pytest.raises(StoreError, match="was altered"):
+        CutoutStore(store.root).open(earlier)
 
 
 def test_an_alteration_under_the_same_size_and_time_is_seen_by_another_reader(store: CutoutStore) -> None:

@@ -11,7 +11,8 @@ import pytest
 from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.errors import UsageError
 from levelmatch_core.images.associations import science_members
-from levelmatch_core.images.inventory import find_files
+from levelmatch_core.images.inventory import find_files, take_inventory
+from levelmatch_core.images.storage.remote import local_inputs
 from levelmatch_core.simulate import SimulatedProgram, simulate
 
 
@@ -75,6 +76,16 @@ def test_a_faulty_association_is_refused(tmp_path, text, reason):
     path.write_text(text)
     with pytest.raises(UsageError, match=reason):
         science_members(path)
+
+
+def test_members_may_be_known_to_be_missing(program, tmp_path):
+    folder, names = program
+    asn = write_asn(tmp_path / "asn.json", [(str(folder / names[0]), "science"), ("./deep/../gone.fits", "science")])
+    missing = local_inputs([asn], tmp_path, absent=True).missing
+    assert [one.path.name for one in missing] == ["gone.fits"]
+    inventory = take_inventory([asn], MatchSettings(), missing=missing)
+    assert [(one.name, one.error) for one in inventory.failures] == [("gone.fits", "MissingInputError")]
+    assert [one.name for field in inventory.fields for one in field.exposures] == names[:1]
 
 
 def test_a_member_in_the_output_is_refused(tmp_path):

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 
 from levelmatch_core import match_levels
@@ -69,6 +71,19 @@ def wfc3(name: str) -> Planes:
     planes = [plane(sky(name, time), head, "SCI", ver=1), plane(np.ones((N, N), np.float32), head, "ERR", ver=1)]
     tables = [fits.ImageHDU(np.zeros((16, 16), np.float32), name=kind) for kind in ("D2IMARR", "WCSDVARR")]
     yield f"{name}_flc.fits", [first, *planes, fits.ImageHDU(np.zeros((N, N), np.int16), name="DQ", ver=1), *tables]
+
+
+def wfpc2(name: str) -> Planes:
+    time = 100.0 if name in "ab" else 400.0
+    first = primary(TELESCOP="HST", INSTRUME="WFPC2", FILTNAM1="F606W", EXPTIME=time)
+    for kind, data in (("c0m", sky(name, time)), ("c1m", (bits(name) & 255).astype(np.int16))):
+        yield f"{name}_{kind}.fits", [first.copy(), plane(data, header(name, BUNIT="COUNTS"), "SCI", ver=1)]
+
+
+def nirc2(name: str) -> Planes:
+    added = 1 if name in "ab" else 4
+    head = header(name, INSTRUME="NIRC2", FILTER="Kp", ITIME=0.1, COADDS=added, BUNIT="DN")
+    yield f"{name}.fits", [primary(sky(name, 0.1 * added), head)]
 
 
 def hawc(name: str) -> Planes:
@@ -160,6 +175,48 @@ def ccddata(name: str) -> Planes:
     yield f"{name}.fits", [primary(sky(name), header(name, BUNIT="adu")), *planes]
 
 
+def kids(name: str) -> Planes:
+    head = header(name, INSTRUME="OMEGACAM", FILTER="r_SDSS", EXPTIME=1.0)
+    beside = {"wei": ((3 + X / 100) / 100).astype(np.float32), "msk": bits(name)}
+    for kind, data in {"sci": sky(name), **beside}.items():
+        yield f"{name}_r_{kind}.fits", [primary(data, head)]
+
+
+def legacy(name: str) -> Planes:
+    head, model = header(name, FILTER="r", BUNIT="nanomaggy"), 0.01 * sky_of(wcs_of(name))
+    beside = {"invvar": 4 + X / 100, "depth": 400 + X, "galdepth": 300 + X, "psfsize": 1.2 + X / 1000}
+    for kind, data in {"image": sky(name), **beside, "model": model, "blobmodel": 1.1 * model}.items():
+        yield f"{name}-{kind}-r.fits.fz", [primary(), fits.CompImageHDU(data.astype(np.float32), head)]
+
+
+def hsc(name: str) -> Planes:
+    hdus = [fits.ImageHDU(data, header(name, FILTER="HSC-R")) for data in (sky(name), bits(name), np.sqrt(sky(name)))]
+    for hdu, kind in zip(hdus, ("IMAGE", "MASK", "VARIANCE"), strict=True):
+        hdu.header["EXTTYPE"] = kind  # and no EXTNAME
+    yield f"{name}-CORR.fits", [primary(), *hdus]
+
+
+def equinoxes(name: str) -> Planes:
+    """One sky, in part by old headers: what B1950 calls a place is 0.6 degrees from there."""
+    head = header(name)
+    if name in "bd":
+        middle = SkyCoord(head["CRVAL1"], head["CRVAL2"], unit="deg")
+        old, north = (place.transform_to("fk4") for place in (middle, middle.directional_offset_by(0, 0.1 * u.deg)))
+        turn = old.position_angle(north).rad
+        head = fits.Header(
+            {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": head["CRPIX1"], "CRPIX2": head["CRPIX2"]}
+        )
+        head["CRVAL1"], head["CRVAL2"], head["EPOCH" if name == "b" else "EQUINOX"] = old.ra.deg, old.dec.deg, 1950.0
+        for card, value in (
+            ("CD1_1", -np.cos(turn)),
+            ("CD1_2", np.sin(turn)),
+            ("CD2_1", np.sin(turn)),
+            ("CD2_2", np.cos(turn)),
+        ):
+            head[card] = value / 3600
+    yield f"{name}.fits", [primary(sky(name), head)]
+
+
 def swarp(name: str) -> Planes:
     head = header(name, FLXSCALE=1.0, EXPTIME=100.0, BUNIT="adu")
     yield f"{name}.resamp.fits", [primary(np.where(X < 20, 0, sky(name)), head)]
@@ -184,9 +241,16 @@ CAMERAS: tuple[Camera, ...] = (
         interferometer,
         ccddata,
     ),
-    swarp,
+    *(swarp, wfpc2, nirc2, kids, legacy, hsc, equinoxes),
 )
-TAKEN = {galex: "a-nd-int.fits", ztf: "a_ztf_zr_q1_sciimg.fits", interferometer: "a.cont.I.image.pbcor.fits"}
+TAKEN = {
+    galex: "a-nd-int.fits",
+    ztf: "a_ztf_zr_q1_sciimg.fits",
+    interferometer: "a.cont.I.image.pbcor.fits",
+    wfpc2: "a_c0m.fits",
+    kids: "a_r_sci.fits",
+    legacy: "a-image-r.fits.fz",
+}
 
 
 def written(folder: Path, camera: Camera) -> Path:

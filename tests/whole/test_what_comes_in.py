@@ -165,6 +165,24 @@ def test_a_fifth_of_all_pixels_may_hold_anything(tmp_path: Path, preset: str, fi
         np.testing.assert_array_equal(after[huge], before[huge])
 
 
+@pytest.mark.parametrize("preset", ["best", "pjpipe"])
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+@pytest.mark.parametrize("side", [(1, 1), (N, 1)])
+def test_wrong_pixels_that_hide_in_the_noise_make_no_good_result(
+    tmp_path: Path, preset: str, fit_type: str, side: tuple[int, int]
+) -> None:
+    """A fifth of one image's pixels, scattered or in columns, is four times the noise too high: all its pairs agree."""
+
+    def spoilt(name: str, data: np.ndarray) -> np.ndarray:
+        bad = np.random.default_rng(9).random((N // side[0], N // side[1])) < 0.2
+        return data + 4 * NOISE * (name == "b") * np.repeat(np.repeat(bad, side[0], axis=0), side[1], axis=1)
+
+    program(tmp_path / "in", spoilt)
+    result, _ = run(tmp_path, preset=preset, fit_type_mosaic_tiles=fit_type, plane_gauge="mean")
+    assert 0.2 < errors_of(result) < 3 * max(one.sigma[0] for one in result.corrections)
+    assert result.grade is not Grade.GOOD
+
+
 def test_counts_of_different_times_are_matched_as_rates_and_given_back(tmp_path: Path) -> None:
     """Levels are a second's; what is taken from each file is that times its own seconds."""
     times = {"a": 10.0, "b": 40.0, "c": 10.0, "d": 40.0}
@@ -238,6 +256,22 @@ def test_weights_and_masks_beside_images_are_named_and_mask(tmp_path: Path) -> N
     assert errors_of(result) < 0.2
 
 
+def test_of_many_companions_the_note_names_ten_and_the_record_all(tmp_path: Path) -> None:
+    program(tmp_path / "in")
+    names = [f"{name}{suffix}.fits" for name in LEVELS for suffix in (".weight", "_mask", "_rms")]
+    for name in names:
+        header = fits.getheader(tmp_path / "in" / f"{name[0]}.fits")
+        fits.PrimaryHDU(np.ones((N, N), np.float32) * (1 + X % 7), header).writeto(tmp_path / "in" / name)
+    result, _ = run(tmp_path)
+    assert result.complete
+    record = RunRecord.load(tmp_path / "out" / "run.json")
+    assert sorted(record.asides) == sorted(names)
+    assert all(record.asides.values())
+    (note,) = (one for one in record.notes if "no exposures" in one)
+    assert note.startswith(f"left out, for they are no exposures: {len(names)} files: ")
+    assert note.endswith(f" and {len(names) - 10} more, in run.json")
+
+
 def test_an_unknown_scale_is_in_the_headline(tmp_path: Path) -> None:
     """Without a unit nothing tells whether four times the seconds are four times the counts."""
     times = {"a": 10.0, "b": 40.0, "c": 10.0, "d": 40.0}
@@ -286,3 +320,26 @@ def test_levels_beside_filled_corners_are_those_of_the_pixels_that_were_seen(tmp
     result = match_levels(tmp_path / "in", settings=Settings.load())
     found = np.array([one.total.level for one in result.corrections]) - levels
     np.testing.assert_allclose(found - found.mean(), best - best.mean(), atol=0.02)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_levels_of_tilted_exposures_say_how_wrong_they_are(tmp_path: Path, seed: int) -> None:
+    """A strip of exposures with a plane each, of which levels are fitted: overlaps show no more than differences."""
+    size = 100
+    rng = np.random.default_rng(seed)
+    half = np.linspace(-1, 1, size)
+    slopes, levels = np.repeat(rng.normal(0, 0.5, (6, 2)), 2, axis=0), rng.normal(0, 1, 12)
+    tmp_path.joinpath("in").mkdir()
+    for number, ((along, down), level) in enumerate(zip(slopes, levels, strict=True)):
+        header = WCS(naxis=2)
+        header.wcs.ctype, header.wcs.cdelt, header.wcs.crval = ["RA---TAN", "DEC--TAN"], [-1e-4, 1e-4], [30.0, 5.0]
+        header.wcs.crpix = size / 2 - number * 0.88 * size, size / 2
+        data = level + along * half + down * half[:, None] + 0.1 * rng.standard_normal((size, size))
+        fits.writeto(tmp_path / f"in/e{number:02d}.fits", data.astype(np.float32), header.to_header())
+    result = match_levels(tmp_path / "in", preset="best")
+    assert result.grade is Grade.DOUBTFUL
+    table = result.corrections_table()
+    error = np.asarray(table["level"], float) - levels[[int(name[1:3]) for name in table["exposure"]]]
+    reference = table["status"] == "reference"
+    pulls = (error - error[reference])[~reference] / np.asarray(table["sigma_level"], float)[~reference]
+    assert 0.2 < np.sqrt(np.mean(pulls**2)) < 3

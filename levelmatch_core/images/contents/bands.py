@@ -57,6 +57,10 @@ _TELLS_NOTHING = re.compile(
 
 _REST_FREQUENCY = ("RESTFRQ", "RESTFREQ")
 _HERTZ = {"khz": 1e3, "mhz": 1e6, "ghz": 1e9}
+_WAVES = frozenset({"LAMBDA", "WAVE", "AWAV", "WAVELENGTH"})
+_METRES = {"um": 1e-6, "micron": 1e-6, "microns": 1e-6, "nm": 1e-9, "angstrom": 1e-10, "mm": 1e-3, "cm": 1e-2}
+_LIGHT = 299792458.0
+"""Its speed, m/s."""
 
 _TWICE = frozenset("UBVRI")
 """Bands of Johnson and Cousins of which Sloan's or Stroemgren's have the small letter."""
@@ -115,12 +119,14 @@ class BandCards:
 
 
 def frequency_of(sci: Cards) -> float | None:
-    """Return the frequency of a radio image, Hz, by its spectral axis of length 1 or its rest frequency; else None."""
+    """Return the frequency of an image, Hz, by its spectral axis of length 1 or its rest frequency; else None."""
     for axis in (3, 4):
-        kind = text_of(sci.get(f"CTYPE{axis}")).upper().partition("-")[0]
-        value = number_of(sci.get(f"CRVAL{axis}"))
-        if kind == "FREQ" and value is not None and value > 0:
-            return value * _HERTZ.get(text_of(sci.get(f"CUNIT{axis}")).lower(), 1.0)
+        kind = re.split(r"[^A-Z]", text_of(sci.get(f"CTYPE{axis}")).upper(), maxsplit=1)[0]
+        value, unit = number_of(sci.get(f"CRVAL{axis}")), text_of(sci.get(f"CUNIT{axis}")).lower()
+        if value is not None and value > 0 and kind == "FREQ":
+            return value * _HERTZ.get(unit, 1.0)
+        if value is not None and value > 0 and kind in _WAVES:  # plates of IRAS
+            return _LIGHT / (value * _METRES.get(unit, 1.0))
     values = (number_of(sci.get(card)) for card in _REST_FREQUENCY)
     return next((value for value in values if value is not None and value > 0), None)
 

@@ -8,7 +8,7 @@ that says, and lies exactly where the image does, belongs to it, unless its head
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
@@ -16,6 +16,7 @@ from typing import Literal
 
 from levelmatch_core.images.exposure import Companion
 from levelmatch_core.images.fits_headers import Hdu, text_of
+from levelmatch_core.text.naming import some_of
 
 Role = Literal["weight", "flags", ""]
 
@@ -25,13 +26,13 @@ _KINDS: tuple[tuple[str, Role, str, str], ...] = (
         "weight map",
         "weight",
         "wht|wgt|weights?|weight_?map|wtmap|invvar|ivar|oow",
-        "wt|conf|confidence",
+        "wt|wei|conf|confidence",
     ),
     (
         "mask",
         "flags",
         "msk|[bc]*imsk|[bc]*rmsk|mmsk|bpm|dqm|dqmask|ood|badpix|maskbits",
-        "masks?|flags?|flg|dq",
+        "masks?|flags?|flg|dq|c1[mfh]",
     ),
     (
         "uncertainty map",
@@ -43,10 +44,10 @@ _KINDS: tuple[tuple[str, Role, str, str], ...] = (
         "coverage map",
         "weight",
         "mcov|cov|coverage|expmap|nobs|ctx",
-        "exp|exposure|exptime|nexp|num|depth|nsamp|cvg|rrhr",
+        "exp|exposure|exptime|nexp|num|depth|nsamp|cvg|rrhr|rr",
     ),
-    ("segmentation map", "", "segm?|segmap", "segmentation"),
-    ("background", "", _NONE, "bkgd?|bckg?|background|skybg|skymodel"),
+    ("segmentation map", "", "segm?|segmap", "segmentation|objmask"),
+    ("background", "", _NONE, "bkgd?|bckg?|background|skybg|skymodel|thresh(old)?"),
     ("model, or what is left of one", "", _NONE, "model|mod|resid|residuals?|chi2?|snr|psf|pb"),
     ("calibration frame", "", _NONE, "flat|dark|bias"),
     ("difference from a reference image", "", "diffimg|scimrefdiffimg", "diff|difference|subtracted"),
@@ -60,7 +61,7 @@ _TYPE_CARDS = (
 )
 _NO_IMAGE = re.compile(
     r"(.*[ ._])?(weight(map)?|wtmap|wht|variance|inverse variance|invvar|rms|uncertainty|errors?|sigma|"
-    r"((dq|bad ?pixel) ?)?mask|dqmask|data ?quality|flags?|coverage|exp(osure)?( ?time)? ?map|bias|dark|zero|"
+    r"((dq|bad ?pixel) ?)?mask|dqmask|sdq|data ?quality|flags?|coverage|exp(osure)?( ?time)? ?map|bias|dark|zero|"
     r"(d|dome|sky|twi|twilight|lamp|master|super)?flat|twilight|fringe|lamp|arc|calib(ration)?|comparison|focus)"
     r"( ?frame| ?field| ?map| ?image| sky| lamp| dome| twilight)*",
     re.IGNORECASE,
@@ -78,6 +79,10 @@ _NO_UNIT = re.compile(
     rf"(1 ?/ ?)?({_COUNTED}|[mknu]?jy|\([^()]+\)){_SQUARE}|[mknu]?jy{_SQUARE} ?[/.* ] ?sr{_SQUARE}",
     re.IGNORECASE,
 )
+_IMAGE = frozenset({"sci", "science", "image", "img", "int", "intensity", "mosaic", "sciimg"})
+"""Words that say that of several files of one name and place, but for this word, it is the image."""
+_MOST_MORE = 3
+"""Words by which another name may be longer than that of an image, somewhere in it."""
 _SHORTEST_WORD = 2
 """Letters: a shorter word, or one with a digit, tells exposures apart."""
 _ENDING = re.compile(r"\.(fits?|fts)(\.(gz|fz|bz2|z))?$", re.IGNORECASE)
@@ -155,6 +160,10 @@ class _Names:
     """Folder, place of a word, words without that -> files."""
     by_name: Mapping[tuple[str, ...], Sequence[Seen]]
     """Words -> files of all folders."""
+    lengths: frozenset[int]
+    """Numbers of words that names have."""
+    images: Sequence[str]
+    """The words for an image that occur."""
 
 
 def asides_of(files: Iterable[Seen]) -> dict[str, Aside]:
@@ -174,7 +183,9 @@ def asides_of(files: Iterable[Seen]) -> dict[str, Aside]:
         by_name[file.words].append(file)
         for at in range(len(file.words)):
             gaps[file.place, at, _without(file.words, at)].append(file)
-    names = _Names(by_words, gaps, by_name)
+    lengths = frozenset(len(file.words) for file in files)
+    images = sorted(_IMAGE.intersection(word for file in files for word in file.words))
+    names = _Names(by_words, gaps, by_name, lengths, images)
     found = (_aside(file, names) for file in files)
     return {aside.shown: aside for aside in found if aside is not None}
 
@@ -196,6 +207,7 @@ def _aside(file: Seen, names: _Names) -> Aside | None:
             for one in others
             if one is not None and one is not file and _alike(file, one) and not _is_kind(one.words, at, rest)
         ]
+        beside.sort(key=lambda one: not _IMAGE.intersection(one.words))
         what, role, strong = kind
         if beside:
             return Aside(file.shown, f"{what}, by its name, of {beside[0].shown}", role, beside[0].shown)
@@ -241,19 +253,34 @@ def _without_mark(file: Seen, names: _Names) -> Aside | None:
 
 def _of_an_image(file: Seen, names: _Names) -> Aside | None:
     """Return of which image a file is by its name and place alone, though nothing says what it is."""
-    for end in range(1, len(file.words)):
-        for rest, more in ((file.words[:end], file.words[end:]), (file.words[-end:], file.words[:-end])):
-            one = names.by_words.get((file.place, rest))
-            is_numbered = any(len(word) < _SHORTEST_WORD or re.search(r"\d", word) for word in more)
-            if more == (_CORRECTED,):
-                continue
-            if one is not None and not is_numbered and _is_of_one_observation(file, one):
-                reason = (
-                    f"{one.shown} has the same place, shape and name but for {'_'.join(more)!r}, and nothing tells of "
-                    f"another observation; if it is one, rename it"
-                )
-                return Aside(file.shown, reason)
+    for one, more in _shorter(file, names):
+        is_numbered = any(len(word) < _SHORTEST_WORD or re.search(r"\d", word) for word in more)
+        if more == (_CORRECTED,) or is_numbered or not _is_of_one_observation(file, one):
+            continue
+        reason = (
+            f"{one.shown} has the same place, shape and name but for {'_'.join(more)!r}, and nothing tells of "
+            f"another observation; if it is one, rename it"
+        )
+        return Aside(file.shown, reason)
     return None
+
+
+def _shorter(file: Seen, names: _Names) -> Iterator[tuple[Seen, tuple[str, ...]]]:
+    """Yield the files whose names are a file's without some words, or with a word for an image in place of one."""
+    words, count = file.words, len(file.words)
+    for start in range(count):
+        for end in range(start + 1, count + 1):
+            is_near = start == 0 or end == count or end - start <= _MOST_MORE
+            if is_near and count - (end - start) in names.lengths:
+                one = names.by_words.get((file.place, words[:start] + words[end:]))
+                if one is not None:
+                    yield one, words[start:end]
+    for at, word in enumerate(words):
+        if word not in _IMAGE:
+            for image in names.images:
+                one = names.by_words.get((file.place, (*words[:at], image, *words[at + 1 :])))
+                if one is not None:
+                    yield one, (word,)
 
 
 def _other_product(file: Seen, names: _Names) -> Aside | None:
@@ -371,7 +398,8 @@ def aside_notes(asides: Mapping[str, Aside], used: Iterable[Companion]) -> list[
     """
     notes = []
     if asides:
-        listed = "; ".join(f"{one.shown} ({one.reason})" for _, one in sorted(asides.items()))
+        told = [f"{one.shown} ({one.reason})" for _, one in sorted(asides.items())]
+        listed = some_of(told, between="; ", where="run.json")
         notes.append(f"left out, for they are no exposures: {len(asides)} files: {listed}")
     files = {one.file for one in used}
     if files:

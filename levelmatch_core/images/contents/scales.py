@@ -14,17 +14,22 @@ from typing import Literal
 from levelmatch_core.images.exposure import Exposure
 from levelmatch_core.images.fits_headers import Cards, number_of, text_of
 
-TIME_CARDS = ("EFFEXPTM", "TEXPTIME", "XPOSURE", "EXPTIME", "EXPOSURE", "ITIME", "ELAPTIME")
+TIME_CARDS = ("EFFEXPTM", "TEXPTIME", "XPOSURE", "EXPTIME", "EXPOSURE", "EXP_TIME", "ITIME", "ELAPTIME")
 """Cards that hold the exposure time of an image, seconds, by preference."""
+ADDED_CARDS = {"ITIME": ("COADDS", "CO_ADDS")}
+"""Where a time is that of one read-out (Keck, IRTF), the cards that say how many of them were added up."""
 MOST = 1e-3
 """Times within so much, relative, are the same."""
 ZERO_POINT_ERROR = 0.05
 """Zero points tell what values are only where times differ by more than so many magnitudes."""
+MOST_BEAM = 1.05
+"""Beams whose areas differ by a larger factor are not one."""
 SCALED_CARDS = ("FLXSCALE", "FLUXSCAL", "FSCALE")
 """Cards of a factor that brought an image to the scale of others."""
 
 _MAGNITUDE = re.compile(r"(?<![A-Za-z])(ab|st|vega)?mag(nitude)?s?(?![A-Za-z])|\bdex\b|\blog(10)?\b", re.IGNORECASE)
 
+_BEAM = re.compile(r"\bbeam\b", re.IGNORECASE)
 _WORDS = {
     **dict.fromkeys(("adu", "dn", "count", "counts", "ct", "cts", "cnts"), "adu"),
     **dict.fromkeys(("e", "electron", "electrons"), "electron"),
@@ -77,8 +82,28 @@ def exposure_time(sci: Cards, primary: Cards) -> float | None:
         for card in TIME_CARDS:
             value = number_of(header.get(card))
             if value is not None and value > 0:
-                return value
+                added = [number_of(header.get(one)) for one in ADDED_CARDS.get(card, ())]
+                return value * next((one for one in added if one is not None and one > 0), 1.0)
     return None
+
+
+def beam_of(unit: str, sci: Cards) -> float | None:
+    """Return the product of a beam's axes, square arcseconds, where values are those of a beam; None elsewhere."""
+    major, minor = number_of(sci.get("BMAJ")), number_of(sci.get("BMIN"))
+    if not _BEAM.search(unit) or major is None or minor is None or not (major > 0 and minor > 0):
+        return None
+    return major * minor * 3600.0**2
+
+
+def beam_doubt(beams: Iterable[float | None]) -> str:
+    """Return why values a beam are not on one scale, '' where all beams (square arcseconds) have one size."""
+    known = [one for one in beams if one is not None]
+    if not known or max(known) <= MOST_BEAM * min(known):
+        return ""
+    return (
+        f"values are those of a beam, and beams differ ({math.sqrt(min(known)):.4g} to {math.sqrt(max(known)):.4g} "
+        f"arcsec): the larger a beam, the brighter the same sky; bring them to one beam, or to a unit per steradian"
+    )
 
 
 def is_scaled(sci: Cards, primary: Cards) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from astropy.io import fits
 
-from levelmatch_core.errors import DataError, NoImageError, NotFitsError
+from levelmatch_core.errors import DataError, MissingInputError, NoImageError, NotFitsError
 from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.contents.bands import BandCards
 from levelmatch_core.images.contents.image_list import ImageList, list_images, with_plane
@@ -17,7 +17,7 @@ from levelmatch_core.images.contents.no_sky import no_sky
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.fits_headers import Hdu, read_headers
 from levelmatch_core.images.instruments import Instrument, known_with, recognise
-from levelmatch_core.images.reading import file_digest
+from levelmatch_core.images.reading import file_digests
 from levelmatch_core.settings import MatchSettings
 
 STEP, PENDING = "inventory", "pending"
@@ -30,6 +30,9 @@ class SourceFile:
     path: Path
     shown: str
     digest: str
+    """The sha256 (hex) of its bytes."""
+    checksum: str
+    """Their xxh64 (hex)."""
     hdus: tuple[Hdu, ...]
     instrument: Instrument
     no_sky: Mapping[int, str] = field(default_factory=dict)
@@ -91,12 +94,17 @@ def reading_failure(name: str, error: DataError) -> Failure:
     return Failure(name=name, step=STEP, error=type(error).__name__, reason=str(error), exposures=(name,))
 
 
-def read_files(paths: Sequence[tuple[Path, str]], settings: MatchSettings) -> list[SourceFile | Failure]:
-    """Read digests and headers of all files that nobody writes to any more, in their order."""
+def read_files(
+    paths: Sequence[tuple[Path, str]], settings: MatchSettings, missing: Mapping[Path, str]
+) -> list[SourceFile | Failure]:
+    """Read digests and headers of all files that are there and that nobody writes to any more, in their order."""
     known = known_with(settings.instruments)
 
     def read(entry: tuple[Path, str]) -> SourceFile | Failure:
-        return _read_settled(*entry, known, settings)
+        path, shown = entry
+        if path in missing:
+            return reading_failure(shown, MissingInputError(f"{shown}: {missing[path]}"))
+        return _read_settled(path, shown, known, settings)
 
     if settings.procs == 1:
         return [read(entry) for entry in paths]
@@ -141,7 +149,7 @@ def _read(
     try:
         refuse_irregular(path, NotFitsError, shown)
         hdus = with_plane(read_headers(path, shown, checksums=checksums), plane)
-        file = SourceFile(path, shown, file_digest(path), hdus, recognise(path.name, hdus[0], known))
+        file = SourceFile(path, shown, *file_digests(path), hdus, recognise(path.name, hdus[0], known))
         _ = file.bands, file.camera  # a damaged card shows here
     except DataError as error:
         return reading_failure(shown, error)
@@ -153,7 +161,7 @@ def _read(
         images = file.listed.images
     except NoImageError:  # which costs the file later, by name
         return file
-    # what an instrument calls its image is one
-    unsure = [image for image in images if not image.name or image.name != file.instrument.sci]
+    # what an instrument calls its image is one, unless it is whole numbers: WFPC2's masks are called SCI, too
+    unsure = [image for image in images if not image.name or image.name != file.instrument.sci or image.bitpix > 0]
     reasons = {image.index: why for image in unsure if (why := no_sky(path, image))}
     return replace(file, no_sky=reasons) if reasons else file

@@ -1,20 +1,19 @@
 """Reading the bytes that count and their digest in one pass, so that what is kept is kept under its own digest.
 
 A file may be replaced or written to between the inventory, which digests it, and the reading of its pixels. Whoever
-reads through here gets pixels of the bytes that were digested, or an error.
+reads through here gets pixels of the bytes that were digested, or an error. A digest is a sha256 or an xxh64 (hex).
 """
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from levelmatch_core.errors import ChangedInputError
+import numpy as np
 
-_CHUNK = 1 << 18
-"""Bytes that are digested at a time: they stay in the processor's cache."""
+from levelmatch_core.errors import ChangedInputError
+from levelmatch_core.files.xxh64 import CHUNK, Hasher, digest_file, hasher_for
 
 Range = tuple[int, int]
 """Where bytes begin and end in a file."""
@@ -26,36 +25,46 @@ def read_whole(file: BinaryIO, digest: str, shown: str) -> bytes:
     Raises
     ------
     ChangedInputError
-        If they are not those of the digest (sha256, hex).
+        If they are not those of the digest.
     """
     file.seek(0)
     content = file.read()
-    _compare(hashlib.sha256(content).hexdigest(), digest, shown)
+    hashed = hasher_for(digest)
+    hashed.update(content)
+    _compare(hashed.hexdigest(), digest, shown)
     return content
 
 
-def read_ranges(file: BinaryIO, ranges: Sequence[Range], digest: str, shown: str) -> list[bytearray]:
-    """Return some ranges of a file's bytes, from one pass through all of it.
+def read_ranges(file: BinaryIO, ranges: Sequence[Range], digest: str, shown: str) -> list[memoryview]:
+    """Return some ranges of a file's bytes, which do not overlap, from one pass through all of it.
 
     Raises
     ------
     ChangedInputError
-        If the file's bytes are not those of the digest (sha256, hex).
+        If the file's bytes are not those of the digest.
     """
-    found = [bytearray(end - start) for start, end in ranges]
-    hashed = hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK))
+    found = [np.empty(end - start, np.uint8).data for start, end in ranges]
+    hashed = hasher_for(digest)
+    passed_over = memoryview(bytearray(CHUNK))
     file.seek(0)
     position = 0
-    while got := file.readinto(buffer):  # type: ignore[attr-defined]
-        hashed.update(buffer[:got])
-        for (start, end), content in zip(ranges, found, strict=True):
-            low, high = max(start, position), min(end, position + got)
-            if low < high:
-                content[low - start : high - start] = buffer[low - position : high - position]
-        position += got
+    for (start, end), content in sorted(zip(ranges, found, strict=True), key=lambda one: one[0]):
+        while position < start:
+            position += _taken(file, passed_over[: start - position], hashed, shown)
+        while position < end:
+            position += _taken(file, content[position - start : position - start + CHUNK], hashed, shown)
+    digest_file(file, hashed)
     _compare(hashed.hexdigest(), digest, shown)
     return found
+
+
+def _taken(file: BinaryIO, into: memoryview, hashed: Hasher, shown: str) -> int:
+    """Read into a part of memory, digest that, and return how much it was."""
+    got = int(file.readinto(into))  # type: ignore[attr-defined]
+    if not got:  # it was longer
+        raise changed(shown)
+    hashed.update(into[:got])
+    return got
 
 
 @contextmanager
@@ -69,7 +78,6 @@ def unchanged(file: BinaryIO, digest: str, shown: str) -> Iterator[None]:
     """
     before = _stamp(file)
     yield
-    file.seek(0)
     read_ranges(file, (), digest, shown)
     if _stamp(file) != before:
         raise changed(shown)
@@ -89,7 +97,7 @@ def same_file(path: Path, file: BinaryIO, digest: str, shown: str) -> Iterator[N
     after = path.stat()
     if (before.st_dev, before.st_ino, before.st_mtime_ns) != (after.st_dev, after.st_ino, after.st_mtime_ns):
         with path.open("rb") as now:
-            _compare(hashlib.file_digest(now, "sha256").hexdigest(), digest, shown)
+            read_ranges(now, (), digest, shown)
 
 
 def _stamp(file: BinaryIO) -> tuple[int, int]:

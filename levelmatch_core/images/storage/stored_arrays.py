@@ -32,7 +32,7 @@ def read_stored(
     file
         The file, compressed as a whole or not.
     digest
-        The sha256 (hex) that its bytes must have.
+        The sha256 or xxh64 (hex) that its bytes must have.
     shown
         What to call it in messages.
     wanted
@@ -62,7 +62,7 @@ def read_stored(
         forms = _forms(hdus, wanted)
         if forms is None:
             return hdus, _by_astropy(content, wanted)
-        pieces = [bytearray(content[form.start : form.end]) for form in forms if form is not None]
+        pieces = [memoryview(bytearray(content[form.start : form.end])) for form in forms if form is not None]
     else:
         hdus = scan(file, shown, os.fstat(file.fileno()).st_size)
         check(hdus)
@@ -102,7 +102,7 @@ def read_rows(file: BinaryIO, hdu: Hdu, rows: Sequence[int]) -> NDArray[np.gener
     for row in rows:
         file.seek(form.start + (first + row) * size)
         content += file.read(size)
-    return _native(content, replace(form, shape=(len(rows), columns)))
+    return _native(memoryview(content), replace(form, shape=(len(rows), columns)))
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _form(hdu: Hdu) -> _Form | None:
     return _Form(hdu.data, hdu.data + size, kind, hdu.shape, unsigned)
 
 
-def _native(content: bytearray, form: _Form) -> NDArray[np.generic]:
+def _native(content: memoryview, form: _Form) -> NDArray[np.generic]:
     """Return stored bytes as native numbers, in their place."""
     values = np.frombuffer(content, form.kind).reshape(form.shape)
     native = values.dtype.newbyteorder("=")

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.interpolate import RectBivariateSpline
 
 from levelmatch_core.errors import NoWcsError
 from levelmatch_core.images.exposure import Window
@@ -116,6 +115,8 @@ def relative_areas(to_sky: Transform, shape: tuple[int, int], nominal: float) ->
     nominal
         arcsec2.
     """
+    from scipy.interpolate import RectBivariateSpline  # noqa: PLC0415 - half a second that a run without changes can spare
+
     for step in _STEPS:
         x, y = (np.linspace(0, size - 1, max(4, -(-(size - 1) // step) + 1)) for size in (shape[1], shape[0]))
         if min(shape) < 4:

@@ -1,15 +1,17 @@
 """The error of a pair's level beyond pixel noise, measured from the pair itself: residual structure of the sky.
 
 Stars with two PSFs, a nebula on two pixel grids, flat fields and slopes leave structure in a difference, which its
-scatter treats as independent in each pixel. It is measured in four ways:
+scatter treats as independent in each pixel. It is measured in five ways:
 
 - The means of the difference over blocks of the overlap scatter by more than pixel noise: the delete-one-block
   jackknife (Kuensch 1989, Ann. Statist. 17, 1217; for a weighted mean it is the sum below), with blocks of two sizes.
 - The means of the blocks follow a plane, where a level was fitted: flat field, glow, sky gradient. It goes on beyond
-  the overlap, so that the level is as uncertain as the difference varies within it, however many blocks there are.
+  the overlap, so that the level is as uncertain as the difference varies within it, however many blocks there are, and
+  more so if the exposures are tilted as a whole (`tilts`).
 - Two statistics of the same pixels, the fitted one and the mean of those that were kept, differ by more than noise
   allows (Hausman 1978, Econometrica 46, 1251): an error that all blocks share.
 - The difference grows with brightness: a gain, which causes a level of gain times mean brightness.
+- The pixels are lopsided all over the overlap: wrong ones hide among those that were kept (`lopsided`).
 
 What PSF matching changes in a level adds a fraction of the change (`pair_fit.PSF_LEFT`).
 
@@ -29,6 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Floats, Image, difference_row, unit
+from levelmatch_core.matching.measure.lopsided import hidden
+from levelmatch_core.matching.measure.tilts import NOT_TILTED, tilted
 from levelmatch_core.process.compilation import njit
 
 BLOCKS = (64, 16)
@@ -44,8 +48,6 @@ BEYOND = 3.0
 GAIN_BEYOND, MOST_GAIN = 5.0, 0.2
 """A gain is included if it exceeds this many of its standard deviations, and if it is not larger than this: images of
 one camera do not differ by more, and a larger value, from a few pixels of a crowded field, means nothing."""
-TILTED = 12.0
-"""F statistic of the plane above which blocks follow it: with 50 blocks, a probability of 5e-5."""
 APART = 3.0
 """Standard deviations of noise by which two statistics may differ."""
 LEAST_APART = 0.05
@@ -61,6 +63,10 @@ class Shown:
     noise: tuple[float, int] | None = None
     """Variance of Huber's estimate over blocks, as a fraction of that in normal noise, and the number of blocks; None
     if these are too few."""
+    hidden: float = 0.0
+    """By how much wrong pixels among those that were kept may have moved the level, data unit; 0 if none are seen."""
+    slopes: tuple[float, float] | None = None
+    """Those that the blocks follow, data unit a pixel; 0 if none is significant, None if the blocks are too few."""
 
 
 def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit found
@@ -73,6 +79,7 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
     stderr: float,
     shared: float,
     gain: tuple[float, float, float] | None,
+    noise_gain: float = 1.0,
 ) -> Shown:
     """Return the error of a pair's level that its blocks show, beyond pixel noise and instead of it.
 
@@ -91,16 +98,20 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
         Variance of the mean of the pixels as a fraction of that of the level.
     gain
         Slope of the difference against brightness, its 1 sigma, and the mean brightness.
+    noise_gain
+        The smaller one of the two images.
     """
     variance = stderr**2
     if not variance > 0:
         return Shown()
-    found, apart, tilt, noise = 0.0, 0.0, 0.0, None
+    found, lopsided, apart, noise, tilt, slopes = 0.0, 0.0, 0.0, None, NOT_TILTED, None
     for blocks in BLOCKS:
         side = max(LEAST_SIDE, round(math.sqrt(box[4] * box[5] / blocks)))
-        counts, sums, winsorised, within = block_sums(first, second, box, cut, fitted, side, scatter[0])
+        table, within = block_sums(first, second, box, cut, fitted, side, scatter[0])
+        counts, sums, winsorised = table[0], table[1], table[4]
         excess, total = jackknife(counts, sums, side), float(counts.sum())
         if blocks == BLOCKS[0]:
+            lopsided = hidden(table[:4], counts >= FULL * side**2, noise_gain)
             robust = jackknife(counts, winsorised, side)
             if robust is not None and within > 0:
                 freedom = robust[1] - (3 if any(fitted[1:]) else 1)
@@ -108,17 +119,23 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
         if excess is None or not total:
             continue
         error, number = excess
-        tilt = max(tilt, tilted(counts, sums, side, box[5] // side + 1))
+        full = np.flatnonzero(counts >= FULL * side**2)
+        if len(full) >= FEWEST + 3:
+            across = box[5] // side + 1
+            places = (side * (full % across)).astype(float), (side * (full // across)).astype(float)
+            pixel = variance * shared * total
+            tilt = max(tilt, tilted(*places, sums[full] / counts[full], counts[full], pixel))
+            slopes = tilt.slopes
         if error > variance * (1 + BEYOND * math.sqrt(2 / (number - 1))):
             found = max(found, error - variance)
         apart = float(sums.sum()) / total
-    found += tilt
+    found += tilt.mean_square
     allowed = variance * max(LEAST_APART, 1 - shared)
     if apart**2 > APART**2 * allowed:
         found += apart**2 - allowed
     if gain is not None and GAIN_BEYOND * gain[1] < abs(gain[0]) <= MOST_GAIN:
         found += (gain[0] * gain[2]) ** 2
-    return Shown(math.sqrt(found), noise)
+    return Shown(math.sqrt(found), noise, lopsided, slopes)
 
 
 def jackknife(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int) -> tuple[float, int] | None:
@@ -141,66 +158,38 @@ def jackknife(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int)
     return float(np.einsum("b,b->", weight**2, (means - centre) ** 2)) * number / (number - 1), number
 
 
-def tilted(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int, across: int) -> float:
-    """Return the mean square over the overlap of the plane that the blocks' means follow; 0 if they do not.
-
-    Parameters
-    ----------
-    counts, sums, side
-        As above, blocks in rows.
-    across
-        Number of blocks in a row.
-    """
-    full = np.flatnonzero(counts >= FULL * side**2)
-    if len(full) < FEWEST + 3:
-        return 0.0
-    weights = counts[full]
-    total = float(weights.sum())
-    places = (full % across, full // across, sums[full] / weights)
-    x, y, means = (values - float(weights @ values) / total for values in places)
-    in_x, in_y = weights * x, weights * y
-    # the normal equations of both slopes: the mean is 0, and two unknowns need no better conditioned way
-    xx, xy, yy = float(in_x @ x), float(in_x @ y), float(in_y @ y)
-    x_sum, y_sum = float(in_x @ means), float(in_y @ means)
-    determinant = xx * yy - xy**2
-    if determinant > 1e-9 * xx * yy:
-        explained = (yy * x_sum**2 - 2 * xy * x_sum * y_sum + xx * y_sum**2) / determinant
-    else:  # blocks in a line
-        explained = x_sum**2 / xx if xx > 0 else y_sum**2 / yy
-    left = float(weights @ means**2) - explained
-    if 0.5 * explained <= TILTED * left / (len(full) - 3):
-        return 0.0
-    return explained / total
-
-
 @njit(nogil=True, cache=True)
 def block_sums(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[float, float, float], side: int, limit: float
-) -> tuple[Floats, Floats, Floats, float]:
+) -> tuple[Floats, float]:
     """Sum the differences minus the fitted plane over blocks.
 
     Returns
     -------
-    For each block, the number of kept pixels, the sum of their residuals, and the same with residuals beyond `limit`
-    set to it; and the number of all residuals within `limit`.
+    (5, blocks) the number of kept pixels of each block, the sums of their residuals, of the squares and of the cubes,
+    and the sum with residuals beyond `limit` set to it; and the number of all residuals within `limit`.
     """
     ny, nx = box[4], box[5]
     across = nx // side + 1
-    blocks = (ny // side + 1) * across
-    counts, sums, winsorised, within = np.zeros(blocks), np.zeros(blocks), np.zeros(blocks), 0.0
+    sums, within = np.zeros(((ny // side + 1) * across, 5)), 0.0
     row = np.empty(nx)
     x, y = unit(nx), unit(ny)
     for r in range(ny):
         difference_row(first, second, box, r, row)
         level, mine = cut[0] + cut[2] * y[r], fitted[0] + fitted[2] * y[r]
-        for k in range(nx):
-            left = row[k] - (level + cut[1] * x[k])
-            if (left >= cut[3]) & (left <= cut[4]):
-                block = (r // side) * across + k // side
-                value = row[k] - (mine + fitted[1] * x[k])
-                clamped = min(max(value, -limit), limit)
-                counts[block] += 1.0
-                sums[block] += value
-                winsorised[block] += clamped
-                within += 1.0 if clamped == value else 0.0
-    return counts, sums, winsorised, within
+        for column in range(across):
+            block = (r // side) * across + column
+            count, total, squares, cubes, clamped_total = sums[block]
+            for k in range(column * side, min((column + 1) * side, nx)):
+                left = row[k] - (level + cut[1] * x[k])
+                if (left >= cut[3]) & (left <= cut[4]):
+                    value = row[k] - (mine + fitted[1] * x[k])
+                    clamped = min(max(value, -limit), limit)
+                    count += 1.0
+                    total += value
+                    squares += value * value
+                    cubes += value * value * value
+                    clamped_total += clamped
+                    within += 1.0 if clamped == value else 0.0
+            sums[block] = count, total, squares, cubes, clamped_total
+    return sums.T, within

@@ -26,16 +26,10 @@ from numpy.typing import NDArray
 from levelmatch_core.matching.measure import huber
 from levelmatch_core.matching.measure.block_jackknife import shown_by
 from levelmatch_core.matching.measure.core_level import off_core
-from levelmatch_core.matching.measure.difference_kernels import (
-    Box,
-    Cut,
-    Image,
-    mask_sums,
-    plane_sums,
-    sift_difference,
-)
+from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, mask_sums, plane_sums, sift_difference
 from levelmatch_core.matching.measure.gain import gain
 from levelmatch_core.matching.measure.psf_match import psf_matched
+from levelmatch_core.matching.measure.tilts import reach
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.clipping import (
@@ -133,9 +127,9 @@ class _Pair:
         down = max(1, ny // HOLE_ROWS)
         with np.errstate(invalid="ignore"):  # inf - inf
             lines = second[by : by + ny : down, bx : bx + nx] - first[ay : ay + ny : down, ax : ax + nx]
-        invalid = np.pad(~np.isfinite(lines), ((0, 0), (HOLE, 1)), constant_values=True)
-        change = np.flatnonzero(np.diff(invalid.ravel()))
-        runs = np.diff(change)[1::2] if len(change) > 2 else np.zeros(0)
+        invalid = np.ones((len(lines), nx + HOLE + 1), np.bool_)
+        invalid[:, HOLE:-1] = ~np.isfinite(lines)
+        runs = np.diff(np.flatnonzero(np.diff(invalid.ravel())))[1::2]
         holes, valid = float(runs[runs <= HOLE].sum()), float(np.count_nonzero(~invalid))
         return math.sqrt(valid / (valid + holes)) if valid else 1.0
 
@@ -226,7 +220,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     if pair is None or found is None:
         return None
     fit, n_valid, extent = found
-    correlation = max(1.0, 2.0 / (first.record.noise_gain + second.record.noise_gain))
+    gains = first.record.noise_gain, second.record.noise_gain
+    correlation = max(1.0, 2.0 / sum(gains))
     mean_like = correlation * fit.mean_like
     inefficiency = mean_like + fit.excess
     n_used, (x, y), moments = _moments(pair, fit.cut)
@@ -236,7 +231,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     level, slope_x, slope_y = fit.coefficients.tolist()
     off = off_core(*pair.parts, fit.cut, (level, slope_x, slope_y))
     normal = fit.rms * math.sqrt(fit.mean_like * (correlation + huber.ADAPTIVE_VARIANCE - 1.0) / n_used)
-    shown = shown_by(*pair.parts, fit.cut, (level, slope_x, slope_y), (fit.rms, normal), stderr, shared, grown)
+    about, noise = (level, slope_x, slope_y), (fit.rms, normal)
+    shown = shown_by(*pair.parts, fit.cut, about, noise, stderr, shared, grown, min(gains))
     efficient = None
     beyond_noise = 1.0 - n_used / n_valid - _clipped(settings.sigma, settings.maxiters)
     part = min(max((CROWDED - beyond_noise) / (CROWDED - CLEAN), 0.0), 1.0)
@@ -244,6 +240,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         best, excess, apart = fit.efficient
         left = excess + (1.0 - part) ** 2 * max(fit.excess - excess, 0.0)
         efficient = level + part * (best - level), fit.rms * math.sqrt((mean_like + left) / n_used), apart
+    off = max(off, shown.hidden)  # two ways to see the same
+    centres = first.record.centre, second.record.centre
     return PairFit(
         first=first.record.name,
         second=second.record.name,
@@ -255,6 +253,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         stderr=stderr,
         structure=math.hypot(off, shown.structure, PSF_LEFT * moved if abs(moved) > stderr else 0.0),
         noise_by_blocks=shown.noise,
+        tilt=shown.slopes if fit_type == "level" else None,
+        reach=reach((pair.x0 + x, pair.y0 + y), centres) if fit_type == "level" else (0.0, 0.0),
         correlation=correlation,
         shared=shared * max(0.0, 1.0 - CLIPPED_ALONE * max(0.0, beyond_noise - CROWDED)),
         extent=extent,

@@ -36,7 +36,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
 
 from levelmatch_core.matching.linear.answer import Answer
 from levelmatch_core.matching.linear.normal_equations import NormalEquations, right_hand_side
@@ -115,6 +114,8 @@ def _estimated(problem: Problem, few: int) -> SlopePrior | None:
         return None
     low, high = math.log(WEAKEST * information), math.log(STRONGEST * information)
     evened = replace(problem, weights=np.minimum(problem.weights, MOST * np.median(problem.weights)))
+    from scipy.optimize import brentq, minimize_scalar  # noqa: PLC0415 - half a second that a run without changes can spare
+
     looked_at = _patches(evened) if len(problem.names) > ALL else [evened]
     parts = [NormalEquations(part) for part in looked_at]
     some = parts if len(problem.names) <= PATCH else [NormalEquations(part) for part in _patches(evened)[::4]]

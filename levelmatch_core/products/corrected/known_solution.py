@@ -19,6 +19,7 @@ from levelmatch_core.settings import MatchSettings, WcsSource
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.patches import ONE
 from levelmatch_core.sky.plane import Plane
+from levelmatch_core.text.naming import some_of
 
 _TERMS = ("level", "slope_x", "slope_y")
 _LARGEST, _FARTHEST = 1e30, 1e9
@@ -180,7 +181,7 @@ class KnownSolution:
                 raise UsageError(message)
         lacking = sorted({row.place for row in rows} - grids.keys())
         if lacking:
-            message = f"{path}: no grid for the fields {', '.join(lacking)}; use the table that levelmatch wrote"
+            message = f"{path}: no grid for the fields {some_of(lacking)}; use the table that levelmatch wrote"
             raise UsageError(message)
         return cls(rows, failed, grids, fields, instruments, table.meta.get("blank", "auto"), table.meta.get("plane"))
 

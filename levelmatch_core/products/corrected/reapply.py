@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from levelmatch_core.errors import DataError, LevelMatchError, NoInputError, OutputFolderError
 from levelmatch_core.images.exposure import Exposure, Failure
 from levelmatch_core.images.inventory import take_inventory
+from levelmatch_core.images.missing import MissingInput
 from levelmatch_core.matching.corrections import Correction
 from levelmatch_core.products.corrected.known_solution import Known, KnownSolution
 from levelmatch_core.products.corrected.undo import Restored, put_new, refuse_overlap
@@ -16,11 +17,14 @@ from levelmatch_core.products.output.folder import clear_temporaries
 from levelmatch_core.products.output.placing import Sha256, Writer
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.grid import Grid
+from levelmatch_core.text.naming import some_of
 
 STEP = "apply"
 
 
-def apply_solution(table: Path, inputs: Sequence[Path], output: Path, *, recursive: bool = False) -> Restored:
+def apply_solution(
+    table: Path, inputs: Sequence[Path], output: Path, *, recursive: bool = False, missing: Sequence[MissingInput] = ()
+) -> Restored:
     """Subtract the corrections of a table from other files of the same exposures.
 
     Exposures are identified by their name in the table or, if no row has the full name, by the name of the file without
@@ -36,6 +40,8 @@ def apply_solution(table: Path, inputs: Sequence[Path], output: Path, *, recursi
         The folder for the corrected files. Existing files are not changed.
     recursive
         Whether to search folders within folders.
+    missing
+        Files of the inputs that are not there: each is a failure.
 
     Returns
     -------
@@ -52,7 +58,7 @@ def apply_solution(table: Path, inputs: Sequence[Path], output: Path, *, recursi
     solution = KnownSolution.read(table)
     refuse_overlap(output, *(path if path.is_dir() else path.parent for path in inputs), table.parent)
     settings = solution.settings()
-    inventory = take_inventory(inputs, settings, recursive=recursive, exclude=(output,))
+    inventory = take_inventory(inputs, settings, recursive=recursive, exclude=(output,), missing=missing)
     failures = list(inventory.failures)
     corrections = []
     find = _finder(solution)
@@ -148,4 +154,4 @@ def _failure(name: str, error: Exception, exposures: Iterable[Exposure]) -> Fail
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
+    return some_of(sorted(names))

@@ -116,7 +116,7 @@ def write_corrected(
 
 def _open_input(exposure: Exposure) -> AbstractContextManager[RawFile]:
     """Open the file of an exposure, whose bytes must be those that its correction was found from."""
-    return open_raw(exposure.path, exposure.file, exposure.digest, exposure.plane)
+    return open_raw(exposure.path, exposure.file, exposure.bytes_digest, exposure.plane)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,20 @@
-"""What all figures share: a canvas without global state, colours that all eyes can tell apart, fixed bytes."""
+"""What all figures share: a canvas without global state, colours that all eyes can tell apart, fixed bytes.
+
+matplotlib's figures are imported by who draws one: a run without changes needs its colours only.
+"""
 
 import math
 import threading
 from contextlib import ContextDecorator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DPI = 100
 COMPRESSION = 3
@@ -59,23 +63,26 @@ own_look = _OwnLook()
 """Decorates what draws a figure of a file."""
 
 
-def figure(width: float, height: float) -> Figure:
+def figure(width: float, height: float) -> "Figure":
     """Return an empty figure, sizes in inches, on a canvas of its own.
 
     Its axes are put in their places by :func:`axes_at`: a figure that finds room for labels by itself is drawn twice.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see the module
+    from matplotlib.figure import Figure  # noqa: PLC0415 - see the module
+
     fig = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(fig)
     return fig
 
 
-def axes_at(fig: Figure, left: float, bottom: float, width: float, height: float, **options: Any) -> Axes:  # noqa: ANN401 - matplotlib's
+def axes_at(fig: "Figure", left: float, bottom: float, width: float, height: float, **options: Any) -> "Axes":  # noqa: ANN401 - matplotlib's
     """Add axes to a figure, in inches from its lower left corner."""
     across, up = fig.get_size_inches()
     return fig.add_axes((left / across, bottom / up, width / across, height / up), **options)
 
 
-def save(fig: Figure, path: Path) -> None:
+def save(fig: "Figure", path: Path) -> None:
     """Write a PNG that names neither time nor software."""
     fig.savefig(path, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": COMPRESSION})
 
@@ -137,7 +144,7 @@ def power_of_ten(limit: float) -> tuple[float, str]:
     return 10.0**power, f"$10^{{{power}}}$ "
 
 
-def grid_lines(axes: Axes) -> None:
+def grid_lines(axes: "Axes") -> None:
     """Draw faint lines behind the data."""
     axes.grid(color=FAINT, linewidth=0.5)
     axes.set_axisbelow(True)

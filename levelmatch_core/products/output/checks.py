@@ -13,6 +13,7 @@ from levelmatch_core.products.output.placing import EDITED, JOURNAL, LOG, RUN
 from levelmatch_core.products.output.settings_changes import changes_between, numbers_settings, told_settings
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.settings import MatchSettings
+from levelmatch_core.text.naming import some_of
 
 JOURNAL_SCHEMA = 1
 _SHOWN = 5
@@ -93,9 +94,8 @@ def _refuse_foreign(shown: Path, path: Path, made: set[str]) -> None:
         if found.is_symlink() or irregular(found) or not (is_temporary(found) or _is_ours(found, path, made))
     )
     if foreign:
-        message = (
-            f"output folder {shown}: contains files that levelmatch did not make ({some_of(foreign)}); choose another"
-        )
+        named = some_of([repr(name) for name in foreign], _SHOWN)
+        message = f"output folder {shown}: contains files that levelmatch did not make ({named}); choose another"
         raise OutputFolderError(message)
 
 
@@ -146,9 +146,3 @@ def files_in(root: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(root):
         yield from (Path(folder, name) for name in files)
         yield from (Path(folder, name) for name in folders if Path(folder, name).is_symlink())
-
-
-def some_of(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + more

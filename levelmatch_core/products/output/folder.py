@@ -25,7 +25,6 @@ from levelmatch_core.products.output.checks import (
     files_in,
     refuse_inputs,
     refuse_unwritable,
-    some_of,
 )
 from levelmatch_core.products.output.placing import (
     CORRECTED,
@@ -45,6 +44,7 @@ from levelmatch_core.products.output.placing import (
 from levelmatch_core.products.output.settings_changes import changes_between, numbers_settings
 from levelmatch_core.products.runrecord import RunRecord, json_bytes
 from levelmatch_core.settings import MatchSettings
+from levelmatch_core.text.naming import some_of
 
 __all__ = ["JOURNAL", "LOG", "RUN", "OutputFolder", "numbers_settings", "put"]
 
@@ -270,7 +270,8 @@ class OutputFolder:
         wanted = {file.name for file in record.files}
         missing = [name for name in sorted(wanted) if not place_of(self.path, name).is_file()]
         if missing:
-            message = f"output folder {self.path}: {some_of(missing)} should be there but are missing; run again"
+            named = some_of([repr(name) for name in missing])
+            message = f"output folder {self.path}: {named} should be there but are missing; run again"
             raise OutputFolderError(message)
         for name in sorted(self._claimed - wanted):
             self._changed |= _remove(self.path, name)

@@ -365,6 +365,7 @@ class ShotJob(MakeJob):
     tile: str
     active: ClassVar[list[int]] = []
     most: ClassVar[list[int]] = []
+    pair: ClassVar[list[threading.Barrier]] = []
 
     @property
     def bundle(self) -> str:
@@ -374,7 +375,9 @@ class ShotJob(MakeJob):
         with self.guard:
             self.active.append(self.number)
             self.most.append(len(self.active))
-        time.sleep(0.05)
+        for barrier in self.pair:
+            barrier.wait(60)
+        time.sleep(0.01)
         try:
             return super().run(workspace)
         finally:
@@ -405,10 +408,12 @@ def test_a_bad_exposure_costs_itself_and_not_its_tile(workspace):
     assert states == {f"make: {name}": end for name, end in ends.items()}
 
 
-def test_workers_share_a_tile_and_are_no_more_than_they_should_be(workspace):
+def test_workers_share_a_tile_and_are_no_more_than_they_should_be(workspace, monkeypatch):
     ShotJob.most.clear()
     pool = Threads(2)
-    done = shared_out(pool, [shot(number, "north") for number in range(6)], workspace)
+    with monkeypatch.context() as patched:
+        patched.setattr(ShotJob, "pair", [threading.Barrier(2)])  # each waits for another one
+        done = shared_out(pool, [shot(number, "north") for number in range(6)], workspace)
     assert [each.number for each in done] == list(range(6))
     with ThreadPoolExecutor(3) as callers:
         list(callers.map(lambda tile: shared_out(pool, [shot(n, tile) for n in range(4)], workspace), "abc"))

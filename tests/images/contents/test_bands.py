@@ -134,6 +134,20 @@ def test_radio_images_of_two_frequencies_are_no_one_band(tmp_path: Path, card: s
     assert "GHz" in " ".join(inventory.notes)
 
 
+@pytest.mark.parametrize(
+    ("kind", "unit", "factor"), [("LAMBDA", "", 1e-6), ("WAVE", "um", 1.0), ("LAMBDA(M)", "m", 1e-6)]
+)
+def test_plates_of_two_wavelengths_are_no_one_band(tmp_path: Path, kind: str, unit: str, factor: float) -> None:
+    """IRAS: a third axis of one wavelength, and no filter."""
+    for number, microns in enumerate((12.0, 12.0, 60.0)):
+        written(tmp_path, number, {"CTYPE3": kind, "CUNIT3": unit, "CRVAL3": microns * factor, "CRPIX3": 1.0})
+        data, header = fits.getdata(tmp_path / f"{number}.fits", header=True)
+        fits.PrimaryHDU(data[None], header).writeto(tmp_path / f"{number}.fits", overwrite=True)
+    inventory = take_inventory([tmp_path], MatchSettings())
+    assert [len(field.exposures) for field in inventory.fields] == [2, 1]
+    assert "taken as one band" not in " ".join(inventory.notes)
+
+
 def test_plates_of_two_surveys_are_no_one_band(tmp_path: Path) -> None:
     for number, survey in enumerate(("DSS2 Blue", "DSS2 Blue", "DSS2 Red")):
         written(tmp_path, number, {"SURVEY": survey})

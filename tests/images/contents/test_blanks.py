@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from levelmatch_core.images.contents.blanks import Blanks, find_blanks
+from levelmatch_core.images.contents.blanks import Blanks, _may_repeat, find_blanks
 
 SHAPE = (200, 240)
 Y, X = np.mgrid[: SHAPE[0], : SHAPE[1]]
@@ -31,6 +31,26 @@ def test_a_fill_of_any_constant_is_blank_whatever_the_sky(fill: float, level: fl
     if small and fill > level:  # as saturated pixels are
         return
     np.testing.assert_array_equal(mask_of(image), where)
+
+
+@given(
+    st.integers(0, 400),
+    st.sampled_from([0.0, -0.0, 37.25, -1e30, 5e-324]),
+    st.integers(0, 9),
+    st.booleans(),
+)
+def test_the_quick_look_overlooks_no_frequent_value(size: int, value: float, equal: int, both_signs: bool) -> None:
+    sample = np.random.default_rng(size).normal(size=size)
+    sample[: min(equal, size)] = value
+    if both_signs:
+        sample[: min(equal, size) : 2] *= -1
+    counts = np.unique(sample, return_counts=True)[1]
+    if size > 1 and (len(counts) == 1 or counts.max() > max(0.01 * size, 2)):
+        assert _may_repeat(sample)
+
+
+def test_the_quick_look_spares_the_sorting_of_noise() -> None:
+    assert not any(_may_repeat(sky(seed=seed).astype(np.float64).ravel()[:10_000]) for seed in range(20))
 
 
 def test_holes_without_weight_are_blank_where_zeros_fill_an_image() -> None:
@@ -82,6 +102,17 @@ def test_of_counts_only_a_solid_area_is_blank() -> None:
     found = mask_of(image)
     assert found[DIAMOND].mean() > 0.98
     assert not found[np.abs(X - 120) + np.abs(Y - 100) < 98].any()  # real zeros beside the area look like it
+
+
+def test_a_small_area_of_a_count_is_blank_at_an_edge_only() -> None:
+    image = np.random.default_rng(4).poisson(6.0, SHAPE).astype(np.float32)
+    edge, inside = image.copy(), image.copy()
+    edge[:18, :20] = 0
+    inside[96:114, 96:116] = 0
+    found = mask_of(edge)
+    assert found[:18, :20].all()
+    assert not found[19:].any()
+    assert not mask_of(inside).any()
 
 
 @pytest.mark.parametrize("fill", [0, -32768, 65535, -2147483648])

@@ -52,6 +52,11 @@ PAIRS = [
     ("m31_sci.fits", "m31_bkg.fits", "background"),
     ("m31_sci.fits", "m31_snr.fits", "model, or what is left of one"),
     ("m31.fits", "m31weight.fits", "weight map"),
+    ("ais-nd-int.fits", "ais-nd-rr.fits", "coverage map"),
+    ("ais-nd-int.fits", "ais-nd-thresh.fits", "background"),
+    ("ais-nd-int.fits", "ais-nd-objmask.fits", "segmentation map"),
+    ("KiDS_1_r_sci.fits", "KiDS_1_r_wei.fits", "weight map"),
+    ("u2ab0101t_c0m.fits", "u2ab0101t_c1m.fits", "mask"),  # WFPC2
     ("ais-nd-int.fits", "ais-nd-intbgsub.fits", "image on another scale, or without its sky"),
     ("ais-nd-int.fits", "ais-nd-cnt.fits", "image on another scale, or without its sky"),
     ("ztf_1_q1_sciimg.fits", "ztf_1_q1_scimrefdiffimg.fits", "difference from a reference image"),
@@ -158,6 +163,63 @@ def test_what_has_an_images_name_and_more_is_of_it_unless_it_was_observed_by_its
     found, notes = taken(tmp_path)
     assert found == names
     assert ("m31_extra.fits (m31.fits has the same place, shape and name but for 'extra'" in notes) == (len(names) == 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "others"),
+    [
+        (
+            "field-image-r.fits",
+            ("field-galdepth-r.fits", "field-psfsize-r.fits", "field-chi2-r.fits"),
+        ),  # Legacy Surveys
+        ("3.IRAC.1.mosaic.fits", ("3.IRAC.1.median_mosaic.fits", "3.IRAC.1.unc.fits")),  # Spitzer's enhanced products
+    ],
+)
+def test_what_stands_in_place_of_the_word_for_an_image_or_within_its_name_belongs_to_it(
+    tmp_path: Path, sky_header: Callable[..., Any], image: str, others: tuple[str, ...]
+) -> None:
+    for seed, name in enumerate((image, *others)):
+        write(tmp_path / name, sky_header(), seed=seed)
+    assert taken(tmp_path)[0] == [image]
+
+
+def test_weights_belong_to_the_image_and_to_nothing_else_beside_it(
+    tmp_path: Path, sky_header: Callable[..., Any]
+) -> None:
+    """`blobmodel` comes before `image`, and what masks that masks nothing."""
+    weight = np.ones((SIZE, SIZE), np.float32)
+    weight[5, 6] = 0
+    for seed, name in enumerate(("field-blobmodel-r.fits", "field-image-r.fits")):
+        write(tmp_path / name, sky_header(), seed=seed)
+    write(tmp_path / "field-invvar-r.fits", sky_header(), data=weight)
+    (field,) = take_inventory([tmp_path], MatchSettings()).fields
+    assert [one.name for one in field.exposures] == ["field-image-r.fits"]
+    assert field.exposures[0].weight is not None
+
+
+def test_words_in_place_of_the_one_for_an_image_may_be_another_exposures(
+    tmp_path: Path, sky_header: Callable[..., Any]
+) -> None:
+    write(tmp_path / "m31-image-r.fits", sky_header(), FILTER="r")
+    write(tmp_path / "m31-deep-r.fits", sky_header(ra=10.0003), seed=1)
+    write(tmp_path / "m31-green-r.fits", sky_header(), seed=2, FILTER="g")
+    assert len(taken(tmp_path)[0]) == 3
+
+
+def test_whole_numbers_in_what_an_instrument_calls_its_image_may_be_a_mask(
+    tmp_path: Path, sky_header: Callable[..., Any]
+) -> None:
+    """WFPC2's data quality is called SCI, as its image is."""
+    rng = np.random.default_rng(1)
+    flags = ((rng.random((SIZE, SIZE)) < 0.3) * rng.choice([1, 4, 64], (SIZE, SIZE))).astype(np.int16)
+    sky = rng.normal(100, 3, (SIZE, SIZE))
+    for name, data in (("dq", flags), ("raw", np.round(sky).astype(np.int16)), ("c0m", sky.astype(np.float32))):
+        first = fits.PrimaryHDU()
+        first.header.update(TELESCOP="HST", INSTRUME="WFPC2", FILTNAM1="F606W", EXPTIME=10.0)
+        fits.HDUList([first, fits.ImageHDU(data, sky_header(), name="SCI")]).writeto(tmp_path / f"u{name}.fits")
+    inventory = take_inventory([tmp_path], MatchSettings())
+    assert sorted(one.name for field in inventory.fields for one in field.exposures) == ["uc0m.fits", "uraw.fits"]
+    assert "udq.fits (its pixels hold" in "\n".join(inventory.notes)
 
 
 def test_an_image_of_another_roll_is_no_part_of_one_at_the_same_place(

@@ -89,10 +89,10 @@ def test_one_image_has_no_number(tmp_path: Path) -> None:
 
 
 def test_errors_of_chips_that_share_a_version_follow_their_image(tmp_path: Path) -> None:
-    """CCD1, ERR, CCD2, ERR, CCD3: all of EXTVER 1; the third has no errors."""
-    chips = [image(name, seed=n, ra=10 + 0.01 * n) for n, name in enumerate(("CCD1", "ERR", "CCD2", "ERR", "CCD3"))]
-    found = taken(tmp_path, *chips)
-    assert [(one.sci, one.err) for one in exposures(found)] == [(1, 2), (3, 4), (5, None)]
+    """All are of EXTVER 1; the second and the last chip have no errors, and take those of no other."""
+    names = ("CCD1", "ERR", "CCD2", "CCD3", "ERR", "CCD4")
+    found = taken(tmp_path, *(image(name, seed=n, ra=10 + 0.01 * n) for n, name in enumerate(names)))
+    assert [(one.sci, one.err) for one in exposures(found)] == [(1, 2), (3, None), (4, 5), (6, None)]
 
 
 @pytest.mark.parametrize("shape", [(1, SIZE, SIZE), (1, 1, SIZE, SIZE), (SIZE, 1, SIZE)])

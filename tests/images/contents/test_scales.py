@@ -68,6 +68,7 @@ def test_what_a_pixel_value_is(unit: str, choice: Any, known: Any, expected: str
 
 
 def program(folder: Path, sky_header: Callable[..., Any], exposures: list[dict[str, Any]]) -> Path:
+    folder.mkdir(exist_ok=True)
     for number, cards in enumerate(exposures):
         header = sky_header(ra=10 + number / 5000)
         header.update(cards)
@@ -81,7 +82,7 @@ def divisors(folder: Path, **options: Any) -> tuple[list[float], str]:
     return [one.divisor for field in inventory.fields for one in field.exposures], "\n".join(inventory.notes)
 
 
-@pytest.mark.parametrize("card", ["EXPTIME", "TEXPTIME", "EFFEXPTM", "ITIME"])
+@pytest.mark.parametrize("card", ["EXPTIME", "TEXPTIME", "EFFEXPTM", "ITIME", "EXP_TIME"])
 def test_counts_of_different_times_become_rates(tmp_path: Path, sky_header: Callable[..., Any], card: str) -> None:
     program(tmp_path, sky_header, [{"BUNIT": "DN", card: 10.0}, {"BUNIT": "adu", card: 40.0}])
     found, notes = divisors(tmp_path)
@@ -90,6 +91,29 @@ def test_counts_of_different_times_become_rates(tmp_path: Path, sky_header: Call
     assert divisors(tmp_path, rates="off")[0] == [1.0, 1.0]
     (field,) = take_inventory([tmp_path], MatchSettings()).fields
     assert field.unit == "DN/s"
+
+
+@pytest.mark.parametrize("card", ["COADDS", "CO_ADDS"])
+def test_read_outs_that_were_added_up_count(tmp_path: Path, sky_header: Callable[..., Any], card: str) -> None:
+    """ITIME is the time of one of them (Keck, IRTF), EXPTIME that of all."""
+    cards = [{"BUNIT": "DN", "ITIME": 10.0, card: 1}, {"BUNIT": "DN", "ITIME": 10.0, card: 4}]
+    assert divisors(program(tmp_path / "added", sky_header, cards))[0] == [10.0, 40.0]
+    cards = [{"BUNIT": "DN", "EXPTIME": 40.0, card: 1}, {"BUNIT": "DN", "EXPTIME": 40.0, card: 4}]
+    assert divisors(program(tmp_path / "all", sky_header, cards))[0] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("unit", "second", "doubted"),
+    [("Jy/beam", 15.0, True), ("JY/BEAM", 10.1, False), ("Jy/beam", None, False), ("MJy/sr", 15.0, False)],
+)
+def test_values_of_beams_of_two_sizes_are_on_two_scales(
+    tmp_path: Path, sky_header: Callable[..., Any], unit: str, second: float | None, *, doubted: bool
+) -> None:
+    beams = [{} if size is None else {"BMAJ": size / 3600, "BMIN": size / 3600} for size in (10.0, second)]
+    (field,) = take_inventory(
+        [program(tmp_path, sky_header, [{"BUNIT": unit, **beam} for beam in beams])], MatchSettings()
+    ).fields
+    assert ("beams differ (10 to 15 arcsec)" in field.scale_doubt) is doubted
 
 
 @pytest.mark.parametrize(

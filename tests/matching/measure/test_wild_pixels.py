@@ -192,6 +192,55 @@ def test_where_they_are_not_alone_the_error_is_said(
         assert off <= 4 * math.hypot(fit.stderr, fit.structure) + max(2 * SIGMA, 0.5 * fit.rms)
 
 
+# -- just above the noise, where no clip finds them --------------------------------------------------------------------
+LARGE = 300
+OFFSETS = st.one_of(st.floats(2, 12), st.floats(2, 12), st.sampled_from([30.0, 1e4, 1e30]))
+
+
+@cache
+def of_large(seed: int, level: float, off: float, part: float, side: tuple[int, int], *, sharp: bool) -> Cutout:
+    """A cutout of a larger image, of which a part of the pixels is too high by so many times the noise."""
+    rng = np.random.default_rng(seed)
+    shape, shift = (LARGE, LARGE), (0.4, 0.35) if seed == 1 else (-0.3, -0.25)
+    y, x = np.mgrid[:LARGE, :LARGE].astype(float)
+    sky = 3 * np.sin((x + shift[0]) / 20) * np.cos((y + shift[1]) / 25)
+    data = 100 + level + sky + rng.normal(0, SIGMA, shape)
+    blocks = rng.random((-(-LARGE // side[0]), -(-LARGE // side[1]))) < part
+    bad = np.repeat(np.repeat(blocks, side[0], axis=0), side[1], axis=1)[:LARGE, :LARGE]
+    data[bad] += off * SIGMA
+    data[np.abs(data) > HUGE] = np.nan  # as reading has it
+    data.flags.writeable = False
+    lone = lone_pixels(data, rough_noise(data))
+    data = data if lone is None else np.where(lone, np.nan, data)
+    wcs, box = GRID.wcs(0, 0), Box(2, 2, (LARGE - 4, LARGE - 4))
+    wcs.wcs.crpix -= np.array(shift)
+    image = bilinear(data, None, grid_to_image(GRID, wcs, shape, box), box, sharp=sharp)
+    return fakes.make_cutout(str(seed), image.data, noise_gain=image.noise_gain)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    FIT_TYPES,
+    st.sampled_from(["median", "clipped_mean", "huber", "adaptive"]),
+    st.booleans(),
+    OFFSETS,
+    st.tuples(st.floats(0, 0.2), st.sampled_from([(1, 1), (2, 2), (5, 5), (LARGE, 1), (1, LARGE)])),
+)
+def test_where_they_hide_in_the_noise_the_error_is_said(
+    fit_type: str, statistic: str, sharp: bool, off: float, parts: tuple[float, tuple[int, int]]
+) -> None:
+    """A fifth of one image's pixels 2 to 1e30 standard deviations too high moved a level by up to 45 of its errors.
+
+    What cannot be told from noise is a few per cent of them: a fifth of the noise of a pixel at most.
+    """
+    pair = of_large(1, 0.0, off, *parts, sharp=sharp), of_large(2, LEVEL, 0.0, 0.0, (1, 1), sharp=sharp)
+    fit = fit_pair(*pair, fit_type, settings_for(statistic=statistic))
+    assert fit is not None
+    middle = np.array([(LARGE - 1) / 2])
+    wrong = abs(float(fit.plane(middle, middle)[0]) - LEVEL)
+    assert wrong <= 4 * math.hypot(fit.stderr, fit.structure) + 0.2 * SIGMA
+
+
 def test_whole_numbers_keep_their_scatter() -> None:
     """Of differences of counts many are the same: the start is no narrower than the noise is wide."""
     for width in (0.5, 1.0, 2.0):
