@@ -1,6 +1,7 @@
 """A sky that is evaluated exactly where an exposure's pixels lie: no map, no interpolation.
 
-Stars are Gaussian PSFs integrated over the pixel; nebulae are the exponential of a sum of plane waves. Units MJy/sr,
+Stars are Gaussian PSFs integrated over the pixel; nebulae are the exponential of a sum of plane waves, through the same
+PSF (on the exposure's own pixels, which sample it; a pixel's own size is left out). Units MJy/sr,
 pixels of 0.11 arcsec.
 """
 
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from scipy.special import erf
 
 Array = NDArray[np.float64]
@@ -80,10 +82,7 @@ class Sky:
         """
         image = np.full(x.shape, self.base)
         if self.brightness:
-            exponent = np.zeros(x.shape)
-            for kx, ky, amplitude, phase in self.waves:
-                exponent += amplitude * np.cos(kx * x + ky * y + phase)
-            image += self.brightness * np.exp(exponent)
+            image += self._nebula(x, y, ((width, 1 - halo), (HALO, halo)))
         ny, nx = x.shape
         dx, dy = self.stars[:, 0] - x[0, 0], self.stars[:, 1] - y[0, 0]
         columns, rows = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
@@ -98,6 +97,20 @@ class Sky:
                 if c > a and d > b:
                     image[b:d, a:c] += part * flux * up[b - bottom : d - bottom, None] * across[a - left : c - left]
         return image
+
+    def _nebula(self, x: Array, y: Array, psf: tuple[tuple[float, float], ...]) -> Array:
+        """Return the nebula through a PSF that is a sum of Gaussians: their 1 sigma and shares."""
+        rim = 3 * REACH
+        row, column = np.mgrid[-rim : x.shape[0] + rim, -rim : x.shape[1] + rim].astype(float)
+        across, up = (
+            axis[0, 0] + column * (axis[0, 1] - axis[0, 0]) + row * (axis[1, 0] - axis[0, 0]) for axis in (x, y)
+        )
+        exponent = np.zeros(row.shape)
+        for kx, ky, amplitude, phase in self.waves:
+            exponent += amplitude * np.cos(kx * across + ky * up + phase)
+        light = self.brightness * np.exp(exponent)
+        seen = sum(share * gaussian_filter(light, sigma) for sigma, share in psf if share)
+        return np.asarray(seen)[rim:-rim, rim:-rim]
 
 
 def _shares(centres: Array, sigma: float, reach: int) -> tuple[list[int], Array]:
