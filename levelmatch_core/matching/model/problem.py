@@ -33,6 +33,9 @@ weight."""
 TYPICAL = 5.0
 """Error that the typical pair shows beyond pixel noise, relative to it, above which it is the model's rather than the
 pairs' (gains, flat fields, levels that are fitted to slopes), and does not say which pair is better."""
+ALONE, FAR = 3.0, 4.0
+"""Smallest error beyond pixel noise, relative to it, and smallest multiple of the typical variance of it, for which a
+pair has less weight."""
 MOST = 3.0
 """Largest weight of a pair, relative to the median, where pairs differ from the fit by more than their noise."""
 SLOPE_WEIGHT = 0.2
@@ -368,7 +371,10 @@ def _weights(method: str, n_used: Array, rms: Array, variance: Array, structure:
     if method == "error":
         shown = structure / variance
         typical = float(np.median(shown))
-        # that a pair shows less than is typical may be chance: it is no better than the others
-        return np.asarray(1 / (variance * (1 + np.maximum(shown, typical) if typical <= TYPICAL**2 else 1)))
+        if typical > TYPICAL**2:
+            return np.asarray(1 / variance)
+        # that a pair shows less than another may be chance, and does not make it better
+        least = max(ALONE**2, FAR * typical)
+        return np.asarray((1 + least) / (variance * (1 + typical) * (1 + np.maximum(shown, least))))
     weights = {"equal": np.ones_like(rms), "npix": n_used, "rms": rms**-2.0}[method]
     return np.asarray(weights * ((1 / variance).mean() / weights.mean()))
