@@ -45,9 +45,7 @@ def test_a_pair_counts_by_its_whole_error() -> None:
         without, with_ = (build(members, given, "level", [], options).weights for given in (fits, shown))
         ratios = [9.0 * number**2 for number in range(len(fits))]
         typical = float(np.median(ratios))
-        expected = [
-            (1 + typical) * (1 + max(one, 4 * typical)) / (1 + 4 * typical) if told else 1.0 for one in ratios
-        ]
+        expected = [(1 + typical) * (1 + max(one, 4 * typical)) / (1 + 4 * typical) if told else 1.0 for one in ratios]
         assert without / with_ == pytest.approx(expected)
     wrong = [fit.model_copy(update={"structure": 6 * fit.stderr * (1 + number)}) for number, fit in enumerate(fits)]
     options = settings_for(weight_method="error")
