@@ -35,9 +35,10 @@ AGREE, CONTRADICT = 1.0, 3.0
 other; in between, the result moves linearly to the median. (Switching at once would lose a third of the gain in noise.)
 """
 
-EFFICIENT_LIMIT = 2.0
-"""The limit of the estimate for noise alone: 99 % efficiency."""
-EFFICIENT_APART = math.sqrt(math.pi / 2 - 1.010)
+EFFICIENT_LIMIT, EFFICIENT_VARIANCE = 2.0, 1.010
+"""The limit of the estimate for noise alone: 99 % efficiency; and its variance. What that is beyond the mean, and what
+clipping adds to it, depends on the largest differences, of which each pair has its own."""
+EFFICIENT_APART = math.sqrt(math.pi / 2 - EFFICIENT_VARIANCE)
 """`MEDIAN_APART` for it."""
 
 

@@ -422,13 +422,13 @@ def _huber(pair: _Pair, clipped: _Fit, settings: MatchSettings, *, slopes: bool)
         start, limit = (float(coefficients[0]), 0.0, 0.0), huber.EFFICIENT_LIMIT * sigma
         level, variance = huber.one_step(pair.parts, clipped.cut, start, limit)
         off = (float(clipped.coefficients[0]) - level) * math.sqrt(count) / (huber.EFFICIENT_APART * sigma)
-        efficient = level, max(0.0, variance / found.rms**2 - kappa**-2) if found.rms > 0 else 0.0, off
-    mean_like = kappa**-2
-    own = max(0.0, found.variance / found.rms**2 - mean_like) if found.rms > 0 else 0.0
+        alone = kappa**-2 * (huber.EFFICIENT_VARIANCE + kappa**-2 - 2.0)
+        efficient = level, max(alone, variance / found.rms**2 - kappa**-2) if found.rms > 0 else 0.0, off
+    own = max(0.0, found.variance / found.rms**2 - kappa**-2) if found.rms > 0 else 0.0
     excess = part * own + (1.0 - part) * clipped.excess + beyond
     settled = clipped.converged and found.converged
     return _Fit(
-        *(clipped.cut, coefficients, found.rms, mean_like, excess),
+        *(clipped.cut, coefficients, found.rms, kappa**-2, excess),
         *(settled, max(found.moved, clipped.step), efficient),
     )
 

@@ -7,7 +7,7 @@ from levelmatch_core.matching.measure.efficiency import ALONE, combined
 from levelmatch_core.matching.measure.pair_fit import fit_pair
 from levelmatch_core.matching.results import PairFit
 from tests.benchmarks.accuracy import Mosaic, trials
-from tests.matching.fakes import make_cutout, settings_for
+from tests.matching.fakes import fit_all, make_cutout, settings_for
 
 ADAPTIVE = settings_for(statistic="adaptive")
 SIDE = 60
@@ -70,3 +70,17 @@ def test_mosaics_of_noise_are_near_the_bound_of_the_mean() -> None:
     mosaic = Mosaic(side=5, size=128)
     found = trials(mosaic, 1, 5.0, 20, statistic="adaptive")
     assert np.sqrt(np.mean([trial.modes for trial in found])) < 1.10
+
+
+def test_loops_over_the_same_pixels_scatter_by_what_pairs_do_not_share() -> None:
+    """Means close exactly; what each pair clips, and the largest differences, are its own."""
+    options, scatter = settings_for(statistic="adaptive"), []
+    for seed in range(60):
+        images = np.random.default_rng(seed).standard_normal((3, 100, 100))
+        _, fits = fit_all([make_cutout(f"e{i}", one) for i, one in enumerate(images)], "level", options)
+        pairs = {(fit.first, fit.second): fit for fit in combined(fits)}
+        level = {pair: fit.plane.level for pair, fit in pairs.items()}
+        off = level["e0", "e1"] + level["e1", "e2"] - level["e0", "e2"]
+        scatter.append(off / np.sqrt(sum(fit.stderr**2 * (1 - fit.shared) for fit in pairs.values())))
+    found = np.sqrt(np.mean(np.square(scatter)))
+    assert 0.7 < found < 1.3
