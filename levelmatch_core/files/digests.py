@@ -1,6 +1,6 @@
 """Digests of files: sha256, and xxh64 where what is feared is damage or a mix-up, and not a forger.
 
-An xxh64 takes a twelfth of the time.
+An xxh64 takes a seventh of the time (12 against 1.7 GB/s).
 """
 
 import hashlib
