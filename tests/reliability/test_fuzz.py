@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import io
+import shutil
+import tempfile
 import time
 import tracemalloc
 from dataclasses import dataclass
@@ -222,8 +224,9 @@ def outcome(path: Path, store: CutoutStore) -> list[str]:
     return reasons
 
 
-def check_case(case: Case, folder: Path) -> None:
-    """Hold one case to what is promised."""
+def check_case(case: Case, parent: Path) -> None:
+    """Hold one case to what is promised, in a folder of its own, which a case that fails leaves behind."""
+    folder = Path(tempfile.mkdtemp(dir=parent))
     with quiet(), np.errstate(all="ignore"):
         raw = file_of(case)
     path = folder / ("jw01234001001_02101_00001_mirimage_cal.fits" if case.extras == "jwst" else "fuzz.fits")
@@ -234,7 +237,7 @@ def check_case(case: Case, folder: Path) -> None:
     assert all(path.name in reason for reason in reasons), reasons
     assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(raw).digest()
     assert {one.name for one in folder.iterdir()} <= {path.name, "store"}
-    path.unlink()
+    shutil.rmtree(folder)
 
 
 def fuzz(count: int):

@@ -125,8 +125,10 @@ def no_sky(path: Path, hdu: Hdu) -> str:
 
 def reason_of(image: NDArray[np.generic]) -> str:
     """Return why an image (rows, columns) can be no exposure of the sky by what its pixels hold; '' where it may be."""
+    if image.size < LEAST_PIXELS:  # none at all, too
+        return ""
     image = _unsigned(image)
-    if image.size < LEAST_PIXELS or image.dtype.kind not in "fu":
+    if image.dtype.kind not in "fu":
         return ""
     valid = np.isfinite(image) & (np.abs(image) < HUGE) & ~np.isin(image, SENTINELS)
     values, counts = np.unique(image[valid], return_counts=True)

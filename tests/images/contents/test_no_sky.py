@@ -117,6 +117,20 @@ def test_the_highest_bit_is_a_bit() -> None:
     assert "powers of two" in reason_of(image)
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+@pytest.mark.parametrize("kind", ["i2", "u1", "f4"])
+def test_an_image_of_no_pixels_is_refused_for_that(
+    tmp_path: Path, sky_header: Callable[..., Any], shape: tuple[int, int], kind: str
+) -> None:
+    image = np.zeros(shape, kind)
+    assert not reason_of(image)
+    fits.PrimaryHDU(sky(0).astype(np.float32), sky_header()).writeto(tmp_path / "a.fits")
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(image, sky_header(), name="SCI")]).writeto(tmp_path / "b.fits")
+    inventory = take_inventory([tmp_path], MatchSettings())
+    assert [(one.name, "two-dimensional" in one.reason) for one in inventory.failures] == [("b.fits", True)]
+    assert [one.name for field in inventory.fields for one in field.exposures] == ["a.fits"]
+
+
 def test_bright_stars_on_next_to_no_sky_are_no_mask() -> None:
     """An image of 8 bits that was multiplied by 0.7 and rounded: 1, 2 and 4 are frequent, and its stars have gaps."""
     rng = np.random.default_rng(29025)
