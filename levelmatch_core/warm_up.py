@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from levelmatch_core.library import match_levels
+from levelmatch_core.process.small_work import everything_compiled
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
 
@@ -18,7 +19,7 @@ def warm_up() -> float:
         Seconds that it took.
     """
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="levelmatch-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="levelmatch-") as scratch, everything_compiled():
         for instrument, dtype in (("miri", "float32"), ("generic", "float64"), ("generic", "float32")):
             folder = Path(scratch) / f"{instrument}_{dtype}"
             options = {"tiles": (2, 2), "dithers": 2, "size": 96, "overlap": 0.4, "stars": 5}

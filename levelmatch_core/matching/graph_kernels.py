@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -11,7 +12,7 @@ Flags = NDArray[np.bool_]
 
 
 @njit(nogil=True, cache=True)
-def neighbours(n: int, first: Index, second: Index) -> tuple[Index, Index, Index]:  # pragma: no cover - compiled
+def _neighbours(n: int, first: Index, second: Index) -> tuple[Index, Index, Index]:  # pragma: no cover - compiled
     """Return where each member's list starts (n + 1), its neighbours, and the pairs that connect them (2 K each).
 
     Parameters
@@ -39,10 +40,15 @@ def neighbours(n: int, first: Index, second: Index) -> tuple[Index, Index, Index
     return start, adjacent, number
 
 
+neighbours = compiled_when_large(lambda n, first, _: n + 8 * first.size)(_neighbours)
+"""As :func:`_neighbours`, for those that are not compiled."""
+
+
+@compiled_when_large(lambda n, first, _: 4 * n + 16 * first.size)
 @njit(nogil=True, cache=True)
 def bridge_flags(n: int, first: Index, second: Index) -> Flags:  # pragma: no cover - compiled
     """Return (K,) whether each pair is a bridge (Tarjan's low links, linear time)."""
-    start, adjacent, number = neighbours(n, first, second)
+    start, adjacent, number = _neighbours(n, first, second)
     flags = np.zeros(first.size, dtype=np.bool_)
     entered, low = np.full(n, -1), np.empty(n, dtype=np.int64)
     came_by, stack, place = np.full(n, -1), np.empty(n, dtype=np.int64), start[:-1].copy()
@@ -98,7 +104,7 @@ def agreeing_moves(  # noqa: PLR0917 - compiled  # pragma: no cover
         Limit at which residuals are truncated.
     """
     first, second = pairs
-    start, _, number = neighbours(free.size, first, second)
+    start, _, number = _neighbours(free.size, first, second)
     k = left.shape[1]
     for member in range(free.size):
         if not free[member]:

@@ -28,6 +28,7 @@ from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.results import Loop, LoopClosure, Suspect
 from levelmatch_core.matching.uncertainty.pair_noise import unit_covariances
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large
 
 LIMIT = 4.0
 """A loop fails whose sum is beyond so many of the sigmas that pixel noise makes."""
@@ -98,6 +99,7 @@ def independent_loops(members: int, first: Index, second: Index, most: int) -> L
     return Loops(*_closed(members, first, second, np.flatnonzero(tree), rest))
 
 
+@compiled_when_large(lambda n, first, *rest: 8 * first.size + 4 * rest[2].size * (n + first.size))
 @njit(nogil=True, cache=True)
 def _closed(  # noqa: C901 - compiled: one search a loop  # pragma: no cover
     members: int, first: Index, second: Index, tree: Index, rest: Index

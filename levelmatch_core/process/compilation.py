@@ -16,12 +16,12 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:  # noqa: ANN401
 
     def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - numba's
         try:
-            return numba.njit(**options)(function)
+            return numba.njit(no_cfunc_wrapper=True, **options)(function)
         except RuntimeError:  # numba finds no folder that may be written to
             if not options.get("cache"):
                 raise
             _warn_once()
-            return numba.njit(**{**options, "cache": False})(function)
+            return numba.njit(no_cfunc_wrapper=True, **{**options, "cache": False})(function)
 
     return decorate
 

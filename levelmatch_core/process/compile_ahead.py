@@ -1,10 +1,13 @@
 """Compiling on other cores what the first run on a machine needs, while the command imports and starts.
 
 What a run compiles, from which arguments, is listed in `compiled_ahead.txt` (`python -m tests.benchmarks.compilation`
-writes it anew). Child processes compile it into numba's cache; the run waits for them before it computes. What the list
-lacks, and what a child fails at, is compiled by the run itself, as ever.
+writes it anew). Child processes compile it into numba's cache: first what every run needs at once, for which the run
+waits before it computes; then, with what the run leaves idle, what it needs late, and what a small run interprets
+(:mod:`levelmatch_core.process.small_work`). What the list lacks, what is not ready, and what a child fails at, is
+compiled by the run itself.
 """
 
+import gc
 import importlib
 import os
 import subprocess
@@ -26,6 +29,12 @@ MOST_CHILDREN = 8
 _LONGEST = 180.0
 """Seconds after which a child is not waited for any more."""
 
+_LATE = {"add_part", "medians", "robust_mean", "row_ends", "spline_box"}
+"""What only stacks and mosaics need, which come after all measurements of a tile or of all tiles."""
+
+_GIVE_WAY = 19
+"""By so much a child lowers its priority when the run no longer waits for it."""
+
 
 class CompileAhead:
     """The child processes; they end when their work is done, with this process, or by :meth:`stop`."""
@@ -34,14 +43,18 @@ class CompileAhead:
         words = [sys.executable, "-P", "-m", __name__]
         # the child ends when the pipe does, however this process ends
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
 
     def wait(self) -> None:
-        """Wait until everything is compiled, or the children have ended for another reason."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_LONGEST)
-        self.stop()
+        """Wait until what every run needs is compiled, or the children have ended for another reason."""
+        if (told := self._process.stdout) is None:
+            return
+        reader = threading.Thread(target=told.read, daemon=True)  # until the children close it
+        reader.start()
+        reader.join(_LONGEST)
+        if reader.is_alive():
+            self.stop()
 
     def stop(self) -> None:
         """End the children at once."""
@@ -78,7 +91,9 @@ def compile_entry(module: str, function: str, arguments: str) -> bool:
     bool
         Whether the compiled code is kept; if not, it is of no use to other processes.
     """
-    dispatcher = getattr(importlib.import_module(module), function)
+    from levelmatch_core.process.small_work import dispatcher_of  # noqa: PLC0415 - numba takes a second to import
+
+    dispatcher = dispatcher_of(getattr(importlib.import_module(module), function))
     if type(dispatcher._cache).__name__ == "NullCache":  # noqa: SLF001 - numba has no other way to ask
         return False
     dispatcher.compile(types_of(arguments))
@@ -102,27 +117,57 @@ def main() -> None:
     for module in dict.fromkeys(module for module, _, _ in listed):
         importlib.import_module(module)  # once, for all children
     # several lists of arguments of one function go to one process: they share a file in the cache
-    functions = list(dict.fromkeys(entry[:2] for entry in listed))
+    functions = sorted(dict.fromkeys(entry[:2] for entry in listed), key=lambda function: _turn(*function))
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(processors, MOST_CHILDREN)
     waiting, put = os.pipe()
     os.write(put, bytes(range(len(functions))))  # a byte is a function that nobody has taken yet
     os.close(put)
+    gc.freeze()
+    gc.disable()  # a child has memory enough for the little that it does, and collecting takes a tenth of its time
     children = []
     for _ in range(count):
         child = os.fork()
         if not child:
             threading.Thread(target=_end_with_parent, daemon=True).start()
-            while taken := os.read(waiting, 1):
-                mine = functions[taken[0]]
-                with suppress(Exception):  # the run itself will say what is wrong
-                    if not all(compile_entry(*entry) for entry in listed if entry[:2] == mine):
-                        break
+            with suppress(Exception):  # the run itself will say what is wrong
+                _compile_from(waiting, functions, listed)
             os._exit(0)
         children.append(child)
+    _tell()
     threading.Thread(target=_end_with_parent, daemon=True).start()  # after the forks, which copy no other thread
     for child in children:
         os.waitpid(child, 0)
+
+
+def _compile_from(waiting: int, functions: list[tuple[str, str]], listed: list[tuple[str, str, str]]) -> None:
+    """Compile functions that nobody has taken yet; close stdout, and give way, before the first one that can wait."""
+    first = True
+    while taken := os.read(waiting, 1):
+        mine = functions[taken[0]]
+        if first and _turn(*mine) > 0:
+            first = False
+            _tell()
+            os.nice(_GIVE_WAY)
+        with suppress(Exception):
+            if not all(compile_entry(*entry) for entry in listed if entry[:2] == mine):
+                return
+
+
+def _turn(module: str, function: str) -> int:
+    """Return 0 for what a run needs at once, 1 for what it needs late, 2 for what a small run does without."""
+    from levelmatch_core.process.small_work import CompiledWhenLarge, dispatcher_of  # noqa: PLC0415 - likewise
+
+    home = importlib.import_module(module)
+    found = dispatcher_of(getattr(home, function))
+    if any(isinstance(each, CompiledWhenLarge) and each.compiled is found for each in vars(home).values()):
+        return 2
+    return int(function in _LATE)
+
+
+def _tell() -> None:
+    """Close stdout: when the last process has done so, the command reads its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _end_with_parent() -> None:

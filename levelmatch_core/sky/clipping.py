@@ -15,6 +15,7 @@ on the width of these.
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,8 @@ _FAR = 1e3
 """If nearly all values are equal, those farther away than this many times the nearest other value are wild."""
 _BLOCK = 2048
 """Number of values processed together, so that they stay in the processor's cache."""
+_FIRST = cast("int", np.int64(0))
+"""The first index: what takes a plain 0 is compiled once more for that."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,10 @@ def clipped(values: NDArray[np.floating], sigma: float, maxiters: int) -> Clippe
     Clipped or None
         None if no value is finite.
     """
-    flat = np.ascontiguousarray(values).reshape(-1)
+    flat = np.ascontiguousarray(values, dtype=np.float64).reshape(-1)  # for which alone all is compiled
     every = sample_step(flat.size)
     few = flat.size <= FEWEST
-    cuts, start = (ALL, BY_ITSELF) if few else cuts_of(flat[::every].astype(np.float64), sigma, maxiters)
+    cuts, start = (ALL, BY_ITSELF) if few else cuts_of(flat[::every], sigma, maxiters)
     kept = np.empty(flat.size)
     for tried in (cuts, ALL):
         left = sift(flat, tried, kept)
@@ -236,16 +239,26 @@ def sift(  # pragma: no cover - compiled
     return int(at), low, high, sums[0].sum(), sums[1].sum()
 
 
-@njit(nogil=True, cache=True)
-def _place(ordered: Floats, low: int, high: int, value: float, after: bool) -> int:  # pragma: no cover - compiled
-    """Return the insertion point of a value, before or after equal ones (numpy's search takes a second to compile)."""
-    while low < high:
-        middle = (low + high) // 2
-        if ordered[middle] < value or (after and ordered[middle] == value):
-            low = middle + 1
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
+def _between(  # pragma: no cover - compiled
+    ordered: Floats, low: int, high: int, least: float, most: float
+) -> tuple[int, int]:
+    """Return where the values from `least` to `most` start and stop (numpy's search takes a second to compile)."""
+    start, end = low, high
+    while start < end:
+        middle = (start + end) // 2
+        if ordered[middle] < least:
+            start = middle + 1
         else:
-            high = middle
-    return low
+            end = middle
+    stop, end = low, high
+    while stop < end:
+        middle = (stop + end) // 2
+        if ordered[middle] <= most:
+            stop = middle + 1
+        else:
+            end = middle
+    return start, stop
 
 
 @njit(nogil=True, cache=True)
@@ -265,7 +278,7 @@ def robust_start(ordered: Floats, sigma: float) -> Start:  # pragma: no cover - 
         Limit in standard deviations.
     """
     n = ordered.size
-    centre = run_median(ordered, 0, n)
+    centre = run_median(ordered, _FIRST, n)
     i, j = n // 2 - 1, n // 2
     deviation, following, same = 0.0, -1.0, 0
     for rank in range(n):  # deviations in ascending order
@@ -299,7 +312,7 @@ def robust_start(ordered: Floats, sigma: float) -> Start:  # pragma: no cover - 
 def _cuts(ordered: Floats, begin: Start, sigma: float, maxiters: int) -> Cuts:  # pragma: no cover - compiled
     """Clip a sorted sample, and return the range of its medians and the innermost limits, with margins."""
     margin = int(np.ceil(_DEVIATIONS * 0.5 * np.sqrt(ordered.size))) + 1
-    low, high = _place(ordered, 0, ordered.size, begin[0], False), _place(ordered, 0, ordered.size, begin[1], True)
+    low, high = _between(ordered, _FIRST, ordered.size, begin[0], begin[1])
     first = last = (low + high) // 2
     centre, limit = run_median(ordered, low, high), np.inf
     for _ in range(maxiters):
@@ -308,8 +321,7 @@ def _cuts(ordered: Floats, begin: Start, sigma: float, maxiters: int) -> Cuts:  
         centre = run_median(ordered, low, high)
         mean, square = run_moments(ordered, low, high, centre)
         limit = sigma * np.sqrt(max(square - mean * mean, 0.0))
-        start = _place(ordered, low, high, centre - limit, False)
-        stop = _place(ordered, low, high, centre + limit, True)
+        start, stop = _between(ordered, low, high, centre - limit, centre + limit)
         if start >= stop or (start == low and stop == high):
             break
         low, high = start, stop
@@ -331,15 +343,14 @@ def _clip_sifted(  # noqa: PLR0917 - one loop; a compiled function takes positio
     """
     _, n_low, n_high, total, squares = left
     pivot, below, lower, upper, above = cuts
-    first = _place(ordered, 0, ordered.size, lower, False)
-    last = _place(ordered, 0, ordered.size, upper, True)
+    first, last = _between(ordered, _FIRST, ordered.size, lower, upper)
     if n_low + n_high == 0:  # all values were kept
         first, last = 0, ordered.size
     failed = (False, 0.0, 0.0, 0, 0.0, 0.0, 0.0, False, 0.0)
     rest = n_low + n_high
     if rest > 0 and not (begin[0] <= below and begin[1] >= above):
         return failed
-    low, high = _place(ordered, 0, ordered.size, begin[0], False), _place(ordered, 0, ordered.size, begin[1], True)
+    low, high = _between(ordered, _FIRST, ordered.size, begin[0], begin[1])
     low, high = (low, high) if high - low + rest > 0 else (0, ordered.size)
     converged, step = False, 0.0
     for turn in range(maxiters + 1):
@@ -356,8 +367,7 @@ def _clip_sifted(  # noqa: PLR0917 - one loop; a compiled function takes positio
         limit = sigma * np.sqrt(max(square - offset * offset, 0.0))
         if rest > 0 and not (centre - limit <= below and centre + limit >= above):
             return failed
-        start = _place(ordered, low, high, centre - limit, False)
-        stop = _place(ordered, low, high, centre + limit, True)
+        start, stop = _between(ordered, low, high, centre - limit, centre + limit)
         if start >= stop:  # sigma is so small that nothing would remain: keep the last values
             break
         converged = start == low and stop == high
@@ -372,7 +382,7 @@ def _clip_sifted(  # noqa: PLR0917 - one loop; a compiled function takes positio
     return True, least, most, n, centre, offset, square, converged, step
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _step(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     ordered: Floats, start: int, n: int, first: int, last: int, centre: float
 ) -> float:

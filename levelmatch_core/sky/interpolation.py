@@ -26,7 +26,7 @@ def _inside(x: float, y: float, right: float, top: float) -> bool:  # pragma: no
     return (x >= 0.0) & (y >= 0.0) & (x < right) & (y < top)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _inner_run(px: Floats, py: Floats, nx: int, ny: int) -> tuple[int, int]:  # pragma: no cover - compiled
     """Return a half-open range of positions that all have four neighbours in an image of nx by ny; 0, 0 for none.
 
@@ -45,7 +45,7 @@ def _inner_run(px: Floats, py: Floats, nx: int, ny: int) -> tuple[int, int]:  # 
     return (0, 0) if outside else (first, last)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _neighbours(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     px: Floats, py: Floats, nx: np.int32, index: NDArray[np.int32], fx: Floats, fy: Floats
 ) -> None:
@@ -65,7 +65,7 @@ def _of_four(  # noqa: PLR0917 - a compiled function takes positions only # prag
     return ay * (ax * flat[at] + x * flat[at + one]) + y * (ax * flat[at + up] + x * flat[at + up + one])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _values(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     flat: Image, nx: int, index: NDArray[np.int32], fx: Floats, fy: Floats, out: Floats
 ) -> None:
@@ -77,7 +77,7 @@ def _values(  # noqa: PLR0917 - a compiled function takes positions only # pragm
         out[k] = _of_four(flat, np.uintp(np.uint32(index[k])), up, x, y, 1.0 - x, 1.0 - y)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _variances(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     flat: Image, nx: int, index: NDArray[np.int32], fx: Floats, fy: Floats, out: Floats
 ) -> None:
@@ -89,14 +89,14 @@ def _variances(  # noqa: PLR0917 - a compiled function takes positions only # pr
         out[k] = _of_four(flat, np.uintp(np.uint32(index[k])), up, x * x, y * y, ax * ax, ay * ay)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _put_where(value: Floats, valid: Image, out: Image) -> None:  # pragma: no cover - compiled
     """Store values, or NaN where `valid` is NaN."""
     for k in range(value.size):
         out[k] = np.nan if np.isnan(valid[k]) else value[k]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _put(value: Floats, fx: Floats, fy: Floats, out: Image, squares: Floats) -> None:  # pragma: no cover - compiled
     """Store finite values, or NaN for others, and accumulate the sums of squared weights."""
     for k in range(value.size):
@@ -107,7 +107,7 @@ def _put(value: Floats, fx: Floats, fy: Floats, out: Image, squares: Floats) -> 
         squares[k] += (ax * ax + x * x) * (ay * ay + y * y) if good else 0.0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _edge_pixel(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     data: Image, variance: Image, x: float, y: float, out: Image, out_variance: Image, k: int
 ) -> float:
@@ -141,7 +141,7 @@ def _edge_pixel(  # noqa: PLR0917 - a compiled function takes positions only # p
     return (ax + fx) * (ay + fy)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _run(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     data: Image, variance: Image, px: Floats, py: Floats, out: Image, out_variance: Image, work: Work
 ) -> None:

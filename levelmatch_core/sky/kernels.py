@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large
 
 Floats = NDArray[np.float64]
 
@@ -25,7 +26,7 @@ def _cell(value: float, start: float, step: float, cells: int) -> int:  # pragma
     return min(max(int((value - start) / step), 0), cells - 1)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _cubic(c: tuple[float, float, float, float], first: float, out: Floats) -> None:  # pragma: no cover - compiled
     """Evaluate a cubic polynomial, with the highest power first, at `first`, `first` + 1, ..."""
     for k in range(out.size):
@@ -33,7 +34,7 @@ def _cubic(c: tuple[float, float, float, float], first: float, out: Floats) -> N
         out[k] = ((c[0] * u + c[1]) * u + c[2]) * u + c[3]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def spline_row(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     pieces: Floats, lattice: Floats, axis: int, y: float, x0: float, out: Floats
 ) -> None:
@@ -73,7 +74,7 @@ def spline_row(  # noqa: PLR0917 - a compiled function takes positions only # pr
         first = last
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def positions_in_row(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     maps: tuple[Floats, Floats, Floats], origin: tuple[float, float], r: int, start: int, px: Floats, py: Floats
 ) -> None:
@@ -109,13 +110,15 @@ def spline_box(pieces: Floats, lattice: Floats, x0: float, y0: float, out: Float
             spline_row(pieces, lattice, axis, y0 + r, x0, out[axis, r])
 
 
+@compiled_when_large(lambda *given: 40 * given[-1].size)
 @njit(nogil=True, cache=True)
 def spline_points(pieces: Floats, lattice: Floats, x: Floats, y: Floats, out: Floats) -> None:  # pragma: no cover
     """Evaluate at scattered points: x and y are (n,), `out` is (axes, n)."""
     ny, nx = pieces.shape[:2]
     for k in range(x.size):
         if not (np.isfinite(x[k]) and np.isfinite(y[k])):
-            out[:, k] = np.nan
+            for axis in range(out.shape[0]):  # one by one: a slice takes longer to compile
+                out[axis, k] = np.nan
             continue
         j = _cell(x[k], lattice[0], lattice[1], nx)
         i = _cell(y[k], lattice[2], lattice[3], ny)
@@ -129,7 +132,7 @@ def spline_points(pieces: Floats, lattice: Floats, x: Floats, y: Floats, out: Fl
             out[axis, k] = total
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def ends_of(row: NDArray[np.floating], ends: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
     """Fill in the first and last column that is not NaN, and the number of such columns; -1, -1, 0 for none."""
     count = 0
@@ -153,25 +156,13 @@ def row_ends(data: NDArray[np.floating], ends: NDArray[np.int64]) -> None:  # pr
         ends_of(data[r], ends[r])
 
 
-@njit(nogil=True, cache=True)
-def valid_rectangle(data: NDArray[np.floating]) -> tuple[int, int, int, int]:  # pragma: no cover - compiled
+def valid_rectangle(data: NDArray[np.floating]) -> tuple[int, int, int, int]:
     """Return the half-open ranges of rows and columns with all finite pixels: bottom, top, left, right; 0s for none."""
-    ny, nx = data.shape
-    bottom, top, left, right = ny, 0, nx, 0
-    for r in range(ny):
-        first = 0
-        while first < nx and not np.isfinite(data[r, first]):
-            first += 1
-        if first == nx:
-            continue
-        last = nx
-        while not np.isfinite(data[r, last - 1]):
-            last -= 1
-        bottom, top = min(bottom, r), r + 1
-        left, right = min(left, first), max(right, last)
-    if top == 0:
+    finite = np.isfinite(data)
+    rows, columns = np.flatnonzero(finite.any(axis=1)), np.flatnonzero(finite.any(axis=0))
+    if not rows.size:
         return 0, 0, 0, 0
-    return bottom, top, left, right
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
 @njit(nogil=True, cache=True)

@@ -176,7 +176,7 @@ def flag_lone(
     return examined, count
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _is_lone(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     data: Image,
     wild: Flags,
@@ -188,13 +188,13 @@ def _is_lone(  # noqa: PLR0917 - a compiled function takes positions only # prag
     """Return whether a pixel is far off those about it; `near` and `around` are work space."""
     noise, far, chance = limits
     value = np.float64(data[at])
-    n = 0
+    n = np.int64(0)  # for a plain 0 the median would be compiled once more
     for down, across in ((-1, 0), (1, 0), (0, -1), (0, 1)):
         n += _take(data, wild, at[0] + down, at[1] + across, near[n:])
     beside = _median(near, n) if n else np.nan
     if n and abs(value - beside) <= ((1.0 - ALONG) * far - chance) * noise:  # most pixels of most images
         return False
-    n = 0
+    n = np.int64(0)
     for down in range(-_REACH, _REACH + 1):
         for across in range(-_REACH, _REACH + 1):
             if down or across:
@@ -220,7 +220,7 @@ def _take(data: Image, wild: Flags, r: int, c: int, out: Floats) -> int:  # prag
     return 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _median(values: Floats, n: int) -> float:  # pragma: no cover - compiled
     """Return the median of the first n values, which are sorted in place."""
     for k in range(1, n):

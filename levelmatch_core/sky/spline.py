@@ -76,10 +76,9 @@ def coefficients(data: Image) -> tuple[Floats, Flags]:
     wild = np.zeros(data.shape, np.uint8)
     flag_wild(data, pixel_noise(data), wild)
     padded = np.empty((ny + 2 * MARGIN, nx + 2 * MARGIN))
-    inner = padded[MARGIN : MARGIN + ny, MARGIN : MARGIN + nx]
-    fill(data, wild, inner)
-    prefilter(inner)
-    mirror(padded)
+    fill(data, wild, padded)
+    prefilter(padded)
+    _mirror(padded)
     return padded, wild
 
 
@@ -111,7 +110,7 @@ def flag_wild(data: Image, noise: float, wild: Flags) -> None:  # pragma: no cov
                     wild[r, c] = 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _is_dead(data: Image, r: int, c: int, sky: float, noise: float) -> bool:  # pragma: no cover - compiled
     """Return whether a dark pixel is far below all others about it, which are alike: a gap between stars is not."""
     depth = sky - np.float64(data[r, c])
@@ -142,22 +141,25 @@ def _second_lowest(a: float, b: float, c: float, d: float) -> float:  # pragma: 
 
 
 @njit(nogil=True, cache=True)
-def fill(data: Image, wild: Flags, out: Floats) -> None:  # pragma: no cover - compiled
-    """Copy the image, with invalid and wild pixels interpolated along rows; rows without valid pixels are copied."""
+def fill(data: Image, wild: Flags, padded: Floats) -> None:  # pragma: no cover - compiled
+    """Copy the image between the margins, with invalid and wild pixels interpolated along rows.
+
+    Rows without valid pixels are copied.
+    """
     ny, nx = data.shape
     first = -1  # first row with a valid pixel
     for r in range(ny):
-        if _fill_row(data[r], wild[r], out[r]):
+        if _fill_row(data[r], wild[r], padded[MARGIN + r, MARGIN : MARGIN + nx]):
             first = r if first < 0 else first
         elif first >= 0:
-            for k in range(nx):
-                out[r, k] = out[r - 1, k]
+            for k in range(MARGIN, MARGIN + nx):
+                padded[MARGIN + r, k] = padded[MARGIN + r - 1, k]
     for r in range(first if first >= 0 else ny):
-        for k in range(nx):
-            out[r, k] = out[first, k] if first >= 0 else 0.0
+        for k in range(MARGIN, MARGIN + nx):
+            padded[MARGIN + r, k] = padded[MARGIN + first, k] if first >= 0 else 0.0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _fill_row(row: Image, wild: Flags, out: Floats) -> bool:  # pragma: no cover - compiled
     """Fill one row, linearly between valid pixels and constant beyond them; return whether there are any."""
     last = -1
@@ -177,14 +179,14 @@ def _fill_row(row: Image, wild: Flags, out: Floats) -> bool:  # pragma: no cover
 
 
 @njit(nogil=True, cache=True)
-def prefilter(image: Floats) -> None:  # pragma: no cover - compiled
-    """Convert values into the coefficients of their cubic spline, in place, with mirror boundaries."""
-    ny, nx = image.shape
+def prefilter(padded: Floats) -> None:  # pragma: no cover - compiled
+    """Convert the values between the margins into the coefficients of their cubic spline, with mirror boundaries."""
+    ny, nx = padded.shape[0] - 2 * MARGIN, padded.shape[1] - 2 * MARGIN
     if nx > 1:
         for r in range(ny):
-            _filter_row(image[r])
+            _filter_row(padded[MARGIN + r, MARGIN : MARGIN + nx])
     if ny > 1:
-        _filter_columns(image)
+        _filter_columns(padded, ny)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -194,7 +196,7 @@ def _mirrored(k: int, n: int) -> int:  # pragma: no cover - compiled
     return k if k < n else 2 * n - 2 - k
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _filter_row(row: Floats) -> None:  # pragma: no cover - compiled
     n = row.size
     total, power = row[0], POLE
@@ -211,56 +213,52 @@ def _filter_row(row: Floats) -> None:  # pragma: no cover - compiled
         row[k] *= 6.0
 
 
-@njit(nogil=True, cache=True)
-def _start_columns(image: Floats) -> None:  # pragma: no cover - compiled
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
+def _start_columns(padded: Floats, n: int) -> None:  # pragma: no cover - compiled
     """Initialise the first row of the forward filter."""
-    n, nx = image.shape
-    power = POLE
-    first = image[0].copy()
+    stop, power, row = padded.shape[1] - MARGIN, POLE, padded[MARGIN]
+    first = row.copy()
     for j in range(1, HORIZON):
-        row = image[_mirrored(j, n)]
-        for k in range(nx):
-            first[k] += power * row[k]
+        other = padded[MARGIN + _mirrored(j, n)]
+        for k in range(MARGIN, stop):
+            first[k] += power * other[k]
         power *= POLE
-    row = image[0]
-    for k in range(nx):
+    for k in range(MARGIN, stop):
         row[k] = first[k]
 
 
-@njit(nogil=True, cache=True)
-def _filter_columns(image: Floats) -> None:  # pragma: no cover - compiled
-    """Filter all columns together."""
-    n, nx = image.shape
-    _start_columns(image)
-    for j in range(1, n):
-        row, before = image[j], image[j - 1]
-        for k in range(nx):
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
+def _filter_columns(padded: Floats, n: int) -> None:  # pragma: no cover - compiled
+    """Filter all columns, of n values, together."""
+    stop, last = padded.shape[1] - MARGIN, MARGIN + n - 1
+    _start_columns(padded, n)
+    for j in range(MARGIN + 1, last + 1):
+        row, before = padded[j], padded[j - 1]
+        for k in range(MARGIN, stop):
             row[k] += POLE * before[k]
-    row, before = image[n - 1], image[n - 2]
-    for k in range(nx):
+    row, before = padded[last], padded[last - 1]
+    for k in range(MARGIN, stop):
         row[k] = POLE / (POLE * POLE - 1.0) * (row[k] + POLE * before[k])
-    for j in range(n - 2, -1, -1):
-        row, after = image[j], image[j + 1]
-        for k in range(nx):
+    for j in range(last - 1, MARGIN - 1, -1):
+        row, after = padded[j], padded[j + 1]
+        for k in range(MARGIN, stop):
             row[k] = POLE * (after[k] - row[k])
-    for j in range(n):
-        row = image[j]
-        for k in range(nx):
+    for j in range(MARGIN, last + 1):
+        row = padded[j]
+        for k in range(MARGIN, stop):
             row[k] *= 6.0
 
 
-@njit(nogil=True, cache=True)
-def mirror(padded: Floats) -> None:  # pragma: no cover - compiled
+def _mirror(padded: Floats) -> None:
     """Fill the margins with mirrored coefficients."""
     ny, nx = padded.shape[0] - 2 * MARGIN, padded.shape[1] - 2 * MARGIN
-    for r in range(MARGIN, MARGIN + ny):
-        for k in range(1, MARGIN + 1):
-            padded[r, MARGIN - k] = padded[r, MARGIN + min(k, nx - 1)]
-            padded[r, MARGIN + nx - 1 + k] = padded[r, MARGIN + max(nx - 1 - k, 0)]
+    rows = padded[MARGIN : MARGIN + ny]
     for k in range(1, MARGIN + 1):
-        for c in range(padded.shape[1]):
-            padded[MARGIN - k, c] = padded[MARGIN + min(k, ny - 1), c]
-            padded[MARGIN + ny - 1 + k, c] = padded[MARGIN + max(ny - 1 - k, 0), c]
+        rows[:, MARGIN - k] = rows[:, MARGIN + min(k, nx - 1)]
+        rows[:, MARGIN + nx - 1 + k] = rows[:, MARGIN + max(nx - 1 - k, 0)]
+    for k in range(1, MARGIN + 1):
+        padded[MARGIN - k] = padded[MARGIN + min(k, ny - 1)]
+        padded[MARGIN + ny - 1 + k] = padded[MARGIN + max(ny - 1 - k, 0)]
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -313,7 +311,7 @@ def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragm
     px, py = np.empty(nx), np.empty(nx)
     change = 0.0
     for r in range(ny):
-        positions_in_row((pieces, lattice, positions), origin, r, 0, px, py)
+        positions_in_row((pieces, lattice, positions), origin, r, np.int64(0), px, py)
         for k in range(nx):
             x, y = px[k], py[k]
             if np.isnan(out[r, k]) or not (x >= 0.0 and y >= 0.0 and x <= columns - 1.0 and y <= rows - 1.0):

@@ -45,7 +45,7 @@ def medians(values: Image, median: Floats) -> None:  # pragma: no cover - compil
                 median[r, c] = 0.5 * (work[middle - 1] + work[middle])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _step(median: Floats, r: int, c: int) -> float:  # pragma: no cover - compiled
     """Return the largest step of the median from a pixel to one of its four neighbours."""
     here, largest = median[r, c], 0.0
@@ -112,7 +112,7 @@ def robust_mean(  # noqa: PLR0917 - a compiled function takes positions only # p
                 variance[r, c] = square / (weight * weight)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _sums(  # pragma: no cover - compiled
     values: Image, middle: float, allowed: float, sigma: Floats, weights: Floats
 ) -> tuple[int, float, float]:

@@ -11,11 +11,16 @@ from pathlib import Path
 
 os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="levelmatch-numba-")  # before numba is imported
 
+import numpy as np
 from numba.core import event, types
+from scipy.ndimage import gaussian_filter
 
 from levelmatch_core import MatchSettings, match_levels
+from levelmatch_core.matching.measure.psf_match import psf_matched
 from levelmatch_core.process.compile_ahead import LIST
+from levelmatch_core.process.small_work import everything_compiled
 from levelmatch_core.simulate import SimulatedProgram, simulate
+from levelmatch_core.sky.kernels import as_compiled
 
 HEAD = """\
 # What a first run compiles, from its own calls: module, function, types of arguments.
@@ -60,7 +65,8 @@ def text_of(kind) -> str:
 def recorded() -> Entries:
     """Match two small programs, with and without errors, as a first user would, and return what was compiled."""
     entries = Entries()
-    with tempfile.TemporaryDirectory() as scratch, event.install_listener("numba:compile", entries):
+    listener = event.install_listener("numba:compile", entries)
+    with tempfile.TemporaryDirectory() as scratch, listener, everything_compiled():
         for instrument, tiles, dithers in (("miri", (2, 2), 2), ("generic", (3, 2), 1)):
             folder = Path(scratch) / instrument
             options = {"tiles": tiles, "dithers": dithers, "size": 128, "stars": 20, "overlap": 0.4}
@@ -70,7 +76,17 @@ def recorded() -> Entries:
                     preset="best", figures="none", fit_type_dithers=fit_type, fit_type_mosaic_tiles=fit_type
                 )
                 match_levels(folder, Path(scratch) / f"{instrument}_{fit_type}", settings)
+        match_psfs()
     return entries
+
+
+def match_psfs() -> None:
+    """Match the PSFs of two images of a crowd, which the programs are too small for."""
+    rng = np.random.default_rng(0)
+    crowd = np.where(rng.random((200, 200)) < 0.02, 100.0, 0.0)
+    images = (gaussian_filter(crowd, width) + rng.normal(0, 0.01, crowd.shape) for width in (1.0, 1.3))
+    first, second = (as_compiled(image.astype(np.float32)) for image in images)
+    assert psf_matched(first, second, (0, 0, 0, 0, *crowd.shape), (0.0, 0.0, 0.0), 0.1) is not None
 
 
 if __name__ == "__main__":

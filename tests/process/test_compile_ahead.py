@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from levelmatch_core.process.compile_ahead import compiling_ahead, listed_kernels, types_of
+from levelmatch_core.process.small_work import dispatcher_of
 
 
 def test_every_entry_of_the_list_is_a_compiled_function_with_as_many_arguments():
@@ -18,7 +19,7 @@ def test_every_entry_of_the_list_is_a_compiled_function_with_as_many_arguments()
     assert len(listed) > 30
     assert len(set(listed)) == len(listed)
     for module, function, arguments in listed:
-        dispatcher = getattr(importlib.import_module(module), function)
+        dispatcher = dispatcher_of(getattr(importlib.import_module(module), function))
         assert len(types_of(arguments)) == dispatcher.py_func.__code__.co_argcount, (module, function)
 
 
@@ -31,12 +32,12 @@ def test_nothing_is_started_where_something_was_compiled_before(tmp_path, monkey
 
 COMPILE = """
 from levelmatch_core.process.compile_ahead import compile_entry, listed_kernels
-from levelmatch_core.sky.spline import mirror
-(entry,) = (one for one in listed_kernels() if one[1] == "mirror")
+from levelmatch_core.sky.kernels import row_ends
+(entry,) = (one for one in listed_kernels() if one[1] == "row_ends")
 assert compile_entry(*entry)
 import numpy as np
-mirror(np.zeros((20, 20)))
-print(sum(mirror.stats.cache_misses.values()), sum(mirror.stats.cache_hits.values()), len(mirror.signatures))
+row_ends(np.zeros((20, 20), np.float32), np.zeros((20, 3), np.int64))
+print(sum(row_ends.stats.cache_misses.values()), sum(row_ends.stats.cache_hits.values()), len(row_ends.signatures))
 """
 
 

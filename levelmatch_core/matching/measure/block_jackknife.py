@@ -179,7 +179,9 @@ def block_sums(  # noqa: PLR0917 - a compiled function takes positions only # pr
         level, mine = cut[0] + cut[2] * y[r], fitted[0] + fitted[2] * y[r]
         for column in range(across):
             block = (r // side) * across + column
-            count, total, squares, cubes, clamped_total = sums[block]
+            # one by one: with a whole row the text of an error about shapes would be compiled, which takes seconds
+            count, total, squares = sums[block, 0], sums[block, 1], sums[block, 2]
+            cubes, clamped_total = sums[block, 3], sums[block, 4]
             for k in range(column * side, min((column + 1) * side, nx)):
                 left = row[k] - (level + cut[1] * x[k])
                 if (left >= cut[3]) & (left <= cut[4]):
@@ -191,5 +193,6 @@ def block_sums(  # noqa: PLR0917 - a compiled function takes positions only # pr
                     cubes += value * value * value
                     clamped_total += clamped
                     within += 1.0 if clamped == value else 0.0
-            sums[block] = count, total, squares, cubes, clamped_total
+            sums[block, 0], sums[block, 1], sums[block, 2] = count, total, squares
+            sums[block, 3], sums[block, 4] = cubes, clamped_total
     return sums.T, within

@@ -83,10 +83,13 @@ def sift_difference(  # noqa: PLR0917 - a compiled function takes positions only
 @njit(nogil=True, cache=True)
 def unit(n: int) -> Floats:  # pragma: no cover - compiled
     """Return (n,) positions of pixels about the middle, in units of half the box."""
-    return (np.arange(n).astype(np.float64) - (n - 1) / 2) / (n / 2)
+    x, middle, half = np.empty(n), (n - 1) / 2, n / 2
+    for k in range(n):  # numpy's range takes longer to compile
+        x[k] = (k - middle) / half
+    return x
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def moments_of(columns: Floats, x: Floats) -> Floats:  # pragma: no cover - compiled
     """Add up the sums of columns of pixels.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from levelmatch_core.matching.graph_kernels import Floats, Index
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large
 
 Geometry = tuple[Index, Index, Floats, Floats, Floats, Floats, float]
 """First and second member of each pair; centres of the members; centroids of the pairs; where members are on several
@@ -26,6 +27,7 @@ def _way(geometry: Geometry, pair: int, side: int, a: int) -> float:  # pragma: 
     return centroids[pair, a - 1] - centres[end, a - 1]
 
 
+@compiled_when_large(lambda _, weighted: 8 * weighted.size)
 @njit(nogil=True, cache=True)
 def normal_blocks(  # noqa: C901 - compiled: one loop  # pragma: no cover
     geometry: Geometry, weighted: Floats
@@ -81,6 +83,7 @@ def _turned_rows(turns: Floats, pair: int, side: int, rows: Floats, out: Floats)
                 out[a, b] = turns[pair, side, 0, a - 1] * rows[1, b] + turns[pair, side, 1, a - 1] * rows[2, b]
 
 
+@compiled_when_large(lambda _, delta, *__: 4 * delta.size)
 @njit(nogil=True, cache=True)
 def pair_residuals(geometry: Geometry, delta: Floats, corrections: Floats) -> Floats:  # pragma: no cover - compiled
     """Return (K, k) d - B c: the residuals of the pairs' differences for corrections c (N, k)."""
@@ -103,6 +106,7 @@ def pair_residuals(geometry: Geometry, delta: Floats, corrections: Floats) -> Fl
     return left
 
 
+@compiled_when_large(lambda _, pulls, *__: 4 * pulls.size)
 @njit(nogil=True, cache=True)
 def to_members(geometry: Geometry, pulls: Floats, total: Floats) -> None:  # pragma: no cover - compiled
     """Add B' y to `total` (N, k), for values y (K, k) of the pairs."""
@@ -121,6 +125,7 @@ def to_members(geometry: Geometry, pulls: Floats, total: Floats) -> None:  # pra
             total[i, a] -= here + pulls[pair, 0] * _way(geometry, pair, 0, a) / scale
 
 
+@compiled_when_large(lambda geometry, corrections: 3 * geometry[0].size * corrections[0].size)
 @njit(nogil=True, cache=True)
 def to_pairs(geometry: Geometry, corrections: Floats) -> Floats:
     """Return (K, k, M) B c: the differences of the pairs that corrections c (N, k, M) imply."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from levelmatch_core.matching.graph_kernels import Floats, Index
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large
 
 Roots = tuple[Index, Floats, int]
 """(N + 1,) where each member's factor starts; the factors; the number of sample points."""
@@ -66,6 +67,7 @@ def covariance_times(  # pragma: no cover - compiled
             product[number[begin[member] + r // k], r % k] += value
 
 
+@compiled_when_large(lambda *given: 2 * given[2][1].size)
 @njit(nogil=True, cache=True)
 def as_rows(begin: Index, number: Index, roots: Roots, k: int) -> tuple[Floats, Index, Index]:  # pragma: no cover
     """Return the columns of all factors as rows of one sparse matrix: values, columns and row starts."""

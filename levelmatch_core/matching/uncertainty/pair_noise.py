@@ -25,6 +25,7 @@ from levelmatch_core.matching.model.frames import Views, from_centroid
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.uncertainty.packed_roots import as_rows, covariance_times, spread
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large
 
 POINTS = 600
 """Number of sample points per member."""
@@ -282,6 +283,7 @@ def _reach(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int, int]:
     return _before(unit, low), _before(unit, high)
 
 
+@compiled_when_large(lambda unit, _, ends, *rest: len(unit) * ends.size * (rest[-1] ** 2 + 7))
 @njit(nogil=True, cache=True)
 def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
     unit: Array, shapes: Shapes, ends: Index, seen: Index, views: Views, scale: float, k: int
@@ -312,6 +314,7 @@ def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
     return count, sums
 
 
+@compiled_when_large(lambda unit, _, lists, *rest: len(unit) * lists[1].size * (rest[-1].shape[2] ** 2 + 7))
 @njit(nogil=True, cache=True)
 def _by_member(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: no cover
     unit: Array,

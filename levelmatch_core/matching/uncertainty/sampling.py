@@ -13,6 +13,7 @@ from levelmatch_core.matching.model.frames import Views, from_centroid
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.uncertainty.pair_noise import POINTS, holds, semidefinite_root, shapes_of, spread_evenly
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large
 
 Shapes = tuple[Array, Index, Array]
 Lists = tuple[Index, Index]
@@ -225,6 +226,7 @@ def _touched(  # noqa: PLR0917 - compiled  # pragma: no cover
     return many
 
 
+@compiled_when_large(lambda scene, start: 20 * int(start[-1]) * len(scene.unit))
 @njit(nogil=True, cache=True)
 def sums(scene: Scene, start: Index) -> tuple[Index, Index, Index, Array, Array, Array]:  # pragma: no cover
     """Return the fields of `_Links`."""
@@ -304,6 +306,7 @@ def _gram_of(  # noqa: PLR0917 - compiled  # pragma: no cover
     return gram
 
 
+@compiled_when_large(lambda scene, start, *_: 20 * int(start[-1]) * len(scene.unit))
 @njit(nogil=True, cache=True)
 def roots(
     scene: Scene, start: Index, matched: Array, seen: NDArray[np.bool_], rows: Index
