@@ -30,8 +30,13 @@ from levelmatch_core.sky.store import CutoutStore
 logger = logger_of(__name__)
 
 
-def check(request: Request) -> None:
+def check(request: Request) -> int:
     """Check the request as far as possible without any work, before the slow start of Prefect.
+
+    Returns
+    -------
+    int
+        The number of files.
 
     Raises
     ------
@@ -41,13 +46,14 @@ def check(request: Request) -> None:
         If there are no files.
     """
     with OutputFolder.open(request.output, request.settings, request.inputs):
-        find_files(
+        found = find_files(
             request.inputs,
             step_ext=request.settings.step_ext,
             recursive=request.recursive,
             exclude=outputs_of(request.output),
             missing=reasons_of(request.missing).keys(),
         )
+    return len(found)
 
 
 def launch(
@@ -75,7 +81,7 @@ def launch(
     LevelMatchError
         As raised by :func:`levelmatch_core.pipeline.run`.
     """
-    check(request)
+    files = check(request)
     home = prepare_environment(quiet=True)
     with terminal(log_level), private(home):
         if ahead is not None:
@@ -85,7 +91,7 @@ def launch(
             )
         try:
             prepare_engine(home)
-            return _under_prefect(request, home, server or ephemeral_server.start(), ahead)
+            return _under_prefect(request, home, server or ephemeral_server.start(), ahead, files)
         except EngineError as error:
             logger.warning(
                 "Prefect cannot be used: %s; this run is done without Prefect, and only its record there is lost", error
@@ -94,7 +100,7 @@ def launch(
                 server.stop()
             forget_unsent()
         if ahead is not None:
-            ahead.wait()
+            ahead.wait(files)
         return match_alone(request)
 
 
@@ -112,6 +118,7 @@ def _under_prefect(
     home: Home,
     server: ephemeral_server.EmbeddedServer | None,
     ahead: CompileAhead | None,
+    files: int,
 ) -> Summary:
     """Run the flow, on a server that was started or on one that Prefect finds by itself.
 
@@ -128,7 +135,7 @@ def _under_prefect(
             from flows.orchestration.quarantine import content_of  # noqa: PLC0415
 
             if ahead is not None:
-                ahead.wait()
+                ahead.wait(files)
             state = level_match(
                 inputs=as_given(LocalInputs(request.inputs, request.missing)),
                 output=str(request.output),

@@ -2,9 +2,9 @@
 
 What a run compiles, from which arguments, is listed in `compiled_ahead.txt` (`python -m tests.benchmarks.compilation`
 writes it anew). Child processes compile it into numba's cache: first what every run needs at once, for which the run
-waits before it computes; then, with what the run leaves idle, what it needs late, and what a small run interprets
-(:mod:`levelmatch_core.process.small_work`). What the list lacks, what is not ready, and what a child fails at, is
-compiled by the run itself.
+waits before it computes; then, with what the run leaves idle, what it needs late and, if it has many files, what a
+small run interprets (:mod:`levelmatch_core.process.small_work`). What the list lacks, what is not ready, and what a
+child fails at, is compiled by the run itself.
 """
 
 import gc
@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from levelmatch_core.process.compiled import is_cold
 
@@ -29,8 +29,16 @@ MOST_CHILDREN = 8
 _LONGEST = 180.0
 """Seconds after which a child is not waited for any more."""
 
+FEW_FILES = 50
+"""Up to about so many inputs the graph is small enough to be interpreted."""
+
+_REST = "rest"
+"""The argument for which what a small run interprets is compiled, and else all the rest."""
+
 _LATE = {"add_part", "medians", "robust_mean", "row_ends", "spline_box"}
 """What only stacks and mosaics need, which come after all measurements of a tile or of all tiles."""
+
+_INTERPRETED = 2
 
 _GIVE_WAY = 19
 """By so much a child lowers its priority when the run no longer waits for it."""
@@ -40,28 +48,47 @@ class CompileAhead:
     """The child processes; they end when their work is done, with this process, or by :meth:`stop`."""
 
     def __init__(self) -> None:
-        words = [sys.executable, "-P", "-m", __name__]
-        # the child ends when the pipe does, however this process ends
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        self._process = _started()
+        self._rest: subprocess.Popen[bytes] | None = None
+        self._ready = threading.Thread(target=_until_closed, args=(self._process.stdout,), daemon=True)
+        self._ready.start()
 
-    def wait(self) -> None:
-        """Wait until what every run needs is compiled, or the children have ended for another reason."""
-        if (told := self._process.stdout) is None:
-            return
-        reader = threading.Thread(target=told.read, daemon=True)  # until the children close it
-        reader.start()
-        reader.join(_LONGEST)
-        if reader.is_alive():
+    def wait(self, files: int) -> None:
+        """Wait until what every run needs at once is compiled, or the children have ended for another reason.
+
+        Parameters
+        ----------
+        files
+            Number of input files. For many of them all that a small run interprets is compiled beside the run.
+        """
+        self._ready.join(_LONGEST)
+        if self._ready.is_alive():
             self.stop()
+        elif files > FEW_FILES:
+            self._rest = _started(_REST)
+            threading.Thread(target=_until_closed, args=(self._rest.stdout,), daemon=True).start()
 
     def stop(self) -> None:
         """End the children at once."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.kill()
-        self._process.wait()
+        for process in (self._process, self._rest):
+            if process is not None and process.stdin is not None:
+                process.stdin.close()
+                process.kill()
+                process.wait()
+
+
+def _until_closed(told: IO[bytes]) -> None:
+    """Read what children tell, which is nothing, until the last of them has closed it."""
+    with told:
+        told.read()
+
+
+def _started(*arguments: str) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-P", "-m", __name__, *arguments]
+    # the child ends when the pipe does, however this process ends
+    return subprocess.Popen(  # noqa: S603 - our own module
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
 
 
 @contextmanager
@@ -117,7 +144,9 @@ def main() -> None:
     for module in dict.fromkeys(module for module, _, _ in listed):
         importlib.import_module(module)  # once, for all children
     # several lists of arguments of one function go to one process: they share a file in the cache
-    functions = sorted(dict.fromkeys(entry[:2] for entry in listed), key=lambda function: _turn(*function))
+    turns = {entry[:2]: _turn(*entry[:2]) for entry in listed}
+    mine = [each for each, turn in turns.items() if (turn == _INTERPRETED) is (_REST in sys.argv[1:])]
+    functions = sorted(mine, key=lambda each: turns[each])
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(processors, MOST_CHILDREN)
     waiting, put = os.pipe()
@@ -131,7 +160,7 @@ def main() -> None:
         if not child:
             threading.Thread(target=_end_with_parent, daemon=True).start()
             with suppress(Exception):  # the run itself will say what is wrong
-                _compile_from(waiting, functions, listed)
+                _compile_from(waiting, functions, turns, listed)
             os._exit(0)
         children.append(child)
     _tell()
@@ -140,12 +169,17 @@ def main() -> None:
         os.waitpid(child, 0)
 
 
-def _compile_from(waiting: int, functions: list[tuple[str, str]], listed: list[tuple[str, str, str]]) -> None:
+def _compile_from(
+    waiting: int,
+    functions: list[tuple[str, str]],
+    turns: dict[tuple[str, str], int],
+    listed: list[tuple[str, str, str]],
+) -> None:
     """Compile functions that nobody has taken yet; close stdout, and give way, before the first one that can wait."""
     first = True
     while taken := os.read(waiting, 1):
         mine = functions[taken[0]]
-        if first and _turn(*mine) > 0:
+        if first and turns[mine] > 0:
             first = False
             _tell()
             os.nice(_GIVE_WAY)
@@ -155,13 +189,13 @@ def _compile_from(waiting: int, functions: list[tuple[str, str]], listed: list[t
 
 
 def _turn(module: str, function: str) -> int:
-    """Return 0 for what a run needs at once, 1 for what it needs late, 2 for what a small run does without."""
+    """Return 0 for what a run needs at once, 1 for what it needs late, 2 for what a small one interprets."""
     from levelmatch_core.process.small_work import CompiledWhenLarge, dispatcher_of  # noqa: PLC0415 - likewise
 
     home = importlib.import_module(module)
     found = dispatcher_of(getattr(home, function))
     if any(isinstance(each, CompiledWhenLarge) and each.compiled is found for each in vars(home).values()):
-        return 2
+        return _INTERPRETED
     return int(function in _LATE)
 
 

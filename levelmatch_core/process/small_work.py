@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 
-MOST_PASSES = 2_000_000
-"""So many passes of an inner loop are interpreted in about a second, which is what a function takes to be compiled."""
+MOST_PASSES = 4_000_000
+"""So many passes of an inner loop are interpreted in a second or so, which is what a function takes to be compiled."""
 
 
 class CompiledWhenLarge:

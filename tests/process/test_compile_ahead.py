@@ -1,6 +1,7 @@
 """What a first run needs is compiled beside its start: the list is right, and the children end with the command."""
 
 import importlib
+import io
 import os
 import subprocess
 import sys
@@ -9,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from levelmatch_core.process.compile_ahead import compiling_ahead, listed_kernels, types_of
+from levelmatch_core.process import compile_ahead
+from levelmatch_core.process.compile_ahead import (
+    FEW_FILES,
+    CompileAhead,
+    compiling_ahead,
+    listed_kernels,
+    types_of,
+)
 from levelmatch_core.process.small_work import dispatcher_of
 
 
@@ -28,6 +36,57 @@ def test_nothing_is_started_where_something_was_compiled_before(tmp_path, monkey
     (tmp_path / "kernels.add_part-7.py311.nbi").touch()
     with compiling_ahead() as ahead:
         assert ahead is None
+
+
+def test_what_a_run_needs_at_once_comes_first():
+    turns = {function: compile_ahead._turn(module, function) for module, function, _ in listed_kernels()}
+    assert [turns[each] for each in ("bilinear_kernel", "huber_sums", "add_part", "_neighbours", "sums")] == [
+        0,
+        0,
+        1,
+        2,
+        2,
+    ]
+
+
+class Child:
+    """A child process that has told that it is ready."""
+
+    def __init__(self, *arguments):
+        self.arguments, self.stdout, self.stdin = arguments, io.BytesIO(), io.BytesIO()
+        self.killed = False
+
+    def kill(self):
+        self.killed = True
+
+    def wait(self):
+        pass
+
+
+@pytest.mark.parametrize(("files", "expected"), [(FEW_FILES, [()]), (FEW_FILES + 1, [(), ("rest",)])])
+def test_what_a_small_run_interprets_is_compiled_for_a_large_one(monkeypatch, files, expected):
+    started = []
+    monkeypatch.setattr(compile_ahead, "_started", lambda *words: started.append(Child(*words)) or started[-1])
+    ahead = CompileAhead()
+    ahead.wait(files)
+    assert [each.arguments for each in started] == expected
+    assert not any(each.killed for each in started)
+    ahead.stop()
+    assert all(each.killed for each in started)
+
+
+@pytest.mark.full  # two children compile for ten seconds
+def test_the_command_goes_on_when_what_it_needs_at_once_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    ahead = CompileAhead()
+    ahead.wait(1)
+    try:
+        kept = {file.name.split(".")[1].split("-")[0] for file in tmp_path.rglob("*.nbi")}
+        at_once = {function for module, function, _ in listed_kernels() if compile_ahead._turn(module, function) == 0}
+        assert at_once <= kept
+        assert not kept & {"sums", "roots", "bridge_flags"}
+    finally:
+        ahead.stop()
 
 
 COMPILE = """
