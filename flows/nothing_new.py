@@ -172,7 +172,11 @@ class Question:
     def answer(self) -> LastRun | None:
         """Return what the last run left, where nothing has changed since; None where something has."""
         try:
-            kept = LastRun.model_validate_json(unseal(self._key, self._note.read_text(encoding="utf-8")))
+            with self._note.open(encoding="utf-8") as note:
+                known = os.fstat(note.fileno())
+                if known.st_uid != os.geteuid() or known.st_mode & 0o077:
+                    return None  # somebody else's, or open to others
+                kept = LastRun.model_validate_json(unseal(self._key, note.read()))
         except (OSError, ValueError, ValidationError):  # there is none, or it is damaged
             return None
         same = (kept.asked, kept.read, kept.written) == (self.asked, self.state.digest, self._written())

@@ -244,6 +244,13 @@ def test_a_damaged_note_is_none(finished, place, damage):
     assert asked(place).answer() is None
 
 
+def test_a_note_that_others_may_write_is_none(finished, place):
+    kept(place, finished[1])
+    (note,) = (place / "home" / "last_runs").iterdir()
+    note.chmod(0o660)
+    assert asked(place).answer() is None
+
+
 def test_a_note_that_no_run_renews_goes(finished, place):
     kept(place, finished[1])
     (note,) = (place / "home" / "last_runs").iterdir()
