@@ -106,7 +106,7 @@ def pixels_of(image: Image) -> np.ndarray:
     values = kinds.get(image.fill, values) * image.scale
     if np.dtype(image.dtype).kind != "f":
         info = np.iinfo(image.dtype)
-        values = np.clip(np.nan_to_num(values), info.min, info.max)
+        values = np.rint(np.clip(np.nan_to_num(values), info.min, info.max))
     with np.errstate(over="ignore"):
         return np.asarray(values).astype(image.dtype)
 
