@@ -1,4 +1,7 @@
-"""Sets of images of every kind that overlap: each set is matched, or refused by name; nothing else escapes."""
+"""Sets of images of every kind that overlap: each set is matched, or refused by name; nothing else escapes.
+
+Where the levels are known, none that is graded good is wrong.
+"""
 
 import hashlib
 import json
@@ -14,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from levelmatch_core.errors import LevelMatchError
+from levelmatch_core.matching.corrections import Status
 from levelmatch_core.pipeline import Request, run
 from levelmatch_core.products.grade import Grade
 from levelmatch_core.runners import PlainRunner
@@ -198,3 +202,78 @@ def test_any_set_is_matched_or_refused_by_name(tmp_path: Path, members: list[Ima
 @given(members=sets, chosen=choices)
 def test_any_of_many_sets(tmp_path: Path, members: list[Image], chosen: dict[str, object]) -> None:
     check_set(members, chosen, tmp_path)
+
+
+# -- what is known -----------------------------------------------------------------------------------------------------
+MOST = 6.0
+"""Stated errors by which no level is off: some 10,000 are tried."""
+
+known_side = st.integers(24, 70)
+known_images = st.builds(
+    Image,
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(known_side, known_side),
+    shift=st.tuples(st.floats(-40, 40), st.floats(-40, 40)),
+    turn=st.sampled_from([0.0, 0.0, 90.0, 33.0]),
+    dtype=st.sampled_from(["f4", "f4", "f8", "i2", "i4"]),
+    fill=st.sampled_from(["noise"] * 4 + ["stripes", "checked", "holes", "inf", "wild"]),
+    scale=st.just(1.0),
+    errors=st.sampled_from(["none", "none", "ones", "some zero", "huge", "nan"]),
+)
+known_choices = st.fixed_dictionaries(
+    {"preset": st.sampled_from(["best", "best", "pjpipe"])},
+    optional={
+        "statistic": st.sampled_from(["median", "clipped_mean", "huber", "adaptive"]),
+        "weight_method": st.sampled_from(["equal", "npix", "rms", "error"]),
+        "do_sigma_clip": st.booleans(),
+        "match_psf": st.booleans(),
+        "robust": st.booleans(),
+        "min_area_percent": st.just(0.0),
+        "reproject_func": st.sampled_from(["interp", "spline", "adaptive", "exact"]),
+    },
+)
+
+
+def check_levels(members: list[Image], chosen: dict[str, object], parent: Path) -> None:
+    """Hold a set of constant skies to the levels that they have, if its grade is good."""
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    (folder / "in").mkdir()
+    for number, image in enumerate(members):
+        write(image, folder / "in" / f"{number}.fits")
+    asked = MatchSettings.model_validate({**chosen, "figures": "none"})
+    request = Request(inputs=(folder / "in",), output=folder / "out", settings=asked)
+    try:
+        result = run(request, CutoutStore(folder / "store"), PlainRunner)
+    except LevelMatchError:  # the test above asks for the name
+        result = None
+    shutil.rmtree(folder)
+    if result is None or result.record.grade is not Grade.GOOD:
+        return
+    for match in result.matches:
+        references = {one.component: one for one in match.corrections if one.status is Status.REFERENCE}
+        for one in match.corrections:
+            if one.status is Status.MATCHED:
+                wrong, zero = (
+                    each.plane.level - 100 - members[int(each.exposure.name.split(".")[0])].seed % 7
+                    for each in (one, references[one.component])
+                )
+                assert abs(wrong - zero) <= MOST * one.sigma[0], (one, wrong - zero)
+
+
+known_sets = st.lists(known_images, min_size=2, max_size=6, unique_by=lambda image: image.seed)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@fuzz(CI)
+@given(members=known_sets, chosen=known_choices)
+def test_no_set_is_good_and_wrong(tmp_path: Path, members: list[Image], chosen: dict[str, object]) -> None:
+    check_levels(members, chosen, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")
+@fuzz(FULL)
+@given(members=known_sets, chosen=known_choices)
+def test_none_of_many_sets_is_good_and_wrong(tmp_path: Path, members: list[Image], chosen: dict[str, object]) -> None:
+    check_levels(members, chosen, tmp_path)
