@@ -175,3 +175,26 @@ def mask_sums(  # pragma: no cover - compiled
         sxy += r * columns
         syy += r * r * count
     return n, sx, sy, sxx, sxy, syy
+
+
+@njit(nogil=True, cache=True)
+def holes_in(  # pragma: no cover - compiled
+    first: Image, second: Image, box: Box, down: int, longest: int
+) -> tuple[int, int]:
+    """Return the numbers of invalid pixels in holes and of valid ones, in every `down`-th row.
+
+    A hole is a run of at most `longest` invalid pixels between two valid ones of a row.
+    """
+    nx = box[5]
+    holes = count = 0
+    for r in range(0, box[4], down):
+        a, b = first[box[0] + r, box[1] : box[1] + nx], second[box[2] + r, box[3] : box[3] + nx]
+        last = -1
+        for k in range(nx):
+            if np.isfinite(b[k] - a[k]):
+                gap = k - last - 1
+                if last >= 0 and gap <= longest:
+                    holes += gap
+                last = k
+                count += 1
+    return holes, count

@@ -26,7 +26,15 @@ from numpy.typing import NDArray
 from levelmatch_core.matching.measure import huber
 from levelmatch_core.matching.measure.block_jackknife import shown_by
 from levelmatch_core.matching.measure.core_level import off_core
-from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, mask_sums, plane_sums, sift_difference
+from levelmatch_core.matching.measure.difference_kernels import (
+    Box,
+    Cut,
+    Image,
+    holes_in,
+    mask_sums,
+    plane_sums,
+    sift_difference,
+)
 from levelmatch_core.matching.measure.gain import gain
 from levelmatch_core.matching.measure.psf_match import psf_matched
 from levelmatch_core.matching.measure.tilts import reach
@@ -123,14 +131,7 @@ class _Pair:
         What two images lose to bad pixels and cosmic rays is twice what one of them does, where these are random; gaps
         that are larger than `HOLE` are common to all.
         """
-        first, second, (ay, ax, by, bx, ny, nx) = self.parts
-        down = max(1, ny // HOLE_ROWS)
-        with np.errstate(invalid="ignore"):  # inf - inf
-            lines = second[by : by + ny : down, bx : bx + nx] - first[ay : ay + ny : down, ax : ax + nx]
-        invalid = np.ones((len(lines), nx + HOLE + 1), np.bool_)
-        invalid[:, HOLE:-1] = ~np.isfinite(lines)
-        runs = np.diff(np.flatnonzero(np.diff(invalid.ravel())))[1::2]
-        holes, valid = float(runs[runs <= HOLE].sum()), float(np.count_nonzero(~invalid))
+        holes, valid = holes_in(*self.parts, max(1, self.shape[0] // HOLE_ROWS), HOLE)
         return math.sqrt(valid / (valid + holes)) if valid else 1.0
 
     def sample(self) -> Array:
