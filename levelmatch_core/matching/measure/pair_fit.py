@@ -63,8 +63,6 @@ ROUNDING = 64 * np.finfo(float).eps
 """Residuals below this fraction of the largest difference that is not wild are rounding, and are never clipped."""
 SETTLED = 0.01
 """A fit has settled, too, where its last iteration moves it by less than this fraction of its standard error."""
-HOLE, HOLE_ROWS = 12, 64
-"""Invalid pixels in runs of at most so many along a row are holes of one image, and so many rows tell how many."""
 PSF_LEFT = 0.25
 """Fraction of the change of a level by PSF matching that counts as its error: no kernel is perfect, and what it leaves
 is alike in all pairs of an exposure."""
@@ -129,9 +127,9 @@ class _Pair:
         """Return the part of the pair's pixels that another pair over the same sky has, too: each image has own holes.
 
         What two images lose to bad pixels and cosmic rays is twice what one of them does, where these are random; gaps
-        that are larger than `HOLE` are common to all.
+        that are larger are common to all.
         """
-        holes, valid = holes_in(*self.parts, max(1, self.shape[0] // HOLE_ROWS), HOLE)
+        holes, valid = holes_in(*self.parts)
         return math.sqrt(valid / (valid + holes)) if valid else 1.0
 
     def sample(self) -> Array:

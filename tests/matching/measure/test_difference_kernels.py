@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from levelmatch_core.matching.measure.difference_kernels import (
+    HOLE,
+    HOLE_ROWS,
     difference_row,
     holes_in,
     mask_sums,
@@ -64,20 +66,22 @@ def test_products_are_those_of_residuals_from_planes():
     np.testing.assert_allclose((mean, square, with_delta, with_here, beside), expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("down", [1, 3])
-def test_holes_are_short_runs_of_invalid_pixels_between_valid_ones(down):
-    first, second, box = a_pair()
+@pytest.mark.parametrize("repeats", [1, 7])
+def test_holes_are_short_runs_of_invalid_pixels_between_valid_ones(repeats):
+    first, second, (*corner, ny, nx) = a_pair()
     first[10:20, 12:17] = np.nan
     first[15, 20:40] = np.nan
     second[7] = np.nan
-    rows = np.isfinite(difference_of(first, second, box))[::down]
+    first, second = np.tile(first, (repeats, 1)), np.tile(second, (repeats, 1))
+    box = *corner, repeats * ny, nx
+    rows = np.isfinite(difference_of(first, second, box))[:: max(1, box[4] // HOLE_ROWS)]
     holes = 0
     for row in rows:
         valid = np.flatnonzero(row)
         gaps = np.diff(valid) - 1
-        holes += gaps[gaps <= 6].sum()
+        holes += gaps[gaps <= HOLE].sum()
     assert holes > 0
-    assert holes_in(first, second, box, down, 6) == (holes, rows.sum())
+    assert holes_in(first, second, box) == (holes, rows.sum())
 
 
 def test_products_are_summed_over_the_blocks_that_have_any():
