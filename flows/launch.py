@@ -13,7 +13,7 @@ from flows.home import LOGGERS, Home, prepare_environment
 from flows.interruption import farewell
 from flows.orchestration import ephemeral_server
 from flows.orchestration.availability import forget_unsent, making_database, of_engine, prepare_engine
-from flows.orchestration.log_lines import ConsoleHandler
+from flows.orchestration.log_lines import ONCE, ConsoleHandler
 from flows.progress import REPORTER, BarReporter, LineReporter
 from flows.secrets import without_secrets
 from flows.summary import Summary
@@ -81,7 +81,8 @@ def launch(
         if ahead is not None:
             logger.warning(
                 "the first run on this machine compiles for some seconds more than the next ones (`levelmatch warm-up` "
-                "does so beforehand)"
+                "does so beforehand)",
+                extra=ONCE,
             )
         try:
             prepare_engine(home)

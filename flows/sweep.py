@@ -17,11 +17,11 @@ from flows.alerting.scheduled import tell_scheduled
 from flows.combinations import combinations, folder_of
 from flows.home import Home
 from flows.level_match import facts_of_run, match_and_record
-from flows.markdown import escaped
 from flows.orchestration.artifacts import key_of
 from flows.orchestration.quarantine import QuarantinedError, content_of, quarantined
 from flows.orchestration.task_runner import RETRY_DELAYS
 from flows.orchestration.trials import settings_and_output, trial_note
+from flows.tracking.markdown import escaped
 from flows.tracking.ranking import Combination, Ranking, compare_address, write_ranking
 from flows.tracking.tracker import Tracker, output_id
 from levelmatch_core.errors import LevelMatchError

@@ -89,7 +89,7 @@ INNER = {
     "flows": (
         {"cli"},
         {"commands"},
-        {"demo", "launch", "recording", "sweep", "level_match", "without_prefect"},
+        {"demo", "launch", "nothing_new", "recording", "sweep", "level_match", "without_prefect"},
         {"orchestration"},
         {"alerting", "retention"},
         {"tracking"},
@@ -99,7 +99,6 @@ INNER = {
             "combinations",
             "found_here",
             "interruption",
-            "markdown",
             "progress",
             "secrets",
             "garbage_collection",

@@ -54,23 +54,32 @@ def report(summary: "Summary") -> None:
     """Print the summary of a run: the verdict on stdout, problems on stderr."""
     for problem in summary.problems:
         say(f"{problem.name}: {problem.status}: {problem.reason}", err=True)
-    say(f"grade:   {summary.told}")
-    say(summary.verdict)
-    say("exposures: " + ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count))
-    for each in summary.residuals:
-        say(
-            f"{each.field}: residual rms {each.before:.5g} before, {each.left}, in "
-            f"{each.unit or 'the data unit'}, over {each.used} pairs ({sum(each.rejected.values())} rejected)"
-        )
-    say(f"outputs: {summary.output}{'' if summary.changed else ' (nothing changed)'}")
+    for line in lines_of_result(summary):
+        say(line)
+    if summary.tracking is not None and summary.tracking.lost:
+        say(summary.tracking.lost, err=True)
+
+
+def lines_of_result(summary: "Summary") -> list[str]:
+    """Return what a run says of its result."""
+    lines = [
+        f"grade:   {summary.told}",
+        summary.verdict,
+        "exposures: " + ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count),
+    ]
+    lines += [
+        f"{each.field}: residual rms {each.before:.5g} before, {each.left}, in "
+        f"{each.unit or 'the data unit'}, over {each.used} pairs ({sum(each.rejected.values())} rejected)"
+        for each in summary.residuals
+    ]
+    lines.append(f"outputs: {summary.output}{'' if summary.changed else ' (nothing changed)'}")
     if (Path(summary.output) / REPORT).is_file():
-        say(f"report:  {Path(summary.output) / REPORT}")
-    say(f"in words: levelmatch explain {shlex.quote(str(summary.output))}")
+        lines.append(f"report:  {Path(summary.output) / REPORT}")
+    lines.append(f"in words: levelmatch explain {shlex.quote(str(summary.output))}")
     tracking = summary.tracking
-    if tracking is not None and tracking.lost:
-        say(tracking.lost, err=True)
-    elif tracking is not None:
-        say(f"MLflow:  run {tracking.run_id}{'' if tracking.new else ' (checked again)'} in {tracking.store}")
+    if tracking is not None and not tracking.lost:
+        lines.append(f"MLflow:  run {tracking.run_id}{'' if tracking.new else ' (checked again)'} in {tracking.store}")
+    return lines
 
 
 def end_restored(found: "Restored", output: Path) -> None:

@@ -4,17 +4,23 @@ Slow imports are made inside functions, so that help appears immediately.
 """
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import cloup
 
-from flows.commands.console import BELOW, OK, UNFINISHED, clean_errors, report, say, say_lines
+from flows.commands.console import BELOW, OK, UNFINISHED, clean_errors, lines_of_result, report, say, say_lines
 from flows.commands.options import examples, inputs_argument, located, matching_options, output_option, settings_of
 
 if TYPE_CHECKING:
+    from flows.nothing_new import LastRun
     from levelmatch_core.pipeline import Request
+    from levelmatch_core.products.grade import Grade
+
+_OF_THE_RESULT = ("program", "recursive", "group_by", "prune")
+"""Options besides the settings that may change what a run does."""
 
 
 @cloup.command(
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
 @cloup.option(
     "--prune", is_flag=True, help="Remove corrected files of earlier runs whose input is missing or damaged now."
 )
+@cloup.option("--again", is_flag=True, help="Make a run also where nothing is new since the last one.")
 @cloup.option("--dry-run", is_flag=True, help="Show tiles, fields, pairs, references and cost; write nothing.")
 def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
     """Match the exposures of INPUT (files, or folders of FITS files) and write the results to DIR.
@@ -52,20 +59,49 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
             from levelmatch_core.plan import describe, plan_run  # noqa: PLC0415 - see the module
 
             return say_lines(describe(plan_run(_request(inputs, output, options))))
-        from flows import home  # noqa: PLC0415 - see the module
+        from flows import home, nothing_new  # noqa: PLC0415 - see the module
+
+        question = nothing_new.Question.of(
+            inputs, output, settings_of(options), {name: options[name] for name in _OF_THE_RESULT}
+        )
+        last = question.answer() if question is not None and not options["again"] else None
+        if last is not None:
+            _tell(last, log_level)
+            sys.exit(_code_for(last.grade, options["require"]))
         from flows.orchestration import ephemeral_server  # noqa: PLC0415 - see the module
+        from flows.orchestration.log_lines import hearing  # noqa: PLC0415 - see the module
         from levelmatch_core.process.compile_ahead import compiling_ahead  # noqa: PLC0415 - see the module
 
-        with compiling_ahead() as ahead, home.home_in_use():  # Prefect complains at import of a home that is not there
+        with hearing() as warnings, compiling_ahead() as ahead, home.home_in_use():
+            # Prefect complains at import of a home that is not there
             server = ephemeral_server.start()  # its start takes as long as everything that follows
             from flows.launch import launch  # noqa: PLC0415
 
             summary = launch(_request(inputs, output, options), log_level, server, ahead)
         report(summary)
-        below = options["require"] is not None and summary.grade.rank < type(summary.grade)(options["require"]).rank
-        if below:
-            say(f"the grade is {summary.grade.value}, and --require asks for {options['require']}", err=True)
-    sys.exit(BELOW if below else OK if summary.complete else UNFINISHED)
+        if question is not None and server is not None:
+            question.keep(summary, lines_of_result(summary.model_copy(update={"changed": False})), warnings)
+        code = _code_for(summary.grade, options["require"])
+    sys.exit(code or (OK if summary.complete else UNFINISHED))
+
+
+def _code_for(grade: "Grade", required: str | None) -> int:
+    """Return the exit code that a grade alone gives, and say so where it is too low."""
+    if required is None or grade.rank >= type(grade)(required).rank:
+        return OK
+    say(f"the grade is {grade.value}, and --require asks for {required}", err=True)
+    return BELOW
+
+
+def _tell(last: "LastRun", log_level: str | None) -> None:
+    """Print what the last run of the same things said."""
+    if log_level != "error":
+        for line in last.warnings:
+            say(line, err=True)
+    for line in last.lines:
+        say(line)
+    ended = datetime.fromtimestamp(last.ended, UTC)
+    say(f"looked:  nothing is new since the run of {ended:%Y-%m-%d %H:%M:%S} UTC; --again makes one all the same")
 
 
 def _request(inputs: tuple[Path, ...], output: Path, options: dict[str, Any]) -> "Request":

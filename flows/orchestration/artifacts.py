@@ -17,9 +17,9 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import PrefectException
 
-from flows.markdown import code, escaped
 from flows.progress import Advance, Reporter
 from flows.summary import Summary
+from flows.tracking.markdown import code, escaped
 from levelmatch_core.jobs.products import mosaic_name
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.process.log_context import logger_of

@@ -23,7 +23,8 @@ _TRIES, _PATIENCE = 3, 5.0
 _PACKAGES = frozenset({"prefect", "httpx", "httpcore", "anyio", "sqlalchemy", "aiosqlite", "websockets", "sqlite3"})
 """Packages whose errors are errors of the engine."""
 
-_DATABASES = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+DATABASES = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+"""Variables that give the address of Prefect's database."""
 
 
 def prepare_engine(home: Home) -> None:
@@ -37,7 +38,7 @@ def prepare_engine(home: Home) -> None:
     url = os.environ.get("PREFECT_API_URL")
     if url:
         _refuse_silent(url)
-    elif not any(name in os.environ for name in _DATABASES):
+    elif not any(name in os.environ for name in DATABASES):
         database = _database(home)
         if database.exists():
             try:
@@ -58,7 +59,7 @@ def making_database(home: Home) -> Iterator[bool]:
     time would damage it. If the block ends without an error, the database counts as created: a server that answers has
     done it.
     """
-    elsewhere = any(name in os.environ for name in ("PREFECT_API_URL", *_DATABASES))
+    elsewhere = any(name in os.environ for name in ("PREFECT_API_URL", *DATABASES))
     database = _database(home)
     mark = database.parent / f"made-by-prefect-{version('prefect')}"
     if elsewhere or (database.exists() and mark.exists()):

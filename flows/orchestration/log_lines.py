@@ -23,6 +23,9 @@ from levelmatch_core.text.plain_text import lines_of
 MOST_LINES = 500
 """Largest number of lines per entry: Prefect accepts a million characters."""
 
+ONCE = {"of_one_run": True}
+"""What a log line has as `extra` that does not belong to the result: it is not told again."""
+
 _Held = list[tuple[logging.Handler, logging.LogRecord]]
 _HELD: ContextVar[_Held | None] = ContextVar("held", default=None)
 
@@ -148,3 +151,30 @@ class ConsoleHandler(logging.Handler):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         except Exception:  # noqa: BLE001 - like every logging handler: a log line must not stop the work
             self.handleError(record)
+
+
+# -- what is told again ------------------------------------------------------------------------------------------------
+class _Hearing(logging.Handler):
+    """Notes warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note one."""
+        if not any(hasattr(record, name) for name in ONCE):
+            self.lines.append(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+@contextmanager
+def hearing() -> Iterator[list[str]]:
+    """Give the list in which all warnings of the context are noted, with their level in front."""
+    handler = _Hearing()
+    for name in LOGGERS:
+        logging.getLogger(name).addHandler(handler)
+    try:
+        yield handler.lines
+    finally:
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(handler)

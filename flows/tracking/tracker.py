@@ -21,7 +21,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flows.home import Home
 from flows.interruption import farewell
-from flows.markdown import code, escaped
 from flows.secrets import without_secrets
 from flows.summary import FlowFacts, Summary, Tracking
 from flows.tracking.comparison import (
@@ -35,6 +34,7 @@ from flows.tracking.comparison import (
     view_of_runs,
     write_csv,
 )
+from flows.tracking.markdown import code, escaped
 from flows.tracking.metrics import (
     Measures,
     glossary,

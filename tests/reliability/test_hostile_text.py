@@ -13,7 +13,7 @@ from astropy.io import fits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.markdown import code, escaped
+from flows.tracking.markdown import code, escaped
 from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.simulate import SimulatedProgram, simulate
 from levelmatch_core.text.plain_text import lines_of, one_line

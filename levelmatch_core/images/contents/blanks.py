@@ -42,6 +42,8 @@ _FAR = 100.0
 _FEW_PHOTONS, _FEW_PHOTONS_GAP = 0.1, 10.0
 """Part of the pixels without a photon beyond which these are few, and how far below all others their value may then
 lie, in units of the distance from the others' first percentile to their median."""
+_SEVERAL, _TWO = 0.19, 0.3
+"""Least part of Poisson's numbers that are more than 1.5 times their median, and how much less of it is believed."""
 _CLUSTERED = 0.3
 """Excess of equal neighbours, relative to what chance leaves, beyond which a value lies in areas."""
 _BLOCK = 16
@@ -180,24 +182,34 @@ def _is_of_no_photon(image: Image, value: float, sample: NDArray[np.float64]) ->
     part = 1 - others.size / sample.size
     if part <= _PART or others.size == 0 or others.min() < value:
         return False
-    low, middle = np.percentile(others, [1, 50])
+    low, middle = np.percentile(others, [1, 50]) - value
     near = _FEW_PHOTONS_GAP if part > _FEW_PHOTONS else 1.0
-    return bool(low - value <= near * (middle - low)) and is_scattered(image, value)
+    several = min(
+        _SEVERAL, -math.log(part) / 2
+    )  # Poisson: where a part of exp(-m) has none, m / 2 of few others have two
+    if low > near * (middle - low) or np.mean(others - value > 1.5 * middle) < _TWO * several:
+        return False
+    return is_scattered(image, value)
 
 
 def is_scattered(image: Image, value: float) -> bool:
-    """Return whether pixels have a value whatever the one before has, in most blocks that it does not fill."""
+    """Return whether pixels have a value whatever the one before has, in most blocks that it does not fill.
+
+    What lies in areas follows itself; every other column, row or pixel (of one colour of a camera) never does.
+    """
     rows, columns = (size // _BLOCK for size in image.shape)
     if min(rows, columns) < 1:
         return False
     equal = np.asarray(image[: rows * _BLOCK, : columns * _BLOCK] == value).reshape(rows, _BLOCK, columns, _BLOCK)
     part = equal.mean(axis=(1, 3))
-    before = equal[..., :-1].sum(axis=(1, 3))
-    both = (equal[..., :-1] & equal[..., 1:]).sum(axis=(1, 3))
-    mixed = (part < 1) & (before > 0)
-    if not mixed.any():
-        return False
-    return bool(np.median((both[mixed] / before[mixed] - part[mixed]) / (1 - part[mixed])) < _CLUSTERED)
+    for before, after in ((equal[..., :-1], equal[..., 1:]), (equal[:, :-1], equal[:, 1:])):
+        number, both = before.sum(axis=(1, 3)), (before & after).sum(axis=(1, 3))
+        mixed = (part < 1) & (number > 0)
+        if not mixed.any():
+            return False
+        if abs(np.median((both[mixed] / number[mixed] - part[mixed]) / (1 - part[mixed]))) >= _CLUSTERED:
+            return False
+    return True
 
 
 def _is_blank(value: float, values: NDArray[np.float64], counts: NDArray[np.int64], size: int) -> bool:

@@ -28,22 +28,40 @@ def with_typical_noise(fits: Sequence[PairFit], fit_type: FitType) -> list[PairF
     Parameters
     ----------
     fits
-        All pairs of the group. If none has enough pixels, all remain as they are.
+        All pairs of the group. If none has enough pixels, typical is what all of them show together; if they have no
+        pixel to spare, nothing says how certain any is, and each may be all noise.
     fit_type
         What was fitted, which has taken one or three degrees of freedom.
     """
+    fitted = 1 if fit_type == "level" else 3
     enough = [fit.rms for fit in fits if fit.n_used >= FEW]
-    if not enough or len(enough) == len(fits):
+    if len(enough) == len(fits):
         return list(fits)
-    typical = float(np.median(enough)) ** 2
-    return [fit if fit.n_used >= FEW else _with_noise(fit, typical, 1 if fit_type == "level" else 3) for fit in fits]
+    typical = float(np.median(enough)) ** 2 if enough else _pooled(fits, fitted)
+    return [fit if fit.n_used >= FEW else _with_noise(fit, typical, fitted) for fit in fits]
+
+
+def _pooled(fits: Sequence[PairFit], fitted: int) -> float:
+    """Return the variance that pairs show together; that of their differences where no pixel is to spare."""
+    freedom = [_freedom(fit, fitted) for fit in fits]
+    if sum(freedom) > 0:
+        return sum(free * _shown(fit, fitted) for free, fit in zip(freedom, fits, strict=True)) / sum(freedom)
+    return max(fit.plane.level**2 for fit in fits)
+
+
+def _freedom(fit: PairFit, fitted: int) -> float:
+    return max(0.0, (fit.n_used - fitted) / fit.correlation)
+
+
+def _shown(fit: PairFit, fitted: int) -> float:
+    """Return the variance of the pixels that a pair shows by itself."""
+    return fit.rms**2 * fit.n_used / max(1, fit.n_used - fitted)
 
 
 def _with_noise(fit: PairFit, typical: float, fitted: int) -> PairFit:
     """Return a pair with the mean of its own variance and a typical one."""
-    free = max(0.0, (fit.n_used - fitted) / fit.correlation)
-    shown = fit.rms**2 * fit.n_used / max(1, fit.n_used - fitted)
-    rms = math.sqrt((free * shown + TYPICAL * typical) / (free + TYPICAL))
+    free = _freedom(fit, fitted)
+    rms = math.sqrt((free * _shown(fit, fitted) + TYPICAL * typical) / (free + TYPICAL))
     larger = rms / fit.rms if fit.rms > 0 else math.inf
     measurable = math.isfinite(larger)
     stderr = fit.stderr * larger if measurable else rms * math.sqrt(fit.correlation / fit.n_used)

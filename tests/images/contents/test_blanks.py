@@ -87,6 +87,33 @@ def test_zeros_of_rates_are_those_of_no_photon(mean: float) -> None:
         assert not found[np.abs(X - 120) + np.abs(Y - 100) < 98].any()
 
 
+PATTERNS = {
+    "every other column": X % 2 == 0,
+    "every other row": Y % 2 == 0,
+    "every other pixel": (X + Y) % 2 == 0,
+    "three of four pixels": (X % 2 == 0) | (Y % 2 == 0),
+    "two of three columns": X % 3 > 0,
+}
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int16, np.uint8])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_zeros_in_a_pattern_are_those_of_no_pixels(pattern: str, kind: type) -> None:
+    """As in one colour of a camera with a mosaic of filters, and of rows or columns that were not read."""
+    image = np.where(PATTERNS[pattern], 0, np.random.default_rng(1).normal(100, 5, SHAPE)).astype(kind)
+    assert np.array_equal(mask_of(image), PATTERNS[pattern])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int16])
+@pytest.mark.parametrize("part", [0.05, 0.12, 0.3, 0.5, 0.7, 0.9])
+def test_scattered_zeros_far_below_the_sky_are_blank(part: float, kind: type) -> None:
+    """No photon fell on them, if they were pixels: then some of the others would hold twice as many as most."""
+    rng = np.random.default_rng(1)
+    holes = rng.random(SHAPE) < part
+    image = np.where(holes, 0, rng.normal(100, 5, SHAPE)).astype(kind)
+    assert np.array_equal(mask_of(image), holes)
+
+
 @pytest.mark.parametrize("part", [0.03, 0.3])
 @pytest.mark.parametrize("value", [-9999.0, -1000.0])
 def test_a_flag_far_below_all_others_is_blank_though_it_lies_scattered(part: float, value: float) -> None:

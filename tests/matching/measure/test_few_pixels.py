@@ -49,11 +49,33 @@ def test_pairs_of_enough_pixels_are_left_as_they_are() -> None:
     many = [made_up_fit(a, b, plane_at(a.cutout, (1.0,)), (0, 0, 6, 6), rms=rms, npix=FEW) for rms in (0.0, 1.0, 2.0)]
     assert with_typical_noise(many, "level") == many
     few = made_up_fit(a, b, plane_at(a.cutout, (1.0,)), (0, 0, 2, 1), rms=0.0, npix=2)
-    assert with_typical_noise([few], "level") == [few]  # nothing says what is typical
     *same, changed = with_typical_noise([*many, few], "level+slope")
     assert same == many
     assert changed.rms == pytest.approx(1.0)
     assert changed.stderr == pytest.approx(1.0 / np.sqrt(2))
+
+
+def test_where_all_have_few_pixels_they_show_together_what_is_typical() -> None:
+    a, b = member(make_cutout("a", np.zeros((9, 9)))), member(make_cutout("b", np.zeros((9, 9))))
+    ten = made_up_fit(a, b, plane_at(a.cutout, (5.0,)), (0, 0, 5, 2), rms=3.0, npix=10)
+    one = made_up_fit(a, b, plane_at(a.cutout, (5.0,)), (0, 0, 1, 1), rms=0.0, npix=1)
+    own, without = with_typical_noise([ten, one], "level")
+    assert own.rms == pytest.approx(3.0 * np.sqrt(10 / 9))
+    assert without.rms == pytest.approx(own.rms)
+    assert without.stderr == pytest.approx(without.rms)
+    (unknown,) = with_typical_noise([one], "level")  # the whole difference may be noise
+    assert unknown.stderr == pytest.approx(5.0)
+
+
+def test_a_single_pixel_in_common_is_as_uncertain_as_its_difference_is_large() -> None:
+    """The error of a level that hung on one pixel was 1e-13, since one pixel does not scatter."""
+    settings = settings_for("mosaic_tiles", "level", statistic="adaptive", weight_method="error", **NO_REJECTION)
+    cutouts = scene([(0, 0), (8, 8)], (9, 9), np.array([[0.0, 0, 0], [7.0, 0, 0]]), 1.0, np.random.default_rng(1))
+    members, fits = fit_all(cutouts, "level", settings)
+    assert [fit.npix for fit in fits] == [1]
+    found = match("mosaic_tiles", "a", members, fits, Gauge.REFERENCE, settings)
+    level, sigma = max((abs(one.plane.level), one.sigma[0]) for one in found.members)
+    assert sigma == pytest.approx(level)
 
 
 def test_the_scatter_of_a_few_pixels_counts_for_as_much_as_it_says() -> None:
