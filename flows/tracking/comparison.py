@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from astropy.io import fits
 from mlflow.entities import Dataset, DatasetInput, InputTag
+from numpy.typing import NDArray
 
 from flows.home import Home
 from flows.secrets import without_secrets
@@ -54,6 +55,9 @@ COLUMNS = (
 """Columns of MLflow's table of runs, as its pages name them."""
 
 _VIEW = "levelmatch"
+
+_STRIP = 1 << 22
+"""Pixels of a mosaic that are counted at a time."""
 
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:[0-9]{1,5}")
 
@@ -127,7 +131,7 @@ def coverage_of(result: RunResult) -> dict[str, float]:
             continue
         try:
             with fits.open(result.request.output / name, memmap=True) as hdus:
-                counts = np.bincount(np.asarray(hdus["COVERAGE"].data).reshape(-1).astype(np.int64))
+                counts = _numbers_in(hdus["COVERAGE"].data)
         except FAULTS as error:
             logger.warning("%s: no mosaic any more (%s): MLflow lacks its coverage", name, error)
             return {}
@@ -135,6 +139,17 @@ def coverage_of(result: RunResult) -> dict[str, float]:
         exposures += int(counts @ np.arange(len(counts)))
         once += int(counts[1:2].sum())
     return {"coverage_mean": exposures / seen, "coverage_once": once / seen} if seen else {}
+
+
+def _numbers_in(coverage: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return how many pixels have 0, 1, ... exposures; a mosaic may be larger than memory."""
+    counts = np.zeros(1, np.int64)
+    rows = max(1, _STRIP // max(1, coverage.shape[1]))
+    for row in range(0, len(coverage), rows):
+        found = np.bincount(coverage[row : row + rows].astype(np.int64).reshape(-1), minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
+    return counts
 
 
 def pages_of(home: Home, uri: str) -> str:

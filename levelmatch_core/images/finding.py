@@ -111,10 +111,15 @@ def _search(given: Sequence[Path], step_ext: str | None, recursive: bool, exclud
     """Return each file once, under the deepest folder by which it was reached."""
     ending = f"_{step_ext}" if step_ext else ""
     by_file: dict[Path, _Found] = {}
+    folders: dict[Path, Path] = {}  # what each is where links are followed: once for all of its files
     for entry in sorted(set(given), key=lambda path: (-len(path.parts), str(path))):
         for path in _files_of(entry, ending, recursive):
-            if not _within(path.parent, excluded):
-                by_file.setdefault(path.resolve(), _Found(path, path.parent if path == entry else entry))
+            folder = path.parent
+            if folder not in folders:
+                folders[folder] = folder.resolve()
+            if not any(folders[folder].is_relative_to(one) for one in excluded):
+                file = path.resolve() if path.is_symlink() else folders[folder] / path.name
+                by_file.setdefault(file, _Found(path, folder if path == entry else entry))
     return list(by_file.values())
 
 

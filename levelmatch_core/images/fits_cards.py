@@ -101,7 +101,9 @@ class RawHeader:
     def take(self, keyword: str) -> bytes:
         """Remove the card of a keyword and return it with its continuation, as it stood; b"" if there is none."""
         at = self._find(keyword)
-        taken = b"" if at is None else b"".join(self._cards[at : self._after(at)])
+        if at is None:
+            return b""
+        taken = b"".join(self._cards[at : self._after(at)])
         self.remove(keyword)
         return taken
 

@@ -55,7 +55,8 @@ _STRUCTURE = re.compile(
     + MATCHED_CARD.encode()
     + rb") *="
 )
-
+_STARTS = frozenset(b"SI XT BI NA ZN PC GC GR TF EX ZI ZT".split()) | {MATCHED_CARD[:2].encode()}
+"""With which such a card begins: most others are told by that."""
 
 _PLAIN = re.compile(
     rb"([A-Z0-9_-]{1,8}) *= +(?:([TF])|([+-]?\d{1,18})|([+-]?\d{1,25}(?:\.\d{0,25})?(?:E[+-]?\d{1,3})?)|'([ -%(-~]*)')"
@@ -201,15 +202,15 @@ class Hdu:
 
     def has(self, card: str) -> bool:
         """Return whether the header has a card, without taking it apart."""
-        return f"{card:8}=".encode() in self._places
+        return f"{card:8}=" in self._places
 
     def get(self, keyword: str, default: Any = None) -> Any:  # noqa: ANN401 - as astropy's headers have it
         """Return what `header.get` does; of cards that are written as the standard has them without taking it apart."""
         if len(keyword) > _KEYWORD and self._usual:  # there is no card of such a name
             return default
-        at = self._places.get(f"{keyword:8}=".encode(), -1) if self._usual and keyword.isupper() else None
-        if at is not None:
-            found = plain_cards([self.raw[at : at + _CARD]]) if at >= 0 else {}
+        if self._usual and keyword.isupper():
+            at = self._places.get(f"{keyword:8}=")
+            found = {} if at is None else plain_cards([self.raw[at : at + _CARD]])
             if found is not None:
                 return found.get(keyword, default)
         return self.header.get(keyword, default)
@@ -221,9 +222,10 @@ class Hdu:
         return b"HIERARCH" not in self.raw and not np.any((keywords >= ord("a")) & (keywords <= ord("z")))
 
     @cached_property
-    def _places(self) -> dict[bytes, int]:
+    def _places(self) -> dict[str, int]:
         """Where the first card of each keyword begins: forty of them are asked for."""
-        return {self.raw[at : at + _KEYWORD + 1]: at for at in range(len(self.raw) - _CARD, -1, -_CARD)}
+        text = self.raw.decode("latin-1")
+        return {text[at : at + _KEYWORD + 1]: at for at in range(len(text) - _CARD, -1, -_CARD)}
 
 
 def read_headers(path: Path, shown: str | None = None, *, checksums: bool = False) -> tuple[Hdu, ...]:
@@ -368,7 +370,7 @@ def cards_of(raw: bytes) -> list[bytes]:
 
 def _structure(raw: bytes) -> Mapping[str, Any]:
     """Return those cards of a header that tell the HDU's size and name."""
-    cards = [card for card in cards_of(raw) if _STRUCTURE.match(card)]
+    cards = [card for card in cards_of(raw) if card[:2] in _STARTS and _STRUCTURE.match(card)]
     return plain_cards(cards) or fits.Header.fromstring(b"".join(cards))
 
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from levelmatch_core.errors import (
 )
 from levelmatch_core.files.digests import digest_file
 from levelmatch_core.files.regular import refuse_irregular
-from levelmatch_core.images.contents.blanks import HUGE, Blanks, find_blanks, nothing_left
+from levelmatch_core.images.contents.blanks import HUGE, Blanks, blank_out, find_blanks, nothing_left
 from levelmatch_core.images.contents.companion_masks import masked_by
 from levelmatch_core.images.contents.image_list import with_plane
 from levelmatch_core.images.exposure import Exposure, Window
@@ -47,6 +48,8 @@ from levelmatch_core.settings import WcsSource
 
 _NARROW = frozenset({"f4", "i1", "u1", "i2", "u2"})
 """Stored types whose every value float32 holds exactly."""
+
+_NO_MASK = np.zeros((1, 1), np.bool_)
 
 _BAND_PIXELS = 1 << 16
 """Pixels that are read or masked at a time: what is made of them on the way stays in the processor's cache."""
@@ -345,21 +348,14 @@ def _blank_invalid(
     for row in range(0, data.shape[0], step):
         rows = slice(row, row + step)
         band = data[rows]
-        with np.errstate(invalid="ignore"):
-            valid = np.abs(band) < largest
-        invalid = ~valid
-        if not valid.all():
-            n_blank += int(np.count_nonzero(invalid & ~np.isnan(band)))
         marked = blanks.mask_of(band) if blank is None else blank[rows]
         if marked is not None:
             n_blank += int(np.count_nonzero(marked))
-            invalid |= marked
-        if quality is not None:
-            invalid |= _flagged(quality[rows], instrument.bad_bits, exposure.name)
-        if outside is not None:
-            invalid |= outside[rows]
-        band[invalid] = np.nan
-        left = left or not invalid.all()
+        flagged = None if quality is None else _flagged(quality[rows], instrument.bad_bits, exposure.name)
+        masks = [mask for mask in (marked, flagged, None if outside is None else outside[rows]) if mask is not None]
+        n_left, n_huge = blank_out(band, reduce(np.logical_or, masks, _NO_MASK), data.dtype.type(largest))
+        n_blank += n_huge
+        left = left or n_left > 0
     return left, n_blank
 
 

@@ -47,6 +47,10 @@ ALGORITHM = "cutout 8"
 """Part of every key: to be raised whenever the same input and settings would give a different result."""
 
 
+_FEW, _SAMPLE = 4096, 1024
+"""Up to so many values are sorted for their median; of more, a sample of this size tells which ones are near it."""
+
+
 class CutoutRecord(Record):
     """Description of a cutout, without its pixels."""
 
@@ -301,16 +305,29 @@ def extent_of(ends: NDArray[np.int64], angle: float) -> tuple[float, float]:
 
 def texture_of(data: NDArray[np.floating]) -> float:
     """Return the median step from one pixel to the next, of rows spread evenly: the scale of an image's values."""
-    rows = data[:: max(1, data.shape[0] // 64)].astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        steps = np.abs(rows[:, 1:] - rows[:, :-1])
-    steps = steps[np.isfinite(steps)]
+    every = max(1, data.shape[0] // 64)
+    steps = np.empty(-(-data.shape[0] // every) * data.shape[1])
+    steps = steps[: kernels.steps_in_rows(kernels.as_compiled(data), every, steps)]
     if not steps.size:
         return 0.0
-    middle = steps.size // 2
-    steps.partition(middle)  # numpy's median partitions thrice
-    upper = float(steps[middle])
-    return upper if steps.size % 2 else (float(steps[:middle].max()) + upper) / 2
+    ranks = (steps.size - 1) // 2, steps.size // 2
+    lower, upper = _ordered(steps, *ranks)
+    return upper if ranks[0] == ranks[1] else (lower + upper) / 2
+
+
+def _ordered(values: NDArray[np.float64], first: int, last: int) -> tuple[float, float]:
+    """Return the values of two ranks near the middle; of many, only those that a sample shows to be near are sorted."""
+    below = 0
+    if values.size > _FEW:
+        sample = np.sort(values[:: values.size // _SAMPLE])
+        margin, middle = 2 * math.isqrt(sample.size), sample.size // 2
+        low, high = float(sample[max(middle - margin, 0)]), float(sample[min(middle + margin, sample.size - 1)])
+        near = np.empty(values.size)
+        before, count = kernels.values_between(values, low, high, near)
+        if before <= first and last < before + count:
+            values, below = near[:count], before
+    values = np.sort(values)
+    return float(values[first - below]), float(values[last - below])
 
 
 def _resampled(

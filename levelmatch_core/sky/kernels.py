@@ -223,3 +223,30 @@ def share(  # pragma: no cover - compiled
             n = np.float64(seen[k])
             columns[k] += 0.0 if np.isnan(values[k]) else 1.0 / (n * n)
     return columns.sum()
+
+
+@njit(nogil=True, cache=True)
+def steps_in_rows(data: NDArray[np.floating], every: int, out: NDArray[np.float64]) -> int:  # pragma: no cover
+    """Put the finite steps from pixel to pixel of every so many rows into `out`; return their number."""
+    n = 0
+    for r in range(0, data.shape[0], every):
+        row = data[r]
+        for k in range(data.shape[1] - 1):
+            step = abs(np.float64(row[k + 1]) - np.float64(row[k]))
+            out[n] = step
+            n += int(step < np.inf)
+    return n
+
+
+@njit(nogil=True, cache=True)
+def values_between(  # pragma: no cover - compiled
+    values: NDArray[np.float64], low: float, high: float, out: NDArray[np.float64]
+) -> tuple[int, int]:
+    """Put the values from `low` to `high` into `out`; return the number of those below, and of these."""
+    below = n = 0
+    for k in range(values.size):
+        value = values[k]
+        out[n] = value
+        n += int((value >= low) & (value <= high))
+        below += int(value < low)
+    return below, n

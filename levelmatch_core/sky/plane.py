@@ -39,7 +39,9 @@ class Plane(Record):
 
     def about(self, x0: float, y0: float) -> Self:
         """Return the same plane with its level given at another point."""
-        return self.model_copy(update={"level": float(self(x0, y0)), "x0": float(x0), "y0": float(y0)})
+        x0, y0 = float(x0), float(y0)
+        level = self.level + self.slope_x * (x0 - self.x0) + self.slope_y * (y0 - self.y0)
+        return self.model_copy(update={"level": level, "x0": x0, "y0": y0})
 
     def __add__(self, other: "Plane") -> "Plane":
         """Return the sum, about the reference point of this plane."""

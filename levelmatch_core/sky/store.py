@@ -167,15 +167,15 @@ class CutoutStore:
         StoreError
             If the file is missing, altered, no plain array of the shape, or lies outside the store.
         """
-        path = self._existing(stored)
-        if not self.check(stored):
-            message = f"stored array {stored.file} was altered: its digest is not {stored.digest}; run again"
-            raise StoreError(message)
-        try:
-            array = _mapped(path)
-        except (OSError, ValueError) as error:
-            message = f"stored array {stored.file} cannot be read ({error}); run again to recreate it"
-            raise StoreError(message) from error
+        with _reading(self._existing(stored)) as file:
+            if not self._is_whole(stored, file):
+                message = f"stored array {stored.file} was altered: its digest is not {stored.digest}; run again"
+                raise StoreError(message)
+            try:
+                array = _mapped(file.fileno())
+            except (OSError, ValueError) as error:
+                message = f"stored array {stored.file} cannot be read ({error}); run again to recreate it"
+                raise StoreError(message) from error
         if shape is not None and array.shape != shape:
             message = f"stored array {stored.file} has shape {array.shape}, expected {shape}; run again"
             raise StoreError(message)
@@ -191,14 +191,18 @@ class CutoutStore:
             path = self._existing(stored)
         except StoreError:
             return False
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as above
-            identity = _identity(os.fstat(file.fileno()))
-            if self._seen.get(stored) == identity:
-                return True
-            digest = hasher_for(stored.digest)
-            digest_file(file, digest)
-            if digest.hexdigest() != stored.digest:
-                return False
+        with _reading(path) as file:
+            return self._is_whole(stored, file)
+
+    def _is_whole(self, stored: StoredArray, file: BinaryIO) -> bool:
+        """Return whether an open file has the digest."""
+        identity = _identity(os.fstat(file.fileno()))
+        if self._seen.get(stored) == identity:
+            return True
+        digest = hasher_for(stored.digest)
+        digest_file(file, digest)
+        if digest.hexdigest() != stored.digest:
+            return False
         self._seen[stored] = identity
         return True
 
@@ -299,20 +303,22 @@ def _is_plain(path: str) -> bool:
         return False
 
 
-def _mapped(path: str) -> NDArray[Any]:
-    """Map a .npy file of plain numbers into memory, read-only.
+def _reading(path: str) -> BinaryIO:
+    """Open a file, which is no link, to be read."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return os.fdopen(handle, "rb", buffering=0)
+
+
+def _mapped(handle: int) -> NDArray[Any]:
+    """Map an open .npy file of plain numbers into memory, read-only.
 
     Raises
     ------
     OSError, ValueError
         If the file is not of this kind, or truncated.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        start = os.pread(handle, _HEAD, 0)
-        content = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
-    finally:
-        os.close(handle)
+    start = os.pread(handle, _HEAD, 0)
+    content = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
     size = int.from_bytes(start[8:10], "little") + 10
     dtype, shape = _header_of(start[:size] if size <= len(start) else content[:size])
     if len(content) != size + math.prod(shape) * dtype.itemsize:

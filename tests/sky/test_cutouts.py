@@ -303,7 +303,7 @@ def test_pixels_that_stand_alone_are_counted_where_they_are_left_out(
     assert found["spline"].n_valid < found["interp"].n_valid
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 2), (3, 4), (200, 33), (64, 64), (129, 50)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 2), (3, 4), (200, 33), (64, 64), (129, 50), (70, 901)])
 def test_the_texture_is_the_median_step(shape: tuple[int, int]) -> None:
     for kind in (np.float32, np.float64):
         data = image(shape, kind=kind)
@@ -313,3 +313,14 @@ def test_the_texture_is_the_median_step(shape: tuple[int, int]) -> None:
         steps = np.abs(np.diff(rows, axis=1))
         steps = steps[np.isfinite(steps)]
         assert cutouts.texture_of(data) == (np.median(steps) if steps.size else 0.0)
+
+
+@pytest.mark.parametrize("order", ["sorted", "few values", "one value"])
+def test_the_texture_is_the_median_step_of_what_a_sample_does_not_show(order: str) -> None:
+    steps = np.abs(np.random.default_rng(2).normal(size=(64, 400)))
+    if order == "sorted":
+        steps = np.sort(steps, axis=None).reshape(steps.shape)
+    else:
+        steps = np.where(steps > 2, steps, np.round(steps) if order == "few values" else 1.0)
+    data = np.cumsum(steps, axis=1)
+    assert cutouts.texture_of(data) == np.median(np.diff(data, axis=1))

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from levelmatch_core.process.compilation import njit
+
 Image = NDArray[np.generic]
 Mask = NDArray[np.bool_]
 
@@ -98,6 +100,38 @@ def find_blanks(image: Image, rule: str | float, *, zero: bool = False) -> Blank
         return Blanks((*always, float(image.dtype.type(rule)) if image.dtype.kind == "f" else rule))
     with np.errstate(invalid="ignore"):
         return _found(image, always)
+
+
+@njit(nogil=True, cache=True)
+def blank_out(  # pragma: no cover - compiled
+    image: NDArray[np.floating], masked: Mask, largest: float
+) -> tuple[int, int]:
+    """Make NaN of the pixels that are masked, or not below `largest`, in place.
+
+    Parameters
+    ----------
+    image
+        (rows, columns).
+    masked
+        The same shape; of one pixel where none is masked.
+    largest
+        Of the image's type.
+
+    Returns
+    -------
+    The number of pixels that are left, and of those that are too large.
+    """
+    left = huge = 0
+    some = masked.size == image.size
+    for r in range(image.shape[0]):
+        for k in range(image.shape[1]):
+            value = image[r, k]
+            too_large = not abs(value) < largest  # or NaN
+            huge += int(too_large and not np.isnan(value))
+            bad = too_large | (masked[r, k] if some else False)
+            left += int(not bad)
+            image[r, k] = np.nan if bad else value
+    return left, huge
 
 
 def nothing_left(shown: str, blanks: Blanks, n_blank: int, size: int) -> str:

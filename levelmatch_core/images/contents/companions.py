@@ -133,7 +133,7 @@ class Seen:
         """The words of its name, without the ending."""
         return tuple(re.split(r"[._\-]", _ENDING.sub("", PurePosixPath(self.shown).name.lower())))
 
-    @property
+    @cached_property
     def place(self) -> str:
         """Its folder."""
         return str(PurePosixPath(self.shown).parent)

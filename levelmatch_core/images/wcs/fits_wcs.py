@@ -10,6 +10,8 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
+from functools import lru_cache
 
 import numpy as np
 from astropy.io import fits
@@ -234,11 +236,25 @@ def _renumbered(name: str, axes: tuple[int, int]) -> str:
 def plain_wcs(cards: Sequence[bytes]) -> WCS | None:
     """Return the WCS of a header's `WCS_CARD` cards; None where anything is unusual: astropy then does all.
 
+    It is a new object each time, since wcslib's structures must not be shared between threads.
+
     Parameters
     ----------
     cards
         Of 80 bytes each.
     """
+    parts = _plain_parts(tuple(cards))
+    if parts is None:
+        return None
+    wcs = WCS(naxis=2)
+    wcs.wcs, wcs.sip = copy(parts[0]), parts[1]
+    wcs.wcs.set()
+    return wcs
+
+
+@lru_cache(maxsize=512)
+def _plain_parts(cards: tuple[bytes, ...]) -> tuple[Wcsprm, Sip | None] | None:
+    """Return what such a WCS is made of, which is never changed; each header is read twice at least."""
     values = plain_cards(cards)
     if values is None or len(values) != len(cards) or any(_UNUSUAL.match(card) for card in cards):
         return None
@@ -254,10 +270,9 @@ def plain_wcs(cards: Sequence[bytes]) -> WCS | None:
     wcs.wcs = Wcsprm(header=b"".join(linear), key=" ", relax=True)
     if wcs.wcs.naxis != 2:
         return None
-    wcs.sip = sip
     wcs.fix()
     wcs.wcs.set()
-    return wcs
+    return wcs.wcs, sip
 
 
 def _is_usual(values: Mapping[str, Value]) -> bool:

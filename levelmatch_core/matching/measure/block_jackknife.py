@@ -28,7 +28,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Floats, Image, difference_row, unit
 from levelmatch_core.matching.measure.lopsided import hidden
@@ -105,30 +104,32 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
     if not variance > 0:
         return Shown()
     found, lopsided, apart, noise, tilt, slopes = 0.0, 0.0, 0.0, None, NOT_TILTED, None
-    for blocks in BLOCKS:
-        side = max(LEAST_SIDE, round(math.sqrt(box[4] * box[5] / blocks)))
-        table, within = block_sums(first, second, box, cut, fitted, side, scatter[0])
-        counts, sums, winsorised = table[0], table[1], table[4]
-        excess, total = jackknife(counts, sums, side), float(counts.sum())
-        if blocks == BLOCKS[0]:
-            lopsided = hidden(table[:4], counts >= FULL * side**2, noise_gain)
-            robust = jackknife(counts, winsorised, side)
+    first_side, second_side = (max(LEAST_SIDE, round(math.sqrt(box[4] * box[5] / blocks))) for blocks in BLOCKS)
+    *tables, within = block_sums(first, second, box, cut, fitted, (first_side, second_side), scatter[0])
+    for side, table in zip((first_side, second_side), tables, strict=True):
+        total = float(table[0].sum())
+        full = np.flatnonzero(table[0] >= FULL * side**2)
+        counts, sums, squares, cubes, winsorised = np.ascontiguousarray(table[:, full])
+        means = sums / counts
+        excess = jackknife(counts, means)
+        if table is tables[0]:
+            lopsided = hidden((counts, means, squares, cubes), noise_gain)
+            robust = jackknife(counts, winsorised / counts)
             if robust is not None and within > 0:
                 freedom = robust[1] - (3 if any(fitted[1:]) else 1)
                 noise = robust[0] * (total / within / scatter[1]) ** 2 * (robust[1] - 1) / freedom, robust[1]
         if excess is None or not total:
             continue
         error, number = excess
-        full = np.flatnonzero(counts >= FULL * side**2)
         if len(full) >= FEWEST + 3:
             across = box[5] // side + 1
             places = (side * (full % across)).astype(float), (side * (full // across)).astype(float)
             pixel = variance * shared * total
-            tilt = max(tilt, tilted(*places, sums[full] / counts[full], counts[full], pixel))
+            tilt = max(tilt, tilted(*places, means, counts, pixel))
             slopes = tilt.slopes
         if error > variance * (1 + BEYOND * math.sqrt(2 / (number - 1))):
             found = max(found, error - variance)
-        apart = float(sums.sum()) / total
+        apart = float(table[1].sum()) / total
     found += tilt.mean_square
     allowed = variance * max(LEAST_APART, 1 - shared)
     if apart**2 > APART**2 * allowed:
@@ -138,61 +139,78 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
     return Shown(math.sqrt(found), noise, lopsided, slopes)
 
 
-def jackknife(counts: NDArray[np.float64], sums: NDArray[np.float64], side: int) -> tuple[float, int] | None:
+def jackknife(counts: Floats, means: Floats) -> tuple[float, int] | None:
     """Return the variance of the mean over all blocks, from the scatter of their means, and the number of blocks.
 
     Parameters
     ----------
-    counts, sums
-        Pixels of each block, and the sum of their values.
-    side
-        Side of a block, pixels.
+    counts, means
+        Pixels of each block with enough of them, and the mean of their values.
     """
-    full = counts >= FULL * side**2
-    number = int(np.count_nonzero(full))
+    number = len(counts)
     if number < FEWEST:
         return None
-    weight = counts[full] / counts[full].sum()
-    means = sums[full] / counts[full]
+    weight = counts / counts.sum()
     centre = float(np.einsum("b,b->", weight, means))
     return float(np.einsum("b,b->", weight**2, (means - centre) ** 2)) * number / (number - 1), number
 
 
 @njit(nogil=True, cache=True)
 def block_sums(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
-    first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[float, float, float], side: int, limit: float
-) -> tuple[Floats, float]:
-    """Sum the differences minus the fitted plane over blocks.
+    first: Image,
+    second: Image,
+    box: Box,
+    cut: Cut,
+    fitted: tuple[float, float, float],
+    sides: tuple[int, int],
+    limit: float,
+) -> tuple[Floats, Floats, float]:
+    """Sum the differences minus the fitted plane over blocks of two sizes.
 
     Returns
     -------
-    (5, blocks) the number of kept pixels of each block, the sums of their residuals, of the squares and of the cubes,
-    and the sum with residuals beyond `limit` set to it; and the number of all residuals within `limit`.
+    For each of the sizes (5, blocks) the number of kept pixels of each block, the sums of their residuals, of the
+    squares and of the cubes, and the sum with residuals beyond `limit` set to it; and the number of all residuals
+    within `limit`.
     """
     ny, nx = box[4], box[5]
-    across = nx // side + 1
-    sums, within = np.zeros(((ny // side + 1) * across, 5)), 0.0
-    row = np.empty(nx)
+    one_table = np.zeros((ny // sides[0] + 1, nx // sides[0] + 1, 5))
+    other_table = np.zeros((ny // sides[1] + 1, nx // sides[1] + 1, 5))
+    within = 0
+    row, kept, clamped = np.empty(nx), np.empty(nx), np.empty(nx)
     x, y = unit(nx), unit(ny)
     for r in range(ny):
         difference_row(first, second, box, r, row)
         level, mine = cut[0] + cut[2] * y[r], fitted[0] + fitted[2] * y[r]
-        for column in range(across):
-            block = (r // side) * across + column
-            # one by one: with a whole row the text of an error about shapes would be compiled, which takes seconds
-            count, total, squares = sums[block, 0], sums[block, 1], sums[block, 2]
-            cubes, clamped_total = sums[block, 3], sums[block, 4]
-            for k in range(column * side, min((column + 1) * side, nx)):
-                left = row[k] - (level + cut[1] * x[k])
-                if (left >= cut[3]) & (left <= cut[4]):
-                    value = row[k] - (mine + fitted[1] * x[k])
-                    clamped = min(max(value, -limit), limit)
-                    count += 1.0
-                    total += value
-                    squares += value * value
-                    cubes += value * value * value
-                    clamped_total += clamped
-                    within += 1.0 if clamped == value else 0.0
-            sums[block, 0], sums[block, 1], sums[block, 2] = count, total, squares
-            sums[block, 3], sums[block, 4] = cubes, clamped_total
-    return sums.T, within
+        for k in range(nx):  # for all pixels alike, so that it is vectorised
+            left = row[k] - (level + cut[1] * x[k])
+            keep = (left >= cut[3]) & (left <= cut[4])
+            value = row[k] - (mine + fitted[1] * x[k]) if keep else 0.0
+            inner = min(max(value, -limit), limit)
+            kept[k] = 1.0 if keep else 0.0
+            row[k], clamped[k] = value, inner
+            within += keep & (inner == value)
+        _add_row(row, kept, clamped, sides[0], one_table[r // sides[0]])
+        _add_row(row, kept, clamped, sides[1], other_table[r // sides[1]])
+    return one_table.reshape(-1, 5).T, other_table.reshape(-1, 5).T, float(within)
+
+
+@njit(nogil=True, cache=True)
+def _add_row(  # pragma: no cover - compiled
+    row: Floats, kept: Floats, clamped: Floats, side: int, sums: Floats
+) -> None:
+    """Add a row of residuals, 0 where they are not kept, to the (blocks, 5) sums of a row of blocks."""
+    for column in range(len(sums)):
+        # one by one: with a whole row the text of an error about shapes would be compiled, which takes seconds
+        count, total, squares = sums[column, 0], sums[column, 1], sums[column, 2]
+        cubes, clamped_total = sums[column, 3], sums[column, 4]
+        for k in range(column * side, min((column + 1) * side, row.size)):
+            value = row[k]
+            square = value * value
+            count += kept[k]
+            total += value
+            squares += square
+            cubes += square * value
+            clamped_total += clamped[k]
+        sums[column, 0], sums[column, 1], sums[column, 2] = count, total, squares
+        sums[column, 3], sums[column, 4] = cubes, clamped_total

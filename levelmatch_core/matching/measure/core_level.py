@@ -9,8 +9,10 @@ it is off by less than its own error, which is large; only a fit that is off by 
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, unit
+from levelmatch_core.process.compilation import njit
 
 SAMPLE = 1024
 """Number of pixels that are looked at."""
@@ -36,19 +38,7 @@ def off_core(first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[floa
     fitted
         The fitted plane, about the middle of the box, with slopes over half of it.
     """
-    ay, ax, by, bx, ny, nx = box
-    every = max(1, math.isqrt(ny * nx // SAMPLE))
-    x, y = unit(nx)[every // 2 :: every], unit(ny)[every // 2 :: every, None]
-    rows, columns = slice(every // 2, ny, every), slice(every // 2, nx, every)
-    with np.errstate(invalid="ignore"):  # inf - inf
-        values = np.subtract(
-            second[by : by + ny, bx : bx + nx][rows, columns],
-            first[ay : ay + ny, ax : ax + nx][rows, columns],
-            dtype=np.float64,
-        )
-    about = values - (cut[0] + cut[1] * x + cut[2] * y)
-    left = values - (fitted[0] + fitted[1] * x + fitted[2] * y)
-    left = np.sort(left[(about >= cut[3]) & (about <= cut[4])])
+    left = np.sort(_sampled(first, second, box, cut, fitted, max(1, math.isqrt(box[4] * box[5] // SAMPLE))))
     if left.size < FEWEST:
         return 0.0
     inside = math.ceil(PART * left.size)
@@ -56,3 +46,21 @@ def off_core(first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[floa
     at = int(widths.argmin())
     off = abs(0.5 * float(left[at] + left[at + inside]))
     return off if off > BEYOND * float(widths[at]) / WIDTH / left.size ** (1 / 3) else 0.0
+
+
+@njit(nogil=True, cache=True)
+def _sampled(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[float, float, float], every: int
+) -> NDArray[np.float64]:
+    """Return the residuals of the kept pixels, of every so many rows and columns."""
+    ay, ax, by, bx, ny, nx = box
+    x, y = unit(nx), unit(ny)
+    found, n = np.empty((ny // every + 1) * (nx // every + 1)), 0
+    for r in range(every // 2, ny, every):
+        for k in range(every // 2, nx, every):
+            value = np.float64(second[by + r, bx + k]) - np.float64(first[ay + r, ax + k])
+            about = value - (cut[0] + cut[1] * x[k] + cut[2] * y[r])
+            if (about >= cut[3]) & (about <= cut[4]):
+                found[n] = value - (fitted[0] + fitted[1] * x[k] + fitted[2] * y[r])
+                n += 1
+    return found[:n]

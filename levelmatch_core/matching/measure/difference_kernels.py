@@ -19,6 +19,10 @@ Image = NDArray[np.floating]
 Box = tuple[int, int, int, int, int, int]
 Cut = tuple[float, float, float, float, float]
 
+HOLE, HOLE_ROWS = 12, 64
+"""Runs of at most so many invalid pixels between valid ones of a row are holes of one image, and so many rows tell how
+many there are."""
+
 
 @njit(nogil=True, cache=True)
 def difference_row(first: Image, second: Image, box: Box, r: int, row: Floats) -> None:  # pragma: no cover - compiled
@@ -178,3 +182,23 @@ def mask_sums(  # pragma: no cover - compiled
         sxy += r * columns
         syy += r * r * count
     return n, sx, sy, sxx, sxy, syy
+
+
+@njit(nogil=True, cache=True)
+def holes_in(  # pragma: no cover - compiled
+    first: Image, second: Image, box: Box
+) -> tuple[int, int]:
+    """Return the numbers of invalid pixels in holes (see :data:`HOLE`) and of valid ones, in rows spread evenly."""
+    nx = box[5]
+    holes = count = 0
+    for r in range(0, box[4], max(1, box[4] // HOLE_ROWS)):
+        a, b = first[box[0] + r, box[1] : box[1] + nx], second[box[2] + r, box[3] : box[3] + nx]
+        last = -1
+        for k in range(nx):
+            if np.isfinite(b[k] - a[k]):
+                gap = k - last - 1
+                if last >= 0 and gap <= HOLE:
+                    holes += gap
+                last = k
+                count += 1
+    return holes, count

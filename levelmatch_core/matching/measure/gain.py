@@ -72,7 +72,7 @@ def gain(first: Image, second: Image, box: Box, cut: Cut, n_kept: int) -> Gain |
     slope = with_delta / with_here
     # of the difference as it is, as if it had no slope: where brightness is noise, a fitted slope would take noise away
     scatter = math.sqrt(square / max(1, n - 3))
-    spread = _spread(values[2, :n] * (values[0, :n] - slope * values[1, :n]), places[:n])
+    spread = _spread(values, slope, places[:n])
     sigma = max(scatter * math.sqrt(nearby), spread) / abs(with_here)
     if not 0 < sigma < MOST_ERROR:
         return None
@@ -171,8 +171,27 @@ def _products(  # pragma: no cover - compiled
     return m1, square, with_delta, with_here, nearby
 
 
-def _spread(products: NDArray[np.float64], places: NDArray[np.int64]) -> float:
-    """Return 1 sigma of the sum of products, by their sums over the blocks they lie in; 0 where these are few."""
-    sums = np.bincount(places, weights=products)[np.bincount(places) > 0]
+def _spread(values: NDArray[np.float64], slope: float, places: NDArray[np.int64]) -> float:
+    """Return 1 sigma of the slope's numerator, by its sums over the blocks of the samples; 0 where these are few."""
+    sums = _block_products(values, slope, places)
     blocks = len(sums)
     return math.sqrt(float(np.einsum("b,b->", sums, sums)) * blocks / (blocks - 3)) if blocks >= FEWEST_BLOCKS else 0.0
+
+
+@njit(nogil=True, cache=True)
+def _block_products(  # pragma: no cover - compiled
+    values: NDArray[np.float64], slope: float, places: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the sums, over the samples of each block that has any, of nearby brightness times what the slope leaves.
+
+    Parameters
+    ----------
+    values, places
+        As :func:`_samples` and :func:`_products` leave them, (5, n or more) and (n,).
+    """
+    blocks = places.max() + 1
+    sums, seen = np.zeros(blocks), np.zeros(blocks, np.bool_)
+    for k in range(places.size):
+        sums[places[k]] += values[2, k] * (values[0, k] - slope * values[1, k])
+        seen[places[k]] = True
+    return sums[seen]

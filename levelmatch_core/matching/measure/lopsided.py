@@ -29,22 +29,21 @@ FEWEST = 16
 """Fewest blocks that tell: of 16, one in a thousand is beyond four of their standard errors."""
 
 
-def hidden(sums: Floats, full: NDArray[np.bool_], noise_gain: float) -> float:
+def hidden(blocks: tuple[Floats, Floats, Floats, Floats], noise_gain: float) -> float:
     """Return by how much the level of a lopsided difference may be off, data unit; 0 where it may be chance.
 
     Parameters
     ----------
-    sums
-        (4, n) number of pixels of each block, and the sums of their residuals, of the squares and of the cubes.
-    full
-        (n,) which blocks have enough of them.
+    blocks
+        Number of pixels of each block with enough of them, the mean of their residuals, and the sums of the squares
+        and of the cubes.
     noise_gain
         The smaller one of the two images.
     """
-    if np.count_nonzero(full) < FEWEST:
+    count, mean, square, cube = blocks
+    if len(count) < FEWEST:
         return 0.0
-    count, mean, square, cube = sums[:, full]
-    mean, square, cube = mean / count, square / count, cube / count
+    square, cube = square / count, cube / count
     weight = count / count.sum()
     # about the mean of each block, so that it does not matter how the sky varies from block to block
     second = (square - mean**2) * count / (count - 1)

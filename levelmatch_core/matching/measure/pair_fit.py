@@ -18,15 +18,24 @@ noise, else the median, which crowds pull less; and planes Huber's.
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure import huber
 from levelmatch_core.matching.measure.block_jackknife import shown_by
+from levelmatch_core.matching.measure.clipped_noise import clipped_part, kappa_of
 from levelmatch_core.matching.measure.core_level import off_core
-from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, mask_sums, plane_sums, sift_difference
+from levelmatch_core.matching.measure.difference_kernels import (
+    Box,
+    Cut,
+    Image,
+    holes_in,
+    mask_sums,
+    plane_sums,
+    sift_difference,
+)
+from levelmatch_core.matching.measure.extents import relative_extents
 from levelmatch_core.matching.measure.gain import gain
 from levelmatch_core.matching.measure.psf_match import psf_matched
 from levelmatch_core.matching.measure.tilts import reach
@@ -44,7 +53,7 @@ from levelmatch_core.sky.clipping import (
     robust_start,
     sample_step,
 )
-from levelmatch_core.sky.cutouts import Cutout, CutoutRecord
+from levelmatch_core.sky.cutouts import Cutout
 from levelmatch_core.sky.kernels import as_compiled
 from levelmatch_core.sky.plane import Plane
 
@@ -55,11 +64,14 @@ ROUNDING = 64 * np.finfo(float).eps
 """Residuals below this fraction of the largest difference that is not wild are rounding, and are never clipped."""
 SETTLED = 0.01
 """A fit has settled, too, where its last iteration moves it by less than this fraction of its standard error."""
-HOLE, HOLE_ROWS = 12, 64
-"""Invalid pixels in runs of at most so many along a row are holes of one image, and so many rows tell how many."""
 PSF_LEFT = 0.25
 """Fraction of the change of a level by PSF matching that counts as its error: no kernel is perfect, and what it leaves
 is alike in all pairs of an exposure."""
+CONTRADICTS, LEAST_APART, FEWEST_LEFT, CALMER = 3.0, 0.25, 100, 0.6
+"""Standard deviations of their difference from which on the level of the pixels that PSF matching changes little
+contradicts that of all, and stands for it; the smallest variance of that difference, relative to that of the
+former; the fewest pixels that are asked; and by what factor they must scatter less than all: a kernel that leaves much
+less than it took is right about bright pixels, too."""
 CLEAN, CROWDED = 0.01, 0.03
 """Fractions of the pixels that are clipped in addition to those of noise: up to the first, a pair is free of sources,
 and its level may be the most efficient one; from the second on, faint sources below the clipping limit would move
@@ -117,20 +129,18 @@ class _Pair:
         box = (y0 - a.y0, x0 - a.x0, y0 - b.y0, x0 - b.x0, ny, nx)
         return cls(first, second, x0, y0, (ny, nx), (as_compiled(first.data), as_compiled(second.data), box))
 
+    @property
+    def correlation(self) -> float:
+        """Sum of the autocorrelation of the resampled noise."""
+        return max(1.0, 2.0 / (self.first.record.noise_gain + self.second.record.noise_gain))
+
     def in_common(self) -> float:
         """Return the part of the pair's pixels that another pair over the same sky has, too: each image has own holes.
 
         What two images lose to bad pixels and cosmic rays is twice what one of them does, where these are random; gaps
-        that are larger than `HOLE` are common to all.
+        that are larger are common to all.
         """
-        first, second, (ay, ax, by, bx, ny, nx) = self.parts
-        down = max(1, ny // HOLE_ROWS)
-        with np.errstate(invalid="ignore"):  # inf - inf
-            lines = second[by : by + ny : down, bx : bx + nx] - first[ay : ay + ny : down, ax : ax + nx]
-        invalid = np.ones((len(lines), nx + HOLE + 1), np.bool_)
-        invalid[:, HOLE:-1] = ~np.isfinite(lines)
-        runs = np.diff(np.flatnonzero(np.diff(invalid.ravel())))[1::2]
-        holes, valid = float(runs[runs <= HOLE].sum()), float(np.count_nonzero(~invalid))
+        holes, valid = holes_in(*self.parts)
         return math.sqrt(valid / (valid + holes)) if valid else 1.0
 
     def sample(self) -> Array:
@@ -220,8 +230,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     if pair is None or found is None:
         return None
     fit, n_valid, extent = found
-    gains = first.record.noise_gain, second.record.noise_gain
-    correlation = max(1.0, 2.0 / sum(gains))
+    gains, correlation = (first.record.noise_gain, second.record.noise_gain), pair.correlation
     mean_like = correlation * fit.mean_like
     inefficiency = mean_like + fit.excess
     n_used, (x, y), moments = _moments(pair, fit.cut)
@@ -234,7 +243,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     about, noise = (level, slope_x, slope_y), (fit.rms, normal)
     shown = shown_by(*pair.parts, fit.cut, about, noise, stderr, shared, grown, min(gains))
     efficient = None
-    beyond_noise = 1.0 - n_used / n_valid - _clipped(settings.sigma, settings.maxiters)
+    beyond_noise = 1.0 - n_used / n_valid - clipped_part(settings.sigma, settings.maxiters)
     part = min(max((CROWDED - beyond_noise) / (CROWDED - CLEAN), 0.0), 1.0)
     if fit.efficient is not None and part > 0:
         best, excess, apart = fit.efficient
@@ -258,7 +267,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         correlation=correlation,
         shared=shared * max(0.0, 1.0 - CLIPPED_ALONE * max(0.0, beyond_noise - CROWDED)),
         extent=extent,
-        linear=_fractions(extent, first.record, second.record),
+        linear=relative_extents(extent, first.record, second.record),
         converged=fit.converged,
         last_step=fit.step,
         gain=grown,
@@ -270,15 +279,40 @@ _Found = tuple[_Fit, int, tuple[float, float]]
 
 
 def _psf_matched(pair: _Pair, found: _Found, fit_type: FitType, settings: MatchSettings) -> tuple[_Pair, _Found]:
-    """Return the pair with the second image as the first's PSF has it, and its fit; what was given where that is it."""
+    """Return the pair with the second image as the first's PSF has it, and its fit; what was given where that is it.
+
+    The level is that of the pixels that the kernel changes little, where that contradicts the level of all pixels.
+    """
     level, slope_x, slope_y = found[0].coefficients.tolist()
     matched = psf_matched(*pair.parts, (level, slope_x, slope_y), found[0].rms)
     if matched is None:
         return pair, found
-    first, _, (ay, ax, _, _, ny, nx) = pair.parts
-    other = replace(pair, parts=(first, matched, (ay, ax, 0, 0, ny, nx)))
+    first, second, (ay, ax, by, bx, ny, nx) = pair.parts
+    other = replace(pair, parts=(first, matched.image, (ay, ax, 0, 0, ny, nx)))
     again = _fitted(other, fit_type, settings)
-    return (pair, found) if again is None else (other, again)
+    if again is None:
+        return pair, found
+    if fit_type == "level":
+        little = matched.where_little_changed(second[by : by + ny, bx : bx + nx], again[0].rms)
+        fewer = replace(other, parts=(first, little, (ay, ax, 0, 0, ny, nx)))
+        part = _fitted(fewer, fit_type, settings)
+        if part is not None and _contradicts((fewer, part[0]), (other, again[0])):
+            return fewer, part
+    return other, again
+
+
+def _contradicts(part: tuple[_Pair, _Fit], whole: tuple[_Pair, _Fit]) -> bool:
+    """Return whether a part of the pixels scatters by far less than all, and has a level that contradicts theirs."""
+    if part[1].rms > CALMER * whole[1].rms:
+        return False
+    variance = [_level_variance(*one) for one in (part, whole)]
+    apart = float(part[1].coefficients[0] - whole[1].coefficients[0])
+    return apart**2 > CONTRADICTS**2 * max(variance[0] - variance[1], LEAST_APART * variance[0])
+
+
+def _level_variance(pair: _Pair, fit: _Fit) -> float:
+    count = mask_sums(*pair.parts, fit.cut)[0]
+    return fit.rms**2 * (pair.correlation * fit.mean_like + fit.excess) / count if count >= FEWEST_LEFT else math.inf
 
 
 def _fitted(pair: _Pair, fit_type: FitType, settings: MatchSettings) -> _Found | None:
@@ -301,35 +335,13 @@ def _fitted(pair: _Pair, fit_type: FitType, settings: MatchSettings) -> _Found |
     return None
 
 
-@lru_cache
-def _kappa(sigma: float, iterations: int) -> float:
-    """Return the standard deviation of unit normal noise after `iterations` clips at `sigma` of its own deviations.
-
-    Below sqrt(3) sigma, clipping goes on for ever, and nothing can be known of the noise: no less than 0.5 is returned.
-    """
-    kappa = 1.0
-    for _ in range(iterations):
-        limit = sigma * kappa
-        inside = math.erf(limit / math.sqrt(2))
-        kappa = math.sqrt(1 - limit * math.sqrt(2 / math.pi) * math.exp(-(limit**2) / 2) / inside)
-        if kappa < 0.5:
-            return 0.5
-    return kappa
-
-
-@lru_cache
-def _clipped(sigma: float, iterations: int) -> float:
-    """Return the fraction of normal noise that is clipped."""
-    return math.erfc(sigma * _kappa(sigma, iterations) / math.sqrt(2))
-
-
 # -- level -----------------------------------------------------------------------------------------------------------
 def _fit_level(kept: Array, left: Sifted, cuts: Cuts, start: Start, settings: MatchSettings) -> _Fit | None:
     """Clip what was sifted; None where the cuts do not do."""
     found = clip(kept, left, cuts, start, settings.sigma, settings.maxiters)
     if found is None:
         return None
-    kappa = _kappa(settings.sigma, settings.maxiters)
+    kappa = kappa_of(settings.sigma, settings.maxiters)
     level, rms = found.median, found.rms
     mean_like, excess = kappa**-2, (math.pi / 2 - 1) * kappa**-2
     if settings.statistic == "clipped_mean":
@@ -366,7 +378,7 @@ def _fit_plane(pair: _Pair, measured: Array, settings: MatchSettings) -> _Fit:
         limit = settings.sigma * math.sqrt(square) + rounding
     moved = float(np.abs(step).sum())  # at most, in a corner of the box
     converged = converged or moved <= SETTLED * math.sqrt(square / sums[0])
-    kappa = _kappa(settings.sigma, settings.plane_fit_maxiters)
+    kappa = kappa_of(settings.sigma, settings.plane_fit_maxiters)
     return _Fit(cut, coefficients, math.sqrt(square), kappa**-4, 0.0, converged, 0.0 if converged else moved)
 
 
@@ -404,7 +416,7 @@ def _huber(pair: _Pair, clipped: _Fit, settings: MatchSettings, *, slopes: bool)
     """Return Huber's estimate from the pixels that clipping left; with "adaptive" as far as the median agrees."""
     if clipped.rms == 0.0:
         return clipped
-    kappa = _kappa(settings.sigma, settings.plane_fit_maxiters if slopes else settings.maxiters)
+    kappa = kappa_of(settings.sigma, settings.plane_fit_maxiters if slopes else settings.maxiters)
     sigma = clipped.rms / kappa
     adaptive = settings.statistic == "adaptive" and not slopes
     limit = (huber.ADAPTIVE_LIMIT if adaptive else huber.LIMIT) * sigma
@@ -431,20 +443,3 @@ def _huber(pair: _Pair, clipped: _Fit, settings: MatchSettings, *, slopes: bool)
         *(clipped.cut, coefficients, found.rms, kappa**-2, excess),
         *(settled, max(found.moved, clipped.step), efficient),
     )
-
-
-# -- extents -----------------------------------------------------------------------------------------------------------
-def _fractions(extent: tuple[float, float], first: CutoutRecord, second: CutoutRecord) -> tuple[float, float]:
-    """Return `extent` as the larger fraction of either member's own extent, on the first member's two axes.
-
-    The second member's rectangle is projected onto the first's axes, as the overlap itself is measured.
-    """
-    turn = second.axis_angle - first.axis_angle
-    cosine, sine = abs(math.cos(turn)), abs(math.sin(turn))
-    along, across = second.extent
-    projected = (along * cosine + across * sine, along * sine + across * cosine)
-    one, other = (
-        float(min(1.0, size / max(1.0, min(own, theirs))))
-        for size, own, theirs in zip(extent, first.extent, projected, strict=True)
-    )
-    return one, other

@@ -40,6 +40,8 @@ SHIFTS = np.array([(0, 1), (0, 2), (1, -2), (1, -1), (1, 0), (1, 1), (1, 2), (2,
 """(12, 2) shifts of the full kernel of 5 x 5 pixels."""
 SAMPLES = 1500
 """Approximate largest number of pixels with structure in the fit; twice as many are examined."""
+MOST_SAMPLES = 6000
+"""The same for the kernel that is taken out: its error is that of the levels, in all pairs of an exposure."""
 FINER = 2
 """Factor by which more pixels are examined if few of them have structure."""
 FEWEST_EACH = 10
@@ -56,6 +58,8 @@ IMPERFECT = 0.1
 EXPLAINED = 0.15
 """Smallest fraction of the variance of the difference, where there is structure, that the kernel must predict in pixels
 to which it was not fitted."""
+CHANGED = 4.0
+"""Standard deviations of its own noise from which on the change of a pixel by the kernel is one."""
 SWEEPS = 4
 """Number of iterations of the reweighted fit."""
 HUBER_LIMIT = 1.345
@@ -78,8 +82,45 @@ class Kernel:
         """Return by how many pixels it shifts an image: an odd part is the image ahead minus that behind."""
         return float(np.hypot(*(2.0 * self.coefficients[::2] @ shifts)))
 
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the convolution of the kernel with unit noise that is not correlated."""
+        odd, even = self.coefficients[::2], self.coefficients[1::2]
+        return math.sqrt(2.0 * float(np.sum(odd**2 + even**2)) + 4.0 * float(even.sum()) ** 2)
 
-def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: float) -> Image | None:
+
+@dataclass(frozen=True)
+class Matched:
+    """The second image of a pair as it would be with the PSF of the first."""
+
+    image: Image
+    """(ny, nx) of the second's type, NaN where one is invalid or the kernel reaches beyond both."""
+    noise: float
+    """`Kernel.noise`."""
+
+    def where_little_changed(self, second: Image, rms: float) -> Image:
+        """Return the image without the pixels that the kernel changes by more than noise: NaN there.
+
+        What is wrong with a kernel is a part of what it changes: of an undersampled star no kernel of whole pixels
+        makes what another PSF does. That averages out over all pixels, but not for clipped means and medians. Of faint
+        light only noise decides which pixels are changed little: a limit within that noise would choose those whose
+        noise hides their light.
+
+        Parameters
+        ----------
+        second
+            (ny, nx) the image as it was, over the box.
+        rms
+            Standard deviation of the difference after matching; the noise of the mean of both images is half of it.
+        """
+        with np.errstate(invalid="ignore"):  # inf - inf
+            little = np.abs(self.image - second) <= CHANGED * self.noise * 0.5 * rms
+        image = np.where(little, self.image, np.array(np.nan, self.image.dtype))
+        image.flags.writeable = False
+        return image
+
+
+def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: float) -> Matched | None:
     """Return the second image over the box as it would be with the PSF of the first.
 
     Parameters
@@ -91,9 +132,8 @@ def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: f
 
     Returns
     -------
-    Image or None
-        (ny, nx) of the second's type, NaN where one is invalid or the kernel reaches beyond both; None if there is
-        nothing to match.
+    Matched or None
+        None if there is nothing to match.
     """
     if not noise > 0 or min(box[4:]) <= 2 * REACH:
         return None
@@ -107,7 +147,11 @@ def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: f
     rows = regression(first, second, box, plane, where, NEAR)
     if rows is None or predicted(rows) < EXPLAINED:
         return None
-    found, shifts = fit_kernel(rows), NEAR
+    if len(places) < MOST_SAMPLES:
+        places, strength = places_with_structure(first, second, box, noise, MOST_SAMPLES)
+        where = mean, places, 1.0 / (noise**2 + IMPERFECT**2 * strength)
+        rows = regression(first, second, box, plane, where, NEAR)
+    found, shifts = None if rows is None else fit_kernel(rows), NEAR
     if len(places) >= FEWEST_EACH * 2 * len(SHIFTS):
         rows = regression(first, second, box, plane, where, SHIFTS)
         finer = None if rows is None else fit_kernel(rows)
@@ -118,11 +162,13 @@ def psf_matched(first: Image, second: Image, box: Box, plane: FitPlane, noise: f
     out = np.empty(box[4:], dtype=second.dtype)
     take_out(second, box, mean, shifts, found.coefficients, out)
     out.flags.writeable = False
-    return out
+    return Matched(out, found.noise)
 
 
-def places_with_structure(first: Image, second: Image, box: Box, noise: float) -> tuple[Places, Floats]:
-    """Find evenly spread pixels where both images have the same structure.
+def places_with_structure(
+    first: Image, second: Image, box: Box, noise: float, samples: int = SAMPLES
+) -> tuple[Places, Floats]:
+    """Find evenly spread pixels where both images have the same structure, about `samples` of them.
 
     If few pixels of the first lattice have structure, a finer one is examined.
 
@@ -131,12 +177,12 @@ def places_with_structure(first: Image, second: Image, box: Box, noise: float) -
     (n, 2) rows and columns, and (n,) the mean product of the two gradients there.
     """
     ny, nx = box[4:]
-    step = max(1, math.isqrt(ny * nx // (2 * SAMPLES)))
-    room = 6 * FINER * SAMPLES
+    step = max(1, math.isqrt(ny * nx // (2 * samples)))
+    room = 6 * FINER * samples
     places, strength = np.empty((room, 2), np.int64), np.empty(room)
     n = common_structure(first, second, box, step, noise, places, strength)
-    if step > 1 and FEWEST_EACH <= n < SAMPLES // 4:
-        step = max(1, math.isqrt(ny * nx // (2 * FINER * SAMPLES)))
+    if step > 1 and FEWEST_EACH <= n < samples // 4:
+        step = max(1, math.isqrt(ny * nx // (2 * FINER * samples)))
         n = common_structure(first, second, box, step, noise, places, strength)
     return places[:n], strength[:n]
 

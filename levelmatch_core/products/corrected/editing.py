@@ -14,6 +14,7 @@ from levelmatch_core.images.fits_headers import BLOCK
 from levelmatch_core.images.storage.packing import packed
 from levelmatch_core.images.wcs.pixel_area import areas_at, relative_areas
 from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
+from levelmatch_core.process.compilation import njit
 from levelmatch_core.products.corrected.lvl_cards import LocalPlane
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import plane_on_image
@@ -188,6 +189,42 @@ def moved_by(
     if blank.mask is not None:
         moved[blank.mask] = values[blank.mask]
     return moved
+
+
+def subtract_from_stored(stored: NDArray[np.generic], change: float | NDArray[np.float64]) -> None:
+    """Subtract a change, in place, from single-precision numbers as FITS has them; as :func:`moved_by` without blanks.
+
+    Parameters
+    ----------
+    stored
+        (ny, nx), of type >f4, contiguous.
+    change
+        A number, or (ny, nx).
+    """
+    by_row = np.full((1, stored.shape[1]), change) if isinstance(change, float) else change
+    _subtract_swapped(stored.view(np.uint32), by_row)
+
+
+@njit(nogil=True, cache=True)
+def _subtract_swapped(words: NDArray[np.uint32], change: NDArray[np.float64]) -> None:  # pragma: no cover - compiled
+    """Do so on a little-endian machine; one row of changes is that of all rows."""
+    row = np.empty(words.shape[1], np.uint32)
+    values = row.view(np.float32)
+    for r in range(words.shape[0]):
+        line, by = words[r], change[r if len(change) > 1 else 0]
+        for k in range(row.size):
+            row[k] = _swapped(line[k])
+        for k in range(row.size):
+            values[k] = np.float32(np.float64(values[k]) - by[k])
+        for k in range(row.size):
+            line[k] = _swapped(row[k])
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _swapped(word: np.uint32) -> np.uint32:  # pragma: no cover - compiled
+    """Return a word with its four bytes in the other order."""
+    inner = (word >> np.uint32(8)) & np.uint32(0xFF00) | (word & np.uint32(0xFF00)) << np.uint32(8)
+    return np.uint32(word >> np.uint32(24) | inner | word << np.uint32(24))
 
 
 def local_plane(

@@ -1,5 +1,6 @@
 """Writing of corrected exposures: the bytes of the input, except for the corrected image and its LVL cards."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from levelmatch_core.products.corrected.editing import (
     physical_values,
     scaling_of,
     shifted,
+    subtract_from_stored,
 )
 from levelmatch_core.products.corrected.jwst_background import put_background
 from levelmatch_core.products.corrected.lvl_cards import TYPE_CARD, LocalPlane, put_cards, put_window_cards
@@ -257,6 +259,10 @@ def _corrected_plainly(
     image = cast(NDArray[np.floating], stored) if plain else physical_values(stored, header, scaling)
     blank = _blank_of(image, correction.exposure, kept)
     del image
+    single = plain and sys.byteorder == "little" and stored.dtype == np.dtype(">f4") and stored.flags.c_contiguous
+    if single and not blank.values and blank.mask is None:
+        subtract_from_stored(stored, change)
+        return corrected
     for row in range(0, shape[0], step):
         rows = slice(row, row + step)
         values = physical_values(stored[rows], header, scaling)

@@ -7,6 +7,7 @@ import re
 import shutil
 import threading
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from flows import interruption
 from flows.home import Home
 from flows.summary import FlowFacts, Unmatched, summarize
 from flows.tracking import tracker
-from flows.tracking.comparison import FIRST, dataset, pages_of, run_name, table_of_runs
+from flows.tracking.comparison import FIRST, coverage_of, dataset, pages_of, run_name, table_of_runs
 from flows.tracking.metrics import MEANINGS, glossary, measures, mlflow_name
 from flows.tracking.tracker import Tracker, description, output_id
 from levelmatch_core.matching.model_selection import leave_one_pair_out
@@ -183,6 +184,24 @@ def test_a_run_is_named_after_program_band_and_time():
     assert run_name("a program", "f770w", found) == "a program f770w 1970-01-01 00:00:00"
     one = found.model_copy(update={"name": "rms_sig_limit=3"})
     assert run_name("p", "f1", one) == "rms_sig_limit=3, p f1 1970-01-01 00:00:00"
+
+
+def test_the_coverage_of_a_mosaic_larger_than_memory_is_counted_in_strips(result, tmp_path):
+    """As 64-bit numbers at a time, that of 60 exposures of 4,096 pixels took 7 GB."""
+    name = next(result.request.output.glob("mosaic_*.fits")).name
+    counts = np.random.default_rng(1).integers(0, 7, (3000, 3000)).astype(np.int16)
+    counts[:1500] = 0  # more of a strip than of another
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(counts, name="COVERAGE")]).writeto(tmp_path / name)
+    elsewhere = replace(result, request=result.request.model_copy(update={"output": tmp_path}))
+    tracemalloc.start()
+    try:
+        found = coverage_of(elsewhere)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    seen = counts[counts > 0]
+    assert found == {"coverage_mean": pytest.approx(seen.mean()), "coverage_once": pytest.approx(np.mean(seen == 1))}
+    assert peak < 8 * counts.size * 0.8
 
 
 def test_every_run_has_what_a_sweep_ranks_by_and_it_comes_first(logged, result):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from levelmatch_core.images.contents.blanks import Blanks, _may_repeat, find_blanks
+from levelmatch_core.images.contents.blanks import HUGE, Blanks, _may_repeat, blank_out, find_blanks
 
 SHAPE = (200, 240)
 Y, X = np.mgrid[: SHAPE[0], : SHAPE[1]]
@@ -181,3 +181,18 @@ def test_the_user_may_know_better() -> None:
 def test_a_dead_chip_is_all_blank() -> None:
     for value in (0.0, 7.0):
         assert mask_of(np.full(SHAPE, value, np.float32)).all()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("some_masked", [False, True])
+def test_pixels_that_are_masked_or_huge_become_nan(kind: type[np.floating], some_masked: bool) -> None:
+    image = sky().astype(kind)
+    image[3, :4] = np.nan, np.inf, -np.inf, HUGE
+    image[5, :2] = np.nextafter(kind(HUGE), kind(0)), -HUGE
+    mask = np.random.default_rng(1).random(SHAPE) < 0.1 if some_masked else np.zeros((1, 1), np.bool_)
+    invalid = ~(np.abs(image) < kind(HUGE))
+    huge = np.count_nonzero(invalid & ~np.isnan(image))
+    expected = np.where(invalid | mask, np.nan, image)
+    assert blank_out(image, mask, kind(HUGE)) == (np.count_nonzero(np.isfinite(expected)), huge)
+    assert huge == 4
+    assert image.tobytes() == expected.astype(kind).tobytes()

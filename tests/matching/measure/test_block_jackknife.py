@@ -86,12 +86,12 @@ def test_a_gain_stands_for_a_level() -> None:
 def test_the_jackknife_is_that_of_leaving_out_blocks() -> None:
     rng = np.random.default_rng(3)
     counts, means = np.full(20, 36.0), rng.standard_normal(20)
-    found = jackknife(counts, counts * means, 6)
+    found = jackknife(counts, means)
     left_out = np.array([np.delete(means, one).mean() for one in range(20)])
     assert found is not None
     assert found[1] == 20
     assert found[0] == pytest.approx(19 / 20 * np.sum((left_out - left_out.mean()) ** 2))
-    assert jackknife(counts[:4], counts[:4], 6) is None
+    assert jackknife(counts[:4], means[:4]) is None
 
 
 def test_a_gain_that_no_camera_has_stands_for_no_level():
@@ -151,17 +151,18 @@ def test_the_sums_over_blocks_are_those_of_numpy() -> None:
     rng = np.random.default_rng(6)
     first, second = rng.standard_normal((2, 40, 57))
     second[rng.random(second.shape) < 0.1] = np.nan
-    box, side, limit = (3, 2, 0, 5, 33, 50), 11, 0.8
+    box, sides, limit = (3, 2, 0, 5, 33, 50), (11, 14), 0.8
     cut, fitted_plane = (0.1, 0.2, -0.3, -2.0, 1.5), (0.05, 0.1, -0.2)
-    table, within = block_sums(first, second, box, cut, fitted_plane, side, limit)
+    *tables, within = block_sums(first, second, box, cut, fitted_plane, sides, limit)
     row, column = np.indices((33, 50))
     y, x = (row - 16) / 16.5, (column - 24.5) / 25
     delta = second[:33, 5:55] - first[3:36, 2:52]
     left = delta - (cut[0] + cut[1] * x + cut[2] * y)
     kept = (left >= cut[3]) & (left <= cut[4])
-    block = (row // side * (50 // side + 1) + column // side)[kept]
     value = (delta - (fitted_plane[0] + fitted_plane[1] * x + fitted_plane[2] * y))[kept]
     clamped = np.clip(value, -limit, limit)
-    for found, weights in zip(table, (np.ones(len(value)), value, value**2, value**3, clamped), strict=True):
-        assert found == pytest.approx(np.bincount(block, weights, minlength=table.shape[1]))
+    for side, table in zip(sides, tables, strict=True):
+        block = (row // side * (50 // side + 1) + column // side)[kept]
+        for found, weights in zip(table, (np.ones(len(value)), value, value**2, value**3, clamped), strict=True):
+            assert found == pytest.approx(np.bincount(block, weights, minlength=table.shape[1]))
     assert within == np.count_nonzero(np.abs(value) <= limit)

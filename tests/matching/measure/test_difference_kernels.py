@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from levelmatch_core.matching.measure.difference_kernels import difference_row, mask_sums, plane_sums, unit
-from levelmatch_core.matching.measure.gain import _products
+from levelmatch_core.matching.measure.difference_kernels import (
+    HOLE,
+    HOLE_ROWS,
+    difference_row,
+    holes_in,
+    mask_sums,
+    plane_sums,
+    unit,
+)
+from levelmatch_core.matching.measure.gain import _block_products, _products
 
 
 def a_pair(seed=3):
@@ -56,3 +64,29 @@ def test_products_are_those_of_residuals_from_planes():
     np.testing.assert_allclose(values[:3, :180], [d, here, other], atol=1e-9)
     expected = before[1, :180].mean(), d @ d, other @ d, other @ here, other @ other
     np.testing.assert_allclose((mean, square, with_delta, with_here, beside), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("repeats", [1, 7])
+def test_holes_are_short_runs_of_invalid_pixels_between_valid_ones(repeats):
+    first, second, (*corner, ny, nx) = a_pair()
+    first[10:20, 12:17] = np.nan
+    first[15, 20:40] = np.nan
+    second[7] = np.nan
+    first, second = np.tile(first, (repeats, 1)), np.tile(second, (repeats, 1))
+    box = *corner, repeats * ny, nx
+    rows = np.isfinite(difference_of(first, second, box))[:: max(1, box[4] // HOLE_ROWS)]
+    holes = 0
+    for row in rows:
+        valid = np.flatnonzero(row)
+        gaps = np.diff(valid) - 1
+        holes += gaps[gaps <= HOLE].sum()
+    assert holes > 0
+    assert holes_in(first, second, box) == (holes, rows.sum())
+
+
+def test_products_are_summed_over_the_blocks_that_have_any():
+    rng = np.random.default_rng(4)
+    values, places = rng.standard_normal((5, 60)), np.sort(rng.choice([0, 2, 3, 7], 50))
+    products = values[2, :50] * (values[0, :50] - 0.3 * values[1, :50])
+    expected = np.bincount(places, weights=products)[[0, 2, 3, 7]]
+    np.testing.assert_array_equal(_block_products(values, 0.3, places), expected)

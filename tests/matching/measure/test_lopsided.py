@@ -13,7 +13,8 @@ SHAPE = (BLOCKS, PIXELS)
 def said(values: np.ndarray, noise_gain: float = 1.0) -> float:
     """What is said of values, a row for each block."""
     sums = np.stack([(values**power).sum(axis=1) for power in range(4)])
-    return hidden(sums, np.ones(len(values), dtype=bool), noise_gain)
+    count, total, squares, cubes = sums
+    return hidden((count, total / count, squares, cubes), noise_gain)
 
 
 def pair(seed: int) -> np.ndarray:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from levelmatch_core.matching.measure.pair_fit import _kappa, _Pair, difference, fit_pair
+from levelmatch_core.matching.measure.clipped_noise import kappa_of
+from levelmatch_core.matching.measure.pair_fit import _Pair, difference, fit_pair
 from levelmatch_core.sky.cutouts import Cutout
 from tests.matching.fakes import make_cutout, settings_for
 from tests.sky.oracles import robustly_clipped
@@ -213,8 +214,8 @@ def test_kappa_is_the_clipped_standard_deviation() -> None:
     values = np.random.default_rng(6).normal(size=400_000)
     for sigma in (2.5, 3.0):
         kept = sigma_clip(values, sigma=sigma, maxiters=10, masked=False)
-        assert _kappa(sigma, 10) == pytest.approx(np.std(kept), rel=0.005)
-    assert _kappa(1.0, 10) == 0.5
+        assert kappa_of(sigma, 10) == pytest.approx(np.std(kept), rel=0.005)
+    assert kappa_of(1.0, 10) == 0.5
 
 
 def test_plane_is_plain_least_squares_where_nothing_is_clipped() -> None:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, shift
 
-from levelmatch_core.matching.measure import psf_match
+from levelmatch_core.matching.measure import pair_fit, psf_match
 from levelmatch_core.matching.measure.pair_fit import fit_pair
 from levelmatch_core.matching.results import PairFit
 from tests.matching.fakes import make_cutout, settings_for
@@ -71,7 +71,7 @@ def test_the_kernel_takes_most_of_the_difference_away() -> None:
     first, second = (frozen(image) for image in images(3, (1.0, 1.3)))
     matched = psf_match.psf_matched(first, second, BOX, NO_SLOPE, np.sqrt(2))
     assert matched is not None
-    before, after = second - first - LEVEL, matched - first - LEVEL
+    before, after = second - first - LEVEL, matched.image - first - LEVEL
     inner = np.s_[3:-3, 3:-3]
     assert np.std(after[inner]) < 0.35 * np.std(before[inner])
     # flux goes nowhere
@@ -193,3 +193,50 @@ def test_a_quarter_of_what_matching_changes_is_an_error() -> None:
         assert with_.structure >= 0.99 * 0.25 * moved
     same = images(5)
     assert fitted(*same).structure == fitted(*same, match=False).structure
+
+
+def stacks(seed: int, widths: tuple[float, float] = (0.47, 0.6)) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two stacks of four undersampled exposures, resampled from places that differ by parts of a pixel."""
+    rng = np.random.default_rng(seed)
+    light = np.zeros([3 * side for side in SHAPE])
+    np.add.at(light, tuple(rng.integers(0, side, 1500) for side in light.shape), rng.uniform(size=1500) ** -1.2 - 0.95)
+    light, found = 9 * 200 * np.minimum(light, 4e3), []
+    for width in widths:
+        fine, parts = gaussian_filter(light, 3 * width, mode="wrap"), []
+        for off in rng.integers(-1, 2, (4, 2)):
+            seen = np.roll(fine, off, (0, 1)).reshape(SHAPE[0], 3, SHAPE[1], 3).mean(axis=(1, 3))
+            parts.append(shift(seen + rng.normal(size=SHAPE), -off / 3, order=3, mode="grid-wrap"))
+        found.append(np.mean(parts, axis=0))
+    return found[0], found[1] + LEVEL
+
+
+def test_where_no_kernel_will_do_pixels_count_that_it_changes_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [stacks(seed) for seed in range(8)]
+    fits = [fitted(*pair) for pair in pairs]
+    monkeypatch.setattr(pair_fit, "CONTRADICTS", np.inf)
+    whole = [fitted(*pair) for pair in pairs]
+    error, before = (np.sqrt(np.mean([(fit.plane.level - LEVEL) ** 2 for fit in some])) for some in (fits, whole))
+    assert sum(fit.npix < 0.8 * one.npix for fit, one in zip(fits, whole, strict=True)) >= 4
+    assert error < 0.9 * before
+    pulls = [(fit.plane.level - LEVEL) / np.hypot(fit.stderr, fit.structure) for fit in fits]
+    assert np.sqrt(np.mean(np.square(pulls))) < 1.5
+
+
+def test_where_a_kernel_will_do_all_pixels_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of faint light the pixels that are changed little are those with a bias."""
+    pair = images(1, (1.0, 1.3))
+    found = fitted(*pair)
+    monkeypatch.setattr(pair_fit, "CALMER", 1.0)
+    monkeypatch.setattr(pair_fit, "CONTRADICTS", 0.0)
+    assert fitted(*pair).npix < 0.95 * found.npix
+    monkeypatch.setattr(pair_fit, "CONTRADICTS", np.inf)
+    assert fitted(*pair) == found
+
+
+def test_the_noise_of_a_kernel_is_that_of_its_convolution_with_noise() -> None:
+    rng = np.random.default_rng(0)
+    kernel = psf_match.Kernel(rng.normal(size=2 * len(psf_match.SHIFTS)), 0.0)
+    mean = rng.normal(size=tuple(side + 2 * psf_match.REACH for side in SHAPE))
+    out = np.zeros(SHAPE)
+    psf_match.take_out(frozen(np.zeros(SHAPE)), BOX, mean, psf_match.SHIFTS, kernel.coefficients, out)
+    assert np.std(out) == pytest.approx(kernel.noise, rel=0.03)
