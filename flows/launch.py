@@ -13,7 +13,7 @@ from flows.home import LOGGERS, Home, prepare_environment
 from flows.interruption import farewell
 from flows.orchestration import ephemeral_server
 from flows.orchestration.availability import forget_unsent, making_database, of_engine, prepare_engine
-from flows.orchestration.log_lines import ONCE, ConsoleHandler
+from flows.orchestration.log_lines import ONCE, ConsoleHandler, hearing
 from flows.progress import REPORTER, BarReporter, LineReporter
 from flows.secrets import without_secrets
 from flows.summary import Summary
@@ -61,6 +61,7 @@ def launch(
     log_level: str | None = None,
     server: ephemeral_server.EmbeddedServer | None = None,
     ahead: CompileAhead | None = None,
+    heard: list[str] | None = None,
 ) -> Summary:
     """Run the flow in this process and return its summary; if Prefect cannot be used, do the same without it.
 
@@ -75,6 +76,8 @@ def launch(
         Prefect's embedded server, if it was started already; it is opened after the request has been checked.
     ahead
         What compiles beside this process on a machine where nothing was compiled yet; it is waited for.
+    heard
+        To this list all warnings of the run are added.
 
     Raises
     ------
@@ -83,7 +86,7 @@ def launch(
     """
     files = check(request)
     home = prepare_environment(quiet=True)
-    with terminal(log_level), private(home):
+    with terminal(log_level), hearing([] if heard is None else heard), private(home):
         if ahead is not None:
             logger.warning(
                 "the first run on this machine compiles for some seconds more than the next ones (`levelmatch warm-up` "

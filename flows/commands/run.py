@@ -3,6 +3,7 @@
 Slow imports are made inside functions, so that help appears immediately.
 """
 
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,15 +70,14 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
             _tell(last, log_level)
             sys.exit(_code_for(last.grade, options["require"]))
         from flows.orchestration import ephemeral_server  # noqa: PLC0415 - see the module
-        from flows.orchestration.log_lines import hearing  # noqa: PLC0415 - see the module
         from levelmatch_core.process.compile_ahead import compiling_ahead  # noqa: PLC0415 - see the module
 
-        with hearing() as warnings, compiling_ahead() as ahead, home.home_in_use():
-            # Prefect complains at import of a home that is not there
+        warnings: list[str] = []
+        with compiling_ahead() as ahead, home.home_in_use():  # Prefect complains at import of a home that is not there
             server = ephemeral_server.start()  # its start takes as long as everything that follows
             from flows.launch import launch  # noqa: PLC0415
 
-            summary = launch(_request(inputs, output, options), log_level, server, ahead)
+            summary = launch(_request(inputs, output, options), log_level, server, ahead, warnings)
         report(summary)
         if question is not None and server is not None:
             question.keep(summary, lines_of_result(summary.model_copy(update={"changed": False})), warnings)
@@ -95,6 +95,9 @@ def _code_for(grade: "Grade", required: str | None) -> int:
 
 def _tell(last: "LastRun", log_level: str | None) -> None:
     """Print what the last run of the same things said."""
+    from flows.home import set_environment  # noqa: PLC0415 - see the module
+
+    set_environment(dict(os.environ), quiet=True)  # tells which settings come from files of this folder
     if log_level != "error":
         for line in last.warnings:
             say(line, err=True)

@@ -157,24 +157,27 @@ class ConsoleHandler(logging.Handler):
 class _Hearing(logging.Handler):
     """Notes warnings."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: list[str]) -> None:
         super().__init__(logging.WARNING)
-        self.lines: list[str] = []
+        self._lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:
         """Note one."""
         if not any(hasattr(record, name) for name in ONCE):
-            self.lines.append(f"{record.levelname.lower()}: {record.getMessage()}")
+            self._lines.append(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 @contextmanager
-def hearing() -> Iterator[list[str]]:
-    """Give the list in which all warnings of the context are noted, with their level in front."""
-    handler = _Hearing()
+def hearing(lines: list[str]) -> Iterator[None]:
+    """Add all warnings of the context to a list, with their level in front.
+
+    To be used where something shows them: Python itself shows a line that no handler takes.
+    """
+    handler = _Hearing(lines)
     for name in LOGGERS:
         logging.getLogger(name).addHandler(handler)
     try:
-        yield handler.lines
+        yield
     finally:
         for name in LOGGERS:
             logging.getLogger(name).removeHandler(handler)

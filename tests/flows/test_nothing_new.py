@@ -262,7 +262,8 @@ def test_a_note_that_no_run_renews_goes(finished, place):
 
 def test_warnings_are_heard_but_for_those_of_one_run():
     logger = logger_of("levelmatch_core.any")
-    with hearing() as heard:
+    heard: list[str] = []
+    with hearing(heard):
         logger.info("a file")
         logger.warning("%d files left out", 3)
         logger.warning("compiles", extra=ONCE)
@@ -283,3 +284,12 @@ def test_the_command_says_it_and_asks_for_the_grade(finished, place, required, c
     assert "warning: 3 files are left out" in told.stderr
     assert ("--require asks for good" in told.stderr) == (code == 4)
     assert not CliRunner().invoke(main, [*words, "--log-level", "error"]).stderr.startswith("warning")
+
+
+def test_settings_from_files_of_the_folder_are_told_again(finished, place, caplog):
+    (place / ".env").write_text("PREFECT_SERVER_LOGGING_LEVEL=INFO")
+    kept(place, finished[1])
+    told = CliRunner().invoke(main, ["run", str(place / "in"), "-o", str(place / "out")])
+    assert told.exit_code == 0, told.output
+    assert "a line" in told.stdout
+    assert f"Prefect takes settings from {place}/.env" in caplog.text
