@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from levelmatch_core.files.writing import refuse_without_room
 from levelmatch_core.images.exposure import Failure
+from levelmatch_core.process.blas_threads import one_blas_thread
 from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.folder import OutputFolder
@@ -133,8 +134,8 @@ class Job(Record):
         return ""
 
     def do(self, workspace: Workspace) -> Record:
-        """Run the job, with log lines that name its tile and stage."""
-        with log_context(*self.place):
+        """Run the job on one BLAS thread, with log lines that name its tile and stage."""
+        with log_context(*self.place), one_blas_thread():
             started = time.monotonic()
             result = self.run(workspace)
             logger.debug("%s: done in %.2f s", self.label, time.monotonic() - started)

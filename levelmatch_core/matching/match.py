@@ -12,7 +12,6 @@ from levelmatch_core.images.given import Given
 from levelmatch_core.matching import graph
 from levelmatch_core.matching.gauge import NAMED, GaugeChoice, gauge_of
 from levelmatch_core.matching.graph_kernels import bridge_flags
-from levelmatch_core.matching.linear.blas_threads import one_blas_thread
 from levelmatch_core.matching.loop_closure import closure
 from levelmatch_core.matching.measure.efficiency import combined
 from levelmatch_core.matching.measure.few_pixels import with_typical_noise
@@ -52,6 +51,7 @@ from levelmatch_core.matching.status import (
 from levelmatch_core.matching.uncertainty.component import uncertainties
 from levelmatch_core.matching.uncertainty.leave_one_out import LeaveOneOut, leave_one_out, pair_covariance
 from levelmatch_core.matching.uncertainty.pair_noise import PairNoise
+from levelmatch_core.process.blas_threads import one_blas_thread
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.plane import Plane
 
@@ -61,6 +61,7 @@ NOTHING = Given()
 """No constraints from the user."""
 
 
+@one_blas_thread()
 def match(  # noqa: PLR0917 - the parts of the problem in their natural order
     stage: str,
     group: str,
@@ -120,8 +121,7 @@ def match(  # noqa: PLR0917 - the parts of the problem in their natural order
     for names, share in zip(found, shares, strict=True):
         inside, mine = [by_name[name] for name in names], pairs.at(share)
         choice = gauge_of(inside, mine.fits, stage, gauge, settings, preferred, known)
-        with one_blas_thread():
-            part = _solve_part(inside, mine, choice, fit_type, settings, known)
+        part = _solve_part(inside, mine, choice, fit_type, settings, known)
         parts.append(part)
         rejected |= {mine.keys[i]: Rejection.OUTLIER for i in part.outliers}
         inliers = (i for number, i in enumerate(share) if number not in part.outliers)

@@ -2,10 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[import-untyped]
 
 from levelmatch_core.errors import SolveError
-from levelmatch_core.matching.linear.blas_threads import one_blas_thread
 from levelmatch_core.matching.match import match
 from levelmatch_core.matching.results import Gauge, Member, PairFit, Rejection, Solution
 from levelmatch_core.settings import MatchSettings
@@ -288,25 +286,6 @@ def test_members_that_are_all_locked_stay_as_they_are(fit_type: str) -> None:
     solution = match("dithers", "t", members, fits, Gauge.REFERENCE, settings_for("dithers", fit_type))
     assert all(member.plane.level == 0 and member.sigma == (0, 0, 0) for member in solution.members)
     assert (solution.status.converged, solution.status.nullity) == (True, 0)
-
-
-def test_blas_has_one_thread_until_the_last_solve_is_over() -> None:
-    """Two threads that solve at once: the one that ends first must not give the other more threads of BLAS."""
-
-    def threads() -> set[int]:
-        return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
-
-    before = threads()
-    first, second = one_blas_thread(), one_blas_thread()
-    with threadpool_limits(limits=2, user_api="blas"):
-        wide = threads()
-        first.__enter__()
-        second.__enter__()
-        first.__exit__(None, None, None)
-        assert threads() == {1}
-        second.__exit__(None, None, None)
-        assert threads() == wide
-    assert threads() == before
 
 
 def test_pairs_cut_from_one_scan_do_not_decide_for_all_others() -> None:

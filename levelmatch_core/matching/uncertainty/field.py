@@ -9,7 +9,6 @@ from scipy.sparse import csr_array
 
 from levelmatch_core.images.given import Given
 from levelmatch_core.matching.corrections import Sigma, StageMatch
-from levelmatch_core.matching.linear.blas_threads import one_blas_thread
 from levelmatch_core.matching.model.assembly import assemble
 from levelmatch_core.matching.model.constraints import constraints_of
 from levelmatch_core.matching.model.frames import seen_between
@@ -20,6 +19,7 @@ from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.matching.uncertainty.pair_noise import block_diagonal, pixel_variances
 from levelmatch_core.matching.uncertainty.propagation import Lattice, Solved, mosaic_levels, total_errors
 from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup
+from levelmatch_core.process.blas_threads import one_blas_thread
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
 from levelmatch_core.sky.grid import Grid
@@ -40,6 +40,7 @@ class TotalErrors:
     no exposure."""
 
 
+@one_blas_thread()
 def field_errors(
     stages: Sequence[StageMatch],
     cutouts: Mapping[str, CutoutRecord],
@@ -70,11 +71,10 @@ def field_errors(
     shown = {ONE: cutouts} if patches is None else patches
     maps = {patch: _Map.of(names, found, exposures, grids.get(patch)) for patch, found in shown.items()}
     squares = np.zeros((len(names), 3))
-    with one_blas_thread():
-        for errors in total_errors(solved, exposures, seed=settings.seed):
-            squares += np.einsum("nam,nam->na", errors, errors)
-            for one in maps.values():
-                one.add(errors)
+    for errors in total_errors(solved, exposures, seed=settings.seed):
+        squares += np.einsum("nam,nam->na", errors, errors)
+        for one in maps.values():
+            one.add(errors)
     concerned = {one for stage in solved for part in stage for exposures_in in part.group.parts for one in exposures_in}
     sigmas = np.sqrt(squares).tolist()
     return TotalErrors(
@@ -132,6 +132,7 @@ def _from_homes(kept: Sequence[int], records: Sequence[CutoutRecord], exposures:
     return block_diagonal(blocks)
 
 
+@one_blas_thread()
 def level_covariance(
     stages: Sequence[StageMatch], cutouts: Mapping[str, CutoutRecord], settings: MatchSettings, given: Given
 ) -> tuple[tuple[str, ...], Array]:
@@ -145,9 +146,8 @@ def level_covariance(
     names, _, solved, exposures = _noise_of(stages, cutouts, settings, given)
     covariance = np.zeros((len(names), len(names)))
     if any(solved):
-        with one_blas_thread():
-            for errors in total_errors(solved, exposures, seed=settings.seed):
-                covariance += errors[:, 0] @ errors[:, 0].T
+        for errors in total_errors(solved, exposures, seed=settings.seed):
+            covariance += errors[:, 0] @ errors[:, 0].T
     kept = [place for place, name in enumerate(names) if name in cutouts]
     return tuple(names[place] for place in kept), covariance[np.ix_(kept, kept)]
 

@@ -1,4 +1,7 @@
-"""A single BLAS thread during a solve: rounding depends on the number of threads, and results must be reproducible."""
+"""A single BLAS thread during a job or a solve.
+
+Rounding depends on the number of threads, and results must be reproducible; idle threads spin for a tenth of a second.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +12,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  
 
 
 class _Count:
-    """Number of running solves: the limit applies to the whole process, and the last solve to end lifts it."""
+    """Number of those who asked for it: the limit applies to the whole process, and the last one to end lifts it."""
 
     def __init__(self) -> None:
         self.guard = threading.Lock()
