@@ -144,7 +144,7 @@ def leave_one_out(
     )
     measured = (sigma > 0) & np.isfinite(problem.rms)
     if exact:
-        freedom = _freedom(together[np.ix_(measured, measured)], sigma[measured])
+        freedom = _freedom(together, np.where(measured, sigma, np.inf))
     else:
         freedom = float(np.minimum(np.count_nonzero(measured), max(redundant / problem.k, 1.0)))
     redundancy = np.where(tested, np.clip(smallest, 0.0, 1.0), 0.0)
@@ -165,12 +165,16 @@ def _freedom(covariance: Array, sigma: Array) -> float:
     Parameters
     ----------
     covariance
-        (T, T) of the residuals.
+        (K, K) of the residuals; made their correlation in place.
     sigma
-        (T,) the root of its diagonal.
+        (K,) the root of its diagonal; infinite for a pair that does not count.
     """
-    correlation = np.clip(covariance / sigma[:, None] / sigma, -1.0, 1.0)  # rounding, where nothing is left
-    return float(len(sigma) ** 2 / np.sum(correlation**2)) if len(sigma) else 0.0
+    count = np.count_nonzero(np.isfinite(sigma))
+    if not count:
+        return 0.0
+    covariance /= sigma[:, None]  # in place: it may have 70 MB
+    covariance /= sigma
+    return max(count**2 / float(np.vdot(covariance, covariance)), 1.0)
 
 
 def pooled_freedom(parts: Iterable[tuple[int, float]]) -> float:
@@ -264,12 +268,13 @@ def _exact(
     keeps = _pairs_of(problem, response).reshape(size, size)  # I - H
     keeps[np.arange(size), np.arange(size)] += 1.0
     levels = keeps[::k]
+    alone = np.einsum("ij,ij->i", times_blocks(levels, unit_covariances(problem)), levels)
     followed = np.asarray(covariance @ levels.T)  # V (I - H)', of the levels
     variance = np.einsum("ij,ij->i", followed.T, levels)
     # (I - H) V (I - H)' by way of the members, which are fewer than pairs
-    together = followed[::k] + _pairs_of(problem, response @ followed)[:, 0]
+    together = _pairs_of(problem, response @ followed)[:, 0]
+    together += followed[::k]
     own = keeps.reshape(pairs, k, pairs, k)[each, :, each]
-    alone = np.einsum("ij,ij->i", times_blocks(levels, unit_covariances(problem)), levels)
     return own, np.sqrt(np.maximum(variance, 0.0)), _kept(covariance, keeps, k), alone, together
 
 
