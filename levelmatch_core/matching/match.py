@@ -299,6 +299,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         modes=tuple((sigma, share, pattern[:count]) for sigma, share, pattern in modes),
         loops=loops,
         pairs=_reports(both, left, pairs, _stated_weights(problem, settings)[: len(pairs)]),
+        freedom=left.freedom,
     )
 
 

@@ -302,6 +302,11 @@ class SolveStatus(Record):
     untestable: tuple[str, ...] = Described(
         default=(), description="members with two pairs or fewer, or on a bridge: bad pairs cannot be detected there"
     )
+    residual_freedom: float = Described(
+        default=0.0,
+        description="number of independent residuals of which the mean square in units of sigma^2 would scatter as "
+        "that of the tested pairs does; 0 if none is tested",
+    )
     choice: Choice | None = Described(default=None, description="set if the fit type was chosen automatically")
     history: tuple[Convergence, ...] = ()
     notes: tuple[str, ...] = Described(default=(), description="notes for the user on this solve")

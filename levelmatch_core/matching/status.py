@@ -15,6 +15,7 @@ from levelmatch_core.matching.model.frames import frames_of
 from levelmatch_core.matching.model.pair_arrays import Array, PairArrays
 from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Component, LoopClosure, Member, PairFit, Rejection, SolveStatus, WeakMode
+from levelmatch_core.matching.uncertainty.leave_one_out import pooled_freedom
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.text.naming import some_of
@@ -67,6 +68,8 @@ class SolvedComponent:
     loops: LoopClosure | None = None
     pairs: Sequence[PairReport] = ()
     """The report on each pair that was not left out."""
+    freedom: float = 0.0
+    """Of the residuals of these pairs."""
 
 
 def doubts(pairs: Pairs, suspects: Collection[int], *, left_out: bool) -> tuple[str, ...]:
@@ -227,6 +230,9 @@ def status_of(
         ),
         loops=tuple(part.loops for part in parts if part.loops is not None),
         untestable=tuple(sorted(untestable)),
+        residual_freedom=pooled_freedom(
+            (sum(pair.sigma is not None for pair in one.pairs), one.freedom) for one in parts
+        ),
         history=tuple(history),
         notes=(*notes, *own),
     )

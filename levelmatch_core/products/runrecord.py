@@ -26,6 +26,7 @@ from levelmatch_core.matching.results import (
     Solution,
     WeakMode,
 )
+from levelmatch_core.matching.uncertainty.leave_one_out import pooled_freedom
 from levelmatch_core.products.grade import Grade, worst_of
 from levelmatch_core.products.grading import criteria_of
 from levelmatch_core.products.manifest import InputFile, OutputFile, StaleProduct
@@ -339,6 +340,9 @@ def _stage(stage: StageMatch) -> StageSummary:
         seams_tested=len(seams),
         seams_beyond=sum(abs(size) > SEAM_LIMIT for size in seams),
         seam_scatter=math.sqrt(sum(size**2 for size in seams) / len(seams)) if seams else None,
+        residual_freedom=pooled_freedom(
+            (_tested(solution), solution.status.residual_freedom) for solution in solutions
+        ),
         gains_tested=sum(pair.fit.gain is not None for pair in pairs if pair.rejected is None),
         gains=tuple(gains[:NAMED]),
         gains_found=len(gains),
@@ -347,6 +351,10 @@ def _stage(stage: StageMatch) -> StageSummary:
         slope_priors=slope_priors_of(solutions),
         notes=tuple(f"{solution.group}: {note}" for solution in solutions for note in solution.status.notes),
     )
+
+
+def _tested(solution: Solution) -> int:
+    return sum(bool(pair.sigma) for pair in solution.pairs)
 
 
 def _loop_scatter(loops: Sequence[LoopClosure]) -> float | None:

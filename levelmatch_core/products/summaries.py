@@ -97,6 +97,11 @@ class StageSummary(Record):
     seam_scatter: float | None = Described(
         default=None, description="rms of the tested residuals in units of their sigma"
     )
+    residual_freedom: float = Described(
+        default=0.0,
+        description="number of independent residuals of which that rms would scatter as much in pixel noise; 0 if none "
+        "is tested",
+    )
     gains_tested: int = Described(default=0, description="used pairs that are bright enough to measure a gain")
     gains: tuple[GainError, ...] = Described(
         default=(), description="used pairs whose difference grows with brightness by more than 5 sigma, at most ten"

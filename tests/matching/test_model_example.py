@@ -79,6 +79,7 @@ def test_match_finds_the_numbers_by_hand(solution: Solution) -> None:
     assert [mode.share for mode in solution.status.modes] == pytest.approx(MODE_SHARES)
     (loops,) = solution.status.loops
     assert (abs(loops.worst[0].sum), loops.worst[0].sigma) == pytest.approx((0.4, 0.2))
+    assert solution.status.residual_freedom == pytest.approx(1)
 
 
 def test_the_page_is_installed_and_holds_the_same_numbers() -> None:

@@ -56,6 +56,31 @@ def test_the_limit_of_good_follows_the_degrees_of_freedom() -> None:
     assert good_residual(10**6) == pytest.approx(1.25)
 
 
+def test_the_freedom_of_the_residuals_makes_the_limit_and_not_the_number_of_loops(make: Any) -> None:
+    """A mosaic of 3x3 tiles with 11 loops: 1.64 is chance of the 8.7 independent residuals that they are worth."""
+    changed = {"seam_scatter": 1.64, "seams_tested": 19, "loops": 11}
+    assert grade_of(make, **changed, residual_freedom=8.7) is Grade.GOOD
+    assert grade_of(make, **changed, residual_freedom=11.0) is Grade.FAIR
+    assert grade_of(make, **changed) is Grade.FAIR  # a record of an earlier version
+
+
+def test_the_groups_of_a_stage_add_up_their_freedom(make: Any) -> None:
+    match = make.match(3, 3)
+    (solution,) = match.stages[-1].solutions
+    pairs = tuple(pair.model_copy(update={"sigma": 0.003}) for pair in solution.pairs)
+    status = solution.status.model_copy(update={"residual_freedom": 3.5})
+    tested = solution.model_copy(update={"pairs": pairs, "status": status})
+    for solutions, freedom in (
+        ((tested,), 3.5),
+        ((tested, tested), 7.0),
+        ((tested, solution), 3.5),
+        ((solution,), 0.0),
+    ):
+        stage = match.stages[-1].model_copy(update={"solutions": solutions})
+        found = field_summary(match.model_copy(update={"stages": (*match.stages[:-1], stage)}), None)
+        assert found.stages[-1].residual_freedom == pytest.approx(freedom)
+
+
 def test_loops_that_do_not_close(make: Any) -> None:
     worst = (Loop(members=("a", "b", "c"), sum=0.5, sigma=0.01),)
     one, three = ({"loops_failed": count, "loops_unexplained": count, "worst_loops": worst} for count in (1, 3))

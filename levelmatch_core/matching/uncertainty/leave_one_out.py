@@ -16,11 +16,17 @@ small by twice the covariance of its difference and its own fit: `fit_optimism`.
 If the residuals are larger than the noise implies, the model does not describe the data: levels where there are slopes,
 planes where the sky is curved. This excess scatter is treated as an additional independent error, equal for all pairs.
 
+The residuals of n pairs say less of the noise than n independent ones would: they are combinations of fewer loops, of
+which some count more than others. With C the correlation of the residuals, the mean of their squares in units of their
+sigma has the variance 2 tr C^2 / n^2, as that of m = n^2 / tr C^2 independent ones: `freedom` (Satterthwaite 1946,
+Biometrics Bulletin 2, 110).
+
 Where the matrices would be too large, leverages are estimated from random draws or set to their mean (as in generalized
-cross-validation: Golub, Heath and Wahba 1979, Technometrics 21, 215), and the variance of a residual is set to (1 - h)
-times that of the pair.
+cross-validation: Golub, Heath and Wahba 1979, Technometrics 21, 215), the variance of a residual is set to (1 - h)
+times that of the pair, and the freedom to that of a projection with equal leverages.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +82,9 @@ class LeaveOneOut:
     fit_optimism: Array
     """(K,) amount by which the mean square residual is too small because the solution follows the pair's own noise, in
     units of the variance of the level."""
+    freedom: float
+    """Number of independent residuals of which the mean square, in units of sigma^2, would scatter as that of the
+    measured pairs' levels does; 0 if none is tested."""
 
 
 NONE = np.zeros(0), np.zeros(0)
@@ -107,7 +116,7 @@ def leave_one_out(
     equations = answer.equations or NormalEquations(problem, answer.prior.sd if answer.prior else None)
     exact = left.size <= EXACT
     if exact:
-        keeps, sigma, kept, alone = _exact(problem, equations, covariance)
+        keeps, sigma, kept, alone, together = _exact(problem, equations, covariance)
     else:
         leverage = _drawn(problem, equations) if problem.unknowns <= DRAWN else _mean(problem, equations)
         keeps = np.eye(problem.k) - leverage
@@ -123,21 +132,59 @@ def leave_one_out(
     if exact:
         own = _own_blocks(covariance, problem.k)
         fit_optimism = 2 * np.einsum("nab,nba->n", problem.pixel_moments, own - kept) / problem.variance
-        together = own[tested] - np.linalg.solve(keeps[tested], kept[tested].transpose(0, 2, 1)).transpose(0, 2, 1)
-        penalty = 2 * np.einsum("nab,nba->n", problem.pixel_moments[tested], together)
+        echo = own[tested] - np.linalg.solve(keeps[tested], kept[tested].transpose(0, 2, 1)).transpose(0, 2, 1)
+        penalty = 2 * np.einsum("nab,nba->n", problem.pixel_moments[tested], echo)
         left_out_optimism[tested] = penalty / problem.variance[tested]
-    freedom = left.size - equations.rank
-    count = left.size + problem.k * len(unused[0])
+    redundant, count = left.size - equations.rank, left.size + problem.k * len(unused[0])
     excess_scatter = _excess_scatter(
         np.concatenate([left[tested, 0], unused[0]]),
         np.concatenate([sigma[tested], unused[1]]),
         np.concatenate([alone[tested], np.ones(len(unused[0]))]),
-        (freedom + problem.k * len(unused[0])) / count,
+        (redundant + problem.k * len(unused[0])) / count,
     )
+    measured = (sigma > 0) & np.isfinite(problem.rms)
+    if exact:
+        freedom = _freedom(together, np.where(measured, sigma, np.inf))
+    else:
+        freedom = float(np.minimum(np.count_nonzero(measured), max(redundant / problem.k, 1.0)))
     redundancy = np.where(tested, np.clip(smallest, 0.0, 1.0), 0.0)
     return LeaveOneOut(
-        predicted, sigma, excess_scatter, np.maximum(left_out_optimism, 0.0), redundancy, np.maximum(fit_optimism, 0.0)
+        predicted,
+        sigma,
+        excess_scatter,
+        np.maximum(left_out_optimism, 0.0),
+        redundancy,
+        np.maximum(fit_optimism, 0.0),
+        freedom,
     )
+
+
+def _freedom(covariance: Array, sigma: Array) -> float:
+    """Return the number of independent residuals whose mean square scatters as that of residuals in units of sigma.
+
+    Parameters
+    ----------
+    covariance
+        (K, K) of the residuals; made their correlation in place.
+    sigma
+        (K,) the root of its diagonal; infinite for a pair that does not count.
+    """
+    count = np.count_nonzero(np.isfinite(sigma))
+    if not count:
+        return 0.0
+    covariance /= sigma[:, None]  # in place: it may have 70 MB
+    covariance /= sigma
+    return max(count**2 / float(np.vdot(covariance, covariance)), 1.0)
+
+
+def pooled_freedom(parts: Iterable[tuple[int, float]]) -> float:
+    """Return the freedom of the residuals of independent parts, each with the number of its residuals and its freedom.
+
+    The mean square over all has the variance 2 sum(n^2 / m) / (sum n)^2.
+    """
+    tested = [(count, freedom) for count, freedom in parts if freedom > 0]
+    squares = sum(count**2 / freedom for count, freedom in tested)
+    return sum(count for count, _ in tested) ** 2 / squares if squares else 0.0
 
 
 def _excess_scatter(left: Array, sigma: Array, alone: Array, free: float) -> float:
@@ -197,7 +244,9 @@ def _own_blocks(matrix: csr_array, k: int) -> Array:
     return np.stack(rows, axis=1)
 
 
-def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) -> tuple[Array, Array, Array, Array]:
+def _exact(
+    problem: Problem, equations: NormalEquations, covariance: csr_array
+) -> tuple[Array, Array, Array, Array, Array]:
     """Return the quantities that need the full hat matrix.
 
     Returns
@@ -210,6 +259,8 @@ def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) 
         (K, k, k) the diagonal blocks of V (I - H)'.
     alone
         (K,) variance of the residual levels if every pair had an independent error of unit variance.
+    together
+        (K, K) covariance of the residual levels.
     """
     k, pairs = problem.k, len(problem.rms)
     size, each = pairs * k, np.arange(pairs)
@@ -217,10 +268,14 @@ def _exact(problem: Problem, equations: NormalEquations, covariance: csr_array) 
     keeps = _pairs_of(problem, response).reshape(size, size)  # I - H
     keeps[np.arange(size), np.arange(size)] += 1.0
     levels = keeps[::k]
-    variance = np.einsum("ij,ij->i", np.asarray(covariance @ levels.T).T, levels)
-    own = keeps.reshape(pairs, k, pairs, k)[each, :, each]
     alone = np.einsum("ij,ij->i", times_blocks(levels, unit_covariances(problem)), levels)
-    return own, np.sqrt(np.maximum(variance, 0.0)), _kept(covariance, keeps, k), alone
+    followed = np.asarray(covariance @ levels.T)  # V (I - H)', of the levels
+    variance = np.einsum("ij,ij->i", followed.T, levels)
+    # (I - H) V (I - H)' by way of the members, which are fewer than pairs
+    together = _pairs_of(problem, response @ followed)[:, 0]
+    together += followed[::k]
+    own = keeps.reshape(pairs, k, pairs, k)[each, :, each]
+    return own, np.sqrt(np.maximum(variance, 0.0)), _kept(covariance, keeps, k), alone, together
 
 
 def _kept(covariance: csr_array, keeps: Array, k: int) -> Array:
