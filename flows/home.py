@@ -14,6 +14,7 @@ from typing import Self
 from flows.found_here import tell_settings
 from levelmatch_core.errors import NoInputError, UsageError
 from levelmatch_core.files.locks import lock
+from levelmatch_core.process.versions import levelmatch_version
 
 VARIABLE = "LEVELMATCH_HOME"
 
@@ -264,8 +265,6 @@ def deployed_environment() -> dict[str, str]:
 
     The process in which a worker runs a flow has imported Prefect before the flow's module could set them.
     """
-    from levelmatch_core.products.runrecord import levelmatch_version  # noqa: PLC0415 - slow to import
-
     root, template = "/home", f"{{{{ ${VARIABLE} }}}}"
     environ = {VARIABLE: root}
     results = set_environment(environ).results.relative_to(root)

@@ -31,9 +31,9 @@ from levelmatch_core.errors import AllPendingError
 from levelmatch_core.images.storage.remote import local_inputs
 from levelmatch_core.jobs.job import Workspace
 from levelmatch_core.pipeline import Request, RunResult, peak_memory, run
+from levelmatch_core.process.versions import levelmatch_version
 from levelmatch_core.products.grade import Grade
-from levelmatch_core.products.output.folder import note_in_log
-from levelmatch_core.products.runrecord import levelmatch_version
+from levelmatch_core.products.output.folder import OutputFolder, note_in_log
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
 from levelmatch_core.workers import worker_pool
@@ -114,12 +114,14 @@ def match_and_record(request: Request, retry_delays: tuple[float, ...]) -> tuple
     home = Home.of().make()
     _tell_other_deployment(home)
     runners: list[PrefectEach] = []
+    folders: list[OutputFolder] = []
     reporter = ProgressArtifact(REPORTER.get(), request.program)
     store = CutoutStore(home.cutouts)
     with store.in_use(), worker_pool(request.settings) as pool:
         task_runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=pool.size)
 
         def runner_of(workspace: Workspace) -> PrefectEach:
+            folders.append(workspace.held())
             runners.append(PrefectEach(workspace, task_runner, reporter, retry_delays, pool))
             return runners[-1]
 
@@ -131,6 +133,7 @@ def match_and_record(request: Request, retry_delays: tuple[float, ...]) -> tuple
             "executed": dict(sum((runner.executed for runner in runners), start=Counter[str]())),
             "cached": dict(sum((runner.cached for runner in runners), start=Counter[str]())),
             "tracking": Tracker(home).log(result, summary, facts_of_run(started)),
+            "left": folders[-1].left,
         }
     )
     if result.changed:

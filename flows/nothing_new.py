@@ -9,6 +9,8 @@ others look at hears of every run. Nothing here imports Prefect, MLflow or numer
 import hashlib
 import os
 import sqlite3
+import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
@@ -25,8 +27,10 @@ from flows.home import Home
 from flows.orchestration.availability import DATABASES
 from levelmatch_core.errors import UsageError
 from levelmatch_core.files.sealed import seal, unseal
+from levelmatch_core.files.states import State, state_of
 from levelmatch_core.files.writing import write_durably
 from levelmatch_core.images.associations import is_association, science_members
+from levelmatch_core.process.versions import levelmatch_version, versions_of_libraries
 from levelmatch_core.products.grade import Grade
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings
@@ -64,15 +68,6 @@ class LastRun(Record):
 
 
 @dataclass(frozen=True)
-class _State:
-    """Names, sizes, times and numbers of files."""
-
-    digest: str
-    newest: float
-    """The latest time of any of them: Unix time, seconds."""
-
-
-@dataclass(frozen=True)
 class _Reading:
     """What is read: files, and folders with all that they hold."""
 
@@ -82,19 +77,9 @@ class _Reading:
     deep: bool = False
     """Whether folders within folders are read."""
 
-    def state(self) -> _State:
+    def state(self) -> State:
         """Return the state of all files as it is now."""
-        digest, newest = hashlib.sha256(), 0.0
-        for path in sorted({os.fsencode(path) for place in self.places for path in self._files(place)}):
-            try:
-                found = os.stat(path)  # noqa: PTH116 - plain text: of each of thousands of files
-            except OSError:  # there is none
-                digest.update(repr((path, None)).encode())
-                continue
-            known = (path, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-            digest.update(repr(known).encode())
-            newest = max(newest, found.st_mtime, found.st_ctime)
-        return _State(digest.hexdigest(), newest)
+        return state_of(path for place in self.places for path in self._files(place))
 
     def _files(self, place: Path) -> Iterator[str]:
         if not place.is_dir():
@@ -118,7 +103,7 @@ class Question:
     asked: str
     """As in :class:`LastRun`."""
     reading: "_Reading"
-    state: _State
+    state: State
     begun: float
     """When that state was looked at: Unix time, seconds."""
 
@@ -159,6 +144,7 @@ class Question:
         places = {*paths, *members, *(path.parent for path in named), *tables, group_by.absolute()}
         places |= {here / name for name in _OF_THIS_FOLDER}
         home = Home.of(environ)
+        places.add(Path(environ.get("PREFECT_HOME") or home.prefect) / "profiles.toml")  # it may name a server
         asked = (
             [str(path) for path in paths],
             settings.model_dump_json(),
@@ -172,10 +158,12 @@ class Question:
     def answer(self) -> LastRun | None:
         """Return what the last run left, where nothing has changed since; None where something has."""
         try:
-            with self._note.open(encoding="utf-8") as note:
+            if self.home.root.stat().st_mode & stat.S_IWOTH:
+                return None  # a run refuses such a home
+            with open(self._note, encoding="utf-8", opener=_without_waiting) as note:
                 known = os.fstat(note.fileno())
-                if known.st_uid != os.geteuid() or known.st_mode & 0o077:
-                    return None  # somebody else's, or open to others
+                if not stat.S_ISREG(known.st_mode) or known.st_uid != os.geteuid() or known.st_mode & 0o077:
+                    return None  # a pipe, somebody else's, or open to others
                 kept = LastRun.model_validate_json(unseal(self._key, note.read()))
         except (OSError, ValueError, ValidationError):  # there is none, or it is damaged
             return None
@@ -190,10 +178,15 @@ class Question:
             return
         if self.reading.state() != self.state or self.state.newest > self.begun - _SETTLED:
             return  # something was written while it was read, or so shortly before that a further change may not show
+        from levelmatch_core.products.output.folder import state_left  # noqa: PLC0415 - the run has imported it
+
+        written = self._written()
+        if state_left(self.output.resolve()) != summary.left:
+            return  # somebody wrote into the output since the run let it go: seconds ago, before its records were made
         last = LastRun(
             asked=self.asked,
             read=self.state.digest,
-            written=self._written(),
+            written=written,
             ended=time.time(),
             mlflow_run=tracking.run_id,
             grade=summary.grade,
@@ -233,8 +226,13 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _code() -> tuple[int, int]:
-    """Return how many modules the program has, and the latest time of one: ns."""
+def _code() -> tuple[str, ...]:
+    """Return the state of the program's modules, and all versions that are in run.json."""
     roots = [Path(package.__file__ or "").parent for package in (flows, levelmatch_core)]
-    times = [path.stat().st_mtime_ns for root in roots for path in root.rglob("*.*") if path.suffix in {".py", ".toml"}]
-    return len(times), max(times)
+    modules = (path for root in roots for path in root.rglob("*.*") if path.suffix in {".py", ".toml"})
+    return state_of(modules).digest, levelmatch_version(), repr(versions_of_libraries()), sys.version
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file, also if it is a pipe that nobody writes to."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -72,6 +72,7 @@ class Summary(Record):
     executed: dict[str, int] = Described(default={}, description="jobs that were run, by step")
     cached: dict[str, int] = Described(default={}, description="jobs whose stored results were used, by step")
     tracking: Tracking | None = None
+    left: str = Described(default="", description="digest of the state of all files of the output when it was let go")
 
     @property
     def quarantined(self) -> tuple[Unmatched, ...]:

@@ -27,7 +27,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any object of the module
     if name == "__version__":
-        from levelmatch_core.products.runrecord import levelmatch_version  # noqa: PLC0415 - as all names here
+        from levelmatch_core.process.versions import levelmatch_version  # noqa: PLC0415 - as all names here
 
         return levelmatch_version()
     if name not in _HOMES:

@@ -48,8 +48,8 @@ from flows.tracking.outbox import keep, output_id, record_path
 from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.process.log_context import logger_of
+from levelmatch_core.process.versions import levelmatch_version
 from levelmatch_core.products.report import REPORT
-from levelmatch_core.products.runrecord import levelmatch_version
 
 logger = logger_of(__name__)
 

@@ -5,8 +5,6 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,11 @@ from levelmatch_core.matching.results import (
     Solution,
     WeakMode,
 )
+<<<<<<< HEAD
 from levelmatch_core.matching.uncertainty.leave_one_out import pooled_freedom
+=======
+from levelmatch_core.process.versions import levelmatch_version, versions_of_libraries
+>>>>>>> ops
 from levelmatch_core.products.grade import Grade, worst_of
 from levelmatch_core.products.grading import criteria_of
 from levelmatch_core.products.manifest import InputFile, OutputFile, StaleProduct
@@ -46,9 +48,6 @@ SEAM_LIMIT = 4.0
 """A residual beyond this many sigma is more than noise."""
 GAIN_LIMIT = 5.0
 """A slope against brightness beyond this many sigma is a gain error."""
-
-LIBRARIES = ("numpy", "scipy", "astropy", "reproject", "photutils")
-"""Libraries whose versions can change the results."""
 
 
 class RunRecord(Record):
@@ -138,15 +137,6 @@ def json_bytes(data: object) -> bytes:
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 
-@cache
-def levelmatch_version() -> str:
-    """Return the version of levelmatch; 'unknown' if it is not installed."""
-    try:
-        return version("levelmatch")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def record_of(
     field_matches: Iterable[FieldMatch],
     settings: MatchSettings,
@@ -192,7 +182,7 @@ def record_of(
     chosen = {name: value for name, value in settings.model_dump(mode="json").items() if roles[name] != "run"}
     return RunRecord(
         levelmatch=levelmatch_version(),
-        libraries={name: version(name) for name in LIBRARIES},
+        libraries=versions_of_libraries(),
         program=program,
         band=settings.band,
         preset=settings.preset,

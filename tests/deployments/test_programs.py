@@ -19,7 +19,7 @@ from flows.commands.deploy import prefect_yaml
 from flows.orchestration.automations import alert_automation, silence_automation
 from flows.orchestration.programs import Program, load_programs, refuse_trouble
 from levelmatch_core.errors import SettingsError, UsageError
-from levelmatch_core.products.runrecord import levelmatch_version
+from levelmatch_core.process.versions import levelmatch_version
 
 DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"
 

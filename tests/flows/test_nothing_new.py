@@ -7,18 +7,23 @@ import sqlite3
 import time
 from contextlib import closing
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import flows
 from flows.cli import main
 from flows.commands.console import lines_of_result
 from flows.nothing_new import Question
 from flows.orchestration.log_lines import ONCE, hearing
 from flows.summary import Tracking, Unmatched, summarize
 from levelmatch_core.pipeline import Request, run
+from levelmatch_core.process import versions
 from levelmatch_core.process.log_context import logger_of
+from levelmatch_core.process.versions import levelmatch_version
+from levelmatch_core.products.output.folder import state_left
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
@@ -67,11 +72,16 @@ def asked(place, settings=BEST, inputs=("in",), output="out", **options):
     return Question.of([place / name for name in inputs], place / output, settings, OPTIONS | options)
 
 
+def ended(summary, output):
+    """Return the summary of a run that let its output go as it lies there now."""
+    return summary.model_copy(update={"left": state_left(output)})
+
+
 def kept(place, summary, **asking):
     """Ask, and leave the note of a run that ended now, as if it had been asked for an hour later."""
     question = asked(place, **asking)
     question = replace(question, begun=time.time() + 3600)
-    question.keep(summary, ["a line"], ["warning: a warning"])
+    question.keep(ended(summary, question.output), ["a line"], ["warning: a warning"])
     return question
 
 
@@ -118,6 +128,8 @@ CHANGES = {
     "MLflow's record gone": lambda place: (place / "home" / "mlflow" / "mlflow.db").unlink(),
     "MLflow's record damaged": lambda place: (place / "home" / "mlflow" / "mlflow.db").write_bytes(b"x" * 9000),
     "the home gone": lambda place: shutil.rmtree(place / "home"),
+    "the home open to all": lambda place: (place / "home").chmod(0o777),
+    "Prefect redirected by a profile": lambda place: (place / "home" / "prefect" / "profiles.toml").write_text(""),
     "Prefect redirected by the folder": lambda place: (place / ".env").write_text("PREFECT_API_URL=http://a/api"),
 }
 
@@ -225,12 +237,59 @@ def test_a_run_that_did_not_end_well_leaves_no_note(finished, place, change):
 
 
 def test_inputs_that_change_during_the_run_or_just_before_leave_no_note(finished, place):
-    question = asked(place)
-    question.keep(finished[1], [], [])  # the copies were made a moment ago
+    question, summary = asked(place), ended(finished[1], place / "out")
+    question.keep(summary, [], [])  # the copies were made a moment ago
     assert asked(place).answer() is None
     question = replace(question, begun=time.time() + 3600)
     same_bytes_and_times(first(place / "in"))
-    question.keep(finished[1], [], [])
+    question.keep(summary, [], [])
+    assert asked(place).answer() is None
+
+
+@pytest.mark.parametrize("kind", ["a corrected file with its old time", "a corrected file gone", "the report gone"])
+def test_an_output_that_changes_before_the_records_are_made_leaves_no_note(finished, place, kind):
+    question, summary = replace(asked(place), begun=time.time() + 3600), ended(finished[1], place / "out")
+    CHANGES[kind](place)
+    question.keep(summary, [], [])
+    assert asked(place).answer() is None
+    question.keep(ended(summary, place / "out"), [], [])
+    assert asked(place).answer() is not None
+    (place / "out" / "log.json").write_text("{}")  # the ids of the run come into it after the run has let it go
+    question.keep(ended(summary, place / "out"), [], [])
+    assert asked(place).answer() is not None
+
+
+def test_an_older_module_in_the_place_of_another_is_noticed(finished, place, tmp_path, monkeypatch):
+    package = tmp_path / "program"
+    package.mkdir()
+    for name in ("__init__.py", "newest.py", "other.py"):
+        (package / name).write_text("")
+    os.utime(package / "other.py", (1, 1))
+    monkeypatch.setattr(flows, "__file__", str(package / "__init__.py"))
+    kept(place, finished[1])
+    assert asked(place).answer() is not None
+    (package / "older.py").write_text("#")
+    os.utime(package / "older.py", (2, 2))
+    (package / "older.py").replace(package / "other.py")
+    assert asked(place).answer() is None
+
+
+@pytest.mark.parametrize("name", ["levelmatch", "numpy", "astropy"])
+def test_another_version_is_noticed(finished, place, monkeypatch, name):
+    kept(place, finished[1])
+    levelmatch_version.cache_clear()
+    monkeypatch.setattr(versions, "version", lambda one: "0.0" if one == name else version(one))
+    try:
+        assert asked(place).answer() is None
+    finally:
+        levelmatch_version.cache_clear()
+
+
+def test_a_pipe_in_the_place_of_the_note_does_not_hang(finished, place):
+    kept(place, finished[1])
+    (note,) = (place / "home" / "last_runs").iterdir()
+    note.unlink()
+    os.mkfifo(note, 0o600)
     assert asked(place).answer() is None
 
 
@@ -275,7 +334,7 @@ def test_warnings_are_heard_but_for_those_of_one_run():
 def test_the_command_says_it_and_asks_for_the_grade(finished, place, required, code):
     summary = finished[1].model_copy(update={"changed": False, "grade": type(finished[1].grade).FAIR})
     question = replace(asked(place), begun=time.time() + 3600)
-    question.keep(summary, lines_of_result(summary), ["warning: 3 files are left out"])
+    question.keep(ended(summary, place / "out"), lines_of_result(summary), ["warning: 3 files are left out"])
     words = ["run", str(place / "in"), "-o", str(place / "out"), *(["--require", required] if required else [])]
     told = CliRunner().invoke(main, words)
     assert told.exit_code == code, told.output

@@ -6,8 +6,9 @@ import pytest
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.matching.corrections import Status
+from levelmatch_core.process.versions import LIBRARIES
 from levelmatch_core.products.manifest import OutputFile
-from levelmatch_core.products.runrecord import LIBRARIES, RunRecord, record_of
+from levelmatch_core.products.runrecord import RunRecord, record_of
 from levelmatch_core.settings import MatchSettings
 
 

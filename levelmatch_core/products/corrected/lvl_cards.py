@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from levelmatch_core.images.fits_cards import CardValue, RawHeader, as_ascii
 from levelmatch_core.images.fits_headers import MATCHED_CARD, PLANE_CARD
 from levelmatch_core.matching.corrections import Correction
-from levelmatch_core.products.runrecord import levelmatch_version
+from levelmatch_core.process.versions import levelmatch_version
 from levelmatch_core.settings import MatchSettings
 
 _DIGITS = 9

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.files.locks import FolderLock
+from levelmatch_core.files.states import state_of
 from levelmatch_core.files.writing import is_temporary, room_for, see_on_disk, write_durably
 from levelmatch_core.images.reading import file_digest
 from levelmatch_core.process.log_context import logger_of
@@ -74,6 +75,8 @@ class OutputFolder:
         """The same, if it was one of the same settings."""
         self.edited: list[str] = []
         """Names under which corrected files lie now that somebody edited since a run wrote them."""
+        self.left = ""
+        """What :func:`state_left` says at the end of the run, '' before it: what comes later is not the run's."""
         self._settings = dict(settings)
         self._lock = lock
         self._claimed = set(made)
@@ -290,7 +293,13 @@ class OutputFolder:
         (self.path / JOURNAL).unlink(missing_ok=True)
         (self.path / WRITTEN).unlink(missing_ok=True)
         self._in_journal, self._changed, self._claimed = False, False, wanted
+        self.left = state_left(self.path)
         return changed
+
+
+def state_left(root: Path) -> str:
+    """Return the digest of the state of all files in an output folder but the log, which is added to after the run."""
+    return state_of(path for path in files_in(root) if path != root / LOG).digest
 
 
 def note_in_log(root: Path, entries: Mapping[str, Any]) -> None:
