@@ -24,11 +24,8 @@ from levelmatch_core.matching.results import (
     Solution,
     WeakMode,
 )
-<<<<<<< HEAD
 from levelmatch_core.matching.uncertainty.leave_one_out import pooled_freedom
-=======
 from levelmatch_core.process.versions import levelmatch_version, versions_of_libraries
->>>>>>> ops
 from levelmatch_core.products.grade import Grade, worst_of
 from levelmatch_core.products.grading import criteria_of
 from levelmatch_core.products.manifest import InputFile, OutputFile, StaleProduct
