@@ -114,16 +114,16 @@ class Home:
         return self
 
     def tighten(self) -> None:
-        """Take all files from everybody but their owner: Prefect and MLflow write theirs for all to read."""
+        """Take all files and folders from everybody but their owner: Prefect and MLflow make theirs for all to read."""
         for folder, folders, names in os.walk(self.root):
             if folder == str(self.root) and self.cutouts.name in folders:
                 folders.remove(self.cutouts.name)  # all its files are made so
-            for name in names:
+            for name in (*folders, *names):
                 path = os.path.join(folder, name)  # noqa: PTH118 - plain text: of each of thousands of files
                 with suppress(OSError):  # gone, or somebody else's
-                    status = os.lstat(path)
-                    if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
-                        _take_from_others(path)
+                    mode = os.lstat(path).st_mode
+                    if mode & 0o077 and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                        _take_from_others(path, 0o700 if stat.S_ISDIR(mode) else 0o600)
 
     def remove_empty(self) -> None:
         """Remove the files and folders that hold nothing: of a home that was just made, all of them."""
@@ -147,10 +147,20 @@ class Home:
             os.close(descriptor)
 
 
-def _take_from_others(path: str) -> None:
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Have all files that this process and its children make readable by their owner only; for what writes at home."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _take_from_others(path: str, mode: int) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        os.fchmod(descriptor, 0o600)
+        os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
 

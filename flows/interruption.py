@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
+from importlib import import_module
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -40,6 +41,12 @@ _farewells: list[Callable[[], object]] = []
 _ends: list[Callable[[], object]] = []
 _ends_itself: list[threading.Event] = []
 _interrupted = threading.Event()
+
+
+def main() -> None:
+    """Run the command `levelmatch`, which hears signals from here on: its modules take a while to import."""
+    listen()
+    import_module("flows.cli").main()
 
 
 def work_interruptibly(work: Callable[[], T]) -> T:

@@ -16,7 +16,7 @@ import click
 import cloup
 
 from flows.commands.console import clean_errors, say
-from flows.home import Home, prepare_environment
+from flows.home import Home, prepare_environment, private_files
 from flows.interruption import ending_itself
 from flows.orchestration.own_pages import LOOPBACK
 from flows.orchestration.server_process import ARTIFACTS, STORE
@@ -42,7 +42,7 @@ def ui(prefect_port: int, mlflow_port: int) -> None:
         for port in (prefect_port, mlflow_port):
             _refuse_taken(port)
         prefect, mlflow = (f"http://{LOOPBACK}:{port}" for port in (prefect_port, mlflow_port))
-        with ending_itself() as asked, ExitStack() as stack:
+        with private_files(), ending_itself() as asked, ExitStack() as stack:
             servers = [
                 stack.enter_context(_running("prefect", prefect_port, _prefect_environ(prefect_port), home)),
                 stack.enter_context(_running("mlflow", mlflow_port, _mlflow_environ(home, mlflow_port), home)),

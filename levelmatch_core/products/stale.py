@@ -84,6 +84,12 @@ def keep_stale(
             logger.error("%s is stale and kept: %s; levelmatch prune removes it", name, reason)
             files.append(folder.write(name, lambda path, name=name: _mark(place_of(folder.path, name), path)))  # type: ignore[misc]
             kept.append(StaleProduct(name=name, inputs=tuple(came_from), reason=reason))
+        else:
+            logger.error(
+                "%s is not kept: %s; and it is not as a run wrote it, so that undo cannot give its input back",
+                name,
+                reason,
+            )
     rows = _rows_of(tables, {product.name for product in kept})
     if rows is not None:
         files.append(folder.write(STALE, lambda path: write_ecsv(path, rows)))

@@ -12,15 +12,15 @@ import pytest
 def test_a_first_run_in_a_new_home_of_an_odd_name(reliability: Any, program: Path, tmp_path: Path) -> None:
     world = reliability.world(tmp_path / "world ü", program)
     world.environment = {"LEVELMATCH_HOME": str(tmp_path / "not" / "yet there, ü"), "PYTHONWARNINGS": "default"}
-    before = os.umask(0o022)
+    before = os.umask(0)
     try:
         assert world.run() == 0, world.said
     finally:
         os.umask(before)
     assert "home directory" not in world.said
     home = tmp_path / "not" / "yet there, ü"
-    files = [path for path in home.rglob("*") if path.is_file()]
-    assert {"prefect.db", "mlflow.db"} <= {path.name for path in files}
-    assert [str(path) for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
+    made = [home, *home.rglob("*")]
+    assert {"prefect.db", "mlflow.db", "artifacts"} <= {path.name for path in made}
+    assert [str(path) for path in made if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
     # what a run writes for others is as the user has it
-    assert stat.S_IMODE((world.out / "run.json").stat().st_mode) == 0o644
+    assert stat.S_IMODE((world.out / "run.json").stat().st_mode) == 0o666

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tomllib
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -152,6 +153,31 @@ def started(undisturbed, root, *options):
     world = undisturbed.fresh(root)
     world.options = (*world.options, *options)
     return world, world.start()
+
+
+WHILE_IMPORTED = """
+import os, signal, sys
+MODULE = sys.argv.pop(1)
+class Signal:
+    def find_spec(self, name, *_):
+        if name == MODULE:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Signal())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from importlib.metadata import EntryPoint
+command = EntryPoint("levelmatch", sys.argv.pop(1), "console_scripts")
+sys.argv.append("settings")
+command.load()()
+"""
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("module", ["flows.cli", "click", "cloup", "flows.commands.settings", "pydantic"])
+def test_a_signal_while_the_command_is_imported_ends_it_in_one_line(module):
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())
+    words = [sys.executable, "-c", WHILE_IMPORTED, module, project["project"]["scripts"]["levelmatch"]]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip(), done.stdout) == (INTERRUPTED, LINE, "")
 
 
 @pytest.mark.slow

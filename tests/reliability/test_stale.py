@@ -243,7 +243,7 @@ def test_an_edited_tile_is_kept_aside_by_processes(place: Place) -> None:
     assert (place.out / "tiles" / ".edited" / name).read_bytes() == mine
 
 
-def test_an_edited_tile_without_its_input_is_kept_aside(place: Place) -> None:
+def test_an_edited_tile_without_its_input_is_kept_aside(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     assert place.match().complete
     victim = place.files[0]
     mine = edit(place.tile(victim.name))
@@ -251,6 +251,17 @@ def test_an_edited_tile_without_its_input_is_kept_aside(place: Place) -> None:
     result = place.match()
     assert result.record.stale == ()
     assert (place.out / "tiles" / ".edited" / victim.name).read_bytes() == mine
+    assert f"{victim.name}: is not among the inputs any more" in caplog.text
+    assert "undo cannot give its input back" in caplog.text
+
+
+def test_a_tile_that_is_gone_with_its_input_is_named(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    assert place.match().complete
+    victim = place.files[0]
+    place.tile(victim.name).unlink()
+    victim.unlink()
+    place.match()
+    assert f"{victim.name}: is not among the inputs any more" in caplog.text
 
 
 def test_what_a_killed_run_wrote_is_nobodys_edit(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,9 @@ def test_both_answer_and_ctrl_c_leaves_nothing(tmp_path):
         }
         assert heard == {"127.0.0.1"}
         other_sites_are_refused(*ports)
+        files = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+        assert {"pages", "prefect-ui.log", "mlflow-ui.log"} <= {path.name for path in files}
+        assert [str(path) for path in files if path.stat().st_mode & 0o077] == []  # the owner's alone, of a run's too
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert log.read_text().endswith("stopping\nstopped\n")
