@@ -7,6 +7,9 @@ variable (Durbin 1954, Rev. Int. Stat. Inst. 22, 23). In an empty field it carri
 large accordingly: slope over error is the score test of Anderson and Rubin (1949, Ann. Math. Stat. 20, 46), which has a
 normal distribution if there is no slope.
 
+What correlation resampled noise has there (some per cent) cancels between equally noisy exposures. Where one is far
+noisier, brightness nearby is that of both images weighted by their inverse variances: it cancels then, too.
+
 The residuals of stars and filaments that differences in sampling leave are not white noise: they are correlated over
 several pixels. The error is therefore the larger one of that of single pixels and that of sums over blocks
 (cluster-robust: Liang and Zeger 1986, Biometrika 73, 13).
@@ -31,6 +34,9 @@ BLOCK = 16
 """Side of the blocks, pixels: longer than the residuals of a source."""
 FEWEST_BLOCKS = 20
 """With fewer blocks their scatter is not used."""
+UNEQUAL, MOST_UNEQUAL = 0.25, 0.55
+"""Regression of brightness on the difference from which on, and up to which, one image is far noisier than the other:
+(t^2 - s^2) / (2 (t^2 + s^2)) for noise of s and t, half at most; what is beyond is brightness."""
 MOST_ERROR = 1.0
 """A slope with a larger error is not measured: the brightness hardly varies."""
 
@@ -61,12 +67,17 @@ def gain(first: Image, second: Image, box: Box, cut: Cut, n_kept: int) -> Gain |
     ny, nx = box[4:]
     if nx <= 2 * LAG:
         return None
-    values = np.empty((5, -(-ny // step) * -(-(nx - 2 * LAG) // step)))
+    values = np.empty((6, -(-ny // step) * -(-(nx - 2 * LAG) // step)))
     places = np.empty(values.shape[1], np.int64)
     n = _samples(first, second, box, cut, step, values, places)
     if n < FEWEST:
         return None
     mean, square, with_delta, with_here, nearby = _products(values, n)  # which leaves them without their plane
+    along = float(values[0, :n] @ values[1, :n]) / square if square > 0 else 0.0
+    if UNEQUAL < abs(along) <= MOST_UNEQUAL:
+        # with m and d the mean and the difference nearby, weights of 1/s^2 and 1/t^2 make m - along d of the two images
+        values[2, :n] -= along * values[5, :n]
+        _, _, with_delta, with_here, nearby = _products(values, n)
     if nearby <= 0 or with_here == 0:
         return None
     slope = with_delta / with_here
@@ -89,7 +100,7 @@ def _samples(  # noqa: PLR0917 - a compiled function takes positions only # prag
     values: NDArray[np.float64],
     places: NDArray[np.int64],
 ) -> int:
-    """Fill (5, n or more) with difference, brightness, nearby brightness, x and y of pixels, and their blocks.
+    """Fill (6, n or more) with difference, brightness, the latter nearby, x, y, and the difference nearby; and blocks.
 
     Returns their number.
     """
@@ -112,6 +123,7 @@ def _samples(  # noqa: PLR0917 - a compiled function takes positions only # prag
                 values[2, n] = bright[k - LAG] + bright[k + LAG]
                 values[3, n] = x[k]
                 values[4, n] = y[r]
+                values[5, n] = row[k - LAG] + row[k + LAG]
                 places[n] = (r // BLOCK) * (nx // BLOCK + 1) + k // BLOCK
                 n += 1
     return n
@@ -187,7 +199,7 @@ def _block_products(  # pragma: no cover - compiled
     Parameters
     ----------
     values, places
-        As :func:`_samples` and :func:`_products` leave them, (5, n or more) and (n,).
+        As :func:`_samples` and :func:`_products` leave them, (6, n or more) and (n,).
     """
     blocks = places.max() + 1
     sums, seen = np.zeros(blocks), np.zeros(blocks, np.bool_)
