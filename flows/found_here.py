@@ -42,19 +42,29 @@ def tell_settings(folder: Path, known: frozenset[str]) -> None:
     Raises
     ------
     UsageError
-        If one of the files is a pipe, a socket or a device: who reads it would wait forever.
+        If one of the files is a pipe, a socket or a device: who reads it would wait forever; or if it is not UTF-8.
     """
     if folder in _told:
         return
     for file in (folder / name for name in FILES):
         if not file.is_dir():  # such as a virtual environment; nobody reads that
             refuse_irregular(file, UsageError)
+        _refuse_undecodable(file)
     _told.add(folder)
     for package, file, names in _found(folder, known):
         logger.warning(
             "%s takes settings from %s: %s; set them as variables, or run in another folder, to change them",
             *(package, file, ", ".join(names)),
         )
+
+
+def _refuse_undecodable(file: Path) -> None:
+    try:
+        if file.is_file():
+            file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        message = f"{file}: not UTF-8 (byte {error.start}), which those need that take settings from it; run elsewhere"
+        raise UsageError(message) from error
 
 
 def _found(folder: Path, known: frozenset[str]) -> Iterator[tuple[str, Path, list[str]]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.found_here import tell_settings
+from levelmatch_core.errors import UsageError
 from levelmatch_core.simulate import SimulatedProgram, simulate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -152,6 +153,14 @@ def test_a_pipe_among_the_files_that_change_settings_is_refused(tmp_path, name):
     assert done.returncode == 2, done.stderr
     assert f"{tmp_path / name}: is a pipe (FIFO), expected a regular file" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]  # no home and no output was made
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", [".env", "prefect.toml", "pyproject.toml"])
+def test_such_a_file_that_is_not_utf_8_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"#\xff\n")
+    with pytest.raises(UsageError, match=r"not UTF-8 \(byte 1\)"):
+        tell_settings(tmp_path, frozenset())
 
 
 @pytest.mark.fast
