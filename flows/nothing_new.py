@@ -215,7 +215,8 @@ class Question:
         try:
             with closing(sqlite3.connect(f"file:{self.home.root / 'mlflow' / 'mlflow.db'}?mode=ro", uri=True)) as store:
                 found = store.execute("SELECT lifecycle_stage FROM runs WHERE run_uuid = ?", (run,)).fetchone()
-            return found == ("active",) and (self.home.prefect / "prefect.db").stat().st_size > 0
+            with (self.home.prefect / "prefect.db").open("rb") as database:
+                return found == ("active",) and database.read(6) == b"SQLite"
         except (sqlite3.Error, OSError):
             return False
 
