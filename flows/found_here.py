@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from flows.secrets import without_secrets
+from levelmatch_core.errors import UsageError
+from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.process.log_context import logger_of
 
 logger = logger_of(__name__)
+
+FILES = (".env", "prefect.toml", "pyproject.toml", ".numba_config.yaml")
+"""The names of these files."""
 
 _LINE = re.compile(r"^\s*(?:export\s+)?(?P<name>\w+)\s*[=:]\s*(?P<value>.*?)\s*$", re.MULTILINE)
 _MOST = 100_000
@@ -33,15 +38,33 @@ def tell_settings(folder: Path, known: frozenset[str]) -> None:
         The current folder.
     known
         Names of the variables that are set, which take precedence over files.
+
+    Raises
+    ------
+    UsageError
+        If one of the files is a pipe, a socket or a device: who reads it would wait forever; or if it is not UTF-8.
     """
     if folder in _told:
         return
+    for file in (folder / name for name in FILES):
+        if not file.is_dir():  # such as a virtual environment; nobody reads that
+            refuse_irregular(file, UsageError)
+        _refuse_undecodable(file)
     _told.add(folder)
     for package, file, names in _found(folder, known):
         logger.warning(
             "%s takes settings from %s: %s; set them as variables, or run in another folder, to change them",
             *(package, file, ", ".join(names)),
         )
+
+
+def _refuse_undecodable(file: Path) -> None:
+    try:
+        if file.is_file():
+            file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        message = f"{file}: not UTF-8 (byte {error.start}), which those need that take settings from it; run elsewhere"
+        raise UsageError(message) from error
 
 
 def _found(folder: Path, known: frozenset[str]) -> Iterator[tuple[str, Path, list[str]]]:

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 import flows
 import levelmatch_core
+from flows.found_here import FILES
 from flows.home import Home
 from flows.orchestration.availability import DATABASES
 from levelmatch_core.errors import UsageError
@@ -46,9 +47,6 @@ _OF_PACKAGES = ("LEVELMATCH_", "MLFLOW_", "NUMBA_", "PREFECT_")
 
 _ELSEWHERE = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", *DATABASES)
 """Variables that give the address of a record elsewhere."""
-
-_OF_THIS_FOLDER = (".env", "prefect.toml", "pyproject.toml", ".numba_config.yaml")
-"""Files of the current folder that may do so, too."""
 
 _LONGEST = 90 * 86400.0
 """Seconds for which a note is kept that no run renews."""
@@ -142,7 +140,7 @@ class Question:
         named = [path for path in (*paths, *members) if not path.is_dir()]
         tables = [value.absolute() for _, value in settings if isinstance(value, Path)]
         places = {*paths, *members, *(path.parent for path in named), *tables, group_by.absolute()}
-        places |= {here / name for name in _OF_THIS_FOLDER}
+        places |= {here / name for name in FILES}  # they may do what those variables do
         home = Home.of(environ)
         places.add(Path(environ.get("PREFECT_HOME") or home.prefect) / "profiles.toml")  # it may name a server
         asked = (
@@ -217,7 +215,8 @@ class Question:
         try:
             with closing(sqlite3.connect(f"file:{self.home.root / 'mlflow' / 'mlflow.db'}?mode=ro", uri=True)) as store:
                 found = store.execute("SELECT lifecycle_stage FROM runs WHERE run_uuid = ?", (run,)).fetchone()
-            return found == ("active",) and (self.home.prefect / "prefect.db").stat().st_size > 0
+            with (self.home.prefect / "prefect.db").open("rb") as database:
+                return found == ("active",) and database.read(6) == b"SQLite"
         except (sqlite3.Error, OSError):
             return False
 

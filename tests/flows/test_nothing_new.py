@@ -125,6 +125,7 @@ CHANGES = {
         (place / "out").rename(place / "old"), place / "out"
     ),
     "Prefect's record gone": lambda place: (place / "home" / "prefect" / "prefect.db").unlink(),
+    "Prefect's record damaged": lambda place: (place / "home" / "prefect" / "prefect.db").write_bytes(b"x" * 9000),
     "MLflow's record gone": lambda place: (place / "home" / "mlflow" / "mlflow.db").unlink(),
     "MLflow's record damaged": lambda place: (place / "home" / "mlflow" / "mlflow.db").write_bytes(b"x" * 9000),
     "the home gone": lambda place: shutil.rmtree(place / "home"),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.found_here import tell_settings
+from levelmatch_core.errors import UsageError
 from levelmatch_core.simulate import SimulatedProgram, simulate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -124,7 +126,6 @@ def test_an_installed_wheel_springs_none(tmp_path, traps):
 
 
 def test_a_redirection_is_told_with_its_address_and_without_its_secrets(tmp_path, caplog):
-    from flows.found_here import tell_settings  # noqa: PLC0415
 
     (tmp_path / ".env").write_text("OTHER=1\nprefect_api_url='http://me:secret@far.example/api'\nPREFECT_HOME=/tmp/x\n")
     (tmp_path / "pyproject.toml").write_text("[tool.prefect.server]\nlogging_level = 'INFO'\n")
@@ -139,3 +140,30 @@ def test_a_redirection_is_told_with_its_address_and_without_its_secrets(tmp_path
     assert "matplotlib" not in caplog.text  # our figures do without it
     assert "secret" not in caplog.text
     assert "hidden" not in caplog.text
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", [".env", "prefect.toml", "pyproject.toml", ".numba_config.yaml"])
+def test_a_pipe_among_the_files_that_change_settings_is_refused(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    words = [sys.executable, "-c", "from flows.cli import main; main()", "run", str(tmp_path), "--output", "out"]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environ(tmp_path), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"{tmp_path / name}: is a pipe (FIFO), expected a regular file" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]  # no home and no output was made
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", [".env", "prefect.toml", "pyproject.toml"])
+def test_such_a_file_that_is_not_utf_8_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"#\xff\n")
+    with pytest.raises(UsageError, match=r"not UTF-8 \(byte 1\)"):
+        tell_settings(tmp_path, frozenset())
+
+
+@pytest.mark.fast
+def test_a_folder_of_such_a_name_is_none_of_them(tmp_path):
+    (tmp_path / ".env").mkdir()
+    tell_settings(tmp_path, frozenset())
