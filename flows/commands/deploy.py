@@ -16,7 +16,7 @@ import click
 import cloup
 
 from flows.commands.console import clean_errors, say, say_lines
-from flows.commands.options import examples
+from flows.commands.options import examples, type_of_path
 from flows.home import VARIABLE, prepare_environment
 from flows.interruption import ending_itself
 from levelmatch_core.errors import LevelMatchError, UsageError
@@ -45,14 +45,14 @@ class DeployError(LevelMatchError):
 @cloup.argument(
     "files",
     nargs=-1,
-    type=click.Path(path_type=Path),
+    type=type_of_path,
     metavar="[FILE.toml]...",
     help="Program files; without any, all of --programs. `deployments/examples` has some to start from.",
 )
 @cloup.option(
     "--programs",
     "folder",
-    type=click.Path(path_type=Path),
+    type=type_of_path,
     default=PROGRAMS,
     show_default=True,
     metavar="DIR",

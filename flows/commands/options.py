@@ -13,7 +13,19 @@ if TYPE_CHECKING:
     from levelmatch_core.images.missing import LocalInputs
     from levelmatch_core.settings import MatchSettings
 
-type_of_path = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """A path; none of no letters, such as a shell's variable without a value, which would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        if value in {"", b""}:
+            self.fail(
+                "a path without a letter, as of a variable without a value; the current folder is '.'", param, ctx
+            )
+        return super().convert(value, param, ctx)
+
+
+type_of_path = _Path(path_type=Path)
 Decorator = Callable[[Any], Any]
 
 
@@ -47,7 +59,7 @@ finished_argument: Decorator = cloup.argument(
 )
 
 
-class _Input(click.Path):
+class _Input(_Path):
     """A path, or an address, of which a path would take a slash."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401

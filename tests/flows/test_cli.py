@@ -107,6 +107,17 @@ def test_an_input_that_is_not_there_is_bad_usage(levelmatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", [("run", "", "-o", "out"), ("run", "in", "-o", ""), ("undo", ""), ("deploy", "")])
+def test_a_variable_without_a_value_is_not_the_current_folder(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 2
+    assert "a path without a letter" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [tmp_path / "in"]
+
+
 def test_no_files_is_no_input(levelmatch, tmp_path):
     (tmp_path / "in").mkdir()
     answer = levelmatch("run", tmp_path / "in", "--output", tmp_path / "out")
