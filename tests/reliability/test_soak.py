@@ -24,6 +24,16 @@ WARM = 5
 
 ENDED = {"COMPLETED", "FAILED", "CRASHED"}
 
+
+@pytest.fixture(autouse=True)
+def temporary(monkeypatch):
+    """A folder for temporary files of this test and of what it starts alone; its name is short: sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
 SERVED = """
 import flows.orchestration.environment
 from flows.level_match import level_match
