@@ -46,20 +46,22 @@ with timed():
     match_levels(folder, output=Path(place) / "out", cache=Path(place) / "store", settings=settings)
 """
 _ALONE = """
-from flows import cli, embedded, launch
+from flows import cli, launch
+from flows.orchestration import ephemeral_server
 from levelmatch_core.errors import EngineError
 
 def refused(home):
     raise EngineError("it is not to be used")
 
-embedded.start = lambda: None
+ephemeral_server.start = lambda: None
 launch.prepare_engine = refused
 cli.main()
 """
 _COMMAND = """
 import sys, time
 started = time.monotonic()
-from flows import cli, embedded, memory  # and nothing that takes long: the server is started by cli
+from flows import cli, garbage_collection  # and nothing that takes long: the server is started by cli
+from flows.orchestration import ephemeral_server
 seconds = dict.fromkeys(("open", "imports", "run", "each", "do", "log"), 0.0)
 
 def timed(owner, name, into):
@@ -72,7 +74,7 @@ def timed(owner, name, into):
             seconds[into] += time.monotonic() - begun
     setattr(owner, name, call)
 
-def opened(server, was=embedded.EmbeddedServer.open):
+def opened(server, was=ephemeral_server.EmbeddedServer.open):
     seconds["open"] = time.monotonic() - started
     was(server)
     begun = time.monotonic()
@@ -80,16 +82,18 @@ def opened(server, was=embedded.EmbeddedServer.open):
     import flows.without_prefect, flows.tracking.tracker, levelmatch_core.products.report.images
     seconds["imports"] = time.monotonic() - begun
 
-def imported(was=memory.pass_over_imports):
-    from flows import level_match, runner, tracking
+def imported(was=garbage_collection.pass_over_imports):
+    from flows import level_match
+    from flows.orchestration.task_runner import PrefectEach, Work
+    from flows.tracking.tracker import Tracker
     timed(level_match, "run", "run")
-    timed(runner.PrefectEach, "__call__", "each")
-    timed(runner.Work, "do", "do")
-    timed(tracking.Tracker, "log", "log")
+    timed(PrefectEach, "__call__", "each")
+    timed(Work, "do", "do")
+    timed(Tracker, "log", "log")
     was()
 
-embedded.EmbeddedServer.open = opened
-memory.pass_over_imports = imported
+ephemeral_server.EmbeddedServer.open = opened
+garbage_collection.pass_over_imports = imported
 try:
     cli.main()
 finally:

@@ -1,5 +1,10 @@
 """Bounds on time beside the floor, on what the whole command adds, and on memory."""
 
+import ast
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -8,6 +13,26 @@ from levelmatch_core.simulate import SimulatedProgram, simulate
 from tests.benchmarks.command import COMMAND, LIBRARY, NEW, Bench
 from tests.benchmarks.memory import exposure, tiles
 from tests.benchmarks.speed import PROGRAMS, measure
+
+
+def code_in_strings() -> Iterator[tuple[str, str, str]]:
+    """Yield a file, a module of ours and a name in it, of what code that is given to other processes imports."""
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            with suppress(SyntaxError):
+                for one in ast.walk(ast.parse(text)):
+                    if isinstance(one, ast.ImportFrom) and (one.module or "").startswith(("flows", "levelmatch_core")):
+                        yield from ((path.name, one.module or "", each.name) for each in one.names)
+
+
+@pytest.mark.fast
+def test_what_benchmarks_give_to_other_processes_is_there() -> None:
+    """Nothing else runs the benchmark of the command at each change: its names went stale with their modules."""
+    found = list(code_in_strings())
+    assert ("command.py", "flows.tracking.tracker", "Tracker") in found
+    for file, module, name in found:
+        assert hasattr(import_module(module), name) or find_spec(f"{module}.{name}"), (file, module, name)
 
 
 @pytest.fixture(scope="module")
