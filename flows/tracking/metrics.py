@@ -35,6 +35,7 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "grade": ("", "how far the result may be trusted: 3 good, 2 fair, 1 doubtful, 0 failed"),
     "loops_open": ("", "loops of overlaps that do not close within 4 sigma of pixel noise: 0 in a good run"),
     "gains_found": ("", "differences that grow with brightness, an error of gain: 0 in a good run"),
+    "strangers": ("", "exposures or tiles that show another sky than what overlaps: 0 in a good run"),
     "residual_in_sigmas": (
         "",
         "rms of the tested residuals over what pixel noise leaves, the worst stage: about 1 in a good run",
@@ -106,6 +107,7 @@ def measures(result: RunResult, summary: Summary) -> Measures:
         "grade": result.record.grade.rank,
         "loops_open": sum(stage.loops_failed for each in result.record.fields for stage in each.stages),
         "gains_found": sum(stage.gains_found for each in result.record.fields for stage in each.stages),
+        "strangers": sum(len(stage.strangers) for each in result.record.fields for stage in each.stages),
         "fields": len(result.matches),
         "components": sum(each.components for each in summary.residuals),
         "pairs": sum(each.used + sum(each.rejected.values()) for each in summary.residuals),

@@ -120,6 +120,11 @@ class PairFit(Record):
     gain: tuple[float, float, float] | None = Described(
         default=None, description="slope of the difference against brightness, its 1 sigma, and the mean brightness"
     )
+    likeness: tuple[float, float] | None = Described(
+        default=None,
+        description="correlation of what both images show, noise apart, and its 1 sigma: 1 of the same sky; None where "
+        "the difference is mostly noise",
+    )
     converged: bool = Described(
         description="whether clipping (and the plane fit) converged: one more iteration removes nothing, or moves the "
         "fit by less than 1 % of its standard error"

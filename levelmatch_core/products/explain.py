@@ -18,6 +18,7 @@ from levelmatch_core.products.grade import told
 from levelmatch_core.products.output.folder import JOURNAL, RUN
 from levelmatch_core.products.runrecord import GAIN_LIMIT, SEAM_LIMIT, RunRecord
 from levelmatch_core.products.slope_priors import slope_prior_lines
+from levelmatch_core.products.strangers import words_of
 from levelmatch_core.products.summaries import FieldSummary, StageSummary
 from levelmatch_core.products.verdict import left_out_of, missing_of, residual_of_summary, told_changes, verdict
 from levelmatch_core.text.naming import some_of
@@ -165,7 +166,7 @@ def _stage_lines(stage: StageSummary, pairs: Table, unit: str, record: RunRecord
     if stage.choice is not None:
         yield f"  Chosen: {stage.choice.reason}."
     used = pairs[pairs["used"]]
-    yield from (f"  {line}" for line in (*loop_lines(stage, unit), *seam_lines(stage, unit)))
+    yield from (f"  {line}" for line in (*likeness_lines(stage), *loop_lines(stage, unit), *seam_lines(stage, unit)))
     if stage.modes:
         mode = stage.modes[0]
         yield (
@@ -231,6 +232,15 @@ def seam_lines(stage: StageSummary, unit: str) -> Iterator[str]:
             f"  {one.first} - {one.second}: {100 * one.gain:.3g} +- {100 * one.sigma:.2g} %, which at the overlap's "
             f"brightness feigns a level of {one.false_level:.3g} {unit}."
         )
+
+
+def likeness_lines(stage: StageSummary) -> Iterator[str]:
+    """Say which members show another sky than their neighbours."""
+    words = words_of(stage)
+    if words:
+        yield f"{words[0].upper()}{words[1:]}."
+    for one in stage.unlike[:NAMED]:
+        yield f"  {one.first} - {one.second}: what they show is correlated by {one.correlation:.2f} +- {one.sigma:.2g}."
 
 
 def loop_lines(stage: StageSummary, unit: str) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """How far a result may be trusted: a grade, which rests on measured quantities only, each with its limits.
 
 A pair's residual and the sum around a loop of overlaps are compared with what pixel noise makes of them; differences
-that grow with brightness (a gain) and what nothing tests are named. The grade of a run is the worst that any of these
-gives.
+that grow with brightness (a gain), members that show another sky, and what nothing tests are named. The grade of a run
+is the worst that any of these gives.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ class Grade(StrEnum):
 class Criterion(Record):
     """One measured quantity, and the grade that it gives."""
 
-    name: str = Described(description="residuals, loops, gain, structure, scale, pieces, untested, unmatched")
+    name: str = Described(description="residuals, loops, gain, structure, unlike, scale, pieces, untested, unmatched")
     stage: str = Described(default="", description="the stage that it is of, '' for the whole field")
     grade: Grade
     value: float = Described(description="what was measured")

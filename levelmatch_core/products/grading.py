@@ -1,9 +1,11 @@
 """What the grade of a field rests on: measured quantities, each with its limits."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 from levelmatch_core.products.grade import Criterion, Grade
+from levelmatch_core.products.strangers import words_of
 from levelmatch_core.products.summaries import FieldSummary, StageSummary
 
 FAIR_RESIDUAL = 5.0
@@ -34,8 +36,9 @@ def criteria_of(field: FieldSummary) -> tuple[Criterion, ...]:
     for stage in field.stages:
         if stage.pairs:
             found += [*_residuals(stage, field.unit), *_loops(stage, field.unit), *_gain(stage, field.unit)]
-            found += [*_structure(stage), *_untested(stage)]
-    if field.counts and not any(field.counts.get(status, 0) for status in ("matched", "reference", "alone")):
+            found += [*_structure(stage), *_untested(stage), *_unlike(stage)]
+    counts = Counter(field.counts)
+    if not counts["matched"] + counts["reference"] and counts.total() > counts["alone"]:
         words = "no exposure could be matched"
         found.append(
             Criterion(name="unmatched", grade=Grade.FAILED, value=sum(field.counts.values()), limit=0, words=words)
@@ -99,6 +102,14 @@ def _gain(stage: StageSummary, unit: str) -> Iterator[Criterion]:
     yield Criterion(
         name="gain", stage=stage.stage, grade=grade, value=stage.gains_found, limit=0, cost=cost, words=words
     )
+
+
+def _unlike(stage: StageSummary) -> Iterator[Criterion]:
+    words = words_of(stage)
+    if words:
+        yield Criterion(
+            name="unlike", stage=stage.stage, grade=Grade.DOUBTFUL, value=stage.unlike_found, limit=0, words=words
+        )
 
 
 def _structure(stage: StageSummary) -> Iterator[Criterion]:

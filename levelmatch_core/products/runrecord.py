@@ -31,6 +31,7 @@ from levelmatch_core.products.grading import criteria_of
 from levelmatch_core.products.manifest import InputFile, OutputFile, StaleProduct
 from levelmatch_core.products.output.settings_changes import settings_before, told_settings
 from levelmatch_core.products.slope_priors import slope_priors_of
+from levelmatch_core.products.strangers import strangers, unlike_pairs
 from levelmatch_core.products.summaries import ComponentSummary, FieldSummary, GainError, GaugeChange, StageSummary
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings, roles_by_name
@@ -296,6 +297,7 @@ def _stage(stage: StageMatch) -> StageSummary:
     rejected = Counter(pair.rejected.value for pair in pairs if pair.rejected is not None)
     seams = [pair.residual / pair.sigma for pair in pairs if pair.sigma]
     shown = [pair.fit.structure / pair.fit.stderr for pair in pairs if pair.rejected is None and pair.fit.stderr > 0]
+    unlike = unlike_pairs(pairs)
     gains = sorted(map(_gain, filter(_has_gain, pairs)), key=lambda one: (-abs(one.gain / one.sigma), one.first))
     loops = [one for solution in solutions for one in solution.status.loops]
     worst = sorted((loop for one in loops for loop in one.worst), key=lambda loop: -abs(loop.sum) / loop.sigma)
@@ -333,6 +335,9 @@ def _stage(stage: StageMatch) -> StageSummary:
         gains_tested=sum(pair.fit.gain is not None for pair in pairs if pair.rejected is None),
         gains=tuple(gains[:NAMED]),
         gains_found=len(gains),
+        unlike=tuple(unlike[:NAMED]),
+        unlike_found=len(unlike),
+        strangers=tuple(strangers(pairs, unlike)),
         choice=next((solution.status.choice for solution in solutions), None),
         modes=tuple(modes[:NAMED]),
         slope_priors=slope_priors_of(solutions),

@@ -56,6 +56,15 @@ class GainError(Record):
     false_level: float = Described(description="the spurious level at the mean brightness of the overlap, data unit")
 
 
+class Unlike(Record):
+    """A pair of which both members show different skies."""
+
+    first: str
+    second: str
+    correlation: float = Described(description="of what both show, noise apart: 1 of the same sky, 0 of two")
+    sigma: float = Described(description="1 sigma of it")
+
+
 class StageSummary(Record):
     """One stage of a field, with all its groups."""
 
@@ -107,6 +116,13 @@ class StageSummary(Record):
         default=(), description="used pairs whose difference grows with brightness by more than 5 sigma, at most ten"
     )
     gains_found: int = Described(default=0, description="number of such pairs")
+    unlike: tuple[Unlike, ...] = Described(
+        default=(), description="used pairs of which both members show different skies, at most ten"
+    )
+    unlike_found: int = Described(default=0, description="number of such pairs")
+    strangers: tuple[str, ...] = Described(
+        default=(), description="members that do so in more than half of their pairs, the worst first"
+    )
     choice: Choice | None = Described(
         default=None, description="why levels or planes were fitted, if this was to be chosen"
     )

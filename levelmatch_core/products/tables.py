@@ -232,6 +232,8 @@ _PAIR_TYPES: _Types = {
     "gain": float,
     "sigma_gain": float,
     "brightness": float,
+    "likeness": float,
+    "sigma_likeness": float,
 }
 
 
@@ -339,6 +341,7 @@ def _pair_row(match: FieldMatch, solution: Solution, pair: PairResult) -> dict[s
         "residual_rms": pair.residual_rms,
         "residual_sigma": pair.residual / pair.sigma if pair.sigma else math.nan,
         **dict(zip(("gain", "sigma_gain", "brightness"), fit.gain or (math.nan,) * 3, strict=True)),
+        **dict(zip(("likeness", "sigma_likeness"), fit.likeness or (math.nan,) * 2, strict=True)),
     }
 
 

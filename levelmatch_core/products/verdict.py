@@ -11,6 +11,7 @@ from levelmatch_core.matching.corrections import FieldMatch, Status
 from levelmatch_core.matching.results import PairResult
 from levelmatch_core.products.grading import few_values_of
 from levelmatch_core.products.runrecord import RunRecord
+from levelmatch_core.products.strangers import words_of
 from levelmatch_core.products.summaries import ComponentSummary, FieldSummary
 from levelmatch_core.records import Record
 
@@ -128,9 +129,10 @@ def verdict(
     scales = "; ".join(
         filter(None, [scales, *(f"{one.name}: {few_values_of(one)}" for one in fields if one.few_values)])
     )
+    unlike = "; ".join(f"{one.name}: {words}" for one in fields for words in filter(None, map(words_of, one.stages)))
     zeros = "; ".join(filter(None, map(_provisional, fields)))
     widest = "; ".join(filter(None, map(_largest_scales, fields)))
-    return "; ".join(filter(None, [", ".join(parts), scales, seams, widest, zeros])) + "."
+    return "; ".join(filter(None, [", ".join(parts), scales, unlike, seams, widest, zeros])) + "."
 
 
 def _largest_scales(field: FieldSummary) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS, Sip
+from scipy.ndimage import gaussian_filter
 
 from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.products.corrected.reapply import apply_solution
@@ -343,3 +344,40 @@ def test_levels_of_tilted_exposures_say_how_wrong_they_are(tmp_path: Path, seed:
     reference = table["status"] == "reference"
     pulls = (error - error[reference])[~reference] / np.asarray(table["sigma_level"], float)[~reference]
     assert 0.2 < np.sqrt(np.mean(pulls**2)) < 3
+
+
+def fine(seed: int) -> np.ndarray:
+    """Return structure of some pixels, of which each seed has its own."""
+    found = gaussian_filter(np.random.default_rng([7, seed]).standard_normal((3 * N, 3 * N)), 5)
+    return np.asarray(40 * found / found.std())
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("inverted", lambda image: 200 - image),
+        ("mirrored", lambda image: image[:, ::-1]),
+        (
+            "of another place",
+            lambda image: image + fine(1)[:N, :N] - fine(0)[N + 12 : 2 * N + 12, N + 60 : 2 * N + 60],
+        ),
+        ("as it should be", None),
+    ],
+)
+def test_an_exposure_that_shows_another_sky_is_named(tmp_path: Path, what: str, change: Any) -> None:
+    """Its differences are only broad, and what overlaps it agrees with that: this was graded good."""
+
+    def changed(name: str, data: np.ndarray) -> np.ndarray:
+        dx, dy = PLACES[name]
+        image = data + fine(0)[N + dy : 2 * N + dy, N + dx : 2 * N + dx]
+        return image if change is None or name != "b" else np.asarray(change(image))
+
+    program(tmp_path / "in", changed, BUNIT="adu")
+    result = match_levels(tmp_path / "in", preset="best")
+    told = "b.fits shows another sky than what overlaps"
+    if change is None:
+        assert result.grade is Grade.GOOD
+        assert told not in result.verdict
+    else:
+        assert result.grade is Grade.DOUBTFUL, what
+        assert told in result.verdict

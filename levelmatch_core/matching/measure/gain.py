@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, difference_row, unit
+from levelmatch_core.matching.measure.likeness import likeness
 from levelmatch_core.process.compilation import njit
 
 LAG = 3
@@ -53,8 +54,10 @@ class Gain:
     """Mean of both over the overlap, data unit; the slope times this is the spurious level due to the gain."""
 
 
-def gain(first: Image, second: Image, box: Box, cut: Cut, n_kept: int) -> Gain | None:
-    """Return the slope of a difference against brightness; None if it cannot be measured.
+def gain(
+    first: Image, second: Image, box: Box, cut: Cut, n_kept: int
+) -> tuple[Gain | None, tuple[float, float] | None]:
+    """Return the slope of a difference against brightness, and how alike both images are; None what is not measured.
 
     Parameters
     ----------
@@ -66,28 +69,29 @@ def gain(first: Image, second: Image, box: Box, cut: Cut, n_kept: int) -> Gain |
     step = max(2, math.isqrt(math.ceil(n_kept / SAMPLES)))  # at 2 pixels, resampled noise is independent
     ny, nx = box[4:]
     if nx <= 2 * LAG:
-        return None
+        return None, None
     values = np.empty((6, -(-ny // step) * -(-(nx - 2 * LAG) // step)))
     places = np.empty(values.shape[1], np.int64)
     n = _samples(first, second, box, cut, step, values, places)
     if n < FEWEST:
-        return None
+        return None, None
     mean, square, with_delta, with_here, nearby = _products(values, n)  # which leaves them without their plane
+    alike = likeness(values[:, :n], places[:n], nx // BLOCK + 1, square, with_here)
     along = float(values[0, :n] @ values[1, :n]) / square if square > 0 else 0.0
     if UNEQUAL < abs(along) <= MOST_UNEQUAL:
         # with m and d the mean and the difference nearby, weights of 1/s^2 and 1/t^2 make m - along d of the two images
         values[2, :n] -= along * values[5, :n]
         _, _, with_delta, with_here, nearby = _products(values, n)
     if nearby <= 0 or with_here == 0:
-        return None
+        return None, alike
     slope = with_delta / with_here
     # of the difference as it is, as if it had no slope: where brightness is noise, a fitted slope would take noise away
     scatter = math.sqrt(square / max(1, n - 3))
     spread = _spread(values, slope, places[:n])
     sigma = max(scatter * math.sqrt(nearby), spread) / abs(with_here)
     if not 0 < sigma < MOST_ERROR:
-        return None
-    return Gain(slope, sigma, mean)
+        return None, alike
+    return Gain(slope, sigma, mean), alike
 
 
 @njit(nogil=True, cache=True)

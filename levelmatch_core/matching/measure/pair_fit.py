@@ -234,7 +234,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     mean_like = correlation * fit.mean_like
     inefficiency = mean_like + fit.excess
     n_used, (x, y), moments = _moments(pair, fit.cut)
-    found_gain = gain(*pair.parts, fit.cut, n_used)
+    found_gain, alike = gain(*pair.parts, fit.cut, n_used)
     grown = None if found_gain is None else (found_gain.slope, found_gain.sigma, found_gain.brightness)
     stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), pair.in_common() * mean_like / inefficiency
     level, slope_x, slope_y = fit.coefficients.tolist()
@@ -271,6 +271,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         converged=fit.converged,
         last_step=fit.step,
         gain=grown,
+        likeness=alike,
         efficient=efficient,
     )
 

@@ -19,7 +19,7 @@ from levelmatch_core.products.drawings.modes import mode_lines, modes
 from levelmatch_core.products.drawings.pairs import MOST_PAIRS, pairs_of
 from levelmatch_core.products.drawings.sky_graph import sky_graph
 from levelmatch_core.products.drawings.svg import Svg, style_sheet
-from levelmatch_core.products.explain import loop_lines, seam_lines
+from levelmatch_core.products.explain import likeness_lines, loop_lines, seam_lines
 from levelmatch_core.products.grade import told
 from levelmatch_core.products.report.images import BeforeAfter, LevelErrorView, before_and_after, level_error
 from levelmatch_core.products.runrecord import RunRecord
@@ -212,7 +212,12 @@ def _stage_view(stage: StageMatch, summary: StageSummary, match: FieldMatch) -> 
         differences=differences(stage, unit).in_page(),
         convergence=_in_page(convergence(stage, unit)),
         modes=_in_page(modes(stage, unit)),
-        loops=(*loop_lines(summary, unit), *seam_lines(summary, unit), *mode_lines(stage, unit)),
+        loops=(
+            *likeness_lines(summary),
+            *loop_lines(summary, unit),
+            *seam_lines(summary, unit),
+            *mode_lines(stage, unit),
+        ),
         left_out=max(0, len(pairs_of(stage)) - MOST_PAIRS),
     )
 
