@@ -27,12 +27,10 @@ all pairs of a group together decide (`noise_scale`).
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Floats, Image, difference_row, unit
+from levelmatch_core.matching.measure.block_kernels import BlockFindings, block_statistics
+from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image
 from levelmatch_core.matching.measure.lopsided import hidden
 from levelmatch_core.matching.measure.tilts import NOT_TILTED, tilted
-from levelmatch_core.process.compilation import njit
 
 BLOCKS = (64, 16)
 """Numbers of blocks over the overlap; the larger of both errors is used."""
@@ -40,8 +38,6 @@ LEAST_SIDE = 6
 """Smallest side of a block, pixels: resampled noise is not correlated over more."""
 FEWEST = 5
 """Smallest number of blocks from which an error is measured."""
-FULL = 0.3
-"""Blocks with less than this fraction of the pixels of a full one are left out."""
 BEYOND = 3.0
 """Standard deviations by which the variance of the blocks must exceed that of noise."""
 GAIN_BEYOND, MOST_GAIN = 5.0, 0.2
@@ -103,33 +99,24 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
     variance = stderr**2
     if not variance > 0:
         return Shown()
-    found, lopsided, apart, noise, tilt, slopes = 0.0, 0.0, 0.0, None, NOT_TILTED, None
-    first_side, second_side = (max(LEAST_SIDE, round(math.sqrt(box[4] * box[5] / blocks))) for blocks in BLOCKS)
-    *tables, within = block_sums(first, second, box, cut, fitted, (first_side, second_side), scatter[0])
-    for side, table in zip((first_side, second_side), tables, strict=True):
-        total = float(table[0].sum())
-        full = np.flatnonzero(table[0] >= FULL * side**2)
-        counts, sums, squares, cubes, winsorised = np.ascontiguousarray(table[:, full])
-        means = sums / counts
-        excess = jackknife(counts, means)
-        if table is tables[0]:
-            lopsided = hidden((counts, means, squares, cubes), noise_gain)
-            robust = jackknife(counts, winsorised / counts)
-            if robust is not None and within > 0:
-                freedom = robust[1] - (3 if any(fitted[1:]) else 1)
-                noise = robust[0] * (total / within / scatter[1]) ** 2 * (robust[1] - 1) / freedom, robust[1]
-        if excess is None or not total:
+    found, apart, noise, tilt, slopes = 0.0, 0.0, None, NOT_TILTED, None
+    one, other = (max(LEAST_SIDE, round(math.sqrt(box[4] * box[5] / blocks))) for blocks in BLOCKS)
+    *both, within = block_statistics(first, second, box, cut, fitted, (one, other), scatter[0])
+    small, large = map(BlockFindings._make, both)
+    lopsided = hidden(small, noise_gain)
+    if small.number >= FEWEST and within > 0:
+        freedom = small.number - (3 if any(fitted[1:]) else 1)
+        factor = (small.pixels / within / scatter[1]) ** 2
+        noise = small.robust * factor * (small.number - 1) / freedom, int(small.number)
+    for blocks in (small, large):
+        if blocks.number < FEWEST:
             continue
-        error, number = excess
-        if len(full) >= FEWEST + 3:
-            across = box[5] // side + 1
-            places = (side * (full % across)).astype(float), (side * (full // across)).astype(float)
-            pixel = variance * shared * total
-            tilt = max(tilt, tilted(*places, means, counts, pixel))
+        if blocks.number >= FEWEST + 3:
+            tilt = max(tilt, tilted(blocks, variance * shared * blocks.pixels))
             slopes = tilt.slopes
-        if error > variance * (1 + BEYOND * math.sqrt(2 / (number - 1))):
-            found = max(found, error - variance)
-        apart = float(table[1].sum()) / total
+        if blocks.variance > variance * (1 + BEYOND * math.sqrt(2 / (blocks.number - 1))):
+            found = max(found, blocks.variance - variance)
+        apart = blocks.residual / blocks.pixels
     found += tilt.mean_square
     allowed = variance * max(LEAST_APART, 1 - shared)
     if apart**2 > APART**2 * allowed:
@@ -137,80 +124,3 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
     if gain is not None and GAIN_BEYOND * gain[1] < abs(gain[0]) <= MOST_GAIN:
         found += (gain[0] * gain[2]) ** 2
     return Shown(math.sqrt(found), noise, lopsided, slopes)
-
-
-def jackknife(counts: Floats, means: Floats) -> tuple[float, int] | None:
-    """Return the variance of the mean over all blocks, from the scatter of their means, and the number of blocks.
-
-    Parameters
-    ----------
-    counts, means
-        Pixels of each block with enough of them, and the mean of their values.
-    """
-    number = len(counts)
-    if number < FEWEST:
-        return None
-    weight = counts / counts.sum()
-    centre = float(np.einsum("b,b->", weight, means))
-    return float(np.einsum("b,b->", weight**2, (means - centre) ** 2)) * number / (number - 1), number
-
-
-@njit(nogil=True, cache=True)
-def block_sums(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
-    first: Image,
-    second: Image,
-    box: Box,
-    cut: Cut,
-    fitted: tuple[float, float, float],
-    sides: tuple[int, int],
-    limit: float,
-) -> tuple[Floats, Floats, float]:
-    """Sum the differences minus the fitted plane over blocks of two sizes.
-
-    Returns
-    -------
-    For each of the sizes (5, blocks) the number of kept pixels of each block, the sums of their residuals, of the
-    squares and of the cubes, and the sum with residuals beyond `limit` set to it; and the number of all residuals
-    within `limit`.
-    """
-    ny, nx = box[4], box[5]
-    one_table = np.zeros((ny // sides[0] + 1, nx // sides[0] + 1, 5))
-    other_table = np.zeros((ny // sides[1] + 1, nx // sides[1] + 1, 5))
-    within = 0
-    row, kept, clamped = np.empty(nx), np.empty(nx), np.empty(nx)
-    x, y = unit(nx), unit(ny)
-    for r in range(ny):
-        difference_row(first, second, box, r, row)
-        level, mine = cut[0] + cut[2] * y[r], fitted[0] + fitted[2] * y[r]
-        for k in range(nx):  # for all pixels alike, so that it is vectorised
-            left = row[k] - (level + cut[1] * x[k])
-            keep = (left >= cut[3]) & (left <= cut[4])
-            value = row[k] - (mine + fitted[1] * x[k]) if keep else 0.0
-            inner = min(max(value, -limit), limit)
-            kept[k] = 1.0 if keep else 0.0
-            row[k], clamped[k] = value, inner
-            within += keep & (inner == value)
-        _add_row(row, kept, clamped, sides[0], one_table[r // sides[0]])
-        _add_row(row, kept, clamped, sides[1], other_table[r // sides[1]])
-    return one_table.reshape(-1, 5).T, other_table.reshape(-1, 5).T, float(within)
-
-
-@njit(nogil=True, cache=True)
-def _add_row(  # pragma: no cover - compiled
-    row: Floats, kept: Floats, clamped: Floats, side: int, sums: Floats
-) -> None:
-    """Add a row of residuals, 0 where they are not kept, to the (blocks, 5) sums of a row of blocks."""
-    for column in range(len(sums)):
-        # one by one: with a whole row the text of an error about shapes would be compiled, which takes seconds
-        count, total, squares = sums[column, 0], sums[column, 1], sums[column, 2]
-        cubes, clamped_total = sums[column, 3], sums[column, 4]
-        for k in range(column * side, min((column + 1) * side, row.size)):
-            value = row[k]
-            square = value * value
-            count += kept[k]
-            total += value
-            squares += square
-            cubes += square * value
-            clamped_total += clamped[k]
-        sums[column, 0], sums[column, 1], sums[column, 2] = count, total, squares
-        sums[column, 3], sums[column, 4] = cubes, clamped_total

@@ -193,12 +193,20 @@ def holes_in(  # pragma: no cover - compiled
     holes = count = 0
     for r in range(0, box[4], max(1, box[4] // HOLE_ROWS)):
         a, b = first[box[0] + r, box[1] : box[1] + nx], second[box[2] + r, box[3] : box[3] + nx]
-        last = -1
-        for k in range(nx):
+        here, start, stop = 0, nx, -1
+        for k in range(nx):  # for all pixels alike, so that it is vectorised
+            valid = np.abs(b[k] - a[k]) < np.inf
+            here += valid
+            start = min(start, k if valid else nx)
+            stop = max(stop, k if valid else -1)
+        count += here
+        if here == stop - start + 1:  # as most rows are
+            continue
+        last = start
+        for k in range(start, stop + 1):
             if np.isfinite(b[k] - a[k]):
                 gap = k - last - 1
-                if last >= 0 and gap <= HOLE:
-                    holes += gap
+                if gap <= HOLE:
+                    holes += max(gap, 0)
                 last = k
-                count += 1
     return holes, count

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, difference_row, unit
-from levelmatch_core.matching.measure.likeness import likeness
+from levelmatch_core.matching.measure.likeness import MOSTLY, likeness
 from levelmatch_core.process.compilation import njit
 
 LAG = 3
@@ -66,35 +66,82 @@ def gain(
     n_kept
         Number of these pixels.
     """
-    step = max(2, math.isqrt(math.ceil(n_kept / SAMPLES)))  # at 2 pixels, resampled noise is independent
     ny, nx = box[4:]
     if nx <= 2 * LAG:
         return None, None
-    values = np.empty((6, -(-ny // step) * -(-(nx - 2 * LAG) // step)))
-    places = np.empty(values.shape[1], np.int64)
-    n = _samples(first, second, box, cut, step, values, places)
+    step = max(2, math.isqrt(math.ceil(n_kept / SAMPLES)))  # at 2 pixels, resampled noise is independent
+    most = ((ny - 1) // step + 1) * ((nx - 2 * LAG - 1) // step + 1)
+    values, places = np.empty((6, most)), np.empty(most, np.int64)
+    found = regressed(first, second, box, cut, step, values, places)
+    n, mean, square, with_delta, with_here, nearby, blocks, spread, own, turned = found
     if n < FEWEST:
         return None, None
-    mean, square, with_delta, with_here, nearby = _products(values, n)  # which leaves them without their plane
-    alike = likeness(values[:, :n], places[:n], nx // BLOCK + 1, square, with_here)
-    along = float(values[0, :n] @ values[1, :n]) / square if square > 0 else 0.0
-    if UNEQUAL < abs(along) <= MOST_UNEQUAL:
-        # with m and d the mean and the difference nearby, weights of 1/s^2 and 1/t^2 make m - along d of the two images
-        values[2, :n] -= along * values[5, :n]
-        _, _, with_delta, with_here, nearby = _products(values, n)
+    alike = None
+    if own > 2 * MOSTLY * square:  # the difference is mostly structure
+        alike = likeness(values[:, :n], places[:n], nx // BLOCK + 1, turned)
     if nearby <= 0 or with_here == 0:
         return None, alike
-    slope = with_delta / with_here
     # of the difference as it is, as if it had no slope: where brightness is noise, a fitted slope would take noise away
     scatter = math.sqrt(square / max(1, n - 3))
-    spread = _spread(values, slope, places[:n])
-    sigma = max(scatter * math.sqrt(nearby), spread) / abs(with_here)
+    by_blocks = math.sqrt(spread * blocks / (blocks - 3)) if blocks >= FEWEST_BLOCKS else 0.0
+    sigma = max(scatter * math.sqrt(nearby), by_blocks) / abs(with_here)
     if not 0 < sigma < MOST_ERROR:
         return None, alike
-    return Gain(slope, sigma, mean), alike
+    return Gain(with_delta / with_here, sigma, mean), alike
 
 
 @njit(nogil=True, cache=True)
+def regressed(  # noqa: PLR0917 - a compiled function takes positions only
+    first: Image,
+    second: Image,
+    box: Box,
+    cut: Cut,
+    step: int,
+    values: NDArray[np.float64],
+    places: NDArray[np.int64],
+) -> tuple[int, float, float, float, float, float, int, float, float, float]:
+    """Return what the slope of a difference against brightness is made of.
+
+    Parameters
+    ----------
+    first, second, box, cut
+        As in :func:`gain`.
+    step
+        Every so many columns and rows are used.
+    values, places
+        (6, n or more) and (n or more,), filled with samples as :func:`_products` leaves them, and with their blocks.
+
+    Returns
+    -------
+    Number of samples; mean brightness; the sums, without a plane in position, of difference squared, and of nearby
+    brightness times difference, brightness, and itself; the number of blocks with samples, and the sum over them of the
+    square of the sum of nearby brightness times what the slope leaves of the difference; the sum of the difference
+    times that nearby; and how much of the latter was taken from nearby brightness, since one image is far noisier.
+    """
+    ny, nx = box[4], box[5]
+    n = _samples(first, second, box, cut, step, values, places)
+    if n == 0:
+        return 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0
+    # which leaves them without their plane
+    mean, square, together, with_delta, with_here, nearby = _products(values, n)
+    own = 0.0
+    for k in range(n):
+        own += values[0, k] * values[5, k]
+    along = together / square if square > 0.0 else 0.0
+    turned = along if UNEQUAL < abs(along) <= MOST_UNEQUAL else 0.0
+    if turned != 0.0:
+        # with m and d the mean and the difference nearby, weights of 1/s^2 and 1/t^2 make m - along d of the two images
+        for k in range(n):
+            values[2, k] -= turned * values[5, k]
+        _, _, _, with_delta, with_here, nearby = _products(values, n)
+    if with_here == 0.0:
+        return n, mean, square, with_delta, with_here, nearby, 0, 0.0, own, turned
+    sums = np.zeros((2, ((ny - 1) // BLOCK + 1) * (nx // BLOCK + 1)))
+    blocks, spread = _block_products(values, with_delta / with_here, places, n, sums)
+    return n, mean, square, with_delta, with_here, nearby, blocks, spread, own, turned
+
+
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _samples(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     first: Image,
     second: Image,
@@ -133,16 +180,16 @@ def _samples(  # noqa: PLR0917 - a compiled function takes positions only # prag
     return n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _products(  # pragma: no cover - compiled
     values: NDArray[np.float64], n: int
-) -> tuple[float, float, float, float, float]:
+) -> tuple[float, float, float, float, float, float]:
     """Take a plane in x and y out of the first three rows of n samples, in place: return what the slope is made of.
 
     Returns
     -------
-    Mean brightness; then the sums of difference squared, and of nearby brightness times difference, brightness, and
-    itself.
+    Mean brightness; then the sums of difference squared and times brightness, and of nearby brightness times
+    difference, brightness, and itself.
     """
     m0 = m1 = m2 = mx = my = 0.0
     for k in range(n):
@@ -172,7 +219,7 @@ def _products(  # pragma: no cover - compiled
     in_y = 1.0 / rest if rest > 1e-12 * yy else 0.0
     y0, y1, y2 = (y0 - turn * x0) * in_y, (y1 - turn * x1) * in_y, (y2 - turn * x2) * in_y
     x0, x1, x2 = x0 * in_x, x1 * in_x, x2 * in_x
-    square = with_delta = with_here = nearby = 0.0
+    square = together = with_delta = with_here = nearby = 0.0
     for k in range(n):
         x = values[3, k] - mx
         y = values[4, k] - my - turn * x
@@ -181,33 +228,33 @@ def _products(  # pragma: no cover - compiled
         v2 = values[2, k] - m2 - x2 * x - y2 * y
         values[0, k], values[1, k], values[2, k] = v0, v1, v2
         square += v0 * v0
+        together += v0 * v1
         with_delta += v2 * v0
         with_here += v2 * v1
         nearby += v2 * v2
-    return m1, square, with_delta, with_here, nearby
+    return m1, square, together, with_delta, with_here, nearby
 
 
-def _spread(values: NDArray[np.float64], slope: float, places: NDArray[np.int64]) -> float:
-    """Return 1 sigma of the slope's numerator, by its sums over the blocks of the samples; 0 where these are few."""
-    sums = _block_products(values, slope, places)
-    blocks = len(sums)
-    return math.sqrt(float(np.einsum("b,b->", sums, sums)) * blocks / (blocks - 3)) if blocks >= FEWEST_BLOCKS else 0.0
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
+def _block_products(
+    values: NDArray[np.float64], slope: float, places: NDArray[np.int64], n: int, sums: NDArray[np.float64]
+) -> tuple[int, float]:
+    """Return the number of blocks that have any samples, and the sum of the squares of their sums.
 
-
-@njit(nogil=True, cache=True)
-def _block_products(  # pragma: no cover - compiled
-    values: NDArray[np.float64], slope: float, places: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return the sums, over the samples of each block that has any, of nearby brightness times what the slope leaves.
+    These are of nearby brightness times what the slope leaves of the difference.
 
     Parameters
     ----------
     values, places
-        As :func:`_samples` and :func:`_products` leave them, (6, n or more) and (n,).
+        As :func:`_samples` and :func:`_products` leave them, (6, n or more) and (n or more,).
+    sums
+        (2, blocks) zeros: for the sums, and for whether there is any.
     """
-    blocks = places.max() + 1
-    sums, seen = np.zeros(blocks), np.zeros(blocks, np.bool_)
-    for k in range(places.size):
-        sums[places[k]] += values[2, k] * (values[0, k] - slope * values[1, k])
-        seen[places[k]] = True
-    return sums[seen]
+    for k in range(n):
+        sums[0, places[k]] += values[2, k] * (values[0, k] - slope * values[1, k])
+        sums[1, places[k]] = 1.0
+    blocks = squares = 0.0
+    for b in range(sums.shape[1]):
+        squares += sums[0, b] * sums[0, b]
+        blocks += sums[1, b]
+    return int(blocks), squares

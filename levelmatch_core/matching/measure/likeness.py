@@ -24,9 +24,9 @@ SHOWN = 4.0
 
 
 def likeness(
-    values: NDArray[np.float64], places: NDArray[np.int64], across: int, difference: float, brightness: float
+    values: NDArray[np.float64], places: NDArray[np.int64], across: int, turned: float = 0.0
 ) -> tuple[float, float] | None:
-    """Return the correlation of what two images show, and its 1 sigma; None where the difference is mostly noise.
+    """Return the correlation of what two images show, and its 1 sigma; None where they show too little.
 
     Parameters
     ----------
@@ -37,30 +37,22 @@ def likeness(
         (n,) number of the block of each, row by row.
     across
         Number of blocks in a row.
-    difference
-        Sum of the squared differences.
-    brightness
-        Sum of brightness times its sum to both sides.
+    turned
+        What was taken of the last row from the third.
     """
-    with_nearby = float(np.einsum("i,i->", values[0], values[5]))
-    if with_nearby <= 2 * MOSTLY * difference:
-        return None
-    both = brightness / 2 + with_nearby / 8
-    correlation = (brightness / 2 - with_nearby / 8) / both
-    plane = np.column_stack([np.ones_like(values[3]), values[3], values[4]])
-    nearby = values[5] - plane @ np.linalg.lstsq(plane, values[5])[0]
     row, column = np.divmod(places, across)
     wider = row // 2 * across + column // 2  # as long as structure that is no source's
-    of_brightness = np.bincount(wider, values[1] * values[2] / 2)
+    plane = np.column_stack([np.ones_like(values[3]), values[3], values[4]])
+    nearby = values[5] - plane @ np.linalg.lstsq(plane, values[5])[0]
+    of_brightness = np.bincount(wider, values[1] * (values[2] + turned * nearby) / 2)
     of_difference = np.bincount(wider, values[0] * nearby / 8)
     seen = np.bincount(wider) > 0
     blocks = int(np.count_nonzero(seen))
-    if blocks < FEWEST:
-        return None
     shown = (of_brightness + of_difference)[seen]
-    scatter = float(shown.std()) * math.sqrt(blocks * blocks / (blocks - 1))
-    if both <= SHOWN * scatter:
+    both = float(shown.sum())
+    if blocks < FEWEST or both <= SHOWN * float(shown.std()) * math.sqrt(blocks * blocks / (blocks - 1)):
         return None
+    correlation = float(of_brightness.sum() - of_difference.sum()) / both
     left = (1 - correlation) * of_brightness - (1 + correlation) * of_difference
     sigma = math.sqrt(float(np.einsum("b,b->", left, left)) * blocks / (blocks - 3)) / both
     return correlation, sigma

@@ -14,10 +14,7 @@ less than about `LEAST_OFF` standard deviations of the noise is not looked for, 
 
 import math
 
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
+from levelmatch_core.matching.measure.block_kernels import BlockFindings
 
 MOST = 0.2
 """Largest fraction of an image's pixels that is thought to be off."""
@@ -29,27 +26,20 @@ FEWEST = 16
 """Fewest blocks that tell: of 16, one in a thousand is beyond four of their standard errors."""
 
 
-def hidden(blocks: tuple[Floats, Floats, Floats, Floats], noise_gain: float) -> float:
+def hidden(blocks: BlockFindings, noise_gain: float) -> float:
     """Return by how much the level of a lopsided difference may be off, data unit; 0 where it may be chance.
 
     Parameters
     ----------
     blocks
-        Number of pixels of each block with enough of them, the mean of their residuals, and the sums of the squares
-        and of the cubes.
+        Of which the cumulants about the mean of each are used, so that it does not matter how the sky varies from block
+        to block.
     noise_gain
         The smaller one of the two images.
     """
-    count, mean, square, cube = blocks
-    if len(count) < FEWEST:
+    if blocks.number < FEWEST:
         return 0.0
-    square, cube = square / count, cube / count
-    weight = count / count.sum()
-    # about the mean of each block, so that it does not matter how the sky varies from block to block
-    second = (square - mean**2) * count / (count - 1)
-    third = (cube - 3 * mean * square + 2 * mean**3) * count**2 / ((count - 1) * (count - 2))
-    variance, lopsided = float(weight @ second), float(weight @ third)
-    error = math.sqrt(float(weight**2 @ (third - lopsided) ** 2) * len(count) / (len(count) - 1))
+    variance, lopsided, error = blocks.second, blocks.third, blocks.third_error
     if not (variance > 0 and math.isfinite(lopsided) and abs(lopsided) > CHANCE * error):
         return 0.0
     sure = min(1.0, (abs(lopsided) / error - CHANCE) / (SURE - CHANCE)) if error > 0 else 1.0

@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from levelmatch_core.matching.measure.block_kernels import BlockFindings
 from levelmatch_core.matching.results import PairFit
 
 SIGNIFICANT = 12.0
@@ -24,8 +22,6 @@ SIGNIFICANT = 12.0
 NOISE, REST = 2.0, 0.1
 """The blocks show a plane and nothing else if what it leaves of their variance is no more than this many times that of
 pixel noise, or this part of the plane's."""
-
-Array = NDArray[np.float64]
 
 
 class Tilt(NamedTuple):
@@ -40,35 +36,21 @@ class Tilt(NamedTuple):
 NOT_TILTED = Tilt()
 
 
-def tilted(x: Array, y: Array, means: Array, weights: Array, noise: float) -> Tilt:
+def tilted(blocks: BlockFindings, noise: float) -> Tilt:
     """Return the plane that the means of blocks follow.
 
     Parameters
     ----------
-    x, y
-        (B,) positions of the blocks, pixels.
-    means, weights
-        (B,) of their residuals, data unit, and the number of pixels of each.
+    blocks
+        More than three.
     noise
         Variance of a pixel as the mean of many has it, data unit squared.
     """
-    free, total = len(means) - 3, float(weights.sum())
-    x, y, means = (values - float(weights @ values) / total for values in (x, y, means))
-    in_x, in_y = weights * x, weights * y
-    # the normal equations of both slopes: the mean is 0, and two unknowns need no better conditioned way
-    xx, xy, yy = float(in_x @ x), float(in_x @ y), float(in_y @ y)
-    x_sum, y_sum = float(in_x @ means), float(in_y @ means)
-    determinant = xx * yy - xy**2
-    if determinant > 1e-9 * xx * yy:
-        slopes = (yy * x_sum - xy * y_sum) / determinant, (xx * y_sum - xy * x_sum) / determinant
-    else:  # blocks in a line
-        slopes = (x_sum / xx, 0.0) if xx > 0 else (0.0, y_sum / yy)
-    explained = slopes[0] * x_sum + slopes[1] * y_sum
-    left = float(weights @ means**2) - explained
+    free, explained, left = blocks.number - 3, blocks.explained, blocks.left
     if 0.5 * explained <= SIGNIFICANT * left / free:
         return NOT_TILTED
     alone = left <= max(NOISE * noise * free, REST * explained)
-    return Tilt(explained / total, slopes if alone else (0.0, 0.0))
+    return Tilt(explained / blocks.weight, (blocks.slope_x, blocks.slope_y) if alone else (0.0, 0.0))
 
 
 def reach(middle: tuple[float, float], centres: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from levelmatch_core.matching.measure.block_jackknife import block_sums, jackknife, shown_by
+from levelmatch_core.matching.measure.block_jackknife import shown_by
+from levelmatch_core.matching.measure.block_kernels import BlockFindings, block_statistics, block_sums
 from levelmatch_core.matching.measure.core_level import off_core
 from levelmatch_core.matching.measure.pair_fit import fit_pair
 from levelmatch_core.matching.measure.tilts import NOT_TILTED, tilted
+from levelmatch_core.process.small_work import interpreted
 from levelmatch_core.settings import FitType
 from levelmatch_core.sky.kernels import as_compiled
 from tests.matching.fakes import make_cutout, settings_for
+from tests.matching.measure.plain_blocks import blocks_of, plain_blocks, table_of
 
 SHAPE = (96, 128)
 
@@ -85,13 +88,31 @@ def test_a_gain_stands_for_a_level() -> None:
 
 def test_the_jackknife_is_that_of_leaving_out_blocks() -> None:
     rng = np.random.default_rng(3)
-    counts, means = np.full(20, 36.0), rng.standard_normal(20)
-    found = jackknife(counts, means)
+    means = rng.standard_normal(20)
+    found = blocks_of(table_of(np.full(20, 36.0), means, winsorised=18.0 * means), 6, 5)
     left_out = np.array([np.delete(means, one).mean() for one in range(20)])
-    assert found is not None
-    assert found[1] == 20
-    assert found[0] == pytest.approx(19 / 20 * np.sum((left_out - left_out.mean()) ** 2))
-    assert jackknife(counts[:4], means[:4]) is None
+    assert found.number == 20
+    assert found.variance == pytest.approx(19 / 20 * np.sum((left_out - left_out.mean()) ** 2))
+    assert found.robust == pytest.approx(found.variance / 4)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_of_one_block_nothing_is_said(number: int) -> None:
+    counts = np.where(np.arange(6) < number, 36.0, 5.0)
+    found = blocks_of(table_of(counts, np.ones(6)), 6, 3)
+    assert found == BlockFindings(counts.sum(), counts.sum(), number, 36.0 * number, *[0.0] * 9)
+
+
+@pytest.mark.parametrize("across", [1, 8, 48])
+def test_what_blocks_show_is_what_numpy_says(across: int) -> None:
+    """Also in a line, where the other slope is 0."""
+    rng = np.random.default_rng(7)
+    counts = np.where(rng.random(48) < 0.2, 5.0, rng.integers(20, 37, 48)).astype(float)
+    values = [rng.gamma(2.0, 1.0, int(count)) + 0.1 * block for block, count in enumerate(counts)]
+    table = np.array([[(each**power).sum() for power in range(4)] + [each.clip(0, 2).sum()] for each in values])
+    expected = plain_blocks(table, 6, across)
+    assert blocks_of(table, 6, across) == pytest.approx(expected)
+    assert expected.number < 48
 
 
 def test_a_gain_that_no_camera_has_stands_for_no_level():
@@ -130,8 +151,7 @@ def test_the_plane_of_the_blocks_is_that_of_least_squares() -> None:
     row, column = np.divmod(np.arange(48), 8)
     means = 0.3 * column - 0.2 * row + 0.1 * rng.standard_normal(48)
     used = counts > 0
-    where = 6.0 * column[used], 6.0 * row[used]
-    found = tilted(*where, means[used], counts[used], 1.0)
+    found = tilted(blocks_of(table_of(counts, means), 6, 8), 1.0)
     design = np.stack([np.ones(48), column, row], axis=1)[used]
     weight = np.sqrt(counts[used])
     coefficients = np.linalg.lstsq(weight[:, None] * design, weight * means[used], rcond=None)[0]
@@ -139,10 +159,10 @@ def test_the_plane_of_the_blocks_is_that_of_least_squares() -> None:
     plane -= np.average(plane, weights=counts[used])
     assert found.mean_square == pytest.approx(np.average(plane**2, weights=counts[used]))
     assert found.slopes == pytest.approx(coefficients[1:] / 6)
-    assert tilted(*where, rng.standard_normal(len(where[0])), counts[used], 1.0) == NOT_TILTED
+    assert tilted(blocks_of(table_of(counts, rng.standard_normal(48)), 6, 8), 1.0) == NOT_TILTED
     # a plane, and as much of something else
-    more = means + np.where(np.arange(48) % 3, 0.5, -0.5)
-    beside = tilted(*where, more[used], counts[used], 0.01)
+    more = means + np.where(np.cumsum(used) % 3, 0.5, -0.5)
+    beside = tilted(blocks_of(table_of(counts, more), 6, 8), 0.01)
     assert beside.mean_square > 0
     assert beside.slopes == (0.0, 0.0)
 
@@ -153,7 +173,8 @@ def test_the_sums_over_blocks_are_those_of_numpy() -> None:
     second[rng.random(second.shape) < 0.1] = np.nan
     box, sides, limit = (3, 2, 0, 5, 33, 50), (11, 14), 0.8
     cut, fitted_plane = (0.1, 0.2, -0.3, -2.0, 1.5), (0.05, 0.1, -0.2)
-    *tables, within = block_sums(first, second, box, cut, fitted_plane, sides, limit)
+    given = first, second, box, cut, fitted_plane, sides, limit
+    *tables, within = interpreted(block_sums)(*given)
     row, column = np.indices((33, 50))
     y, x = (row - 16) / 16.5, (column - 24.5) / 25
     delta = second[:33, 5:55] - first[3:36, 2:52]
@@ -163,6 +184,10 @@ def test_the_sums_over_blocks_are_those_of_numpy() -> None:
     clamped = np.clip(value, -limit, limit)
     for side, table in zip(sides, tables, strict=True):
         block = (row // side * (50 // side + 1) + column // side)[kept]
-        for found, weights in zip(table, (np.ones(len(value)), value, value**2, value**3, clamped), strict=True):
-            assert found == pytest.approx(np.bincount(block, weights, minlength=table.shape[1]))
+        for found, weights in zip(table.T, (np.ones(len(value)), value, value**2, value**3, clamped), strict=True):
+            assert found == pytest.approx(np.bincount(block, weights, minlength=len(table)))
     assert within == np.count_nonzero(np.abs(value) <= limit)
+    *compiled, compiled_within = block_statistics(*given)
+    assert compiled_within == within
+    for side, table, found in zip(sides, tables, compiled, strict=True):
+        assert found == pytest.approx(plain_blocks(table, side, 50 // side + 1))

@@ -12,7 +12,8 @@ from levelmatch_core.matching.measure.difference_kernels import (
     plane_sums,
     unit,
 )
-from levelmatch_core.matching.measure.gain import _block_products, _products
+from levelmatch_core.matching.measure.gain import _block_products, _products, regressed
+from levelmatch_core.process.small_work import interpreted
 
 
 def a_pair(seed=3):
@@ -58,12 +59,13 @@ def test_products_are_those_of_residuals_from_planes():
     rng = np.random.default_rng(1)
     values = rng.standard_normal((5, 200)) + np.array([3.0, 5.0, 9.0, 0.2, -0.1])[:, None]
     before = values.copy()
-    mean, square, with_delta, with_here, beside = _products(values, 180)
+    mean, square, together, with_delta, with_here, beside = interpreted(_products)(values, 180)
     basis = np.column_stack([np.ones(180), *before[3:, :180]])
     d, here, other = (v - basis @ np.linalg.lstsq(basis, v, rcond=None)[0] for v in before[:3, :180])
     np.testing.assert_allclose(values[:3, :180], [d, here, other], atol=1e-9)
-    expected = before[1, :180].mean(), d @ d, other @ d, other @ here, other @ other
-    np.testing.assert_allclose((mean, square, with_delta, with_here, beside), expected, rtol=1e-9)
+    expected = before[1, :180].mean(), d @ d, d @ here, other @ d, other @ here, other @ other
+    found = mean, square, together, with_delta, with_here, beside
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("repeats", [1, 7])
@@ -89,4 +91,21 @@ def test_products_are_summed_over_the_blocks_that_have_any():
     values, places = rng.standard_normal((5, 60)), np.sort(rng.choice([0, 2, 3, 7], 50))
     products = values[2, :50] * (values[0, :50] - 0.3 * values[1, :50])
     expected = np.bincount(places, weights=products)[[0, 2, 3, 7]]
-    np.testing.assert_array_equal(_block_products(values, 0.3, places), expected)
+    blocks, squares = interpreted(_block_products)(values, 0.3, places, 50, np.zeros((2, 11)))
+    assert blocks == 4
+    assert squares == pytest.approx(expected @ expected)
+
+
+@pytest.mark.parametrize("unequal", [1.0, 3.0])
+def test_a_gain_is_made_of_the_same_with_and_without_a_compiler(unequal):
+    """With noise that is alike in both images, and that is not."""
+    rng = np.random.default_rng(5)
+    first, second = rng.normal(100, 1, (2, 60, 70)).astype(np.float32)
+    second = np.float32(unequal) * second
+    second[rng.random(second.shape) < 0.05] = np.nan
+    given = first, second, (0, 3, 2, 0, 58, 60), (0.0, 0.0, 0.0, -1e3, 1e3), 2
+    arrays = [(np.empty((6, 2000)), np.empty(2000, np.int64)) for _ in range(2)]
+    found = regressed(*given, *arrays[0])
+    assert found[0] > 400
+    assert found == pytest.approx(interpreted(regressed)(*given, *arrays[1]), rel=1e-12)
+    assert arrays[0][0][:, : found[0]] == pytest.approx(arrays[1][0][:, : found[0]], rel=1e-9, abs=1e-9)

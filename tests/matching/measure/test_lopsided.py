@@ -5,6 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from levelmatch_core.matching.measure.lopsided import hidden
+from tests.matching.measure.plain_blocks import blocks_of
 
 BLOCKS, PIXELS = 64, 400
 SHAPE = (BLOCKS, PIXELS)
@@ -12,9 +13,8 @@ SHAPE = (BLOCKS, PIXELS)
 
 def said(values: np.ndarray, noise_gain: float = 1.0) -> float:
     """What is said of values, a row for each block."""
-    sums = np.stack([(values**power).sum(axis=1) for power in range(4)])
-    count, total, squares, cubes = sums
-    return hidden((count, total / count, squares, cubes), noise_gain)
+    table = np.stack([*((values**power).sum(axis=1) for power in range(4)), np.zeros(len(values))], axis=1)
+    return hidden(blocks_of(table, 1, 8), noise_gain)
 
 
 def pair(seed: int) -> np.ndarray:
