@@ -25,7 +25,7 @@ def unlike_pairs(pairs: Sequence[PairResult]) -> list[Unlike]:
 
 
 def strangers(pairs: Sequence[PairResult], unlike: Sequence[Unlike]) -> list[str]:
-    """Return the members that are unlike their neighbours in more than half of their used pairs, the worst first.
+    """Return the members that are unlike several neighbours, or more than half of them, the worst first.
 
     A pair with one of them says nothing of its other member. Both members of a pair are named that have no other.
     """
@@ -34,22 +34,23 @@ def strangers(pairs: Sequence[PairResult], unlike: Sequence[Unlike]) -> list[str
     found: list[str] = []
     while left:
         bad = Counter(name for one in left for name in (one.first, one.second))
-        parts = {name: bad[name] / used[name] for name in sorted(bad)}
-        most = max((part, bad[name]) for name, part in parts.items())
-        if most[0] <= 0.5:
+        sizes = {name: (bad[name], bad[name] / used[name]) for name in sorted(bad)}
+        most = max(sizes.values())
+        if most[0] == 1 and most[1] <= 0.5:
             break
-        worst = [name for name, part in parts.items() if (part, bad[name]) == most]
+        worst = [name for name, size in sizes.items() if size == most]
         found += worst
         left = [one for one in left if one.first not in worst and one.second not in worst]
     return found
 
 
 def words_of(stage: StageSummary) -> str:
-    """Say which members show another sky, or how many pairs do so if none stands out; '' if there are none."""
+    """Say which members show another sky, or which pairs do so if no member stands out; '' if there are none."""
     if not stage.unlike_found:
         return ""
     why = "look at the WCS, orientation, sign, scale and band"
     if stage.strangers:
         many = len(stage.strangers) > 1
         return f"{some_of(stage.strangers)} {'show' if many else 'shows'} another sky than what overlaps: {why}"
-    return f"the members of {stage.unlike_found} of {stage.used} pairs show different skies: {why}"
+    named = some_of([f"{one.first} and {one.second}" for one in stage.unlike])
+    return f"{named} show different skies: {why}"

@@ -3,7 +3,7 @@
 import pytest
 
 from levelmatch_core.products.strangers import strangers, unlike_pairs, words_of
-from levelmatch_core.products.summaries import StageSummary
+from levelmatch_core.products.summaries import StageSummary, Unlike
 
 
 @pytest.fixture
@@ -42,6 +42,19 @@ def test_what_may_be_chance_or_is_rejected_is_none(pairs_of):
     assert named(rejected) == ([], [])
 
 
+def test_the_one_that_is_unlike_several_is_named_although_others_do_not_tell(pairs_of):
+    """Thin overlaps say nothing: the one that the pairs which do have in common is meant."""
+    pairs = pairs_of([])
+    name = max(
+        (pair.fit.first for pair in pairs), key=lambda one: sum(one in {p.fit.first, p.fit.second} for p in pairs)
+    )
+    mine = [{pair.fit.first, pair.fit.second} for pair in pairs if name in {pair.fit.first, pair.fit.second}]
+    assert len(mine) > 3
+    found, who = named(pairs_of([(members, (0.0, 0.1)) for members in mine[:2]]))
+    assert len(found) == 2
+    assert who == [name]
+
+
 def test_of_a_pair_without_others_both_are_named(pairs_of):
     first = pairs_of([])[0].fit.first
     (pair,) = pairs_of([({first}, (-1.0, 0.01))], n=1)
@@ -66,5 +79,6 @@ def test_the_words():
     assert (
         words_of(two) == "a, b show another sky than what overlaps: look at the WCS, orientation, sign, scale and band"
     )
-    none = stage.model_copy(update={"unlike_found": 1})
-    assert words_of(none).startswith("the members of 1 of 9 pairs show different skies")
+    pair = Unlike(first="a", second="b", correlation=0.1, sigma=0.1)
+    one = stage.model_copy(update={"unlike_found": 1, "unlike": (pair,)})
+    assert words_of(one).startswith("a and b show different skies: look at")
