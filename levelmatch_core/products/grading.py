@@ -118,7 +118,8 @@ def _structure(stage: StageSummary) -> Iterator[Criterion]:
     grade = Grade.FAIR if stage.structure <= FAIR_STRUCTURE else Grade.DOUBTFUL
     words = (
         f"the typical pair shows an error {stage.structure:.2g} times that of pixel noise: what is left of the sky, "
-        "wrong pixels too close to the noise to be clipped, a slope across the overlap, or a gain"
+        "noise that neighbours share (drizzled or smoothed images), wrong pixels too close to the noise to be "
+        "clipped, a slope across the overlap, or a gain"
     )
     yield Criterion(
         name="structure", stage=stage.stage, grade=grade, value=stage.structure, limit=GOOD_STRUCTURE, words=words
