@@ -38,7 +38,7 @@ from levelmatch_core.images.contents.scales import (
     refuse_asinh,
     unit_key,
 )
-from levelmatch_core.images.contents.source_file import PENDING, SourceFile, read_files, reading_failure
+from levelmatch_core.images.contents.source_file import PENDING, Complaint, SourceFile, read_files, reading_failure
 from levelmatch_core.images.contents.source_file import STEP as INVENTORY
 from levelmatch_core.images.exposure import Companion, Exposure, Failure, Inventory
 from levelmatch_core.images.fields import Kind, Labelled, fields_of
@@ -78,6 +78,7 @@ def take_inventory(
     exclude: Iterable[str | Path] = (),
     whole_sky: bool = False,
     missing: Sequence[MissingInput] = (),
+    complaint: Complaint | None = None,
 ) -> Inventory:
     """Read the headers of all inputs and put them in order.
 
@@ -100,6 +101,8 @@ def take_inventory(
         Whether images are usable of which no tangent plane shows all.
     missing
         Files of the inputs, or members of their associations, that are not there: each is a failure.
+    complaint
+        What is known of a file that makes it unusable.
 
     Raises
     ------
@@ -115,7 +118,7 @@ def take_inventory(
     failures: list[Failure] = []
     notes: list[str] = []
     with quiet():
-        files = _sound(read_files(paths, settings, why), failures)
+        files = _sound(read_files(paths, settings, why, complaint), failures)
         asides = asides_of(Seen(file.shown, file.hdus) for file in files)
         unseen = [file for file in files if file.shown not in asides and file.is_no_sky()]
         asides |= {file.shown: Aside(file.shown, file.is_no_sky()) for file in unseen}

@@ -34,8 +34,26 @@ class InputFile(Record):
 
 
 class StaleProduct(Record):
-    """A corrected file of an earlier run that stays, since its input is missing or damaged now."""
+    """A corrected file of an earlier run that no later one can make, since its input is missing or damaged now."""
 
     name: str = Described(description="path relative to the folder, posix")
     inputs: tuple[str, ...] = Described(default=(), description="the input files that it was made of")
     reason: str
+    edited: str = Described(default="", description="where it lies now, relative to the folder, if somebody edited it")
+    gone: bool = Described(default=False, description="whether somebody took it away")
+
+    @property
+    def kept(self) -> bool:
+        """Whether it lies at its name, as a run wrote it: `undo` gives its input back."""
+        return not self.edited and not self.gone
+
+    @property
+    def fate(self) -> str:
+        """What became of it, and how it goes off the record, in words."""
+        if self.kept:
+            return "the corrected file of an earlier run stays; levelmatch prune removes it"
+        what = f"was edited and lies as {self.edited} now" if self.edited else "is gone, too"
+        return (
+            f"it is not kept: the corrected file of an earlier run {what}, so that undo cannot give its input back; "
+            f"levelmatch prune takes it off the record"
+        )

@@ -5,6 +5,7 @@ back, by the rows of `stale.ecsv`, which is a corrections table of them alone. T
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,17 @@ from levelmatch_core.errors import OutputFolderError, UsageError
 from levelmatch_core.files.ecsv import write_ecsv
 from levelmatch_core.files.locks import FolderLock
 from levelmatch_core.files.writing import sync_folder, write_durably
+from levelmatch_core.images.exposure import Inventory
 from levelmatch_core.images.fits_cards import open_raw
 from levelmatch_core.images.fits_headers import MATCHED_CARD
+from levelmatch_core.images.reading import file_digest
+from levelmatch_core.matching.corrections import Correction, FieldMatch
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.corrected.editing import EditedFile
 from levelmatch_core.products.corrected.known_solution import PRODUCTS, KnownSolution
 from levelmatch_core.products.manifest import OutputFile, StaleProduct
 from levelmatch_core.products.output.folder import OutputFolder
-from levelmatch_core.products.output.placing import JOURNAL, RUN, place_of
+from levelmatch_core.products.output.placing import JOURNAL, RUN, edits_of, keep_aside, place_of
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.products.tables import read_corrections
 from levelmatch_core.text.naming import some_of
@@ -41,7 +45,13 @@ class StaleProducts:
 
 
 def keep_stale(
-    folder: OutputFolder, made: Iterable[str], inputs: Iterable[str], reasons: Mapping[str, str], *, prune: bool
+    folder: OutputFolder,
+    tables: Sequence[Table],
+    made: Iterable[str],
+    *,
+    inputs: Iterable[str],
+    reasons: Mapping[str, str],
+    prune: bool,
 ) -> StaleProducts:
     """Keep the corrected files of earlier runs that this one cannot make; to be called before its tables are written.
 
@@ -49,6 +59,8 @@ def keep_stale(
     ----------
     folder
         The output.
+    tables
+        Those of earlier runs, from :func:`earlier_tables`.
     made
         Names of the corrected files that this run made.
     inputs
@@ -65,11 +77,10 @@ def keep_stale(
     last = folder.last
     if last is None:
         return StaleProducts()
-    tables = [table for name in (CORRECTIONS, STALE) if (table := _table(folder.path / name)) is not None]
-    sources = _sources(tables)
-    lost = {file.name: file for file in last.files if file.name.startswith(PRODUCTS)}
-    for name in made:
-        lost.pop(name, None)
+    before = {product.name: product for product in last.stale}
+    sources = {product.name: list(product.inputs) for product in last.stale} | _sources(tables)
+    lost = {file.name for file in last.files if file.name.startswith(PRODUCTS)} | before.keys()
+    lost -= set(made)
     here = set(inputs)
     kept: list[StaleProduct] = []
     files: list[OutputFile] = []
@@ -80,24 +91,70 @@ def keep_stale(
         reason = _reason(came_from, here, reasons)
         if prune:
             logger.warning("%s is removed, as it was asked: %s", name, reason)
-        elif folder.keeps(name):
-            logger.error("%s is stale and kept: %s; levelmatch prune removes it", name, reason)
+            continue
+        product = _as_it_lies(folder, StaleProduct(name=name, inputs=tuple(came_from), reason=reason), before.get(name))
+        logger.error("%s is stale: %s; %s", name, reason, product.fate)
+        kept.append(product)
+        if product.kept:
             files.append(folder.write(name, lambda path, name=name: _mark(place_of(folder.path, name), path)))  # type: ignore[misc]
-            kept.append(StaleProduct(name=name, inputs=tuple(came_from), reason=reason))
-        else:
-            logger.error(
-                "%s is not kept: %s; and it is not as a run wrote it, so that undo cannot give its input back",
-                name,
-                reason,
-            )
-    rows = _rows_of(tables, {product.name for product in kept})
+    rows = _rows_of(tables, {product.name for product in kept if product.kept})
     if rows is not None:
         files.append(folder.write(STALE, lambda path: write_ecsv(path, rows)))
     return StaleProducts(tuple(kept), tuple(files))
 
 
-def prune(folder: Path) -> tuple[str, ...]:
-    """Remove the stale products of a finished output, and return their names.
+def keep_stale_products(
+    folder: OutputFolder,
+    tables: Sequence[Table],
+    made: AbstractSet[str],
+    *,
+    products: Mapping[str, Sequence[Correction]],
+    matches: Iterable[FieldMatch],
+    inventory: Inventory,
+    prune: bool,
+) -> StaleProducts:
+    """Keep what earlier runs made and this one could not, as :func:`keep_stale` does.
+
+    Parameters
+    ----------
+    folder
+        The output.
+    tables
+        Those of earlier runs, from :func:`earlier_tables`.
+    made
+        Names of the corrected files that this run made.
+    products
+        The corrections by the corrected file that they belong to, below `tiles/`.
+    matches
+        The fields, with what failed.
+    inventory
+        The inputs.
+    prune
+        Whether to let them go.
+    """
+    inputs = {part.exposure.file for product, parts in products.items() if PRODUCTS + product in made for part in parts}
+    exposures = [exposure for field in inventory.fields for exposure in field.exposures]
+    file_of = {exposure.name: exposure.file for exposure in exposures} | {exposure.file: "" for exposure in exposures}
+    failures = (*inventory.failures, *inventory.pending, *(one for match in matches for one in match.failures))
+    reasons = {
+        file_of.get(name) or name: failure.reason for failure in failures for name in (failure.name, *failure.exposures)
+    }
+    return keep_stale(folder, tables, made, inputs=inputs, reasons=reasons, prune=prune)
+
+
+def _as_it_lies(folder: OutputFolder, product: StaleProduct, before: StaleProduct | None) -> StaleProduct:
+    """Return a stale product with what became of its file, which is moved aside if somebody edited it."""
+    if folder.keeps(product.name):
+        return product
+    edited = folder.edited.get(product.name) or (before.edited if before is not None else "")
+    if not edited or not (folder.path / edited).is_file():
+        # a run that was killed may have moved it
+        edited = next(reversed(edits_of(folder.path, product.name)), "")
+    return product.model_copy(update={"edited": edited, "gone": not edited})
+
+
+def prune(folder: Path) -> tuple[StaleProduct, ...]:
+    """Remove the stale products of a finished output, and return them; what somebody edited stays, aside.
 
     Raises
     ------
@@ -111,18 +168,26 @@ def prune(folder: Path) -> tuple[str, ...]:
     lock = FolderLock(folder)
     try:
         record = RunRecord.load(folder / RUN)
-        gone = {product.name for product in record.stale}
-        if not gone:
+        if not record.stale:
             return ()
+        digests = {file.name: file.sha256 for file in record.files}
+        pruned: list[StaleProduct] = []
         # the record last: killed before that, another prune goes on
-        places = [place_of(folder, name) for name in (*sorted(gone), STALE)]
+        for product in record.stale:
+            place = place_of(folder, product.name)
+            if not product.kept or not place.is_file() or file_digest(place) == digests.get(product.name):
+                pruned.append(product)
+            else:
+                pruned.append(product.model_copy(update={"edited": keep_aside(folder, product.name)}))
+        gone = {product.name for product in record.stale if product.kept} | {STALE}
+        places = [place_of(folder, name) for name in sorted(gone)]
         for place in places:
             place.unlink(missing_ok=True)
-        left = tuple(file for file in record.files if file.name not in gone | {STALE})
+        left = tuple(file for file in record.files if file.name not in gone)
         write_durably(folder / RUN, record.model_copy(update={"files": left, "stale": ()}).to_bytes())
         for parent in {place.parent for place in places}:
             sync_folder(parent)
-        return tuple(sorted(gone))
+        return tuple(pruned)
     finally:
         lock.release()
 
@@ -140,6 +205,11 @@ def solutions_of(folder: Path, record: RunRecord) -> list[KnownSolution]:
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
+def earlier_tables(folder: Path) -> list[Table]:
+    """Return the tables that say how the corrected files of an output were made, those of its last run first."""
+    return [table for name in (CORRECTIONS, STALE) if (table := _table(folder / name)) is not None]
+
+
 def _table(path: Path) -> Table | None:
     if not path.is_file():
         return None

@@ -11,10 +11,12 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
+from flows.summary import STALE, summarize
 from levelmatch_core.jobs.products import WriteJob
 from levelmatch_core.pipeline import Request, RunResult, run
 from levelmatch_core.products.corrected.undo import undo
 from levelmatch_core.products.corrected.verify import verify
+from levelmatch_core.products.explain import explain
 from levelmatch_core.products.stale import prune
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
@@ -164,7 +166,7 @@ def test_pruning_takes_it(place: Place) -> None:
     first, second, *_ = place.files
     first.unlink()
     place.match()
-    assert prune(place.out) == (f"tiles/{first.name}",)
+    assert [product.name for product in prune(place.out)] == [f"tiles/{first.name}"]
     assert prune(place.out) == ()
     assert not place.tile(first.name).exists()
     assert not (place.out / "stale.ecsv").exists()
@@ -243,25 +245,93 @@ def test_an_edited_tile_is_kept_aside_by_processes(place: Place) -> None:
     assert (place.out / "tiles" / ".edited" / name).read_bytes() == mine
 
 
-def test_an_edited_tile_without_its_input_is_kept_aside(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_edited_tile_without_its_input_is_named_until_it_is_pruned(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert place.match().complete
     victim = place.files[0]
+    raw = victim.read_bytes()
     mine = edit(place.tile(victim.name))
     victim.unlink()
-    result = place.match()
-    assert result.record.stale == ()
-    assert (place.out / "tiles" / ".edited" / victim.name).read_bytes() == mine
-    assert f"{victim.name}: is not among the inputs any more" in caplog.text
+    edited = f"tiles/.edited/{victim.name}"
+    for _ in range(3):
+        result = place.match()
+        assert not result.complete
+        (stale,) = result.record.stale
+        assert (stale.name, stale.edited, stale.gone) == (f"tiles/{victim.name}", edited, False)
+        assert stale.inputs == (victim.name,)
+        assert f"{victim.name}: is not among the inputs any more" in stale.reason
+        assert edited in stale.fate
+        assert (place.out / edited).read_bytes() == mine
+        assert verify(place.out).mismatches == ()
     assert "undo cannot give its input back" in caplog.text
+    assert not result.changed
+    assert edited in explain(place.out)
+    assert edited in next(one.reason for one in summarize(result, peak_memory=0).problems if one.status == STALE)
+    back = undo(place.out, tmp_path / "back")
+    (failure,) = back.failures
+    assert failure.name == f"tiles/{victim.name}"
+    assert edited in failure.reason
+    assert not (tmp_path / "back" / victim.name).exists()
+    # it is over once the input is back, and the edit stays
+    victim.write_bytes(raw)
+    assert place.match().complete
+    assert undo(place.out, tmp_path / "whole").complete
+    # or once it is pruned
+    place.tile(victim.name).write_bytes(mine + b"x")
+    victim.unlink()
+    assert not place.match().complete
+    (pruned,) = prune(place.out)
+    assert pruned.edited == f"tiles/.edited/2-{victim.name}"
+    assert verify(place.out).mismatches == ()
+    assert place.match().complete
+    assert (place.out / edited).read_bytes() == mine
+    assert (place.out / pruned.edited).read_bytes() == mine + b"x"
 
 
-def test_a_tile_that_is_gone_with_its_input_is_named(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_edit_that_is_taken_away_is_told(place: Place) -> None:
+    assert place.match().complete
+    victim = place.files[0]
+    edit(place.tile(victim.name))
+    victim.unlink()
+    (stale,) = place.match().record.stale
+    (place.out / stale.edited).unlink()
+    assert [one.file for one in verify(place.out).mismatches] == [stale.edited]
+    result = place.match()
+    assert [(one.edited, one.gone) for one in result.record.stale] == [("", True)]
+    assert verify(place.out).mismatches == ()
+
+
+def test_pruning_takes_nothing_that_somebody_edited(place: Place) -> None:
+    """Neither the run's option nor the command: the edit is not what the run wrote."""
+    assert place.match().complete
+    first, second, *_ = place.files
+    mine = edit(place.tile(first.name))
+    first.unlink()
+    assert place.match(prune=True).complete
+    assert (place.out / "tiles" / ".edited" / first.name).read_bytes() == mine
+    assert json.loads((place.out / "log.json").read_bytes())["edited"] == [f"tiles/.edited/{first.name}"]
+    second.unlink()
+    place.match()
+    other = edit(place.tile(second.name))
+    (pruned,) = prune(place.out)
+    assert pruned.edited == f"tiles/.edited/{second.name}"
+    assert (place.out / pruned.edited).read_bytes() == other
+
+
+def test_a_tile_that_is_gone_with_its_input_is_named(place: Place, tmp_path: Path) -> None:
     assert place.match().complete
     victim = place.files[0]
     place.tile(victim.name).unlink()
     victim.unlink()
-    place.match()
-    assert f"{victim.name}: is not among the inputs any more" in caplog.text
+    for _ in range(2):
+        (stale,) = place.match().record.stale
+        assert (stale.name, stale.edited, stale.gone) == (f"tiles/{victim.name}", "", True)
+        assert f"{victim.name}: is not among the inputs any more" in stale.reason
+    assert verify(place.out).mismatches == ()
+    assert [one.name for one in undo(place.out, tmp_path / "back").failures] == [stale.name]
+    assert prune(place.out) == (stale,)
+    assert place.match().complete
 
 
 def test_what_a_killed_run_wrote_is_nobodys_edit(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

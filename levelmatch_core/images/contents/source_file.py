@@ -1,7 +1,7 @@
 """The files that come in, with their headers; those that cannot be read, or are still written to, by name."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from astropy.io import fits
 
-from levelmatch_core.errors import DataError, MissingInputError, NoImageError, NotFitsError
+from levelmatch_core.errors import DataError, LostInputError, MissingInputError, NoImageError, NotFitsError
 from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.contents.bands import BandCards
 from levelmatch_core.images.contents.image_list import ImageList, list_images, with_plane
@@ -21,6 +21,9 @@ from levelmatch_core.images.reading import file_digests
 from levelmatch_core.settings import MatchSettings
 
 STEP, PENDING = "inventory", "pending"
+
+Complaint = Callable[[str, str, Sequence[Hdu]], str]
+"""Returns why a file is of no use, by its name, the sha256 of its bytes and its HDUs; '' if it may be used."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,10 @@ def reading_failure(name: str, error: DataError) -> Failure:
 
 
 def read_files(
-    paths: Sequence[tuple[Path, str]], settings: MatchSettings, missing: Mapping[Path, str]
+    paths: Sequence[tuple[Path, str]],
+    settings: MatchSettings,
+    missing: Mapping[Path, str],
+    complaint: Complaint | None = None,
 ) -> list[SourceFile | Failure]:
     """Read digests and headers of all files that are there and that nobody writes to any more, in their order."""
     known = known_with(settings.instruments)
@@ -104,7 +110,14 @@ def read_files(
         path, shown = entry
         if path in missing:
             return reading_failure(shown, MissingInputError(f"{shown}: {missing[path]}"))
-        return _read_settled(path, shown, known, settings)
+        file = _read_settled(path, shown, known, settings)
+        if (
+            complaint is not None
+            and isinstance(file, SourceFile)
+            and (said := complaint(shown, file.digest, file.hdus))
+        ):
+            return reading_failure(shown, LostInputError(said))
+        return file
 
     if settings.procs == 1:
         return [read(entry) for entry in paths]

@@ -79,7 +79,15 @@ def verify(folder: Path) -> Verified:
 
 def _stale(folder: Path, record: RunRecord, found: list[Mismatch]) -> list[KnownSolution]:
     """Return the table of the stale products, in a list; empty where there are none, or it cannot be read."""
+    stale = {product.name for product in record.stale if product.kept}
+    edited = [product for product in record.stale if product.edited]
+    found += (
+        Mismatch(one.edited, f"is missing: what somebody made of {one.name}")
+        for one in edited
+        if not (folder / one.edited).is_file()
+    )
     if STALE not in {file.name for file in record.files}:
+        found += (Mismatch(name, f"is stale in {RUN} only") for name in sorted(stale))
         return []
     try:
         solution = KnownSolution.read(folder / STALE)
@@ -87,7 +95,6 @@ def _stale(folder: Path, record: RunRecord, found: list[Mismatch]) -> list[Known
         found.append(Mismatch(STALE, str(error)))
         return []
     named = {PRODUCTS + name for name in solution.products()}
-    stale = {product.name for product in record.stale}
     found += (Mismatch(name, f"is stale in {STALE if name in named else RUN} only") for name in sorted(named ^ stale))
     return [solution]
 
