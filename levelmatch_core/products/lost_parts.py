@@ -126,15 +126,15 @@ class EarlierProducts:
         return sorted(named & self._places.keys())
 
     @cached_property
-    def tables(self) -> list[Table]:
-        """The tables that say how they were made, as they are before this run writes its own."""
-        return earlier_tables(self._folder) if self._has_run else []
+    def tables(self) -> dict[str, Table]:
+        """The tables that say how they were made, by name, as they are before this run writes its own."""
+        return earlier_tables(self._folder) if self._has_run else {}
 
     @cached_property
     def _images(self) -> dict[str, dict[str, int]]:
         """Product -> input file -> number of its images that went into it."""
         found: dict[str, set[tuple[str, int]]] = {}
-        for table in reversed(self.tables):
+        for table in reversed(self.tables.values()):
             images: dict[str, set[tuple[str, int]]] = {}
             for product, file, hdu in zip(table["product"], table["file"], table["hdu"], strict=True):
                 images.setdefault(str(product), set()).add((str(file), int(hdu)))

@@ -22,6 +22,7 @@ from levelmatch_core.images.fits_headers import MATCHED_CARD
 from levelmatch_core.images.reading import file_digest
 from levelmatch_core.matching.corrections import Correction, FieldMatch
 from levelmatch_core.process.log_context import logger_of
+from levelmatch_core.products.corrected.card_check import card_mismatches
 from levelmatch_core.products.corrected.editing import EditedFile
 from levelmatch_core.products.corrected.known_solution import PRODUCTS, KnownSolution
 from levelmatch_core.products.manifest import OutputFile, StaleProduct
@@ -34,6 +35,8 @@ from levelmatch_core.text.naming import some_of
 logger = logger_of(__name__)
 
 CORRECTIONS, STALE = "corrections.ecsv", "stale.ecsv"
+MARK = "LVLPART"
+"""The card by which a stale product is marked."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class StaleProducts:
 
 def keep_stale(
     folder: OutputFolder,
-    tables: Sequence[Table],
+    tables: Mapping[str, Table],
     made: Iterable[str],
     *,
     inputs: Iterable[str],
@@ -78,12 +81,14 @@ def keep_stale(
     if last is None:
         return StaleProducts()
     before = {product.name: product for product in last.stale}
-    sources = {product.name: list(product.inputs) for product in last.stale} | _sources(tables)
+    sources = {product.name: list(product.inputs) for product in last.stale} | _sources(tables.values())
     lost = {file.name for file in last.files if file.name.startswith(PRODUCTS)} | before.keys()
     lost -= set(made)
     here = set(inputs)
     kept: list[StaleProduct] = []
     files: list[OutputFile] = []
+    solutions = {name: found for name in tables if (found := _solution(folder.path / name)) is not None} if lost else {}
+    made_by: dict[str, str] = {}
     for name in sorted(lost):
         came_from = sources.get(name, ())
         if came_from and here.issuperset(came_from):
@@ -96,8 +101,13 @@ def keep_stale(
         logger.error("%s is stale: %s; %s", name, reason, product.fate)
         kept.append(product)
         if product.kept:
+            made_by[name] = _made_by(folder.path, name, tables, solutions)
+            if not made_by[name]:
+                logger.warning(
+                    "%s: no table says what was subtracted from it, so that undo cannot give its input back", name
+                )
             files.append(folder.write(name, lambda path, name=name: _mark(place_of(folder.path, name), path)))  # type: ignore[misc]
-    rows = _rows_of(tables, {product.name for product in kept if product.kept})
+    rows = _rows_of(tables, made_by)
     if rows is not None:
         files.append(folder.write(STALE, lambda path: write_ecsv(path, rows)))
     return StaleProducts(tuple(kept), tuple(files))
@@ -105,7 +115,7 @@ def keep_stale(
 
 def keep_stale_products(
     folder: OutputFolder,
-    tables: Sequence[Table],
+    tables: Mapping[str, Table],
     made: AbstractSet[str],
     *,
     products: Mapping[str, Sequence[Correction]],
@@ -205,9 +215,9 @@ def solutions_of(folder: Path, record: RunRecord) -> list[KnownSolution]:
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
-def earlier_tables(folder: Path) -> list[Table]:
-    """Return the tables that say how the corrected files of an output were made, those of its last run first."""
-    return [table for name in (CORRECTIONS, STALE) if (table := _table(folder / name)) is not None]
+def earlier_tables(folder: Path) -> dict[str, Table]:
+    """Return the tables that say how the corrected files of an output were made, by name, that of its last run first."""
+    return {name: table for name in (CORRECTIONS, STALE) if (table := _table(folder / name)) is not None}
 
 
 def _table(path: Path) -> Table | None:
@@ -220,7 +230,7 @@ def _table(path: Path) -> Table | None:
         return None
 
 
-def _sources(tables: Sequence[Table]) -> dict[str, list[str]]:
+def _sources(tables: Iterable[Table]) -> dict[str, list[str]]:
     """Return the input files of each product."""
     found: dict[str, set[str]] = {}
     for table in tables:
@@ -229,15 +239,34 @@ def _sources(tables: Sequence[Table]) -> dict[str, list[str]]:
     return {product: sorted(files) for product, files in found.items()}
 
 
-def _rows_of(tables: Sequence[Table], products: set[str]) -> Table | None:
-    """Return the rows of products, each from the first table that has them, as a table of its own; None without any."""
-    parts: list[Table] = []
-    left = set(products)
+def _solution(path: Path) -> KnownSolution | None:
+    try:
+        return KnownSolution.read(path)
+    except UsageError:
+        return None
+
+
+def _made_by(folder: Path, name: str, tables: Mapping[str, Table], solutions: Mapping[str, KnownSolution]) -> str:
+    """Return the table whose rows a corrected file was made by, '' if there is none.
+
+    A run that was killed leaves corrected files that no table tells of, or tables of others than are there.
+    """
+    product = name.removeprefix(PRODUCTS)
     for table in tables:
-        mine = np.array([str(product) in left for product in table["product"]], dtype=bool)
+        rows = solutions[table].products().get(product, []) if table in solutions else []
+        differing = card_mismatches(folder / name, product, rows, solutions[table].grids) if rows else iter([""])
+        if all(MARK in what for what in differing):  # which is set once it is stale
+            return table
+    return ""
+
+
+def _rows_of(tables: Mapping[str, Table], made_by: Mapping[str, str]) -> Table | None:
+    """Return the rows of products, each from the table that it was made by, as a table of its own; None without any."""
+    parts: list[Table] = []
+    for table in tables:
+        mine = np.array([made_by.get(str(product)) == table for product in tables[table]["product"]], dtype=bool)
         if mine.any():
-            left -= {str(product) for product in table["product"][mine]}
-            parts.append(table[mine])
+            parts.append(tables[table][mine])
     if not parts:
         return None
     grids: dict[str, object] = {}
@@ -282,8 +311,8 @@ def _mark(source: Path, target: Path) -> None:
         edited = EditedFile(base)
         for index in range(len(base.spans)):
             header = base.header(index)
-            if MATCHED_CARD in header and header.get("LVLPART") is not True:
-                header.set("LVLPART", True, "whether its field lacks members")
+            if MATCHED_CARD in header and header.get(MARK) is not True:
+                header.set(MARK, True, "whether its field lacks members")
                 edited.put_header(index, header)
         with target.open("wb") as file:
             edited.write(file)

@@ -202,6 +202,27 @@ def test_a_run_that_was_killed_loses_no_row(place: Place, monkeypatch: pytest.Mo
     gives_back(place, victim, tmp_path / "back")
 
 
+def test_rows_are_those_that_a_file_was_made_by(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run of other settings was killed after its corrected files and before its tables: no table tells of them."""
+    assert place.match().complete
+    other = {"fit_type_mosaic_tiles": "level+slope", "fit_type_dithers": "level+slope", "overwrite": True}
+    with monkeypatch.context() as patch:
+        patch.setattr("levelmatch_core.pipeline.write_corrections", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            place.match(**other)
+    victim = place.files[0]
+    victim.unlink()
+    result = place.match(**other)
+    assert [one.name for one in result.record.stale] == [f"tiles/{victim.name}"]
+    assert "no table says what was subtracted" in caplog.text
+    back = undo(place.out, tmp_path / "back")
+    assert [failure.name for failure in back.failures] == [victim.name]
+    assert not (tmp_path / "back" / victim.name).exists()
+    assert place.match(**other).record.stale == result.record.stale
+
+
 # -- edited by somebody ------------------------------------------------------------------------------------------------
 def edit(path: Path) -> bytes:
     raw = bytearray(path.read_bytes())
