@@ -128,7 +128,7 @@ def inventory_of(request: Request, earlier: EarlierProducts) -> Inventory:
     request
         The user's request.
     earlier
-        What the output holds: an input that has less than when it was corrected is damaged, unless that is pruned.
+        What the output holds: an input that has less than when it was corrected is damaged.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def inventory_of(request: Request, earlier: EarlierProducts) -> Inventory:
         group_by=request.group_by,
         exclude=outputs_of(request.output),
         missing=request.missing,
-        complaint=None if request.prune else earlier.complaint,
+        earlier=earlier,
     )
     check_reference(request.settings.reference, inventory)
     return inventory
@@ -180,7 +180,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
     started, cpu_started = time.monotonic(), time.process_time()
     store.clear_left_over()
     with store.in_use(), OutputFolder.open(request.output, request.settings, request.inputs) as folder:
-        earlier = EarlierProducts(folder.path, folder.last)
+        earlier = EarlierProducts(folder.path, folder.last, prune=request.prune)
         inventory = inventory_of(request, earlier)
         given = read_given(request.settings, inventory)
         for note in inventory.notes:
@@ -287,7 +287,7 @@ def write_products(
     settings = request.settings
     grids = {place: grid for match in matches for place, grid in match.grids.items()}
     products = products_of(correction for match in matches for correction in match.corrections)
-    held = [] if request.prune else earlier.held(products, inventory)
+    held = earlier.held(products, inventory)
     if settings.strict:
         refuse_failures(held)
     kept_back = {failure.name for failure in held}

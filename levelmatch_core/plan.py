@@ -114,7 +114,7 @@ def plan_run(request: Request) -> Plan:
     check_folder(request.output, request.settings, request.inputs)
     record = request.output / RUN
     previous = RunRecord.load(record) if record.is_file() else None
-    inventory = inventory_of(request, EarlierProducts(request.output, previous))
+    inventory = inventory_of(request, EarlierProducts(request.output, previous, prune=request.prune))
     read_given(request.settings, inventory)
     fields = tuple(
         _field(field, request.settings, previous, zeros_of(field, inventory, request.settings, previous))

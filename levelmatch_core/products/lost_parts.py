@@ -34,14 +34,17 @@ class EarlierProducts:
         The output.
     record
         The record of its last run; None where there was none, which lost nothing.
+    prune
+        Whether inputs are taken as they are, and what they lost is let go.
     """
 
-    def __init__(self, folder: Path, record: RunRecord | None) -> None:
-        self._folder, self._has_run = folder, record is not None
+    def __init__(self, folder: Path, record: RunRecord | None, *, prune: bool = False) -> None:
+        self._folder, self._has_run, self._prune = folder, record is not None, prune
         files = record.files if record is not None else ()
         stale = record.stale if record is not None else ()
         self._places = {file.name: file.name for file in files if file.name.startswith(PRODUCTS)}
-        self._places |= {product.name: product.edited for product in stale if product.edited}
+        self._places |= {product.name: product.edited or product.name for product in stale}
+        self._hdus = {file.name: file.hdus for file in files} | {product.name: product.hdus for product in stale}
         self._stale = {product.name for product in stale}
         self._digests = {file.file: file.sha256 for file in record.inputs} if record is not None else {}
 
@@ -57,20 +60,28 @@ class EarlierProducts:
         hdus
             What it holds now.
         """
-        if not self._places or self._digests.get(shown) == digest:
+        if self._prune or not self._places or self.is_as_before(shown, digest):
             return ""
         for product in self._products_of(shown):
+            known, lost = self._hdus.get(product, 0), list[str]()
             try:
                 before = read_headers(self._folder / self._places[product], product)
-            except (DataError, OSError):  # nothing can be told from it: whoever altered it did that
-                continue
-            lost = lost_hdus(before, hdus)
+            except (DataError, OSError):
+                before = ()
+            if len(before) >= known:
+                known, lost = len(before), lost_hdus(before, hdus)
+            elif len(hdus) < known:  # the corrected file is gone or altered
+                lost = [f"{known - len(hdus)} HDUs"]
             if lost:
                 return (
-                    f"{shown}: holds {len(hdus)} of the {len(before)} HDUs that it had when it was corrected "
+                    f"{shown}: holds {len(hdus)} of the {known} HDUs that it had when it was corrected "
                     f"({some_of(lost)} lost): {_REMEDY}"
                 )
         return ""
+
+    def is_as_before(self, shown: str, digest: str) -> bool:
+        """Return whether an input has the bytes (sha256) that it had in the last run."""
+        return self._digests.get(shown) == digest
 
     def held(self, products: Mapping[str, Sequence[Correction]], inventory: Inventory) -> list[Failure]:
         """Return which corrected files must not be made anew, since what they were made of before is not there.
@@ -87,6 +98,8 @@ class EarlierProducts:
         # an input with the bytes that it had is as good as ever, whatever is made of it
         changed = [name for name in known if self._is_changed(name, products[name.removeprefix(PRODUCTS)], now)]
         found: list[Failure] = []
+        if self._prune:
+            return found
         for name in changed:
             product = name.removeprefix(PRODUCTS)
             images = Counter(file for file, _ in {(one.exposure.file, one.exposure.sci) for one in products[product]})

@@ -1,8 +1,10 @@
 """The input and output files of a run, with their digests."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field as Described
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from levelmatch_core.images.reading import file_digest
 from levelmatch_core.records import Record
@@ -13,6 +15,14 @@ class OutputFile(Record):
 
     name: str = Described(description="path relative to the folder, posix")
     sha256: str
+    hdus: int = Described(default=0, description="number of HDUs of a corrected file; 0 and not written of others")
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if not self.hdus:
+            del written["hdus"]
+        return written
 
     @classmethod
     def of(cls, path: Path, name: str) -> "OutputFile":
@@ -41,6 +51,7 @@ class StaleProduct(Record):
     reason: str
     edited: str = Described(default="", description="where it lies now, relative to the folder, if somebody edited it")
     gone: bool = Described(default=False, description="whether somebody took it away")
+    hdus: int = Described(default=0, description="number of HDUs that it had; 0 if that is not known")
 
     @property
     def kept(self) -> bool:

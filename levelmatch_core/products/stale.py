@@ -82,6 +82,7 @@ def keep_stale(
         return StaleProducts()
     before = {product.name: product for product in last.stale}
     sources = {product.name: list(product.inputs) for product in last.stale} | _sources(tables.values())
+    hdus = {product.name: product.hdus for product in last.stale} | {file.name: file.hdus for file in last.files}
     lost = {file.name for file in last.files if file.name.startswith(PRODUCTS)} | before.keys()
     lost -= set(made)
     here = set(inputs)
@@ -97,7 +98,8 @@ def keep_stale(
         if prune:
             logger.warning("%s is removed, as it was asked: %s", name, reason)
             continue
-        product = _as_it_lies(folder, StaleProduct(name=name, inputs=tuple(came_from), reason=reason), before.get(name))
+        lost_one = StaleProduct(name=name, inputs=tuple(came_from), reason=reason, hdus=hdus.get(name, 0))
+        product = _as_it_lies(folder, lost_one, before.get(name))
         logger.error("%s is stale: %s; %s", name, reason, product.fate)
         kept.append(product)
         if product.kept:
@@ -106,7 +108,8 @@ def keep_stale(
                 logger.warning(
                     "%s: no table says what was subtracted from it, so that undo cannot give its input back", name
                 )
-            files.append(folder.write(name, lambda path, name=name: _mark(place_of(folder.path, name), path)))  # type: ignore[misc]
+            file = folder.write(name, lambda path, name=name: _mark(place_of(folder.path, name), path))  # type: ignore[misc]
+            files.append(file.model_copy(update={"hdus": product.hdus}))
     rows = _rows_of(tables, made_by)
     if rows is not None:
         files.append(folder.write(STALE, lambda path: write_ecsv(path, rows)))
@@ -211,12 +214,13 @@ def solutions_of(folder: Path, record: RunRecord) -> list[KnownSolution]:
         If a table cannot be read.
     """
     listed = {file.name for file in record.files}
-    return [KnownSolution.read(folder / name) for name in (CORRECTIONS, STALE) if name in listed or name == CORRECTIONS]
+    stale = _solution(folder / STALE) if STALE in listed else None  # without it, others are given back all the same
+    return [KnownSolution.read(folder / CORRECTIONS), *([stale] if stale is not None else [])]
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
 def earlier_tables(folder: Path) -> dict[str, Table]:
-    """Return the tables that say how the corrected files of an output were made, by name, that of its last run first."""
+    """Return the tables that say how the corrected files of an output were made, by name, the last run's first."""
     return {name: table for name in (CORRECTIONS, STALE) if (table := _table(folder / name)) is not None}
 
 
@@ -242,7 +246,8 @@ def _sources(tables: Iterable[Table]) -> dict[str, list[str]]:
 def _solution(path: Path) -> KnownSolution | None:
     try:
         return KnownSolution.read(path)
-    except UsageError:
+    except UsageError as error:
+        logger.warning("%s; what it tells of is not known", error)
         return None
 
 

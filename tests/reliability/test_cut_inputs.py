@@ -1,6 +1,7 @@
 """An input that is cut exactly between two HDUs is whole FITS, of fewer HDUs: it takes no good copy away."""
 
 import gzip
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,37 @@ def test_an_edited_tile_of_a_cut_input_is_kept_aside(place: Place) -> None:
         assert (place.out / stale.edited).read_bytes() == mine
     assert place.match(prune=True).complete
     assert (place.out / stale.edited).read_bytes() == mine
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_cut_input_is_missed_parts_of_without_its_corrected_file(place: Place, *, before: bool) -> None:
+    """The record of the run says how many HDUs it had."""
+    assert place.match().complete
+    victim = place.files[1]
+    if not before:
+        cut(victim, 2)
+        assert not place.match().complete
+    place.tile(victim.name).unlink()
+    cut(victim, 2)
+    for _ in range(3):
+        result = place.match()
+        assert [one.name for one in result.inventory.failures] == [victim.name]
+        assert [(one.name, one.gone) for one in result.record.stale] == [(f"tiles/{victim.name}", True)]
+        assert verify(place.out).mismatches == ()
+    prune(place.out)
+    assert place.match().complete
+
+
+def test_records_of_before_are_read(place: Place, tmp_path: Path) -> None:
+    assert place.match().complete
+    victim = place.files[1]
+    record = json.loads((place.out / "run.json").read_bytes())
+    assert {file["hdus"] for file in record["files"] if file["name"].startswith("tiles/")} == {8}
+    for file in record["files"]:
+        file.pop("hdus", None)
+    (place.out / "run.json").write_text(json.dumps(record))
+    cut(victim, 2)
+    place.hold_stale(place.match(), victim, tmp_path)
 
 
 def test_all_inputs_cut_at_once(place: Place) -> None:

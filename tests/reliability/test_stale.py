@@ -12,6 +12,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from flows.summary import STALE, summarize
+from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.jobs.products import WriteJob
 from levelmatch_core.pipeline import Request, RunResult, run
 from levelmatch_core.products.corrected.undo import undo
@@ -221,6 +222,50 @@ def test_rows_are_those_that_a_file_was_made_by(
     assert [failure.name for failure in back.failures] == [victim.name]
     assert not (tmp_path / "back" / victim.name).exists()
     assert place.match(**other).record.stale == result.record.stale
+
+
+def test_an_input_that_another_was_copied_over_is_the_lost_one(place: Place, tmp_path: Path) -> None:
+    assert place.match().complete
+    first, second, *_ = place.files
+    first.write_bytes(second.read_bytes())
+    result = place.match()
+    assert [one.name for one in result.record.stale] == [f"tiles/{first.name}"]
+    assert f"the same bytes as {second.name}, which is used" in result.record.stale[0].reason
+    gives_back(place, first, tmp_path / "back")
+
+
+def test_undo_gives_back_what_it_can_without_the_table_of_stale_files(place: Place, tmp_path: Path) -> None:
+    assert place.match().complete
+    first, *others = place.files
+    first.unlink()
+    place.match()
+    (place.out / "stale.ecsv").unlink()
+    back = undo(place.out, tmp_path / "back")
+    assert {file.name for file in back.files} == {path.name for path in others}
+    assert [failure.name for failure in back.failures] == [first.name]
+    assert verify(place.out).mismatches != ()
+    assert [one.name for one in place.match().record.stale] == [f"tiles/{first.name}"]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_folder_in_the_place_of_a_tile(place: Place, *, full: bool) -> None:
+    """It is somebody's: it stays, and the run says what it lacks."""
+    assert place.match().complete
+    victim = place.files[0]
+    place.tile(victim.name).unlink()
+    place.tile(victim.name).mkdir()
+    if full:
+        (place.tile(victim.name) / "notes.txt").write_text("mine")
+        with pytest.raises(OutputFolderError, match="did not make"):
+            place.match()
+        return
+    result = place.match()
+    assert [one.name for one in result.failures] == [victim.name]
+    assert [one.gone for one in result.record.stale] == [True]
+    victim.unlink()
+    for _ in range(2):
+        assert [one.gone for one in place.match().record.stale] == [True]
+    assert place.tile(victim.name).is_dir()
 
 
 # -- edited by somebody ------------------------------------------------------------------------------------------------

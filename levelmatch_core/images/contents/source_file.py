@@ -1,11 +1,12 @@
 """The files that come in, with their headers; those that cannot be read, or are still written to, by name."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from astropy.io import fits
 
@@ -22,8 +23,17 @@ from levelmatch_core.settings import MatchSettings
 
 STEP, PENDING = "inventory", "pending"
 
-Complaint = Callable[[str, str, Sequence[Hdu]], str]
-"""Returns why a file is of no use, by its name, the sha256 of its bytes and its HDUs; '' if it may be used."""
+
+class EarlierInputs(Protocol):
+    """What is known of files that were read before."""
+
+    def complaint(self, shown: str, digest: str, hdus: Sequence[Hdu], /) -> str:
+        """Return what a file has lost that makes it unusable, '' if that is nothing."""
+        ...
+
+    def is_as_before(self, shown: str, digest: str, /) -> bool:
+        """Return whether a file has the bytes that it had."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ def read_files(
     paths: Sequence[tuple[Path, str]],
     settings: MatchSettings,
     missing: Mapping[Path, str],
-    complaint: Complaint | None = None,
+    earlier: EarlierInputs | None = None,
 ) -> list[SourceFile | Failure]:
     """Read digests and headers of all files that are there and that nobody writes to any more, in their order."""
     known = known_with(settings.instruments)
@@ -111,12 +121,9 @@ def read_files(
         if path in missing:
             return reading_failure(shown, MissingInputError(f"{shown}: {missing[path]}"))
         file = _read_settled(path, shown, known, settings)
-        if (
-            complaint is not None
-            and isinstance(file, SourceFile)
-            and (said := complaint(shown, file.digest, file.hdus))
-        ):
-            return reading_failure(shown, LostInputError(said))
+        if isinstance(file, SourceFile) and earlier is not None:
+            lost = earlier.complaint(shown, file.digest, file.hdus)
+            return reading_failure(shown, LostInputError(lost)) if lost else file
         return file
 
     if settings.procs == 1:

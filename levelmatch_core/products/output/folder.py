@@ -331,6 +331,8 @@ def _remove(root: Path, name: str) -> bool:
     if name in {RUN, LOG, JOURNAL}:
         return False
     place = place_of(root, name)
+    if place.is_dir() and not place.is_symlink():  # somebody's
+        return False
     there = place.is_file() or place.is_symlink()
     place.unlink(missing_ok=True)
     with suppress(OSError):  # folders that are not empty are kept
