@@ -45,7 +45,7 @@ class Machine(RuleBasedStateMachine):
         self.forgotten: set[str] = set()
         """Inputs that are not in OUT: their corrected file was pruned."""
         self.edits: list[bytes] = []
-        self.numbers = itertools.count()
+        self.numbers = itertools.count(1)
 
     def teardown(self) -> None:
         """Remove all files."""
