@@ -1,19 +1,18 @@
 """Any sequence of losses, edits, runs and prunings: no input is lost unnamed, and nothing that somebody edited."""
 
 import itertools
-import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from astropy.io import fits
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from levelmatch_core.images.fits_headers import read_headers
-from levelmatch_core.pipeline import Request, run
+from levelmatch_core.pipeline import Request, RunResult, run
 from levelmatch_core.products.corrected.undo import undo
 from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.products.stale import prune
@@ -22,15 +21,26 @@ from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
 from levelmatch_core.sky.store import CutoutStore
 
-FILES = st.integers(0, 3)
+FILES = st.sampled_from([0, 3])
+"""Which of the four files something befalls: of two, so that much of it meets."""
+TILES = st.sampled_from(["stays", "is edited", "is taken away"])
 HARMS = st.sampled_from(["removed", "truncated", "cut", "last HDU cut", "emptied"])
 
+STEPS = st.one_of(
+    st.tuples(st.just("lose"), st.fixed_dictionaries({"which": FILES, "how": HARMS, "tile": TILES})),
+    st.tuples(st.just("lose"), st.fixed_dictionaries({"which": FILES, "how": HARMS, "tile": TILES})),
+    st.tuples(st.sampled_from(["put_back", "edit", "take_away"]), st.fixed_dictionaries({"which": FILES})),
+    st.tuples(st.just("match"), st.fixed_dictionaries({"prune": st.just(False), "sigma": st.sampled_from([3.0, 4.0])})),
+    st.tuples(st.just("match"), st.fixed_dictionaries({"prune": st.booleans(), "sigma": st.just(3.0)})),
+    st.tuples(st.just("prune"), st.just({})),
+)
+"""Of which losses and runs are the most frequent."""
 
-class Machine(RuleBasedStateMachine):
+
+class Place:
     """What is known of the files, against what levelmatch makes of them."""
 
     def __init__(self, base: Path, root: Path) -> None:
-        super().__init__()
         shutil.copytree(base, root)
         self.root, self.inputs, self.out = root, root / "in", root / "out"
         self.store = base.parent / "store"
@@ -47,18 +57,16 @@ class Machine(RuleBasedStateMachine):
         self.edits: list[bytes] = []
         self.numbers = itertools.count(1)
 
-    def teardown(self) -> None:
-        """Remove all files."""
-        shutil.rmtree(self.root)
-
     def tile(self, name: str) -> Path:
         return self.out / "tiles" / name
 
     # -- what befalls inputs and corrected files -----------------------------------------------------------------------
-    @precondition(lambda self: len(self.harm) < 3)
-    @rule(which=FILES, how=HARMS)
-    def lose(self, which: int, how: str) -> None:
-        """Harm an input; one of the four at least stays."""
+    def lose(self, which: int, how: str, tile: str) -> None:
+        """Harm an input, and its corrected file perhaps."""
+        if tile == "is edited":
+            self.edit(which)
+        elif tile == "is taken away":
+            self.take_away(which)
         name = self.names[which]
         if name in self.harm:
             return
@@ -76,20 +84,12 @@ class Machine(RuleBasedStateMachine):
             return
         self.harm[name] = how
 
-    @rule(which=FILES)
     def put_back(self, which: int) -> None:
         """Restore an input."""
         name = self.names[which]
         (self.inputs / name).write_bytes(self.whole[name])
         self.harm.pop(name, None)
 
-    @rule(which=FILES)
-    def touch(self, which: int) -> None:
-        """Give a file another time."""
-        if (self.inputs / self.names[which]).exists():
-            os.utime(self.inputs / self.names[which])
-
-    @rule(which=FILES)
     def edit(self, which: int) -> None:
         """Edit a corrected file."""
         place = self.tile(self.names[which])
@@ -98,7 +98,6 @@ class Machine(RuleBasedStateMachine):
             place.write_bytes(self.edits[-1])
             self.altered.add(self.names[which])
 
-    @rule(which=FILES)
     def take_away(self, which: int) -> None:
         """Remove a corrected file that nobody edited."""
         name = self.names[which]
@@ -107,22 +106,12 @@ class Machine(RuleBasedStateMachine):
             self.altered.add(name)
 
     # -- commands ------------------------------------------------------------------------------------------------------
-    @rule()
-    def match(self) -> None:
-        """Run."""
-        self._match(prune=False)
+    def match(self, *, prune: bool, sigma: float) -> None:
+        """Run, with changing settings."""
+        chosen = MatchSettings.from_mapping({"figures": "none", "overwrite": True, "sigma": sigma})
+        request = Request(inputs=(self.inputs,), output=self.out, settings=chosen, prune=prune)
+        self._hold(run(request, CutoutStore(self.store), PlainRunner), prune=prune)
 
-    @rule(sigma=st.sampled_from([3.0, 4.0]))
-    def match_otherwise(self, sigma: float) -> None:
-        """Run with another setting."""
-        self._match(prune=False, sigma=sigma)
-
-    @rule()
-    def match_and_prune(self) -> None:
-        """Run, and let go what is lost."""
-        self._match(prune=True)
-
-    @rule()
     def prune(self) -> None:
         """Prune."""
         gone = {product.name.removeprefix("tiles/") for product in prune(self.out)}
@@ -132,10 +121,8 @@ class Machine(RuleBasedStateMachine):
         self.stale = {}
         self._hold_edits()
 
-    def _match(self, *, prune: bool, **changed: object) -> None:
-        chosen = MatchSettings.from_mapping({"figures": "none", "overwrite": True, **changed})
-        request = Request(inputs=(self.inputs,), output=self.out, settings=chosen, prune=prune)
-        result = run(request, CutoutStore(self.store), PlainRunner)
+    def _hold(self, result: RunResult, *, prune: bool) -> None:
+        """Hold that a run did what it should."""
         for name, how in list(self.harm.items()):
             taken = "cut" in how and (prune or name in self.forgotten)
             if taken:  # as it is now
@@ -190,14 +177,12 @@ def test_nothing_is_lost_unnamed(tmp_path: Path) -> None:
     )
     assert run(request, CutoutStore(tmp_path / "store"), PlainRunner).complete
 
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: Machine(base, tmp_path / f"case{next(numbers)}"),
-        settings=settings(
-            max_examples=20,
-            stateful_step_count=14,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(STEPS, min_size=5, max_size=9))
+    def hold(steps: list[tuple[str, dict[str, Any]]]) -> None:
+        place = Place(base, tmp_path / f"case{next(numbers)}")
+        for name, chosen in (*steps, ("match", {"prune": False, "sigma": 3.0})):
+            getattr(place, name)(**chosen)
+        shutil.rmtree(place.root)
+
+    hold()
