@@ -141,8 +141,7 @@ def _problems(result: RunResult) -> Iterable[Unmatched]:
         named |= {failure.name, *failure.exposures}
         yield _problem(failure, Status.FAILED)
     for product in result.record.stale:
-        reason = f"{product.reason}; the corrected file of an earlier run stays; levelmatch prune removes it"
-        yield Unmatched(name=product.name, status=STALE, reason=reason)
+        yield Unmatched(name=product.name, status=STALE, reason=f"{product.reason}; {product.fate}")
     for match in result.matches:
         for correction in match.corrections:
             name, tile = correction.exposure.name, correction.exposure.tile

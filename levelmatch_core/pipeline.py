@@ -42,12 +42,12 @@ from levelmatch_core.jobs.products import (
 from levelmatch_core.matching.corrections import Correction, FieldMatch, Status
 from levelmatch_core.matching.reference_history import KnownZero, Zeros, lacking, names_lost, names_of
 from levelmatch_core.process.log_context import logger_of
-from levelmatch_core.products.corrected.known_solution import PRODUCTS
 from levelmatch_core.products.corrected.write import products_of
+from levelmatch_core.products.lost_parts import EarlierProducts
 from levelmatch_core.products.manifest import OutputFile, StaleProduct
 from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.products.runrecord import RunRecord, record_of
-from levelmatch_core.products.stale import StaleProducts, keep_stale
+from levelmatch_core.products.stale import keep_stale_products
 from levelmatch_core.products.summaries import FieldSummary
 from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
@@ -120,8 +120,15 @@ class RunResult:
         return not lacking_input and all(match.complete for match in self.matches)
 
 
-def inventory_of(request: Request) -> Inventory:
+def inventory_of(request: Request, earlier: EarlierProducts) -> Inventory:
     """Return the exposures to be matched, after checking that the requested reference exists.
+
+    Parameters
+    ----------
+    request
+        The user's request.
+    earlier
+        What the output holds: an input that has less than when it was corrected is damaged.
 
     Raises
     ------
@@ -137,6 +144,7 @@ def inventory_of(request: Request) -> Inventory:
         group_by=request.group_by,
         exclude=outputs_of(request.output),
         missing=request.missing,
+        earlier=earlier,
     )
     check_reference(request.settings.reference, inventory)
     return inventory
@@ -172,7 +180,8 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
     started, cpu_started = time.monotonic(), time.process_time()
     store.clear_left_over()
     with store.in_use(), OutputFolder.open(request.output, request.settings, request.inputs) as folder:
-        inventory = inventory_of(request)
+        earlier = EarlierProducts(folder.path, folder.last, prune=request.prune)
+        inventory = inventory_of(request, earlier)
         given = read_given(request.settings, inventory)
         for note in inventory.notes:
             logger.warning(note)
@@ -184,7 +193,7 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
             each = StrictRunner(each)
         each(lost_inputs(inventory.failures, request.settings), "files that cannot be used")
         matches = match_fields(inventory, request.settings, each, given, folder.previous, kept=folder.last)
-        matches, files, stale = write_products(matches, request, inventory, each, folder)
+        matches, files, stale = write_products(matches, request, inventory, each, folder=folder, earlier=earlier)
         recorded = partial(
             record_of,
             settings=request.settings,
@@ -210,7 +219,6 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
                 "cpu_seconds": round(time.process_time() - cpu_started, 3),
                 "peak_memory_mb": round(peak_memory(), 1),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                **({"edited": sorted(folder.edited)} if folder.edited else {}),
             },
         )
     return RunResult(request, inventory, matches, record, changed, seconds)
@@ -266,7 +274,9 @@ def write_products(
     request: Request,
     inventory: Inventory,
     each: JobRunner,
+    *,
     folder: OutputFolder,
+    earlier: EarlierProducts,
 ) -> tuple[tuple[FieldMatch, ...], list[OutputFile], tuple[StaleProduct, ...]]:
     """Write corrected exposures, mosaics, figures and tables.
 
@@ -277,6 +287,10 @@ def write_products(
     settings = request.settings
     grids = {place: grid for match in matches for place, grid in match.grids.items()}
     products = products_of(correction for match in matches for correction in match.corrections)
+    held = earlier.held(products, inventory)
+    if settings.strict:
+        refuse_failures(held)
+    kept_back = {failure.name for failure in held}
     jobs = [
         WriteJob(
             label=product,
@@ -287,12 +301,13 @@ def write_products(
             grids={part.place: grids[part.place] for part in parts},
         )
         for product, parts in products.items()
+        if product not in kept_back
     ]
     folder.expect(f"tiles/{job.product}" for job in jobs)
     written, unwritten = parted(each(jobs, "corrected exposures"))
     results: list[Written] = list(written)
     finished = []
-    for match in (match.with_failures(unwritten) for match in matches):
+    for match in (match.with_failures([*held, *unwritten]) for match in matches):
         name = match.field.name
         panels = match.panels
         jobs_of = (
@@ -329,32 +344,14 @@ def write_products(
         for note in result.notes:
             logger.warning(note)
     files = [file for result in results for file in result.files]
-    kept = _keep_stale(finished, products, written, request=request, inventory=inventory, folder=folder)
+    made = {file.name for each in written for file in each.files}
+    kept = keep_stale_products(
+        folder, earlier.tables, made, products=products, matches=finished, inventory=inventory, prune=request.prune
+    )
     files += kept.files
     files.append(folder.write("corrections.ecsv", lambda path: write_corrections(path, finished)))
     files.append(folder.write("pairs.ecsv", lambda path: write_pairs(path, finished)))
     return tuple(finished), sorted(files, key=lambda file: file.name), kept.products
-
-
-def _keep_stale(
-    matches: Sequence[FieldMatch],
-    products: Mapping[str, Sequence[Correction]],
-    written: Sequence[Written],
-    *,
-    request: Request,
-    inventory: Inventory,
-    folder: OutputFolder,
-) -> StaleProducts:
-    """Keep what earlier runs made and this one could not; before the tables that say how it was made are replaced."""
-    made = {file.name for each in written for file in each.files}
-    inputs = {part.exposure.file for product, parts in products.items() if PRODUCTS + product in made for part in parts}
-    exposures = [exposure for field in inventory.fields for exposure in field.exposures]
-    file_of = {exposure.name: exposure.file for exposure in exposures} | {exposure.file: "" for exposure in exposures}
-    failures = (*inventory.failures, *inventory.pending, *(one for match in matches for one in match.failures))
-    reasons = {
-        file_of.get(name) or name: failure.reason for failure in failures for name in (failure.name, *failure.exposures)
-    }
-    return keep_stale(folder, made, inputs, reasons, prune=request.prune)
 
 
 def check_reference(named: str | None, inventory: Inventory) -> None:

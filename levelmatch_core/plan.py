@@ -22,6 +22,7 @@ from levelmatch_core.matching.reference_history import Zeros
 from levelmatch_core.matching.results import Gauge, Member
 from levelmatch_core.matching.stages import STAGES, Merger, Stage, groups_of
 from levelmatch_core.pipeline import Request, inventory_of, layout_for, zeros_of
+from levelmatch_core.products.lost_parts import EarlierProducts
 from levelmatch_core.products.output.checks import check_folder
 from levelmatch_core.products.output.folder import RUN
 from levelmatch_core.products.runrecord import RunRecord
@@ -111,10 +112,10 @@ def plan_run(request: Request) -> Plan:
         If no exposure is usable.
     """
     check_folder(request.output, request.settings, request.inputs)
-    inventory = inventory_of(request)
-    read_given(request.settings, inventory)
     record = request.output / RUN
     previous = RunRecord.load(record) if record.is_file() else None
+    inventory = inventory_of(request, EarlierProducts(request.output, previous, prune=request.prune))
+    read_given(request.settings, inventory)
     fields = tuple(
         _field(field, request.settings, previous, zeros_of(field, inventory, request.settings, previous))
         for field in inventory.fields

@@ -22,6 +22,8 @@ def prune(folder: Path) -> None:
         from levelmatch_core.products.stale import prune as remove_stale  # noqa: PLC0415 - slow to import
 
         gone = remove_stale(folder)
-        for name in gone:
-            say(f"removed: {name}")
+        for product in gone:
+            say(f"{'removed' if product.kept else 'off the record'}: {product.name}")
+            if product.edited:
+                say(f"yours, and not touched: {product.edited}")
         say(f"{len(gone)} stale files were removed from {folder}")

@@ -43,14 +43,18 @@ _OF_THE_RESULT = ("program", "recursive", "group_by", "prune")
     help="Exit with 4 if the grade of the result is lower (good: residuals are noise; fair: up to 5 times that).",
 )
 @cloup.option(
-    "--prune", is_flag=True, help="Remove corrected files of earlier runs whose input is missing or damaged now."
+    "--prune",
+    is_flag=True,
+    help="Remove corrected files of earlier runs whose input is missing or damaged now, and take inputs as they are "
+    "that hold less than when they were corrected.",
 )
 @cloup.option("--again", is_flag=True, help="Make a run also where nothing is new since the last one.")
 @cloup.option("--dry-run", is_flag=True, help="Show tiles, fields, pairs, references and cost; write nothing.")
 def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
     """Match the exposures of INPUT (files, or folders of FITS files) and write the results to DIR.
 
-    A corrected file in DIR whose input is missing or damaged now stays, is named, and goes only by --prune.
+    A corrected file in DIR whose input is missing or damaged now, or has lost HDUs, stays, is named, and goes only by
+    --prune.
 
     Exit code: 0 all matched, reference or alone; 3 finished, but some are untied, failed or stale; 4 finished, but the
     grade is lower than --require asks for; 2 bad usage, settings or DIR, nothing written; 1 anything else.

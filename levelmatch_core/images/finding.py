@@ -118,7 +118,8 @@ def _search(given: Sequence[Path], step_ext: str | None, recursive: bool, exclud
             if folder not in folders:
                 folders[folder] = folder.resolve()
             if not any(folders[folder].is_relative_to(one) for one in excluded):
-                file = path.resolve() if path.is_symlink() else folders[folder] / path.name
+                # not resolve(), to which a link to itself is an error: it is left out by name when it is to be read
+                file = Path(os.path.realpath(path)) if path.is_symlink() else folders[folder] / path.name
                 by_file.setdefault(file, _Found(path, folder if path == entry else entry))
     return list(by_file.values())
 

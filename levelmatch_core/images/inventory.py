@@ -38,7 +38,7 @@ from levelmatch_core.images.contents.scales import (
     refuse_asinh,
     unit_key,
 )
-from levelmatch_core.images.contents.source_file import PENDING, SourceFile, read_files, reading_failure
+from levelmatch_core.images.contents.source_file import PENDING, EarlierInputs, SourceFile, read_files, reading_failure
 from levelmatch_core.images.contents.source_file import STEP as INVENTORY
 from levelmatch_core.images.exposure import Companion, Exposure, Failure, Inventory
 from levelmatch_core.images.fields import Kind, Labelled, fields_of
@@ -78,6 +78,7 @@ def take_inventory(
     exclude: Iterable[str | Path] = (),
     whole_sky: bool = False,
     missing: Sequence[MissingInput] = (),
+    earlier: EarlierInputs | None = None,
 ) -> Inventory:
     """Read the headers of all inputs and put them in order.
 
@@ -100,6 +101,8 @@ def take_inventory(
         Whether images are usable of which no tangent plane shows all.
     missing
         Files of the inputs, or members of their associations, that are not there: each is a failure.
+    earlier
+        What is known of them.
 
     Raises
     ------
@@ -115,14 +118,14 @@ def take_inventory(
     failures: list[Failure] = []
     notes: list[str] = []
     with quiet():
-        files = _sound(read_files(paths, settings, why), failures)
+        files = _sound(read_files(paths, settings, why, earlier), failures)
         asides = asides_of(Seen(file.shown, file.hdus) for file in files)
         unseen = [file for file in files if file.shown not in asides and file.is_no_sky()]
         asides |= {file.shown: Aside(file.shown, file.is_no_sky()) for file in unseen}
         beside = _beside(files, asides) if settings.companions == "use" else {}
         files = _believed([file for file in files if file.shown not in asides], notes)
         files = _of_band(files, settings.band, notes)
-        files = _sound(_copies_marked(files), failures)
+        files = _sound(_copies_marked(files, earlier), failures)
         found = [labelled for file in files for labelled in _sound(_exposures_of(file, settings, tile_of), failures)]
         found = [_with_companions(labelled, beside.get(labelled.exposure.file, ())) for labelled in found]
         found = _sound(_repeats_marked(found if whole_sky else _sound(_too_wide_marked(found), failures)), failures)
@@ -220,15 +223,19 @@ def _has_band(names: Collection[str], band: str | None) -> bool:
     return band is None or band.strip().lower() in names
 
 
-def _copies_marked(files: Sequence[SourceFile]) -> Iterator[SourceFile | Failure]:
-    """Put a failure in place of each file whose bytes came before."""
-    first: dict[str, str] = {}
+def _copies_marked(files: Sequence[SourceFile], earlier: EarlierInputs | None) -> Iterator[SourceFile | Failure]:
+    """Put a failure in place of each file whose bytes came before, or are those that another had before."""
+    used: dict[str, str] = {}
     for file in files:
-        if file.digest in first:
-            message = f"{file.shown}: the same bytes as {first[file.digest]}, which is used; remove one of them"
+        used.setdefault(file.digest, file.shown)
+    for file in files:  # the other is a copy of it that was written over another exposure
+        if earlier is not None and used[file.digest] != file.shown and earlier.is_as_before(file.shown, file.digest):
+            used[file.digest] = file.shown
+    for file in files:
+        if used[file.digest] != file.shown:
+            message = f"{file.shown}: the same bytes as {used[file.digest]}, which is used; remove one of them"
             yield reading_failure(file.shown, DuplicateExposureError(message))
         else:
-            first[file.digest] = file.shown
             yield file
 
 

@@ -55,7 +55,7 @@ class WriteJob(ProductJob):
     """Write one corrected file."""
 
     step = "write"
-    version = 2
+    version = 3
     roles = ("fit", "write")
 
     product: str
@@ -89,13 +89,17 @@ class WriteJob(ProductJob):
     def run(self, workspace: Workspace) -> Written:
         """Write the file."""
         notes: list[str] = []
+        hdus = 0
 
         def writer(path: Path) -> Sha256:
+            nonlocal hdus
             made = write_corrected(path, self.corrections, self.grids, self.settings)
             notes.extend(made.notes)
+            hdus = made.hdus
             return Sha256(made.sha256)
 
-        return Written(files=(workspace.output().write(self.writes()[0], writer),), notes=tuple(notes))
+        file = workspace.output().write(self.writes()[0], writer)
+        return Written(files=(file.model_copy(update={"hdus": hdus}),), notes=tuple(notes))
 
 
 class FieldImageJob(ProductJob):

@@ -81,8 +81,8 @@ def explain(folder: Path) -> str:
         lines += [f"  {failure.name} ({failure.step}): {failure.reason}" for failure in record.failures]
         lines += [f"  {name}: pending, still being written: the next run takes it" for name in record.pending]
     if record.stale:
-        lines += ["", "Stale: corrected by an earlier run, and kept; `levelmatch prune` removes them"]
-        lines += [f"  {product.name}: {product.reason}" for product in record.stale]
+        lines += ["", "Stale: corrected by an earlier run; `levelmatch prune` removes them"]
+        lines += [f"  {product.name}: {product.reason}; {product.fate}" for product in record.stale]
     for note in record.notes:
         lines += ["", f"Note: {note}"]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ back, by the rows of `stale.ecsv`, which is a corrections table of them alone. T
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,18 @@ from levelmatch_core.errors import OutputFolderError, UsageError
 from levelmatch_core.files.ecsv import write_ecsv
 from levelmatch_core.files.locks import FolderLock
 from levelmatch_core.files.writing import sync_folder, write_durably
+from levelmatch_core.images.exposure import Inventory
 from levelmatch_core.images.fits_cards import open_raw
 from levelmatch_core.images.fits_headers import MATCHED_CARD
+from levelmatch_core.images.reading import file_digest
+from levelmatch_core.matching.corrections import Correction, FieldMatch
 from levelmatch_core.process.log_context import logger_of
+from levelmatch_core.products.corrected.card_check import card_mismatches
 from levelmatch_core.products.corrected.editing import EditedFile
 from levelmatch_core.products.corrected.known_solution import PRODUCTS, KnownSolution
 from levelmatch_core.products.manifest import OutputFile, StaleProduct
 from levelmatch_core.products.output.folder import OutputFolder
-from levelmatch_core.products.output.placing import JOURNAL, RUN, place_of
+from levelmatch_core.products.output.placing import JOURNAL, RUN, edits_of, keep_aside, place_of
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.products.tables import read_corrections
 from levelmatch_core.text.naming import some_of
@@ -30,6 +35,8 @@ from levelmatch_core.text.naming import some_of
 logger = logger_of(__name__)
 
 CORRECTIONS, STALE = "corrections.ecsv", "stale.ecsv"
+MARK = "LVLPART"
+"""The card by which a stale product is marked."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,13 @@ class StaleProducts:
 
 
 def keep_stale(
-    folder: OutputFolder, made: Iterable[str], inputs: Iterable[str], reasons: Mapping[str, str], *, prune: bool
+    folder: OutputFolder,
+    tables: Mapping[str, Table],
+    made: Iterable[str],
+    *,
+    inputs: Iterable[str],
+    reasons: Mapping[str, str],
+    prune: bool,
 ) -> StaleProducts:
     """Keep the corrected files of earlier runs that this one cannot make; to be called before its tables are written.
 
@@ -49,6 +62,8 @@ def keep_stale(
     ----------
     folder
         The output.
+    tables
+        Those of earlier runs, from :func:`earlier_tables`.
     made
         Names of the corrected files that this run made.
     inputs
@@ -65,14 +80,16 @@ def keep_stale(
     last = folder.last
     if last is None:
         return StaleProducts()
-    tables = [table for name in (CORRECTIONS, STALE) if (table := _table(folder.path / name)) is not None]
-    sources = _sources(tables)
-    lost = {file.name: file for file in last.files if file.name.startswith(PRODUCTS)}
-    for name in made:
-        lost.pop(name, None)
+    before = {product.name: product for product in last.stale}
+    sources = {product.name: list(product.inputs) for product in last.stale} | _sources(tables.values())
+    hdus = {product.name: product.hdus for product in last.stale} | {file.name: file.hdus for file in last.files}
+    lost = {file.name for file in last.files if file.name.startswith(PRODUCTS)} | before.keys()
+    lost -= set(made)
     here = set(inputs)
     kept: list[StaleProduct] = []
     files: list[OutputFile] = []
+    solutions = {name: found for name in tables if (found := _solution(folder.path / name)) is not None} if lost else {}
+    made_by: dict[str, str] = {}
     for name in sorted(lost):
         came_from = sources.get(name, ())
         if came_from and here.issuperset(came_from):
@@ -80,24 +97,77 @@ def keep_stale(
         reason = _reason(came_from, here, reasons)
         if prune:
             logger.warning("%s is removed, as it was asked: %s", name, reason)
-        elif folder.keeps(name):
-            logger.error("%s is stale and kept: %s; levelmatch prune removes it", name, reason)
-            files.append(folder.write(name, lambda path, name=name: _mark(place_of(folder.path, name), path)))  # type: ignore[misc]
-            kept.append(StaleProduct(name=name, inputs=tuple(came_from), reason=reason))
-        else:
-            logger.error(
-                "%s is not kept: %s; and it is not as a run wrote it, so that undo cannot give its input back",
-                name,
-                reason,
-            )
-    rows = _rows_of(tables, {product.name for product in kept})
+            continue
+        lost_one = StaleProduct(name=name, inputs=tuple(came_from), reason=reason, hdus=hdus.get(name, 0))
+        product = _as_it_lies(folder, lost_one, before.get(name))
+        logger.error("%s is stale: %s; %s", name, reason, product.fate)
+        kept.append(product)
+        if product.kept:
+            made_by[name] = _made_by(folder.path, name, tables, solutions)
+            if not made_by[name]:
+                logger.warning(
+                    "%s: no table says what was subtracted from it, so that undo cannot give its input back", name
+                )
+            file = folder.write(name, lambda path, name=name: _mark(place_of(folder.path, name), path))  # type: ignore[misc]
+            files.append(file.model_copy(update={"hdus": product.hdus}))
+    rows = _rows_of(tables, made_by)
     if rows is not None:
         files.append(folder.write(STALE, lambda path: write_ecsv(path, rows)))
     return StaleProducts(tuple(kept), tuple(files))
 
 
-def prune(folder: Path) -> tuple[str, ...]:
-    """Remove the stale products of a finished output, and return their names.
+def keep_stale_products(
+    folder: OutputFolder,
+    tables: Mapping[str, Table],
+    made: AbstractSet[str],
+    *,
+    products: Mapping[str, Sequence[Correction]],
+    matches: Iterable[FieldMatch],
+    inventory: Inventory,
+    prune: bool,
+) -> StaleProducts:
+    """Keep what earlier runs made and this one could not, as :func:`keep_stale` does.
+
+    Parameters
+    ----------
+    folder
+        The output.
+    tables
+        Those of earlier runs, from :func:`earlier_tables`.
+    made
+        Names of the corrected files that this run made.
+    products
+        The corrections by the corrected file that they belong to, below `tiles/`.
+    matches
+        The fields, with what failed.
+    inventory
+        The inputs.
+    prune
+        Whether to let them go.
+    """
+    inputs = {part.exposure.file for product, parts in products.items() if PRODUCTS + product in made for part in parts}
+    exposures = [exposure for field in inventory.fields for exposure in field.exposures]
+    file_of = {exposure.name: exposure.file for exposure in exposures} | {exposure.file: "" for exposure in exposures}
+    failures = (*inventory.failures, *inventory.pending, *(one for match in matches for one in match.failures))
+    reasons = {
+        file_of.get(name) or name: failure.reason for failure in failures for name in (failure.name, *failure.exposures)
+    }
+    return keep_stale(folder, tables, made, inputs=inputs, reasons=reasons, prune=prune)
+
+
+def _as_it_lies(folder: OutputFolder, product: StaleProduct, before: StaleProduct | None) -> StaleProduct:
+    """Return a stale product with what became of its file, which is moved aside if somebody edited it."""
+    if folder.keeps(product.name):
+        return product
+    edited = folder.edited.get(product.name) or (before.edited if before is not None else "")
+    if not edited or not (folder.path / edited).is_file():
+        # a run that was killed may have moved it
+        edited = next(reversed(edits_of(folder.path, product.name)), "")
+    return product.model_copy(update={"edited": edited, "gone": not edited})
+
+
+def prune(folder: Path) -> tuple[StaleProduct, ...]:
+    """Remove the stale products of a finished output, and return them; what somebody edited stays, aside.
 
     Raises
     ------
@@ -111,18 +181,26 @@ def prune(folder: Path) -> tuple[str, ...]:
     lock = FolderLock(folder)
     try:
         record = RunRecord.load(folder / RUN)
-        gone = {product.name for product in record.stale}
-        if not gone:
+        if not record.stale:
             return ()
+        digests = {file.name: file.sha256 for file in record.files}
+        pruned: list[StaleProduct] = []
         # the record last: killed before that, another prune goes on
-        places = [place_of(folder, name) for name in (*sorted(gone), STALE)]
+        for product in record.stale:
+            place = place_of(folder, product.name)
+            if not product.kept or not place.is_file() or file_digest(place) == digests.get(product.name):
+                pruned.append(product)
+            else:
+                pruned.append(product.model_copy(update={"edited": keep_aside(folder, product.name)}))
+        gone = {product.name for product in record.stale if product.kept} | {STALE}
+        places = [place_of(folder, name) for name in sorted(gone)]
         for place in places:
             place.unlink(missing_ok=True)
-        left = tuple(file for file in record.files if file.name not in gone | {STALE})
+        left = tuple(file for file in record.files if file.name not in gone)
         write_durably(folder / RUN, record.model_copy(update={"files": left, "stale": ()}).to_bytes())
         for parent in {place.parent for place in places}:
             sync_folder(parent)
-        return tuple(sorted(gone))
+        return tuple(pruned)
     finally:
         lock.release()
 
@@ -136,10 +214,16 @@ def solutions_of(folder: Path, record: RunRecord) -> list[KnownSolution]:
         If a table cannot be read.
     """
     listed = {file.name for file in record.files}
-    return [KnownSolution.read(folder / name) for name in (CORRECTIONS, STALE) if name in listed or name == CORRECTIONS]
+    stale = _solution(folder / STALE) if STALE in listed else None  # without it, others are given back all the same
+    return [KnownSolution.read(folder / CORRECTIONS), *([stale] if stale is not None else [])]
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
+def earlier_tables(folder: Path) -> dict[str, Table]:
+    """Return the tables that say how the corrected files of an output were made, by name, the last run's first."""
+    return {name: table for name in (CORRECTIONS, STALE) if (table := _table(folder / name)) is not None}
+
+
 def _table(path: Path) -> Table | None:
     if not path.is_file():
         return None
@@ -150,7 +234,7 @@ def _table(path: Path) -> Table | None:
         return None
 
 
-def _sources(tables: Sequence[Table]) -> dict[str, list[str]]:
+def _sources(tables: Iterable[Table]) -> dict[str, list[str]]:
     """Return the input files of each product."""
     found: dict[str, set[str]] = {}
     for table in tables:
@@ -159,15 +243,35 @@ def _sources(tables: Sequence[Table]) -> dict[str, list[str]]:
     return {product: sorted(files) for product, files in found.items()}
 
 
-def _rows_of(tables: Sequence[Table], products: set[str]) -> Table | None:
-    """Return the rows of products, each from the first table that has them, as a table of its own; None without any."""
-    parts: list[Table] = []
-    left = set(products)
+def _solution(path: Path) -> KnownSolution | None:
+    try:
+        return KnownSolution.read(path)
+    except UsageError as error:
+        logger.warning("%s; what it tells of is not known", error)
+        return None
+
+
+def _made_by(folder: Path, name: str, tables: Mapping[str, Table], solutions: Mapping[str, KnownSolution]) -> str:
+    """Return the table whose rows a corrected file was made by, '' if there is none.
+
+    A run that was killed leaves corrected files that no table tells of, or tables of others than are there.
+    """
+    product = name.removeprefix(PRODUCTS)
     for table in tables:
-        mine = np.array([str(product) in left for product in table["product"]], dtype=bool)
+        rows = solutions[table].products().get(product, []) if table in solutions else []
+        differing = card_mismatches(folder / name, product, rows, solutions[table].grids) if rows else iter([""])
+        if all(MARK in what for what in differing):  # which is set once it is stale
+            return table
+    return ""
+
+
+def _rows_of(tables: Mapping[str, Table], made_by: Mapping[str, str]) -> Table | None:
+    """Return the rows of products, each from the table that it was made by, as a table of its own; None without any."""
+    parts: list[Table] = []
+    for table in tables:
+        mine = np.array([made_by.get(str(product)) == table for product in tables[table]["product"]], dtype=bool)
         if mine.any():
-            left -= {str(product) for product in table["product"][mine]}
-            parts.append(table[mine])
+            parts.append(tables[table][mine])
     if not parts:
         return None
     grids: dict[str, object] = {}
@@ -212,8 +316,8 @@ def _mark(source: Path, target: Path) -> None:
         edited = EditedFile(base)
         for index in range(len(base.spans)):
             header = base.header(index)
-            if MATCHED_CARD in header and header.get("LVLPART") is not True:
-                header.set("LVLPART", True, "whether its field lacks members")
+            if MATCHED_CARD in header and header.get(MARK) is not True:
+                header.set(MARK, True, "whether its field lacks members")
                 edited.put_header(index, header)
         with target.open("wb") as file:
             edited.write(file)

@@ -29,7 +29,8 @@ def test_folders_are_searched_for_fits_only(tmp_path: Path) -> None:
     (tmp_path / "folder.fits").mkdir()
     os.mkfifo(tmp_path / "pipe.fits")
     (tmp_path / "nowhere.fits").symlink_to(tmp_path / "missing")
-    named = ["nowhere.fits", "pipe.fits"]  # which the inventory leaves out with their reasons
+    (tmp_path / "itself.fits").symlink_to(tmp_path / "itself.fits")
+    named = ["itself.fits", "nowhere.fits", "pipe.fits"]  # which the inventory leaves out with their reasons
     assert shown(tmp_path) == sorted([*taken, *named])
     assert shown(tmp_path, recursive=True) == sorted([*taken, *named, "s/g.fits"])
 

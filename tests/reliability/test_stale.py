@@ -11,10 +11,13 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
+from flows.summary import STALE, summarize
+from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.jobs.products import WriteJob
 from levelmatch_core.pipeline import Request, RunResult, run
 from levelmatch_core.products.corrected.undo import undo
 from levelmatch_core.products.corrected.verify import verify
+from levelmatch_core.products.explain import explain
 from levelmatch_core.products.stale import prune
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
@@ -164,7 +167,7 @@ def test_pruning_takes_it(place: Place) -> None:
     first, second, *_ = place.files
     first.unlink()
     place.match()
-    assert prune(place.out) == (f"tiles/{first.name}",)
+    assert [product.name for product in prune(place.out)] == [f"tiles/{first.name}"]
     assert prune(place.out) == ()
     assert not place.tile(first.name).exists()
     assert not (place.out / "stale.ecsv").exists()
@@ -198,6 +201,71 @@ def test_a_run_that_was_killed_loses_no_row(place: Place, monkeypatch: pytest.Mo
     assert [one.name for one in result.record.stale] == [f"tiles/{victim.name}"]
     assert not (place.out / "tiles" / ".edited").exists()
     gives_back(place, victim, tmp_path / "back")
+
+
+def test_rows_are_those_that_a_file_was_made_by(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run of other settings was killed after its corrected files and before its tables: no table tells of them."""
+    assert place.match().complete
+    other = {"fit_type_mosaic_tiles": "level+slope", "fit_type_dithers": "level+slope", "overwrite": True}
+    with monkeypatch.context() as patch:
+        patch.setattr("levelmatch_core.pipeline.write_corrections", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            place.match(**other)
+    victim = place.files[0]
+    victim.unlink()
+    result = place.match(**other)
+    assert [one.name for one in result.record.stale] == [f"tiles/{victim.name}"]
+    assert "no table says what was subtracted" in caplog.text
+    back = undo(place.out, tmp_path / "back")
+    assert [failure.name for failure in back.failures] == [victim.name]
+    assert not (tmp_path / "back" / victim.name).exists()
+    assert place.match(**other).record.stale == result.record.stale
+
+
+def test_an_input_that_another_was_copied_over_is_the_lost_one(place: Place, tmp_path: Path) -> None:
+    assert place.match().complete
+    first, second, *_ = place.files
+    first.write_bytes(second.read_bytes())
+    result = place.match()
+    assert [one.name for one in result.record.stale] == [f"tiles/{first.name}"]
+    assert f"the same bytes as {second.name}, which is used" in result.record.stale[0].reason
+    gives_back(place, first, tmp_path / "back")
+
+
+def test_undo_gives_back_what_it_can_without_the_table_of_stale_files(place: Place, tmp_path: Path) -> None:
+    assert place.match().complete
+    first, *others = place.files
+    first.unlink()
+    place.match()
+    (place.out / "stale.ecsv").unlink()
+    back = undo(place.out, tmp_path / "back")
+    assert {file.name for file in back.files} == {path.name for path in others}
+    assert [failure.name for failure in back.failures] == [first.name]
+    assert verify(place.out).mismatches != ()
+    assert [one.name for one in place.match().record.stale] == [f"tiles/{first.name}"]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_folder_in_the_place_of_a_tile(place: Place, *, full: bool) -> None:
+    """It is somebody's: it stays, and the run says what it lacks."""
+    assert place.match().complete
+    victim = place.files[0]
+    place.tile(victim.name).unlink()
+    place.tile(victim.name).mkdir()
+    if full:
+        (place.tile(victim.name) / "notes.txt").write_text("mine")
+        with pytest.raises(OutputFolderError, match="did not make"):
+            place.match()
+        return
+    result = place.match()
+    assert [one.name for one in result.failures] == [victim.name]
+    assert [one.gone for one in result.record.stale] == [True]
+    victim.unlink()
+    for _ in range(2):
+        assert [one.gone for one in place.match().record.stale] == [True]
+    assert place.tile(victim.name).is_dir()
 
 
 # -- edited by somebody ------------------------------------------------------------------------------------------------
@@ -243,25 +311,93 @@ def test_an_edited_tile_is_kept_aside_by_processes(place: Place) -> None:
     assert (place.out / "tiles" / ".edited" / name).read_bytes() == mine
 
 
-def test_an_edited_tile_without_its_input_is_kept_aside(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_edited_tile_without_its_input_is_named_until_it_is_pruned(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert place.match().complete
     victim = place.files[0]
+    raw = victim.read_bytes()
     mine = edit(place.tile(victim.name))
     victim.unlink()
-    result = place.match()
-    assert result.record.stale == ()
-    assert (place.out / "tiles" / ".edited" / victim.name).read_bytes() == mine
-    assert f"{victim.name}: is not among the inputs any more" in caplog.text
+    edited = f"tiles/.edited/{victim.name}"
+    for _ in range(3):
+        result = place.match()
+        assert not result.complete
+        (stale,) = result.record.stale
+        assert (stale.name, stale.edited, stale.gone) == (f"tiles/{victim.name}", edited, False)
+        assert stale.inputs == (victim.name,)
+        assert f"{victim.name}: is not among the inputs any more" in stale.reason
+        assert edited in stale.fate
+        assert (place.out / edited).read_bytes() == mine
+        assert verify(place.out).mismatches == ()
     assert "undo cannot give its input back" in caplog.text
+    assert not result.changed
+    assert edited in explain(place.out)
+    assert edited in next(one.reason for one in summarize(result, peak_memory=0).problems if one.status == STALE)
+    back = undo(place.out, tmp_path / "back")
+    (failure,) = back.failures
+    assert failure.name == f"tiles/{victim.name}"
+    assert edited in failure.reason
+    assert not (tmp_path / "back" / victim.name).exists()
+    # it is over once the input is back, and the edit stays
+    victim.write_bytes(raw)
+    assert place.match().complete
+    assert undo(place.out, tmp_path / "whole").complete
+    # or once it is pruned
+    place.tile(victim.name).write_bytes(mine + b"x")
+    victim.unlink()
+    assert not place.match().complete
+    (pruned,) = prune(place.out)
+    assert pruned.edited == f"tiles/.edited/2-{victim.name}"
+    assert verify(place.out).mismatches == ()
+    assert place.match().complete
+    assert (place.out / edited).read_bytes() == mine
+    assert (place.out / pruned.edited).read_bytes() == mine + b"x"
 
 
-def test_a_tile_that_is_gone_with_its_input_is_named(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_edit_that_is_taken_away_is_told(place: Place) -> None:
+    assert place.match().complete
+    victim = place.files[0]
+    edit(place.tile(victim.name))
+    victim.unlink()
+    (stale,) = place.match().record.stale
+    (place.out / stale.edited).unlink()
+    assert [one.file for one in verify(place.out).mismatches] == [stale.edited]
+    result = place.match()
+    assert [(one.edited, one.gone) for one in result.record.stale] == [("", True)]
+    assert verify(place.out).mismatches == ()
+
+
+def test_pruning_takes_nothing_that_somebody_edited(place: Place) -> None:
+    """Neither the run's option nor the command: the edit is not what the run wrote."""
+    assert place.match().complete
+    first, second, *_ = place.files
+    mine = edit(place.tile(first.name))
+    first.unlink()
+    assert place.match(prune=True).complete
+    assert (place.out / "tiles" / ".edited" / first.name).read_bytes() == mine
+    assert json.loads((place.out / "log.json").read_bytes())["edited"] == [f"tiles/.edited/{first.name}"]
+    second.unlink()
+    place.match()
+    other = edit(place.tile(second.name))
+    (pruned,) = prune(place.out)
+    assert pruned.edited == f"tiles/.edited/{second.name}"
+    assert (place.out / pruned.edited).read_bytes() == other
+
+
+def test_a_tile_that_is_gone_with_its_input_is_named(place: Place, tmp_path: Path) -> None:
     assert place.match().complete
     victim = place.files[0]
     place.tile(victim.name).unlink()
     victim.unlink()
-    place.match()
-    assert f"{victim.name}: is not among the inputs any more" in caplog.text
+    for _ in range(2):
+        (stale,) = place.match().record.stale
+        assert (stale.name, stale.edited, stale.gone) == (f"tiles/{victim.name}", "", True)
+        assert f"{victim.name}: is not among the inputs any more" in stale.reason
+    assert verify(place.out).mismatches == ()
+    assert [one.name for one in undo(place.out, tmp_path / "back").failures] == [stale.name]
+    assert prune(place.out) == (stale,)
+    assert place.match().complete
 
 
 def test_what_a_killed_run_wrote_is_nobodys_edit(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

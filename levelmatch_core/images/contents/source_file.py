@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from astropy.io import fits
 
-from levelmatch_core.errors import DataError, MissingInputError, NoImageError, NotFitsError
+from levelmatch_core.errors import DataError, LostInputError, MissingInputError, NoImageError, NotFitsError
 from levelmatch_core.files.regular import refuse_irregular
 from levelmatch_core.images.contents.bands import BandCards
 from levelmatch_core.images.contents.image_list import ImageList, list_images, with_plane
@@ -21,6 +22,18 @@ from levelmatch_core.images.reading import file_digests
 from levelmatch_core.settings import MatchSettings
 
 STEP, PENDING = "inventory", "pending"
+
+
+class EarlierInputs(Protocol):
+    """What is known of files that were read before."""
+
+    def complaint(self, shown: str, digest: str, hdus: Sequence[Hdu], /) -> str:
+        """Return what a file has lost that makes it unusable, '' if that is nothing."""
+        ...
+
+    def is_as_before(self, shown: str, digest: str, /) -> bool:
+        """Return whether a file has the bytes that it had."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,10 @@ def reading_failure(name: str, error: DataError) -> Failure:
 
 
 def read_files(
-    paths: Sequence[tuple[Path, str]], settings: MatchSettings, missing: Mapping[Path, str]
+    paths: Sequence[tuple[Path, str]],
+    settings: MatchSettings,
+    missing: Mapping[Path, str],
+    earlier: EarlierInputs | None = None,
 ) -> list[SourceFile | Failure]:
     """Read digests and headers of all files that are there and that nobody writes to any more, in their order."""
     known = known_with(settings.instruments)
@@ -104,7 +120,11 @@ def read_files(
         path, shown = entry
         if path in missing:
             return reading_failure(shown, MissingInputError(f"{shown}: {missing[path]}"))
-        return _read_settled(path, shown, known, settings)
+        file = _read_settled(path, shown, known, settings)
+        if isinstance(file, SourceFile) and earlier is not None:
+            lost = earlier.complaint(shown, file.digest, file.hdus)
+            return reading_failure(shown, LostInputError(lost)) if lost else file
+        return file
 
     if settings.procs == 1:
         return [read(entry) for entry in paths]

@@ -99,6 +99,11 @@ def undo(folder: Path, back: Path) -> Restored:
         if name.startswith(PRODUCTS):
             unknown = NotFitsError(f"{name}: no table says what was subtracted from it: its input cannot be made of it")
             failures.append(_failure(name.removeprefix(PRODUCTS), unknown, ()))
+    failures += (
+        _failure(stale.name, NotFitsError(f"{stale.name}: {stale.fate}"), ())
+        for stale in record.stale
+        if not stale.kept
+    )
     clear_temporaries(back)
     return Restored(tuple(files), tuple(notes), tuple(failures))
 

@@ -1,30 +1,20 @@
 """Verification of a finished output against its run.json: files, tables, and the cards of every corrected image."""
 
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from astropy.io import fits
-
-from levelmatch_core.errors import DataError, UsageError
-from levelmatch_core.images.fits_headers import MATCHED_CARD, Hdu, read_headers
-from levelmatch_core.images.reading import wcs_from
+from levelmatch_core.errors import UsageError
 from levelmatch_core.matching.corrections import Status
-from levelmatch_core.products.corrected.editing import local_plane
-from levelmatch_core.products.corrected.known_solution import PRODUCTS, Known, KnownSolution, images_of
-from levelmatch_core.products.corrected.lvl_cards import AREA_CARD, IMAGE_CARDS, WINDOW_CARDS, reference_text
+from levelmatch_core.products.corrected.card_check import card_mismatches
+from levelmatch_core.products.corrected.known_solution import PRODUCTS, KnownSolution, images_of
 from levelmatch_core.products.corrected.undo import finished_record
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.products.output.folder import JOURNAL, LOG, RUN, files_below
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.products.stale import CORRECTIONS, STALE
 from levelmatch_core.products.tables import read_pairs
-from levelmatch_core.sky.grid import Grid
-
-_TOLERANCE = 1e-8
-"""Relative tolerance of cards against the table: cards have nine digits."""
 
 PAIRS = "pairs.ecsv"
 
@@ -73,13 +63,24 @@ def verify(folder: Path) -> Verified:
         for each in (solution, *_stale(folder, record, found)):
             for product, rows in each.products().items():
                 images += len(images_of(rows))
-                found += (Mismatch(PRODUCTS + product, what) for what in _cards(folder, product, rows, each.grids))
+                found += (
+                    Mismatch(PRODUCTS + product, what)
+                    for what in card_mismatches(folder / PRODUCTS / product, product, rows, each.grids)
+                )
     return Verified(len(record.files), images, tuple(found))
 
 
 def _stale(folder: Path, record: RunRecord, found: list[Mismatch]) -> list[KnownSolution]:
     """Return the table of the stale products, in a list; empty where there are none, or it cannot be read."""
+    stale = {product.name for product in record.stale if product.kept}
+    edited = [product for product in record.stale if product.edited]
+    found += (
+        Mismatch(one.edited, f"is missing: what somebody made of {one.name}")
+        for one in edited
+        if not (folder / one.edited).is_file()
+    )
     if STALE not in {file.name for file in record.files}:
+        found += (Mismatch(name, f"is stale in {RUN} only") for name in sorted(stale))
         return []
     try:
         solution = KnownSolution.read(folder / STALE)
@@ -87,7 +88,6 @@ def _stale(folder: Path, record: RunRecord, found: list[Mismatch]) -> list[Known
         found.append(Mismatch(STALE, str(error)))
         return []
     named = {PRODUCTS + name for name in solution.products()}
-    stale = {product.name for product in record.stale}
     found += (Mismatch(name, f"is stale in {STALE if name in named else RUN} only") for name in sorted(named ^ stale))
     return [solution]
 
@@ -133,73 +133,3 @@ def _table(solution: KnownSolution, record: RunRecord) -> Iterator[Mismatch]:
     listed -= {product.name for product in record.stale}
     for name in sorted(products ^ listed):
         yield Mismatch(name, f"is in {'the corrections table' if name in products else RUN} only")
-
-
-def _cards(folder: Path, product: str, rows: list[Known], grids: Mapping[str, Grid]) -> Iterator[str]:
-    """Yield mismatches of the cards of a corrected file."""
-    path = folder / PRODUCTS / product
-    try:
-        hdus = read_headers(path, product)
-    except (DataError, OSError) as error:
-        yield f"cannot be read: {error}"
-        return
-    for image in images_of(rows):
-        if image.hdu >= len(hdus):
-            yield f"has no HDU {image.hdu}"
-            continue
-        hdu = hdus[image.hdu]
-        main = image.main
-        expected: dict[str, object] = {
-            MATCHED_CARD: main.status.value,
-            "LVLREF": reference_text(main.reference, provisional=main.provisional),
-            "LVLPART": main.partial,
-            AREA_CARD: grids[main.place].pixel_area if main.per_area else None,
-        }
-        try:
-            expected |= _numbers(IMAGE_CARDS, main, hdus, path, grids, index=image.hdu, whole=True)
-            if image.second is not None:
-                expected |= _numbers(WINDOW_CARDS, image.second, hdus, path, grids, index=image.hdu, whole=False)
-        except DataError as error:
-            yield str(error)
-            continue
-        expected = {name: expected.get(name) for name in (*expected, *IMAGE_CARDS, *WINDOW_CARDS)}
-        for name, value in expected.items():
-            card = hdu.header.get(name)
-            if not _same(card, value):
-                yield f"{name} of HDU {image.hdu} is {_shown(card)}, by {CORRECTIONS} {_shown(value)}"
-
-
-def _numbers(
-    names: tuple[str, ...],
-    row: Known,
-    hdus: Sequence[Hdu],
-    path: Path,
-    grids: Mapping[str, Grid],
-    *,
-    index: int,
-    whole: bool,
-) -> dict[str, float]:
-    """Return the expected numerical cards of a row."""
-    hdu = hdus[index]
-    shape = hdu.plane
-    if shape is None:
-        message = f"HDU {hdu.index} has shape {hdu.shape}, expected a two-dimensional image"
-        raise DataError(message)
-    plain = row.total.is_level and not row.per_area
-    wcs = None if plain else wcs_from(row.wcs_source, hdus, index, path, row.product)
-    window = None if whole else row.window
-    grid = grids[row.place]
-    local = local_plane(row.total, grid, wcs, shape, window, per_area=row.per_area, divisor=row.divisor)
-    numbers = (local.level, local.slope_x, local.slope_y, row.local_sky * row.divisor, row.sigma[0] * row.divisor)
-    return dict(zip(names, numbers, strict=True))
-
-
-def _same(card: object, value: object) -> bool:
-    """Return whether a card has the expected value; None means no card."""
-    if isinstance(value, float) and isinstance(card, int | float):
-        return math.isclose(card, value, rel_tol=_TOLERANCE, abs_tol=1e-12)
-    return type(card) is type(value) and card == value
-
-
-def _shown(value: object) -> str:
-    return "missing" if value is None or isinstance(value, fits.card.Undefined) else repr(value)

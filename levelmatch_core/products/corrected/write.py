@@ -46,6 +46,8 @@ class Corrected:
     """A corrected file."""
 
     sha256: str
+    hdus: int
+    """How many HDUs it has."""
     notes: tuple[str, ...]
     """Notes for the user: windows that were masked because nothing connects them to the rest."""
 
@@ -113,7 +115,7 @@ def write_corrected(
         with path.open("wb") as file:
             hashed = HashedFile(file)
             edited.write(hashed)
-    return Corrected(hashed.sha256(), tuple(notes))
+    return Corrected(hashed.sha256(), len(base.spans), tuple(notes))
 
 
 def _open_input(exposure: Exposure) -> AbstractContextManager[RawFile]:

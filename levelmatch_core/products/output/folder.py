@@ -73,8 +73,8 @@ class OutputFolder:
         """The record of the finished run whose files lie here, if there is one."""
         self.previous = last if same else None
         """The same, if it was one of the same settings."""
-        self.edited: list[str] = []
-        """Names under which corrected files lie now that somebody edited since a run wrote them."""
+        self.edited: dict[str, str] = {}
+        """Corrected files that somebody edited since a run wrote them, and the names under which they lie now."""
         self.left = ""
         """What :func:`state_left` says at the end of the run, '' before it: what comes later is not the run's."""
         self._settings = dict(settings)
@@ -228,7 +228,7 @@ class OutputFolder:
         if not place.is_file() or place.is_symlink() or file_digest(place) in known:
             return
         kept = keep_aside(self.path, name)
-        self.edited.append(kept)
+        self.edited[name] = kept
         logger.warning("%s was edited since it was written: it is kept as %s", name, kept)
 
     def note_change(self) -> None:
@@ -259,7 +259,7 @@ class OutputFolder:
         record
             Its manifest lists the files that are kept, besides run.json and log.json.
         log
-            Content of log.json, in plain JSON types.
+            Content of log.json, in plain JSON types; what was edited is added.
 
         Returns
         -------
@@ -277,6 +277,7 @@ class OutputFolder:
             message = f"output folder {self.path}: {named} should be there but are missing; run again"
             raise OutputFolderError(message)
         for name in sorted(self._claimed - wanted):
+            self._keep_edited(name)
             self._changed |= _remove(self.path, name)
         clear_temporaries(self.path)
         content = record.to_bytes()
@@ -287,7 +288,8 @@ class OutputFolder:
             self.claim([])
             with room_for(self.path):
                 see_on_disk((place_of(self.path, name) for name in sorted(wanted)), self.path)
-            write_durably(self.path / LOG, json_bytes(log))
+            edited = {"edited": sorted(self.edited.values())} if self.edited else {}
+            write_durably(self.path / LOG, json_bytes({**log, **edited}))
             if not same:
                 write_durably(run, content)
         (self.path / JOURNAL).unlink(missing_ok=True)
@@ -329,6 +331,8 @@ def _remove(root: Path, name: str) -> bool:
     if name in {RUN, LOG, JOURNAL}:
         return False
     place = place_of(root, name)
+    if place.is_dir() and not place.is_symlink():  # somebody's
+        return False
     there = place.is_file() or place.is_symlink()
     place.unlink(missing_ok=True)
     with suppress(OSError):  # folders that are not empty are kept

@@ -123,6 +123,18 @@ def digests_written(root: Path) -> dict[str, set[str]]:
     return found
 
 
+def edits_of(root: Path, name: str) -> list[str]:
+    """Return the names of what :func:`keep_aside` moved aside of a corrected file and is still there, oldest first."""
+    first = root / EDITED / name.removeprefix(CORRECTED)
+    place, number = first, 1
+    found: list[str] = []
+    while place.exists() or place.is_symlink():
+        found.append(place.relative_to(root).as_posix())
+        number += 1
+        place = first.with_name(f"{number}-{first.name}")
+    return found
+
+
 def keep_aside(root: Path, name: str) -> str:
     """Move a corrected file to where nothing touches it, and return its new name."""
     place, number = place_of(root, name), 1
