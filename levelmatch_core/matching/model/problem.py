@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from levelmatch_core.matching.model.common_pixels import kept_weights
 from levelmatch_core.matching.model.design import Geometry, pair_residuals
 from levelmatch_core.matching.model.facing import NOT_FACING, Facing, facing
 from levelmatch_core.matching.model.frames import ONE_FRAME, Frames, Views, frames_of
@@ -71,7 +72,8 @@ class Problem:
     units of `scale`; its slopes' block times `slope_weight`."""
     weights: Array
     """(K,) weight w of each pair's level; the pair's block of W is weight times moments. By the weight method `error`
-    it is the inverse of `variance` and `structure` (section 3 of matching/MODEL.md); otherwise the mean weight equals
+    it is the inverse of `variance` and `structure`, less where pixels are in other pairs, too (section 3 of
+    matching/MODEL.md); otherwise the mean weight equals
     the mean inverse variance, so that a prior in data units keeps its meaning."""
     n_used: Array
     """(K,) pixels used."""
@@ -333,12 +335,20 @@ def build(  # noqa: PLR0917 - the parts of the problem in their natural order
     polygons, grids = tuple(outlines([member.cutout for member in members])), [member.grid for member in members]
     relative = np.divide(arrays.stderr, arrays.rms, out=np.sqrt(arrays.correlation / arrays.n_used), where=noisy)
     variance, structure = (rms * relative) ** 2, arrays.structure**2
+    weights = _weights(settings.weight_method, arrays.n_used, rms, variance, structure)
+    seen_by_others, frames = (
+        facing(polygons, grids, first, second),
+        frames_of(members, arrays.centroids, arrays.moments, first, second),
+    )
+    if settings.weight_method == "error":
+        kept = kept_weights(polygons, seen_by_others, first, second, frames.views(arrays.centroids)[0], weights)
+        weights /= 1.0 + arrays.shared * (1.0 / kept - 1.0)
     return Problem(
         names=tuple(index),
         centres=np.array([member.cutout.centre for member in members]),
         outlines=polygons,
-        facing=facing(polygons, grids, first, second),
-        frames=frames_of(members, arrays.centroids, arrays.moments, first, second),
+        facing=seen_by_others,
+        frames=frames,
         scale=scale,
         fixed=np.array([member.name in fixed for member in members]),
         first=first,
@@ -346,7 +356,7 @@ def build(  # noqa: PLR0917 - the parts of the problem in their natural order
         centroids=arrays.centroids,
         delta=np.ascontiguousarray(delta[:, :k]),
         moments=np.ascontiguousarray(moments),
-        weights=_weights(settings.weight_method, arrays.n_used, rms, variance, structure),
+        weights=weights,
         n_used=arrays.n_used,
         rms=rms,
         variance=variance,
