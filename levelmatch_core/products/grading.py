@@ -43,19 +43,25 @@ def criteria_of(field: FieldSummary) -> tuple[Criterion, ...]:
     return tuple(sorted(found, key=lambda one: one.grade.rank))
 
 
-def good_residual(freedom: float) -> float:
+def good_residual(freedom: float, tail: float = 0.0) -> float:
     """Return the rms of residuals, in their sigmas, up to which they are noise: of so many degrees of freedom.
 
-    The rms of n independent standard normal variables has a standard deviation of about 1 / sqrt(2 n).
+    The rms of n independent standard normal variables has a standard deviation of about 1 / sqrt(2 n). The mean square
+    may be as skewed as that of fewer, `tail`, if it is given.
     """
-    return min(MOST_GOOD, max(LEAST_GOOD, 1 + CHANCE / math.sqrt(2 * max(freedom, 1.0))))
+    freedom = max(freedom, 1.0)
+    skewed = min(max(tail, 1.0), freedom) if tail else freedom
+    square = 1 + ((1 + CHANCE / math.sqrt(2 * skewed)) ** 2 - 1) * math.sqrt(skewed / freedom)
+    return min(MOST_GOOD, max(LEAST_GOOD, math.sqrt(square)))
 
 
 def _residuals(stage: StageSummary, unit: str) -> Iterator[Criterion]:
     value = stage.seam_scatter
     if value is None or not stage.seams_tested:
         return
-    limit = good_residual(stage.residual_freedom or stage.loops)  # records of earlier versions have the loops alone
+    limit = good_residual(
+        stage.residual_freedom or stage.loops, stage.residual_tail
+    )  # records of earlier versions have the loops alone
     grade = Grade.GOOD if value <= limit else Grade.FAIR if value <= FAIR_RESIDUAL else Grade.DOUBTFUL
     words = f"residuals of {stage.seams_tested} tested pairs are {value:.2g} times what pixel noise leaves"
     cost = stage.residual_after if grade is not Grade.GOOD else None

@@ -3,7 +3,7 @@
 Where n members see a pixel, it enters n (n - 1)/2 pairs, but tells only n - 1 differences: with weights that take pairs
 for independent, it counts n/2 times as much as one that two members see. The corners of a mosaic are therefore too
 heavy, and with them the pairs of diagonal neighbours, which see nothing that the larger overlaps of the sides do not.
-What a pixel tells is shared among its pairs in proportion to their weights here (section 3 of matching/MODEL.md).
+What a pixel tells is shared among its pairs in proportion to their size here (section 3 of matching/MODEL.md).
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.graph_kernels import neighbours
 from levelmatch_core.matching.model.facing import Facing
-from levelmatch_core.matching.model.sample_points import POINTS, Shapes, holds, reach, shapes_of, spread_evenly
+from levelmatch_core.matching.model.sample_points import POINTS, Shapes, holds, points_beside, shapes_of, spread_evenly
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import compiled_when_large
 
@@ -23,7 +23,7 @@ FEWEST = 12
 
 
 def kept_weights(  # noqa: PLR0917 - the parts of the problem in their natural order
-    outlines: tuple[object, ...], facing: Facing, first: Index, second: Index, places: Array, weights: Array
+    outlines: tuple[object, ...], facing: Facing, first: Index, second: Index, places: Array, sizes: Array
 ) -> Array:
     """Return (K,) the part of its weight that each pair keeps, if all of its noise is shared: 1 where none is.
 
@@ -35,8 +35,8 @@ def kept_weights(  # noqa: PLR0917 - the parts of the problem in their natural o
         (K,) the members of each pair.
     places
         (K, 2, 2) the centroid of each pair as either member sees it.
-    weights
-        (K,) of the pairs as if no pixel were in another one.
+    sizes
+        (K,) in proportion to which a pixel's information is shared among its pairs.
     """
     if len(first) < 2:
         return np.ones(len(first))
@@ -46,19 +46,19 @@ def kept_weights(  # noqa: PLR0917 - the parts of the problem in their natural o
         mine = np.repeat(np.arange(len(begin) - 1), np.diff(begin))
         adjacent = facing.seen[number, (second[number] == mine).astype(np.int64)]
     shapes = shapes_of((*outlines, *facing.outlines))
-    sides = _parts(spread_evenly(POINTS), shapes, (begin, adjacent, number), ends[:, 0], places, weights)
+    sides = _parts(spread_evenly(POINTS), shapes, (begin, adjacent, number), ends[:, 0], places, sizes)
     return np.asarray(sides.mean(axis=1), dtype=float)
 
 
 @compiled_when_large(lambda unit, _, lists, *_rest: len(unit) * lists[1].size * 7)
 @njit(nogil=True, cache=True)
 def _parts(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: no cover
-    unit: Array, shapes: Shapes, lists: tuple[Index, Index, Index], first: Index, places: Array, weights: Array
+    unit: Array, shapes: Shapes, lists: tuple[Index, Index, Index], first: Index, places: Array, sizes: Array
 ) -> Array:
     """Return (K, 2) the part of the weight of each pair that the points of either member leave to it."""
     edges, corners, boxes = shapes
     begin, adjacent, number = lists
-    part = np.ones((len(weights), 2))
+    part = np.ones((len(sizes), 2))
     most = 0
     for member in range(len(begin) - 1):
         most = max(most, begin[member + 1] - begin[member])
@@ -72,16 +72,16 @@ def _parts(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: no c
         for q in range(len(unit)):
             many[q], total[q] = 0, 0.0
         for place in range(low, high):
-            other, weight = adjacent[place], weights[number[place]]
+            other, size = adjacent[place], sizes[number[place]]
             kept[place - low], count[place - low] = 0.0, 0
-            left, right = reach(unit, boxes, member, other)
+            left, right = points_beside(unit, boxes, member, other)
             start, stop, bottom, top = corners[other], corners[other + 1], boxes[other, 1], boxes[other, 3]
             for q in range(left, right):
                 x, y = x0 + unit[q, 0] * width, y0 + unit[q, 1] * height
                 if bottom < y < top and holds(edges, start, stop, x, y):
                     holders[q, many[q]] = place - low
                     many[q] += 1
-                    total[q] += weight
+                    total[q] += size
         for q in range(len(unit)):
             if many[q] == 0:
                 continue
@@ -90,7 +90,7 @@ def _parts(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: no c
                 continue
             each = 2.0 * many[q] / ((many[q] + 1) * total[q])
             for i in range(many[q]):
-                kept[holders[q, i]] += each * weights[number[low + holders[q, i]]]
+                kept[holders[q, i]] += each * sizes[number[low + holders[q, i]]]
                 count[holders[q, i]] += 1
         for place in range(low, high):
             pair = number[place]
@@ -99,11 +99,11 @@ def _parts(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: no c
                 part[pair, side] = kept[place - low] / count[place - low]
                 continue
             x, y = places[pair, side, 0], places[pair, side, 1]
-            all_of_them, sum_of_them = 1, weights[pair]
+            all_of_them, sum_of_them = 1, sizes[pair]
             for beside in range(low, high):
                 other = adjacent[beside]
                 if beside != place and holds(edges, corners[other], corners[other + 1], x, y):
                     all_of_them += 1
-                    sum_of_them += weights[number[beside]]
-            part[pair, side] = 2.0 * all_of_them / (all_of_them + 1) * weights[pair] / sum_of_them
+                    sum_of_them += sizes[number[beside]]
+            part[pair, side] = 2.0 * all_of_them / (all_of_them + 1) * sizes[pair] / sum_of_them
     return part

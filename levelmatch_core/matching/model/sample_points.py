@@ -50,7 +50,7 @@ def holds(edges: Array, start: int, stop: int, x: float, y: float) -> bool:  # p
 
 
 @njit(nogil=True, cache=True)
-def before(unit: Array, x: float) -> int:  # pragma: no cover - compiled
+def _points_below(unit: Array, x: float) -> int:  # pragma: no cover - compiled
     """Return the number of points, sorted by x, that lie below `x`."""
     low, high = 0, len(unit)
     while low < high:
@@ -63,8 +63,8 @@ def before(unit: Array, x: float) -> int:  # pragma: no cover - compiled
 
 
 @njit(nogil=True, cache=True)
-def reach(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int, int]:  # pragma: no cover - compiled
+def points_beside(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int, int]:  # pragma: no cover - compiled
     """Return the range of a member's points that may lie within another member."""
     width = boxes[mine, 2] - boxes[mine, 0]
     low, high = (boxes[other, 0] - boxes[mine, 0]) / width, (boxes[other, 2] - boxes[mine, 0]) / width
-    return before(unit, low), before(unit, high)
+    return _points_below(unit, low), _points_below(unit, high)

@@ -21,7 +21,7 @@ from levelmatch_core.matching.linear.nested_dissection import Elimination
 from levelmatch_core.matching.linear.normal_equations import DENSE_UNKNOWNS
 from levelmatch_core.matching.model.frames import Views, from_centroid
 from levelmatch_core.matching.model.problem import Array, Index, Problem
-from levelmatch_core.matching.model.sample_points import POINTS, Shapes, holds, reach, shapes_of, spread_evenly
+from levelmatch_core.matching.model.sample_points import POINTS, Shapes, holds, points_beside, shapes_of, spread_evenly
 from levelmatch_core.matching.uncertainty.packed_roots import as_rows, covariance_times, spread
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import compiled_when_large
@@ -238,7 +238,7 @@ def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
     for pair in range(len(ends)):
         for side in range(2):
             mine, other = ends[pair, side], seen[pair, side]
-            low, high = reach(unit, boxes, mine, other)
+            low, high = points_beside(unit, boxes, mine, other)
             start, stop, bottom, top = starts[other], starts[other + 1], boxes[other, 1], boxes[other, 3]
             for q in range(low, high):
                 x = boxes[mine, 0] + unit[q, 0] * (boxes[mine, 2] - boxes[mine, 0])
@@ -290,7 +290,7 @@ def _by_member(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: 
             many[q] = 0
         for place in range(low, high):
             other = adjacent[place]
-            left, right = reach(unit, boxes, member, other)
+            left, right = points_beside(unit, boxes, member, other)
             start, stop, bottom, top = corners[other], corners[other + 1], boxes[other, 1], boxes[other, 3]
             for q in range(left, right):
                 x, y = x0 + unit[q, 0] * width, y0 + unit[q, 1] * height

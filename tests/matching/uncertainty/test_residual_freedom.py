@@ -74,7 +74,8 @@ def test_noise_is_beyond_the_limit_of_good_as_often_as_it_should_be(positions: P
     loops = len(problem.rms) - len(problem.names) + 1
     should = float(chi2.sf(good_residual(found.freedom) ** 2 * found.freedom, found.freedom))
     assert 0.0025 < should < 0.0035
-    assert np.mean(seen > good_residual(found.freedom)) < 1.3 * should
+    assert np.mean(seen > good_residual(found.freedom, found.tail)) < 1.3 * should
+    assert np.mean(seen > good_residual(found.freedom)) > 1.3 * should  # as if all residuals counted the same
     assert np.mean(seen > good_residual(loops)) > 1.6 * should  # as if each loop counted as one
 
 
