@@ -54,6 +54,8 @@ def test_the_limit_of_good_follows_the_degrees_of_freedom() -> None:
     """Of many residuals a scatter of 1.4 is no chance; of three it is."""
     assert good_residual(27) < 1.4 < good_residual(3) <= 2.0
     assert good_residual(10**6) == pytest.approx(1.25)
+    assert good_residual(9.0, 9.0) == good_residual(9.0, 0.0) == good_residual(9.0)
+    assert good_residual(9.0) + 0.02 < good_residual(9.0, 6.0) < good_residual(6.0)  # skewed: large ones are no rarity
 
 
 def test_the_freedom_of_the_residuals_makes_the_limit_and_not_the_number_of_loops(make: Any) -> None:

@@ -138,19 +138,20 @@ def leave_one_out(
         echo = own[tested] - np.linalg.solve(keeps[tested], kept[tested].transpose(0, 2, 1)).transpose(0, 2, 1)
         penalty = 2 * np.einsum("nab,nba->n", problem.pixel_moments[tested], echo)
         left_out_optimism[tested] = penalty / problem.variance[tested]
-    redundant, count = left.size - equations.rank, left.size + problem.k * len(unused[0])
-    excess_scatter = _excess_scatter(
-        np.concatenate([left[tested, 0], unused[0]]),
-        np.concatenate([sigma[tested], unused[1]]),
-        np.concatenate([alone[tested], np.ones(len(unused[0]))]),
-        (redundant + problem.k * len(unused[0])) / count,
-    )
     measured = (sigma > 0) & np.isfinite(problem.rms)
     if exact:
         freedom, tail = _freedom(together, np.where(measured, sigma, np.inf))
     else:
         own = np.trace(keeps, axis1=1, axis2=2) / problem.k
-        freedom = tail = _equal_freedom(own[measured], redundant / problem.k, 2.0 / (DRAWS * problem.k))
+        redundant = (left.size - equations.rank) / problem.k
+        freedom = tail = _equal_freedom(own[measured], redundant, 2.0 / (DRAWS * problem.k))
+    others = np.count_nonzero(tested & (sigma > 0) & ~measured) + len(unused[0])  # what was given, or left out
+    excess_scatter = _excess_scatter(
+        np.concatenate([left[tested, 0], unused[0]]),
+        np.concatenate([sigma[tested], unused[1]]),
+        np.concatenate([alone[tested], np.ones(len(unused[0]))]),
+        pooled_freedom([(np.count_nonzero(measured), freedom), (others, others)]),
+    )
     redundancy = np.where(tested, np.clip(smallest, 0.0, 1.0), 0.0)
     return LeaveOneOut(
         predicted,
@@ -220,7 +221,7 @@ def pooled_freedom(parts: Iterable[tuple[int, float]]) -> float:
     return sum(count for count, _ in tested) ** 2 / squares if squares else 0.0
 
 
-def _excess_scatter(left: Array, sigma: Array, alone: Array, free: float) -> float:
+def _excess_scatter(left: Array, sigma: Array, alone: Array, freedom: float) -> float:
     """Return the excess scatter u of the pairs, by the method of moments (DerSimonian and Laird 1986, eq. 8).
 
     Parameters
@@ -231,16 +232,16 @@ def _excess_scatter(left: Array, sigma: Array, alone: Array, free: float) -> flo
         (T,) its 1 sigma as expected from noise.
     alone
         (T,) variance of the residual if every pair had an independent error of unit variance.
-    free
-        Degrees of freedom per coefficient.
+    freedom
+        Number of independent residuals that they are worth.
     """
     use = sigma > 0
-    if not use.any() or free <= 0:
+    if not use.any() or freedom <= 0:
         return 0.0
     weight = sigma[use] ** -2.0
     count = int(np.count_nonzero(use))
     excess = float(np.sum(weight * left[use] ** 2)) - count
-    if excess < SHOWN * np.sqrt(2 * count / free):
+    if excess < SHOWN * count * np.sqrt(2 / freedom):
         return 0.0
     return float(np.sqrt(excess / np.sum(weight * alone[use])))
 

@@ -122,6 +122,24 @@ def test_it_is_never_worse_than_to_take_pairs_for_independent() -> None:
         assert members.error(members.pixels * members.kept) < 1.0005 * members.error(members.pixels)
 
 
+def test_what_pairs_disagree_by_is_their_own() -> None:
+    """With an excess scatter far above their noise, pairs in a corner are as good as if none shared a pixel."""
+    rng = np.random.default_rng(1)
+    cutouts = [
+        make_cutout(f"m{i}", rng.standard_normal((64, 64)), x, y)
+        for i, (x, y) in enumerate(grid_positions(2, 2, 64, 0.3))
+    ]
+    options = settings_for(weight_method="error", **NO_REJECTION)
+    problem = build(*fit_all(cutouts, "level", options), "level", [], options)
+    assert problem.evened().weights == pytest.approx(problem.weights)
+    kept = [problem.evened(scatter).weights / problem.apart for scatter in (0.0, 0.05, 10.0)]
+    assert kept[2] == pytest.approx(np.ones(len(problem.rms)), rel=0.01)
+    assert np.all(kept[0] < kept[1])
+    assert np.all(kept[1] < kept[2])
+    part = problem.part(np.array([0, 1, 3]))
+    assert len(part.apart) == len(part.weights) == 3
+
+
 def test_only_weights_by_error_and_shared_noise_follow_it() -> None:
     rng = np.random.default_rng(1)
     cutouts = [
