@@ -192,7 +192,7 @@ class Problem:
             return self
         weights = self.weights
         if len(self.apart):
-            weights = self.apart * (1 / self.apart + excess_scatter**2) / (1 / weights + excess_scatter**2)
+            weights = self.apart - (self.apart - weights) / (1 + self.apart * excess_scatter**2)
         most = MOST * float(np.median(weights[measured]))
         part = SLOPE_WEIGHT if self.k > 1 else 1.0
         lighter = np.sqrt(np.array([1.0, part, part])[: self.k])
@@ -348,11 +348,12 @@ def build(  # noqa: PLR0917 - the parts of the problem in their natural order
         facing(polygons, grids, first, second),
         frames_of(members, arrays.centroids, arrays.moments, first, second),
     )
-    if settings.weight_method == "error":
+    if settings.weight_method == "error" and len(fits):  # a component may be connected by ties alone
         # that a pair's pixels hardly scatter makes it no better than the others that see them
         bulk = arrays.n_used * np.minimum(weights / arrays.n_used, np.median(weights / arrays.n_used))
         kept = kept_weights(polygons, seen_by_others, first, second, frames.views(arrays.centroids)[0], bulk)
-        weights = apart / (1.0 + arrays.shared * (1.0 / kept - 1.0))
+        whole = np.maximum(1 / (apart * variance), 1 + np.median(structure / variance))  # only pixel noise is in others
+        weights = apart * (1.0 - arrays.shared / whole * (1.0 - kept))
     return Problem(
         names=tuple(index),
         centres=np.array([member.cutout.centre for member in members]),
