@@ -145,12 +145,12 @@ def leave_one_out(
         own = np.trace(keeps, axis1=1, axis2=2) / problem.k
         redundant = (left.size - equations.rank) / problem.k
         freedom = tail = _equal_freedom(own[measured], redundant, 2.0 / (DRAWS * problem.k))
-    others = np.count_nonzero(tested & (sigma > 0) & ~measured) + len(unused[0])  # what was given, or left out
+    others = int(np.count_nonzero(tested & (sigma > 0) & ~measured)) + len(unused[0])  # what was given, or left out
     excess_scatter = _excess_scatter(
         np.concatenate([left[tested, 0], unused[0]]),
         np.concatenate([sigma[tested], unused[1]]),
         np.concatenate([alone[tested], np.ones(len(unused[0]))]),
-        pooled_freedom([(np.count_nonzero(measured), freedom), (others, others)]),
+        pooled_freedom([(int(np.count_nonzero(measured)), freedom), (others, others)]),
     )
     redundancy = np.where(tested, np.clip(smallest, 0.0, 1.0), 0.0)
     return LeaveOneOut(
