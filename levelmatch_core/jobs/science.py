@@ -148,7 +148,7 @@ class SolveJob(Job):
     """Solve for the corrections of the members of one group."""
 
     step = "solve"
-    version = 23
+    version = 24
     roles = ("solve",)
     logs_told = True
     gives = Solution
@@ -231,7 +231,7 @@ class ErrorsJob(Job):
     """Propagate the noise of all exposures of a field through all stages."""
 
     step = "errors"
-    version = 4
+    version = 5
     roles = ("solve",)
     gives = FieldErrors
     large = ("stages",)

@@ -258,7 +258,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
     left = leave_one_out(problem, answer, is_bridge, covariance, unused)
     if left.excess_scatter and settings.weight_method == "error":
         # where pairs disagree by more than their noise, the most precise ones must not decide alone
-        problem = problem.evened()
+        problem = problem.evened(left.excess_scatter)
         both = replace(both, problem=problem)
         if problem.slope_weight < 1:
             noise = PairNoise.of(problem)
@@ -300,6 +300,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         loops=loops,
         pairs=_reports(both, left, pairs, _stated_weights(problem, settings)[: len(pairs)]),
         freedom=left.freedom,
+        tail=left.tail,
     )
 
 

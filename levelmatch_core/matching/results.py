@@ -312,6 +312,9 @@ class SolveStatus(Record):
         description="number of independent residuals of which the mean square in units of sigma^2 would scatter as "
         "that of the tested pairs does; 0 if none is tested",
     )
+    residual_tail: float = Described(
+        default=0.0, description="number of independent residuals of which that mean square would be as skewed"
+    )
     choice: Choice | None = Described(default=None, description="set if the fit type was chosen automatically")
     history: tuple[Convergence, ...] = ()
     notes: tuple[str, ...] = Described(default=(), description="notes for the user on this solve")

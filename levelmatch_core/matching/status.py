@@ -15,7 +15,7 @@ from levelmatch_core.matching.model.frames import frames_of
 from levelmatch_core.matching.model.pair_arrays import Array, PairArrays
 from levelmatch_core.matching.pairs import Pair
 from levelmatch_core.matching.results import Component, LoopClosure, Member, PairFit, Rejection, SolveStatus, WeakMode
-from levelmatch_core.matching.uncertainty.leave_one_out import pooled_freedom
+from levelmatch_core.matching.uncertainty.leave_one_out import pooled_freedom, pooled_tail
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.text.naming import some_of
@@ -69,6 +69,7 @@ class SolvedComponent:
     pairs: Sequence[PairReport] = ()
     """The report on each pair that was not left out."""
     freedom: float = 0.0
+    tail: float = 0.0
     """Of the residuals of these pairs."""
 
 
@@ -232,6 +233,9 @@ def status_of(
         untestable=tuple(sorted(untestable)),
         residual_freedom=pooled_freedom(
             (sum(pair.sigma is not None for pair in one.pairs), one.freedom) for one in parts
+        ),
+        residual_tail=pooled_tail(
+            (sum(pair.sigma is not None for pair in one.pairs), one.freedom, one.tail) for one in parts
         ),
         history=tuple(history),
         notes=(*notes, *own),

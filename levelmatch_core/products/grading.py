@@ -3,7 +3,9 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
+from statistics import NormalDist
 
+from levelmatch_core.matching.loop_closure import LIMIT
 from levelmatch_core.products.grade import Criterion, Grade
 from levelmatch_core.products.strangers import words_of
 from levelmatch_core.products.summaries import FieldSummary, StageSummary
@@ -16,6 +18,8 @@ LEAST_GOOD, MOST_GOOD = 1.25, 2.0
 """Bounds of that limit: many residuals say little of a deviation of some per cent, few forgive no large one."""
 LOOPS_BY_CHANCE = 0.05
 """Part of the loops (one at least) that may be beyond 4 sigma in a result that is fair."""
+ONE_BY_CHANCE = 0.0025
+"""Probability that noise makes the worst of all loops what is still good: that of one of 40 beyond 4 sigma."""
 GAINS_BY_CHANCE = 0.05
 """Part of the differences (one at least) that may grow with brightness in a result that is fair."""
 GOOD_STRUCTURE, FAIR_STRUCTURE = 2.0, 5.0
@@ -46,19 +50,25 @@ def criteria_of(field: FieldSummary) -> tuple[Criterion, ...]:
     return tuple(sorted(found, key=lambda one: one.grade.rank))
 
 
-def good_residual(freedom: float) -> float:
+def good_residual(freedom: float, tail: float = 0.0) -> float:
     """Return the rms of residuals, in their sigmas, up to which they are noise: of so many degrees of freedom.
 
-    The rms of n independent standard normal variables has a standard deviation of about 1 / sqrt(2 n).
+    The rms of n independent standard normal variables has a standard deviation of about 1 / sqrt(2 n). The mean square
+    may be as skewed as that of fewer, `tail`, if it is given.
     """
-    return min(MOST_GOOD, max(LEAST_GOOD, 1 + CHANCE / math.sqrt(2 * max(freedom, 1.0))))
+    freedom = max(freedom, 1.0)
+    skewed = min(max(tail, 1.0), freedom) if tail else freedom
+    square = 1 + ((1 + CHANCE / math.sqrt(2 * skewed)) ** 2 - 1) * math.sqrt(skewed / freedom)
+    return min(MOST_GOOD, max(LEAST_GOOD, math.sqrt(square)))
 
 
 def _residuals(stage: StageSummary, unit: str) -> Iterator[Criterion]:
     value = stage.seam_scatter
     if value is None or not stage.seams_tested:
         return
-    limit = good_residual(stage.residual_freedom or stage.loops)  # records of earlier versions have the loops alone
+    limit = good_residual(
+        stage.residual_freedom or stage.loops, stage.residual_tail
+    )  # records of earlier versions have the loops alone
     grade = Grade.GOOD if value <= limit else Grade.FAIR if value <= FAIR_RESIDUAL else Grade.DOUBTFUL
     words = f"residuals of {stage.seams_tested} tested pairs are {value:.2g} times what pixel noise leaves"
     cost = stage.residual_after if grade is not Grade.GOOD else None
@@ -67,13 +77,20 @@ def _residuals(stage: StageSummary, unit: str) -> Iterator[Criterion]:
     yield Criterion(name="residuals", stage=stage.stage, grade=grade, value=value, limit=limit, cost=cost, words=words)
 
 
+def good_loop(count: int) -> float:
+    """Return the sum of the worst of so many loops, in its sigma, that is chance: 4, and more for more than 40."""
+    return max(LIMIT, NormalDist().inv_cdf(1 - ONE_BY_CHANCE / (2 * max(count, 1))))
+
+
 def _loops(stage: StageSummary, unit: str) -> Iterator[Criterion]:
     if not stage.loops:
         return
     allowed = max(1.0, LOOPS_BY_CHANCE * stage.loops)
     # what few pairs show is theirs; where the typical pair shows it, the model is wrong
     open_ = stage.loops_unexplained if stage.structure <= GOOD_STRUCTURE else stage.loops_failed
-    grade = Grade.GOOD if not open_ else Grade.FAIR if open_ <= allowed else Grade.DOUBTFUL
+    worst = stage.worst_loops[0] if stage.worst_loops else None
+    by_chance = worst is not None and 0 < abs(worst.sum) <= good_loop(stage.loops) * worst.sigma
+    grade = Grade.GOOD if not open_ or by_chance else Grade.FAIR if open_ <= allowed else Grade.DOUBTFUL
     words, cost = f"all {stage.loops} loops of overlaps close", None
     if stage.loops_failed and not open_:
         words = (
@@ -81,11 +98,12 @@ def _loops(stage: StageSummary, unit: str) -> Iterator[Criterion]:
             "their pairs show in addition, which the stated errors contain"
         )
     elif open_:
-        worst = stage.worst_loops[0] if stage.worst_loops else None
         words = f"{stage.loops_failed} of {stage.loops} loops of overlaps do not close"
         if worst is not None:
             cost = abs(worst.sum)
             words += f", the worst by {cost:.3g} {unit or 'data units'}, {cost / worst.sigma:.2g} sigma"
+        if by_chance:
+            words, cost = f"{words}, as chance makes of so many", None
     yield Criterion(name="loops", stage=stage.stage, grade=grade, value=open_, limit=0, cost=cost, words=words)
 
 

@@ -24,7 +24,7 @@ from levelmatch_core.matching.results import (
     Solution,
     WeakMode,
 )
-from levelmatch_core.matching.uncertainty.leave_one_out import pooled_freedom
+from levelmatch_core.matching.uncertainty.leave_one_out import pooled_freedom, pooled_tail
 from levelmatch_core.process.versions import levelmatch_version, versions_of_libraries
 from levelmatch_core.products.grade import Grade, worst_of
 from levelmatch_core.products.grading import criteria_of
@@ -331,6 +331,11 @@ def _stage(stage: StageMatch) -> StageSummary:
         seam_scatter=math.sqrt(sum(size**2 for size in seams) / len(seams)) if seams else None,
         residual_freedom=pooled_freedom(
             (_tested(solution), solution.status.residual_freedom) for solution in solutions
+        ),
+        residual_tail=pooled_tail(
+            (_tested(solution), solution.status.residual_freedom, solution.status.residual_tail)
+            for solution in solutions
+            if solution.status.residual_tail
         ),
         gains_tested=sum(pair.fit.gain is not None for pair in pairs if pair.rejected is None),
         gains=tuple(gains[:NAMED]),

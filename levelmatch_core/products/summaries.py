@@ -111,6 +111,11 @@ class StageSummary(Record):
         description="number of independent residuals of which that rms would scatter as much in pixel noise; 0 if none "
         "is tested",
     )
+    residual_tail: float = Described(
+        default=0.0,
+        description="number of independent residuals of which the mean square would be as skewed: large ones are more "
+        "frequent the smaller it is; 0 in records of earlier versions",
+    )
     gains_tested: int = Described(default=0, description="used pairs that are bright enough to measure a gain")
     gains: tuple[GainError, ...] = Described(
         default=(), description="used pairs whose difference grows with brightness by more than 5 sigma, at most ten"

@@ -49,7 +49,7 @@ def solved(measured, n, k):
 
 
 def solution(measured, n, k, *, rejected=()):
-    """Return what `match` makes of the pairs, each with its weight's error."""
+    """Return what `match` makes of the pairs, each with its weight's error, which no other pair shares."""
     fit_type = "level" if k == 1 else "level+slope"
     names = [f"m{number}" for number in range(n)]
     members = [member(make_cutout(name, np.zeros((40, 40)))) for name in names]
@@ -59,7 +59,7 @@ def solution(measured, n, k, *, rejected=()):
             first=names[first], second=names[second], npix=500, n_used=500, moments=tuple(moments.ravel()),
             rms=100.0 if number in rejected else 1.0,
             plane=Plane(level=delta[0], slope_x=delta[1], slope_y=delta[2], x0=x0, y0=y0), stderr=weight**-0.5,
-            correlation=1.0, extent=(1.0, 1.0), linear=(1.0, 1.0), converged=True,
+            correlation=1.0, shared=0.0, extent=(1.0, 1.0), linear=(1.0, 1.0), converged=True,
         ))  # fmt: skip
     options = settings_for(
         "mosaic_tiles", fit_type, weight_method="error", slope_prior="off", **NO_REJECTION | {"rms_sig_limit": 2.0}

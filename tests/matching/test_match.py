@@ -237,7 +237,7 @@ def test_residuals_are_those_of_the_corrected_data() -> None:
 
 
 def test_the_stated_weights_are_those_of_the_method() -> None:
-    members, fits = linked("abc", {"ab": 1, "bc": 2, "ac": 3})
+    members, fits = linked("abc", {"ab": 1, "bc": 2, "ac": 3}, shared=0.0)
     fits[1] = fits[1].model_copy(update={"rms": 2.0, "stderr": 0.2, "n_used": 50})
     expected = {"equal": 1.0, "npix": 50.0, "rms": 0.25, "error": 25.0}
     for method, value in expected.items():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from levelmatch_core.matching import graph_kernels, loop_closure
-from levelmatch_core.matching.model import design
+from levelmatch_core.matching.model import common_pixels, design, sample_points
 from levelmatch_core.matching.uncertainty import packed_roots, pair_noise, sampling
 from levelmatch_core.process import small_work
 from levelmatch_core.process.compilation import njit
@@ -79,9 +79,9 @@ def drawn(seed):
     turns = rng.normal(size=(pairs if seed % 3 == 2 else 0, 2, 2, 2))
     places = rng.normal(size=(len(turns), 2, 2))
     geometry = (first, second, rng.normal(size=(n, 2)), rng.normal(size=(pairs, 2)), places, turns, 3.7)
-    unit = np.asarray(pair_noise.spread_evenly(points))
+    unit = np.asarray(sample_points.spread_evenly(points))
     corners = rng.uniform(0, 2, (n, 2))
-    shapes = pair_noise.shapes_of([box_at(x, y) for x, y in corners])
+    shapes = sample_points.shapes_of([box_at(x, y) for x, y in corners])
     views = rng.normal(size=(pairs, 2, 2)), turns
     ends = np.stack([first, second], axis=1)
     adjacent = graph_kernels.neighbours.compiled(n, first, second)
@@ -115,6 +115,7 @@ def drawn(seed):
         (design.to_members, (geometry, rng.normal(size=(pairs, k)), rng.normal(size=(n, k)))),
         (design.to_pairs, (geometry, rng.normal(size=(n, k, 4)))),
         (packed_roots.as_rows, (adjacent[0], adjacent[2], (starts, packed, points), k)),
+        (common_pixels._parts, (unit, shapes, adjacent, first, views[0], rng.uniform(1, 2, pairs))),
         (pair_noise._inside, (unit, shapes, ends, ends[:, ::-1].copy(), views, 3.7, k)),
         (pair_noise._by_member, (unit, shapes, adjacent, first, views, 3.7, matched)),
         (sampling.sums, (scene, adjacent[0])),

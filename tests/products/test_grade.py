@@ -6,7 +6,7 @@ import pytest
 
 from levelmatch_core.matching.results import Loop
 from levelmatch_core.products.grade import Grade, told, worst_of
-from levelmatch_core.products.grading import FAIR_RESIDUAL, criteria_of, good_residual
+from levelmatch_core.products.grading import FAIR_RESIDUAL, criteria_of, good_loop, good_residual
 from levelmatch_core.products.runrecord import field_summary
 from levelmatch_core.products.summaries import FieldSummary, GainError
 
@@ -54,6 +54,8 @@ def test_the_limit_of_good_follows_the_degrees_of_freedom() -> None:
     """Of many residuals a scatter of 1.4 is no chance; of three it is."""
     assert good_residual(27) < 1.4 < good_residual(3) <= 2.0
     assert good_residual(10**6) == pytest.approx(1.25)
+    assert good_residual(9.0, 9.0) == good_residual(9.0, 0.0) == good_residual(9.0)
+    assert good_residual(9.0) + 0.02 < good_residual(9.0, 6.0) < good_residual(6.0)  # skewed: large ones are no rarity
 
 
 def test_the_freedom_of_the_residuals_makes_the_limit_and_not_the_number_of_loops(make: Any) -> None:
@@ -88,6 +90,19 @@ def test_loops_that_do_not_close(make: Any) -> None:
     assert grade_of(make, **three) is Grade.DOUBTFUL
     words = criteria_of(summary(make, **QUIET | three))[0].words
     assert words == "3 of 4 loops of overlaps do not close, the worst by 0.5 MJy/sr, 50 sigma"
+
+
+def test_the_worst_of_many_loops_may_be_beyond_four_sigma_by_chance(make: Any) -> None:
+    """One of 342 loops is beyond 4 sigma in two of a hundred mosaics of noise; of 38, in two of a thousand."""
+    assert good_loop(1) == good_loop(38) == 4.0
+    assert good_loop(342) == pytest.approx(4.48, abs=0.01)
+    for sigmas, loops, grade in ((4.3, 342, Grade.GOOD), (4.6, 342, Grade.FAIR), (4.3, 38, Grade.FAIR)):
+        worst = (Loop(members=("a", "b", "c"), sum=-sigmas * 0.01, sigma=0.01),)
+        changed = {"loops": loops, "loops_failed": 1, "loops_unexplained": 1, "worst_loops": worst}
+        assert grade_of(make, **changed) is grade
+        told_of = next(one for one in criteria_of(summary(make, **QUIET | changed)) if one.name == "loops")
+        assert told_of.words.startswith(f"1 of {loops} loops of overlaps do not close, the worst by 0.04")
+        assert told_of.words.endswith("chance makes of so many") is (grade is Grade.GOOD)
 
 
 def test_loops_that_close_to_what_their_pairs_show_are_no_contradiction(make: Any) -> None:

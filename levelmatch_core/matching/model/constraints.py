@@ -179,6 +179,7 @@ def _with_rows(problem: Problem, rows: Sequence[tuple[int, int, float, float, tu
         frames=frames,
         facing=_with_ends(problem.facing, len(problem.outlines), first, second, grounded=grounded),
         structure=longer(problem.structure, np.zeros(count)) if len(problem.structure) else problem.structure,
+        apart=longer(problem.apart, 1 / variance) if len(problem.apart) else problem.apart,
         shared=longer(problem.shared, np.zeros(count)),
     )
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from levelmatch_core.matching.model.common_pixels import kept_weights
 from levelmatch_core.matching.model.design import Geometry, pair_residuals
 from levelmatch_core.matching.model.facing import NOT_FACING, Facing, facing
 from levelmatch_core.matching.model.frames import ONE_FRAME, Frames, Views, frames_of
@@ -71,7 +72,8 @@ class Problem:
     units of `scale`; its slopes' block times `slope_weight`."""
     weights: Array
     """(K,) weight w of each pair's level; the pair's block of W is weight times moments. By the weight method `error`
-    it is the inverse of `variance` and `structure` (section 3 of matching/MODEL.md); otherwise the mean weight equals
+    it is the inverse of `variance` and `structure`, less where pixels are in other pairs, too (section 3 of
+    matching/MODEL.md); otherwise the mean weight equals
     the mean inverse variance, so that a prior in data units keeps its meaning."""
     n_used: Array
     """(K,) pixels used."""
@@ -86,6 +88,8 @@ class Problem:
     structure: Array = field(default_factory=lambda: np.zeros(0))
     """(K,) variance of each pair's level in addition to pixel noise, as estimated from the pair itself; empty for
     none."""
+    apart: Array = field(default_factory=lambda: np.zeros(0))
+    """(K,) the weight that each pair would have if none of its pixels were in another one; empty where it has that."""
     facing: Facing = NOT_FACING
     """The outlines of members as those on other grids see them."""
     slope_weight: float = 1.0
@@ -142,7 +146,7 @@ class Problem:
         place = np.full(len(self.names), -1)
         place[members] = np.arange(len(members))
         inside = (place[self.first] >= 0) & (place[self.second] >= 0)
-        structure = self.structure[inside] if len(self.structure) else self.structure
+        structure, apart = (one[inside] if len(one) else one for one in (self.structure, self.apart))
         by_pair = {
             name: getattr(self, name)[inside]
             for name in ("centroids", "delta", "moments", "weights", "n_used", "rms", "variance", "shared")
@@ -158,6 +162,7 @@ class Problem:
             level_reference=None,
             plane_reference=None,
             structure=structure,
+            apart=apart,
             frames=self.frames.part(members, inside),
             **by_pair,
         )
@@ -174,22 +179,27 @@ class Problem:
         """(K,) `structure`, or 0 if it is empty."""
         return self.structure if len(self.structure) else np.zeros(len(self.rms))
 
-    def evened(self) -> "Problem":
+    def evened(self, excess_scatter: float = 0.0) -> "Problem":
         """Return the problem with no pair's weight above `MOST` times the median.
 
         Where pairs disagree by more than their noise, a pair whose pixels hardly scatter (two images cut from one scan)
         is no better than the others. If they are planes, the differences are no planes: levels, which are means over
-        whole overlaps, then count more than slopes (`SLOPE_WEIGHT`).
+        whole overlaps, then count more than slopes (`SLOPE_WEIGHT`). By how much pairs disagree (1 sigma) is the
+        error of each of them alone, whoever else sees its pixels.
         """
         measured = np.isfinite(self.rms)
         if not measured.any():
             return self
-        most = MOST * float(np.median(self.weights[measured]))
+        weights = self.weights
+        if len(self.apart):
+            weights = self.apart - (self.apart - weights) / (1 + self.apart * excess_scatter**2)
+        most = MOST * float(np.median(weights[measured]))
         part = SLOPE_WEIGHT if self.k > 1 else 1.0
         lighter = np.sqrt(np.array([1.0, part, part])[: self.k])
         return replace(
             self,
-            weights=np.where(measured, np.minimum(self.weights, most), self.weights),
+            weights=np.where(measured, np.minimum(weights, most), weights),
+            apart=np.zeros(0),
             moments=self.moments * lighter[:, None] * lighter,
             slope_weight=self.slope_weight * part,
         )
@@ -333,12 +343,23 @@ def build(  # noqa: PLR0917 - the parts of the problem in their natural order
     polygons, grids = tuple(outlines([member.cutout for member in members])), [member.grid for member in members]
     relative = np.divide(arrays.stderr, arrays.rms, out=np.sqrt(arrays.correlation / arrays.n_used), where=noisy)
     variance, structure = (rms * relative) ** 2, arrays.structure**2
+    weights = apart = _weights(settings.weight_method, arrays.n_used, rms, variance, structure)
+    seen_by_others, frames = (
+        facing(polygons, grids, first, second),
+        frames_of(members, arrays.centroids, arrays.moments, first, second),
+    )
+    if settings.weight_method == "error" and len(fits):  # a component may be connected by ties alone
+        # that a pair's pixels hardly scatter makes it no better than the others that see them
+        bulk = arrays.n_used * np.minimum(weights / arrays.n_used, np.median(weights / arrays.n_used))
+        kept = kept_weights(polygons, seen_by_others, first, second, frames.views(arrays.centroids)[0], bulk)
+        whole = np.maximum(1 / (apart * variance), 1 + np.median(structure / variance))  # only pixel noise is in others
+        weights = apart * (1.0 - arrays.shared / whole * (1.0 - kept))
     return Problem(
         names=tuple(index),
         centres=np.array([member.cutout.centre for member in members]),
         outlines=polygons,
-        facing=facing(polygons, grids, first, second),
-        frames=frames_of(members, arrays.centroids, arrays.moments, first, second),
+        facing=seen_by_others,
+        frames=frames,
         scale=scale,
         fixed=np.array([member.name in fixed for member in members]),
         first=first,
@@ -346,7 +367,8 @@ def build(  # noqa: PLR0917 - the parts of the problem in their natural order
         centroids=arrays.centroids,
         delta=np.ascontiguousarray(delta[:, :k]),
         moments=np.ascontiguousarray(moments),
-        weights=_weights(settings.weight_method, arrays.n_used, rms, variance, structure),
+        weights=weights,
+        apart=apart if settings.weight_method == "error" else np.zeros(0),
         n_used=arrays.n_used,
         rms=rms,
         variance=variance,

@@ -193,7 +193,7 @@ def _solved(stage: StageMatch, number: Mapping[str, int], settings: MatchSetting
                 inside, fits, solution.fit_type, component.gauge_condition, settings, known
             ).whole.problem
             if component.excess_scatter and settings.weight_method == "error":
-                problem = problem.evened()
+                problem = problem.evened(component.excess_scatter)
             inner = [tuple(number[name] for name in member.exposures) for member in inside]
             grounded = [()] * (len(problem.names) - len(inside))
             weights = [member.weights or (1.0,) * len(member.exposures) for member in inside]

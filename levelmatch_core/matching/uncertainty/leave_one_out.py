@@ -19,7 +19,8 @@ planes where the sky is curved. This excess scatter is treated as an additional 
 The residuals of n pairs say less of the noise than n independent ones would: they are combinations of fewer loops, of
 which some count more than others. With C the correlation of the residuals, the mean of their squares in units of their
 sigma has the variance 2 tr C^2 / n^2, as that of m = n^2 / tr C^2 independent ones: `freedom` (Satterthwaite 1946,
-Biometrics Bulletin 2, 110).
+Biometrics Bulletin 2, 110). Large sums of squares are more frequent than with m, where some combinations count far more
+than others: as frequent as the skewness of that mean says, which is that of (tr C^2)^3 / (tr C^3)^2 (`tail`).
 
 Where the matrices would be too large, leverages are estimated from random draws or set to their mean (as in generalized
 cross-validation: Golub, Heath and Wahba 1979, Technometrics 21, 215), the variance of a residual is set to (1 - h)
@@ -85,6 +86,8 @@ class LeaveOneOut:
     freedom: float
     """Number of independent residuals of which the mean square, in units of sigma^2, would scatter as that of the
     measured pairs' levels does; 0 if none is tested."""
+    tail: float
+    """Number of independent residuals of which the mean square would be as skewed; at most `freedom`."""
 
 
 NONE = np.zeros(0), np.zeros(0)
@@ -135,18 +138,20 @@ def leave_one_out(
         echo = own[tested] - np.linalg.solve(keeps[tested], kept[tested].transpose(0, 2, 1)).transpose(0, 2, 1)
         penalty = 2 * np.einsum("nab,nba->n", problem.pixel_moments[tested], echo)
         left_out_optimism[tested] = penalty / problem.variance[tested]
-    redundant, count = left.size - equations.rank, left.size + problem.k * len(unused[0])
+    measured = (sigma > 0) & np.isfinite(problem.rms)
+    if exact:
+        freedom, tail = _freedom(together, np.where(measured, sigma, np.inf))
+    else:
+        own = np.trace(keeps, axis1=1, axis2=2) / problem.k
+        redundant = (left.size - equations.rank) / problem.k
+        freedom = tail = _equal_freedom(own[measured], redundant, 2.0 / (DRAWS * problem.k))
+    others = int(np.count_nonzero(tested & (sigma > 0) & ~measured)) + len(unused[0])  # what was given, or left out
     excess_scatter = _excess_scatter(
         np.concatenate([left[tested, 0], unused[0]]),
         np.concatenate([sigma[tested], unused[1]]),
         np.concatenate([alone[tested], np.ones(len(unused[0]))]),
-        (redundant + problem.k * len(unused[0])) / count,
+        pooled_freedom([(int(np.count_nonzero(measured)), freedom), (others, others)]),
     )
-    measured = (sigma > 0) & np.isfinite(problem.rms)
-    if exact:
-        freedom = _freedom(together, np.where(measured, sigma, np.inf))
-    else:
-        freedom = float(np.minimum(np.count_nonzero(measured), max(redundant / problem.k, 1.0)))
     redundancy = np.where(tested, np.clip(smallest, 0.0, 1.0), 0.0)
     return LeaveOneOut(
         predicted,
@@ -156,11 +161,27 @@ def leave_one_out(
         redundancy,
         np.maximum(fit_optimism, 0.0),
         freedom,
+        tail,
     )
 
 
-def _freedom(covariance: Array, sigma: Array) -> float:
-    """Return the number of independent residuals whose mean square scatters as that of residuals in units of sigma.
+def _equal_freedom(own: Array, redundant: float, drawn: float) -> float:
+    """Return the freedom of residuals that are those of a projection, each correlated with residuals like itself.
+
+    The squares of a row of a projection add up to its diagonal entry 1 - h (`own`), and those of the correlations to
+    1 / (1 - h), if it is about the same for neighbours. `drawn` is the variance of an estimated h in units of h^2, by
+    which the mean of 1 / (1 - h) would be too large.
+    """
+    count = len(own)
+    if not count:
+        return 0.0
+    own = np.maximum(own, 1.0 - MOST_DRAWN)
+    squares = float(np.sum(1.0 / (own + drawn * (1.0 - own) ** 2 / own)))
+    return float(np.clip(count**2 / squares, 1.0, max(redundant, 1.0)))
+
+
+def _freedom(covariance: Array, sigma: Array) -> tuple[float, float]:
+    """Return how many independent residuals have a mean square that scatters, and is as skewed, as in units of sigma.
 
     Parameters
     ----------
@@ -171,10 +192,23 @@ def _freedom(covariance: Array, sigma: Array) -> float:
     """
     count = np.count_nonzero(np.isfinite(sigma))
     if not count:
-        return 0.0
+        return 0.0, 0.0
     covariance /= sigma[:, None]  # in place: it may have 70 MB
     covariance /= sigma
-    return max(count**2 / float(np.vdot(covariance, covariance)), 1.0)
+    squares = float(np.vdot(covariance, covariance))
+    cubes = float(np.vdot(covariance @ covariance, covariance))
+    freedom = max(count**2 / squares, 1.0)
+    return freedom, float(np.clip(squares**3 / cubes**2, 1.0, freedom))
+
+
+def pooled_tail(parts: Iterable[tuple[int, float, float]]) -> float:
+    """Return the same of the skewness, of independent parts with the number of residuals, freedom and tail of each.
+
+    The second and third cumulants of independent sums add up.
+    """
+    known = [(count**2 / freedom, tail) for count, freedom, tail in parts if freedom > 0]
+    cubes = sum(squares**1.5 / tail**0.5 for squares, tail in known)
+    return sum(squares for squares, _ in known) ** 3 / cubes**2 if cubes else 0.0
 
 
 def pooled_freedom(parts: Iterable[tuple[int, float]]) -> float:
@@ -187,7 +221,7 @@ def pooled_freedom(parts: Iterable[tuple[int, float]]) -> float:
     return sum(count for count, _ in tested) ** 2 / squares if squares else 0.0
 
 
-def _excess_scatter(left: Array, sigma: Array, alone: Array, free: float) -> float:
+def _excess_scatter(left: Array, sigma: Array, alone: Array, freedom: float) -> float:
     """Return the excess scatter u of the pairs, by the method of moments (DerSimonian and Laird 1986, eq. 8).
 
     Parameters
@@ -198,16 +232,16 @@ def _excess_scatter(left: Array, sigma: Array, alone: Array, free: float) -> flo
         (T,) its 1 sigma as expected from noise.
     alone
         (T,) variance of the residual if every pair had an independent error of unit variance.
-    free
-        Degrees of freedom per coefficient.
+    freedom
+        Number of independent residuals that they are worth.
     """
     use = sigma > 0
-    if not use.any() or free <= 0:
+    if not use.any() or freedom <= 0:
         return 0.0
     weight = sigma[use] ** -2.0
     count = int(np.count_nonzero(use))
     excess = float(np.sum(weight * left[use] ** 2)) - count
-    if excess < SHOWN * np.sqrt(2 * count / free):
+    if excess < SHOWN * count * np.sqrt(2 / freedom):
         return 0.0
     return float(np.sqrt(excess / np.sum(weight * alone[use])))
 

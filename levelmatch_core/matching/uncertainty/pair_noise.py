@@ -13,8 +13,6 @@ pairs: the signs of differences that share an exposure (rho = 1/2) have a correl
 from dataclasses import dataclass, replace
 
 import numpy as np
-import shapely
-from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from levelmatch_core.matching.graph_kernels import neighbours
@@ -23,12 +21,11 @@ from levelmatch_core.matching.linear.nested_dissection import Elimination
 from levelmatch_core.matching.linear.normal_equations import DENSE_UNKNOWNS
 from levelmatch_core.matching.model.frames import Views, from_centroid
 from levelmatch_core.matching.model.problem import Array, Index, Problem
+from levelmatch_core.matching.model.sample_points import POINTS, Shapes, holds, points_beside, shapes_of, spread_evenly
 from levelmatch_core.matching.uncertainty.packed_roots import as_rows, covariance_times, spread
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import compiled_when_large
 
-POINTS = 600
-"""Number of sample points per member."""
 FEWEST = 12
 """A pair with fewer sample points in its overlap is treated as independent of the others."""
 TINY = 1e-12
@@ -41,10 +38,6 @@ WEIGHTIEST = 1e3
 """Largest weight of a pair's equation relative to a typical one: that of noise-free pairs would be infinite."""
 NO_PIVOT = 1e-14
 """Pivots below this fraction of the largest are rounding errors."""
-
-Shapes = tuple[Array, Index, Array]
-"""Convex polygons: (E, 3) edges, with a x + b y + c > 0 inside; (N + 1,) where the edges of each polygon start; (N, 4)
-bounding boxes."""
 
 
 def pixel_variances(problem: Problem) -> Array:
@@ -229,60 +222,6 @@ def block_diagonal(blocks: Array) -> csr_array:
     return csr_array((blocks.ravel(), columns.ravel(), np.arange(0, blocks.size + 1, k)), shape=(count * k, count * k))
 
 
-def shapes_of(polygons: tuple[object, ...] | NDArray[np.object_]) -> Shapes:
-    """Return convex polygons (shapely) in the form that the compiled functions take: edges, their starts, and boxes."""
-    shapes = shapely.orient_polygons(np.asarray(polygons, dtype=object))
-    corners, owner = shapely.get_coordinates(shapes, return_index=True)
-    step = np.roll(corners, -1, axis=0) - corners
-    edges = np.stack([-step[:, 1], step[:, 0], corners[:, 0] * step[:, 1] - corners[:, 1] * step[:, 0]], axis=1)
-    closing = np.append(owner[1:] != owner[:-1], [True])  # the last corner repeats the first
-    count = np.bincount(owner[~closing], minlength=len(shapes))
-    starts = np.concatenate([[0], np.cumsum(count)])
-    return np.ascontiguousarray(edges[~closing]), starts, np.ascontiguousarray(shapely.bounds(shapes))
-
-
-def spread_evenly(points: int) -> Array:
-    """Return (points, 2) evenly distributed points in the unit square, sorted by x: the R2 low-discrepancy sequence.
-
-    A regular lattice would alias with thin overlaps, which contain a column of it either completely or not at all.
-    (M. Roberts 2018, "The unreasonable effectiveness of quasirandom sequences": steps of 1/g and 1/g^2 with
-    g^3 = g + 1.)
-    """
-    golden = 1.324717957244746
-    spread = (0.5 + np.arange(points)[:, None] * np.array([1 / golden, 1 / golden**2])) % 1.0
-    return np.asarray(spread[np.argsort(spread[:, 0])])
-
-
-@njit(nogil=True, cache=True, inline="always")
-def holds(edges: Array, start: int, stop: int, x: float, y: float) -> bool:  # pragma: no cover - compiled
-    """Return whether the convex polygon with the given edges contains a point."""
-    for e in range(start, stop):  # noqa: SIM110 - compiled
-        if not edges[e, 0] * x + edges[e, 1] * y + edges[e, 2] > 0:
-            return False
-    return True
-
-
-@njit(nogil=True, cache=True)
-def _before(unit: Array, x: float) -> int:  # pragma: no cover - compiled
-    """Return the number of points, sorted by x, that lie below `x`."""
-    low, high = 0, len(unit)
-    while low < high:
-        middle = (low + high) // 2
-        if unit[middle, 0] < x:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@njit(nogil=True, cache=True)
-def _reach(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Return the range of a member's points that may lie within another member."""
-    width = boxes[mine, 2] - boxes[mine, 0]
-    low, high = (boxes[other, 0] - boxes[mine, 0]) / width, (boxes[other, 2] - boxes[mine, 0]) / width
-    return _before(unit, low), _before(unit, high)
-
-
 @compiled_when_large(lambda unit, _, ends, *rest: len(unit) * ends.size * (rest[-1] ** 2 + 7))
 @njit(nogil=True, cache=True)
 def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
@@ -299,7 +238,7 @@ def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
     for pair in range(len(ends)):
         for side in range(2):
             mine, other = ends[pair, side], seen[pair, side]
-            low, high = _reach(unit, boxes, mine, other)
+            low, high = points_beside(unit, boxes, mine, other)
             start, stop, bottom, top = starts[other], starts[other + 1], boxes[other, 1], boxes[other, 3]
             for q in range(low, high):
                 x = boxes[mine, 0] + unit[q, 0] * (boxes[mine, 2] - boxes[mine, 0])
@@ -351,7 +290,7 @@ def _by_member(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: 
             many[q] = 0
         for place in range(low, high):
             other = adjacent[place]
-            left, right = _reach(unit, boxes, member, other)
+            left, right = points_beside(unit, boxes, member, other)
             start, stop, bottom, top = corners[other], corners[other + 1], boxes[other, 1], boxes[other, 3]
             for q in range(left, right):
                 x, y = x0 + unit[q, 0] * width, y0 + unit[q, 1] * height

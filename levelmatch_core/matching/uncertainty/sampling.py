@@ -11,11 +11,11 @@ from levelmatch_core.matching.graph_kernels import neighbours
 from levelmatch_core.matching.model.facing import Grids, numbers_of, seen_on
 from levelmatch_core.matching.model.frames import Views, from_centroid
 from levelmatch_core.matching.model.problem import Array, Index, Problem
-from levelmatch_core.matching.uncertainty.pair_noise import POINTS, holds, semidefinite_root, shapes_of, spread_evenly
+from levelmatch_core.matching.model.sample_points import POINTS, Shapes, holds, shapes_of, spread_evenly
+from levelmatch_core.matching.uncertainty.pair_noise import semidefinite_root
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import compiled_when_large
 
-Shapes = tuple[Array, Index, Array]
 Lists = tuple[Index, Index]
 """Concatenated lists: where each one starts (with one more entry than there are lists), and their elements."""
 

@@ -6,8 +6,9 @@ import shapely
 from scipy.sparse import csr_array
 
 from levelmatch_core.matching.model.frames import ONE_FRAME
+from levelmatch_core.matching.model.sample_points import holds, shapes_of, spread_evenly
 from levelmatch_core.matching.uncertainty.packed_roots import as_rows, covariance_times, spread
-from levelmatch_core.matching.uncertainty.pair_noise import _inside, holds, semidefinite_root, shapes_of, spread_evenly
+from levelmatch_core.matching.uncertainty.pair_noise import _inside, semidefinite_root
 
 
 class Packed:

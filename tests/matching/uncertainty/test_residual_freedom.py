@@ -15,6 +15,7 @@ from levelmatch_core.matching.uncertainty.leave_one_out import (
     leave_one_out,
     pair_covariance,
     pooled_freedom,
+    pooled_tail,
 )
 from levelmatch_core.matching.uncertainty.pair_noise import design
 from levelmatch_core.products.grading import good_residual
@@ -74,7 +75,8 @@ def test_noise_is_beyond_the_limit_of_good_as_often_as_it_should_be(positions: P
     loops = len(problem.rms) - len(problem.names) + 1
     should = float(chi2.sf(good_residual(found.freedom) ** 2 * found.freedom, found.freedom))
     assert 0.0025 < should < 0.0035
-    assert np.mean(seen > good_residual(found.freedom)) < 1.3 * should
+    assert np.mean(seen > good_residual(found.freedom, found.tail)) < 1.3 * should
+    assert np.mean(seen > good_residual(found.freedom)) > 1.3 * should  # as if all residuals counted the same
     assert np.mean(seen > good_residual(loops)) > 1.6 * should  # as if each loop counted as one
 
 
@@ -89,6 +91,43 @@ def test_where_matrices_are_too_large_it_is_that_of_equal_leverages(
 
 def test_what_nothing_tests_has_none() -> None:
     assert of([(0, 0), (20, 0), (40, 0)])[1].freedom == 0
+
+
+@pytest.mark.parametrize("positions", [TILES, grid_positions(4, 4, 40, 0.15)])
+def test_noise_is_taken_for_excess_scatter_no_more_often_than_by_two_sigma(positions: Places) -> None:
+    """A twentieth of all programs, as skewed sums of squares are; with a freedom for each loop 1.4 times as many."""
+    problem, found = of(positions)
+    squares, tested = scatters(problem, found.sigma) ** 2, len(found.sigma)
+    loops = len(problem.rms) - len(problem.names) + 1
+
+    def seen(freedom: float) -> float:
+        """Return the fraction of programs with excess scatter: that of residuals of such a mean square."""
+        least = next(
+            float(one)
+            for one in np.arange(1.0, 4.0, 0.01)
+            if module._excess_scatter(np.full(tested, one**0.5), np.ones(tested), np.ones(tested), freedom) > 0
+        )
+        return float(np.mean(squares > least))
+
+    assert seen(found.freedom) < 0.05
+    assert seen(loops) > 1.3 * seen(found.freedom)
+
+
+def test_the_skewness_of_parts_adds_up() -> None:
+    assert pooled_tail([(6, 2.5, 2.0), (6, 2.5, 2.0)]) == pytest.approx(4)
+    assert pooled_tail([(6, 2.5, 2.0), (0, 0.0, 0.0)]) == pytest.approx(2)
+    assert pooled_tail([]) == 0
+    rng = np.random.default_rng(3)
+    parts = [np.array([3.0, 3.0, 1.0, 1.0]), np.array([2.0, 0.5, 0.5])]  # eigenvalues of the correlations
+    counts = [int(each.sum()) for each in parts]
+    cumulants = [
+        (n, n**2 / np.sum(each**2), np.sum(each**2) ** 3 / np.sum(each**3) ** 2)
+        for n, each in zip(counts, parts, strict=True)
+    ]
+    every = np.concatenate(parts)
+    sums = rng.standard_normal((2_000_000, len(every))) ** 2 @ every
+    skewness = float(np.mean((sums - sums.mean()) ** 3) / np.std(sums) ** 3)
+    assert np.sqrt(8 / pooled_tail(cumulants)) == pytest.approx(skewness, rel=0.02)
 
 
 def test_groups_and_components_add_up() -> None:
