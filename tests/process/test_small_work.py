@@ -12,7 +12,6 @@ from levelmatch_core.matching.uncertainty import packed_roots, pair_noise, sampl
 from levelmatch_core.process import small_work
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import CompiledWhenLarge, compiled_when_large, everything_compiled, interpreted
-from levelmatch_core.sky import kernels
 
 
 @njit()
@@ -103,9 +102,6 @@ def drawn(seed):
     rows = k * np.arange(pairs + 1)
     of_three = rng.normal(size=(pairs, 2, 3, 3))
     weighted = rng.normal(size=(pairs, k, k))
-    pieces = rng.normal(size=(3, 4, 4, 4, 2))
-    x, y = rng.uniform(-2, 12, (2, 30))
-    x[3] = np.nan
     return [
         (graph_kernels.neighbours, (n, first, second)),
         (graph_kernels.bridge_flags, (n, first[::3].copy(), second[::3].copy())),
@@ -113,13 +109,11 @@ def drawn(seed):
         (design.normal_blocks, (geometry, weighted + weighted.transpose(0, 2, 1))),
         (design.pair_residuals, (geometry, rng.normal(size=(pairs, k)), rng.normal(size=(n, k)))),
         (design.to_members, (geometry, rng.normal(size=(pairs, k)), rng.normal(size=(n, k)))),
-        (design.to_pairs, (geometry, rng.normal(size=(n, k, 4)))),
         (packed_roots.as_rows, (adjacent[0], adjacent[2], (starts, packed, points), k)),
         (pair_noise._inside, (unit, shapes, ends, ends[:, ::-1].copy(), views, 3.7, k)),
         (pair_noise._by_member, (unit, shapes, adjacent, first, views, 3.7, matched)),
         (sampling.sums, (scene, adjacent[0])),
         (sampling.roots, (scene, adjacent[0], of_three, rng.random(pairs) < 0.8, rows)),
-        (kernels.spline_points, (pieces, np.array([0.5, 3.0, -1.0, 4.0]), x, y, np.empty((2, 30)))),
     ]
 
 
@@ -163,6 +157,6 @@ def arrays_of(arguments):
 
 def test_every_function_that_is_interpreted_is_among_those_compared():
     compared = {id(function) for function, _ in drawn(0)}
-    modules = graph_kernels, loop_closure, design, packed_roots, pair_noise, sampling, kernels
+    modules = graph_kernels, loop_closure, design, packed_roots, pair_noise, sampling
     every = {id(each) for module in modules for each in vars(module).values() if isinstance(each, CompiledWhenLarge)}
     assert every <= compared
