@@ -24,14 +24,15 @@ def inside(  # noqa: PLR0917 - those of the compiled function
     """Return what :func:`levelmatch_core.matching.uncertainty.pair_noise._inside` does."""
     count = np.zeros(ends.shape, dtype=np.int64)
     sums = np.zeros((len(ends), 2, k, k))
-    for (pair, side), mine in np.ndenumerate(ends):
-        _, x, y = _held(unit, shapes, mine, seen[pair, side])
-        count[pair, side] = x.size
-        sums[pair, side, 0, 0] = x.size
-        if k > 1 and x.size:
-            right, up = _steps(views, pair, side, x, y)
-            basis = np.stack([np.ones(x.size), right / scale, up / scale])
-            sums[pair, side] = 0.0 + np.add.accumulate(basis[:, None] * basis, axis=2)[:, :, -1]
+    for pair, (members, others) in enumerate(zip(ends.tolist(), seen.tolist(), strict=True)):
+        for side in range(2):
+            _, x, y = _held(unit, shapes, members[side], others[side])
+            count[pair, side] = x.size
+            sums[pair, side, 0, 0] = x.size
+            if k > 1 and x.size:
+                right, up = _steps(views, pair, side, x, y)
+                basis = np.stack([np.ones(x.size), right / scale, up / scale])
+                sums[pair, side] = 0.0 + np.add.accumulate(basis[:, None] * basis, axis=2)[:, :, -1]
     return count, sums
 
 
