@@ -24,7 +24,7 @@ from levelmatch_core.matching.linear.normal_equations import DENSE_UNKNOWNS
 from levelmatch_core.matching.model.frames import Views, from_centroid
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.uncertainty.packed_roots import as_rows, covariance_times, spread
-from levelmatch_core.matching.uncertainty.plain_points import NO_PIVOT, by_member, inside
+from levelmatch_core.matching.uncertainty.plain_points import NO_PIVOT, noise_by_member, points_inside
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import compiled_when_large
 
@@ -282,7 +282,7 @@ def _reach(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int, int]:
     return _before(unit, low), _before(unit, high)
 
 
-@compiled_when_large(lambda _, __, ends, *___: 50 * ends.size, inside)
+@compiled_when_large(lambda _, __, ends, *___: 50 * ends.size, points_inside)
 @njit(nogil=True, cache=True)
 def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
     unit: Array, shapes: Shapes, ends: Index, seen: Index, views: Views, scale: float, k: int
@@ -313,7 +313,10 @@ def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
     return count, sums
 
 
-@compiled_when_large(lambda _, __, lists, *rest: 100 * lists[1].size * rest[-1].shape[2] ** 2, by_member)
+@compiled_when_large(
+    lambda _, __, lists, *rest: lists[1].size * rest[-1].shape[2] ** 2 * (100 + 3 * lists[1].size // len(lists[0])),
+    noise_by_member,
+)
 @njit(nogil=True, cache=True)
 def _by_member(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: no cover
     unit: Array,

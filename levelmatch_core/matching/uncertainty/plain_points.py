@@ -18,7 +18,7 @@ _AT_A_TIME = 1 << 17
 Outlined = tuple[Array, Index, Array]
 
 
-def inside(  # noqa: PLR0917 - those of the compiled function
+def points_inside(  # noqa: PLR0917 - those of the compiled function
     unit: Array, shapes: Outlined, ends: Index, seen: Index, views: Views, scale: float, k: int
 ) -> tuple[Index, Array]:
     """Return what :func:`levelmatch_core.matching.uncertainty.pair_noise._inside` does."""
@@ -36,7 +36,7 @@ def inside(  # noqa: PLR0917 - those of the compiled function
     return count, sums
 
 
-def by_member(  # noqa: PLR0917 - those of the compiled function
+def noise_by_member(  # noqa: PLR0917 - those of the compiled function
     unit: Array,
     shapes: Outlined,
     lists: tuple[Index, Index, Index],
