@@ -27,24 +27,37 @@ class CompiledWhenLarge:
     compiled
         What `njit` made of it.
     passes
-        Takes the function's arguments and returns about how many passes of its inner loop they need, at most.
+        Takes the function's arguments and returns about how many passes of its inner loop they need, at most; of
+        `plain`, a quarter of a microsecond each.
+    plain
+        What does the same without a compiler, if not the function itself, interpreted.
     """
 
-    def __init__(self, compiled: Any, passes: Callable[..., int]) -> None:  # noqa: ANN401 - numba's
+    def __init__(
+        self,
+        compiled: Any,  # noqa: ANN401 - numba's
+        passes: Callable[..., int],
+        plain: Callable[..., Any] | None = None,
+    ) -> None:
         update_wrapper(self, compiled.py_func)
         self.compiled = compiled
         self._passes = passes
         self._spent = 0
-        self._plain: Callable[..., Any] | None = None
+        self._plain = plain
 
     def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401 - those of the function
         """Call the function, compiled or interpreted."""
         if self.compiled.signatures or self._is_kept() or self._is_large(arguments):
             return self.compiled(*arguments)
+        with np.errstate(divide="raise", over="ignore", invalid="ignore"):  # as compiled code does
+            return self.plain(*arguments)
+
+    @property
+    def plain(self) -> Callable[..., Any]:
+        """What does the same without a compiler."""
         if self._plain is None:
             self._plain = interpreted(self.compiled)
-        with np.errstate(divide="raise", over="ignore", invalid="ignore"):  # as compiled code does
-            return self._plain(*arguments)
+        return self._plain
 
     def _is_kept(self) -> bool:
         """Return whether it was compiled on this machine before."""
@@ -70,10 +83,10 @@ def everything_compiled() -> Iterator[None]:
         _everything = False
 
 
-def compiled_when_large(passes: Callable[..., int]) -> Callable[[Any], Any]:
+def compiled_when_large(passes: Callable[..., int], plain: Callable[..., Any] | None = None) -> Callable[[Any], Any]:
     """Decorate what `njit` made, which other compiled functions cannot call then; see :class:`CompiledWhenLarge`."""
     # with NUMBA_DISABLE_JIT it made nothing
-    return lambda made: CompiledWhenLarge(made, passes) if isinstance(made, Dispatcher) else made
+    return lambda made: CompiledWhenLarge(made, passes, plain) if isinstance(made, Dispatcher) else made
 
 
 def dispatcher_of(function: Any) -> Any:  # noqa: ANN401 - numba's

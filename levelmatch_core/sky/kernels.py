@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.process.small_work import compiled_when_large
 
 Floats = NDArray[np.float64]
+
+_SCATTERED = 1 << 12
+"""So many points are evaluated at a time: what is between stays in the processor's cache."""
 
 
 def as_compiled(image: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -110,26 +112,27 @@ def spline_box(pieces: Floats, lattice: Floats, x0: float, y0: float, out: Float
             spline_row(pieces, lattice, axis, y0 + r, x0, out[axis, r])
 
 
-@compiled_when_large(lambda *given: 40 * given[-1].size)
-@njit(nogil=True, cache=True)
-def spline_points(pieces: Floats, lattice: Floats, x: Floats, y: Floats, out: Floats) -> None:  # pragma: no cover
-    """Evaluate at scattered points: x and y are (n,), `out` is (axes, n)."""
-    ny, nx = pieces.shape[:2]
-    for k in range(x.size):
-        if not (np.isfinite(x[k]) and np.isfinite(y[k])):
-            for axis in range(out.shape[0]):  # one by one: a slice takes longer to compile
-                out[axis, k] = np.nan
-            continue
-        j = _cell(x[k], lattice[0], lattice[1], nx)
-        i = _cell(y[k], lattice[2], lattice[3], ny)
-        u = x[k] - (lattice[0] + j * lattice[1])
-        v = y[k] - (lattice[2] + i * lattice[3])
-        for axis in range(out.shape[0]):
-            total = 0.0
-            for m in range(4):
-                p = pieces[i, j, m, :, axis]
-                total = total * v + ((p[0] * u + p[1]) * u + p[2]) * u + p[3]
-            out[axis, k] = total
+def spline_points(pieces: Floats, lattice: Floats, x: Floats, y: Floats) -> Floats:
+    """Return (axes, n) the coordinates at scattered points, x and y (n,); NaN where these are not finite."""
+    rows, columns, _, _, axes = pieces.shape
+    by_power, out = pieces.reshape(rows * columns, -1).T.copy(), np.empty((axes, x.size))
+    for start in range(0, x.size, _SCATTERED):
+        part = slice(start, start + _SCATTERED)
+        finite = np.isfinite(x[part]) & np.isfinite(y[part])
+        u, j = _in_cell(np.where(finite, x[part], 0.0), lattice[0], lattice[1], columns)
+        v, i = _in_cell(np.where(finite, y[part], 0.0), lattice[2], lattice[3], rows)
+        p = by_power.take(i * columns + j, axis=1).reshape(4, 4, axes, -1)  # powers of v and of u, axes, points
+        along = ((p[:, 0] * u + p[:, 1]) * u + p[:, 2]) * u
+        out[:, part] = ((along[0] + p[0, 3]) * v + along[1] + p[1, 3]) * v + along[2] + p[2, 3]
+        out[:, part] = out[:, part] * v + along[3] + p[3, 3]
+        out[:, part][:, ~finite] = np.nan
+    return out
+
+
+def _in_cell(values: Floats, start: float, step: float, cells: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the distances of values from the first nodes of their cells, and the cells."""
+    cell = np.clip((values - start) / step, 0.0, cells - 1.0).astype(np.int64)
+    return values - (start + cell * step), cell
 
 
 @njit(nogil=True, cache=True, no_cpython_wrapper=True)

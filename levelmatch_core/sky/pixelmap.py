@@ -83,9 +83,7 @@ class PixelMap:
         x, y = np.broadcast_arrays(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
         if self.pieces is None:
             return self.exact(x, y)
-        out = np.empty((self.pieces.shape[-1], x.size))
-        kernels.spline_points(self.pieces, self.lattice, x.ravel(), y.ravel(), out)
-        return out.reshape(-1, *x.shape)
+        return kernels.spline_points(self.pieces, self.lattice, x.ravel(), y.ravel()).reshape(-1, *x.shape)
 
     def on(self, box: Box) -> Floats:
         """Return (2, rows, columns) the positions to which the pixels of a box are mapped."""

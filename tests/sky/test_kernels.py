@@ -54,3 +54,25 @@ def test_moments_and_median_of_a_run(low, high):
     assert mean == pytest.approx(np.mean(values[low:high] - 0.3))
     assert square == pytest.approx(np.mean((values[low:high] - 0.3) ** 2))
     assert run_median(values, low, high) == np.median(values[low:high])
+
+
+@pytest.mark.parametrize("several", [1, 30, 5000])
+def test_scattered_points_are_those_of_the_polynomials_of_their_cells(several):
+    """Beyond the lattice those of the nearest cell go on; what is not finite is nowhere."""
+    rng = np.random.default_rng(5)
+    pieces, lattice = rng.standard_normal((3, 4, 4, 4, 2)), np.array([0.5, 3.0, -1.0, 4.0])
+    x, y = rng.uniform(-2, 14, (2, several))
+    x[1::7], y[2::7] = np.nan, np.inf
+    found = kernels.spline_points(pieces, lattice, x, y)
+    for k in rng.choice(several, min(several, 50), replace=False):
+        if not np.isfinite([x[k], y[k]]).all():
+            assert np.isnan(found[:, k]).all()
+            continue
+        j, i = (int(np.clip(np.floor(at), 0, last)) for at, last in (((x[k] - 0.5) / 3, 3), ((y[k] + 1) / 4, 2)))
+        u, v = x[k] - 0.5 - 3 * j, y[k] + 1 - 4 * i
+        powers = np.outer(v ** np.arange(3, -1, -1), u ** np.arange(3, -1, -1))
+        np.testing.assert_allclose(found[:, k], np.einsum("mn,mna->a", powers, pieces[i, j]), rtol=1e-9, atol=1e-9)
+
+
+def test_no_points_are_nowhere():
+    assert kernels.spline_points(np.zeros((3, 4, 4, 4, 2)), np.ones(4), np.empty(0), np.empty(0)).shape == (2, 0)

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.graph_kernels import neighbours
 from levelmatch_core.matching.model.facing import Facing
-from levelmatch_core.matching.model.sample_points import POINTS, Shapes, holds, points_beside, shapes_of, spread_evenly
+from levelmatch_core.matching.model.sample_points import (
+    POINTS,
+    Shapes,
+    holds,
+    plain_holds,
+    points_beside,
+    points_within,
+    shapes_of,
+    spread_evenly,
+)
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import compiled_when_large
 
@@ -50,7 +59,49 @@ def kept_weights(  # noqa: PLR0917 - the parts of the problem in their natural o
     return np.asarray(sides.mean(axis=1), dtype=float)
 
 
-@compiled_when_large(lambda unit, _, lists, *_rest: len(unit) * lists[1].size * 7)
+def plain_parts(  # noqa: PLR0917 - those of the compiled function
+    unit: Array, shapes: Shapes, lists: tuple[Index, Index, Index], first: Index, places: Array, sizes: Array
+) -> Array:
+    """Return what :func:`_parts` does, by numpy; sums in the order of its loops, so that both give the same."""
+    edges, corners, boxes = shapes
+    begin, adjacent, number = lists
+    part = np.ones((len(sizes), 2))
+    for member in range(len(begin) - 1):
+        here = range(begin[member], begin[member + 1])
+        many, total = np.zeros(len(unit), dtype=np.int64), np.zeros(len(unit))
+        held = [points_within(unit, shapes, member, adjacent[place])[0] for place in here]
+        for place, points in zip(here, held, strict=True):
+            many[points] += 1
+            total[points] += sizes[number[place]]
+        left, bottom, right, top = boxes[member].tolist()
+        x, y = left + unit[:, 0] * (right - left), bottom + unit[:, 1] * (top - bottom)
+        own = plain_holds(edges[corners[member] : corners[member + 1]], x, y) & (many > 0)
+        each = np.zeros(len(unit))
+        each[own] = 2.0 * many[own] / ((many[own] + 1) * total[own])
+        for place, within in zip(here, held, strict=True):
+            pair = number[place]
+            side = 0 if first[pair] == member else 1
+            points = within[own[within]]
+            if points.size >= FEWEST:
+                part[pair, side] = np.add.accumulate(each[points] * sizes[pair])[-1] / points.size
+                continue
+            beside = [
+                one for one in here if one != place and _holds_place(edges, corners, adjacent[one], places[pair, side])
+            ]
+            all_of_them = 1 + len(beside)
+            sum_of_them = sizes[pair]
+            for one in beside:
+                sum_of_them += sizes[number[one]]
+            part[pair, side] = 2.0 * all_of_them / (all_of_them + 1) * sizes[pair] / sum_of_them
+    return part
+
+
+def _holds_place(edges: Array, corners: Index, other: int, place: Array) -> bool:
+    x, y = place[:1], place[1:]
+    return bool(plain_holds(edges[corners[other] : corners[other + 1]], x, y)[0])
+
+
+@compiled_when_large(lambda _, __, lists, *___: 100 * lists[1].size, plain_parts)
 @njit(nogil=True, cache=True)
 def _parts(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: no cover
     unit: Array, shapes: Shapes, lists: tuple[Index, Index, Index], first: Index, places: Array, sizes: Array

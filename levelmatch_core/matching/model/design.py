@@ -16,6 +16,9 @@ Geometry = tuple[Index, Index, Floats, Floats, Floats, Floats, float]
 grids, (K, 2, 2) centroids as either member sees them and (K, 2, 2, 2) turns of their slopes (else empty); pixels over
 which a slope is counted."""
 
+_AT_A_TIME = 1 << 16
+"""So many numbers stay in the processor's cache."""
+
 
 @njit(nogil=True, cache=True, inline="always")
 def _way(geometry: Geometry, pair: int, side: int, a: int) -> float:  # pragma: no cover - compiled
@@ -125,25 +128,27 @@ def to_members(geometry: Geometry, pulls: Floats, total: Floats) -> None:  # pra
             total[i, a] -= here + pulls[pair, 0] * _way(geometry, pair, 0, a) / scale
 
 
-@compiled_when_large(lambda geometry, corrections: 3 * geometry[0].size * corrections[0].size)
-@njit(nogil=True, cache=True)
 def to_pairs(geometry: Geometry, corrections: Floats) -> Floats:
-    """Return (K, k, M) B c: the differences of the pairs that corrections c (N, k, M) imply."""
-    first, second, _, _, _, turns, scale = geometry
+    """Return (K, k, M) B c: the differences of the pairs that corrections c (N, k, M) imply.
+
+    Of many columns, numpy's passes over a part of the pairs cost what compiled ones would.
+    """
+    first, second, centres, centroids, places, turns, scale = geometry
     _, k, several = corrections.shape
     made = np.empty((first.size, k, several))
-    for pair in range(first.size):
-        i, j = first[pair], second[pair]
-        for a in range(k):
-            for m in range(several):
-                made[pair, a, m] = corrections[j, a, m] - corrections[i, a, m]
+    step = max(1, _AT_A_TIME // max(k * several, 1))
+    for start in range(0, first.size, step):
+        part, made_here = slice(start, start + step), made[start : start + step]
+        ends = first[part], second[part]
+        here, there = (corrections[each] for each in ends)
+        np.subtract(there, here, out=made_here)
         for a in range(1, k):
-            here, there = _way(geometry, pair, 0, a) / scale, _way(geometry, pair, 1, a) / scale
-            for m in range(several):
-                made[pair, 0, m] += there * corrections[j, a, m] - here * corrections[i, a, m]
-                if len(turns):
-                    made[pair, a, m] = 0.0
-                    for b in range(1, k):
-                        made[pair, a, m] += turns[pair, 1, a - 1, b - 1] * corrections[j, b, m]
-                        made[pair, a, m] -= turns[pair, 0, a - 1, b - 1] * corrections[i, b, m]
+            at = [places[part, side, a - 1] if len(places) else centroids[part, a - 1] for side in range(2)]
+            mine, other = (((at[side] - centres[ends[side], a - 1]) / scale)[:, None] for side in range(2))
+            made_here[:, 0] += other * there[:, a] - mine * here[:, a]
+            if len(turns):
+                made_here[:, a] = 0.0
+                for b in range(1, k):
+                    made_here[:, a] += turns[part, 1, a - 1, b - 1, None] * there[:, b]
+                    made_here[:, a] -= turns[part, 0, a - 1, b - 1, None] * here[:, b]
     return made

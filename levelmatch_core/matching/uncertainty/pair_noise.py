@@ -23,6 +23,7 @@ from levelmatch_core.matching.model.frames import Views, from_centroid
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.model.sample_points import POINTS, Shapes, holds, points_beside, shapes_of, spread_evenly
 from levelmatch_core.matching.uncertainty.packed_roots import as_rows, covariance_times, spread
+from levelmatch_core.matching.uncertainty.plain_points import NO_PIVOT, noise_by_member, points_inside
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import compiled_when_large
 
@@ -36,8 +37,6 @@ SPLIT_PRIOR = 1e-3
 chain)."""
 WEIGHTIEST = 1e3
 """Largest weight of a pair's equation relative to a typical one: that of noise-free pairs would be infinite."""
-NO_PIVOT = 1e-14
-"""Pivots below this fraction of the largest are rounding errors."""
 
 
 def pixel_variances(problem: Problem) -> Array:
@@ -130,14 +129,14 @@ class PairNoise:
         seen = ends[:, ::-1] if problem.facing.seen is None else problem.facing.seen
         root = noise_roots(problem)
         views = problem.views
-        inside, sums = _inside(unit, shapes, ends, np.ascontiguousarray(seen), views, problem.scale, k)
-        sampled = inside.min(axis=1) >= FEWEST
+        within, sums = _inside(unit, shapes, ends, np.ascontiguousarray(seen), views, problem.scale, k)
+        sampled = within.min(axis=1) >= FEWEST
         shared = np.where(sampled, problem.variance * problem.shared, 0.0)
         variances = pixel_variances(problem)[ends]
-        part = shared[:, None] * variances / variances.sum(axis=1)[:, None] / np.maximum(inside, 1)
+        part = shared[:, None] * variances / variances.sum(axis=1)[:, None] / np.maximum(within, 1)
         # the basis [1, x, y] at the points, transformed so that its mean outer product equals the moments of the
         # overlap
-        own = np.linalg.cholesky(sums / np.maximum(inside, 1)[:, :, None, None] + TINY * np.eye(k))
+        own = np.linalg.cholesky(sums / np.maximum(within, 1)[:, :, None, None] + TINY * np.eye(k))
         matched = root[:, None] @ np.linalg.inv(own)
         matched *= (np.array([-1.0, 1.0]) * np.sqrt(part))[:, :, None, None]
         counting = np.flatnonzero(sampled)
@@ -222,7 +221,7 @@ def block_diagonal(blocks: Array) -> csr_array:
     return csr_array((blocks.ravel(), columns.ravel(), np.arange(0, blocks.size + 1, k)), shape=(count * k, count * k))
 
 
-@compiled_when_large(lambda unit, _, ends, *rest: len(unit) * ends.size * (rest[-1] ** 2 + 7))
+@compiled_when_large(lambda _, __, ends, *___: 50 * ends.size, points_inside)
 @njit(nogil=True, cache=True)
 def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
     unit: Array, shapes: Shapes, ends: Index, seen: Index, views: Views, scale: float, k: int
@@ -253,7 +252,10 @@ def _inside(  # noqa: PLR0917 - compiled  # pragma: no cover
     return count, sums
 
 
-@compiled_when_large(lambda unit, _, lists, *rest: len(unit) * lists[1].size * (rest[-1].shape[2] ** 2 + 7))
+@compiled_when_large(
+    lambda _, __, lists, *rest: lists[1].size * rest[-1].shape[2] ** 2 * (100 + 3 * lists[1].size // len(lists[0])),
+    noise_by_member,
+)
 @njit(nogil=True, cache=True)
 def _by_member(  # noqa: C901, PLR0912, PLR0917 - compiled: one loop  # pragma: no cover
     unit: Array,
