@@ -66,10 +66,11 @@ def plain_parts(  # noqa: PLR0917 - those of the compiled function
     edges, corners, boxes = shapes
     begin, adjacent, number = lists
     part = np.ones((len(sizes), 2))
+    bounds, point, _, _ = points_within(unit, shapes, np.repeat(np.arange(len(begin) - 1), np.diff(begin)), adjacent)
     for member in range(len(begin) - 1):
         here = range(begin[member], begin[member + 1])
         many, total = np.zeros(len(unit), dtype=np.int64), np.zeros(len(unit))
-        held = [points_within(unit, shapes, member, adjacent[place])[0] for place in here]
+        held = [point[bounds[place] : bounds[place + 1]] for place in here]
         for place, points in zip(here, held, strict=True):
             many[points] += 1
             total[points] += sizes[number[place]]

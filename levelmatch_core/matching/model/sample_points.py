@@ -70,16 +70,38 @@ def points_beside(unit: Array, boxes: Array, mine: int, other: int) -> tuple[int
     return _points_below(unit, low), _points_below(unit, high)
 
 
-def points_within(unit: Array, shapes: Shapes, mine: int, other: int) -> tuple[Index, Array, Array]:
-    """Return which points of a member lie within another, and where they are: by numpy, for few members."""
+def points_within(unit: Array, shapes: Shapes, mine: Index, other: Index) -> tuple[Index, Index, Array, Array]:
+    """Return which points of some members lie within others, and where they are: by numpy, for few members.
+
+    Parameters
+    ----------
+    unit, shapes
+        As :func:`spread_evenly` and :func:`shapes_of` return them.
+    mine, other
+        (M,) members whose points are asked for, and in which these may lie.
+
+    Returns
+    -------
+    (M + 1,) where those of each begin; then the number of each point, and its x and y.
+    """
     edges, starts, boxes = shapes
-    left, bottom, right, top = boxes[mine].tolist()
-    there = boxes[other].tolist()
-    width = right - left
-    low, high = np.searchsorted(unit[:, 0], [(there[0] - left) / width, (there[2] - left) / width])
-    x, y = left + unit[low:high, 0] * width, bottom + unit[low:high, 1] * (top - bottom)
-    held = np.flatnonzero((there[1] < y) & (y < there[3]) & plain_holds(edges[starts[other] : starts[other + 1]], x, y))
-    return low + held, x[held], y[held]
+    left, bottom, right, top = boxes[mine].T
+    width, height = right - left, top - bottom
+    low, high = (np.searchsorted(unit[:, 0], (boxes[other, side] - left) / width) for side in (0, 2))
+    count = high - low
+    begin = np.concatenate([[0], np.cumsum(count)])
+    which = np.repeat(np.arange(len(mine)), count)
+    point = np.arange(begin[-1]) - np.repeat(begin[:-1] - low, count)
+    x, y = left[which] + unit[point, 0] * width[which], bottom[which] + unit[point, 1] * height[which]
+    held = (boxes[other, 1][which] < y) & (y < boxes[other, 3][which])
+    sides = starts[other + 1] - starts[other]
+    for side in range(int(sides.max(initial=0))):
+        which, point, x, y = which[held], point[held], x[held], y[held]
+        there = side < sides[which]
+        a, b, c = edges[np.where(there, starts[other][which] + side, 0)].T
+        held = ~there | (a * x + b * y + c > 0)
+    which = which[held]
+    return np.searchsorted(which, np.arange(len(mine) + 1)), point[held], x[held], y[held]
 
 
 def plain_holds(edges: Array, x: Array, y: Array) -> NDArray[np.bool_]:

@@ -22,9 +22,11 @@ def points_inside(  # noqa: PLR0917 - those of the compiled function
     """Return what :func:`levelmatch_core.matching.uncertainty.pair_noise._inside` does."""
     count = np.zeros(ends.shape, dtype=np.int64)
     sums = np.zeros((len(ends), 2, k, k))
-    for pair, (members, others) in enumerate(zip(ends.tolist(), seen.tolist(), strict=True)):
+    bounds, _, all_x, all_y = points_within(unit, shapes, ends.ravel(), seen.ravel())
+    for pair in range(len(ends)):
         for side in range(2):
-            _, x, y = points_within(unit, shapes, members[side], others[side])
+            mine = slice(bounds[2 * pair + side], bounds[2 * pair + side + 1])
+            x, y = all_x[mine], all_y[mine]
             count[pair, side] = x.size
             sums[pair, side, 0, 0] = x.size
             if k > 1 and x.size:
@@ -49,13 +51,15 @@ def noise_by_member(  # noqa: PLR0917 - those of the compiled function
     wide = k * np.diff(begin)
     starts = np.concatenate([[0], np.cumsum(np.where(wide <= points, wide * (wide + 1) // 2, wide * points))])
     packed = np.zeros(starts[-1])
+    members = np.repeat(np.arange(len(begin) - 1), np.diff(begin))
+    bounds, point, all_x, all_y = points_within(unit, shapes, members, adjacent)
     for member in range(len(begin) - 1):
         noise = np.zeros((wide[member], points))
         for place in range(begin[member], begin[member + 1]):
             pair, slot = number[place], k * (place - begin[member])
             side = 0 if first[pair] == member else 1
-            held, x, y = points_within(unit, shapes, member, adjacent[place])
-            steps = _steps(views, pair, side, x, y)
+            mine = slice(bounds[place], bounds[place + 1])
+            held, steps = point[mine], _steps(views, pair, side, all_x[mine], all_y[mine]) if k > 1 else ()
             for a in range(k):
                 value = matched[pair, side, a, 0]
                 for b in range(1, k):
