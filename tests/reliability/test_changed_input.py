@@ -79,8 +79,8 @@ def test_replaced_between_inventory_and_reading(
     victim = min(path for path in inputs.iterdir() if ".fits" in path.name)
     listed = pipeline.inventory_of
 
-    def replaced_after(request: Request) -> Any:
-        inventory = listed(request)
+    def replaced_after(*request: Any) -> Any:
+        inventory = listed(*request)
         brightened(victim)
         return inventory
 

@@ -149,8 +149,8 @@ def test_an_input_that_becomes_one(place: Path, monkeypatch: Any, make: Callable
     shutil.rmtree(place / "store")
     listed = pipeline.inventory_of
 
-    def swapped(request: Request) -> Any:
-        inventory = listed(request)
+    def swapped(*request: Any) -> Any:
+        inventory = listed(*request)
         victim.unlink()
         make(victim)
         return inventory
