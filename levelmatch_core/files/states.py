@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+Stamp = tuple[int, int, int]
+"""Time of the last change (Unix time, ns), size (bytes) and number of a file: as they are, also after a rename."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -29,3 +32,12 @@ def state_of(paths: Iterable[Path | str]) -> State:
         digest.update(repr(known).encode())
         newest = max(newest, found.st_mtime, found.st_ctime)
     return State(digest.hexdigest(), newest)
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Return by what a changed file is told from the same one, None if there is none. Links are not followed."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.files.locks import FolderLock
-from levelmatch_core.files.states import state_of
+from levelmatch_core.files.states import Stamp, stamp_of, state_of
 from levelmatch_core.files.writing import is_temporary, room_for, see_on_disk, write_durably
 from levelmatch_core.images.reading import file_digest
 from levelmatch_core.process.log_context import logger_of
@@ -41,6 +41,7 @@ from levelmatch_core.products.output.placing import (
     note_written,
     place_of,
     put,
+    stamps_written,
 )
 from levelmatch_core.products.output.settings_changes import changes_between, numbers_settings
 from levelmatch_core.products.runrecord import RunRecord, json_bytes
@@ -76,7 +77,8 @@ class OutputFolder:
         self.edited: dict[str, str] = {}
         """Corrected files that somebody edited since a run wrote them, and the names under which they lie now."""
         self.left = ""
-        """What :func:`state_left` says at the end of the run, '' before it: what comes later is not the run's."""
+        """What :func:`state_left` says at the end of the run: what comes later is not the run's. '' before it, and if a
+        file is not as the run wrote or found it."""
         self._settings = dict(settings)
         self._lock = lock
         self._claimed = set(made)
@@ -89,6 +91,7 @@ class OutputFolder:
         for file in last.files if last is not None else ():
             self._digests.setdefault(file.name, set()).add(file.sha256)
         self._looked_at: set[str] = set()
+        self._at_first = {name: stamp_of(path / name) for name in self._digests}
 
     @classmethod
     def open(cls, path: Path, settings: MatchSettings, inputs: Sequence[Path]) -> Self:
@@ -203,9 +206,9 @@ class OutputFolder:
             If the name leaves the folder or is reserved.
         """
 
-        def before(digest: str) -> None:
+        def before(digest: str, stamp: Stamp | None) -> None:
             self.claim([name])
-            note_written(self.path, name, digest)
+            note_written(self.path, name, digest, stamp)
 
         file, changed = put(self.path, name, writer, before=before)
         if changed:
@@ -293,10 +296,21 @@ class OutputFolder:
             if not same:
                 write_durably(run, content)
         (self.path / JOURNAL).unlink(missing_ok=True)
+        stamps = stamps_written(self.path)
         (self.path / WRITTEN).unlink(missing_ok=True)
         self._in_journal, self._changed, self._claimed = False, False, wanted
-        self.left = state_left(self.path)
+        left = state_left(self.path)
+        touched = [file.name for file in record.files if self._touched(file, stamps)]
+        if touched:
+            logger.warning("%s: changed by somebody while the run went on: run again", some_of(touched))
+        self.left = left if not touched and run.read_bytes() == content else ""
         return changed
+
+    def _touched(self, file: OutputFile, stamps: Mapping[str, Stamp]) -> bool:
+        """Return whether a file is neither as it was before all this run looked at nor as the run put it there."""
+        stamp = stamp_of(self.path / file.name)
+        known = stamp is not None and stamp in (self._at_first.get(file.name), stamps.get(file.name))
+        return not (known or self.check(file))
 
 
 def state_left(root: Path) -> str:

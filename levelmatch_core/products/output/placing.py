@@ -2,18 +2,20 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from levelmatch_core.errors import OutputFolderError
+from levelmatch_core.files.states import Stamp, stamp_of
 from levelmatch_core.files.writing import is_temporary, rename, room_for, sync_folder, temporary_next_to
 from levelmatch_core.images.reading import file_digest
 from levelmatch_core.products.manifest import OutputFile
 
 RUN, LOG, JOURNAL = "run.json", "log.json", "unfinished.json"
 WRITTEN = ".levelmatch-written.tmp"
-"""Digests of the files that an unfinished run put into their places: what else lies there was edited by somebody."""
+"""Digests and stamps of the files that an unfinished run put into their places: what else lies there was edited."""
 
 CORRECTED, EDITED = "tiles/", "tiles/.edited/"
 """Folders of corrected files, and of those that somebody edited, which are never touched."""
@@ -28,7 +30,9 @@ class Sha256(str):
     __slots__ = ()
 
 
-def put(root: Path, name: str, writer: Writer, before: Callable[[str], None] | None = None) -> tuple[OutputFile, bool]:
+def put(
+    root: Path, name: str, writer: Writer, before: Callable[[str, Stamp | None], None] | None = None
+) -> tuple[OutputFile, bool]:
     """Have `writer` create a file below `root`, and move it to its place if its bytes are new.
 
     Parameters
@@ -40,7 +44,7 @@ def put(root: Path, name: str, writer: Writer, before: Callable[[str], None] | N
     writer
         As in :meth:`OutputFolder.write`.
     before
-        Called with the file's digest once it is made and its bytes are new, before it appears.
+        Called with the file's digest and stamp once it is made and its bytes are new, before it appears.
 
     Returns
     -------
@@ -60,7 +64,7 @@ def put(root: Path, name: str, writer: Writer, before: Callable[[str], None] | N
         )
         if not same:
             if before is not None:
-                before(digest)
+                before(digest, stamp_of(temporary))
             rename(temporary, place)
     return OutputFile(name=name, sha256=digest), not same
 
@@ -99,9 +103,9 @@ def place_of(root: Path, name: str) -> Path:
     return root / name
 
 
-def note_written(root: Path, name: str, digest: str) -> None:
+def note_written(root: Path, name: str, digest: str, stamp: Stamp | None) -> None:
     """Note that a file appears with these bytes; any number of processes may do so at once."""
-    line = f"\n{json.dumps([name, digest])}\n".encode()  # on a line of its own, whatever was cut short before
+    line = f"\n{json.dumps([name, digest, stamp])}\n".encode()  # on a line of its own, whatever was cut short before
     with room_for(root / WRITTEN):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(root / WRITTEN, flags, 0o600)
@@ -113,14 +117,24 @@ def note_written(root: Path, name: str, digest: str) -> None:
 
 
 def digests_written(root: Path) -> dict[str, set[str]]:
-    """Return what :func:`note_written` noted, by name; a line that was cut short is passed over."""
+    """Return the digests that :func:`note_written` noted, by name."""
     found: dict[str, set[str]] = {}
+    for name, digest, *_ in _notes(root):
+        found.setdefault(name, set()).add(digest)
+    return found
+
+
+def stamps_written(root: Path) -> dict[str, Stamp]:
+    """Return the last stamps that :func:`note_written` noted, by name; earlier versions noted none."""
+    return {name: (stamp[0], stamp[1], stamp[2]) for name, _, *rest in _notes(root) for stamp in rest if stamp}
+
+
+def _notes(root: Path) -> Iterator[list[Any]]:
+    """Yield what :func:`note_written` noted; a line that was cut short is passed over."""
     with suppress(FileNotFoundError):
         for line in (root / WRITTEN).read_bytes().splitlines():
             with suppress(ValueError):
-                name, digest = json.loads(line)
-                found.setdefault(name, set()).add(digest)
-    return found
+                yield json.loads(line)
 
 
 def edits_of(root: Path, name: str) -> list[str]:

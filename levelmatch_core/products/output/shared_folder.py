@@ -1,5 +1,6 @@
 """The output folder for workers in other processes: a path, and files that the run has claimed beforehand."""
 
+from functools import partial
 from pathlib import Path
 
 from levelmatch_core.products.manifest import OutputFile
@@ -22,6 +23,6 @@ class SharedFolder:
 
     def write(self, name: str, writer: Writer) -> OutputFile:
         """Have `writer` create a file, and move it to its place; as :meth:`OutputFolder.write`."""
-        file, new = put(self.path, name, writer, before=lambda digest: note_written(self.path, name, digest))
+        file, new = put(self.path, name, writer, before=partial(note_written, self.path, name))
         self.changed |= new
         return file

@@ -14,7 +14,7 @@ import pytest
 
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.products.manifest import OutputFile
-from levelmatch_core.products.output.folder import JOURNAL, LOG, RUN, OutputFolder
+from levelmatch_core.products.output.folder import JOURNAL, LOG, RUN, OutputFolder, state_left
 from levelmatch_core.products.output.placing import WRITTEN
 from levelmatch_core.products.runrecord import RunRecord, record_of
 from levelmatch_core.settings import MatchSettings
@@ -242,6 +242,39 @@ def test_check_sees_what_was_altered(finished: Path) -> None:
         assert not folder.check(file)
         (finished / file.name).unlink()
         assert not folder.check(file)
+
+
+def change_in_place(path: Path) -> None:
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("name", ["tiles/a.fits", "pairs.ecsv"])
+def test_what_somebody_changed_in_the_run_is_none_of_what_it_left(
+    tmp_path: Path, record: Any, caplog: pytest.LogCaptureFixture, name: str, *, again: bool
+) -> None:
+    out, names = tmp_path / "out", ["tiles/a.fits", "tiles/b.fits", "pairs.ecsv"]
+    for _ in range(2 if again else 1):  # in the second run nothing is written
+        with OutputFolder.open(out, SETTINGS, []) as folder:
+            files = [folder.write(each, saying(each)) for each in names]
+            if again == (folder.last is not None):
+                change_in_place(out / name)
+            folder.finish(record(files), {})
+    assert folder.left == ""
+    assert f"{name}: changed by somebody while the run went on" in caplog.text.replace("'", "")
+    with OutputFolder.open(out, SETTINGS, []) as folder:
+        files = [folder.write(each, saying(each)) for each in names]
+        folder.finish(record(files), {})
+        assert folder.left == state_left(out)
+        assert list(folder.edited) == ([name] if name.startswith("tiles/") else [])
+
+
+def test_a_file_that_was_only_touched_is_what_the_run_left(tmp_path: Path, record: Any) -> None:
+    with OutputFolder.open(tmp_path / "out", SETTINGS, []) as folder:
+        files = [folder.write("tiles/a.fits", saying("a"))]
+        os.utime(tmp_path / "out" / "tiles" / "a.fits", (1, 1))
+        folder.finish(record(files), {})
+        assert folder.left == state_left(tmp_path / "out")
 
 
 def test_finish_refuses_a_manifest_with_a_file_that_is_not_there(tmp_path: Path, record: Any) -> None:
