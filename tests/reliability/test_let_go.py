@@ -7,7 +7,7 @@ import pytest
 
 def _in_the_run(world):
     """The first corrected file is there, and the run has not finished."""
-    return any((world.out / "tiles").glob("*.fits")) and (world.out / "unfinished.json").exists()
+    return any((world.out / "tiles").glob("jw*.fits")) and (world.out / "unfinished.json").exists()
 
 
 def _after_its_last_file(world):
@@ -29,7 +29,7 @@ def test_a_corrected_file_edited_before_the_command_ends(reliability, undisturbe
     while process.poll() is None and not moment(world):
         time.sleep(0.001)
     assert process.poll() is None, world.said
-    tile = min((world.out / "tiles").glob("*.fits"))
+    tile = min((world.out / "tiles").glob("jw*.fits"))
     whole = tile.read_bytes()
     tile.write_bytes(whole[:-3000] + bytes([whole[-3000] ^ 1]) + whole[-2999:])
     assert process.wait(600) == 0, world.said
