@@ -221,16 +221,20 @@ def refuse_shapes(sci: Hdu, planes: tuple[Hdu, ...], shown: str) -> None:
             raise ShapeMismatchError(message)
 
 
-def read_pixels(exposure: Exposure) -> Pixels:
-    """Read an exposure, with NaN wherever a pixel may not be used.
+def read_exposure(exposure: Exposure) -> tuple[AnyWcs, Pixels]:
+    """Return the WCS of an exposure, as :func:`read_wcs`, and its pixels with NaN wherever one may not be used.
+
+    Both are read at one opening of the file.
 
     Returns
     -------
-    Pixels
-        float32 where the file's type fits into it exactly, else float64; scaled by BSCALE and BZERO.
+    AnyWcs, Pixels
+        The pixels are float32 where the file's type fits into it exactly, else float64; scaled by BSCALE and BZERO.
 
     Raises
     ------
+    NoWcsError, SettingsError
+        As :func:`read_wcs`.
     NotFitsError
         If the file is damaged or truncated.
     NoImageError
@@ -244,12 +248,6 @@ def read_pixels(exposure: Exposure) -> Pixels:
     OSError
         If the file cannot be read; another try may succeed.
     """
-    with _read(exposure) as (_, arrays):
-        return _pixels_of(arrays, exposure)
-
-
-def read_exposure(exposure: Exposure) -> tuple[AnyWcs, Pixels]:
-    """Return WCS and pixels: :func:`read_wcs` and :func:`read_pixels` at one opening of the file."""
     with _read(exposure) as (hdus, arrays):
         wcs = wcs_from(exposure.wcs_source, hdus, exposure.sci, exposure.path, exposure.name)
         return wcs, _pixels_of(arrays, exposure)

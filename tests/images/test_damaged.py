@@ -10,8 +10,9 @@ from astropy.io import fits
 
 from levelmatch_core.errors import DataError, NoInputError
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.images.reading import read_pixels, read_wcs
+from levelmatch_core.images.reading import read_wcs
 from levelmatch_core.settings import MatchSettings
+from tests.images.pixels import read_pixels
 
 VALUES = (
     *("0", "-1", "1e400", "NaN", "'x'", "'open", "T", "", "9" * 20, "1.5", "3", "2000000000", "1E-320"),

@@ -14,8 +14,8 @@ from levelmatch_core.errors import NoInputError, SettingsError, UsageError
 from levelmatch_core.images.exposure import Inventory
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.images.missing import MissingInput
-from levelmatch_core.images.reading import read_pixels
 from levelmatch_core.settings import MatchSettings
+from tests.images.pixels import read_pixels
 
 MakeFile = Callable[..., Path]
 POINTING = "jw02107001001_02101"

@@ -26,8 +26,9 @@ from levelmatch_core.errors import (
 from levelmatch_core.images.exposure import Exposure, Window
 from levelmatch_core.images.fits_headers import BLOCK, quiet
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.images.reading import Pixels, file_digest, read_pixels, read_wcs
+from levelmatch_core.images.reading import Pixels, file_digest, read_wcs
 from levelmatch_core.settings import MatchSettings
+from tests.images.pixels import read_pixels
 
 MakeFile = Callable[..., Path]
 

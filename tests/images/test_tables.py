@@ -12,12 +12,12 @@ from levelmatch_core.images.instruments import by_name, instrument_of
 from levelmatch_core.images.instruments.base import Source
 from levelmatch_core.images.instruments.table import of_table
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.images.reading import read_pixels
 from levelmatch_core.instrument_tables import InstrumentTable, read_table
 from levelmatch_core.products.output.folder import numbers_settings
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import cutout_key
 from levelmatch_core.sky.grid import choose_grid
+from tests.images.pixels import read_pixels
 
 SHAPE = (40, 60)
 

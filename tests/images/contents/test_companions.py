@@ -10,8 +10,8 @@ from astropy.io import fits
 
 from levelmatch_core.errors import NoInputError
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.images.reading import read_pixels
 from levelmatch_core.settings import MatchSettings
+from tests.images.pixels import read_pixels
 
 SIZE = 32
 

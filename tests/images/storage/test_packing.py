@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from levelmatch_core.errors import NotFitsError
 from levelmatch_core.images.fits_headers import read_headers
 from levelmatch_core.images.inventory import take_inventory
-from levelmatch_core.images.reading import read_pixels
 from levelmatch_core.images.storage.lzw import compress, uncompress
 from levelmatch_core.images.storage.packing import Packing, packed, packing_of, streamed, unpacked
 from levelmatch_core.settings import MatchSettings
 from tests.images.conftest import MakeFile
+from tests.images.pixels import read_pixels
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
