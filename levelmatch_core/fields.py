@@ -21,7 +21,7 @@ from levelmatch_core.matching.stages import STAGES, groups_of
 from levelmatch_core.process.log_context import log_context, logger_of
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
-from levelmatch_core.sky.field_contents import blank_notes, lone_notes, of_another_scale, wild_notes
+from levelmatch_core.sky.field_contents import of_another_scale, pixel_notes
 from levelmatch_core.sky.patches import ONE, Layout
 
 logger = logger_of(__name__)
@@ -61,7 +61,7 @@ def match_field(
     """
     zeros = zeros or Zeros(named=settings.reference)
     anchor = files.anchor if files.anchor is not None and files.anchor.unit == field.unit else None
-    wide = _layout_notes(field, layout)
+    layout_notes = _layout_notes(field, layout)
     work = FieldWork(field.name, settings, each, zeros.preferred, files, layout.grids)
     views, failures = _views(field, layout, None if layout.is_wide else anchor, work)
     cutouts = {name: next(iter(found.values())) for name, found in views.items()}
@@ -70,7 +70,7 @@ def match_field(
             logger.error("%s", other.reason)
         failures.append(other)
         del cutouts[other.name]
-    left_out_pixels = (*blank_notes(field, cutouts), *wild_notes(field, cutouts), *lone_notes(field, cutouts))
+    left_out = pixel_notes(field, cutouts)
     members = [
         single_member(exposure, views[exposure.name], layout)
         for exposure in field.exposures
@@ -85,10 +85,10 @@ def match_field(
             homes: dict[str, list[CutoutRecord]] = {}
             for name, cutout in cutouts.items():
                 homes.setdefault(layout.home(name), []).append(cutout)
-            surveyed, lost, reach = survey_members(anchor, stage.name, layout, homes, work)
+            surveyed, lost, unreached = survey_members(anchor, stage.name, layout, homes, work)
             members += surveyed
             failures += lost
-            wide += reach
+            layout_notes += unreached
         groups = groups_of(stage, members)
         if not groups:
             continue
@@ -110,8 +110,8 @@ def match_field(
     corrections = tuple(one.model_copy(update={"patch": layout.home(one.exposure.name)}) for one in corrections)
     if isinstance(errors, Failure):
         failures.append(errors)
-    corrections, lost, notes = with_local_sky(corrections, touching(stages, corrections), cutouts, work)
-    notes = (*wide, *left_out_pixels, *notes)
+    corrections, lost, on_local_sky = with_local_sky(corrections, touching(stages, corrections), cutouts, work)
+    notes = (*layout_notes, *left_out, *on_local_sky)
     living = {one.exposure.tile for one in corrections if one.status is not Status.FAILED}
     for note in notes:
         with log_context(field.name, "notes"):

@@ -1,9 +1,9 @@
 """What the pixels of a field's exposures turned out to be, once they were read: blank ones, values of another scale."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median_low
 
-from levelmatch_core.images.exposure import Failure, Field
+from levelmatch_core.images.exposure import Exposure, Failure, Field
 from levelmatch_core.images.instruments import instrument_of
 from levelmatch_core.sky.cutouts import CutoutRecord
 
@@ -11,8 +11,8 @@ OTHER_SCALE = 1e3
 """Images whose values differ by this factor or more are not of one scale: no level makes them alike."""
 
 
-def blank_notes(field: Field, cutouts: Mapping[str, CutoutRecord]) -> tuple[str, ...]:
-    """Return what to know of the blank pixels of a field, zeros of instruments aside whose zeros always are.
+def pixel_notes(field: Field, cutouts: Mapping[str, CutoutRecord]) -> tuple[str, ...]:
+    """Return what to know of the pixels that were left out, in addition to those that are masked or not finite.
 
     Parameters
     ----------
@@ -21,64 +21,51 @@ def blank_notes(field: Field, cutouts: Mapping[str, CutoutRecord]) -> tuple[str,
     cutouts
         Those that were read.
     """
-    exposures = [one for one in field.exposures if one.name in cutouts and not instrument_of(one).blank_zero]
-    some = {one.name: cutouts[one.name] for one in exposures if cutouts[one.name].n_blank}
+    there = [one for one in field.exposures if one.name in cutouts]
+    notes = (_on_blanks(there, cutouts), _on_cosmic_rays(there, cutouts), _on_pixels_of_no_sky(there, cutouts))
+    return tuple(f"{field.title}: {note}" for note in notes if note)
+
+
+def _on_blanks(there: Sequence[Exposure], cutouts: Mapping[str, CutoutRecord]) -> str:
+    """Return the note on blank pixels, without the zeros of instruments that always blank with them; '' for none."""
+    some = {one.name: cutouts[one.name] for one in there if not instrument_of(one).blank_zero}
+    some = {name: cutout for name, cutout in some.items() if cutout.n_blank}
     if not some:
-        return ()
+        return ""
     values = sorted({value for one in some.values() for value in one.blanks})
     what = f"pixels of exactly {', '.join(f'{value:g}' for value in values)}" if values else "pixels of huge values"
     most = max(some, key=lambda name: (some[name].n_blank, name))
-    note = (
-        f"{field.title}: {what} are taken for blank in {len(some)} exposures, {some[most].n_blank} pixels in "
+    return (
+        f"{what} are taken for blank in {len(some)} exposures, {some[most].n_blank} pixels in "
         f"{most} the most: they stay as they are and take part in nothing (setting blank)"
     )
-    return (note,)
 
 
-def wild_notes(field: Field, cutouts: Mapping[str, CutoutRecord]) -> tuple[str, ...]:
-    """Return what to know of the pixels that stand out alone and were left out, if there are any.
-
-    Parameters
-    ----------
-    field
-        The exposures.
-    cutouts
-        Those that were read.
-    """
-    some = {one.name: cutouts[one.name].n_wild for one in field.exposures if one.name in cutouts}
-    some = {name: count for name, count in some.items() if count}
+def _on_cosmic_rays(there: Sequence[Exposure], cutouts: Mapping[str, CutoutRecord]) -> str:
+    """Return the note on pixels that stand out alone; '' for none."""
+    some = {one.name: cutouts[one.name].n_wild for one in there if cutouts[one.name].n_wild}
     if not some:
-        return ()
+        return ""
     most = max(some, key=lambda name: (some[name], name))
-    note = (
-        f"{field.title}: {sum(some.values())} pixels of {len(some)} exposures stand out alone and are left out as "
+    return (
+        f"{sum(some.values())} pixels of {len(some)} exposures stand out alone and are left out as "
         f"cosmic rays, {some[most]} in {most} the most: corrected files keep them; measurements and mosaics do without "
         "(setting reproject_func)"
     )
-    return (note,)
 
 
-def lone_notes(field: Field, cutouts: Mapping[str, CutoutRecord]) -> tuple[str, ...]:
-    """Return what to know of pixels that hold no sky and were left out before resampling, if there are any.
-
-    Parameters
-    ----------
-    field
-        The exposures.
-    cutouts
-        Those that were read.
-    """
-    sizes = {one.name: one.shape[0] * one.shape[1] for one in field.exposures if one.name in cutouts}
+def _on_pixels_of_no_sky(there: Sequence[Exposure], cutouts: Mapping[str, CutoutRecord]) -> str:
+    """Return the note on pixels that hold no sky and were left out before resampling; '' for none."""
+    sizes = {one.name: one.shape[0] * one.shape[1] for one in there}
     parts = {name: cutouts[name].n_lone / size for name, size in sizes.items() if cutouts[name].n_lone}
     if not parts:
-        return ()
+        return ""
     most = max(parts, key=lambda name: (parts[name], name))
-    note = (
-        f"{field.title}: {len(parts)} exposures hold pixels of no sky, beyond 1e9 times the noise or, where they "
+    return (
+        f"{len(parts)} exposures hold pixels of no sky, beyond 1e9 times the noise or, where they "
         f"are many, far off all about them: {cutouts[most].n_lone} of {most} the most ({parts[most]:.2g} of its "
         "pixels); corrected files keep them, measurements and mosaics do without (better mask them: NaN, a mask file)"
     )
-    return (note,)
 
 
 def of_another_scale(field: Field, cutouts: Mapping[str, CutoutRecord]) -> list[Failure]:
