@@ -100,7 +100,7 @@ class Question:
     output: Path
     asked: str
     """As in :class:`LastRun`."""
-    reading: "_Reading"
+    reading: _Reading
     state: State
     begun: float
     """When that state was looked at: Unix time, seconds."""

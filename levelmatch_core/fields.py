@@ -82,10 +82,7 @@ def match_field(
             members.append(survey_member(anchor, stage.name, field.name, views[anchor.name], layout))
             del cutouts[anchor.name]
         elif stage is STAGES[-1] and anchor is not None and layout.is_wide:
-            homes: dict[str, list[CutoutRecord]] = {}
-            for name, cutout in cutouts.items():
-                homes.setdefault(layout.home(name), []).append(cutout)
-            surveyed, lost, unreached = survey_members(anchor, stage.name, layout, homes, work)
+            surveyed, lost, unreached = survey_members(anchor, stage.name, layout, cutouts, work)
             members += surveyed
             failures += lost
             layout_notes += unreached

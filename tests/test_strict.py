@@ -9,16 +9,13 @@ from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
 from levelmatch_core.sky.store import CutoutStore
+from tests.folders import contents
 
 
 def request(tmp_path, **settings):
     return Request(
         inputs=(tmp_path / "in",), output=tmp_path / "out", settings=MatchSettings(figures="none", **settings)
     )
-
-
-def bytes_of(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "log.json"}
 
 
 @pytest.fixture
@@ -30,11 +27,11 @@ def exposures(tmp_path):
 def test_a_broken_file_ends_a_strict_run_and_leaves_the_outputs(tmp_path, exposures):
     store = CutoutStore(tmp_path / "store")
     assert run(request(tmp_path, strict=True), store, PlainRunner).complete
-    before = bytes_of(tmp_path / "out")
+    before = contents(tmp_path / "out")
     exposures[0].write_bytes(exposures[0].read_bytes()[:5000])
     with pytest.raises(StrictError, match=exposures[0].name):
         run(request(tmp_path, strict=True), store, PlainRunner)
-    assert bytes_of(tmp_path / "out") == before
+    assert contents(tmp_path / "out") == before
     assert not run(request(tmp_path), store, PlainRunner).complete
 
 

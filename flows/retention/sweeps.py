@@ -44,12 +44,12 @@ def outdated(sweeps: Mapping[tuple[str, str], Sequence[Run]], before: float) -> 
     runs: list[Run] = []
     gone, kept, seen = 0, [], set()
     for (experiment, sweep), its in sorted(sweeps.items(), key=lambda each: _last(each[1]), reverse=True):
-        last = experiment not in seen and any(run.info.status == "FINISHED" for run in its)
-        if last:
+        is_last_result = experiment not in seen and any(run.info.status == "FINISHED" for run in its)
+        if is_last_result:
             seen.add(experiment)
         if _last(its) >= before * 1000:
             continue
-        if last:
+        if is_last_result:
             kept.append(sweep)
         else:
             gone += 1

@@ -16,7 +16,7 @@ MOSAIC = "mosaic_tiles"
 """The stage whose groups are the fields."""
 
 _LONGEST_BAND = 40
-
+"""Characters of a band that the name of a field takes over."""
 MAX_SCALE_RATIO = 2.0
 """Images whose pixels differ by more than this factor in size share no grid."""
 MAX_FREQUENCY_RATIO = 1.1
@@ -25,7 +25,7 @@ MAX_FREQUENCY_RATIO = 1.1
 
 @dataclass(frozen=True)
 class Kind:
-    """What all exposures of a field share, besides their place; fields of different keys never meet."""
+    """What all exposures of a field share, besides their place."""
 
     instrument: str
     camera: str

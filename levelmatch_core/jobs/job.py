@@ -59,7 +59,7 @@ class Workspace:
         )
 
     def harmed(self, result: object) -> bool:
-        """Return whether any of them was lost or altered by something else than a later run with other inputs."""
+        """Return whether any such array or file was lost or altered, but not by a later run with other inputs."""
         return any(
             not self.store.check(one) if isinstance(one, StoredArray) else self.held().harmed(one.name)
             for one in _references(result)

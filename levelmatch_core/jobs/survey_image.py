@@ -20,7 +20,7 @@ def survey_member(
 
 
 def survey_members(
-    anchor: Exposure, stage: str, layout: Layout, homes: Mapping[str, list[CutoutRecord]], work: FieldWork
+    anchor: Exposure, stage: str, layout: Layout, cutouts: Mapping[str, CutoutRecord], work: FieldWork
 ) -> tuple[list[Member], list[Failure], tuple[str, ...]]:
     """Return a survey image as a member of each patch that it reaches, with what failed, and notes.
 
@@ -32,11 +32,14 @@ def survey_members(
         The stage in which it takes part.
     layout
         The patches.
-    homes
-        Patch -> the cutouts of the exposures that are at home there: it is resampled where they are.
+    cutouts
+        Those of the field's exposures, by name, each on its home: the image is resampled where they are.
     work
         What all steps of the field have in common.
     """
+    homes: dict[str, list[CutoutRecord]] = {}
+    for name, cutout in cutouts.items():
+        homes.setdefault(layout.home(name), []).append(cutout)
     jobs = [
         SurveyJob(
             label=f"{anchor.name} {patch}",
@@ -44,10 +47,10 @@ def survey_members(
             settings=work.settings,
             exposure=anchor,
             grid=layout.grids[patch],
-            within=_around(cutouts),
+            within=_around(there),
             exclude=work.files.exclude,
         )
-        for patch, cutouts in homes.items()
+        for patch, there in homes.items()
     ]
     results = work.each(jobs, f"{work.field}: survey image")
     views, failures = parted(results)
@@ -55,9 +58,9 @@ def survey_members(
     for patch, result in zip(homes, results, strict=True):
         if isinstance(result, SurveyView) and result.cutout is not None:
             name = f"{anchor.name} {patch}"
-            cutout = result.cutout.model_copy(update={"name": name})
+            view = {patch: result.cutout.model_copy(update={"name": name})}
             own = anchor.model_copy(update={"name": name, "groups": {stage: work.field}})
-            members.append(single_member(own, {patch: cutout}, layout).model_copy(update={"locked": True}))
+            members.append(single_member(own, view, layout).model_copy(update={"locked": True}))
     lacking = len(views) - len(members)
     notes = (f"{work.field}: anchor_image does not reach {lacking} of {len(homes)} patches",) if lacking else ()
     return members, failures, notes

@@ -212,6 +212,7 @@ def touching(stages: Iterable[StageMatch], corrections: Iterable[Correction]) ->
             member.name: next((where[name] for name in member.exposures if name in where), None)
             for member in stage.members
         }
+        # those that are used connect members of one component
         for pair in (pair for solution in stage.solutions for pair in solution.pairs if pair.rejected is not None):
             first, second = numbers[pair.fit.first], numbers[pair.fit.second]
             if first is not None and second is not None:

@@ -85,6 +85,7 @@ def spared(
         return name
 
     def joins(pair: Pair) -> bool:
+        """Connect the members of a pair; return whether they had not been connected yet."""
         a, b = root(pair[0]), root(pair[1])
         parent[max(a, b)] = min(a, b)
         return a != b

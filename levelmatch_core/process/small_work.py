@@ -27,8 +27,8 @@ class CompiledWhenLarge:
     compiled
         What `njit` made of it.
     passes
-        Takes the function's arguments and returns about how many passes of its inner loop they need, at most; of
-        `plain`, a quarter of a microsecond each.
+        Takes the function's arguments and returns about how many passes of its inner loop they need, at most. If there
+        is a `plain`, a pass is a quarter of a microsecond of it.
     plain
         What does the same without a compiler, if not the function itself, interpreted.
     """

@@ -27,7 +27,7 @@ def unlike_pairs(pairs: Sequence[PairResult]) -> list[Unlike]:
 def strangers(pairs: Sequence[PairResult], unlike: Sequence[Unlike]) -> list[str]:
     """Return the members that are unlike several neighbours, or more than half of them, the worst first.
 
-    A pair with one of them says nothing of its other member. Both members of a pair are named that have no other.
+    A pair with one of them says nothing of its other member. Where neither member has another pair, both are named.
     """
     used = Counter(name for pair in pairs if pair.rejected is None for name in (pair.fit.first, pair.fit.second))
     left = list(unlike)

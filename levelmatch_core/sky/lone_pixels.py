@@ -4,7 +4,7 @@ Resampling spreads a wild pixel over its neighbours. A few per cent cost a diffe
 pixels of both images are wild, five sixths of their differences are no differences of the sky. They must be found on
 the image's own grid, and before it is resampled.
 
-A pixel is taken as wild there if it stands off the 24 pixels about it by far more than the noise, and at least two of
+A pixel is taken as wild if it stands off the 24 pixels about it by far more than the noise, and at least two of
 the four next to it do not go along: those of a star as narrow as a pixel have a tenth of its height. Single pixels of
 this kind (cosmic rays, bad pixels) are in every image, and are left as they are: clipping takes care of them. Only
 where they are more than in any image of the sky, they are left out: the densest crowds have 0.1 %.
@@ -37,8 +37,8 @@ IMPOSSIBLE = 1e9
 """So many standard deviations of the noise are between no two pixels of the sky: detectors count to 1e6 at most."""
 
 _SHARP, _SLOPE = 1e-6, 1e-3
-"""They also fall off by the first factor within two pixels, as no star does, and are next to nothing that is brighter
-by the second one, as the wings of a star are in a simulation without noise."""
+"""A pixel that is impossible also falls off by the first factor within two pixels, as no star does, and is next to
+nothing that is brighter by the second one, as the wings of a star are in a simulation without noise."""
 _NEXT = tuple((down * far, across * far) for down, across in ((-1, 0), (1, 0), (0, -1), (0, 1)) for far in (1, 2))
 
 _SAMPLES = ((1024, 0.5 * MOST), (16384, MOST))

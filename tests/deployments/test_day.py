@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.simulate import SimulatedProgram, simulate
+from tests.folders import contents
 
 pytestmark = pytest.mark.full
 
@@ -20,14 +21,6 @@ ALERT = (
     '[[alert]]\non = ["quarantined", "failed", "crashed", "late", "incomplete", "doubtful"]\nto = "webhook/loopback"\n'
 )
 EVENING, DAWN = ("level_match/evening", "level_match/dawn")
-
-
-def bytes_of(folder):
-    return {
-        path.relative_to(folder): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "log.json"
-    }
 
 
 @pytest.fixture
@@ -118,7 +111,7 @@ def test_a_day(prefect_server, observatory_day, mortal_worker, working_in, tmp_p
     words = ["run", str(data / "dawn"), "--output", str(tmp_path / "undisturbed"), "--program", "dawn"]
     done = prefect_server.cli(*words, "--band", "f770w", "--set", "figures=none")
     assert done.returncode == 0, done.stderr
-    assert bytes_of(data / "dawn-out") == bytes_of(tmp_path / "undisturbed")
+    assert contents(data / "dawn-out") == contents(tmp_path / "undisturbed")
 
 
 def running_of(server, deployment):

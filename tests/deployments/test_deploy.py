@@ -18,6 +18,7 @@ from levelmatch_core.pipeline import run as match
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
+from tests.folders import contents
 
 pytestmark = pytest.mark.slow
 
@@ -169,12 +170,3 @@ def test_the_settings_of_a_program_are_those_of_its_file(prefect_server, program
     assert contents(data / "out") == before
     trial = json.loads((data / "out@trial-sigma=4.0" / "run.json").read_text())
     assert (trial["settings"]["sigma"], trial["settings"]["rms_sig_limit"]) == (4.0, 3.0)
-
-
-def contents(folder):
-    """Return the bytes of an output, without the record of when it was made."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "log.json"
-    }

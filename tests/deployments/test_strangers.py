@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 import urllib.parse
+from dataclasses import dataclass
 
 import pytest
 from astropy.io import fits
@@ -21,12 +22,21 @@ def browser():
         yield opened
 
 
+@dataclass
+class Elsewhere:
+    """Another origin on this machine: its port, and what it was asked for. Whatever that is, it is an empty page."""
+
+    port: int
+    asked: list[str]
+
+
 @pytest.fixture
 def elsewhere():
-    """The address of an empty page of another origin on this machine."""
+    asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            asked.append(self.path)
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
             self.end_headers()
@@ -37,7 +47,7 @@ def elsewhere():
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1]
+    yield Elsewhere(server.server_address[1], asked)
     server.shutdown()
     server.server_close()
 
@@ -66,7 +76,7 @@ def test_no_page_of_another_origin_changes_or_reads_anything(uis, browser, elsew
     )
     experiment = json.dumps({"name": "evil"})
     own = urllib.parse.urlsplit(uis.prefect).port
-    for origin in (f"http://evil.example:{elsewhere}", f"http://127.0.0.1:{elsewhere}"):
+    for origin in (f"http://evil.example:{elsewhere.port}", f"http://127.0.0.1:{elsewhere.port}"):
         page = browser.new_page()
         page.goto(origin)
         # a Blob without a type is sent without Content-Type: no browser asks first
@@ -116,21 +126,9 @@ def test_the_own_pages_work(uis, browser):
     assert uis.server.prefect("work-pool", "inspect", "made-by-command").returncode == 0
 
 
-def test_pages_about_hostile_data_fetch_nothing(uis, browser, tmp_path):
+def test_pages_about_hostile_data_fetch_nothing(uis, browser, elsewhere, tmp_path):
     """A unit, a program and a file whose names are images of another server, on all pages that show them."""
-    asked = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_error(404)
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    image = f"![x](http://127.0.0.1:{server.server_address[1]}/i)"
+    image = f"![x](http://127.0.0.1:{elsewhere.port}/i)"
     folder = tmp_path / "in"
     simulate(folder, SimulatedProgram(instrument="miri", tiles=(2, 1), dithers=2, size=96))
     for path in sorted(folder.glob("*.fits")):
@@ -158,6 +156,4 @@ def test_pages_about_hostile_data_fetch_nothing(uis, browser, tmp_path):
         page.goto(address)
         page.wait_for_timeout(2500)
         page.screenshot(path=tmp_path / f"{number}.png")
-    server.shutdown()
-    server.server_close()
-    assert asked == []
+    assert elsewhere.asked == []

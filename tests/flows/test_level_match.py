@@ -19,6 +19,7 @@ from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky import cutouts
 from levelmatch_core.sky.store import CutoutStore
+from tests.folders import contents
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 
@@ -36,21 +37,13 @@ def run_flow(folder, output, **options):
     return state, summary
 
 
-def bytes_of(folder):
-    return {
-        path.relative_to(folder): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "log.json"
-    }
-
-
 def test_the_flow_writes_the_same_bytes_as_the_library_alone(small_program, tmp_path):
     state, summary = run_flow(small_program, tmp_path / "flow", settings={"procs": 2})
     assert state.is_completed()
     assert summary.complete
     assert summary.counts["matched"] + summary.counts["reference"] == 4
     run(Request(inputs=(small_program,), output=tmp_path / "plain"), CutoutStore(tmp_path / "store"), PlainRunner)
-    assert bytes_of(tmp_path / "flow") == bytes_of(tmp_path / "plain")
+    assert contents(tmp_path / "flow") == contents(tmp_path / "plain")
 
 
 def test_a_second_run_is_all_cached_and_touches_nothing(small_program, tmp_path):
@@ -75,7 +68,7 @@ def test_another_rejection_limit_solves_again_and_resamples_nothing(small_progra
 @pytest.mark.parametrize("harm", ["deleted", "altered"])
 def test_a_cutout_that_is_gone_or_altered_is_made_again(home, small_program, tmp_path, monkeypatch, harm):
     run_flow(small_program, tmp_path / "out")
-    before = bytes_of(tmp_path / "out")
+    before = contents(tmp_path / "out")
     # of an exposure, and not of a stack
     records = [path.read_text() for path in sorted(home.cutouts.rglob("*.json"))]
     of_exposures = [text for text in records if '_cal.fits"' in text]
@@ -97,7 +90,7 @@ def test_a_cutout_that_is_gone_or_altered_is_made_again(home, small_program, tmp
     assert summary.executed == {"cutout": 2}  # a task is a tile; what is still there is not made again
     assert len(read) == 1
     assert not summary.changed
-    assert bytes_of(tmp_path / "out") == before
+    assert contents(tmp_path / "out") == before
 
 
 def test_a_broken_file_costs_itself_and_ends_the_flow_quarantined(home, small_program, tmp_path):

@@ -286,9 +286,15 @@ def test_another_version_is_noticed(finished, place, monkeypatch, name):
         levelmatch_version.cache_clear()
 
 
-def test_a_pipe_in_the_place_of_the_note_does_not_hang(finished, place):
+@pytest.fixture
+def note(finished, place):
+    """The note that a run left."""
     kept(place, finished[1])
-    (note,) = (place / "home" / "last_runs").iterdir()
+    (path,) = (place / "home" / "last_runs").iterdir()
+    return path
+
+
+def test_a_pipe_in_the_place_of_the_note_does_not_hang(place, note):
     note.unlink()
     os.mkfifo(note, 0o600)
     assert asked(place).answer() is None
@@ -297,23 +303,17 @@ def test_a_pipe_in_the_place_of_the_note_does_not_hang(finished, place):
 @pytest.mark.parametrize(
     "damage", [lambda text: text[:-9], lambda text: text.replace("a line", "a lime"), lambda _: ""]
 )
-def test_a_damaged_note_is_none(finished, place, damage):
-    kept(place, finished[1])
-    (note,) = (place / "home" / "last_runs").iterdir()
+def test_a_damaged_note_is_none(place, note, damage):
     note.write_text(damage(note.read_text()))
     assert asked(place).answer() is None
 
 
-def test_a_note_that_others_may_write_is_none(finished, place):
-    kept(place, finished[1])
-    (note,) = (place / "home" / "last_runs").iterdir()
+def test_a_note_that_others_may_write_is_none(place, note):
     note.chmod(0o660)
     assert asked(place).answer() is None
 
 
-def test_a_note_that_no_run_renews_goes(finished, place):
-    kept(place, finished[1])
-    (note,) = (place / "home" / "last_runs").iterdir()
+def test_a_note_that_no_run_renews_goes(finished, place, note):
     os.utime(note, (0, 0))
     shutil.copytree(place / "out", place / "other")
     kept(place, finished[1], output="other")

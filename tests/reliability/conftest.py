@@ -17,6 +17,7 @@ import pytest
 
 from levelmatch_core.simulate import SimulatedProgram, simulate
 from tests.folders import digests
+from tests.reliability.places import Place
 from tests.servers import await_answer, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -200,6 +201,12 @@ def world(undisturbed: "Undisturbed", server: dict[str, str], tmp_path: Path) ->
     fresh = undisturbed.fresh(tmp_path / "world")
     fresh.environment = dict(server)
     return fresh
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A place with four small exposures of two tiles."""
+    return Place(tmp_path)
 
 
 @pytest.fixture(scope="session")

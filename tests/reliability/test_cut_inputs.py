@@ -12,61 +12,30 @@ from astropy.io import fits
 
 from levelmatch_core.errors import NoInputError, StrictError
 from levelmatch_core.images.fits_headers import read_headers
-from levelmatch_core.pipeline import Request, RunResult, run
+from levelmatch_core.pipeline import RunResult
 from levelmatch_core.plan import plan_run
 from levelmatch_core.products.corrected.undo import undo
 from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.products.stale import prune
-from levelmatch_core.runners import PlainRunner
-from levelmatch_core.settings import MatchSettings
-from levelmatch_core.simulate import SimulatedProgram, simulate
-from levelmatch_core.sky.store import CutoutStore
+from tests.reliability.places import Place
 
 Cut = Callable[[Path], None]
 
 
-class Place:
-    """A program, an output folder and a store."""
-
-    def __init__(self, root: Path, instrument: str = "miri", **program: object) -> None:
-        self.inputs, self.out, self._store, self.originals = root / "in", root / "out", root / "store", root / "was"
-        shape = {"tiles": (2, 1), "dithers": 2, "size": 64, **program}
-        simulate(self.inputs, SimulatedProgram.of(instrument=instrument, **shape))
-        shutil.copytree(self.inputs, self.originals)
-
-    @property
-    def files(self) -> list[Path]:
-        return sorted(path for path in self.inputs.iterdir() if ".fits" in path.name)
-
-    def request(self, *, prune: bool = False, **settings: object) -> Request:
-        chosen = MatchSettings.from_mapping({"figures": "none", **settings})
-        return Request(inputs=(self.inputs,), output=self.out, settings=chosen, prune=prune)
-
-    def match(self, *, prune: bool = False, **settings: object) -> RunResult:
-        return run(self.request(prune=prune, **settings), CutoutStore(self._store), PlainRunner)
-
-    def tile(self, name: str) -> Path:
-        return self.out / "tiles" / name
-
-    def hold_stale(self, result: RunResult, victim: Path, tmp_path: Path) -> None:
-        """Hold that a corrected file stayed, says so everywhere, and gives its input back."""
-        assert not result.complete
-        assert [one.name for one in result.record.stale] == [f"tiles/{victim.name}"]
-        assert victim.name in result.record.stale[0].reason
-        assert verify(self.out).mismatches == ()
-        back = tmp_path / "back"
-        shutil.rmtree(back, ignore_errors=True)
-        assert victim.name in {file.name for file in undo(self.out, back).files}
-        with fits.open(back / victim.name) as given, fits.open(self.originals / victim.name) as was:
-            assert [hdu.name for hdu in given] == [hdu.name for hdu in was]
-            for mine, theirs in zip(given, was, strict=True):
-                if theirs.data is not None and theirs.data.dtype.names is None:
-                    np.testing.assert_allclose(mine.data, theirs.data, rtol=0, atol=4e-6, equal_nan=True)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def hold_stale(place: Place, result: RunResult, victim: Path, tmp_path: Path) -> None:
+    """Hold that a corrected file stayed, says so everywhere, and gives its input back."""
+    assert not result.complete
+    assert [one.name for one in result.record.stale] == [f"tiles/{victim.name}"]
+    assert victim.name in result.record.stale[0].reason
+    assert verify(place.out).mismatches == ()
+    back = tmp_path / "back"
+    shutil.rmtree(back, ignore_errors=True)
+    assert victim.name in {file.name for file in undo(place.out, back).files}
+    with fits.open(back / victim.name) as given, fits.open(place.originals / victim.name) as was:
+        assert [hdu.name for hdu in given] == [hdu.name for hdu in was]
+        for mine, theirs in zip(given, was, strict=True):
+            if theirs.data is not None and theirs.data.dtype.names is None:
+                np.testing.assert_allclose(mine.data, theirs.data, rtol=0, atol=4e-6, equal_nan=True)
 
 
 def cut(path: Path, number: int) -> None:
@@ -86,7 +55,7 @@ def test_an_input_that_is_cut_between_two_hdus_loses_nothing(place: Place, tmp_p
     assert f"holds {number} of the " in failure.reason
     assert "DQ 1" in failure.reason
     assert "--prune" in failure.reason
-    place.hold_stale(result, victim, tmp_path)
+    hold_stale(place, result, victim, tmp_path)
     again = place.match()
     assert again.record.stale == result.record.stale
     assert not again.changed
@@ -105,7 +74,7 @@ def test_an_hdu_that_is_taken_out_of_the_middle_is_missed(place: Place, tmp_path
     victim = place.files[1]
     with fits.open(victim, mode="update") as hdus:
         del hdus["ERR"]
-    place.hold_stale(place.match(), victim, tmp_path)
+    hold_stale(place, place.match(), victim, tmp_path)
 
 
 def test_pruning_takes_a_cut_file_as_it_is(place: Place) -> None:
@@ -145,7 +114,7 @@ def test_a_packed_file_is_missed_parts_of_too(place: Place, tmp_path: Path) -> N
     assert place.match().complete
     victim = place.files[1]
     cut(victim, 2)
-    place.hold_stale(place.match(), victim, tmp_path)
+    hold_stale(place, place.match(), victim, tmp_path)
 
 
 def test_an_edited_tile_of_a_cut_input_is_kept_aside(place: Place) -> None:
@@ -191,7 +160,7 @@ def test_records_of_before_are_read(place: Place, tmp_path: Path) -> None:
         file.pop("hdus", None)
     (place.out / "run.json").write_text(json.dumps(record))
     cut(victim, 2)
-    place.hold_stale(place.match(), victim, tmp_path)
+    hold_stale(place, place.match(), victim, tmp_path)
 
 
 def test_all_inputs_cut_at_once(place: Place) -> None:
@@ -233,7 +202,7 @@ def test_an_image_that_is_cut_off_is_missed(chips: tuple[Place, Path], tmp_path:
     hdus = read_headers(victim)
     cut(victim, 1 + (len(hdus) - 1) // 2)
     result = place.match()
-    place.hold_stale(result, victim, tmp_path)
+    hold_stale(place, result, victim, tmp_path)
     assert "of the" in result.inventory.failures[0].reason
 
 
@@ -260,7 +229,7 @@ def test_an_image_that_is_lost_otherwise_is_missed(chips: tuple[Place, Path], tm
     harm(victim)
     for _ in range(3):
         result = place.match()
-        place.hold_stale(result, victim, tmp_path)
+        hold_stale(place, result, victim, tmp_path)
     assert not result.changed
     assert place.match(prune=True).record.stale == ()
     assert victim.name not in {one.name for one in place.match().record.stale}

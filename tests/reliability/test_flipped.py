@@ -12,6 +12,7 @@ from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.errors import StoreError
 from levelmatch_core.simulate import SimulatedProgram, simulate
 from levelmatch_core.sky.store import CutoutStore
+from tests.folders import contents
 
 SETTINGS = MatchSettings.from_mapping({"figures": "none"})
 KEY = "ab" * 16
@@ -32,10 +33,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def outputs(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "log.json"}
-
-
 @pytest.mark.parametrize("number", range(4))
 def test_records_of_cutouts(inputs: Path, tmp_path: Path, number: int) -> None:
     match_levels(inputs, tmp_path / "out", SETTINGS, cache=tmp_path / "store")
@@ -44,7 +41,7 @@ def test_records_of_cutouts(inputs: Path, tmp_path: Path, number: int) -> None:
     for place, path in enumerate(records):
         path.write_bytes(flipped(path.read_bytes(), number + 10 * place))
     match_levels(inputs, tmp_path / "again", SETTINGS, cache=tmp_path / "store")
-    assert outputs(tmp_path / "again") == outputs(tmp_path / "out")
+    assert contents(tmp_path / "again") == contents(tmp_path / "out")
 
 
 def test_arrays_of_cutouts(inputs: Path, tmp_path: Path) -> None:
@@ -52,7 +49,7 @@ def test_arrays_of_cutouts(inputs: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "store").glob("*/*.npy"):
         flip_in(path)
     match_levels(inputs, tmp_path / "again", SETTINGS, cache=tmp_path / "store")
-    assert outputs(tmp_path / "again") == outputs(tmp_path / "out")
+    assert contents(tmp_path / "again") == contents(tmp_path / "out")
 
 
 def flip_in(path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from levelmatch_core.errors import DataError, LevelMatchError, NoInputError
@@ -25,6 +25,7 @@ from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import make_cutout, open_cutout
 from levelmatch_core.sky.grid import choose_grid
 from levelmatch_core.sky.store import CutoutStore
+from tests.reliability.fuzzing import fuzz
 
 CI, FULL = 500, 5000
 SECONDS = 20.0
@@ -238,12 +239,6 @@ def check_case(case: Case, parent: Path) -> None:
     assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(raw).digest()
     assert {one.name for one in folder.iterdir()} <= {path.name, "store"}
     shutil.rmtree(folder)
-
-
-def fuzz(count: int):
-    """Return the settings of `count` cases, the same ones every time."""
-    checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-    return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=checks)
 
 
 @pytest.mark.slow

@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from levelmatch_core.errors import LevelMatchError
 from levelmatch_core.matching.corrections import Status
-from levelmatch_core.pipeline import Request, run
+from levelmatch_core.pipeline import Request, RunResult, run
 from levelmatch_core.products.grade import Grade
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
+from tests.reliability.fuzzing import fuzz
 
 CI, FULL = 40, 1500
 
@@ -142,32 +143,39 @@ def write(image: Image, path: Path) -> None:
     fits.HDUList(hdus).writeto(path)
 
 
-def check_set(members: list[Image], chosen: dict[str, object], parent: Path) -> None:
-    """Hold a set to what is promised, in a folder of its own."""
+def written(members: list[Image], parent: Path) -> Path:
+    """Write a set below a folder of its own, and return that."""
     folder = Path(tempfile.mkdtemp(dir=parent))
     (folder / "in").mkdir()
     for number, image in enumerate(members):
         write(image, folder / "in" / f"{number}.fits")
-    before = {path: hashlib.sha256(path.read_bytes()).digest() for path in (folder / "in").iterdir()}
-    request = Request(
-        inputs=(folder / "in",),
-        output=folder / "out",
-        settings=MatchSettings.model_validate({**chosen, "figures": "none"}),
-    )
-    refusal = ""
+    return folder
+
+
+def matched(folder: Path, chosen: dict[str, object]) -> RunResult | str:
+    """Match a set, and return the result, or why it was refused."""
+    asked = MatchSettings.model_validate({**chosen, "figures": "none"})
+    request = Request(inputs=(folder / "in",), output=folder / "out", settings=asked)
     try:
-        result = run(request, CutoutStore(folder / "store"), PlainRunner)
+        return run(request, CutoutStore(folder / "store"), PlainRunner)
     except LevelMatchError as error:
-        refusal = str(error)
-    if refusal:
-        assert any(path.name in refusal for path in before), refusal
+        return str(error)
+
+
+def check_set(members: list[Image], chosen: dict[str, object], parent: Path) -> None:
+    """Hold a set to what is promised."""
+    folder = written(members, parent)
+    before = {path: hashlib.sha256(path.read_bytes()).digest() for path in (folder / "in").iterdir()}
+    result = matched(folder, chosen)
+    if isinstance(result, str):
+        assert any(path.name in result for path in before), result
     else:
         record = json.loads((folder / "out" / "run.json").read_text())
         assert Grade(record["grade"])
-        written = sorted((folder / "out" / "tiles").glob("*.fits"))
+        tiles = sorted((folder / "out" / "tiles").glob("*.fits"))
         named = {failure.name for failure in result.failures}
-        assert {path.name for path in before} - {path.name for path in written} <= named | set(record.get("asides", {}))
-        for path in written:
+        assert {path.name for path in before} - {path.name for path in tiles} <= named | set(record.get("asides", {}))
+        for path in tiles:
             with fits.open(path) as hdus:
                 given, image = pixels_of(members[int(path.stem)]), hdus["SCI"].data
                 assert image.shape == given.shape
@@ -179,18 +187,12 @@ def check_set(members: list[Image], chosen: dict[str, object], parent: Path) -> 
     shutil.rmtree(folder)
 
 
-def fuzz(count: int):
-    """Return the settings of `count` sets, the same ones every time."""
-    checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
-    return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=checks)
-
-
 sets = st.lists(images, min_size=2, max_size=5)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@fuzz(CI)
+@fuzz(CI, HealthCheck.data_too_large)
 @given(members=sets, chosen=choices)
 def test_any_set_is_matched_or_refused_by_name(tmp_path: Path, members: list[Image], chosen: dict[str, object]) -> None:
     check_set(members, chosen, tmp_path)
@@ -198,7 +200,7 @@ def test_any_set_is_matched_or_refused_by_name(tmp_path: Path, members: list[Ima
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
-@fuzz(FULL)
+@fuzz(FULL, HealthCheck.data_too_large)
 @given(members=sets, chosen=choices)
 def test_any_of_many_sets(tmp_path: Path, members: list[Image], chosen: dict[str, object]) -> None:
     check_set(members, chosen, tmp_path)
@@ -236,18 +238,10 @@ known_choices = st.fixed_dictionaries(
 
 def check_levels(members: list[Image], chosen: dict[str, object], parent: Path) -> None:
     """Hold a set of constant skies to the levels that they have, if its grade is good."""
-    folder = Path(tempfile.mkdtemp(dir=parent))
-    (folder / "in").mkdir()
-    for number, image in enumerate(members):
-        write(image, folder / "in" / f"{number}.fits")
-    asked = MatchSettings.model_validate({**chosen, "figures": "none"})
-    request = Request(inputs=(folder / "in",), output=folder / "out", settings=asked)
-    try:
-        result = run(request, CutoutStore(folder / "store"), PlainRunner)
-    except LevelMatchError:  # the test above asks for the name
-        result = None
+    folder = written(members, parent)
+    result = matched(folder, chosen)
     shutil.rmtree(folder)
-    if result is None or result.record.grade is not Grade.GOOD:
+    if isinstance(result, str) or result.record.grade is not Grade.GOOD:  # the test above asks for the refusal's words
         return
     for match in result.matches:
         references = {one.component: one for one in match.corrections if one.status is Status.REFERENCE}
@@ -265,7 +259,7 @@ known_sets = st.lists(known_images, min_size=2, max_size=6, unique_by=lambda ima
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@fuzz(CI)
+@fuzz(CI, HealthCheck.data_too_large)
 @given(members=known_sets, chosen=known_choices)
 def test_no_set_is_good_and_wrong(tmp_path: Path, members: list[Image], chosen: dict[str, object]) -> None:
     check_levels(members, chosen, tmp_path)
@@ -273,7 +267,7 @@ def test_no_set_is_good_and_wrong(tmp_path: Path, members: list[Image], chosen: 
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
-@fuzz(FULL)
+@fuzz(FULL, HealthCheck.data_too_large)
 @given(members=known_sets, chosen=known_choices)
 def test_none_of_many_sets_is_good_and_wrong(tmp_path: Path, members: list[Image], chosen: dict[str, object]) -> None:
     check_levels(members, chosen, tmp_path)

@@ -15,10 +15,17 @@ def finished_work(world):
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tiles + stored}
 
 
-def killed_and_run_again(reliability, undisturbed, root, moment, moments):
+MOMENTS = [
+    *(pytest.param(moment, CI, marks=pytest.mark.slow) for moment in range(CI)),
+    *(pytest.param(moment, FULL, marks=pytest.mark.full) for moment in range(FULL)),
+]
+
+
+@pytest.mark.parametrize(("moment", "moments"), MOMENTS)
+def test_killed_and_run_again(reliability, undisturbed, tmp_path: Path, moment, moments):
     inputs = undisturbed.world.inputs
     before = reliability.digests(inputs)
-    world = undisturbed.fresh(root)
+    world = undisturbed.fresh(tmp_path / "world")
     rng = random.Random(moment)  # noqa: S311 - no secret
     at = round(undisturbed.events * (moment + 0.5) / moments)
     assert reliability.kill_at(world, at, rng.uniform(0, 0.05)), "it had ended before it could be killed"
@@ -28,19 +35,6 @@ def killed_and_run_again(reliability, undisturbed, root, moment, moments):
     assert world.left_over() == []
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in done} == done
     assert reliability.digests(inputs) == before
-    return len(done)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", range(CI))
-def test_killed_and_run_again(reliability, undisturbed, tmp_path: Path, moment):
-    killed_and_run_again(reliability, undisturbed, tmp_path / "world", moment, CI)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("moment", range(FULL))
-def test_killed_at_thirty_moments(reliability, undisturbed, tmp_path: Path, moment):
-    killed_and_run_again(reliability, undisturbed, tmp_path / "world", moment, FULL)
 
 
 @pytest.mark.full

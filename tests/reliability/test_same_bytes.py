@@ -11,6 +11,7 @@ import pytest
 
 from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.simulate import SimulatedProgram, simulate
+from tests.folders import contents
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = """
@@ -49,12 +50,7 @@ def files_of(root, inputs, workers=1, **variables):
         cwd=REPOSITORY,
         timeout=300,
     )
-    out = root / "out"
-    return {
-        path.relative_to(out).as_posix(): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name != "log.json"
-    }
+    return contents(root / "out")
 
 
 def _installed(name):
@@ -102,9 +98,7 @@ def test_the_seed_is_in_the_record_and_says_all(inputs, tmp_path):
             figures="none", solver="iterative", fit_type_mosaic_tiles="level+slope", n_iter=50, seed=seed
         )
         match_levels(inputs, tmp_path / name, settings, cache=tmp_path / "cache")
-        files[name] = {
-            path.name: path.read_bytes() for path in (tmp_path / name).glob("*.*") if path.name != "log.json"
-        }
+        files[name] = contents(tmp_path / name)
         assert json.loads(files[name]["run.json"])["settings"]["seed"] == seed
     assert files["one"] == files["same"]
     assert files["one"]["corrections.ecsv"] != files["other"]["corrections.ecsv"]

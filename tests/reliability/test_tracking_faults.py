@@ -20,6 +20,7 @@ from levelmatch_core.pipeline import Request, run
 from levelmatch_core.runners import PlainRunner
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.store import CutoutStore
+from tests.folders import contents
 from tests.servers import connections
 
 
@@ -115,7 +116,7 @@ def test_down_and_sent_later(mlflow, home, ended, monkeypatch):
     assert still_down.exit_code == 1
     assert "is lost" in still_down.output
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.url)
-    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file() and path.name != "log.json"}
+    before = contents(output)
     done = log(output)
     assert done.exit_code == 0, done.output
     client = MlflowClient(tracking_uri=mlflow.url)
@@ -129,7 +130,7 @@ def test_down_and_sent_later(mlflow, home, ended, monkeypatch):
     assert run_id_in(again) == run_id
     assert "existed already" in again.output
     assert content(client, run_id) == sent
-    assert {path: path.read_bytes() for path in before} == before
+    assert contents(output) == before
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from levelmatch_core.products.corrected.reapply import apply_solution
 from levelmatch_core.products.corrected.undo import undo
 from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.sky.grid import Grid
+from tests.folders import contents
 
 SIZE = 160
 LEVELS = {"a.fits": 12.0, "b.fits": -7.0, "c.fits": 30.0, "d.fits": 3.5}
@@ -144,7 +145,7 @@ def test_nothing_changes_where_areas_or_the_unit_do_not_ask_for_it(tmp_path, mon
         monkeypatch.setattr(fields_module, "LIMIT", limit)
         out = tmp_path / f"out {limit}"
         match_levels(tmp_path / "in", out, SETTINGS)
-        files.append({path.name: path.read_bytes() for path in out.rglob("*.*") if path.name != "log.json"})
+        files.append(contents(out))
     assert files[0] == files[1]
     assert "per_area" not in files[0]["corrections.ecsv"].decode()
 

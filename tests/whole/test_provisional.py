@@ -17,7 +17,7 @@ from levelmatch_core.products.corrected.verify import verify
 from levelmatch_core.products.explain import explain
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.simulate import SimulatedProgram, simulate
-from tests.folders import age
+from tests.folders import age, contents
 
 TOLD = {"run.json", "report.html"}
 """The files that state a change of zero: all others are those of an undisturbed run."""
@@ -42,11 +42,6 @@ def damage(path: Path):
     return lambda: path.write_bytes(whole)
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "log.json")
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
 def without_changes(folder: Path) -> dict:
     """Return run.json without the stated changes of zeros, and without the digest of the report that states them."""
     record = json.loads((folder / "run.json").read_text())
@@ -58,7 +53,7 @@ def without_changes(folder: Path) -> dict:
 
 
 def differing(one: Path, other: Path) -> set[str]:
-    first, second = bytes_of(one), bytes_of(other)
+    first, second = contents(one), contents(other)
     return {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)}
 
 

@@ -40,6 +40,14 @@ def asked(port, method, path, body=None, **headers):
     return answer.status, {name.lower(): value for name, value in answer.getheaders()}, content
 
 
+def start(home, ports, output):
+    """Start the command on ports of Prefect and of MLflow."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    words = [str(Path(sys.executable).parent / "levelmatch"), "ui"]
+    words += ["--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
+    return subprocess.Popen(words, env={**kept, "LEVELMATCH_HOME": str(home)}, stdout=output)
+
+
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -77,12 +85,9 @@ def other_sites_are_refused(prefect, mlflow):
 @pytest.mark.slow
 def test_both_answer_and_ctrl_c_leaves_nothing(tmp_path):
     ports = free_port(), free_port()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    words = [str(Path(sys.executable).parent / "levelmatch"), "ui"]
-    words += ["--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
     log = tmp_path / "log"
     with log.open("wb") as output:
-        process = subprocess.Popen(words, env={**kept, "LEVELMATCH_HOME": str(tmp_path / "home")}, stdout=output)
+        process = start(tmp_path / "home", ports, output)
     started = []
     try:
         deadline = time.monotonic() + 300
@@ -120,11 +125,7 @@ def test_both_answer_and_ctrl_c_leaves_nothing(tmp_path):
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_no_server_outlives_the_command(tmp_path, kill):
     """Not even when it is killed while they start."""
-    ports = free_port(), free_port()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    words = [str(Path(sys.executable).parent / "levelmatch"), "ui"]
-    words += ["--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
-    process = subprocess.Popen(words, env={**kept, "LEVELMATCH_HOME": str(tmp_path)}, stdout=subprocess.DEVNULL)
+    process = start(tmp_path, (free_port(), free_port()), subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(started := psutil.Process(process.pid).children(recursive=True)) < 2:
         assert time.monotonic() < deadline

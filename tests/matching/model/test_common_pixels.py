@@ -10,6 +10,7 @@ import shapely
 from levelmatch_core.matching.model.common_pixels import kept_weights
 from levelmatch_core.matching.model.facing import NOT_FACING
 from levelmatch_core.matching.model.problem import build
+from levelmatch_core.sky.cutouts import Cutout
 from tests.matching.fakes import NO_REJECTION, fit_all, grid_positions, make_cutout, settings_for
 
 SIZE = 100
@@ -122,15 +123,16 @@ def test_it_is_never_worse_than_to_take_pairs_for_independent() -> None:
         assert members.error(members.pixels * members.kept) < 1.0005 * members.error(members.pixels)
 
 
+def four_that_share_a_corner() -> list[Cutout]:
+    rng = np.random.default_rng(1)
+    places = enumerate(grid_positions(2, 2, 64, 0.3))
+    return [make_cutout(f"m{i}", rng.standard_normal((64, 64)), x, y) for i, (x, y) in places]
+
+
 def test_what_pairs_disagree_by_is_their_own() -> None:
     """With an excess scatter far above their noise, pairs in a corner are as good as if none shared a pixel."""
-    rng = np.random.default_rng(1)
-    cutouts = [
-        make_cutout(f"m{i}", rng.standard_normal((64, 64)), x, y)
-        for i, (x, y) in enumerate(grid_positions(2, 2, 64, 0.3))
-    ]
     options = settings_for(weight_method="error", **NO_REJECTION)
-    problem = build(*fit_all(cutouts, "level", options), "level", [], options)
+    problem = build(*fit_all(four_that_share_a_corner(), "level", options), "level", [], options)
     assert problem.evened().weights == pytest.approx(problem.weights)
     kept = [problem.evened(scatter).weights / problem.apart for scatter in (0.0, 0.05, 10.0)]
     assert kept[2] == pytest.approx(np.ones(len(problem.rms)), rel=0.01)
@@ -141,12 +143,7 @@ def test_what_pairs_disagree_by_is_their_own() -> None:
 
 
 def test_only_weights_by_error_and_shared_noise_follow_it() -> None:
-    rng = np.random.default_rng(1)
-    cutouts = [
-        make_cutout(f"m{i}", rng.standard_normal((64, 64)), x, y)
-        for i, (x, y) in enumerate(grid_positions(2, 2, 64, 0.3))
-    ]
-    members, fits = fit_all(cutouts, "level", settings_for(**NO_REJECTION))
+    members, fits = fit_all(four_that_share_a_corner(), "level", settings_for(**NO_REJECTION))
     own = [fit.model_copy(update={"shared": 0.0}) for fit in fits]
     for method, told in (("error", True), ("npix", False), ("rms", False), ("equal", False)):
         options = settings_for(weight_method=method)
