@@ -47,7 +47,7 @@ from levelmatch_core.products.lost_parts import EarlierProducts
 from levelmatch_core.products.manifest import OutputFile, StaleProduct
 from levelmatch_core.products.output.folder import OutputFolder
 from levelmatch_core.products.runrecord import RunRecord, record_of
-from levelmatch_core.products.stale import keep_stale_products
+from levelmatch_core.products.stale import keep_stale
 from levelmatch_core.products.summaries import FieldSummary
 from levelmatch_core.products.tables import write_corrections, write_pairs
 from levelmatch_core.records import Record
@@ -345,7 +345,7 @@ def write_products(
             logger.warning(note)
     files = [file for result in results for file in result.files]
     made = {file.name for each in written for file in each.files}
-    kept = keep_stale_products(
+    kept = keep_stale(
         folder, earlier.tables, made, products=products, matches=finished, inventory=inventory, prune=request.prune
     )
     files += kept.files

@@ -50,13 +50,16 @@ class StaleProducts:
 def keep_stale(
     folder: OutputFolder,
     tables: Mapping[str, Table],
-    made: Iterable[str],
+    made: AbstractSet[str],
     *,
-    inputs: Iterable[str],
-    reasons: Mapping[str, str],
+    products: Mapping[str, Sequence[Correction]],
+    matches: Iterable[FieldMatch],
+    inventory: Inventory,
     prune: bool,
 ) -> StaleProducts:
     """Keep the corrected files of earlier runs that this one cannot make; to be called before its tables are written.
+
+    A file that was made of nothing but inputs of files that this run made is superseded, and not kept.
 
     Parameters
     ----------
@@ -66,10 +69,12 @@ def keep_stale(
         Those of earlier runs, from :func:`earlier_tables`.
     made
         Names of the corrected files that this run made.
-    inputs
-        The input files that went into them: a file that was made of none but these is superseded, and not kept.
-    reasons
-        Input file -> why it could not be used, of those that were seen.
+    products
+        The corrections by the corrected file that they belong to, below `tiles/`.
+    matches
+        The fields, with what failed.
+    inventory
+        The inputs.
     prune
         Whether to let them go.
 
@@ -84,8 +89,9 @@ def keep_stale(
     sources = {product.name: list(product.inputs) for product in last.stale} | _sources(tables.values())
     hdus = {product.name: product.hdus for product in last.stale} | {file.name: file.hdus for file in last.files}
     lost = {file.name for file in last.files if file.name.startswith(PRODUCTS)} | before.keys()
-    lost -= set(made)
-    here = set(inputs)
+    lost -= made
+    here = {part.exposure.file for product, parts in products.items() if PRODUCTS + product in made for part in parts}
+    reasons = _reasons(inventory, matches)
     kept: list[StaleProduct] = []
     files: list[OutputFile] = []
     solutions = {name: found for name in tables if (found := _solution(folder.path / name)) is not None} if lost else {}
@@ -116,43 +122,13 @@ def keep_stale(
     return StaleProducts(tuple(kept), tuple(files))
 
 
-def keep_stale_products(
-    folder: OutputFolder,
-    tables: Mapping[str, Table],
-    made: AbstractSet[str],
-    *,
-    products: Mapping[str, Sequence[Correction]],
-    matches: Iterable[FieldMatch],
-    inventory: Inventory,
-    prune: bool,
-) -> StaleProducts:
-    """Keep what earlier runs made and this one could not, as :func:`keep_stale` does.
-
-    Parameters
-    ----------
-    folder
-        The output.
-    tables
-        Those of earlier runs, from :func:`earlier_tables`.
-    made
-        Names of the corrected files that this run made.
-    products
-        The corrections by the corrected file that they belong to, below `tiles/`.
-    matches
-        The fields, with what failed.
-    inventory
-        The inputs.
-    prune
-        Whether to let them go.
-    """
-    inputs = {part.exposure.file for product, parts in products.items() if PRODUCTS + product in made for part in parts}
-    exposures = [exposure for field in inventory.fields for exposure in field.exposures]
-    file_of = {exposure.name: exposure.file for exposure in exposures} | {exposure.file: "" for exposure in exposures}
+def _reasons(inventory: Inventory, matches: Iterable[FieldMatch]) -> dict[str, str]:
+    """Return input file -> why it could not be used, of those that were seen."""
+    file_of = {exposure.name: exposure.file for field in inventory.fields for exposure in field.exposures}
     failures = (*inventory.failures, *inventory.pending, *(one for match in matches for one in match.failures))
-    reasons = {
-        file_of.get(name) or name: failure.reason for failure in failures for name in (failure.name, *failure.exposures)
+    return {
+        file_of.get(name, name): failure.reason for failure in failures for name in (failure.name, *failure.exposures)
     }
-    return keep_stale(folder, tables, made, inputs=inputs, reasons=reasons, prune=prune)
 
 
 def _as_it_lies(folder: OutputFolder, product: StaleProduct, before: StaleProduct | None) -> StaleProduct:
