@@ -230,13 +230,18 @@ def test_run_json_of_absurd_depth(place: Path, text: str) -> None:
         take_inventory([place / "deep.json"], SETTINGS)
 
 
+def apply_refuses(place: Path, why: str) -> None:
+    """Hold that the table of an output is not applied, and that nothing is written."""
+    with pytest.raises(UsageError, match=why):
+        apply_solution(place / "out" / "corrections.ecsv", [place / "in"], place / "new")
+    assert not (place / "new").exists()
+
+
 def test_a_table_of_absurd_depth(place: Path) -> None:
     path = place / "out" / "corrections.ecsv"
     text = path.read_text()
     path.write_text(text.replace("# meta:", "# meta: " + "[" * 5000, 1))
-    with pytest.raises(UsageError, match="corrections"):
-        apply_solution(path, [place / "in"], place / "new")
-    assert not (place / "new").exists()
+    apply_refuses(place, "corrections")
 
 
 @pytest.mark.parametrize("value", [1e300, -1e300, 1e31, float("inf"), float("-inf"), float("nan")])
@@ -246,9 +251,7 @@ def test_absurd_numbers_in_a_table(place: Path, column: str, value: float) -> No
     table = Table.read(path, format="ascii.ecsv")
     table[column][1] = value
     table.write(path, format="ascii.ecsv", overwrite=True)
-    with pytest.raises(UsageError, match=r"corrections\.ecsv"):
-        apply_solution(path, [place / "in"], place / "new")
-    assert not (place / "new").exists()
+    apply_refuses(place, r"corrections\.ecsv")
     with pytest.raises(UsageError, match=r"corrections\.ecsv"):
         undo(place / "out", place / "back")
     assert not (place / "back").exists()
@@ -261,6 +264,4 @@ def test_absurd_grids_in_a_table(place: Path, entry: str) -> None:
     for grid in table.meta["grids"].values():
         grid["record"][entry] = 1e300
     table.write(path, format="ascii.ecsv", overwrite=True)
-    with pytest.raises(UsageError, match="grid"):
-        apply_solution(path, [place / "in"], place / "new")
-    assert not (place / "new").exists()
+    apply_refuses(place, "grid")

@@ -217,22 +217,22 @@ def test_of_few_photons_a_level_is_in_doubt(tmp_path: Path, photons: float, pres
     assert "few photons" in record
 
 
-@pytest.mark.parametrize("factor", [1e5, 1e-5])
-def test_an_exposure_of_another_scale_is_left_out_by_name(tmp_path: Path, factor: float) -> None:
-    program(tmp_path / "in", lambda name, data: data * (factor if name == "b" else 1.0))
+@pytest.mark.parametrize(
+    ("spoilt", "why"),
+    [
+        *((lambda data, factor=factor: data * factor, "of another scale") for factor in (1e5, 1e-5)),
+        # a dead chip
+        *((lambda data, value=value: np.full_like(data, value), "no usable pixel") for value in (0.0, 7.0, np.nan)),
+    ],
+)
+def test_an_exposure_that_fits_no_other_is_left_out_by_name(
+    tmp_path: Path, spoilt: Callable[[np.ndarray], np.ndarray], why: str
+) -> None:
+    program(tmp_path / "in", lambda name, data: spoilt(data) if name == "b" else data)
     result, record = run(tmp_path)
     assert {one.exposure.name: one.status.value for one in result.corrections}["b.fits"] == "failed"
     assert errors_of(result) < 0.05
-    assert "b.fits: of another scale" in record
-
-
-@pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
-def test_a_dead_chip_is_left_out_by_name(tmp_path: Path, value: float) -> None:
-    program(tmp_path / "in", lambda name, data: np.full_like(data, value) if name == "b" else data)
-    result, record = run(tmp_path)
-    assert {one.exposure.name: one.status.value for one in result.corrections}["b.fits"] == "failed"
-    assert errors_of(result) < 0.05
-    assert "b.fits: no usable pixel" in record
+    assert f"b.fits: {why}" in record
 
 
 def test_weights_and_masks_beside_images_are_named_and_mask(tmp_path: Path) -> None:
