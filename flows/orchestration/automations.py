@@ -176,19 +176,8 @@ def _is_sent(client: SyncPrefectClient, automation: AutomationCore) -> bool:
     return True
 
 
-def _number_of(name: str) -> tuple[int, str]:
-    last = name.rpartition(" ")[2]
-    return (int(last) if last.isdecimal() else 0), name
-
-
-def silence_automation(heartbeat: int = HEARTBEAT) -> AutomationCore:
-    """Return the automation that ends deployed flow runs that were silent for two heartbeats.
-
-    Parameters
-    ----------
-    heartbeat
-        Seconds between heartbeats.
-    """
+def silence_automation() -> AutomationCore:
+    """Return the automation that ends deployed flow runs that were silent for two heartbeats."""
     return AutomationCore(
         name=SILENCE,
         description="The process, worker or machine of a flow run died. Written by `levelmatch deploy`.",
@@ -200,12 +189,12 @@ def silence_automation(heartbeat: int = HEARTBEAT) -> AutomationCore:
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=2 * heartbeat),
+            within=timedelta(seconds=2 * HEARTBEAT),
         ),
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED,
-                message=f"no heartbeat for {2 * heartbeat} s: its process, worker or machine died; the next run, or "
+                message=f"no heartbeat for {2 * HEARTBEAT} s: its process, worker or machine died; the next run, or "
                 f"Retry, continues from the work that was finished",
             )
         ],

@@ -142,7 +142,6 @@ def record_of(
     inventory: Inventory,
     files: Iterable[OutputFile],
     *,
-    notes: Sequence[str] = (),
     previous: RunRecord | None = None,
     given: Mapping[str, str] | None = None,
     stale: Iterable[StaleProduct] = (),
@@ -161,8 +160,6 @@ def record_of(
         The inputs.
     files
         The output files, without run.json and log.json.
-    notes
-        Notes for the user, in addition to those of inventory and fields; duplicates are removed.
     previous
         The finished run whose output this run updates.
     given
@@ -194,7 +191,7 @@ def record_of(
         grade=worst_of(one for field in fields for one in field.criteria),
         counts=_counts(corrections),
         failures=tuple(failure for _, failure in sorted(failures.items(), key=lambda item: item[0])),
-        notes=tuple(dict.fromkeys([*inventory.notes, *(note for match in matches for note in match.notes), *notes])),
+        notes=tuple(dict.fromkeys([*inventory.notes, *(note for match in matches for note in match.notes)])),
         pending=tuple(sorted(waiting.name for waiting in inventory.pending)),
         asides=inventory.asides,
         partial=bool(lacking((*failures.values(), *inventory.pending))),

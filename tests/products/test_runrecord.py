@@ -15,7 +15,7 @@ from levelmatch_core.settings import MatchSettings
 def record(make: Any, **changes: Any) -> RunRecord:
     match = make.match(**changes)
     files = [OutputFile(name="b", sha256="1"), OutputFile(name="a", sha256="2")]
-    return record_of([match], MatchSettings(procs=3), "m42", make.inventory(match), files, notes=("another",))
+    return record_of([match], MatchSettings(procs=3), "m42", make.inventory(match), files)
 
 
 def test_it_tells_of_input_settings_versions_stages_and_components(make: Any) -> None:
@@ -35,7 +35,7 @@ def test_it_tells_of_input_settings_versions_stages_and_components(make: Any) ->
     assert (dithers.stage, dithers.pairs) == ("dithers", 0)
     assert (mosaic.pairs, mosaic.used, mosaic.rejected) == (7, 6, {"rms too high": 1})
     assert (mosaic.residual_before, mosaic.residual_after) == pytest.approx((12.0, 0.003))
-    assert run.notes == ("a note", "another")
+    assert run.notes == ("a note",)
     assert not run.partial
     assert [file.name for file in run.files] == ["a", "b"]
 
