@@ -73,8 +73,8 @@ class Problem:
     weights: Array
     """(K,) weight w of each pair's level; the pair's block of W is weight times moments. By the weight method `error`
     it is the inverse of `variance` and `structure`, less where pixels are in other pairs, too (section 3 of
-    matching/MODEL.md); otherwise the mean weight equals
-    the mean inverse variance, so that a prior in data units keeps its meaning."""
+    matching/MODEL.md); otherwise the mean weight equals the mean inverse variance, so that a prior in data units keeps
+    its meaning."""
     n_used: Array
     """(K,) pixels used."""
     rms: Array
