@@ -1,7 +1,7 @@
 """What lies beside images and is no image: weights, uncertainties, masks, coverage; and what these say of the images.
 
-A file is no image by what its header calls it, by a unit that no image of the sky has, or by its name: some endings
-say it by themselves (`_bunc`, `.weight`), others (`_mask`, `_err`) where an image of the same name without them, or with
+A file is no image by what its header calls it, by a unit that no image of the sky has, or by its name: some endings say
+it by themselves (`_bunc`, `.weight`), others (`_mask`, `_err`) where an image of the same name without them, or with
 another word in their place, has the same shape and the same WCS. What has all of an image's name and more, whatever
 that says, and lies exactly where the image does, belongs to it, unless its header tells of another observation.
 """
