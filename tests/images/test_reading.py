@@ -28,6 +28,7 @@ from levelmatch_core.images.fits_headers import BLOCK, quiet
 from levelmatch_core.images.inventory import take_inventory
 from levelmatch_core.images.reading import Pixels, file_digest, read_wcs
 from levelmatch_core.settings import MatchSettings
+from tests.exposures import exposure
 from tests.images.pixels import read_pixels
 
 MakeFile = Callable[..., Path]
@@ -39,24 +40,7 @@ def exposure_of(path: Path, **settings: Any) -> Exposure:
 
 def exposure_at(path: Path, **changes: Any) -> Exposure:
     """Return the record of a file that no inventory would let in."""
-    plain = {
-        "name": path.name,
-        "path": path,
-        "file": path.name,
-        "digest": file_digest(path) if path.is_file() else "",
-        "sci": 0,
-        "shape": (32, 32),
-        "instrument": "generic",
-        "detector": "",
-        "tile": "",
-        "band": "",
-        "unit": "",
-        "groups": {},
-        "footprint": (),
-        "scale": 1.0,
-        "angle": 0.0,
-    }
-    return Exposure(**(plain | changes))
+    return exposure(path, **({"sci": 0} | changes))
 
 
 def jwst_at(path: Path) -> Exposure:

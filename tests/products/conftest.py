@@ -1,6 +1,5 @@
 """A small solved field, made by hand, and files to correct."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord, StoredArray
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.plane import Plane
+from tests.exposures import exposure
 
 GRID = Grid(ra=83.5, dec=-5.5, angle=30.0, scale=0.11)
 UNIT = "MJy/sr"
@@ -46,13 +46,7 @@ def turned_wcs(shape: tuple[int, int], angle: float, centre: tuple[float, float]
 
 def make_exposure(path: Path = Path("a.fits"), **changes: Any) -> Exposure:
     values: dict[str, Any] = {
-        "name": path.name,
-        "path": path,
-        "file": path.name,
-        "digest": hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "0" * 64,
-        "sci": 1,
         "shape": (40, 60),
-        "instrument": "generic",
         "detector": "det",
         "tile": "t1",
         "band": "f770w",
@@ -60,9 +54,8 @@ def make_exposure(path: Path = Path("a.fits"), **changes: Any) -> Exposure:
         "groups": {"dithers": "t1", "mosaic_tiles": "f"},
         "footprint": ((83.5, -5.5), (83.5, -5.4), (83.4, -5.4)),
         "scale": 0.1,
-        "angle": 0.0,
     }
-    return Exposure(**(values | changes))
+    return exposure(path, **(values | changes))
 
 
 def make_correction(exposure: Exposure, plane: Plane | None = None, **changes: Any) -> Correction:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.images.exposure import Exposure
 from levelmatch_core.sky.store import CutoutStore
+from tests.exposures import exposure
 
 
 def image_wcs(
@@ -50,48 +51,26 @@ def write_exposure(
     if error is not None:
         hdus.append(fits.ImageHDU(error, name="ERR"))
     hdus.writeto(path)
-    fields: dict[str, Any] = {
-        "name": path.name,
-        "path": path,
-        "file": path.name,
-        "digest": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "sci": 1,
+    values: dict[str, Any] = {
         "err": None if error is None else 2,
         "shape": data.shape,
-        "instrument": "generic",
-        "detector": "",
-        "tile": path.stem,
-        "band": "f",
-        "unit": "",
-        "groups": {},
         "footprint": tuple(map(tuple, wcs.calc_footprint(axes=data.shape[::-1]).tolist())),
         "scale": float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) * 3600),
-        "angle": 0.0,
     }
-    return Exposure(**{**fields, **changes})
+    return exposure(path, **(values | changes))
 
 
 def bare_exposure(name: str = "a", ra: float = 10.0, dec: float = 20.0, **changes: Any) -> Exposure:
     """An exposure of 0.2 degrees without a file, for what needs its place only."""
     wcs = image_wcs((100, 100), ra=ra, dec=dec, scale=7.2, angle=changes.get("angle", 0.0))
-    fields: dict[str, Any] = {
-        "name": name,
-        "path": Path("/nowhere") / name,
-        "file": name,
+    values: dict[str, Any] = {
         "digest": hashlib.sha256(name.encode()).hexdigest(),
-        "sci": 1,
         "shape": (100, 100),
-        "instrument": "generic",
-        "detector": "",
         "tile": name,
-        "band": "f",
-        "unit": "",
-        "groups": {},
         "footprint": tuple(map(tuple, wcs.calc_footprint(axes=(100, 100)).tolist())),
         "scale": 7.2,
-        "angle": 0.0,
     }
-    return Exposure(**{**fields, **changes})
+    return exposure(Path("/nowhere") / name, **(values | changes))
 
 
 @pytest.fixture
