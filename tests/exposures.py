@@ -7,7 +7,7 @@ from levelmatch_core.images.exposure import Exposure
 from levelmatch_core.images.reading import file_digest
 
 
-def exposure(path: Path, **changes: Any) -> Exposure:
+def exposure(path: Path, /, **changes: Any) -> Exposure:
     """Return the record of an image of no known instrument; its file may be missing."""
     values: dict[str, Any] = {
         "name": path.name,
