@@ -19,7 +19,7 @@ LEAST_GOOD, MOST_GOOD = 1.25, 2.0
 LOOPS_BY_CHANCE = 0.05
 """Part of the loops (one at least) that may be beyond 4 sigma in a result that is fair."""
 ONE_BY_CHANCE = 0.0025
-"""Probability that noise makes the worst of all loops, or pairs, what is good no more: one of 40 beyond 4 sigma."""
+"""Probability that noise makes the worst of all loops and pairs what is not good: one of 40 beyond 4 sigma."""
 GAINS_BY_CHANCE = 0.05
 """Part of the differences (one at least) that may grow with brightness in a result that is fair."""
 GOOD_STRUCTURE, FAIR_STRUCTURE = 2.0, 5.0
@@ -82,10 +82,16 @@ def good_worst(count: int) -> float:
     return max(LIMIT, NormalDist().inv_cdf(1 - ONE_BY_CHANCE / (2 * max(count, 1))))
 
 
+def _compared(stage: StageSummary) -> int:
+    """Return the number of sums over loops, and of residuals, of which the worst may be chance."""
+    return stage.loops + (stage.worst_seam.among if stage.worst_seam is not None else 0)
+
+
 def _worst_pair(stage: StageSummary, unit: str) -> Iterator[Criterion]:
     """Yield the pair that the others contradict by more than chance: in the rms of many residuals it would be lost."""
     worst = stage.worst_seam
-    if worst is None or worst.size <= good_worst(worst.among):
+    limit = good_worst(_compared(stage))
+    if worst is None or worst.size <= limit:
         return
     words = (
         f"{worst.first} - {worst.second} is off by {abs(worst.off):.3g} {unit or 'data units'} from what all other "
@@ -96,7 +102,7 @@ def _worst_pair(stage: StageSummary, unit: str) -> Iterator[Criterion]:
         stage=stage.stage,
         grade=Grade.FAIR,
         value=worst.size,
-        limit=good_worst(worst.among),
+        limit=limit,
         cost=abs(worst.off),
         words=words,
     )
@@ -109,7 +115,7 @@ def _loops(stage: StageSummary, unit: str) -> Iterator[Criterion]:
     # what few pairs show is theirs; where the typical pair shows it, the model is wrong
     open_ = stage.loops_unexplained if stage.structure <= GOOD_STRUCTURE else stage.loops_failed
     worst = stage.worst_loops[0] if stage.worst_loops else None
-    by_chance = worst is not None and 0 < abs(worst.sum) <= good_worst(stage.loops) * worst.sigma
+    by_chance = worst is not None and 0 < abs(worst.sum) <= good_worst(_compared(stage)) * worst.sigma
     grade = Grade.GOOD if not open_ or by_chance else Grade.FAIR if open_ <= allowed else Grade.DOUBTFUL
     words, cost = f"all {stage.loops} loops of overlaps close", None
     if stage.loops_failed and not open_:
