@@ -1,9 +1,11 @@
 """Loop closure: around a loop of overlaps the measured differences must add up to 0, whatever the levels are.
 
 Loops are tested without a solve, so that a bad pair is not hidden by the residuals of its neighbours. A set of
-independent loops is used, which a breadth-first search keeps short (most are triangles and quadrilaterals): each
-contains one pair that no earlier loop contains. A pair that is in many failed loops, and whose error would close them
-all, explains them.
+independent loops of little variance is used: each contains one pair that no earlier loop contains. A pair between
+members that other pairs connect with less variance than its own (that of a corner, beside those of two sides) closes
+its loop along the least of them; the others close theirs without such pairs, whose noise would hide an error, as a
+breadth-first search comes to them, which keeps loops short (most are triangles and quadrilaterals). A pair that is in
+many failed loops, and whose error would close them all, explains them.
 
 Differences of planes are compared at one point of a loop. Between members on several grids there is none: each pair has
 the planes of its members as it sees them, T c (section 2 of matching/MODEL.md). A functional f of a pair's difference
@@ -32,7 +34,7 @@ from levelmatch_core.process.small_work import compiled_when_large
 
 LIMIT = 4.0
 """A loop fails whose sum is beyond so many of the sigmas that pixel noise makes."""
-MOST_LOOPS = 5000
+MOST_LOOPS = 100_000
 """Largest number of loops of a component that are tested."""
 NAMED = 10
 """Largest number of loops, and of suspects, that are reported."""
@@ -72,7 +74,7 @@ class Loops:
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
 
-def independent_loops(members: int, first: Index, second: Index, most: int) -> Loops:
+def independent_loops(members: int, first: Index, second: Index, most: int, variance: Array | None = None) -> Loops:
     """Return independent loops of a connected graph, at most `most`, in an order that depends on the graph only.
 
     Parameters
@@ -83,31 +85,104 @@ def independent_loops(members: int, first: Index, second: Index, most: int) -> L
         (K,) ends of each edge.
     most
         Largest number of loops.
+    variance
+        (K,) of each edge; equal if it is not given.
     """
-    degree = np.bincount(first, minlength=members) + np.bincount(second, minlength=members)
-    graph = csr_array((np.ones(len(first)), (first, second)), shape=(members, members))
+    variance = np.ones(len(first)) if variance is None else np.ascontiguousarray(variance, dtype=float)
+    spanned = _spanned(members, first, second, variance)
+    core = np.flatnonzero(~spanned)
+    ends = first[core], second[core]
+    degree = np.bincount(ends[0], minlength=members) + np.bincount(ends[1], minlength=members)
+    graph = csr_array((np.ones(len(core)), ends), shape=(members, members))
     order, parents = breadth_first_order(graph, int(np.argmax(degree)), directed=False)
     rank = np.full(members, members)
     rank[order] = np.arange(len(order))
-    tree = np.zeros(len(first), dtype=bool)
-    for child, parent in ((first, second), (second, first)):
-        of_child = np.flatnonzero(parents[child] == parent)
-        tree[of_child] = True
-    rest = np.flatnonzero(~tree)
-    late, early = np.maximum(rank[first], rank[second])[rest], np.minimum(rank[first], rank[second])[rest]
-    rest = rest[np.lexsort((early, late))][:most]
-    return Loops(*_closed(members, first, second, np.flatnonzero(tree), rest))
+    tree = (parents[ends[0]] == ends[1]) | (parents[ends[1]] == ends[0])
+    late, early = np.maximum(*(rank[end] for end in ends)), np.minimum(*(rank[end] for end in ends))
+    rest = core[~tree][np.lexsort((early[~tree], late[~tree]))]
+    spanned = np.flatnonzero(spanned)
+    rest = np.concatenate([rest, spanned[np.argsort(variance[spanned], kind="stable")]])[:most]
+    return Loops(*_closed(members, first, second, variance, core[tree], rest))
 
 
-@compiled_when_large(lambda n, first, *rest: 8 * first.size + 4 * rest[2].size * (n + first.size))
 @njit(nogil=True, cache=True)
-def _closed(  # noqa: C901 - compiled: one search a loop  # pragma: no cover
-    members: int, first: Index, second: Index, tree: Index, rest: Index
+def _search(  # noqa: PLR0917 - compiled: one search  # pragma: no cover
+    ends: tuple[Index, Index],
+    variance: Array,
+    start: int,
+    goal: int,
+    most: float,
+    without: int,
+    entries: tuple[Index, Index],
+    state: tuple[Index, Index, Array, Index],
+    mark: int,
+) -> float:
+    """Return the variance of the way of least variance from start to goal, at most `most`, without a pair.
+
+    The ways that lead from a node are those of its entries, 2 pair from first to second and 2 pair + 1 back. Where each
+    node was come to from is left in `state`.
+    """
+    head, following = entries
+    came, seen, far, queue = state
+    first, second = ends
+    size = queue.size
+    seen[start], far[start], queue[0] = 2 * mark, 0.0, start  # 2 mark + 1: seen, and waiting
+    begin, waiting, least = 0, 1, most
+    while waiting > 0:
+        node = queue[begin]
+        begin = begin + 1 if begin + 1 < size else 0
+        waiting -= 1
+        seen[node] = 2 * mark
+        if far[node] >= least:
+            continue
+        way = head[node]
+        while way >= 0:
+            pair = way // 2
+            if pair != without:
+                other = second[pair] if way % 2 == 0 else first[pair]
+                there = far[node] + variance[pair]
+                if there < least and (seen[other] < 2 * mark or there < far[other]):
+                    far[other], came[other] = there, way
+                    if other == goal:
+                        least, seen[other] = there, 2 * mark
+                    elif seen[other] != 2 * mark + 1:
+                        seen[other] = 2 * mark + 1
+                        queue[(begin + waiting) % size] = other
+                        waiting += 1
+            way = following[way]
+    return least
+
+
+@compiled_when_large(lambda n, first, *_: 4 * first.size * (n + first.size))
+@njit(nogil=True, cache=True)
+def _spanned(members: int, first: Index, second: Index, variance: Array) -> NDArray[np.bool_]:  # pragma: no cover
+    """Return (K,) whether other pairs between the same members have less variance together than the pair alone."""
+    head, following = np.full(members, -1), np.full(2 * first.size, -1)
+    for entry in range(2 * first.size):
+        node = first[entry // 2] if entry % 2 == 0 else second[entry // 2]
+        following[entry] = head[node]
+        head[node] = entry
+    state = np.full(members, -1), np.full(members, -1), np.zeros(members), np.empty(members, dtype=np.int64)
+    spanned = np.zeros(first.size, dtype=np.bool_)
+    for pair in range(first.size):
+        most = variance[pair]
+        found = _search(
+            (first, second), variance, first[pair], second[pair], most, pair, (head, following), state, pair
+        )
+        spanned[pair] = found < most
+    return spanned
+
+
+@compiled_when_large(lambda n, first, *rest: 8 * first.size + 4 * rest[3].size * (n + first.size))
+@njit(nogil=True, cache=True)
+def _closed(  # noqa: PLR0917 - compiled: one search a loop  # pragma: no cover
+    members: int, first: Index, second: Index, variance: Array, tree: Index, rest: Index
 ) -> tuple[Index, Index, Array]:
-    """Return, for each edge outside the tree, the loop that it closes along the shortest path (the first one found)."""
+    """Return, for each edge outside the tree, the loop that it closes along the way of least variance."""
     head, tail = np.full(members, -1), np.full(members, -1)
     following = np.full(2 * first.size, -1)  # entry 2 pair leads from first to second, 2 pair + 1 back
-    came, seen, queue = np.full(members, -1), np.full(members, -1), np.empty(members, dtype=np.int64)
+    came = np.full(members, -1)
+    state = came, np.full(members, -1), np.zeros(members), np.empty(members, dtype=np.int64)
     starts, pairs, at = np.zeros(rest.size + 1, dtype=np.int64), np.empty(8 * rest.size + members, dtype=np.int64), 0
     signs = np.empty(pairs.size)
     for number in range(tree.size + rest.size):
@@ -115,17 +190,7 @@ def _closed(  # noqa: C901 - compiled: one search a loop  # pragma: no cover
         if number >= tree.size:
             loop = number - tree.size
             start, goal = second[pair], first[pair]
-            seen[start], queue[0], done, many = loop, start, 0, 1
-            while seen[goal] != loop:
-                node = queue[done]
-                done += 1
-                way = head[node]
-                while way >= 0:
-                    other = second[way // 2] if way % 2 == 0 else first[way // 2]
-                    if seen[other] != loop:
-                        seen[other], came[other], queue[many] = loop, way, other
-                        many += 1
-                    way = following[way]
+            _search((first, second), variance, start, goal, np.inf, pair, (head, following), state, loop)
             length, node = 1, goal
             while node != start:
                 node = first[came[node] // 2] if came[node] % 2 == 0 else second[came[node] // 2]
@@ -170,7 +235,8 @@ def closure(problem: Problem, covariance: csr_array, allowed: csr_array | None =
     count = pairs - len(problem.names) + 1
     if count <= 0:
         return None
-    loops = independent_loops(len(problem.names), problem.first, problem.second, MOST_LOOPS)
+    variance = problem.variance + problem.structure_variance
+    loops = independent_loops(len(problem.names), problem.first, problem.second, MOST_LOOPS, variance)
     several = bool(problem.frames) and problem.k == 3
     walk, slopes_left = (
         _walk_between_grids(problem, loops) if several else (_walk(problem, loops), np.zeros(len(loops)))

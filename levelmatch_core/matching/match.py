@@ -301,6 +301,7 @@ def _solve_part(  # noqa: PLR0917 - private, called once
         pairs=_reports(both, left, pairs, _stated_weights(problem, settings)[: len(pairs)]),
         freedom=left.freedom,
         tail=left.tail,
+        exact=left.exact,
     )
 
 

@@ -315,6 +315,11 @@ class SolveStatus(Record):
     residual_tail: float = Described(
         default=0.0, description="number of independent residuals of which that mean square would be as skewed"
     )
+    residuals_exact: bool = Described(
+        default=False,
+        description="whether the sigmas of the residuals come from the covariance of all pairs; False where they are "
+        "estimates, as in components of many pairs",
+    )
     choice: Choice | None = Described(default=None, description="set if the fit type was chosen automatically")
     history: tuple[Convergence, ...] = ()
     notes: tuple[str, ...] = Described(default=(), description="notes for the user on this solve")

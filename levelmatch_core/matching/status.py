@@ -71,6 +71,8 @@ class SolvedComponent:
     freedom: float = 0.0
     tail: float = 0.0
     """Of the residuals of these pairs."""
+    exact: bool = True
+    """Whether the sigmas of these residuals are exact."""
 
 
 def doubts(pairs: Pairs, suspects: Collection[int], *, left_out: bool) -> tuple[str, ...]:
@@ -237,6 +239,7 @@ def status_of(
         residual_tail=pooled_tail(
             (sum(pair.sigma is not None for pair in one.pairs), one.freedom, one.tail) for one in parts
         ),
+        residuals_exact=all(one.exact for one in parts),
         history=tuple(history),
         notes=(*notes, *own),
     )

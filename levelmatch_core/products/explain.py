@@ -221,6 +221,12 @@ def seam_lines(stage: StageSummary, unit: str) -> Iterator[str]:
             f"{stage.seams_beyond} of {stage.seams_tested} tested seams are beyond {SEAM_LIMIT:g} sigma of what pixel "
             f"noise leaves; their rms is {stage.seam_scatter:.2g} sigma."
         )
+    worst = stage.worst_seam
+    if worst is not None and worst.size > SEAM_LIMIT:
+        yield (
+            f"  {worst.first} - {worst.second} is off by {worst.off:.3g} {unit} from what all other pairs say, "
+            f"{worst.size:.2g} sigma."
+        )
     if stage.gains_found:
         yield (
             f"{stage.gains_found} of {stage.gains_tested} differences grow with brightness by more than "

@@ -34,7 +34,9 @@ class Grade(StrEnum):
 class Criterion(Record):
     """One measured quantity, and the grade that it gives."""
 
-    name: str = Described(description="residuals, loops, gain, structure, unlike, scale, pieces, untested, unmatched")
+    name: str = Described(
+        description="residuals, pair, loops, gain, structure, unlike, scale, pieces, untested, unmatched"
+    )
     stage: str = Described(default="", description="the stage that it is of, '' for the whole field")
     grade: Grade
     value: float = Described(description="what was measured")

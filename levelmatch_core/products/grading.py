@@ -19,7 +19,7 @@ LEAST_GOOD, MOST_GOOD = 1.25, 2.0
 LOOPS_BY_CHANCE = 0.05
 """Part of the loops (one at least) that may be beyond 4 sigma in a result that is fair."""
 ONE_BY_CHANCE = 0.0025
-"""Probability that noise makes the worst of all loops what is still good: that of one of 40 beyond 4 sigma."""
+"""Probability that noise makes the worst of all loops and pairs what is not good: one of 40 beyond 4 sigma."""
 GAINS_BY_CHANCE = 0.05
 """Part of the differences (one at least) that may grow with brightness in a result that is fair."""
 GOOD_STRUCTURE, FAIR_STRUCTURE = 2.0, 5.0
@@ -39,8 +39,8 @@ def criteria_of(field: FieldSummary) -> tuple[Criterion, ...]:
     found = [*_pieces(field), *_scale(field), *_few_values(field)]
     for stage in field.stages:
         if stage.pairs:
-            found += [*_residuals(stage, field.unit), *_loops(stage, field.unit), *_gain(stage, field.unit)]
-            found += [*_structure(stage), *_untested(stage), *_unlike(stage)]
+            found += [*_residuals(stage, field.unit), *_worst_pair(stage, field.unit), *_loops(stage, field.unit)]
+            found += [*_gain(stage, field.unit), *_structure(stage), *_untested(stage), *_unlike(stage)]
     counts = Counter(field.counts)
     if not counts["matched"] + counts["reference"] and counts.total() > counts["alone"]:
         words = "no exposure could be matched"
@@ -77,9 +77,35 @@ def _residuals(stage: StageSummary, unit: str) -> Iterator[Criterion]:
     yield Criterion(name="residuals", stage=stage.stage, grade=grade, value=value, limit=limit, cost=cost, words=words)
 
 
-def good_loop(count: int) -> float:
-    """Return the sum of the worst of so many loops, in its sigma, that is chance: 4, and more for more than 40."""
+def good_worst(count: int) -> float:
+    """Return how large, in its sigma, the worst of so many sums or residuals is by chance: 4, more for more than 40."""
     return max(LIMIT, NormalDist().inv_cdf(1 - ONE_BY_CHANCE / (2 * max(count, 1))))
+
+
+def _compared(stage: StageSummary) -> int:
+    """Return the number of sums over loops, and of residuals, of which the worst may be chance."""
+    return stage.loops + (stage.worst_seam.among if stage.worst_seam is not None else 0)
+
+
+def _worst_pair(stage: StageSummary, unit: str) -> Iterator[Criterion]:
+    """Yield the pair that the others contradict by more than chance: in the rms of many residuals it would be lost."""
+    worst = stage.worst_seam
+    limit = good_worst(_compared(stage))
+    if worst is None or worst.size <= limit:
+        return
+    words = (
+        f"{worst.first} - {worst.second} is off by {abs(worst.off):.3g} {unit or 'data units'} from what all other "
+        f"pairs say, {worst.size:.2g} sigma"
+    )
+    yield Criterion(
+        name="pair",
+        stage=stage.stage,
+        grade=Grade.FAIR,
+        value=worst.size,
+        limit=limit,
+        cost=abs(worst.off),
+        words=words,
+    )
 
 
 def _loops(stage: StageSummary, unit: str) -> Iterator[Criterion]:
@@ -89,7 +115,7 @@ def _loops(stage: StageSummary, unit: str) -> Iterator[Criterion]:
     # what few pairs show is theirs; where the typical pair shows it, the model is wrong
     open_ = stage.loops_unexplained if stage.structure <= GOOD_STRUCTURE else stage.loops_failed
     worst = stage.worst_loops[0] if stage.worst_loops else None
-    by_chance = worst is not None and 0 < abs(worst.sum) <= good_loop(stage.loops) * worst.sigma
+    by_chance = worst is not None and 0 < abs(worst.sum) <= good_worst(_compared(stage)) * worst.sigma
     grade = Grade.GOOD if not open_ or by_chance else Grade.FAIR if open_ <= allowed else Grade.DOUBTFUL
     words, cost = f"all {stage.loops} loops of overlaps close", None
     if stage.loops_failed and not open_:

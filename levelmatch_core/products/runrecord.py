@@ -32,7 +32,14 @@ from levelmatch_core.products.manifest import InputFile, OutputFile, StaleProduc
 from levelmatch_core.products.output.settings_changes import settings_before, told_settings
 from levelmatch_core.products.slope_priors import slope_priors_of
 from levelmatch_core.products.strangers import strangers, unlike_pairs
-from levelmatch_core.products.summaries import ComponentSummary, FieldSummary, GainError, GaugeChange, StageSummary
+from levelmatch_core.products.summaries import (
+    ComponentSummary,
+    FieldSummary,
+    GainError,
+    GaugeChange,
+    StageSummary,
+    WorstSeam,
+)
 from levelmatch_core.records import Record
 from levelmatch_core.settings import MatchSettings, roles_by_name
 
@@ -325,6 +332,7 @@ def _stage(stage: StageMatch) -> StageSummary:
         structure=statistics.median(shown) if shown else 0.0,
         seams_tested=len(seams),
         seams_beyond=sum(abs(size) > SEAM_LIMIT for size in seams),
+        worst_seam=_worst_seam(solutions),
         seam_scatter=math.sqrt(sum(size**2 for size in seams) / len(seams)) if seams else None,
         residual_freedom=pooled_freedom(
             (_tested(solution), solution.status.residual_freedom) for solution in solutions
@@ -349,6 +357,23 @@ def _stage(stage: StageMatch) -> StageSummary:
 
 def _tested(solution: Solution) -> int:
     return sum(bool(pair.sigma) for pair in solution.pairs)
+
+
+def _worst_seam(solutions: Sequence[Solution]) -> WorstSeam | None:
+    """Return the pair that the others contradict most, of the groups whose residuals have exact sigmas."""
+    sizes = [
+        (abs(pair.residual) / pair.sigma, pair)
+        for solution in solutions
+        if solution.status.residuals_exact
+        for pair in solution.pairs
+        if pair.sigma
+    ]
+    if not sizes:
+        return None
+    size, pair = max(sizes, key=lambda one: one[0])
+    predicted, fit = pair.predicted, pair.fit
+    off = pair.residual if predicted is None else fit.plane.level - predicted.about(fit.plane.x0, fit.plane.y0).level
+    return WorstSeam(first=fit.first, second=fit.second, size=size, off=off, among=len(sizes))
 
 
 def _loop_scatter(loops: Sequence[LoopClosure]) -> float | None:

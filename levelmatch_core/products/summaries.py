@@ -46,6 +46,16 @@ class ComponentSummary(Record):
         return f"{self.reference}?" if self.provisional else self.reference
 
 
+class WorstSeam(Record):
+    """The pair whose residual is the largest in units of its sigma: the one that the others contradict most."""
+
+    first: str
+    second: str
+    size: float = Described(description="its residual in units of sigma")
+    off: float = Described(description="its difference minus what all other pairs predict for it, data unit")
+    among: int = Described(description="number of residuals of which it is the largest: those whose sigma is exact")
+
+
 class GainError(Record):
     """A pair whose difference grows with brightness, which no level can correct."""
 
@@ -99,6 +109,9 @@ class StageSummary(Record):
     suspects: tuple[Suspect, ...] = Described(default=(), description="pairs that explain the failures, at most ten")
     seams_tested: int = Described(default=0, description="used pairs whose residuals can be tested")
     seams_beyond: int = Described(default=0, description="those with residuals beyond 4 sigma of pixel noise")
+    worst_seam: WorstSeam | None = Described(
+        default=None, description="the pair that the others contradict most; None if none is tested exactly"
+    )
     structure: float = Described(
         default=0.0,
         description="median over used pairs of the error that a pair shows in addition to noise, relative to that",

@@ -49,6 +49,37 @@ def test_loops_are_independent_and_as_many_as_there_can_be_and_short():
     assert np.abs(walk @ (levels[problem.second] - levels[problem.first])).max() < 1e-9
 
 
+def test_the_noise_of_corners_does_not_hide_what_is_wrong_with_a_side():
+    """Each side is in a loop of four, which sees its error at half its sigma; a triangle with a corner does not."""
+    members, fits, chosen = mosaic(0, grid_positions(4, 4, 48, 0.15))
+    problem = build(members, fits, "level", (), chosen)
+    sides = problem.variance < 2 * np.median(problem.variance)
+    assert sides.sum() == 24
+    covariance = pair_covariance(problem).toarray()
+    seen = []
+    for variance in (problem.variance, None):
+        loops = independent_loops(16, problem.first, problem.second, 1000, variance)
+        walk = np.zeros((len(loops), len(fits)))
+        for number, (pairs, signs) in enumerate(loops):
+            walk[number, pairs] = signs
+        assert np.linalg.matrix_rank(walk) == len(loops) == len(fits) - 15
+        sigma = np.sqrt(np.einsum("ij,jk,ik->i", walk, covariance, walk))
+        seen.append((np.abs(walk) / sigma[:, None]).max(axis=0)[sides] * problem.variance[sides] ** 0.5)
+    assert seen[0].min() > 0.45
+    assert np.median(seen[1]) < 0.4  # shortest loops
+
+
+def test_loops_are_those_of_least_variance():
+    """Found by hand: a square of light pairs, one diagonal that is light, and one that is heavy."""
+    ends = np.array([(0, 1), (1, 2), (2, 3), (0, 3), (0, 2), (1, 3)])
+    variance = np.array([1.0, 1.0, 1.0, 1.0, 0.5, 9.0])
+    loops = independent_loops(4, *ends.T, 9, variance)
+    assert sorted(sorted(pairs.tolist()) for pairs, _ in loops) == [[0, 1, 4], [0, 3, 5], [2, 3, 4]]
+    variance[4] = 9.0
+    loops = independent_loops(4, *ends.T, 9, variance)
+    assert min(sorted(pairs.tolist()) for pairs, _ in loops) == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("positions", "fit_type"),
     [
@@ -129,7 +160,7 @@ def test_many_members_cost_little():
     n = 20_000
     first = np.array([*range(n - 1), *range(n - 2)])
     second = np.array([*range(1, n), *range(2, n)])
-    loops = independent_loops(n, first, second, 5000)
+    loops = independent_loops(n, first, second, 5000, np.random.default_rng(0).uniform(1, 2, len(first)))
     assert len(loops) == 5000
     assert np.diff(loops.starts).max() <= 4
 

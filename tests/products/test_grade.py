@@ -2,13 +2,20 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from levelmatch_core.matching.results import Loop
+from levelmatch_core.matching.match import match
+from levelmatch_core.matching.results import Gauge, Loop, Member, PairFit
+from levelmatch_core.matching.uncertainty import leave_one_out
+from levelmatch_core.products.explain import seam_lines
 from levelmatch_core.products.grade import Grade, told, worst_of
-from levelmatch_core.products.grading import FAIR_RESIDUAL, criteria_of, good_loop, good_residual
+from levelmatch_core.products.grading import FAIR_RESIDUAL, criteria_of, good_residual, good_worst
 from levelmatch_core.products.runrecord import field_summary
 from levelmatch_core.products.summaries import FieldSummary, GainError
+from tests.matching.fakes import NO_REJECTION, fit_all, grid_positions, scene, settings_for
+
+SETTINGS = settings_for("mosaic_tiles", "level", weight_method="error", **NO_REJECTION)
 
 
 def summary(make: Any, **changes: Any) -> FieldSummary:
@@ -94,8 +101,8 @@ def test_loops_that_do_not_close(make: Any) -> None:
 
 def test_the_worst_of_many_loops_may_be_beyond_four_sigma_by_chance(make: Any) -> None:
     """One of 342 loops is beyond 4 sigma in two of a hundred mosaics of noise; of 38, in two of a thousand."""
-    assert good_loop(1) == good_loop(38) == 4.0
-    assert good_loop(342) == pytest.approx(4.48, abs=0.01)
+    assert good_worst(1) == good_worst(38) == 4.0
+    assert good_worst(342) == pytest.approx(4.48, abs=0.01)
     for sigmas, loops, grade in ((4.3, 342, Grade.GOOD), (4.6, 342, Grade.FAIR), (4.3, 38, Grade.FAIR)):
         worst = (Loop(members=("a", "b", "c"), sum=-sigmas * 0.01, sigma=0.01),)
         changed = {"loops": loops, "loops_failed": 1, "loops_unexplained": 1, "worst_loops": worst}
@@ -103,6 +110,54 @@ def test_the_worst_of_many_loops_may_be_beyond_four_sigma_by_chance(make: Any) -
         told_of = next(one for one in criteria_of(summary(make, **QUIET | changed)) if one.name == "loops")
         assert told_of.words.startswith(f"1 of {loops} loops of overlaps do not close, the worst by 0.04")
         assert told_of.words.endswith("chance makes of so many") is (grade is Grade.GOOD)
+
+
+@pytest.fixture(scope="module")
+def tiles() -> tuple[list[Member], list[PairFit]]:
+    """Return 6x6 tiles of noise."""
+    rng = np.random.default_rng(3)
+    positions = grid_positions(6, 6, 40, 0.2)
+    return fit_all(scene(positions, (40, 40), np.zeros((36, 3)), 1.0, rng), "level", SETTINGS)
+
+
+def summary_of(make: Any, members: list[Member], fits: list[PairFit]) -> FieldSummary:
+    """Return the summary of a field whose mosaic stage is solved from these pairs."""
+    solution = match("mosaic_tiles", "f", members, fits, Gauge.REFERENCE, SETTINGS)
+    plain = make.match(3, 3)
+    stage = plain.stages[-1].model_copy(update={"solutions": (solution,)})
+    return field_summary(plain.model_copy(update={"stages": (stage,)}), None)
+
+
+def test_one_wrong_pair_among_many_is_named(make: Any, tiles: tuple[list[Member], list[PairFit]]) -> None:
+    """A side is wrong by 7 sigma: in the rms of 110 residuals it is lost, and a loop of four sees half of it."""
+    members, fits = tiles
+    clean = summary_of(make, members, fits)
+    assert {one.name for one in criteria_of(clean)} >= {"residuals", "loops"}
+    assert worst_of(criteria_of(clean)) is Grade.GOOD
+    worst = clean.stages[0].worst_seam
+    assert worst is not None
+    assert worst.size < 4
+    assert worst.among == len(fits)
+    bad = next(n for n, fit in enumerate(fits) if (fit.first, fit.second) == ("m0014", "m0015"))
+    off = fits[bad]
+    wrong = off.plane.model_copy(update={"level": off.plane.level + 7 * off.stderr})
+    spoilt = [*fits[:bad], off.model_copy(update={"plane": wrong}), *fits[bad + 1 :]]
+    found = summary_of(make, members, spoilt)
+    (pair,) = [one for one in criteria_of(found) if one.grade is not Grade.GOOD]
+    assert (pair.name, pair.grade) == ("pair", Grade.FAIR)
+    assert pair.limit == good_worst(len(fits) + len(fits) - 35)  # one chance for all loops and pairs together
+    assert pair.cost == pytest.approx(7 * off.stderr, rel=0.4)
+    assert pair.words.startswith("m0014 - m0015 is off by ")
+    lines = list(seam_lines(found.stages[0], "MJy/sr"))
+    assert lines[1].strip().startswith("m0014 - m0015 is off by ")
+    assert len(list(seam_lines(clean.stages[0], "MJy/sr"))) == 1
+
+
+def test_a_pair_whose_error_is_not_known_exactly_is_not_judged_alone(
+    make: Any, tiles: tuple[list[Member], list[PairFit]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leave_one_out, "EXACT", 0)
+    assert summary_of(make, *tiles).stages[0].worst_seam is None
 
 
 def test_loops_that_close_to_what_their_pairs_show_are_no_contradiction(make: Any) -> None:

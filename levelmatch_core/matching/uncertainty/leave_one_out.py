@@ -88,6 +88,8 @@ class LeaveOneOut:
     measured pairs' levels does; 0 if none is tested."""
     tail: float
     """Number of independent residuals of which the mean square would be as skewed; at most `freedom`."""
+    exact: bool
+    """Whether the sigmas are those of the whole covariance, and not estimates."""
 
 
 NONE = np.zeros(0), np.zeros(0)
@@ -162,6 +164,7 @@ def leave_one_out(
         np.maximum(fit_optimism, 0.0),
         freedom,
         tail,
+        exact,
     )
 
 
