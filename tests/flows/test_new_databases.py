@@ -15,6 +15,7 @@ import pytest
 
 from flows.home import Home
 from flows.new_databases import making as new_databases
+from flows.orchestration.availability import making_database
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,6 +195,24 @@ def test_what_cannot_be_made_is_told_by_name(caplog: pytest.LogCaptureFixture) -
         assert new_databases._made("Prefect", make) is None
     told = "the new database of Prefect is made in its own way, which takes seconds more: no attribute 'orm'"
     assert [record.getMessage() for record in caplog.records] == [told]
+
+
+@pytest.mark.fast
+def test_a_database_that_was_moved_away_is_made_again_by_one_process_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PREFECT")]:
+        monkeypatch.delenv(name)
+    home = Home(tmp_path / "home").make()
+    with making_database(home) as unmade:
+        assert unmade
+        (home.prefect / "prefect.db").write_bytes(b"SQLite")
+    with making_database(home) as unmade:
+        assert not unmade
+    (home.prefect / "prefect.db").unlink()
+    home.make()  # an empty file
+    with making_database(home) as unmade:
+        assert unmade
 
 
 @pytest.mark.fast
