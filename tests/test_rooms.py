@@ -102,6 +102,7 @@ INNER = {
             "progress",
             "secrets",
             "garbage_collection",
+            "new_databases",
             "settings_help",
         },
     ),

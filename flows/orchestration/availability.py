@@ -62,11 +62,11 @@ def making_database(home: Home) -> Iterator[bool]:
     elsewhere = any(name in os.environ for name in ("PREFECT_API_URL", *DATABASES))
     database = _database(home)
     mark = database.parent / f"made-by-prefect-{version('prefect')}"
-    if elsewhere or (database.exists() and mark.exists()):
+    if elsewhere or (_has_content(database) and mark.exists()):
         yield False
         return
     with home.alone("prefect"):
-        unmade = not (database.exists() and mark.exists())
+        unmade = not (_has_content(database) and mark.exists())
         yield unmade
         if unmade:
             mark.touch(mode=0o600)
@@ -123,6 +123,11 @@ def _refuse_silent(url: str) -> None:
 def _plain(url: str) -> str:
     """Return an address without user and password, which urllib would treat as part of the host name."""
     return without_secrets(url).rstrip("/")
+
+
+def _has_content(database: Path) -> bool:
+    """Return whether there is a database; :meth:`Home.make` makes an empty file of one that was moved away."""
+    return database.exists() and database.stat().st_size > 0
 
 
 def _database(home: Home) -> Path:

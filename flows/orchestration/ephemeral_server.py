@@ -45,6 +45,9 @@ _NAMES = (
 _PATIENCE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 _CREDENTIALS, _ASKED_FOR = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"
 """Variables of what clients say, and of what a server asks for."""
+_NO_BLOCKS = {"PREFECT_API_BLOCKS_REGISTER_ON_START": "false", "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false"}
+"""Variables of a run's server: types of blocks, for pages and alerts, are listed by servers of `ui` and `deploy`. In a
+new database that takes half a second. Prefect must not note either that it was done."""
 _PAUSE = 0.05
 """Seconds between two requests while waiting for an answer."""
 _STOPPING = 5.0
@@ -139,7 +142,7 @@ def start(environ: Mapping[str, str] = os.environ) -> EmbeddedServer | None:
     """
     if "prefect" in sys.modules or _configured(environ) or find_spec("prefect") is None:
         return None
-    return _begin(environ)
+    return _begin({**_NO_BLOCKS, **environ})
 
 
 @contextmanager

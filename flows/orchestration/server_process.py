@@ -1,8 +1,9 @@
 """The process of a web server of a command: on the loopback, protected by :class:`OwnPages`, ending with the command.
 
 Its standard input is a pipe from the command. If the pipe is closed, the command has ended, even if it was killed, and
-the server ends as well. The embedded Prefect server of a run imports its modules, and waits for a line on its standard
-input before it accesses any file; the command passes it a socket that is bound to the port.
+the server ends as well. The embedded Prefect server of a run imports its modules, makes a new database in memory if
+there is none, and waits for a line on its standard input before it writes any file; the command passes it a socket that
+is bound to the port.
 
     python -m flows.orchestration.server_process prefect|mlflow PORT
     python -m flows.orchestration.server_process embedded PORT DESCRIPTOR
@@ -17,6 +18,7 @@ import time
 from typing import cast
 
 from flows.garbage_collection import collect_rarely
+from flows.home import Home
 from flows.orchestration.own_pages import LOOPBACK, Application, OwnPages
 
 _GRACE = 5
@@ -39,8 +41,14 @@ def main() -> None:
     if what == "embedded":
         import prefect.server.api.server  # noqa: F401, PLC0415 - as above
 
+        from flows.new_databases.making import prefects_in_memory, put_prefects  # noqa: PLC0415 - as above
+
+        home = Home.of()
+        new = prefects_in_memory(home)
         if not sys.stdin.readline():
             sys.exit(0)
+        if new is not None:
+            put_prefects(home, new)
     threading.Thread(target=_end_with_input, daemon=True).start()
     application = _mlflow() if what == "mlflow" else _prefect()
     level = "error" if what == "embedded" else "info"

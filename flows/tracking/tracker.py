@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flows.home import Home
 from flows.interruption import farewell
+from flows.new_databases.making import make_mlflows
 from flows.secrets import without_secrets
 from flows.summary import FlowFacts, Summary, Tracking
 from flows.tracking.comparison import (
@@ -181,6 +182,7 @@ class Tracker:
         if not self._local:
             return _Client(tracking_uri=self._uri)
         with self._home.alone("mlflow"):
+            make_mlflows(self._home)
             client = _Client(tracking_uri=self._uri)
             client.search_experiments(max_results=1)
         return client

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large
 from levelmatch_core.sky.clipping import MAD_TO_SIGMA
 from levelmatch_core.sky.kernels import positions_in_row
 
@@ -178,6 +179,34 @@ def _fill_row(row: Image, wild: Flags, out: Floats) -> bool:  # pragma: no cover
     return last >= 0
 
 
+def _prefilter_plain(padded: Floats) -> None:
+    """Do what :func:`prefilter` does, without a compiler."""
+    image = padded[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    if image.shape[1] > 1:
+        turned = image.T.copy()  # whole rows at once are ten times as fast
+        _filter_plain(turned)
+        image[...] = turned.T
+    if image.shape[0] > 1:
+        _filter_plain(image)
+
+
+def _filter_plain(rows: Floats) -> None:
+    """Filter all columns together."""
+    n, power, first = len(rows), POLE, rows[0].copy()
+    for j in range(1, HORIZON):
+        k = j % (2 * n - 2)
+        first += power * rows[min(k, 2 * n - 2 - k)]
+        power *= POLE
+    rows[0] = first
+    for j in range(1, n):
+        rows[j] += POLE * rows[j - 1]
+    rows[-1] = POLE / (POLE * POLE - 1.0) * (rows[-1] + POLE * rows[-2])
+    for j in range(n - 2, -1, -1):
+        rows[j] = POLE * (rows[j + 1] - rows[j])
+    rows *= 6.0
+
+
+@compiled_when_large(lambda padded: padded.size // 8, _prefilter_plain)
 @njit(nogil=True, cache=True)
 def prefilter(padded: Floats) -> None:  # pragma: no cover - compiled
     """Convert the values between the margins into the coefficients of their cubic spline, with mirror boundaries."""

@@ -34,6 +34,20 @@ def test_it_is_the_spline_of_scipy(ny: int, nx: int, seed: int) -> None:
     assert at(data, x, y) == pytest.approx(map_coordinates(data, [y, x], order=3, mode="mirror"), abs=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (2, 1), (2, 2), (3, 40), (30, 21), (70, 70)])
+def test_without_a_compiler_the_filter_gives_the_same_bytes(shape: tuple[int, int]) -> None:
+    padded = np.full([n + 2 * spline.MARGIN for n in shape], 7.0)
+    inner = padded[spline.MARGIN : -spline.MARGIN, spline.MARGIN : -spline.MARGIN]
+    inner[...] = np.random.default_rng(4).normal(size=shape) * 1e5
+    if shape[0] > 9:
+        inner[3, 4], inner[8, 2] = np.inf, -0.0
+    compiled, plain = padded.copy(), padded.copy()
+    spline.prefilter.compiled(compiled)
+    with np.errstate(all="ignore"):
+        spline.prefilter.plain(plain)
+    assert plain.tobytes() == compiled.tobytes()
+
+
 def test_the_coefficients_are_those_of_scipy() -> None:
     data = np.random.default_rng(1).normal(size=(50, 40))
     found, wild = spline.coefficients(data)

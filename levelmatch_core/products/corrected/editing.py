@@ -15,6 +15,7 @@ from levelmatch_core.images.storage.packing import packed
 from levelmatch_core.images.wcs.pixel_area import areas_at, relative_areas
 from levelmatch_core.images.wcs.transforms import AnyWcs, sky_transforms
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large
 from levelmatch_core.products.corrected.lvl_cards import LocalPlane
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import plane_on_image
@@ -205,6 +206,14 @@ def subtract_from_stored(stored: NDArray[np.generic], change: float | NDArray[np
     _subtract_swapped(stored.view(np.uint32), by_row)
 
 
+def _subtract_plain(words: NDArray[np.uint32], change: NDArray[np.float64]) -> None:
+    """Do what :func:`_subtract_swapped` does, without a compiler, in thrice its time."""
+    stored = words.view(">f4")
+    with np.errstate(all="ignore"):
+        stored[...] = stored - change
+
+
+@compiled_when_large(lambda words, _: words.size // 20, _subtract_plain)
 @njit(nogil=True, cache=True)
 def _subtract_swapped(words: NDArray[np.uint32], change: NDArray[np.float64]) -> None:  # pragma: no cover - compiled
     """Do so on a little-endian machine; one row of changes is that of all rows."""

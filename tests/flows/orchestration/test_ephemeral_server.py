@@ -231,6 +231,36 @@ def _task_states(database: Path) -> list[tuple[str, int]]:
         return connection.execute("SELECT state_type, count(*) FROM task_run GROUP BY state_type").fetchall()
 
 
+BLOCKS = """
+import contextlib, os, sqlite3
+from flows.home import prepare_environment
+from flows.orchestration import ephemeral_server
+home = prepare_environment(quiet=True)
+def listed():
+    with contextlib.closing(sqlite3.connect(home.prefect / "prefect.db")) as connection:
+        return connection.execute("SELECT count(*) FROM block_type").fetchone()[0]
+server = ephemeral_server.start()
+server.open({})
+server.wait()
+server.stop()
+print(listed())
+with ephemeral_server.any_server(home):
+    print(listed())
+"""
+
+
+@pytest.mark.slow
+def test_types_of_blocks_are_listed_by_the_first_server_that_needs_them(tmp_path: Path) -> None:
+    environment = {**plain_environment(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKS], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    of_a_run, of_a_deployment = map(int, done.stdout.split())
+    assert of_a_run == 0
+    assert of_a_deployment > 5
+
+
 def test_flow_runs_on_it_send_no_heartbeats() -> None:
     """The thread that sends them would cost up to a second at the end of each."""
     code = (

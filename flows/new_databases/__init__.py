@@ -1,0 +1,1 @@
+"""The databases of a new home."""
