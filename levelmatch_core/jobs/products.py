@@ -1,5 +1,6 @@
 """The jobs that write the results: corrected exposures, mosaics, maps, figures and the report."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -57,10 +58,33 @@ class WriteJob(ProductJob):
     step = "write"
     version = 3
     roles = ("fit", "write")
+    aside = ("unblank",)
 
     product: str
     corrections: tuple[Correction, ...]
     grids: dict[str, Grid]
+    unblank: tuple[str, ...] = Described(default=(), description="exposures whose cutouts say that no pixel is blank")
+
+    @classmethod
+    def of(
+        cls,
+        product: str,
+        parts: Sequence[Correction],
+        settings: MatchSettings,
+        grids: Mapping[str, Grid],
+        cutouts: Mapping[str, CutoutRecord],
+    ) -> Self:
+        """Return the job of a corrected file, given the grids and cutouts of all fields."""
+        names = tuple(part.exposure.name for part in parts)
+        return cls(
+            label=product,
+            exposures=names,
+            settings=settings,
+            product=product,
+            corrections=tuple(parts),
+            grids={part.place: grids[part.place] for part in parts},
+            unblank=tuple(name for name in names if name in cutouts and not cutouts[name].blanks),
+        )
 
     @property
     def place(self) -> tuple[str, str]:
@@ -93,7 +117,7 @@ class WriteJob(ProductJob):
 
         def writer(path: Path) -> Sha256:
             nonlocal hdus
-            made = write_corrected(path, self.corrections, self.grids, self.settings)
+            made = write_corrected(path, self.corrections, self.grids, self.settings, self.unblank)
             notes.extend(made.notes)
             hdus = made.hdus
             return Sha256(made.sha256)

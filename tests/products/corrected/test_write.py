@@ -11,6 +11,7 @@ from astropy.io import fits
 
 from levelmatch_core.errors import DuplicateExposureError, NotFitsError, ShapeMismatchError
 from levelmatch_core.images.fits_cards import open_raw
+from levelmatch_core.jobs.products import WriteJob
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.products.corrected.editing import Blank, moved_by, subtract_from_stored
 from levelmatch_core.products.corrected.write import products_of, write_corrected
@@ -95,6 +96,25 @@ def test_exact_zeros_stay_where_they_are_blank(make: Any, image_file: Any, out: 
     assert (fits.getdata(out, "SCI")[:, :4] == 0).all()
     correct(out, make, make.correction(exposure.model_copy(update={"blank": "none"})))
     assert (fits.getdata(out, "SCI")[:, :4] == -1.75).all()
+
+
+def test_what_is_known_to_be_unblank_is_not_searched_again(
+    make: Any, image_file: Any, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    correction = make.correction(make.exposure(image_file(noise())))
+    correct(out, make, correction)
+    searched = out.read_bytes()
+    monkeypatch.delattr("levelmatch_core.products.corrected.write.find_blanks")
+    write_corrected(out, [correction], {"f770w": make.grid}, make.settings, {correction.exposure.name})
+    assert out.read_bytes() == searched
+
+
+def test_the_job_knows_from_cutouts_which_exposures_are_unblank(make: Any) -> None:
+    parts = [make.correction(make.exposure(name=name)) for name in ("a", "b", "c")]
+    cutouts = {"a": make.cutout("a", 0, 0), "b": make.cutout("b", 0, 0).model_copy(update={"blanks": (0.0,)})}
+    job = WriteJob.of("all.fits", parts, make.settings, {"f770w": make.grid}, cutouts)
+    assert job.unblank == ("a",)
+    assert job.key() == WriteJob.of("all.fits", parts, make.settings, {"f770w": make.grid}, {}).key()
 
 
 @pytest.mark.parametrize(
