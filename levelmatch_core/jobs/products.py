@@ -7,7 +7,9 @@ from typing import Any, Self
 
 from pydantic import Field as Described
 
+from levelmatch_core.images.contents.blanks import always_blank
 from levelmatch_core.images.fits_headers import MATCHED_CARD
+from levelmatch_core.images.instruments import instrument_of
 from levelmatch_core.jobs.advice import advice_name
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.jobs.science import sky_name
@@ -63,7 +65,9 @@ class WriteJob(ProductJob):
     product: str
     corrections: tuple[Correction, ...]
     grids: dict[str, Grid]
-    unblank: tuple[str, ...] = Described(default=(), description="exposures whose cutouts say that no pixel is blank")
+    unblank: tuple[str, ...] = Described(
+        default=(), description="exposures in which, by their cutouts, nothing is blank but the instrument's 0"
+    )
 
     @classmethod
     def of(
@@ -76,6 +80,7 @@ class WriteJob(ProductJob):
     ) -> Self:
         """Return the job of a corrected file, given the grids and cutouts of all fields."""
         names = tuple(part.exposure.name for part in parts)
+        usual = {part.exposure.name: always_blank(zero=instrument_of(part.exposure).blank_zero) for part in parts}
         return cls(
             label=product,
             exposures=names,
@@ -83,7 +88,7 @@ class WriteJob(ProductJob):
             product=product,
             corrections=tuple(parts),
             grids={part.place: grids[part.place] for part in parts},
-            unblank=tuple(name for name in names if name in cutouts and not cutouts[name].blanks),
+            unblank=tuple(name for name in names if name in cutouts and cutouts[name].blanks == usual[name]),
         )
 
     @property

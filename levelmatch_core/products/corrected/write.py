@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import DuplicateExposureError, ShapeMismatchError
 from levelmatch_core.images.byte_sink import HashedFile
-from levelmatch_core.images.contents.blanks import find_blanks
+from levelmatch_core.images.contents.blanks import Blanks, always_blank, find_blanks
 from levelmatch_core.images.exposure import Exposure, Window
 from levelmatch_core.images.fits_cards import RawFile, RawHeader, open_raw
 from levelmatch_core.images.instruments import instrument_of
@@ -86,7 +86,7 @@ def write_corrected(
     settings
         Settings of the run.
     unblank
-        Names of exposures of which the same bytes have shown already that no pixel is blank.
+        Names of exposures of which the same bytes have shown already that nothing is blank but the instrument's 0.
 
     Raises
     ------
@@ -240,16 +240,16 @@ def _subtracted(
     """Return (ny, nx) the values minus the correction; blank pixels are kept."""
     exposure = correction.exposure
     wcs = None if correction.total.is_level and not exposure.per_area else read_wcs(exposure)
-    blank = _blank_of(values, exposure, kept)
+    found = _blanks_of(values, exposure)
+    blank = Blank(found.all_values, found.mask_of(values), kept)
     return shifted(
         values, -1, correction.total, grid, wcs, blank=blank, per_area=exposure.per_area, divisor=exposure.divisor
     )
 
 
-def _blank_of(values: NDArray[np.floating], exposure: Exposure, kept: np.dtype[np.floating]) -> Blank:
-    """Return which pixels of an image, in its unit, are blank: the same that were so when it was matched."""
-    found = find_blanks(values, exposure.blank, zero=instrument_of(exposure).blank_zero)
-    return Blank(found.all_values, found.mask_of(values), kept)
+def _blanks_of(values: NDArray[np.floating], exposure: Exposure) -> Blanks:
+    """Return what is blank in an image, in its unit: the same that was so when it was matched."""
+    return find_blanks(values, exposure.blank, zero=instrument_of(exposure).blank_zero)
 
 
 def _corrected_plainly(
@@ -269,16 +269,17 @@ def _corrected_plainly(
     step = max(1, _BAND_PIXELS // shape[1])
     scaling = scaling_of(header)
     plain = stored.dtype.kind == "f" and scaling == (1, 0)
+    image = cast(NDArray[np.floating], stored) if plain else physical_values(stored, header, scaling)
     if plain and correction.exposure.name in unblank:  # of scaled values, others were looked at
-        blank = Blank((), None, kept)
+        found = Blanks(always_blank(zero=instrument_of(correction.exposure).blank_zero))
     else:
-        image = cast(NDArray[np.floating], stored) if plain else physical_values(stored, header, scaling)
-        blank = _blank_of(image, correction.exposure, kept)
-        del image
+        found = _blanks_of(image, correction.exposure)
     single = plain and sys.byteorder == "little" and stored.dtype == np.dtype(">f4") and stored.flags.c_contiguous
-    if single and not blank.values and blank.mask is None:
-        subtract_from_stored(stored, change)
+    if single and not found.solid and found.values in {(), (0.0,)}:
+        subtract_from_stored(stored, change, keep_zeros=bool(found.values))
         return corrected
+    blank = Blank(found.all_values, found.mask_of(image), kept)
+    del image
     for row in range(0, shape[0], step):
         rows = slice(row, row + step)
         values = physical_values(stored[rows], header, scaling)

@@ -59,17 +59,20 @@ def test_a_level_is_taken_exactly_from_all_finite_pixels(make: Any, image_file: 
     np.testing.assert_array_equal(after, expected)
 
 
-@pytest.mark.parametrize("change", [0.1, -3e38, 0.0, "an image"])
-def test_numbers_as_they_are_stored_are_changed_as_others_are(change: Any) -> None:
+@pytest.mark.parametrize("keep_zeros", [False, True])
+@pytest.mark.parametrize("change", [0.1, -3e38, 0.0, 0.25, "an image"])
+def test_numbers_as_they_are_stored_are_changed_as_others_are(change: Any, *, keep_zeros: bool) -> None:
     words = np.random.default_rng(2).integers(0, 1 << 32, (90, 700), np.uint32, endpoint=False)
     words[0, :6] = 0x7F800001, 0xFFC00123, 0x7F800000, 0x80000000, 0x00000001, 0x7F7FFFFF  # NaN, inf, -0, least, most
     stored = words.astype(">u4").view(">f4")
+    stored[1, :3] = 0.0, 0.25, -0.0
     if change == "an image":
         change = np.random.default_rng(3).normal(size=stored.shape)
     with np.errstate(all="ignore"):
         values = stored.astype(np.float64)
-        expected = moved_by(values, -1, change, Blank((), None, np.dtype(">f4"))).astype(">f4")
-    subtract_from_stored(stored, change)
+        blank = Blank((0.0,), values == 0, np.dtype(">f4")) if keep_zeros else Blank((), None, np.dtype(">f4"))
+        expected = moved_by(values, -1, change, blank).astype(">f4")
+    subtract_from_stored(stored, change, keep_zeros=keep_zeros)
     assert stored.tobytes() == expected.tobytes()
 
 
@@ -98,10 +101,14 @@ def test_exact_zeros_stay_where_they_are_blank(make: Any, image_file: Any, out: 
     assert (fits.getdata(out, "SCI")[:, :4] == -1.75).all()
 
 
+@pytest.mark.parametrize("instrument", ["generic", "miri"])
 def test_what_is_known_to_be_unblank_is_not_searched_again(
-    make: Any, image_file: Any, out: Path, monkeypatch: pytest.MonkeyPatch
+    make: Any, image_file: Any, out: Path, monkeypatch: pytest.MonkeyPatch, *, instrument: str
 ) -> None:
-    correction = make.correction(make.exposure(image_file(noise())))
+    data = noise()
+    if instrument == "miri":  # of which any 0 is blank
+        data[3, 4:6] = 0
+    correction = make.correction(make.exposure(image_file(data), instrument=instrument))
     correct(out, make, correction)
     searched = out.read_bytes()
     monkeypatch.delattr("levelmatch_core.products.corrected.write.find_blanks")
@@ -110,10 +117,12 @@ def test_what_is_known_to_be_unblank_is_not_searched_again(
 
 
 def test_the_job_knows_from_cutouts_which_exposures_are_unblank(make: Any) -> None:
-    parts = [make.correction(make.exposure(name=name)) for name in ("a", "b", "c")]
-    cutouts = {"a": make.cutout("a", 0, 0), "b": make.cutout("b", 0, 0).model_copy(update={"blanks": (0.0,)})}
+    kinds = {"a": "generic", "b": "generic", "c": "generic", "d": "miri", "e": "miri"}
+    parts = [make.correction(make.exposure(name=name, instrument=kind)) for name, kind in kinds.items()]
+    blanks = {"a": (), "b": (0.0,), "d": (0.0,), "e": (0.0, -1.0)}
+    cutouts = {name: make.cutout(name, 0, 0).model_copy(update={"blanks": found}) for name, found in blanks.items()}
     job = WriteJob.of("all.fits", parts, make.settings, {"f770w": make.grid}, cutouts)
-    assert job.unblank == ("a",)
+    assert job.unblank == ("a", "d")
     assert job.key() == WriteJob.of("all.fits", parts, make.settings, {"f770w": make.grid}, {}).key()
 
 
