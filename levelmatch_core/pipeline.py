@@ -286,20 +286,14 @@ def write_products(
     """
     settings = request.settings
     grids = {place: grid for match in matches for place, grid in match.grids.items()}
+    cutouts = {name: cutout for match in matches for name, cutout in match.cutouts.items()}
     products = products_of(correction for match in matches for correction in match.corrections)
     held = earlier.held(products, inventory)
     if settings.strict:
         refuse_failures(held)
     kept_back = {failure.name for failure in held}
     jobs = [
-        WriteJob(
-            label=product,
-            exposures=tuple(part.exposure.name for part in parts),
-            settings=settings,
-            product=product,
-            corrections=tuple(parts),
-            grids={part.place: grids[part.place] for part in parts},
-        )
+        WriteJob.of(product, parts, settings, grids, cutouts)
         for product, parts in products.items()
         if product not in kept_back
     ]

@@ -9,6 +9,7 @@ from typing import Any
 from levelmatch_core.errors import LevelMatchError, StrictError
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.jobs.job import Job, JobRunner, Workspace, failure_of
+from levelmatch_core.process.blas_threads import one_blas_thread
 from levelmatch_core.process.thread_budget import thread_budget, threads_per_job
 from levelmatch_core.records import Record
 from levelmatch_core.workers import Threads, WorkerPool
@@ -27,7 +28,8 @@ class PlainRunner:
         """Run all jobs, and return the results in their order."""
         threads = threads_per_job(self.pool.size, len(jobs))
         if self.pool.size == 1 or len(jobs) < 2:
-            return [self._outcome(job, threads) for job in jobs]
+            with one_blas_thread():  # each job would set and lift the limit, which takes longer than a small one needs
+                return [self._outcome(job, threads) for job in jobs]
         with ThreadPoolExecutor(self.pool.size) as pool:
             return list(pool.map(self._outcome, jobs, repeat(threads)))
 

@@ -6,6 +6,7 @@ An xxh64 takes a seventh of the time (12 against 1.7 GB/s).
 import hashlib
 from typing import BinaryIO, Protocol
 
+import numpy as np
 import xxhash
 
 CHUNK = 1 << 18
@@ -33,7 +34,7 @@ def hasher_for(digest: str) -> Hasher:
 
 def digest_file(file: BinaryIO, *hashers: Hasher) -> None:
     """Let all hashers take the bytes of an open file, from where it stands to its end, in one pass."""
-    buffer = memoryview(bytearray(CHUNK))
+    buffer = np.empty(CHUNK, np.uint8).data
     while got := file.readinto(buffer):  # type: ignore[attr-defined]
         for hasher in hashers:
             hasher.update(buffer[:got])

@@ -182,25 +182,25 @@ class RawFile:
         Axes of length 1 beside rows and columns are left out; :func:`stored_image` does without them. Of a cube it is
         the plane that was named at the opening, or by the card of a corrected one.
         """
-        return image_in(self._image(index), self._plane_in(index))
+        header = self.header(index)
+        return image_in(self._image(index, header), self._plane_in(header))
 
     def with_image(self, index: int, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Return what is stored in an HDU with other values in place of its image: of a cube the other planes stay."""
-        plane = self._plane_in(index)
+        header = self.header(index)
+        plane = self._plane_in(header)
         if plane is None:
             return values
-        stored = self._image(index)
+        stored = self._image(index, header)
         if not is_cube(stored.shape):
             return values
         image_in(stored, plane)[:] = values
         return stored
 
-    def _plane_in(self, index: int) -> int | None:
-        header = self.header(index)
+    def _plane_in(self, header: RawHeader) -> int | None:
         return int(header.get(PLANE_CARD)) if PLANE_CARD in header and self._plane is None else self._plane
 
-    def _image(self, index: int) -> NDArray[np.generic]:
-        header = self.header(index)
+    def _image(self, index: int, header: RawHeader) -> NDArray[np.generic]:
         if "ZIMAGE" in header:
             return _decompressed(header, self.data(index))
         axes = [int(header.get(f"NAXIS{axis}")) for axis in range(int(header.get("NAXIS")), 0, -1)]
@@ -213,7 +213,7 @@ class RawFile:
     def copy(self, out: Sink, start: int, end: int | None) -> None:
         """Copy bytes from `start` to `end` (or the file's end) to `out`."""
         self._file.seek(start)
-        buffer = memoryview(bytearray(_CHUNK))
+        buffer = np.empty(_CHUNK, np.uint8).data
         left = _CHUNK if end is None else end - start
         while left > 0:
             got = self._file.readinto(buffer[:left])  # type: ignore[attr-defined]

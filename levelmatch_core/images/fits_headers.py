@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import numpy as np
 from astropy import log
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
@@ -218,8 +217,8 @@ class Hdu:
     @cached_property
     def _usual(self) -> bool:
         """Whether all keywords are of eight characters and upper case at most: astropy takes others, too."""
-        keywords = np.frombuffer(self.raw, np.uint8).reshape(-1, _CARD)[:, :_KEYWORD]
-        return b"HIERARCH" not in self.raw and not np.any((keywords >= ord("a")) & (keywords <= ord("z")))
+        keywords = "".join(start[:_KEYWORD] for start in self._places)
+        return b"HIERARCH" not in self.raw and keywords == keywords.upper()
 
     @cached_property
     def _places(self) -> dict[str, int]:

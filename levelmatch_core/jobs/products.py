@@ -1,12 +1,15 @@
 """The jobs that write the results: corrected exposures, mosaics, maps, figures and the report."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field as Described
 
+from levelmatch_core.images.contents.blanks import always_blank
 from levelmatch_core.images.fits_headers import MATCHED_CARD
+from levelmatch_core.images.instruments import instrument_of
 from levelmatch_core.jobs.advice import advice_name
 from levelmatch_core.jobs.job import Job, Workspace
 from levelmatch_core.jobs.science import sky_name
@@ -57,10 +60,36 @@ class WriteJob(ProductJob):
     step = "write"
     version = 3
     roles = ("fit", "write")
+    aside = ("unblank",)
 
     product: str
     corrections: tuple[Correction, ...]
     grids: dict[str, Grid]
+    unblank: tuple[str, ...] = Described(
+        default=(), description="exposures in which, by their cutouts, nothing is blank but the instrument's 0"
+    )
+
+    @classmethod
+    def of(
+        cls,
+        product: str,
+        parts: Sequence[Correction],
+        settings: MatchSettings,
+        grids: Mapping[str, Grid],
+        cutouts: Mapping[str, CutoutRecord],
+    ) -> Self:
+        """Return the job of a corrected file, given the grids and cutouts of all fields."""
+        names = tuple(part.exposure.name for part in parts)
+        usual = {part.exposure.name: always_blank(zero=instrument_of(part.exposure).blank_zero) for part in parts}
+        return cls(
+            label=product,
+            exposures=names,
+            settings=settings,
+            product=product,
+            corrections=tuple(parts),
+            grids={part.place: grids[part.place] for part in parts},
+            unblank=tuple(name for name in names if name in cutouts and cutouts[name].blanks == usual[name]),
+        )
 
     @property
     def place(self) -> tuple[str, str]:
@@ -93,7 +122,7 @@ class WriteJob(ProductJob):
 
         def writer(path: Path) -> Sha256:
             nonlocal hdus
-            made = write_corrected(path, self.corrections, self.grids, self.settings)
+            made = write_corrected(path, self.corrections, self.grids, self.settings, self.unblank)
             notes.extend(made.notes)
             hdus = made.hdus
             return Sha256(made.sha256)

@@ -326,7 +326,7 @@ def _ordered(values: NDArray[np.float64], first: int, last: int) -> tuple[float,
         before, count = kernels.values_between(values, low, high, near)
         if before <= first and last < before + count:
             values, below = near[:count], before
-    values = np.sort(values)
+    values = np.partition(values, (first - below, last - below))
     return float(values[first - below]), float(values[last - below])
 
 

@@ -157,7 +157,7 @@ def choose_grid(field: Field) -> Grid:
     FieldTooWideError
         If two points of the field are more than 10 degrees apart.
     """
-    centre = _median_direction([centre_of(exposure) for exposure in field.exposures])
+    centres = [centre_of(exposure) for exposure in field.exposures]
     width = width_of(field)
     if not width <= MAX_WIDTH:
         found = f"{width:.1f} degrees wide" if math.isfinite(width) else "spread over more than one hemisphere"
@@ -166,9 +166,9 @@ def choose_grid(field: Field) -> Grid:
             f"that fit on one tangent plane: {_way_out(field)}"
         )
         raise FieldTooWideError(message)
-    ra, dec = snap(centre)
+    ra, dec = snap(_median_direction(centres))
     basis = _tangent_basis(unit_vectors([(ra, dec)])[0])
-    angles = [_angle_at(basis, centre_of(exposure), exposure.angle) for exposure in field.exposures]
+    angles = [_angle_at(basis, centre, one.angle) for centre, one in zip(centres, field.exposures, strict=True)]
     return Grid(ra=ra, dec=dec, angle=_rounded_angle(angles), scale=rounded_scale(field))
 
 

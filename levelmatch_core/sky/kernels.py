@@ -161,11 +161,16 @@ def row_ends(data: NDArray[np.floating], ends: NDArray[np.int64]) -> None:  # pr
 
 def valid_rectangle(data: NDArray[np.floating]) -> tuple[int, int, int, int]:
     """Return the half-open ranges of rows and columns with all finite pixels: bottom, top, left, right; 0s for none."""
-    finite = np.isfinite(data)
-    rows, columns = np.flatnonzero(finite.any(axis=1)), np.flatnonzero(finite.any(axis=0))
-    if not rows.size:
+    bottom, top = _first_finite(data), data.shape[0] - _first_finite(data[::-1])
+    if top <= bottom:
         return 0, 0, 0, 0
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    columns = data[bottom:top].T
+    return bottom, top, _first_finite(columns), data.shape[1] - _first_finite(columns[::-1])
+
+
+def _first_finite(lines: NDArray[np.floating]) -> int:
+    """Return the first line with any finite pixel, their number for none; in most images it is the first of all."""
+    return next((number for number, line in enumerate(lines) if np.isfinite(line).any()), len(lines))
 
 
 @njit(nogil=True, cache=True)

@@ -55,7 +55,16 @@ def pixel_noise(data: Image, sample: int = SAMPLE) -> float:
     with np.errstate(invalid="ignore"):
         steps = np.subtract(rows[:, 1::step], rows[:, :-1:step][:, : rows[:, 1::step].shape[1]], dtype=np.float64)
     steps = steps[np.isfinite(steps)]
-    return MAD_TO_SIGMA * float(np.median(np.abs(steps))) / math.sqrt(2.0) if steps.size else 0.0
+    return MAD_TO_SIGMA * _median(np.abs(steps)) / math.sqrt(2.0) if steps.size else 0.0
+
+
+def _median(values: Floats) -> float:
+    """Return the median of finite values, as numpy does, which takes four times as long to look for others."""
+    middle = values.size // 2
+    if values.size % 2:
+        return float(np.partition(values, middle)[middle])
+    lower, upper = np.partition(values, (middle - 1, middle))[middle - 1 : middle + 1]
+    return float((lower + upper) / 2)
 
 
 def coefficients(data: Image) -> tuple[Floats, Flags]:

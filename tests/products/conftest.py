@@ -187,6 +187,7 @@ class Make:
     window = Window(rows=(25, 40), columns=(0, 20), inside=True)
     exposure = staticmethod(make_exposure)
     correction = staticmethod(make_correction)
+    cutout = staticmethod(cutout)
     match = staticmethod(make_match)
     inventory = staticmethod(make_inventory)
     wcs = staticmethod(turned_wcs)

@@ -175,3 +175,12 @@ def test_undersampled_stars_keep_their_shape() -> None:
     error += [np.std(resampled(sky(0.0), 0.5, sharp=sharp)[0] - sky(-0.5)[2:-2, 2:-2]) for sharp in (False, True)]
     best = min(error[1], error[3]), min(error[0], error[2])
     assert best[0] < 0.5 * best[1]
+
+
+@pytest.mark.parametrize("columns", [1, 2, 40, 41])
+def test_noise_is_the_median_of_numpy(columns: int) -> None:
+    data = np.random.default_rng(columns).normal(size=(7, columns)).astype(np.float32)
+    data[1, 0] = np.nan
+    steps = np.abs(np.diff(data.astype(np.float64), axis=1))
+    expected = spline.MAD_TO_SIGMA * np.nanmedian(steps) / np.sqrt(2) if columns > 1 else 0.0
+    assert spline.pixel_noise(data) == expected

@@ -93,13 +93,18 @@ def find_blanks(image: Image, rule: str | float, *, zero: bool = False) -> Blank
     zero
         Whether the instrument's 0 is blank, whatever lies where.
     """
-    always = (0.0,) if zero else ()
+    always = always_blank(zero=zero)
     if rule == "none":
         return Blanks(always)
     if not isinstance(rule, str):
         return Blanks((*always, float(image.dtype.type(rule)) if image.dtype.kind == "f" else rule))
     with np.errstate(invalid="ignore"):
         return _found(image, always)
+
+
+def always_blank(*, zero: bool) -> tuple[float, ...]:
+    """Return the values that are blank whatever lies where: the instrument's 0, if that is."""
+    return (0.0,) if zero else ()
 
 
 @njit(nogil=True, cache=True)

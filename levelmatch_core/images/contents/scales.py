@@ -9,6 +9,7 @@ to one scale do not.
 import math
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from levelmatch_core.images.exposure import Exposure
@@ -41,6 +42,7 @@ _WORDS = {
 _COUNTS = {"adu", "electron", "photon"}
 
 
+@lru_cache(maxsize=256)
 def unit_key(unit: str) -> str:
     """Return a unit in one spelling: ADU, adu and DN are the same, so are 'e-/s', 'electrons s-1' and 'ELECTRONS/S'.
 

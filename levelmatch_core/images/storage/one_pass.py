@@ -45,7 +45,7 @@ def read_ranges(file: BinaryIO, ranges: Sequence[Range], digest: str, shown: str
     """
     found = [np.empty(end - start, np.uint8).data for start, end in ranges]
     hashed = hasher_for(digest)
-    passed_over = memoryview(bytearray(CHUNK))
+    passed_over = np.empty(CHUNK, np.uint8).data
     file.seek(0)
     position = 0
     for (start, end), content in sorted(zip(ranges, found, strict=True), key=lambda one: one[0]):

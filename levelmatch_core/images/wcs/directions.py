@@ -6,5 +6,9 @@ from numpy.typing import ArrayLike, NDArray
 
 def unit_vectors(sky: ArrayLike) -> NDArray[np.float64]:
     """Return (..., 3) unit vectors of (..., 2) RA and Dec in degrees."""
-    ra, dec = np.moveaxis(np.radians(np.asarray(sky, dtype=float)), -1, 0)
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+    angles = np.radians(np.asarray(sky, dtype=float))
+    ra, dec = angles[..., 0], angles[..., 1]
+    across = np.cos(dec)
+    vectors = np.empty((*ra.shape, 3))
+    vectors[..., 0], vectors[..., 1], vectors[..., 2] = across * np.cos(ra), across * np.sin(ra), np.sin(dec)
+    return vectors

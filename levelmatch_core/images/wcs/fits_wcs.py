@@ -246,7 +246,7 @@ def plain_wcs(cards: Sequence[bytes]) -> WCS | None:
     parts = _plain_parts(tuple(cards))
     if parts is None:
         return None
-    wcs = WCS(naxis=2)
+    wcs = WCS(naxis=2, fix=False)  # the parts were mended when they were made
     wcs.wcs, wcs.sip = copy(parts[0]), parts[1]
     wcs.wcs.set()
     return wcs

@@ -27,6 +27,8 @@ from levelmatch_core.sky.patches import ONE
 
 POINTS_ALONG = 96
 """Number of points of the error map along the longer side of the mosaic."""
+AT_ONCE = 1024
+"""Number of points whose errors are computed together: in memory that the system need not give out anew each time."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class _Map:
     lattice: Lattice
     kept: list[int]
     """The exposures on the grid."""
-    to_levels: csr_array
+    to_levels: tuple[csr_array, ...]
+    """From planes to levels, each of as many points as are computed together."""
     squares: Array
 
     @classmethod
@@ -105,18 +108,21 @@ class _Map:
         to_levels = mosaic_levels(Exposures(outlines(records), centres, np.ones(len(kept))), lattice)
         if grid is not None:
             to_levels = csr_array(to_levels @ _from_homes(kept, records, exposures, grid))
-        return cls(lattice, kept, to_levels, np.zeros(to_levels.shape[0]))
+        count = to_levels.shape[0]
+        parts = tuple(to_levels[start : start + AT_ONCE] for start in range(0, count, AT_ONCE))
+        return cls(lattice, kept, parts, np.zeros(count))
 
     def add(self, errors: Array) -> None:
         """Add sources, given the errors (E, 3, M) that they cause."""
-        levels = self.to_levels @ errors[self.kept].reshape(3 * len(self.kept), -1)
-        self.squares[:] += np.sum(levels**2, axis=1)
+        planes = errors[self.kept].reshape(3 * len(self.kept), -1)
+        for number, part in enumerate(self.to_levels):
+            self.squares[number * AT_ONCE : (number + 1) * AT_ONCE] += np.sum((part @ planes) ** 2, axis=1)
 
     @property
     def sigma(self) -> Array:
         """(ny, nx) 1 sigma."""
         sigma = np.sqrt(self.squares)
-        sigma[np.diff(self.to_levels.indptr) == 0] = np.nan
+        sigma[np.concatenate([np.diff(part.indptr) for part in self.to_levels]) == 0] = np.nan
         return sigma.reshape(self.lattice.shape)
 
 

@@ -4,7 +4,10 @@ A first run would wait seconds for these to be compiled, and their interpreted l
 all the rest of a solve. Sums are made in the order of the loops, so that all give the same bytes.
 """
 
+from functools import lru_cache
+
 import numpy as np
+from numpy.typing import NDArray
 
 from levelmatch_core.matching.model.frames import Views
 from levelmatch_core.matching.model.problem import Array, Index
@@ -82,7 +85,13 @@ def _packed(noise: Array) -> Array:
         products[0] += gram
         gram = np.add.accumulate(products, axis=0)[-1]
     _root(gram)
-    return gram[np.tril_indices(wide)]
+    return gram[_lower_triangle(wide)]
+
+
+@lru_cache(maxsize=64)
+def _lower_triangle(wide: int) -> NDArray[np.bool_]:
+    """Return where a matrix has its lower triangle; most members have as many pairs as others."""
+    return np.tri(wide, dtype=np.bool_)
 
 
 def _root(matrix: Array) -> None:

@@ -192,8 +192,10 @@ def moved_by(
     return moved
 
 
-def subtract_from_stored(stored: NDArray[np.generic], change: float | NDArray[np.float64]) -> None:
-    """Subtract a change, in place, from single-precision numbers as FITS has them; as :func:`moved_by` without blanks.
+def subtract_from_stored(
+    stored: NDArray[np.generic], change: float | NDArray[np.float64], *, keep_zeros: bool = False
+) -> None:
+    """Subtract a change, in place, from single-precision numbers as FITS has them; as :func:`moved_by` does.
 
     Parameters
     ----------
@@ -201,21 +203,30 @@ def subtract_from_stored(stored: NDArray[np.generic], change: float | NDArray[np
         (ny, nx), of type >f4, contiguous.
     change
         A number, or (ny, nx).
+    keep_zeros
+        Whether exact zeros are blank; else nothing is.
     """
     by_row = np.full((1, stored.shape[1]), change) if isinstance(change, float) else change
-    _subtract_swapped(stored.view(np.uint32), by_row)
+    _subtract_swapped(stored.view(np.uint32), by_row, keep_zeros)
 
 
-def _subtract_plain(words: NDArray[np.uint32], change: NDArray[np.float64]) -> None:
+def _subtract_plain(words: NDArray[np.uint32], change: NDArray[np.float64], keep_zeros: bool) -> None:
     """Do what :func:`_subtract_swapped` does, without a compiler, in thrice its time."""
     stored = words.view(">f4")
     with np.errstate(all="ignore"):
-        stored[...] = stored - change
+        moved = stored - change
+        if keep_zeros:
+            moved = np.where(np.abs(moved) < _LEAST, _LEAST, moved)
+            np.copyto(stored, moved, where=stored != 0, casting="same_kind")
+        else:
+            stored[...] = moved
 
 
-@compiled_when_large(lambda words, _: words.size // 20, _subtract_plain)
+@compiled_when_large(lambda words, *_: words.size // 20, _subtract_plain)
 @njit(nogil=True, cache=True)
-def _subtract_swapped(words: NDArray[np.uint32], change: NDArray[np.float64]) -> None:  # pragma: no cover - compiled
+def _subtract_swapped(  # pragma: no cover - compiled
+    words: NDArray[np.uint32], change: NDArray[np.float64], keep_zeros: bool
+) -> None:
     """Do so on a little-endian machine; one row of changes is that of all rows."""
     row = np.empty(words.shape[1], np.uint32)
     values = row.view(np.float32)
@@ -223,8 +234,14 @@ def _subtract_swapped(words: NDArray[np.uint32], change: NDArray[np.float64]) ->
         line, by = words[r], change[r if len(change) > 1 else 0]
         for k in range(row.size):
             row[k] = _swapped(line[k])
-        for k in range(row.size):
-            values[k] = np.float32(np.float64(values[k]) - by[k])
+        if keep_zeros:
+            for k in range(row.size):
+                moved = np.float64(values[k]) - by[k]
+                moved = _LEAST if abs(moved) < _LEAST else moved
+                values[k] = values[k] if values[k] == 0.0 else np.float32(moved)
+        else:
+            for k in range(row.size):
+                values[k] = np.float32(np.float64(values[k]) - by[k])
         for k in range(row.size):
             line[k] = _swapped(row[k])
 

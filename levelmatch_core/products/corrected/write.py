@@ -1,7 +1,7 @@
 """Writing of corrected exposures: the bytes of the input, except for the corrected image and its LVL cards."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.errors import DuplicateExposureError, ShapeMismatchError
 from levelmatch_core.images.byte_sink import HashedFile
-from levelmatch_core.images.contents.blanks import find_blanks
+from levelmatch_core.images.contents.blanks import Blanks, always_blank, find_blanks
 from levelmatch_core.images.exposure import Exposure, Window
 from levelmatch_core.images.fits_cards import RawFile, RawHeader, open_raw
 from levelmatch_core.images.instruments import instrument_of
@@ -66,7 +66,11 @@ def products_of(corrections: Iterable[Correction]) -> dict[str, list[Correction]
 
 
 def write_corrected(
-    path: Path, parts: Sequence[Correction], grids: Mapping[str, Grid], settings: MatchSettings
+    path: Path,
+    parts: Sequence[Correction],
+    grids: Mapping[str, Grid],
+    settings: MatchSettings,
+    unblank: Collection[str] = (),
 ) -> Corrected:
     """Write one corrected file.
 
@@ -81,6 +85,8 @@ def write_corrected(
         The grids by name (`Correction.place`).
     settings
         Settings of the run.
+    unblank
+        Names of exposures of which the same bytes have shown already that nothing is blank but the instrument's 0.
 
     Raises
     ------
@@ -107,7 +113,7 @@ def write_corrected(
             donor = base
             if second is not None and second.exposure.path != image.main.exposure.path:
                 donor = stack.enter_context(_open_input(second.exposure))
-            notes += _correct(edited, image, donor, grids, settings)
+            notes += _correct(edited, image, donor, grids, settings, unblank)
         main = images[0].main
         if settings.write_background and instrument_of(main.exposure).background:
             level = _local_plane(main, grids[main.place], None).level
@@ -184,8 +190,13 @@ def _product(part: Correction) -> str:
 
 
 # -- one image ---------------------------------------------------------------------------------------------------------
-def _correct(
-    edited: EditedFile, image: _Image, donor: RawFile, grids: Mapping[str, Grid], settings: MatchSettings
+def _correct(  # noqa: PLR0917 - what the image is made of
+    edited: EditedFile,
+    image: _Image,
+    donor: RawFile,
+    grids: Mapping[str, Grid],
+    settings: MatchSettings,
+    unblank: Collection[str],
 ) -> list[str]:
     """Apply the correction of an image to the file; return notes."""
     main, second = image.main, image.second
@@ -201,7 +212,7 @@ def _correct(
     stored = edited.base.image(sci)
     kept = output_type(stored.dtype)
     if inside is None:
-        corrected = _corrected_plainly(stored, header, main, grid)
+        corrected = _corrected_plainly(stored, header, main, grid, unblank)
         _make_float(header, stored.dtype, kept)
         edited.put(sci, header, corrected)
         return notes
@@ -229,20 +240,20 @@ def _subtracted(
     """Return (ny, nx) the values minus the correction; blank pixels are kept."""
     exposure = correction.exposure
     wcs = None if correction.total.is_level and not exposure.per_area else read_wcs(exposure)
-    blank = _blank_of(values, exposure, kept)
+    found = _blanks_of(values, exposure)
+    blank = Blank(found.all_values, found.mask_of(values), kept)
     return shifted(
         values, -1, correction.total, grid, wcs, blank=blank, per_area=exposure.per_area, divisor=exposure.divisor
     )
 
 
-def _blank_of(values: NDArray[np.floating], exposure: Exposure, kept: np.dtype[np.floating]) -> Blank:
-    """Return which pixels of an image, in its unit, are blank: the same that were so when it was matched."""
-    found = find_blanks(values, exposure.blank, zero=instrument_of(exposure).blank_zero)
-    return Blank(found.all_values, found.mask_of(values), kept)
+def _blanks_of(values: NDArray[np.floating], exposure: Exposure) -> Blanks:
+    """Return what is blank in an image, in its unit: the same that was so when it was matched."""
+    return find_blanks(values, exposure.blank, zero=instrument_of(exposure).blank_zero)
 
 
 def _corrected_plainly(
-    stored: NDArray[np.generic], header: RawHeader, correction: Correction, grid: Grid
+    stored: NDArray[np.generic], header: RawHeader, correction: Correction, grid: Grid, unblank: Collection[str]
 ) -> NDArray[np.floating]:
     """Return stored values minus the correction, in the type in which they are stored again.
 
@@ -259,12 +270,16 @@ def _corrected_plainly(
     scaling = scaling_of(header)
     plain = stored.dtype.kind == "f" and scaling == (1, 0)
     image = cast(NDArray[np.floating], stored) if plain else physical_values(stored, header, scaling)
-    blank = _blank_of(image, correction.exposure, kept)
-    del image
+    if plain and correction.exposure.name in unblank:  # of scaled values, others were looked at
+        found = Blanks(always_blank(zero=instrument_of(correction.exposure).blank_zero))
+    else:
+        found = _blanks_of(image, correction.exposure)
     single = plain and sys.byteorder == "little" and stored.dtype == np.dtype(">f4") and stored.flags.c_contiguous
-    if single and not blank.values and blank.mask is None:
-        subtract_from_stored(stored, change)
+    if single and not found.solid and found.values in {(), (0.0,)}:
+        subtract_from_stored(stored, change, keep_zeros=bool(found.values))
         return corrected
+    blank = Blank(found.all_values, found.mask_of(image), kept)
+    del image
     for row in range(0, shape[0], step):
         rows = slice(row, row + step)
         values = physical_values(stored[rows], header, scaling)

@@ -12,6 +12,7 @@ from astropy.io import fits
 
 from levelmatch_core.errors import DuplicateExposureError, NotFitsError, ShapeMismatchError
 from levelmatch_core.images.fits_cards import open_raw
+from levelmatch_core.jobs.products import WriteJob
 from levelmatch_core.matching.corrections import Status
 from levelmatch_core.process.small_work import CompiledWhenLarge, everything_compiled
 from levelmatch_core.products.corrected import editing
@@ -62,21 +63,26 @@ def test_a_level_is_taken_exactly_from_all_finite_pixels(make: Any, image_file: 
 
 
 @pytest.mark.parametrize("how", [everything_compiled, nullcontext])
-@pytest.mark.parametrize("change", [0.1, -3e38, 0.0, "an image"])
-def test_numbers_as_they_are_stored_are_changed_as_others_are(change: Any, how: Any, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("keep_zeros", [False, True])
+@pytest.mark.parametrize("change", [0.1, -3e38, 0.0, 0.25, "an image"])
+def test_numbers_as_they_are_stored_are_changed_as_others_are(
+    change: Any, how: Any, monkeypatch: Any, *, keep_zeros: bool
+) -> None:
     monkeypatch.setattr(CompiledWhenLarge, "_is_kept", lambda _: False)
     if how is nullcontext:
         monkeypatch.setattr(editing, "_subtract_swapped", editing._subtract_swapped.plain)
     words = np.random.default_rng(2).integers(0, 1 << 32, (90, 700), np.uint32, endpoint=False)
     words[0, :6] = 0x7F800001, 0xFFC00123, 0x7F800000, 0x80000000, 0x00000001, 0x7F7FFFFF  # NaN, inf, -0, least, most
     stored = words.astype(">u4").view(">f4")
+    stored[1, :3] = 0.0, 0.25, -0.0
     if change == "an image":
         change = np.random.default_rng(3).normal(size=stored.shape)
     with np.errstate(all="ignore"):
         values = stored.astype(np.float64)
-        expected = moved_by(values, -1, change, Blank((), None, np.dtype(">f4"))).astype(">f4")
+        blank = Blank((0.0,), values == 0, np.dtype(">f4")) if keep_zeros else Blank((), None, np.dtype(">f4"))
+        expected = moved_by(values, -1, change, blank).astype(">f4")
     with how():
-        subtract_from_stored(stored, change)
+        subtract_from_stored(stored, change, keep_zeros=keep_zeros)
     assert stored.tobytes() == expected.tobytes()
 
 
@@ -103,6 +109,31 @@ def test_exact_zeros_stay_where_they_are_blank(make: Any, image_file: Any, out: 
     assert (fits.getdata(out, "SCI")[:, :4] == 0).all()
     correct(out, make, make.correction(exposure.model_copy(update={"blank": "none"})))
     assert (fits.getdata(out, "SCI")[:, :4] == -1.75).all()
+
+
+@pytest.mark.parametrize("instrument", ["generic", "miri"])
+def test_what_is_known_to_be_unblank_is_not_searched_again(
+    make: Any, image_file: Any, out: Path, monkeypatch: pytest.MonkeyPatch, *, instrument: str
+) -> None:
+    data = noise()
+    if instrument == "miri":  # of which any 0 is blank
+        data[3, 4:6] = 0
+    correction = make.correction(make.exposure(image_file(data), instrument=instrument))
+    correct(out, make, correction)
+    searched = out.read_bytes()
+    monkeypatch.delattr("levelmatch_core.products.corrected.write.find_blanks")
+    write_corrected(out, [correction], {"f770w": make.grid}, make.settings, {correction.exposure.name})
+    assert out.read_bytes() == searched
+
+
+def test_the_job_knows_from_cutouts_which_exposures_are_unblank(make: Any) -> None:
+    kinds = {"a": "generic", "b": "generic", "c": "generic", "d": "miri", "e": "miri"}
+    parts = [make.correction(make.exposure(name=name, instrument=kind)) for name, kind in kinds.items()]
+    blanks = {"a": (), "b": (0.0,), "d": (0.0,), "e": (0.0, -1.0)}
+    cutouts = {name: make.cutout(name, 0, 0).model_copy(update={"blanks": found}) for name, found in blanks.items()}
+    job = WriteJob.of("all.fits", parts, make.settings, {"f770w": make.grid}, cutouts)
+    assert job.unblank == ("a", "d")
+    assert job.key() == WriteJob.of("all.fits", parts, make.settings, {"f770w": make.grid}, {}).key()
 
 
 @pytest.mark.parametrize(
