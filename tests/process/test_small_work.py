@@ -102,10 +102,12 @@ def drawn(seed):
     rows = k * np.arange(pairs + 1)
     of_three = rng.normal(size=(pairs, 2, 3, 3))
     weighted = rng.normal(size=(pairs, k, k))
+    variance = rng.uniform(1, 4, pairs)
     return [
         (graph_kernels.neighbours, (n, first, second)),
         (graph_kernels.bridge_flags, (n, first[::3].copy(), second[::3].copy())),
-        (loop_closure._closed, (n, first, second, tree, np.setdiff1d(np.arange(pairs), tree))),
+        (loop_closure._spanned, (n, first, second, variance)),
+        (loop_closure._closed, (n, first, second, variance, tree, np.setdiff1d(np.arange(pairs), tree))),
         (design.normal_blocks, (geometry, weighted + weighted.transpose(0, 2, 1))),
         (design.pair_residuals, (geometry, rng.normal(size=(pairs, k)), rng.normal(size=(n, k)))),
         (design.to_members, (geometry, rng.normal(size=(pairs, k)), rng.normal(size=(n, k)))),
