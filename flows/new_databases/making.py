@@ -191,8 +191,9 @@ def _put(database: Path, content: bytes) -> None:
     """Write a new database, as it is on disk when it appears, for its owner alone; what killed ones left goes."""
     if not _is_new(database):
         return
-    for left in filter(is_temporary, database.parent.iterdir()):
-        left.unlink(missing_ok=True)
+    for left in database.parent.glob(f".*{database.suffix}"):
+        if is_temporary(left):
+            left.unlink(missing_ok=True)
     try:
         with private_files():
             write_durably(database, content)

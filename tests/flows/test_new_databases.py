@@ -230,12 +230,14 @@ def test_what_is_there_is_left_alone(tmp_path: Path, beside: str) -> None:
 def test_a_new_file_is_its_owners_alone_and_takes_the_place_of_what_was_left(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").make()
     (home.prefect / ".levelmatch-0123456789abcdef.tmp.db").write_bytes(b"half")
+    (home.prefect / ".levelmatch-0123456789abcdef.tmp").write_bytes(b"another file, which somebody is writing")
     before = os.umask(0)
     try:
         new_databases.put_prefects(home, b"ours")
     finally:
         os.umask(before)
-    assert [path.name for path in home.prefect.iterdir()] == ["prefect.db"]
+    names = sorted(path.name for path in home.prefect.iterdir())
+    assert names == [".levelmatch-0123456789abcdef.tmp", "prefect.db"]
     assert (home.prefect / "prefect.db").read_bytes() == b"ours"
     assert stat.S_IMODE((home.prefect / "prefect.db").stat().st_mode) == 0o600
 
