@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levelmatch_core.errors import DataError, OutputFolderError, UsageError
+from levelmatch_core.files.states import Stamp
 from levelmatch_core.images.exposure import Exposure, Field, Inventory
 from levelmatch_core.jobs.groups import FieldWork
 from levelmatch_core.jobs.job import JobRunner
@@ -15,7 +16,7 @@ from levelmatch_core.pjpipe_step.stages import cutouts_of
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.corrected.known_solution import PRODUCTS
 from levelmatch_core.products.corrected.write import products_of, write_corrected
-from levelmatch_core.products.output.placing import Sha256, put
+from levelmatch_core.products.output.placing import Sha256, Writer, put
 from levelmatch_core.products.tables import write_corrections
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord
@@ -100,7 +101,7 @@ class Applying:
 
         return self._place(output, name, write)
 
-    def _place(self, output: Path, name: str, writer: object) -> Path:
+    def _place(self, output: Path, name: str, writer: Writer) -> Path:
         """Put a file into the output folder; another one there is replaced only if `overwrite` is set.
 
         Raises
@@ -109,12 +110,12 @@ class Applying:
             If there is another one.
         """
 
-        def refuse(_digest: str) -> None:
+        def refuse(_digest: str, _stamp: Stamp | None) -> None:
             if (output / name).exists() and not self.settings.overwrite:
                 message = f"output folder {output}: contains another {name!r}; set overwrite=True, or choose another"
                 raise OutputFolderError(message)
 
-        put(output, name, writer, before=refuse)  # type: ignore[arg-type]
+        put(output, name, writer, before=refuse)
         return output / name
 
 
