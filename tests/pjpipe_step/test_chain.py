@@ -67,6 +67,9 @@ def test_stacks_are_of_corrected_files_and_know_their_band(program, by_hand):
         assert hdus[0].header["FILTER"] == "F770W"
         assert "ERR" in hdus
     pairs = deltas.valid_mat > 0
+    assert all(matrix is again for matrix, again in zip(deltas, (deltas[n] for n in range(len(deltas))), strict=True))
+    beside = deltas.npix_mat[pairs] > deltas.npix_mat.max() / 2  # and not only at a corner
+    np.testing.assert_array_equal(deltas.lin_size_mat[pairs], beside)
     true = program.tile_levels()
     expected = true[:, None] - true[None, :]
     np.testing.assert_allclose(

@@ -1,11 +1,14 @@
 """Simulated programs whose levels are known: how well the whole way finds them, read from the files that it wrote."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from levelmatch_core.errors import SolveError
+from levelmatch_core.jobs.science import ErrorsJob
+from levelmatch_core.matching.corrections import Status
 from levelmatch_core.pipeline import RunResult
 from levelmatch_core.simulate import Recovery, SimulatedProgram, Truth, score, simulate
 from tests.folders import contents
@@ -112,3 +115,23 @@ def test_a_new_exposure_resamples_only_itself(tmp_path, level_match, monkeypatch
     monkeypatch.setattr(science, "make_cutout", spy)
     level_match(folder)
     assert resampled == [held_back.name]
+
+
+def test_where_the_errors_of_the_sums_fail_those_of_the_stages_are_added(
+    tmp_path: Path, level_match: Callable[..., RunResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate(tmp_path / "in", SimulatedProgram.of(tiles=(2, 1), dithers=2, size=96, stars=5, overlap=0.4))
+
+    def broken(_job: ErrorsJob, _workspace: object) -> None:
+        message = "no errors"
+        raise SolveError(message)
+
+    monkeypatch.setattr(ErrorsJob, "run", broken)
+    result = level_match(tmp_path / "in")
+    (match,) = result.matches
+    assert [failure.reason for failure in match.failures] == ["no errors"]
+    found = {one.status for one in match.corrections}
+    assert found == {Status.MATCHED, Status.REFERENCE}
+    for one in match.corrections:
+        assert one.sigma[0] == pytest.approx(np.hypot.reduce([own[0] for own in one.stage_sigmas.values()]))
+    assert max(one.sigma[0] for one in match.corrections) > 0

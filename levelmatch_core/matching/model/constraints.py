@@ -41,11 +41,6 @@ class Constraints:
     forced: frozenset[Pair]
     forbidden: frozenset[Pair]
 
-    @property
-    def fixed(self) -> frozenset[str]:
-        """Members whose level is known."""
-        return frozenset({*self.levels, *self.locked})
-
 
 def constraints_of(members: Sequence[Member], given: Given, *, with_levels: bool) -> Constraints:
     """Return the constraints on these members; a constraint names a member, its tile, or one of its tiles.
