@@ -126,9 +126,9 @@ time.sleep(60)
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_the_children_end_with_the_command(tmp_path, how):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    program = START if how == "kill" else START.replace("time.sleep(60)", "time.sleep(8); ahead.stop(); time.sleep(60)")
+    program = START if how == "kill" else START.replace("time.sleep(60)", "input(); ahead.stop(); time.sleep(60)")
     with subprocess.Popen(
-        [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
         first = int(parent.stdout.readline())
         own = {first}
@@ -139,6 +139,9 @@ def test_the_children_end_with_the_command(tmp_path, how):
         assert len(own) > 1
         if how == "kill":
             parent.kill()
+        else:
+            parent.stdin.write("\n")
+            parent.stdin.flush()
         patience = time.monotonic() + 20
         while any(alive(each) for each in own) and time.monotonic() < patience:
             time.sleep(0.2)
