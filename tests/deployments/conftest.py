@@ -1,6 +1,7 @@
 """A real Prefect server and a process worker, on loopback, with a home of their own; spoken to over HTTP only."""
 
 import json
+import logging
 import os
 import pwd
 import shlex
@@ -37,6 +38,7 @@ class Server:
 
     url: str
     environ: dict[str, str]
+    log: Path | None = None
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """Return the answer of the API to one request."""
@@ -57,6 +59,17 @@ class Server:
                     raise
                 error.close()
                 time.sleep(1)
+            except TimeoutError as error:
+                # Prefect's own clients come again after a read that took too long, too
+                told = f"{method} {path}: no answer in a minute; the server's log ends with\n{self.log_end()}"
+                error.add_note(told)
+                if method != "GET" or time.monotonic() > deadline:
+                    raise
+                logging.getLogger(__name__).warning(told)  # which a test that fails after it shows
+
+    def log_end(self) -> str:
+        """Return the last lines of the server's log."""
+        return "" if self.log is None else "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
 
     def token(self) -> dict[str, str]:
         """Return the headers that a server wants of a request for a change: none, where it does not ask for them."""
@@ -194,7 +207,7 @@ PREFECT_SERVER = (sys.executable, "-m", "prefect", "server", "start")
 @contextmanager
 def serving(environ: dict[str, str], log: Path, command: Sequence[str] | None = None) -> Iterator[Server]:
     """Run a Prefect server where the environment says that it is, whose scheduler looks every two seconds."""
-    server = Server(environ["PREFECT_API_URL"], environ)
+    server = Server(environ["PREFECT_API_URL"], environ, log)
     port = server.url.rpartition(":")[2].removesuffix("/api")
     words = [*(command or PREFECT_SERVER), "--host", "127.0.0.1", "--port", port]
     with running(words, environ, log) as process:
