@@ -209,7 +209,9 @@ class Hdu:
             return default
         if self._usual and keyword.isupper():
             at = self._places.get(f"{keyword:8}=")
-            found = {} if at is None else plain_cards([self.raw[at : at + _CARD]])
+            if at is None:  # as most that are asked for
+                return default
+            found = plain_cards([self.raw[at : at + _CARD]])
             if found is not None:
                 return found.get(keyword, default)
         return self.header.get(keyword, default)

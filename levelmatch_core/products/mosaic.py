@@ -28,7 +28,7 @@ from levelmatch_core.sky.store import CutoutStore
 BLOCK = 2880
 """Size of the blocks of a FITS file, bytes."""
 
-STRIP_PIXELS = 8 * BAND_PIXELS
+STRIP_PIXELS = 16 * BAND_PIXELS
 """Number of pixels that a thread fills at a time."""
 
 HOLE = 12
@@ -126,8 +126,9 @@ def write_mosaic(
 
 def in_holes(coverage: NDArray[np.integer]) -> int:
     """Return the number of pixels in short runs along a row that nothing covers, between pixels that are covered."""
-    covered = np.pad(coverage > 0, ((0, 0), (HOLE + 1, 0)))  # the runs between rows are longer than a hole
-    runs = np.diff(np.flatnonzero(covered)) - 1
+    covered = np.pad(coverage > 0, ((0, 0), (HOLE + 1, 0))).reshape(-1)  # the runs between rows are longer than a hole
+    turns = np.flatnonzero(covered[1:] != covered[:-1])  # to pixels that are covered, from them, to them ...
+    runs = turns[2::2] - turns[1:-1:2]
     return int(runs[runs <= HOLE].sum())
 
 

@@ -66,8 +66,15 @@ class SourceFile:
 
     def band_of(self, image: Hdu) -> BandCards:
         """Return the band of one of its images: by the image's own cards, the primary header's, another image's."""
-        others = (hdu for hdu in self.hdus[1:] if hdu.shape is not None and hdu is not image)
-        return BandCards((image, self.primary, *others), self.instrument)
+        if image.index not in self._told:
+            others = (hdu for hdu in self.hdus[1:] if hdu.shape is not None and hdu is not image)
+            self._told[image.index] = BandCards((image, self.primary, *others), self.instrument)
+        return self._told[image.index]
+
+    @cached_property
+    def _told(self) -> dict[int, BandCards]:
+        """The bands that were asked for, by the number of the HDU: each is several times."""
+        return {}
 
     @cached_property
     def band(self) -> BandCards:

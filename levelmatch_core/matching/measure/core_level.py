@@ -38,9 +38,10 @@ def off_core(first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[floa
     fitted
         The fitted plane, about the middle of the box, with slopes over half of it.
     """
-    left = np.sort(_sampled(first, second, box, cut, fitted, max(1, math.isqrt(box[4] * box[5] // SAMPLE))))
+    left = _sampled(first, second, box, cut, fitted, max(1, math.isqrt(box[4] * box[5] // SAMPLE)))
     if left.size < FEWEST:
         return 0.0
+    left.sort()
     inside = math.ceil(PART * left.size)
     widths = left[inside:] - left[: left.size - inside]
     at = int(widths.argmin())

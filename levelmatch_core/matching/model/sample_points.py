@@ -90,18 +90,20 @@ def points_within(unit: Array, shapes: Shapes, mine: Index, other: Index) -> tup
     low, high = (np.searchsorted(unit[:, 0], (boxes[other, side] - left) / width) for side in (0, 2))
     count = high - low
     begin = np.concatenate([[0], np.cumsum(count)])
-    which = np.repeat(np.arange(len(mine)), count)
     point = np.arange(begin[-1]) - np.repeat(begin[:-1] - low, count)
-    x, y = left[which] + unit[point, 0] * width[which], bottom[which] + unit[point, 1] * height[which]
-    held = (boxes[other, 1][which] < y) & (y < boxes[other, 3][which])
+    y = np.repeat(bottom, count) + unit[:, 1][point] * np.repeat(height, count)
+    held = np.flatnonzero((np.repeat(boxes[other, 1], count) < y) & (y < np.repeat(boxes[other, 3], count)))
+    which, point, y = np.repeat(np.arange(len(mine)), count)[held], point[held], y[held]
+    x = left[which] + unit[point, 0] * width[which]
+    count = np.bincount(which, minlength=len(mine))
     sides = starts[other + 1] - starts[other]
+    inside = np.ones(which.size, dtype=np.bool_)
     for side in range(int(sides.max(initial=0))):
-        which, point, x, y = which[held], point[held], x[held], y[held]
-        there = side < sides[which]
-        a, b, c = edges[np.where(there, starts[other][which] + side, 0)].T
-        held = ~there | (a * x + b * y + c > 0)
-    which = which[held]
-    return np.searchsorted(which, np.arange(len(mine) + 1)), point[held], x[held], y[held]
+        there = side < sides
+        a, b, c = np.where(there, edges[np.where(there, starts[other] + side, 0)].T, [[0.0], [0.0], [1.0]])
+        inside &= np.repeat(a, count) * x + np.repeat(b, count) * y + np.repeat(c, count) > 0
+    which = which[inside]
+    return np.searchsorted(which, np.arange(len(mine) + 1)), point[inside], x[inside], y[inside]
 
 
 def plain_holds(edges: Array, x: Array, y: Array) -> NDArray[np.bool_]:
