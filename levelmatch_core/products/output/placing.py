@@ -31,7 +31,11 @@ class Sha256(str):
 
 
 def put(
-    root: Path, name: str, writer: Writer, before: Callable[[str, Stamp | None], None] | None = None
+    root: Path,
+    name: str,
+    writer: Writer,
+    before: Callable[[str], None] | None = None,
+    after: Callable[[str, Stamp | None], None] | None = None,
 ) -> tuple[OutputFile, bool]:
     """Have `writer` create a file below `root`, and move it to its place if its bytes are new.
 
@@ -44,7 +48,9 @@ def put(
     writer
         As in :meth:`OutputFolder.write`.
     before
-        Called with the file's digest and stamp once it is made and its bytes are new, before it appears.
+        Called with the file's digest once it is made and its bytes are new, before it appears.
+    after
+        Called with the digest and the stamp of a new file that has just appeared, None if it has no stamp.
 
     Returns
     -------
@@ -64,8 +70,10 @@ def put(
         )
         if not same:
             if before is not None:
-                before(digest, stamp_of(temporary))
+                before(digest)
             rename(temporary, place)
+            if after is not None:
+                after(digest, stamp_of(place))
     return OutputFile(name=name, sha256=digest), not same
 
 
@@ -103,8 +111,11 @@ def place_of(root: Path, name: str) -> Path:
     return root / name
 
 
-def note_written(root: Path, name: str, digest: str, stamp: Stamp | None) -> None:
-    """Note that a file appears with these bytes; any number of processes may do so at once."""
+def note_written(root: Path, name: str, digest: str, stamp: Stamp | None = None) -> None:
+    """Note that a file appears with these bytes, and its stamp once it has; any number of processes may do so at once.
+
+    The renaming of a file is a change of it, so that its stamp is known only afterwards.
+    """
     line = f"\n{json.dumps([name, digest, stamp])}\n".encode()  # on a line of its own, whatever was cut short before
     with room_for(root / WRITTEN):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -125,8 +136,14 @@ def digests_written(root: Path) -> dict[str, set[str]]:
 
 
 def stamps_written(root: Path) -> dict[str, Stamp]:
-    """Return the last stamps that :func:`note_written` noted, by name; earlier versions noted none."""
-    return {name: (stamp[0], stamp[1], stamp[2]) for name, _, *rest in _notes(root) for stamp in rest if stamp}
+    """Return the last stamps that :func:`note_written` noted, by name; earlier versions noted others, or none."""
+    found: dict[str, Stamp] = {}
+    for name, _, *rest in _notes(root):
+        found.pop(name, None)  # of what was there before
+        for one in rest:
+            if one is not None and len(one) == 4:
+                found[name] = one[0], one[1], one[2], one[3]
+    return found
 
 
 def _notes(root: Path) -> Iterator[list[Any]]:
