@@ -34,7 +34,7 @@ class CutoutJob(Job):
     """Resample one exposure to the grid of its field."""
 
     step = "cutout"
-    version = 6
+    version = 7
     roles = ("mask", "resample")
     gives = CutoutRecord
 
