@@ -55,8 +55,16 @@ def put(
     Returns
     -------
     The file, and whether it is new.
+
+    Raises
+    ------
+    OutputFolderError
+        If the name leaves the folder or is reserved, or if a folder lies in its place.
     """
     place = place_of(root, name)
+    if place.is_dir() and not place.is_symlink():
+        message = f"output folder {root}: {name!r} is a folder; move it away"
+        raise OutputFolderError(message)
     with room_for(place):
         place.parent.mkdir(parents=True, exist_ok=True)
     with temporary_next_to(place) as temporary:
@@ -130,7 +138,7 @@ def note_written(root: Path, name: str, digest: str, stamp: Stamp | None = None)
 def digests_written(root: Path) -> dict[str, set[str]]:
     """Return the digests that :func:`note_written` noted, by name."""
     found: dict[str, set[str]] = {}
-    for name, digest, *_ in _notes(root):
+    for name, digest, _ in _notes(root):
         found.setdefault(name, set()).add(digest)
     return found
 
@@ -138,20 +146,21 @@ def digests_written(root: Path) -> dict[str, set[str]]:
 def stamps_written(root: Path) -> dict[str, Stamp]:
     """Return the last stamps that :func:`note_written` noted, by name; earlier versions noted others, or none."""
     found: dict[str, Stamp] = {}
-    for name, _, *rest in _notes(root):
+    for name, _, stamp in _notes(root):
         found.pop(name, None)  # of what was there before
-        for one in rest:
-            if one is not None and len(one) == 4:
-                found[name] = one[0], one[1], one[2], one[3]
+        if isinstance(stamp, list) and len(stamp) == 4:
+            found[name] = stamp[0], stamp[1], stamp[2], stamp[3]
     return found
 
 
-def _notes(root: Path) -> Iterator[list[Any]]:
-    """Yield what :func:`note_written` noted; a line that was cut short is passed over."""
+def _notes(root: Path) -> Iterator[tuple[str, str, Any]]:
+    """Yield what :func:`note_written` noted: name, digest, stamp; what else is there is passed over."""
     with suppress(FileNotFoundError):
         for line in (root / WRITTEN).read_bytes().splitlines():
-            with suppress(ValueError):
-                yield json.loads(line)
+            with suppress(ValueError, TypeError, RecursionError):
+                name, digest, *stamp = json.loads(line)
+                if isinstance(name, str) and isinstance(digest, str):
+                    yield name, digest, stamp[0] if stamp else None
 
 
 def edits_of(root: Path, name: str) -> list[str]:

@@ -127,6 +127,29 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "out" / "deeper", "choose another")
 
 
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, finished: Path) -> None:
+    (finished / "corrections.ecsv").unlink()
+    (finished / "corrections.ecsv").mkdir()
+    refused(finished, "'corrections.ecsv' is a folder")
+    (tmp_path / "new" / "pairs.ecsv").mkdir(parents=True)
+    refused(tmp_path / "new", "'pairs.ecsv' is a folder")
+    (tmp_path / "other" / "tiles" / "a.fits").mkdir(parents=True)
+    with OutputFolder.open(tmp_path / "other", SETTINGS, []) as folder:
+        with pytest.raises(OutputFolderError, match=r"a\.fits' is a folder"):
+            folder.write("tiles/a.fits", saying("x"))
+        folder.write("tiles/b.fits", saying("x"))
+
+
+def test_damaged_notes_of_what_was_written_are_passed_over(finished: Path, record: Any) -> None:
+    lines = ["[", "[]", "3", '{"a": 1}', '["x"]', '["x", 1]', '[["x"], "y"]', '["x", "y", {"a": 1}]', '["x", "y", [1]]']
+    (finished / WRITTEN).write_text("\n".join([*lines, "[" * 100_000, '["tiles/a.fits", "0", [null, 1, 2, 3]]']))
+    with OutputFolder.open(finished, SETTINGS, []) as folder:
+        assert folder.last is not None
+        files = [folder.write(file.name, saying(file.name)) for file in folder.last.files]
+        folder.finish(record(files), {})
+        assert folder.left == state_left(finished)
+
+
 def test_an_input_may_not_be_the_folder_nor_lie_in_it_but_may_hold_it(tmp_path: Path) -> None:
     out = tmp_path / "data" / "out"
     refused(out, "input", inputs=(out,))
