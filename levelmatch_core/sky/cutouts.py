@@ -43,7 +43,7 @@ __all__ = [
     "open_cutout",
 ]
 
-ALGORITHM = "cutout 8"
+ALGORITHM = "cutout 9"
 """Part of every key: to be raised whenever the same input and settings would give a different result."""
 
 
