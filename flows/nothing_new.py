@@ -28,7 +28,7 @@ from flows.home import Home
 from flows.orchestration.availability import DATABASES
 from levelmatch_core.errors import UsageError
 from levelmatch_core.files.sealed import seal, unseal
-from levelmatch_core.files.states import State, state_of
+from levelmatch_core.files.states import SETTLED, State, state_of
 from levelmatch_core.files.writing import write_durably
 from levelmatch_core.images.associations import is_association, science_members
 from levelmatch_core.process.versions import levelmatch_version, versions_of_libraries
@@ -38,9 +38,6 @@ from levelmatch_core.settings import MatchSettings
 
 if TYPE_CHECKING:
     from flows.summary import Summary
-
-_SETTLED = 2.0
-"""Seconds after which a further change of a file has another time on every file system."""
 
 _OF_PACKAGES = ("LEVELMATCH_", "MLFLOW_", "NUMBA_", "PREFECT_")
 """What the names of variables begin with that may change a run, or where its records are."""
@@ -165,7 +162,7 @@ class Question:
                 kept = LastRun.model_validate_json(unseal(self._key, note.read()))
         except (OSError, ValueError, ValidationError):  # there is none, or it is damaged
             return None
-        same = (kept.asked, kept.read, kept.written) == (self.asked, self.state.digest, self._written())
+        same = (kept.asked, kept.read, kept.written) == (self.asked, self.state.digest, self._written().digest)
         return kept if same and self._is_recorded(kept.mlflow_run) else None
 
     def keep(self, summary: "Summary", lines: Iterable[str], warnings: Iterable[str]) -> None:
@@ -174,17 +171,17 @@ class Question:
         whole = summary.complete and not summary.problems and (summary.executed or summary.cached)
         if not whole or tracking is None or tracking.lost or not self._is_recorded(tracking.run_id):
             return
-        if self.reading.state() != self.state or self.state.newest > self.begun - _SETTLED:
+        if self.reading.state() != self.state or self.state.newest > self.begun - SETTLED:
             return  # something was written while it was read, or so shortly before that a further change may not show
         from levelmatch_core.products.output.folder import state_left  # noqa: PLC0415 - the run has imported it
 
         written = self._written()
-        if state_left(self.output.resolve()) != summary.left:
+        if state_left(self.output.resolve()) != summary.left or written.may_hide_changes:
             return  # somebody wrote into the output since the run let it go: seconds ago, before its records were made
         last = LastRun(
             asked=self.asked,
             read=self.state.digest,
-            written=written,
+            written=written.digest,
             ended=time.time(),
             mlflow_run=tracking.run_id,
             grade=summary.grade,
@@ -207,8 +204,8 @@ class Question:
     def _note(self) -> Path:
         return self.home.root / "last_runs" / f"{_digest(self._key)}.json"
 
-    def _written(self) -> str:
-        return _Reading((self.output,), deep=True).state().digest
+    def _written(self) -> State:
+        return _Reading((self.output,), deep=True).state()
 
     def _is_recorded(self, run: str) -> bool:
         """Return whether both records are still there."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from alembic.util.exc import CommandError
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -67,6 +68,9 @@ _LONGEST_NOTE = 7500
 _PATIENCE = 300.0
 """Time limit for recording a run, seconds."""
 
+_FAULTS = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
+"""Errors of a store; a database of a later version of MLflow is alembic's."""
+
 _WHOLE = "levelmatch.recorded"
 """Tag of a run whose record is complete; its value is the number of the attempt."""
 
@@ -118,7 +122,7 @@ class Tracker:
                     return self._tracking(run, new=False)
             with _killed_if_interrupted(client, lambda: self._open(client, experiment, result, facts)) as run:
                 self._write(client, run, result, summary, facts)
-        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        except _FAULTS as error:
             what = f"the MLflow record of this run{f' {run.info.run_id}, in part,' if run else ''} is lost"
             lost = (
                 f"{what}: {self._plain(error)} (store {without_secrets(self._uri)}); "
@@ -131,7 +135,7 @@ class Tracker:
     def make_store(self) -> None:
         """Create a missing local store. Errors are ignored here, and reported when there is something to record."""
         if self._local:
-            with suppress(MlflowException, SQLAlchemyError, sqlite3.Error, OSError):
+            with suppress(*_FAULTS):
                 self._client()
 
     def log_failure(
@@ -157,7 +161,7 @@ class Tracker:
             with _killed_if_interrupted(client, opening) as run:
                 client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in settings.items()])
                 client.set_terminated(run.info.run_id, "FAILED")
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except _FAULTS as error:
             logger.warning("the MLflow record of the failed run %s is lost: %s", facts.name, self._plain(error))
             return None
         return self._tracking(run, new=True)
@@ -166,7 +170,7 @@ class Tracker:
         """Add tags to a recorded run; if the store is unreachable, they are lost."""
         try:
             self._client().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except _FAULTS as error:
             logger.warning("tags of the MLflow run %s are lost: %s", run_id, self._plain(error))
 
     def _plain(self, error: BaseException) -> str:

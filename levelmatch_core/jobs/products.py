@@ -58,7 +58,7 @@ class WriteJob(ProductJob):
     """Write one corrected file."""
 
     step = "write"
-    version = 3
+    version = 4
     roles = ("fit", "write")
     aside = ("unblank",)
 

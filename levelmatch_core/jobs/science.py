@@ -34,7 +34,7 @@ class CutoutJob(Job):
     """Resample one exposure to the grid of its field."""
 
     step = "cutout"
-    version = 6
+    version = 7
     roles = ("mask", "resample")
     gives = CutoutRecord
 
@@ -100,7 +100,7 @@ class MeasureJob(Job):
     """Fit the differences of pairs of one group."""
 
     step = "measure"
-    version = 19
+    version = 20
     roles = ("mask", "measure")
     gives = PairFits
 

@@ -89,6 +89,8 @@ def independent_loops(members: int, first: Index, second: Index, most: int, vari
         (K,) of each edge; equal if it is not given.
     """
     variance = np.ones(len(first)) if variance is None else np.ascontiguousarray(variance, dtype=float)
+    largest = np.finfo(float).max / (1 + len(first))  # a way of infinite variance, or NaN, would be none
+    variance = np.where(variance < largest, variance, largest)
     spanned = _spanned(members, first, second, variance)
     core = np.flatnonzero(~spanned)
     ends = first[core], second[core]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levelmatch_core.errors import DataError, OutputFolderError, UsageError
-from levelmatch_core.files.states import Stamp
 from levelmatch_core.images.exposure import Exposure, Field, Inventory
 from levelmatch_core.jobs.groups import FieldWork
 from levelmatch_core.jobs.job import JobRunner
@@ -110,7 +109,7 @@ class Applying:
             If there is another one.
         """
 
-        def refuse(_digest: str, _stamp: Stamp | None) -> None:
+        def refuse(_digest: str) -> None:
             if (output / name).exists() and not self.settings.overwrite:
                 message = f"output folder {output}: contains another {name!r}; set overwrite=True, or choose another"
                 raise OutputFolderError(message)

@@ -43,7 +43,7 @@ __all__ = [
     "open_cutout",
 ]
 
-ALGORITHM = "cutout 8"
+ALGORITHM = "cutout 9"
 """Part of every key: to be raised whenever the same input and settings would give a different result."""
 
 
@@ -64,6 +64,9 @@ class CutoutRecord(Record):
     has_variance: bool
     n_valid: int = Described(description="number of finite SCI pixels")
     noise_gain: float = Described(description="mean of the sum of squared resampling weights: 1 for white noise")
+    noise_reach: float = Described(
+        default=1.0, description="number of grid pixels that share the noise of one pixel: its area, 1 at least"
+    )
     axis_angle: float = Described(description="angle of the (first) exposure's +x axis from the grid's +x, radians")
     extent: tuple[float, float] = Described(description="size of the valid area along it and across, grid pixels")
     blanks: tuple[float, ...] = Described(default=(), description="values of the exposure that stand for nothing seen")
@@ -207,6 +210,7 @@ def make_cutout(  # noqa: PLR0917 - what a cutout depends on
     record = _record(exposure.name, image, placement, store.put(key, image.planes)).model_copy(
         update={
             "blanks": blanks,
+            "noise_reach": max(1.0, (exposure.scale / grid.scale) ** 2),
             "n_blank": n_blank,
             "n_lone": 0 if lone is None else int(np.count_nonzero(lone)),
             "n_whole": n_whole,

@@ -15,7 +15,7 @@ from levelmatch_core.sky.pixelmap import Box
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.store import CutoutStore
 
-ALGORITHM = "stack 2"
+ALGORITHM = "stack 3"
 """Part of every key: to be raised whenever the same parts would give a different result."""
 
 BAND_PIXELS = 1 << 16
@@ -272,6 +272,7 @@ def _made(name: str, key: str, parts: Sequence[Part], store: CutoutStore, noise:
         has_variance=has_variance,
         n_valid=n_valid,
         noise_gain=float(weights @ [record.noise_gain for record in records] / weights.sum()),
+        noise_reach=float(weights @ [record.noise_reach for record in records] / weights.sum()),
         axis_angle=records[0].axis_angle,
         extent=extent_of(ends, records[0].axis_angle),
         outline=tuple((float(x), float(y)) for x, y in corners),

@@ -135,6 +135,25 @@ CHANGES = {
 }
 
 
+def test_no_note_is_left_where_a_further_change_of_the_output_would_not_show(finished, place, monkeypatch):
+    """Times of some file systems have steps of seconds."""
+    real = os.stat
+
+    def coarse(path, *rest, **options):
+        found = real(path, *rest, **options)
+        times = {"st_mtime": int(found.st_mtime), "st_ctime": int(found.st_ctime)}
+        times |= {f"{name}_ns": time * 10**9 for name, time in times.items()}
+        return os.stat_result(found[:10], times)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", coarse)
+        kept(place, finished[1])
+        assert asked(place).answer() is None
+        patch.setattr(time, "time", lambda now=time.time: now() + 3)
+        kept(place, finished[1])
+        assert asked(place).answer() is not None
+
+
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_change_is_noticed(finished, place, kind):
     kept(place, finished[1])

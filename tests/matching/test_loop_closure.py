@@ -49,6 +49,18 @@ def test_loops_are_independent_and_as_many_as_there_can_be_and_short():
     assert np.abs(walk @ (levels[problem.second] - levels[problem.first])).max() < 1e-9
 
 
+@pytest.mark.parametrize("value", [np.inf, np.nan, np.finfo(float).max, 0.0])
+def test_pairs_without_a_finite_variance_are_in_loops_too(value):
+    """A way of infinite variance was no way, and the search went on for ever."""
+    members, fits, chosen = mosaic(0, grid_positions(3, 3, 48, 0.25))
+    problem = build(members, fits, "level", (), chosen)
+    for some in (slice(None), slice(0, None, 2)):
+        variance = problem.variance.copy()
+        variance[some] = value
+        loops = independent_loops(9, problem.first, problem.second, 1000, variance)
+        assert len(loops) == len(fits) - 8
+
+
 def test_the_noise_of_corners_does_not_hide_what_is_wrong_with_a_side():
     """Each side is in a loop of four, which sees its error at half its sigma; a triangle with a corner does not."""
     members, fits, chosen = mosaic(0, grid_positions(4, 4, 48, 0.15))

@@ -4,8 +4,10 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -191,11 +193,17 @@ def test_log_of_what_is_not_known(home, ended, tmp_path):  # noqa: ARG001 - the 
     assert "run it again with the same settings" in unknown.output
 
 
-@pytest.mark.parametrize("damage", ["no database", "a page in the middle"])
+@pytest.mark.parametrize("damage", ["no database", "a page in the middle", "of a later version"])
 def test_a_damaged_store(home, ended, damage):
     database = home.root / "mlflow" / "mlflow.db"
     if damage == "no database":
         database.write_bytes(b"this is no database" * 1000)
+    elif damage == "of a later version":
+        database.unlink()
+        with closing(sqlite3.connect(database)) as store, store:
+            store.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+            store.execute("INSERT INTO alembic_version VALUES ('ffffffffffff')")
+        Tracker(home).make_store()
     else:
         assert not Tracker(home).log(*ended).lost
         raw = bytearray(database.read_bytes())

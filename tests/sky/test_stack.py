@@ -155,6 +155,7 @@ def test_gain_weighs_each_part_by_its_share_of_the_variance(store: CutoutStore) 
         shares.append(np.sum(1.0 / count[row : row + part.shape[0], column : column + part.shape[1]][valid] ** 2))
     expected = np.average([part.noise_gain for part, _ in parts], weights=shares)
     assert record.noise_gain == pytest.approx(expected, rel=1e-12)
+    assert record.noise_reach == 1.0
 
 
 def test_gain_tells_the_error_of_a_mean_over_the_stack(

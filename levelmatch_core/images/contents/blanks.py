@@ -31,6 +31,8 @@ _SPREAD, _TO_BINS = np.uint64(0x9E3779B97F4A7C15), np.uint64(52)
 """A multiplicative hash into 4,096 bins (Knuth, The Art of Computer Programming, vol. 3, 6.4)."""
 _RUN = 8
 """Equal pixels in a row at an image's edge that make a value suspect."""
+_SHORTEST = 3
+"""Pixels of an edge of a narrow image that make a value suspect if all are equal: one always is equal to itself."""
 _PART = 0.01
 """Part of an image that a constant fills to be blank wherever it lies."""
 _NATURAL = 0.005
@@ -175,12 +177,12 @@ def _found(image: Image, always: tuple[float, ...]) -> Blanks:
 
 def _many(sample: NDArray[np.float64]) -> float:
     """Return the number of equal values in a sample beyond which they are suspect."""
-    return max(_PART * sample.size, 2)
+    return max(_PART * sample.size, _RUN)
 
 
 def _may_repeat(sample: NDArray[np.float64]) -> bool:
     """Return False where no value is suspect, which is seen sooner than by sorting: equal values share a bin."""
-    if sample.size < 3:
+    if sample.size <= _RUN:
         return True
     words = (sample + 0.0).view(np.uint64)  # -0 becomes 0
     bins = np.bincount((words * _SPREAD >> _TO_BINS).view(np.int64))
@@ -192,7 +194,7 @@ def _along_edges(image: Image) -> set[float]:
     found: set[float] = set()
     for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
         line = edge.astype(np.float64)
-        if len(line) == 1 or (line[1:] == line[:-1]).any():
+        if len(line) >= _SHORTEST and (line[1:] == line[:-1]).any():
             found |= _runs(line, min(_RUN, len(line)))
     return found
 
@@ -255,7 +257,7 @@ def _is_blank(value: float, values: NDArray[np.float64], counts: NDArray[np.int6
     """Return whether a value that is none of many is blank: it is frequent, or not above all others (saturation)."""
     at = int(np.searchsorted(values, value))
     here = int(counts[at]) if at < len(values) and values[at] == value else 0
-    if here > _PART * size:
+    if here == size or here > max(_PART * size, _RUN):
         return True
     above = int(counts[at:].sum()) - here
     return above > _ABOVE * (size - here)

@@ -132,7 +132,8 @@ class _Pair:
     @property
     def correlation(self) -> float:
         """Sum of the autocorrelation of the resampled noise."""
-        return max(1.0, 2.0 / (self.first.record.noise_gain + self.second.record.noise_gain))
+        first, second = self.first.record, self.second.record
+        return max(1.0, (first.noise_reach + second.noise_reach) / (first.noise_gain + second.noise_gain))
 
     def in_common(self) -> float:
         """Return the part of the pair's pixels that another pair over the same sky has, too: each image has own holes.

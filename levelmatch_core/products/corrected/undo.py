@@ -11,7 +11,6 @@ from pathlib import Path
 
 from levelmatch_core.errors import LevelMatchError, NotFitsError, OutputFolderError
 from levelmatch_core.files.regular import refuse_irregular
-from levelmatch_core.files.states import Stamp
 from levelmatch_core.files.writing import room_for, see_on_disk
 from levelmatch_core.images.exposure import Failure
 from levelmatch_core.images.fits_cards import open_raw
@@ -205,7 +204,7 @@ def put_new(root: Path, name: str, writer: Writer) -> OutputFile:
         If it would have to be replaced, or if the folder is not writable.
     """
 
-    def refuse(_digest: str, _stamp: Stamp | None) -> None:
+    def refuse(_digest: str) -> None:
         if (root / name).exists() or (root / name).is_symlink():
             message = f"output folder {root}: contains another {name!r}; choose an empty folder"
             raise OutputFolderError(message)

@@ -9,13 +9,15 @@ from typing import Any
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.files.regular import irregular, refuse_irregular
 from levelmatch_core.files.writing import is_temporary
-from levelmatch_core.products.output.placing import EDITED, JOURNAL, LOG, RUN
+from levelmatch_core.products.output.placing import CORRECTED, EDITED, JOURNAL, LOG, RUN
 from levelmatch_core.products.output.settings_changes import changes_between, numbers_settings, told_settings
 from levelmatch_core.products.runrecord import RunRecord
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.text.naming import some_of
 
 JOURNAL_SCHEMA = 1
+TABLES = ("corrections.ecsv", "pairs.ecsv")
+"""Tables that every run writes, after all else."""
 _SHOWN = 5
 """Number of names shown in a message."""
 
@@ -96,6 +98,13 @@ def _refuse_foreign(shown: Path, path: Path, made: set[str]) -> None:
     if foreign:
         named = some_of([repr(name) for name in foreign], _SHOWN)
         message = f"output folder {shown}: contains files that levelmatch did not make ({named}); choose another"
+        raise OutputFolderError(message)
+    # one in the place of a corrected file fails that, and no other
+    folders = sorted(name for name in {*made, *TABLES} if not name.startswith(CORRECTED) and (path / name).is_dir())
+    if folders:
+        message = (
+            f"output folder {shown}: {some_of([repr(name) for name in folders], _SHOWN)} is a folder; move it away"
+        )
         raise OutputFolderError(message)
 
 

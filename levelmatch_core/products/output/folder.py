@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -205,12 +206,13 @@ class OutputFolder:
         OutputFolderError
             If the name leaves the folder or is reserved.
         """
+        note = partial(note_written, self.path, name)
 
-        def before(digest: str, stamp: Stamp | None) -> None:
+        def before(digest: str) -> None:
             self.claim([name])
-            note_written(self.path, name, digest, stamp)
+            note(digest)
 
-        file, changed = put(self.path, name, writer, before=before)
+        file, changed = put(self.path, name, writer, before=before, after=note)
         if changed:
             self._changed = True
         return file

@@ -31,7 +31,11 @@ class Sha256(str):
 
 
 def put(
-    root: Path, name: str, writer: Writer, before: Callable[[str, Stamp | None], None] | None = None
+    root: Path,
+    name: str,
+    writer: Writer,
+    before: Callable[[str], None] | None = None,
+    after: Callable[[str, Stamp | None], None] | None = None,
 ) -> tuple[OutputFile, bool]:
     """Have `writer` create a file below `root`, and move it to its place if its bytes are new.
 
@@ -44,13 +48,23 @@ def put(
     writer
         As in :meth:`OutputFolder.write`.
     before
-        Called with the file's digest and stamp once it is made and its bytes are new, before it appears.
+        Called with the file's digest once it is made and its bytes are new, before it appears.
+    after
+        Called with the digest and the stamp of a new file that has just appeared, None if it has no stamp.
 
     Returns
     -------
     The file, and whether it is new.
+
+    Raises
+    ------
+    OutputFolderError
+        If the name leaves the folder or is reserved, or if a folder lies in its place.
     """
     place = place_of(root, name)
+    if place.is_dir() and not place.is_symlink():
+        message = f"output folder {root}: {name!r} is a folder; move it away"
+        raise OutputFolderError(message)
     with room_for(place):
         place.parent.mkdir(parents=True, exist_ok=True)
     with temporary_next_to(place) as temporary:
@@ -64,8 +78,10 @@ def put(
         )
         if not same:
             if before is not None:
-                before(digest, stamp_of(temporary))
+                before(digest)
             rename(temporary, place)
+            if after is not None:
+                after(digest, stamp_of(place))
     return OutputFile(name=name, sha256=digest), not same
 
 
@@ -103,8 +119,11 @@ def place_of(root: Path, name: str) -> Path:
     return root / name
 
 
-def note_written(root: Path, name: str, digest: str, stamp: Stamp | None) -> None:
-    """Note that a file appears with these bytes; any number of processes may do so at once."""
+def note_written(root: Path, name: str, digest: str, stamp: Stamp | None = None) -> None:
+    """Note that a file appears with these bytes, and its stamp once it has; any number of processes may do so at once.
+
+    The renaming of a file is a change of it, so that its stamp is known only afterwards.
+    """
     line = f"\n{json.dumps([name, digest, stamp])}\n".encode()  # on a line of its own, whatever was cut short before
     with room_for(root / WRITTEN):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -119,22 +138,29 @@ def note_written(root: Path, name: str, digest: str, stamp: Stamp | None) -> Non
 def digests_written(root: Path) -> dict[str, set[str]]:
     """Return the digests that :func:`note_written` noted, by name."""
     found: dict[str, set[str]] = {}
-    for name, digest, *_ in _notes(root):
+    for name, digest, _ in _notes(root):
         found.setdefault(name, set()).add(digest)
     return found
 
 
 def stamps_written(root: Path) -> dict[str, Stamp]:
-    """Return the last stamps that :func:`note_written` noted, by name; earlier versions noted none."""
-    return {name: (stamp[0], stamp[1], stamp[2]) for name, _, *rest in _notes(root) for stamp in rest if stamp}
+    """Return the last stamps that :func:`note_written` noted, by name; earlier versions noted others, or none."""
+    found: dict[str, Stamp] = {}
+    for name, _, stamp in _notes(root):
+        found.pop(name, None)  # of what was there before
+        if isinstance(stamp, list) and len(stamp) == 4:
+            found[name] = stamp[0], stamp[1], stamp[2], stamp[3]
+    return found
 
 
-def _notes(root: Path) -> Iterator[list[Any]]:
-    """Yield what :func:`note_written` noted; a line that was cut short is passed over."""
+def _notes(root: Path) -> Iterator[tuple[str, str, Any]]:
+    """Yield what :func:`note_written` noted: name, digest, stamp; what else is there is passed over."""
     with suppress(FileNotFoundError):
         for line in (root / WRITTEN).read_bytes().splitlines():
-            with suppress(ValueError):
-                yield json.loads(line)
+            with suppress(ValueError, TypeError, RecursionError):
+                name, digest, *stamp = json.loads(line)
+                if isinstance(name, str) and isinstance(digest, str):
+                    yield name, digest, stamp[0] if stamp else None
 
 
 def edits_of(root: Path, name: str) -> list[str]:

@@ -23,6 +23,7 @@ class SharedFolder:
 
     def write(self, name: str, writer: Writer) -> OutputFile:
         """Have `writer` create a file, and move it to its place; as :meth:`OutputFolder.write`."""
-        file, new = put(self.path, name, writer, before=partial(note_written, self.path, name))
+        note = partial(note_written, self.path, name)
+        file, new = put(self.path, name, writer, before=note, after=note)
         self.changed |= new
         return file

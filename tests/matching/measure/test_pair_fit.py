@@ -203,6 +203,16 @@ def test_wild_pixels_and_stars_of_another_width_leave_little_bias(fit_type: str,
     assert abs(np.mean(found)) < 0.07
 
 
+def test_pixels_that_are_larger_than_the_grids_count_once() -> None:
+    """Four pixels of the grid that share the noise of one are one measurement; of one image of two, one of 2.5 is."""
+    rng = np.random.default_rng(0)
+    coarse = [np.kron(rng.standard_normal((30, 30)), np.ones((2, 2))) for _ in range(2)]
+    plain = [make_cutout(name, data) for name, data in zip("ab", coarse, strict=True)]
+    large = [Cutout(one.record.model_copy(update={"noise_reach": 4.0}), one.data) for one in plain]
+    found = [fit_pair(*pair, "level", LEVEL) for pair in (plain, (plain[0], large[1]), large)]
+    assert [fit.correlation for fit in found if fit is not None] == [1.0, 2.5, 4.0]
+
+
 def test_noise_gain_above_one_is_clamped() -> None:
     a, b = make_cutout("a", np.zeros((5, 5)), noise_gain=1.5), make_cutout("b", np.ones((5, 5)), noise_gain=1.1)
     fit = fit_pair(a, b, "level", LEVEL)

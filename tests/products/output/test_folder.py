@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,29 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     refused(tmp_path / "out", "is a file")
     refused(tmp_path / "out" / "deeper", "choose another")
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, finished: Path) -> None:
+    (finished / "corrections.ecsv").unlink()
+    (finished / "corrections.ecsv").mkdir()
+    refused(finished, "'corrections.ecsv' is a folder")
+    (tmp_path / "new" / "pairs.ecsv").mkdir(parents=True)
+    refused(tmp_path / "new", "'pairs.ecsv' is a folder")
+    (tmp_path / "other" / "tiles" / "a.fits").mkdir(parents=True)
+    with OutputFolder.open(tmp_path / "other", SETTINGS, []) as folder:
+        with pytest.raises(OutputFolderError, match=r"a\.fits' is a folder"):
+            folder.write("tiles/a.fits", saying("x"))
+        folder.write("tiles/b.fits", saying("x"))
+
+
+def test_damaged_notes_of_what_was_written_are_passed_over(finished: Path, record: Any) -> None:
+    lines = ["[", "[]", "3", '{"a": 1}', '["x"]', '["x", 1]', '[["x"], "y"]', '["x", "y", {"a": 1}]', '["x", "y", [1]]']
+    (finished / WRITTEN).write_text("\n".join([*lines, "[" * 100_000, '["tiles/a.fits", "0", [null, 1, 2, 3]]']))
+    with OutputFolder.open(finished, SETTINGS, []) as folder:
+        assert folder.last is not None
+        files = [folder.write(file.name, saying(file.name)) for file in folder.last.files]
+        folder.finish(record(files), {})
+        assert folder.left == state_left(finished)
 
 
 def test_an_input_may_not_be_the_folder_nor_lie_in_it_but_may_hold_it(tmp_path: Path) -> None:
@@ -248,17 +272,35 @@ def change_in_place(path: Path) -> None:
     path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
 
 
+def change_and_give_back_its_time(path: Path) -> None:
+    before = path.stat()
+    change_in_place(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace_by_one_of_its_time(path: Path) -> None:
+    """The file system may give the new one the number of the old one."""
+    before, content = path.stat(), path.read_bytes()
+    path.unlink()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = [change_in_place, change_and_give_back_its_time, replace_by_one_of_its_time]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("name", ["tiles/a.fits", "pairs.ecsv"])
 def test_what_somebody_changed_in_the_run_is_none_of_what_it_left(
-    tmp_path: Path, record: Any, caplog: pytest.LogCaptureFixture, name: str, *, again: bool
+    tmp_path: Path, record: Any, caplog: pytest.LogCaptureFixture, name: str, change: Any, *, again: bool
 ) -> None:
     out, names = tmp_path / "out", ["tiles/a.fits", "tiles/b.fits", "pairs.ecsv"]
     for _ in range(2 if again else 1):  # in the second run nothing is written
         with OutputFolder.open(out, SETTINGS, []) as folder:
             files = [folder.write(each, saying(each)) for each in names]
             if again == (folder.last is not None):
-                change_in_place(out / name)
+                change(out / name)
             folder.finish(record(files), {})
     assert folder.left == ""
     assert f"{name}: changed by somebody while the run went on" in caplog.text.replace("'", "")
@@ -267,6 +309,28 @@ def test_what_somebody_changed_in_the_run_is_none_of_what_it_left(
         folder.finish(record(files), {})
         assert folder.left == state_left(out)
         assert list(folder.edited) == ([name] if name.startswith("tiles/") else [])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_where_times_are_coarse_a_change_in_the_same_step_is_seen(
+    tmp_path: Path, record: Any, monkeypatch: pytest.MonkeyPatch, *, again: bool
+) -> None:
+    """Whatever is changed within a step of the file system's clock, by seconds on FAT, has the stamp that it had."""
+    second = int(time.time())
+
+    def lstat(path: Path) -> os.stat_result:
+        times = {f"st_{which}time{unit}": second * size for which in "mc" for unit, size in (("", 1), ("_ns", 10**9))}
+        return os.stat_result((*os.lstat(path)[:7], second, second, second), times)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    out = tmp_path / "out"
+    for _ in range(2 if again else 1):
+        with OutputFolder.open(out, SETTINGS, []) as folder:
+            files = [folder.write("tiles/a.fits", saying("whole"))]
+            if again == (folder.last is not None):
+                change_in_place(out / "tiles" / "a.fits")
+            folder.finish(record(files), {})
+    assert folder.left == ""
 
 
 def test_a_file_that_was_only_touched_is_what_the_run_left(tmp_path: Path, record: Any) -> None:
