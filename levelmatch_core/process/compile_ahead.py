@@ -165,6 +165,9 @@ def types_of(arguments: str) -> tuple[Any, ...]:
 def main() -> None:
     """Compile the list, spread over as many processes as there are processors."""
     os.nice(1)  # the command's own imports first
+    from levelmatch_core.process.quicker_numba import quicken  # noqa: PLC0415 - numba takes a second to import
+
+    quicken()
     listed = [entry for entry in listed_kernels() if (entry.turn == _INTERPRETED) is (_REST in sys.argv[1:])]
     for module in dict.fromkeys(entry.module for entry in listed):
         importlib.import_module(module)  # once, for all children
