@@ -113,7 +113,7 @@ def import_late(request: Request) -> None:
     """Import what a run needs late, for which it has the time now: it waits for what is compiled."""
     import scipy.interpolate  # noqa: F401, PLC0415 - what this is about
 
-    import levelmatch_core.products.report.page  # noqa: F401, PLC0415
+    import levelmatch_core.products.report.page  # noqa: PLC0415
 
     if request.settings.figures != "none":
         import astropy.visualization.wcsaxes  # noqa: F401, PLC0415

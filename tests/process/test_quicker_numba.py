@@ -20,7 +20,8 @@ for entry in listed_kernels():
         kernel.compile(types_of(entry.arguments))
         (text,) = kernel.inspect_asm().values()
         names = {}  # functions are counted in the order in which they are made
-        print(re.sub(r"[\\w$.]*levelmatch[\\w$.]*|\\b\\d{9,}\\b", lambda one: names.setdefault(one[0], f"<{len(names)}>"), text))
+        name = r"[\\w$.]*levelmatch[\\w$.]*|\\b\\d{9,}\\b"
+        print(re.sub(name, lambda one: names.setdefault(one[0], f"<{len(names)}>"), text))
 """
 
 
