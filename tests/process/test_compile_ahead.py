@@ -46,6 +46,13 @@ def test_what_a_run_needs_at_once_comes_first():
     assert [turns[each] for each in kernels] == ["0", "0", "1", "2", "2"]
 
 
+def test_what_is_compiled_for_every_run_imports_no_astropy():
+    modules = {entry.module for entry in listed_kernels() if entry.turn != "2"}
+    code = f"import sys, {', '.join(sorted(modules))}; print('astropy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"  # it takes longer than the other imports of the children
+
+
 class Child:
     """A child process that has told that it is ready."""
 
