@@ -104,8 +104,21 @@ def launch(
                 server.stop()
             forget_unsent()
         if ahead is not None:
+            import_late(request)
             ahead.wait(files)
         return match_alone(request)
+
+
+def import_late(request: Request) -> None:
+    """Import what a run needs late, for which it has the time now: it waits for what is compiled."""
+    import scipy.interpolate  # noqa: F401, PLC0415 - what this is about
+
+    import levelmatch_core.products.report.page  # noqa: PLC0415
+
+    if request.settings.figures != "none":
+        import astropy.visualization.wcsaxes  # noqa: F401, PLC0415
+
+        import levelmatch_core.products.figures  # noqa: F401, PLC0415
 
 
 @contextmanager
@@ -139,6 +152,7 @@ def _under_prefect(
             from flows.orchestration.quarantine import content_of  # noqa: PLC0415
 
             if ahead is not None:
+                import_late(request)
                 ahead.wait(files)
             state = level_match(
                 inputs=as_given(LocalInputs(request.inputs, request.missing)),

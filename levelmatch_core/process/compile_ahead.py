@@ -16,12 +16,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from levelmatch_core.process.compiled import is_cold
 
 LIST = Path(__file__).with_name("compiled_ahead.txt")
-"""Module, function and types of arguments of each entry, longest first."""
+"""Turn, module, function and types of arguments of each entry, longest first."""
 
 MOST_CHILDREN = 8
 """More children than this have too little to do, each having numba to import."""
@@ -38,10 +38,34 @@ _REST = "rest"
 _LATE = {"add_part", "medians", "robust_mean", "row_ends", "spline_box"}
 """What only stacks and mosaics need, which come after all measurements of a tile or of all tiles."""
 
-_INTERPRETED = 2
+_LATER, _INTERPRETED = "1", "2"
 
 _GIVE_WAY = 19
 """By so much a child lowers its priority when the run no longer waits for it."""
+
+
+class Listed(NamedTuple):
+    """A function to be compiled for one list of arguments.
+
+    Attributes
+    ----------
+    turn
+        "0" is what a run needs at once, "1" what it needs late, "2" what a small one interprets.
+    module, function
+        Where it is.
+    arguments
+        Their types, as numba writes them.
+    """
+
+    turn: str
+    module: str
+    function: str
+    arguments: str
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Module and function."""
+        return self.module, self.function
 
 
 class CompileAhead:
@@ -85,9 +109,11 @@ def _until_closed(told: IO[bytes]) -> None:
 
 def _started(*arguments: str) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-P", "-m", __name__, *arguments]
+    # numba raises and catches hundreds of errors while it looks for types, and colours each
+    environ = os.environ | {"NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING": "1"}
     # the child ends when the pipe does, however this process ends
     return subprocess.Popen(  # noqa: S603 - our own module
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ
     )
 
 
@@ -102,15 +128,14 @@ def compiling_ahead() -> Iterator[CompileAhead | None]:
             ahead.stop()
 
 
-def listed_kernels() -> Iterator[tuple[str, str, str]]:
-    """Yield module, function and types of arguments of what a run compiles."""
+def listed_kernels() -> Iterator[Listed]:
+    """Yield what a run compiles."""
     for line in LIST.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
-            module, function, arguments = line.split(" ", 2)
-            yield module, function, arguments
+            yield Listed(*line.split(" ", 3))
 
 
-def compile_entry(module: str, function: str, arguments: str) -> bool:
+def compile_entry(entry: Listed) -> bool:
     """Compile a function for one list of arguments.
 
     Returns
@@ -120,10 +145,10 @@ def compile_entry(module: str, function: str, arguments: str) -> bool:
     """
     from levelmatch_core.process.small_work import dispatcher_of  # noqa: PLC0415 - numba takes a second to import
 
-    dispatcher = dispatcher_of(getattr(importlib.import_module(module), function))
+    dispatcher = dispatcher_of(getattr(importlib.import_module(entry.module), entry.function))
     if type(dispatcher._cache).__name__ == "NullCache":  # noqa: SLF001 - numba has no other way to ask
         return False
-    dispatcher.compile(types_of(arguments))
+    dispatcher.compile(types_of(entry.arguments))
     return True
 
 
@@ -140,27 +165,34 @@ def types_of(arguments: str) -> tuple[Any, ...]:
 def main() -> None:
     """Compile the list, spread over as many processes as there are processors."""
     os.nice(1)  # the command's own imports first
-    listed = list(listed_kernels())
-    for module in dict.fromkeys(module for module, _, _ in listed):
+    from levelmatch_core.process.quicker_numba import quicken  # noqa: PLC0415 - numba takes a second to import
+
+    quicken()
+    listed = [entry for entry in listed_kernels() if (entry.turn == _INTERPRETED) is (_REST in sys.argv[1:])]
+    for module in dict.fromkeys(entry.module for entry in listed):
         importlib.import_module(module)  # once, for all children
     # several lists of arguments of one function go to one process: they share a file in the cache
-    turns = {entry[:2]: _turn(*entry[:2]) for entry in listed}
-    mine = [each for each, turn in turns.items() if (turn == _INTERPRETED) is (_REST in sys.argv[1:])]
-    functions = sorted(mine, key=lambda each: turns[each])
+    turns = {entry.name: entry.turn for entry in listed}
+    functions = [
+        [entry for entry in listed if entry.name == name] for name in sorted(turns, key=lambda each: turns[each])
+    ]
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(processors, MOST_CHILDREN)
     waiting, put = os.pipe()
-    os.write(put, bytes(range(len(functions))))  # a byte is a function that nobody has taken yet
+    os.write(put, bytes(range(1, len(functions))))  # a byte is a function that nobody has taken yet
     os.close(put)
     gc.freeze()
     gc.disable()  # a child has memory enough for the little that it does, and collecting takes a tenth of its time
+    # the first function is compiled once for all children, too, with what of numba's own it shares with the others;
+    # the command has its imports to do meanwhile
+    if not _compiled(functions[0]):
+        return
     children = []
     for _ in range(count):
         child = os.fork()
         if not child:
             threading.Thread(target=_end_with_parent, daemon=True).start()
-            with suppress(Exception):  # the run itself will say what is wrong
-                _compile_from(waiting, functions, turns, listed)
+            _compile_from(waiting, functions)
             os._exit(0)
         children.append(child)
     _tell()
@@ -169,34 +201,35 @@ def main() -> None:
         os.waitpid(child, 0)
 
 
-def _compile_from(
-    waiting: int,
-    functions: list[tuple[str, str]],
-    turns: dict[tuple[str, str], int],
-    listed: list[tuple[str, str, str]],
-) -> None:
+def _compile_from(waiting: int, functions: list[list[Listed]]) -> None:
     """Compile functions that nobody has taken yet; close stdout, and give way, before the first one that can wait."""
     first = True
     while taken := os.read(waiting, 1):
         mine = functions[taken[0]]
-        if first and turns[mine] > 0:
+        if first and mine[0].turn == _LATER:
             first = False
             _tell()
             os.nice(_GIVE_WAY)
-        with suppress(Exception):
-            if not all(compile_entry(*entry) for entry in listed if entry[:2] == mine):
-                return
+        if not _compiled(mine):
+            return
 
 
-def _turn(module: str, function: str) -> int:
-    """Return 0 for what a run needs at once, 1 for what it needs late, 2 for what a small one interprets."""
+def _compiled(entries: list[Listed]) -> bool:
+    """Compile entries; return whether that is kept, or has failed for a reason that the run itself will tell."""
+    with suppress(Exception):
+        return all(compile_entry(entry) for entry in entries)
+    return True
+
+
+def turn_of(module: str, function: str) -> str:
+    """Return the turn of a function; see :class:`Listed`."""
     from levelmatch_core.process.small_work import CompiledWhenLarge, dispatcher_of  # noqa: PLC0415 - likewise
 
     home = importlib.import_module(module)
     found = dispatcher_of(getattr(home, function))
     if any(isinstance(each, CompiledWhenLarge) and each.compiled is found for each in vars(home).values()):
         return _INTERPRETED
-    return int(function in _LATE)
+    return _LATER if function in _LATE else "0"
 
 
 def _tell() -> None:

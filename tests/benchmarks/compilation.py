@@ -17,13 +17,13 @@ from scipy.ndimage import gaussian_filter
 
 from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.matching.measure.psf_match import psf_matched
-from levelmatch_core.process.compile_ahead import LIST
+from levelmatch_core.process.compile_ahead import LIST, turn_of
 from levelmatch_core.process.small_work import everything_compiled
 from levelmatch_core.simulate import SimulatedProgram, simulate
 from levelmatch_core.sky.kernels import as_compiled
 
 HEAD = """\
-# What a first run compiles, from its own calls: module, function, types of arguments.
+# What a first run compiles, from its own calls: turn, module, function, types of arguments.
 # Written by `python -m tests.benchmarks.compilation --write`.
 """
 
@@ -98,5 +98,6 @@ if __name__ == "__main__":
         print(f"{spent:6.2f} s  {module}.{function}")
     print(f"{seen.seconds:6.2f} s of CPU for {len(seen.found)} entries")
     if options.write:
-        lines = "\n".join(" ".join(entry) for entry in sorted(seen.found, key=lambda entry: -seen.found[entry]))
+        longest = sorted(seen.found, key=lambda entry: -seen.found[entry])
+        lines = "\n".join(" ".join((turn_of(*entry[:2]), *entry)) for entry in longest)
         LIST.write_text(f"{HEAD}{lines}\n", encoding="utf-8")

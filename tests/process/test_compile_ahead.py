@@ -16,6 +16,7 @@ from levelmatch_core.process.compile_ahead import (
     CompileAhead,
     compiling_ahead,
     listed_kernels,
+    turn_of,
     types_of,
 )
 from levelmatch_core.process.small_work import dispatcher_of
@@ -26,9 +27,10 @@ def test_every_entry_of_the_list_is_a_compiled_function_with_as_many_arguments()
     listed = list(listed_kernels())
     assert len(listed) > 30
     assert len(set(listed)) == len(listed)
-    for module, function, arguments in listed:
+    for turn, module, function, arguments in listed:
         dispatcher = dispatcher_of(getattr(importlib.import_module(module), function))
         assert len(types_of(arguments)) == dispatcher.py_func.__code__.co_argcount, (module, function)
+        assert turn == turn_of(module, function)
 
 
 def test_nothing_is_started_where_something_was_compiled_before(tmp_path, monkeypatch):
@@ -39,14 +41,16 @@ def test_nothing_is_started_where_something_was_compiled_before(tmp_path, monkey
 
 
 def test_what_a_run_needs_at_once_comes_first():
-    turns = {function: compile_ahead._turn(module, function) for module, function, _ in listed_kernels()}
-    assert [turns[each] for each in ("bilinear_kernel", "huber_sums", "add_part", "_neighbours", "sums")] == [
-        0,
-        0,
-        1,
-        2,
-        2,
-    ]
+    turns = {entry.function: entry.turn for entry in listed_kernels()}
+    kernels = ("bilinear_kernel", "huber_sums", "add_part", "_neighbours", "sums")
+    assert [turns[each] for each in kernels] == ["0", "0", "1", "2", "2"]
+
+
+def test_what_is_compiled_for_every_run_imports_no_astropy():
+    modules = {entry.module for entry in listed_kernels() if entry.turn != "2"}
+    code = f"import sys, {', '.join(sorted(modules))}; print('astropy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"  # it takes longer than the other imports of the children
 
 
 class Child:
@@ -82,7 +86,7 @@ def test_the_command_goes_on_when_what_it_needs_at_once_is_there(tmp_path, monke
     ahead.wait(1)
     try:
         kept = {file.name.split(".")[1].split("-")[0] for file in tmp_path.rglob("*.nbi")}
-        at_once = {function for module, function, _ in listed_kernels() if compile_ahead._turn(module, function) == 0}
+        at_once = {entry.function for entry in listed_kernels() if entry.turn == "0"}
         assert at_once <= kept
         assert not kept & {"sums", "roots", "bridge_flags"}
     finally:
@@ -92,8 +96,8 @@ def test_the_command_goes_on_when_what_it_needs_at_once_is_there(tmp_path, monke
 COMPILE = """
 from levelmatch_core.process.compile_ahead import compile_entry, listed_kernels
 from levelmatch_core.sky.kernels import row_ends
-(entry,) = (one for one in listed_kernels() if one[1] == "row_ends")
-assert compile_entry(*entry)
+(entry,) = (one for one in listed_kernels() if one.function == "row_ends")
+assert compile_entry(entry)
 import numpy as np
 row_ends(np.zeros((20, 20), np.float32), np.zeros((20, 3), np.int64))
 print(sum(row_ends.stats.cache_misses.values()), sum(row_ends.stats.cache_hits.values()), len(row_ends.signatures))
