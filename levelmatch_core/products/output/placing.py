@@ -79,9 +79,14 @@ def put(
         if not same:
             if before is not None:
                 before(digest)
+            made = stamp_of(temporary)
             rename(temporary, place)
             if after is not None:
-                after(digest, stamp_of(place))
+                stamp = stamp_of(
+                    place
+                )  # of which renaming changes the second time alone
+                still = made and stamp and (made[0], *made[2:]) == (stamp[0], *stamp[2:])
+                after(digest, stamp if still else None)
     return OutputFile(name=name, sha256=digest), not same
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from levelmatch_core.errors import OutputFolderError
 from levelmatch_core.products.manifest import OutputFile
+from levelmatch_core.products.output import placing
 from levelmatch_core.products.output.folder import JOURNAL, LOG, RUN, OutputFolder, state_left
 from levelmatch_core.products.output.placing import WRITTEN
 from levelmatch_core.products.runrecord import RunRecord, record_of
@@ -330,6 +331,20 @@ def test_where_times_are_coarse_a_change_in_the_same_step_is_seen(
             if again == (folder.last is not None):
                 change_in_place(out / "tiles" / "a.fits")
             folder.finish(record(files), {})
+    assert folder.left == ""
+
+
+def test_what_changes_as_it_appears_is_seen(tmp_path: Path, record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+
+    def rename(temporary: Path, place: Path) -> None:
+        temporary.rename(place)
+        if place.name == "a.fits":
+            change_in_place(place)
+
+    monkeypatch.setattr(placing, "rename", rename)
+    with OutputFolder.open(out, SETTINGS, []) as folder:
+        folder.finish(record([folder.write("tiles/a.fits", saying("whole"))]), {})
     assert folder.left == ""
 
 
