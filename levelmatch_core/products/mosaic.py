@@ -28,7 +28,7 @@ from levelmatch_core.sky.store import CutoutStore
 BLOCK = 2880
 """Size of the blocks of a FITS file, bytes."""
 
-STRIP_PIXELS = 16 * BAND_PIXELS
+STRIP_PIXELS = 8 * BAND_PIXELS
 """Number of pixels that a thread fills at a time."""
 
 HOLE = 12

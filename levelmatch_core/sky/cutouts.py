@@ -304,7 +304,7 @@ def extent_of(ends: NDArray[np.int64], angle: float) -> tuple[float, float]:
     y = np.concatenate([rows, rows])
     along = x * math.cos(angle) + y * math.sin(angle)
     across = y * math.cos(angle) - x * math.sin(angle)
-    return float(np.ptp(along)) + 1.0, float(np.ptp(across)) + 1.0
+    return float(along.max() - along.min()) + 1.0, float(across.max() - across.min()) + 1.0
 
 
 def texture_of(data: NDArray[np.floating]) -> float:

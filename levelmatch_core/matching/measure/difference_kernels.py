@@ -36,8 +36,8 @@ def difference_row(first: Image, second: Image, box: Box, r: int, row: Floats) -
 @njit(nogil=True, cache=True)
 def sift_difference(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     first: Image, second: Image, box: Box, axis: tuple[float, float], cuts: Cuts, kept: Floats
-) -> tuple[Sifted, int, tuple[float, float]]:
-    """Sift a difference for clipping, and measure the valid area.
+) -> tuple[Sifted, int, tuple[float, float], tuple[int, int]]:
+    """Sift a difference for clipping, measure the valid area, and count its holes.
 
     Parameters
     ----------
@@ -56,11 +56,15 @@ def sift_difference(  # noqa: PLR0917 - a compiled function takes positions only
         Number of valid pixels.
     extent
         Size of the valid area along the axis and across it, pixels: that of the convex hull of the ends of rows.
+    holes
+        Numbers of invalid pixels in holes (see :data:`HOLE`) and of valid ones, in rows spread evenly.
     """
     ny, nx = box[4], box[5]
     row, take = np.empty(nx), np.empty(nx, np.uint8)
     sums = np.zeros((2, nx))
     at, count, low, high = np.int64(0), 0, 0, 0
+    holes = looked_at = 0
+    every = max(1, ny // HOLE_ROWS)
     least = np.full(2, np.inf)
     most = np.full(2, -np.inf)
     for r in range(ny):
@@ -80,8 +84,19 @@ def sift_difference(  # noqa: PLR0917 - a compiled function takes positions only
             along, across = end * axis[0] + r * axis[1], r * axis[0] - end * axis[1]
             least[0], most[0] = min(least[0], along), max(most[0], along)
             least[1], most[1] = min(least[1], across), max(most[1], across)
+        if r % every:
+            continue
+        looked_at += valid
+        if valid == j - i + 1:  # as most rows are
+            continue
+        last = i
+        for k in range(i, j + 1):
+            if np.isfinite(row[k]):
+                gap = k - last - 1
+                holes += max(gap, 0) if gap <= HOLE else 0
+                last = k
     extent = (most[0] - least[0] + 1.0, most[1] - least[1] + 1.0)
-    return (int(at), low, high, sums[0].sum(), sums[1].sum()), count, extent
+    return (int(at), low, high, sums[0].sum(), sums[1].sum()), count, extent, (holes, looked_at)
 
 
 @njit(nogil=True, cache=True)
@@ -182,31 +197,3 @@ def mask_sums(  # pragma: no cover - compiled
         sxy += r * columns
         syy += r * r * count
     return n, sx, sy, sxx, sxy, syy
-
-
-@njit(nogil=True, cache=True)
-def holes_in(  # pragma: no cover - compiled
-    first: Image, second: Image, box: Box
-) -> tuple[int, int]:
-    """Return the numbers of invalid pixels in holes (see :data:`HOLE`) and of valid ones, in rows spread evenly."""
-    nx = box[5]
-    holes = count = 0
-    for r in range(0, box[4], max(1, box[4] // HOLE_ROWS)):
-        a, b = first[box[0] + r, box[1] : box[1] + nx], second[box[2] + r, box[3] : box[3] + nx]
-        here, start, stop = 0, nx, -1
-        for k in range(nx):  # for all pixels alike, so that it is vectorised
-            valid = np.abs(b[k] - a[k]) < np.inf
-            here += valid
-            start = min(start, k if valid else nx)
-            stop = max(stop, k if valid else -1)
-        count += here
-        if here == stop - start + 1:  # as most rows are
-            continue
-        last = start
-        for k in range(start, stop + 1):
-            if np.isfinite(b[k] - a[k]):
-                gap = k - last - 1
-                if gap <= HOLE:
-                    holes += max(gap, 0)
-                last = k
-    return holes, count

@@ -30,7 +30,6 @@ from levelmatch_core.matching.measure.difference_kernels import (
     Box,
     Cut,
     Image,
-    holes_in,
     mask_sums,
     plane_sums,
     sift_difference,
@@ -135,15 +134,6 @@ class _Pair:
         first, second = self.first.record, self.second.record
         return max(1.0, (first.noise_reach + second.noise_reach) / (first.noise_gain + second.noise_gain))
 
-    def in_common(self) -> float:
-        """Return the part of the pair's pixels that another pair over the same sky has, too: each image has own holes.
-
-        What two images lose to bad pixels and cosmic rays is twice what one of them does, where these are random; gaps
-        that are larger are common to all.
-        """
-        holes, valid = holes_in(*self.parts)
-        return math.sqrt(valid / (valid + holes)) if valid else 1.0
-
     def sample(self) -> Array:
         """Return differences, not all of them valid, evenly spread over the box."""
         first, second, (ay, ax, by, bx, ny, nx) = self.parts
@@ -230,14 +220,14 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         moved = float(found[0].coefficients[0]) - before
     if pair is None or found is None:
         return None
-    fit, n_valid, extent = found
+    fit, n_valid, extent, common = found
     gains, correlation = (first.record.noise_gain, second.record.noise_gain), pair.correlation
     mean_like = correlation * fit.mean_like
     inefficiency = mean_like + fit.excess
     n_used, (x, y), moments = _moments(pair, fit.cut)
     found_gain, alike = gain(*pair.parts, fit.cut, n_used)
     grown = None if found_gain is None else (found_gain.slope, found_gain.sigma, found_gain.brightness)
-    stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), pair.in_common() * mean_like / inefficiency
+    stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), common * mean_like / inefficiency
     level, slope_x, slope_y = fit.coefficients.tolist()
     off = off_core(*pair.parts, fit.cut, (level, slope_x, slope_y))
     normal = fit.rms * math.sqrt(fit.mean_like * (correlation + huber.ADAPTIVE_VARIANCE - 1.0) / n_used)
@@ -277,7 +267,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     )
 
 
-_Found = tuple[_Fit, int, tuple[float, float]]
+_Found = tuple[_Fit, int, tuple[float, float], float]
 
 
 def _psf_matched(pair: _Pair, found: _Found, fit_type: FitType, settings: MatchSettings) -> tuple[_Pair, _Found]:
@@ -318,7 +308,12 @@ def _level_variance(pair: _Pair, fit: _Fit) -> float:
 
 
 def _fitted(pair: _Pair, fit_type: FitType, settings: MatchSettings) -> _Found | None:
-    """Return the fit, the number of valid pixels and the size of their area along the first's axes; None for none."""
+    """Return the fit, number of valid pixels, size of their area along the first's axes, part in common; or None.
+
+    The latter is the part of the pair's pixels that another pair over the same sky has, too: each image has own holes.
+    What two images lose to bad pixels and cosmic rays is twice what one of them does, where these are random; gaps that
+    are larger are common to all.
+    """
     angle = pair.first.record.axis_angle
     axis = math.cos(angle), math.sin(angle)
     kept = np.empty(pair.shape[0] * pair.shape[1])
@@ -326,14 +321,14 @@ def _fitted(pair: _Pair, fit_type: FitType, settings: MatchSettings) -> _Found |
     sampled = is_level and kept.size > FEWEST
     cuts, start = cuts_of(pair.sample(), settings.sigma, settings.maxiters) if sampled else (ALL, BY_ITSELF)
     for tried in (cuts, ALL):  # the last always does
-        left, n_valid, extent = sift_difference(*pair.parts, axis, tried, kept)
+        left, n_valid, extent, (holes, seen) = sift_difference(*pair.parts, axis, tried, kept)
         if n_valid == 0:
             return None
         fit = _fit_level(kept, left, tried, start, settings) if is_level else _fit_plane(pair, kept[:n_valid], settings)
         if fit is not None and settings.statistic in {"huber", "adaptive"}:
             fit = _huber(pair, fit, settings, slopes=not is_level)
         if fit is not None:
-            return fit, n_valid, extent
+            return fit, n_valid, extent, math.sqrt(seen / (seen + holes)) if seen else 1.0
     return None
 
 
