@@ -125,7 +125,7 @@ def test_a_kernel_says_by_how_much_it_shifts() -> None:
 
 @pytest.mark.parametrize(("contrast", "soft", "hits"), [(3.0, 3.0, 0.0), (4.5, 3.0, 0.02), (8.0, 8.0, 0.0)])
 def test_what_a_kernel_explains_by_chance_is_no_reason_for_it(contrast: float, soft: float, hits: float) -> None:
-    """One PSF; few pixels have structure, or cosmic rays are in it, or it is soft: up to a fifth of the pairs got one."""
+    """One PSF; few pixels have structure, or cosmic rays are in it, or it is soft: up to a fifth got a kernel."""
     shape = 80, 90
     for seed in range(40):
         rng = np.random.default_rng(seed)
