@@ -123,14 +123,14 @@ def test_a_kernel_says_by_how_much_it_shifts() -> None:
         assert kernel.moves(psf_match.NEAR) == pytest.approx(moved, rel=0.15)
 
 
-@pytest.mark.parametrize(("contrast", "hits"), [(3.0, 0.0), (4.5, 0.02)])
-def test_what_a_kernel_explains_by_chance_is_no_reason_for_it(contrast: float, hits: float) -> None:
-    """One PSF; few pixels have structure, or cosmic rays are in it: of 30 pairs, 6 and 3 got a kernel."""
+@pytest.mark.parametrize(("contrast", "soft", "hits"), [(3.0, 3.0, 0.0), (4.5, 3.0, 0.02), (8.0, 8.0, 0.0)])
+def test_what_a_kernel_explains_by_chance_is_no_reason_for_it(contrast: float, soft: float, hits: float) -> None:
+    """One PSF; few pixels have structure, or cosmic rays are in it, or it is soft: up to a fifth got a kernel."""
     shape = 80, 90
-    for seed in range(30):
+    for seed in range(40):
         rng = np.random.default_rng(seed)
         noise = rng.normal(size=(2, *shape))
-        scene = gaussian_filter(rng.normal(size=shape), 3.0)
+        scene = gaussian_filter(rng.normal(size=shape), soft)
         first, second = noise + contrast * scene / scene.std()
         for image in (first, second):
             struck = rng.random(shape) < hits
