@@ -177,6 +177,13 @@ def graph_notes(
             f"pair fits that did not settle within their iterations: {shown}; one more would move them by up to "
             f"{cost:.2g} (data unit), {part:.2g} of their error; raise maxiters or plane_fit_maxiters"
         )
+    same = [fit for fit in used.fits if fit.rms == 0 and fit.n_used > 1]
+    if same:
+        shown = some_of([f"{fit.first} - {fit.second}" for fit in same], NAMED)
+        notes.append(
+            f"pairs that differ by no noise at all: {shown}; if they are one image twice, leave one out: its noise counts "
+            "as two, and the errors are too small"
+        )
     return notes
 
 

@@ -257,6 +257,13 @@ def test_a_solve_that_did_not_converge_is_told() -> None:
     assert any("did not settle" in note and "a - b" in note for note in restless.status.notes)
 
 
+def test_one_image_twice_is_told() -> None:
+    members, fits = linked("abc", {"ab": 0, "bc": 2, "ac": 2})
+    fits[0] = fits[0].model_copy(update={"rms": 0.0, "stderr": 0.0})
+    (note,) = match("dithers", "t", members, fits, Gauge.MEAN, settings_for(**NO_REJECTION)).status.notes
+    assert "differ by no noise at all: a - b; if they are one image twice, leave one out" in note
+
+
 def test_histories_of_components_are_kept_apart() -> None:
     members, fits = linked("abcd", {"ab": 1, "cd": 2})
     options = MatchSettings(solver="iterative")
