@@ -100,7 +100,7 @@ class MeasureJob(Job):
     """Fit the differences of pairs of one group."""
 
     step = "measure"
-    version = 20
+    version = 21
     roles = ("mask", "measure")
     gives = PairFits
 

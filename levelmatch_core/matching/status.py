@@ -181,8 +181,8 @@ def graph_notes(
     if same:
         shown = some_of([f"{fit.first} - {fit.second}" for fit in same], NAMED)
         notes.append(
-            f"pairs that differ by no noise at all: {shown}; if they are one image twice, leave one out: its noise counts "
-            "as two, and the errors are too small"
+            f"pairs that differ by no noise at all: {shown}; if they are one image twice, leave one out: its noise "
+            "counts as two, and the errors are too small"
         )
     return notes
 

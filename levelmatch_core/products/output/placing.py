@@ -82,9 +82,7 @@ def put(
             made = stamp_of(temporary)
             rename(temporary, place)
             if after is not None:
-                stamp = stamp_of(
-                    place
-                )  # of which renaming changes the second time alone
+                stamp = stamp_of(place)  # of which renaming changes the second time alone
                 still = made and stamp and (made[0], *made[2:]) == (stamp[0], *stamp[2:])
                 after(digest, stamp if still else None)
     return OutputFile(name=name, sha256=digest), not same
