@@ -21,8 +21,8 @@ ALGORITHM = "stack 2"
 BAND_PIXELS = 1 << 17
 """Number of pixels summed at a time: arrays of 1 MB, whose memory is reused for the next band.
 
-Another number changes last digits: of planes, which begin at a band's first row, and of a stack's noise gain, a sum over
-bands."""
+Another number changes last digits: of planes, which begin at a band's first row, and of a stack's noise gain, which
+is a sum over bands."""
 
 UNEQUAL = 1.25
 """Parts whose noise differs by less than this factor have equal weights."""
