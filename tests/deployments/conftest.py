@@ -60,10 +60,10 @@ class Server:
                 error.close()
                 time.sleep(1)
             except TimeoutError as error:
-                # Prefect's own clients come again after a read that took too long, too
+                # Prefect's own clients come again after a read that took too long, too; here where nothing is changed
                 told = f"{method} {path}: no answer in a minute; the server's log ends with\n{self.log_end()}"
                 error.add_note(told)
-                if method != "GET" or time.monotonic() > deadline:
+                if not (method == "GET" or path.endswith("/filter")) or time.monotonic() > deadline:
                     raise
                 logging.getLogger(__name__).warning(told)  # which a test that fails after it shows
 
