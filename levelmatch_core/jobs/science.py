@@ -100,7 +100,7 @@ class MeasureJob(Job):
     """Fit the differences of pairs of one group."""
 
     step = "measure"
-    version = 21
+    version = 22
     roles = ("mask", "measure")
     gives = PairFits
 

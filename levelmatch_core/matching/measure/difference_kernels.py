@@ -197,3 +197,15 @@ def mask_sums(  # pragma: no cover - compiled
         sxy += r * columns
         syy += r * r * count
     return n, sx, sy, sxx, sxy, syy
+
+
+def kept_moments(parts: tuple[Image, Image, Box], cut: Cut) -> tuple[int, tuple[float, float], tuple[float, ...]]:
+    """Return the number, the centroid (within the box) and the 3x3 moments about it of the kept pixels.
+
+    The sums are whole numbers, so that nothing is lost where the centroid is taken out.
+    """
+    n, sx, sy, sxx, sxy, syy = mask_sums(*parts, cut)
+    xx, xy, yy = (
+        (n * product - one * other) / n for product, one, other in ((sxx, sx, sx), (sxy, sx, sy), (syy, sy, sy))
+    )
+    return n, (sx / n, sy / n), (float(n), 0.0, 0.0, 0.0, xx, xy, 0.0, xy, yy)

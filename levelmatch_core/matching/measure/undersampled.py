@@ -1,0 +1,91 @@
+"""Images of undersampled crowds, smoothed until what their sampling leaves in a difference cancels.
+
+A star that pixels sample too coarsely has, after resampling, the flux that it had, and a profile that depends on where
+it lies within its pixels. What two exposures leave of it is as much above as below the level, within a few pixels: no
+error of a sum, but of a median, which looks at each pixel by itself, and of a kernel for the PSFs, which is fitted to
+it. A binomial of 5 x 5 pixels, which hardly passes what is finer than a pixel samples, sums it up before either looks.
+Both images are smoothed alike, with the pixels that are valid in both. Cosmic rays, which are in one image only, and
+white noise do not cancel: a median copes better with them before they spread over their neighbours.
+
+So this is tried where clipping takes more of the pixels than wild ones explain, and kept where it leaves less than it
+leaves of white noise.
+"""
+
+import numpy as np
+
+from levelmatch_core.matching.measure.difference_kernels import Box, Image
+from levelmatch_core.process.compilation import njit
+
+CROWD = 0.08
+"""Fraction of the pixels that is clipped in addition to those of noise, from which on a difference may be a crowd's: in
+simulated ones it is 0.14 to 0.22, with cosmic rays in two pixels of a hundred, nebulae or saturated stars 0.04 at most.
+"""
+REACH = 2
+"""Of the binomial, pixels to each side."""
+LEAST = 0.6
+"""Smallest part of its weight that valid pixels must have."""
+NOISE_LEFT = (70 / 256) ** 2
+"""Part of the variance of white noise that it leaves."""
+AREA = 1 / NOISE_LEFT - 1
+"""What it adds to the sum of the autocorrelation: nearly, as areas of Gaussians add."""
+KERNEL_LEFT = 0.05
+"""Fraction of the change of a level by PSF matching that counts as its error: a fifth of that of images as they are
+(`pair_fit.PSF_LEFT`), since a kernel of whole pixels does for stars that pixels sample well."""
+
+
+def smoothed(first: Image, second: Image, box: Box) -> tuple[Image, Image, Box]:
+    """Return both images over the box, smoothed, and the box in them.
+
+    Parameters
+    ----------
+    first, second, box
+        A pair, as in :mod:`levelmatch_core.matching.measure.difference_kernels`.
+
+    Returns
+    -------
+    (ny, nx) of the types of both, NaN where one is invalid, and where most neighbours are.
+    """
+    one, other = np.empty(box[4:], first.dtype), np.empty(box[4:], second.dtype)
+    smooth_both(first, second, box, one, other)
+    one.flags.writeable = other.flags.writeable = False
+    return one, other, (0, 0, 0, 0, *box[4:])
+
+
+@njit(nogil=True, cache=True)
+def smooth_both(first: Image, second: Image, box: Box, one: Image, other: Image) -> None:  # pragma: no cover
+    """Fill (ny, nx) each with the weighted means of the pixels that are valid in both.
+
+    Each row is smoothed along itself once, and kept as long as rows near it need it.
+    """
+    ny, nx = box[4], box[5]
+    row = np.zeros((3, nx + 2 * REACH))  # whether it is valid, and both values, 0 where not
+    rows = np.zeros((2 * REACH + 1, 3, nx))
+    for r in range(ny + REACH):
+        mine = rows[r % (2 * REACH + 1)]
+        if r < ny:
+            a = first[box[0] + r, box[1] : box[1] + nx]
+            b = second[box[2] + r, box[3] : box[3] + nx]
+            for k in range(nx):
+                p, q = np.float64(a[k]), np.float64(b[k])
+                good = np.abs(q - p) < np.inf
+                row[0, REACH + k] = 1.0 if good else 0.0
+                row[1, REACH + k] = p if good else 0.0
+                row[2, REACH + k] = q if good else 0.0
+            for m in range(3):
+                line, into = row[m], mine[m]
+                for k in range(nx):
+                    into[k] = line[k] + line[k + 4] + 4.0 * (line[k + 1] + line[k + 3]) + 6.0 * line[k + 2]
+        else:
+            mine[:] = 0.0
+        s = r - REACH
+        if s < 0:
+            continue
+        top, upper, here, lower = rows[(s + 3) % 5], rows[(s + 4) % 5], rows[s % 5], rows[(s + 1) % 5]
+        for k in range(nx):
+            weight = top[0, k] + mine[0, k] + 4.0 * (upper[0, k] + lower[0, k]) + 6.0 * here[0, k]
+            p = top[1, k] + mine[1, k] + 4.0 * (upper[1, k] + lower[1, k]) + 6.0 * here[1, k]
+            q = top[2, k] + mine[2, k] + 4.0 * (upper[2, k] + lower[2, k]) + 6.0 * here[2, k]
+            value = np.float64(second[box[2] + s, box[3] + k]) - np.float64(first[box[0] + s, box[1] + k])
+            good = (np.abs(value) < np.inf) & (weight > LEAST * 256.0)
+            one[s, k] = p / weight if good else np.nan
+            other[s, k] = q / weight if good else np.nan
