@@ -209,3 +209,11 @@ def kept_moments(parts: tuple[Image, Image, Box], cut: Cut) -> tuple[int, tuple[
         (n * product - one * other) / n for product, one, other in ((sxx, sx, sx), (sxy, sx, sy), (syy, sy, sy))
     )
     return n, (sx / n, sy / n), (float(n), 0.0, 0.0, 0.0, xx, xy, 0.0, xy, yy)
+
+
+def plane_step(sums: Floats) -> tuple[Floats, float]:
+    """Return the least-squares plane of what is left, a slope that no pixel sees being 0, and the mean square then."""
+    n, sx, sy, sxx, sxy, syy, *right, square = sums.tolist()
+    moments = np.array([[n, sx, sy], [sx, sxx, sxy], [sy, sxy, syy]])
+    step = np.linalg.pinv(moments, rcond=1e-12, hermitian=True) @ np.array(right)
+    return step, max(0.0, square - float(step @ right)) / n

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure import huber
-from levelmatch_core.matching.measure.block_jackknife import shown_by
+from levelmatch_core.matching.measure.block_jackknife import is_lopsided, shown_by
 from levelmatch_core.matching.measure.clipped_noise import clipped_part, kappa_of
 from levelmatch_core.matching.measure.core_level import off_core
 from levelmatch_core.matching.measure.difference_kernels import (
@@ -32,6 +32,7 @@ from levelmatch_core.matching.measure.difference_kernels import (
     Image,
     kept_moments,
     mask_sums,
+    plane_step,
     plane_sums,
     sift_difference,
 )
@@ -39,7 +40,7 @@ from levelmatch_core.matching.measure.extents import relative_extents
 from levelmatch_core.matching.measure.gain import gain
 from levelmatch_core.matching.measure.psf_match import psf_matched
 from levelmatch_core.matching.measure.tilts import reach
-from levelmatch_core.matching.measure.undersampled import AREA, CROWD, KERNEL_LEFT, NOISE_LEFT, smoothed
+from levelmatch_core.matching.measure.undersampled import AREA, CROWD, KERNEL_LEFT, MOST_LEFT, NOISE_LEFT, smoothed
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.clipping import (
@@ -280,12 +281,15 @@ def _stars_matched(
     """Return the pair with stars as alike as they can be made, its fit, and by how much a kernel for PSFs moves it."""
     clipped = 1.0 - mask_sums(*pair.parts, found[0].cut)[0] / found[1]
     if clipped - clipped_part(settings.sigma, settings.maxiters) > CROWD:
-        other = replace(pair, parts=smoothed(*pair.parts), smoothing=AREA)
-        start = _fitted(other, fit_type, settings)
+        smooth = replace(pair, parts=smoothed(*pair.parts), smoothing=AREA)
+        start = _fitted(smooth, fit_type, settings)
         if start is not None:
-            calm, again = _psf_matched(other, start, fit_type, settings)
-            if again[0].rms ** 2 < NOISE_LEFT * found[0].rms ** 2:
-                return calm, again, float(again[0].coefficients[0] - start[0].coefficients[0])
+            matched, again = _psf_matched(smooth, start, fit_type, settings)
+            level, slope_x, slope_y = again[0].coefficients.tolist()
+            if again[0].rms ** 2 < MOST_LEFT * found[0].rms ** 2 and not is_lopsided(
+                *matched.parts, again[0].cut, (level, slope_x, slope_y), again[0].rms
+            ):
+                return matched, again, level - float(start[0].coefficients[0])
     matched, again = _psf_matched(pair, found, fit_type, settings)
     return matched, again, float(again[0].coefficients[0] - found[0].coefficients[0])
 
@@ -386,7 +390,7 @@ def _fit_plane(pair: _Pair, measured: Array, settings: MatchSettings) -> _Fit:
         if sums[0] == 0:  # sigma so small that nothing would be left
             cut = (level, slope_x, slope_y, -_FINITE, _FINITE)
             sums = plane_sums(*pair.parts, cut)
-        step, square = _plane_step(sums)
+        step, square = plane_step(sums)
         coefficients = coefficients + step
         allowed = np.maximum(settings.plane_fit_abs_tol, settings.plane_fit_rel_tol * np.abs(coefficients))
         converged = turn > 0 and bool(np.all(np.abs(step) <= allowed))
@@ -397,14 +401,6 @@ def _fit_plane(pair: _Pair, measured: Array, settings: MatchSettings) -> _Fit:
     converged = converged or moved <= SETTLED * math.sqrt(square / sums[0])
     kappa = kappa_of(settings.sigma, settings.plane_fit_maxiters)
     return _Fit(cut, coefficients, math.sqrt(square), kappa**-4, 0.0, converged, 0.0 if converged else moved)
-
-
-def _plane_step(sums: Array) -> tuple[Array, float]:
-    """Return the least-squares plane of what is left, a slope that no pixel sees being 0, and the mean square then."""
-    n, sx, sy, sxx, sxy, syy, *right, square = sums.tolist()
-    moments = np.array([[n, sx, sy], [sx, sxx, sxy], [sy, sxy, syy]])
-    step = np.linalg.pinv(moments, rcond=1e-12, hermitian=True) @ np.array(right)
-    return step, max(0.0, square - float(step @ right)) / n
 
 
 def _grid_plane(coefficients: Array, pair: _Pair, x: float, y: float) -> Plane:

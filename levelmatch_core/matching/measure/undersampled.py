@@ -16,7 +16,7 @@ import numpy as np
 from levelmatch_core.matching.measure.difference_kernels import Box, Image
 from levelmatch_core.process.compilation import njit
 
-CROWD = 0.08
+CROWD = 0.04
 """Fraction of the pixels that is clipped in addition to those of noise, from which on a difference may be a crowd's: in
 simulated ones it is 0.14 to 0.22, with cosmic rays in two pixels of a hundred, nebulae or saturated stars 0.04 at most.
 """
@@ -26,10 +26,12 @@ LEAST = 0.6
 """Smallest part of its weight that valid pixels must have."""
 NOISE_LEFT = (70 / 256) ** 2
 """Part of the variance of white noise that it leaves."""
+MOST_LEFT = 2 * NOISE_LEFT
+"""A smoothed difference that scatters by more of the variance is not taken: noise, also that of cosmic rays, does."""
 AREA = 1 / NOISE_LEFT - 1
 """What it adds to the sum of the autocorrelation: nearly, as areas of Gaussians add."""
-KERNEL_LEFT = 0.05
-"""Fraction of the change of a level by PSF matching that counts as its error: a fifth of that of images as they are
+KERNEL_LEFT = 0.01
+"""Fraction of the change of a level by PSF matching that counts as its error: less than that of images as they are
 (`pair_fit.PSF_LEFT`), since a kernel of whole pixels does for stars that pixels sample well."""
 
 
