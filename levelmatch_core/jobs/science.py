@@ -148,7 +148,7 @@ class SolveJob(Job):
     """Solve for the corrections of the members of one group."""
 
     step = "solve"
-    version = 26
+    version = 27
     roles = ("solve",)
     logs_told = True
     gives = Solution

@@ -79,7 +79,8 @@ CLEAN, CROWDED = 0.01, 0.03
 and its level may be the most efficient one; from the second on, faint sources below the clipping limit would move
 that."""
 CLIPPED_ALONE = 2.5
-"""Part of the variance that no pair shares over the clipped part beyond `CROWDED`: each clips its own part of stars."""
+"""Part of the variance that no pair shares over the clipped part beyond `CROWDED`: each clips its own part of stars; of
+those that are smoothed, all clip the same."""
 _FINITE = float(np.finfo(float).max)
 """No finite residual is beyond it."""
 
@@ -236,7 +237,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     off = off_core(*pair.parts, fit.cut, (level, slope_x, slope_y))
     normal = fit.rms * math.sqrt(fit.mean_like * (correlation + huber.ADAPTIVE_VARIANCE - 1.0) / n_used)
     about, noise = (level, slope_x, slope_y), (fit.rms, normal)
-    left, noise_left = (KERNEL_LEFT, NOISE_LEFT) if pair.smoothing else (PSF_LEFT, 1.0)
+    left, noise_left, alone = (KERNEL_LEFT, NOISE_LEFT, 0.0) if pair.smoothing else (PSF_LEFT, 1.0, CLIPPED_ALONE)
     shown = shown_by(*pair.parts, fit.cut, about, noise, stderr, shared, grown, noise_left * min(gains))
     efficient = None
     beyond_noise = 1.0 - n_used / n_valid - clipped_part(settings.sigma, settings.maxiters)
@@ -261,7 +262,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         tilt=shown.slopes if fit_type == "level" else None,
         reach=reach((pair.x0 + x, pair.y0 + y), centres) if fit_type == "level" else (0.0, 0.0),
         correlation=correlation,
-        shared=shared * max(0.0, 1.0 - CLIPPED_ALONE * max(0.0, beyond_noise - CROWDED)),
+        shared=shared * max(0.0, 1.0 - alone * max(0.0, beyond_noise - CROWDED)),
         extent=extent,
         linear=relative_extents(extent, first.record, second.record),
         converged=fit.converged,
