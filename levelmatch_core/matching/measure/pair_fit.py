@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.measure import huber
+from levelmatch_core.matching.measure import huber, undersampled
 from levelmatch_core.matching.measure.block_jackknife import is_lopsided, shown_by
 from levelmatch_core.matching.measure.clipped_noise import clipped_part, kappa_of
 from levelmatch_core.matching.measure.core_level import off_core
@@ -40,7 +40,6 @@ from levelmatch_core.matching.measure.extents import relative_extents
 from levelmatch_core.matching.measure.gain import gain
 from levelmatch_core.matching.measure.psf_match import psf_matched
 from levelmatch_core.matching.measure.tilts import reach
-from levelmatch_core.matching.measure.undersampled import AREA, CROWD, KERNEL_LEFT, MOST_LEFT, NOISE_LEFT, smoothed
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.clipping import (
@@ -228,7 +227,8 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     fit, n_valid, extent, common = found
     gains, correlation = (first.record.noise_gain, second.record.noise_gain), pair.correlation
     mean_like = correlation * fit.mean_like
-    inefficiency = mean_like + fit.excess
+    own = undersampled.own_part if pair.smoothing else float
+    inefficiency = mean_like + own(fit.excess)
     n_used, (x, y), moments = kept_moments(pair.parts, fit.cut)
     found_gain, alike = gain(*pair.parts, fit.cut, n_used)
     grown = None if found_gain is None else (found_gain.slope, found_gain.sigma, found_gain.brightness)
@@ -237,7 +237,9 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     off = off_core(*pair.parts, fit.cut, (level, slope_x, slope_y))
     normal = fit.rms * math.sqrt(fit.mean_like * (correlation + huber.ADAPTIVE_VARIANCE - 1.0) / n_used)
     about, noise = (level, slope_x, slope_y), (fit.rms, normal)
-    left, noise_left, alone = (KERNEL_LEFT, NOISE_LEFT, 0.0) if pair.smoothing else (PSF_LEFT, 1.0, CLIPPED_ALONE)
+    left, noise_left, alone = (
+        (undersampled.KERNEL_LEFT, undersampled.NOISE_LEFT, 0.0) if pair.smoothing else (PSF_LEFT, 1.0, CLIPPED_ALONE)
+    )
     shown = shown_by(*pair.parts, fit.cut, about, noise, stderr, shared, grown, noise_left * min(gains))
     efficient = None
     beyond_noise = 1.0 - n_used / n_valid - clipped_part(settings.sigma, settings.maxiters)
@@ -245,7 +247,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     if fit.efficient is not None and part > 0:
         best, excess, apart = fit.efficient
         more = excess + (1.0 - part) ** 2 * max(fit.excess - excess, 0.0)
-        efficient = level + part * (best - level), fit.rms * math.sqrt((mean_like + more) / n_used), apart
+        efficient = level + part * (best - level), fit.rms * math.sqrt((mean_like + own(more)) / n_used), apart
     off = max(off, shown.hidden)  # two ways to see the same
     centres = first.record.centre, second.record.centre
     return PairFit(
@@ -281,13 +283,13 @@ def _stars_matched(
 ) -> tuple[_Pair, _Found, float]:
     """Return the pair with stars as alike as they can be made, its fit, and by how much a kernel for PSFs moves it."""
     clipped = 1.0 - mask_sums(*pair.parts, found[0].cut)[0] / found[1]
-    if clipped - clipped_part(settings.sigma, settings.maxiters) > CROWD:
-        smooth = replace(pair, parts=smoothed(*pair.parts), smoothing=AREA)
+    if clipped - clipped_part(settings.sigma, settings.maxiters) > undersampled.CROWD:
+        smooth = replace(pair, parts=undersampled.smoothed(*pair.parts), smoothing=undersampled.AREA)
         start = _fitted(smooth, fit_type, settings)
         if start is not None:
             matched, again = _psf_matched(smooth, start, fit_type, settings)
             level, slope_x, slope_y = again[0].coefficients.tolist()
-            if again[0].rms ** 2 < MOST_LEFT * found[0].rms ** 2 and not is_lopsided(
+            if again[0].rms ** 2 < undersampled.MOST_LEFT * found[0].rms ** 2 and not is_lopsided(
                 *matched.parts, again[0].cut, (level, slope_x, slope_y), again[0].rms
             ):
                 return matched, again, level - float(start[0].coefficients[0])

@@ -30,6 +30,11 @@ MOST_LEFT = 2 * NOISE_LEFT
 """A smoothed difference that scatters by more of the variance is not taken: noise, also that of cosmic rays, does."""
 AREA = 1 / NOISE_LEFT - 1
 """What it adds to the sum of the autocorrelation: nearly, as areas of Gaussians add."""
+OWN_MORE, OWN_MOST = 3.2, 0.83
+"""What neighbours add to the part of a robust estimate's variance that is not the mean's: times that part, and at most.
+
+That part is of third order in the correlation of two pixels, and higher (of a median, the arcsine's), whose sum over
+neighbours is not small here: for Huber's estimates it is 3.2 times the pixel's own, for a median 0.83 in all."""
 KERNEL_LEFT = 0.01
 """Fraction of the change of a level by PSF matching that counts as its error: less than that of images as they are
 (`pair_fit.PSF_LEFT`), since a kernel of whole pixels does for stars that pixels sample well."""
@@ -45,12 +50,17 @@ def smoothed(first: Image, second: Image, box: Box) -> tuple[Image, Image, Box]:
 
     Returns
     -------
-    (ny, nx) of the types of both, NaN where one is invalid, and where most neighbours are.
+    (ny, nx) of the types of both, NaN where most neighbours are invalid in one: holes of single pixels are filled.
     """
     one, other = np.empty(box[4:], first.dtype), np.empty(box[4:], second.dtype)
     smooth_both(first, second, box, one, other)
     one.flags.writeable = other.flags.writeable = False
     return one, other, (0, 0, 0, 0, *box[4:])
+
+
+def own_part(excess: float) -> float:
+    """Return the part of an estimate's variance that is not the mean's, from that of pixels that are independent."""
+    return excess + min(OWN_MORE * excess, OWN_MOST)
 
 
 @njit(nogil=True, cache=True)
@@ -87,7 +97,5 @@ def smooth_both(first: Image, second: Image, box: Box, one: Image, other: Image)
             weight = top[0, k] + mine[0, k] + 4.0 * (upper[0, k] + lower[0, k]) + 6.0 * here[0, k]
             p = top[1, k] + mine[1, k] + 4.0 * (upper[1, k] + lower[1, k]) + 6.0 * here[1, k]
             q = top[2, k] + mine[2, k] + 4.0 * (upper[2, k] + lower[2, k]) + 6.0 * here[2, k]
-            value = np.float64(second[box[2] + s, box[3] + k]) - np.float64(first[box[0] + s, box[1] + k])
-            good = (np.abs(value) < np.inf) & (weight > LEAST * 256.0)
-            one[s, k] = p / weight if good else np.nan
-            other[s, k] = q / weight if good else np.nan
+            one[s, k] = p / weight if weight > LEAST * 256.0 else np.nan
+            other[s, k] = q / weight if weight > LEAST * 256.0 else np.nan
