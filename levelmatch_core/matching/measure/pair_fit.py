@@ -78,8 +78,7 @@ CLEAN, CROWDED = 0.01, 0.03
 and its level may be the most efficient one; from the second on, faint sources below the clipping limit would move
 that."""
 CLIPPED_ALONE = 2.5
-"""Part of the variance that no pair shares over the clipped part beyond `CROWDED`: each clips its own part of stars; of
-those that are smoothed, all clip the same."""
+"""Part of the variance that no pair shares over the clipped part beyond `CROWDED`: each clips its own part of stars."""
 _FINITE = float(np.finfo(float).max)
 """No finite residual is beyond it."""
 
@@ -237,9 +236,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     off = off_core(*pair.parts, fit.cut, (level, slope_x, slope_y))
     normal = fit.rms * math.sqrt(fit.mean_like * (correlation + huber.ADAPTIVE_VARIANCE - 1.0) / n_used)
     about, noise = (level, slope_x, slope_y), (fit.rms, normal)
-    left, noise_left, alone = (
-        (undersampled.KERNEL_LEFT, undersampled.NOISE_LEFT, 0.0) if pair.smoothing else (PSF_LEFT, 1.0, CLIPPED_ALONE)
-    )
+    left, noise_left, alone = undersampled.OF_SMOOTHED if pair.smoothing else (PSF_LEFT, 1.0, CLIPPED_ALONE)
     shown = shown_by(*pair.parts, fit.cut, about, noise, stderr, shared, grown, noise_left * min(gains))
     efficient = None
     beyond_noise = 1.0 - n_used / n_valid - clipped_part(settings.sigma, settings.maxiters)

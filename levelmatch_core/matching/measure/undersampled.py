@@ -1,14 +1,15 @@
-"""Images of undersampled crowds, smoothed until what their sampling leaves in a difference cancels.
+"""Images of crowds, smoothed until what sampling and small shifts leave of stars in a difference cancels.
 
 A star that pixels sample too coarsely has, after resampling, the flux that it had, and a profile that depends on where
 it lies within its pixels. What two exposures leave of it is as much above as below the level, within a few pixels: no
 error of a sum, but of a median, which looks at each pixel by itself, and of a kernel for the PSFs, which is fitted to
 it. A binomial of 5 x 5 pixels, which hardly passes what is finer than a pixel samples, sums it up before either looks.
-Both images are smoothed alike, with the pixels that are valid in both. Cosmic rays, which are in one image only, and
-white noise do not cancel: a median copes better with them before they spread over their neighbours.
+Both images are smoothed alike, with the pixels that are valid in both.
 
-So this is tried where clipping takes more of the pixels than wild ones explain, and kept where it leaves less than it
-leaves of white noise.
+Cosmic rays and hot pixels, which are in one image only, do not cancel: they spread over their neighbours, and a median
+of the pixels as they are copes better with them. So smoothing is tried where clipping takes more of the pixels than
+noise explains, and kept where it leaves little more than it leaves of noise, and nothing that is lopsided all over the
+overlap (`lopsided`), as wrong pixels of one image are.
 """
 
 import numpy as np
@@ -17,9 +18,8 @@ from levelmatch_core.matching.measure.difference_kernels import Box, Image
 from levelmatch_core.process.compilation import njit
 
 CROWD = 0.04
-"""Fraction of the pixels that is clipped in addition to those of noise, from which on a difference may be a crowd's: in
-simulated ones it is 0.14 to 0.22, with cosmic rays in two pixels of a hundred, nebulae or saturated stars 0.04 at most.
-"""
+"""Fraction of the pixels that is clipped in addition to those of noise, from which on a difference may be a crowd's:
+0.14 to 0.22 in simulated ones that are undersampled, 0.05 to 0.2 where stars are misregistered or PSFs differ."""
 REACH = 2
 """Of the binomial, pixels to each side."""
 LEAST = 0.6
@@ -27,7 +27,8 @@ LEAST = 0.6
 NOISE_LEFT = (70 / 256) ** 2
 """Part of the variance of white noise that it leaves."""
 MOST_LEFT = 2 * NOISE_LEFT
-"""A smoothed difference that scatters by more of the variance is not taken: noise, also that of cosmic rays, does."""
+"""A smoothed difference that has more of the variance is not taken. Resampled noise has 1.2 to 1.7 times `NOISE_LEFT`.
+"""
 AREA = 1 / NOISE_LEFT - 1
 """What it adds to the sum of the autocorrelation: nearly, as areas of Gaussians add."""
 OWN_MORE, OWN_MOST = 3.2, 0.83
@@ -35,9 +36,10 @@ OWN_MORE, OWN_MOST = 3.2, 0.83
 
 That part is of third order in the correlation of two pixels, and higher (of a median, the arcsine's), whose sum over
 neighbours is not small here: for Huber's estimates it is 3.2 times the pixel's own, for a median 0.83 in all."""
-KERNEL_LEFT = 0.01
-"""Fraction of the change of a level by PSF matching that counts as its error: less than that of images as they are
-(`pair_fit.PSF_LEFT`), since a kernel of whole pixels does for stars that pixels sample well."""
+OF_SMOOTHED = 0.01, NOISE_LEFT, 0.3
+"""For smoothed images, in the place of `pair_fit.PSF_LEFT`, the noise gain, and `pair_fit.CLIPPED_ALONE`: a kernel of
+whole pixels does for stars that pixels sample well (where it moved levels by 300 errors and more, they were off by two
+of them), and pairs clip nearly the same part of such stars."""
 
 
 def smoothed(first: Image, second: Image, box: Box) -> tuple[Image, Image, Box]:
