@@ -100,7 +100,7 @@ class MeasureJob(Job):
     """Fit the differences of pairs of one group."""
 
     step = "measure"
-    version = 21
+    version = 22
     roles = ("mask", "measure")
     gives = PairFits
 
@@ -148,7 +148,7 @@ class SolveJob(Job):
     """Solve for the corrections of the members of one group."""
 
     step = "solve"
-    version = 26
+    version = 27
     roles = ("solve",)
     logs_told = True
     gives = Solution

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from levelmatch_core import MatchSettings, match_levels
 from levelmatch_core.matching.measure.psf_match import psf_matched
+from levelmatch_core.matching.measure.undersampled import smoothed
 from levelmatch_core.process.compile_ahead import LIST, turn_of
 from levelmatch_core.process.small_work import everything_compiled
 from levelmatch_core.simulate import SimulatedProgram, simulate
@@ -81,11 +82,12 @@ def recorded() -> Entries:
 
 
 def match_psfs() -> None:
-    """Match the PSFs of two images of a crowd, which the programs are too small for."""
+    """Smooth two images of a crowd, and match their PSFs, which the programs are too small for."""
     rng = np.random.default_rng(0)
     crowd = np.where(rng.random((200, 200)) < 0.02, 100.0, 0.0)
     images = (gaussian_filter(crowd, width) + rng.normal(0, 0.01, crowd.shape) for width in (1.0, 1.3))
     first, second = (as_compiled(image.astype(np.float32)) for image in images)
+    smoothed(first, second, (0, 0, 0, 0, *crowd.shape))
     assert psf_matched(first, second, (0, 0, 0, 0, *crowd.shape), (0.0, 0.0, 0.0), 0.1) is not None
 
 

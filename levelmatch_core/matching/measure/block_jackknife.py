@@ -100,8 +100,7 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
     if not variance > 0:
         return Shown()
     found, apart, noise, tilt, slopes = 0.0, 0.0, None, NOT_TILTED, None
-    one, other = (max(LEAST_SIDE, round(math.sqrt(box[4] * box[5] / blocks))) for blocks in BLOCKS)
-    *both, within = block_statistics(first, second, box, cut, fitted, (one, other), scatter[0])
+    *both, within = block_statistics(first, second, box, cut, fitted, _sides(box), scatter[0])
     small, large = map(BlockFindings._make, both)
     lopsided = hidden(small, noise_gain)
     if small.number >= FEWEST and within > 0:
@@ -124,3 +123,17 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
     if gain is not None and GAIN_BEYOND * gain[1] < abs(gain[0]) <= MOST_GAIN:
         found += (gain[0] * gain[2]) ** 2
     return Shown(math.sqrt(found), noise, lopsided, slopes)
+
+
+def is_lopsided(  # noqa: PLR0917 - as above
+    first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[float, float, float], rms: float
+) -> bool:
+    """Return whether the pixels are lopsided all over the overlap; parameters as for :func:`shown_by`."""
+    small, _, _ = block_statistics(first, second, box, cut, fitted, _sides(box), rms)
+    return hidden(BlockFindings._make(small), 1.0) > 0.0
+
+
+def _sides(box: Box) -> tuple[int, int]:
+    """Return the sides of the blocks of both sizes."""
+    one, other = (max(LEAST_SIDE, round(math.sqrt(box[4] * box[5] / blocks))) for blocks in BLOCKS)
+    return one, other

@@ -197,3 +197,23 @@ def mask_sums(  # pragma: no cover - compiled
         sxy += r * columns
         syy += r * r * count
     return n, sx, sy, sxx, sxy, syy
+
+
+def kept_moments(parts: tuple[Image, Image, Box], cut: Cut) -> tuple[int, tuple[float, float], tuple[float, ...]]:
+    """Return the number, the centroid (within the box) and the 3x3 moments about it of the kept pixels.
+
+    The sums are whole numbers, so that nothing is lost where the centroid is taken out.
+    """
+    n, sx, sy, sxx, sxy, syy = mask_sums(*parts, cut)
+    xx, xy, yy = (
+        (n * product - one * other) / n for product, one, other in ((sxx, sx, sx), (sxy, sx, sy), (syy, sy, sy))
+    )
+    return n, (sx / n, sy / n), (float(n), 0.0, 0.0, 0.0, xx, xy, 0.0, xy, yy)
+
+
+def plane_step(sums: Floats) -> tuple[Floats, float]:
+    """Return the least-squares plane of what is left, a slope that no pixel sees being 0, and the mean square then."""
+    n, sx, sy, sxx, sxy, syy, *right, square = sums.tolist()
+    moments = np.array([[n, sx, sy], [sx, sxx, sxy], [sy, sxy, syy]])
+    step = np.linalg.pinv(moments, rcond=1e-12, hermitian=True) @ np.array(right)
+    return step, max(0.0, square - float(step @ right)) / n

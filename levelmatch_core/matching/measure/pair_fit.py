@@ -22,15 +22,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.measure import huber
-from levelmatch_core.matching.measure.block_jackknife import shown_by
+from levelmatch_core.matching.measure import huber, undersampled
+from levelmatch_core.matching.measure.block_jackknife import is_lopsided, shown_by
 from levelmatch_core.matching.measure.clipped_noise import clipped_part, kappa_of
 from levelmatch_core.matching.measure.core_level import off_core
 from levelmatch_core.matching.measure.difference_kernels import (
     Box,
     Cut,
     Image,
+    kept_moments,
     mask_sums,
+    plane_step,
     plane_sums,
     sift_difference,
 )
@@ -115,6 +117,8 @@ class _Pair:
     """Rows, columns."""
     parts: tuple[Image, Image, Box]
     """What the compiled passes take: the two images, as they are mapped from the store, and the box in them."""
+    smoothing: float = 0.0
+    """What smoothing adds to the sum of the autocorrelation."""
 
     @classmethod
     def of(cls, first: Cutout, second: Cutout) -> "_Pair | None":
@@ -132,7 +136,8 @@ class _Pair:
     def correlation(self) -> float:
         """Sum of the autocorrelation of the resampled noise."""
         first, second = self.first.record, self.second.record
-        return max(1.0, (first.noise_reach + second.noise_reach) / (first.noise_gain + second.noise_gain))
+        resampled = (first.noise_reach + second.noise_reach) / (first.noise_gain + second.noise_gain)
+        return max(1.0, resampled) + self.smoothing
 
     def sample(self) -> Array:
         """Return differences, not all of them valid, evenly spread over the box."""
@@ -215,16 +220,15 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     found = None if pair is None else _fitted(pair, fit_type, settings)
     moved = 0.0
     if pair is not None and found is not None and settings.match_psf:
-        before = float(found[0].coefficients[0])
-        pair, found = _psf_matched(pair, found, fit_type, settings)
-        moved = float(found[0].coefficients[0]) - before
+        pair, found, moved = _stars_matched(pair, found, fit_type, settings)
     if pair is None or found is None:
         return None
     fit, n_valid, extent, common = found
     gains, correlation = (first.record.noise_gain, second.record.noise_gain), pair.correlation
     mean_like = correlation * fit.mean_like
-    inefficiency = mean_like + fit.excess
-    n_used, (x, y), moments = _moments(pair, fit.cut)
+    own = undersampled.own_part if pair.smoothing else float
+    inefficiency = mean_like + own(fit.excess)
+    n_used, (x, y), moments = kept_moments(pair.parts, fit.cut)
     found_gain, alike = gain(*pair.parts, fit.cut, n_used)
     grown = None if found_gain is None else (found_gain.slope, found_gain.sigma, found_gain.brightness)
     stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), common * mean_like / inefficiency
@@ -232,14 +236,15 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     off = off_core(*pair.parts, fit.cut, (level, slope_x, slope_y))
     normal = fit.rms * math.sqrt(fit.mean_like * (correlation + huber.ADAPTIVE_VARIANCE - 1.0) / n_used)
     about, noise = (level, slope_x, slope_y), (fit.rms, normal)
-    shown = shown_by(*pair.parts, fit.cut, about, noise, stderr, shared, grown, min(gains))
+    left, noise_left, alone = undersampled.OF_SMOOTHED if pair.smoothing else (PSF_LEFT, 1.0, CLIPPED_ALONE)
+    shown = shown_by(*pair.parts, fit.cut, about, noise, stderr, shared, grown, noise_left * min(gains))
     efficient = None
     beyond_noise = 1.0 - n_used / n_valid - clipped_part(settings.sigma, settings.maxiters)
     part = min(max((CROWDED - beyond_noise) / (CROWDED - CLEAN), 0.0), 1.0)
     if fit.efficient is not None and part > 0:
         best, excess, apart = fit.efficient
-        left = excess + (1.0 - part) ** 2 * max(fit.excess - excess, 0.0)
-        efficient = level + part * (best - level), fit.rms * math.sqrt((mean_like + left) / n_used), apart
+        more = excess + (1.0 - part) ** 2 * max(fit.excess - excess, 0.0)
+        efficient = level + part * (best - level), fit.rms * math.sqrt((mean_like + own(more)) / n_used), apart
     off = max(off, shown.hidden)  # two ways to see the same
     centres = first.record.centre, second.record.centre
     return PairFit(
@@ -251,12 +256,12 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
         moments=moments,
         rms=fit.rms,
         stderr=stderr,
-        structure=math.hypot(off, shown.structure, PSF_LEFT * moved if abs(moved) > stderr else 0.0),
+        structure=math.hypot(off, shown.structure, left * moved if abs(moved) > stderr else 0.0),
         noise_by_blocks=shown.noise,
         tilt=shown.slopes if fit_type == "level" else None,
         reach=reach((pair.x0 + x, pair.y0 + y), centres) if fit_type == "level" else (0.0, 0.0),
         correlation=correlation,
-        shared=shared * max(0.0, 1.0 - CLIPPED_ALONE * max(0.0, beyond_noise - CROWDED)),
+        shared=shared * max(0.0, 1.0 - alone * max(0.0, beyond_noise - CROWDED)),
         extent=extent,
         linear=relative_extents(extent, first.record, second.record),
         converged=fit.converged,
@@ -268,6 +273,25 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
 
 
 _Found = tuple[_Fit, int, tuple[float, float], float]
+
+
+def _stars_matched(
+    pair: _Pair, found: _Found, fit_type: FitType, settings: MatchSettings
+) -> tuple[_Pair, _Found, float]:
+    """Return the pair with stars as alike as they can be made, its fit, and by how much a kernel for PSFs moves it."""
+    clipped = 1.0 - mask_sums(*pair.parts, found[0].cut)[0] / found[1]
+    if clipped - clipped_part(settings.sigma, settings.maxiters) > undersampled.CROWD:
+        smooth = replace(pair, parts=undersampled.smoothed(*pair.parts), smoothing=undersampled.AREA)
+        start = _fitted(smooth, fit_type, settings)
+        if start is not None:
+            matched, again = _psf_matched(smooth, start, fit_type, settings)
+            level, slope_x, slope_y = again[0].coefficients.tolist()
+            if again[0].rms ** 2 < undersampled.MOST_LEFT * found[0].rms ** 2 and not is_lopsided(
+                *matched.parts, again[0].cut, (level, slope_x, slope_y), again[0].rms
+            ):
+                return matched, again, level - float(start[0].coefficients[0])
+    matched, again = _psf_matched(pair, found, fit_type, settings)
+    return matched, again, float(again[0].coefficients[0] - found[0].coefficients[0])
 
 
 def _psf_matched(pair: _Pair, found: _Found, fit_type: FitType, settings: MatchSettings) -> tuple[_Pair, _Found]:
@@ -366,7 +390,7 @@ def _fit_plane(pair: _Pair, measured: Array, settings: MatchSettings) -> _Fit:
         if sums[0] == 0:  # sigma so small that nothing would be left
             cut = (level, slope_x, slope_y, -_FINITE, _FINITE)
             sums = plane_sums(*pair.parts, cut)
-        step, square = _plane_step(sums)
+        step, square = plane_step(sums)
         coefficients = coefficients + step
         allowed = np.maximum(settings.plane_fit_abs_tol, settings.plane_fit_rel_tol * np.abs(coefficients))
         converged = turn > 0 and bool(np.all(np.abs(step) <= allowed))
@@ -377,26 +401,6 @@ def _fit_plane(pair: _Pair, measured: Array, settings: MatchSettings) -> _Fit:
     converged = converged or moved <= SETTLED * math.sqrt(square / sums[0])
     kappa = kappa_of(settings.sigma, settings.plane_fit_maxiters)
     return _Fit(cut, coefficients, math.sqrt(square), kappa**-4, 0.0, converged, 0.0 if converged else moved)
-
-
-def _plane_step(sums: Array) -> tuple[Array, float]:
-    """Return the least-squares plane of what is left, a slope that no pixel sees being 0, and the mean square then."""
-    n, sx, sy, sxx, sxy, syy, *right, square = sums.tolist()
-    moments = np.array([[n, sx, sy], [sx, sxx, sxy], [sy, sxy, syy]])
-    step = np.linalg.pinv(moments, rcond=1e-12, hermitian=True) @ np.array(right)
-    return step, max(0.0, square - float(step @ right)) / n
-
-
-def _moments(pair: _Pair, cut: Cut) -> tuple[int, tuple[float, float], tuple[float, ...]]:
-    """Return the number, the centroid (within the box) and the 3x3 moments about it of the kept pixels.
-
-    The sums are whole numbers, so that nothing is lost where the centroid is taken out.
-    """
-    n, sx, sy, sxx, sxy, syy = mask_sums(*pair.parts, cut)
-    xx, xy, yy = (
-        (n * product - one * other) / n for product, one, other in ((sxx, sx, sx), (sxy, sx, sy), (syy, sy, sy))
-    )
-    return n, (sx / n, sy / n), (float(n), 0.0, 0.0, 0.0, xx, xy, 0.0, xy, yy)
 
 
 def _grid_plane(coefficients: Array, pair: _Pair, x: float, y: float) -> Plane:
