@@ -13,9 +13,12 @@ from levelmatch_core.matching.model.frames import Views, from_centroid
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.model.sample_points import POINTS, Shapes, holds, shapes_of, spread_evenly
 from levelmatch_core.matching.uncertainty.pair_noise import semidefinite_root
+from levelmatch_core.matching.uncertainty.plain_sampling import roots_by_exposure, sums_by_link
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import compiled_when_large
 
+PASSES = 20
+"""For a point of a link; more than numpy takes, since who has many such links has them in the next run, too."""
 Lists = tuple[Index, Index]
 """Concatenated lists: where each one starts (with one more entry than there are lists), and their elements."""
 
@@ -226,7 +229,7 @@ def _touched(  # noqa: PLR0917 - compiled  # pragma: no cover
     return many
 
 
-@compiled_when_large(lambda scene, start: 20 * int(start[-1]) * len(scene.unit))
+@compiled_when_large(lambda scene, start: PASSES * int(start[-1]) * len(scene.unit), sums_by_link)
 @njit(nogil=True, cache=True)
 def sums(scene: Scene, start: Index) -> tuple[Index, Index, Index, Array, Array, Array]:  # pragma: no cover
     """Return the fields of `_Links`."""
@@ -306,7 +309,7 @@ def _gram_of(  # noqa: PLR0917 - compiled  # pragma: no cover
     return gram
 
 
-@compiled_when_large(lambda scene, start, *_: 20 * int(start[-1]) * len(scene.unit))
+@compiled_when_large(lambda scene, start, *_: PASSES * int(start[-1]) * len(scene.unit), roots_by_exposure)
 @njit(nogil=True, cache=True)
 def roots(
     scene: Scene, start: Index, matched: Array, seen: NDArray[np.bool_], rows: Index
