@@ -111,7 +111,6 @@ def launch(
 
 def import_late(request: Request) -> None:
     """Import what a run needs late, for which it has the time now: it waits for what is compiled."""
-    import scipy.interpolate  # noqa: F401, PLC0415 - what this is about
 
     import levelmatch_core.products.report.page  # noqa: PLC0415
 
