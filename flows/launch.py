@@ -22,9 +22,10 @@ from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.missing import LocalInputs, as_given, reasons_of
 from levelmatch_core.pipeline import Request, outputs_of
+from levelmatch_core.process.beside import beside
 from levelmatch_core.process.compile_ahead import CompileAhead
 from levelmatch_core.process.log_context import logger_of
-from levelmatch_core.products.output.folder import OutputFolder
+from levelmatch_core.products.output.folder import RUN, OutputFolder
 from levelmatch_core.sky.store import CutoutStore
 
 logger = logger_of(__name__)
@@ -106,18 +107,27 @@ def launch(
         if ahead is not None:
             import_late(request)
             ahead.wait(files)
+        _paint_soon(request)
         return match_alone(request)
 
 
 def import_late(request: Request) -> None:
     """Import what a run needs late, for which it has the time now: it waits for what is compiled."""
-
-    import levelmatch_core.products.report.page  # noqa: PLC0415
+    import levelmatch_core.products.report.page  # noqa: F401, PLC0415 - what this is about
 
     if request.settings.figures != "none":
-        import astropy.visualization.wcsaxes  # noqa: F401, PLC0415
+        from levelmatch_core.products.figures import ready_to_paint  # noqa: PLC0415
 
-        import levelmatch_core.products.figures  # noqa: F401, PLC0415
+        ready_to_paint()
+
+
+def _paint_soon(request: Request) -> None:
+    """Let the process beside this one, if there is one, import what draws: a first run of an output draws for sure."""
+    helper = beside()
+    if helper is not None and not (request.output / RUN).exists():
+        from levelmatch_core.products.figures import ready_to_paint  # noqa: PLC0415
+
+        helper.prepare(ready_to_paint)
 
 
 @contextmanager
@@ -153,6 +163,7 @@ def _under_prefect(
             if ahead is not None:
                 import_late(request)
                 ahead.wait(files)
+            _paint_soon(request)  # the server, which has the other processor until now, answers
             state = level_match(
                 inputs=as_given(LocalInputs(request.inputs, request.missing)),
                 output=str(request.output),

@@ -80,8 +80,13 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
         with compiling_ahead() as ahead, home.home_in_use():  # Prefect complains at import of a home that is not there
             server = ephemeral_server.start()  # its start takes as long as everything that follows
             from flows.launch import launch  # noqa: PLC0415
+            from levelmatch_core.process.beside import working_beside  # noqa: PLC0415
 
-            summary = launch(_request(inputs, output, options), log_level, server, ahead, warnings)
+            request = _request(inputs, output, options)
+            # a process of this command alone may be forked: elsewhere, others have threads in it
+            alone = server is not None and ahead is None and request.settings.runner == "threads"
+            with working_beside(wanted=alone and request.settings.figures != "none"):
+                summary = launch(request, log_level, server, ahead, warnings)
         report(summary)
         if question is not None and server is not None:
             question.keep(summary, lines_of_result(summary.model_copy(update={"changed": False})), warnings)

@@ -6,6 +6,7 @@ matplotlib's figures are imported by who draws one: a run without changes needs 
 import math
 import threading
 from contextlib import ContextDecorator
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ def axes_at(fig: "Figure", left: float, bottom: float, width: float, height: flo
     return fig.add_axes((left / across, bottom / up, width / across, height / up), **options)
 
 
-def save(fig: "Figure", path: Path) -> None:
+def save(fig: "Figure", path: Path | BytesIO) -> None:
     """Write a PNG that names neither time nor software."""
     fig.savefig(path, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": COMPRESSION})
 

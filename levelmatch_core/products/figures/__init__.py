@@ -1,16 +1,19 @@
 """Figures, drawn from tables and results: they compute nothing that they show."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch
 from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.matching.results import PairResult, Solution
+from levelmatch_core.process.beside import beside
 from levelmatch_core.products.drawings.files import drawings_of
-from levelmatch_core.products.figures.level_error import draw_level_error
-from levelmatch_core.products.figures.mosaic import draw_mosaic
-from levelmatch_core.products.figures.pair import draw_pair
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.settings import MatchSettings
 
@@ -18,6 +21,9 @@ __all__ = ["choose_pairs", "draw_figures", "figure_file"]
 
 Write = Callable[[str, Callable[[Path], object]], OutputFile]
 """As `OutputFolder.write`."""
+
+Paint = Callable[[], bytes]
+"""Returns a file's content."""
 
 MAX_PAIRS = 8
 """Most pairs of a field that get a figure of their own."""
@@ -54,17 +60,58 @@ def draw_figures(
     The figures, in the order in which they are best looked at.
     """
     field, unit = field_match.field, field_match.field.unit
-    figures: list[tuple[str, Callable[[Path], object]]] = []
+    images: list[tuple[str, Paint]] = []
     if mosaic is not None:
-        figures.append(("mosaic", partial(draw_mosaic, mosaic=mosaic, title=field.name, match=field_match)))
+        of_mosaic = partial(painted, "mosaic", mosaic=mosaic, title=field.name, match=field_match)
+        images.append(("mosaic", of_mosaic))
     if level_error is not None:
-        figures.append(("level_error", partial(draw_level_error, level_error=level_error, title=field.name)))
-    figures += [(name, partial(Path.write_bytes, data=content)) for name, content in drawings_of(field_match)]
+        images.append(("level_error", partial(painted, "level_error", level_error=level_error, title=field.name)))
+    drawn = len(images)
     for number, (stage_name, pair, image) in enumerate(pair_images, start=1):
-        solution = _solution_of(field_match, stage_name, pair)
-        draw = partial(draw_pair, solution=solution, pair=pair, image=image, unit=unit, max_points=settings.max_points)
-        figures.append((f"pair_{number:02d}", draw))
-    return [write(figure_file(field.name, name), draw) for name, draw in figures]
+        # without all the others, which may be many, and are not shown
+        solution = _solution_of(field_match, stage_name, pair).model_copy(update={"pairs": (), "members": ()})
+        what = {"solution": solution, "pair": pair, "image": image, "unit": unit, "max_points": settings.max_points}
+        images.append((f"pair_{number:02d}", partial(painted, "pair", **what)))
+    with _begun([paint for _, paint in images]) as paints:
+        of_images = [(name, paint) for (name, _), paint in zip(images, paints, strict=True)]
+        drawings = [(name, partial(bytes, content)) for name, content in drawings_of(field_match)]
+        contents: list[tuple[str, Paint]] = [*of_images[:drawn], *drawings, *of_images[drawn:]]
+        return [
+            write(figure_file(field.name, name), partial(_put, content_of=content_of)) for name, content_of in contents
+        ]
+
+
+def painted(kind: str, **what: Any) -> bytes:  # noqa: ANN401 - what the painter takes
+    """Return the PNG that one of the modules of this package draws, which is imported by who draws."""
+    made = BytesIO()
+    getattr(import_module(f"{__name__}.{kind}"), f"draw_{kind}")(made, **what)
+    return made.getvalue()
+
+
+def ready_to_paint() -> None:
+    """Import what draws."""
+    for kind in ("pair", "mosaic", "level_error"):
+        import_module(f"{__name__}.{kind}")
+    import_module("astropy.visualization.wcsaxes")
+
+
+@contextmanager
+def _begun(paints: list[Paint]) -> Iterator[list[Paint]]:
+    """Have the process beside this one paint, if there is one, and yield what returns each of the images."""
+    helper = beside()
+    if helper is None:
+        yield paints
+        return
+    with ThreadPoolExecutor(1) as asking:
+        asked = [asking.submit(helper.call, paint) for paint in paints]
+        try:
+            yield [future.result for future in asked]
+        finally:
+            asking.shutdown(wait=False, cancel_futures=True)
+
+
+def _put(path: Path, content_of: Paint) -> None:
+    path.write_bytes(content_of())
 
 
 def figure_file(field: str, name: str) -> str:
