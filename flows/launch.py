@@ -22,7 +22,7 @@ from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.missing import LocalInputs, as_given, reasons_of
 from levelmatch_core.pipeline import Request, outputs_of
-from levelmatch_core.process.beside import beside
+from levelmatch_core.process.beside import process_beside
 from levelmatch_core.process.compile_ahead import CompileAhead
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.output.folder import RUN, OutputFolder
@@ -123,11 +123,11 @@ def import_late(request: Request) -> None:
 
 def _paint_soon(request: Request) -> None:
     """Let the process beside this one, if there is one, import what draws: a first run of an output draws for sure."""
-    helper = beside()
+    helper = process_beside()
     if helper is not None and not (request.output / RUN).exists():
         from levelmatch_core.products.figures import ready_to_paint  # noqa: PLC0415
 
-        helper.prepare(ready_to_paint)
+        helper.begin(ready_to_paint)
 
 
 @contextmanager

@@ -12,7 +12,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar
 
@@ -22,12 +24,15 @@ logger = logger_of(__name__)
 
 T = TypeVar("T")
 
+_NOT_HEARD = (signal.SIGINT, signal.SIGHUP)
+"""Signals that a terminal sends to all."""
+
 _LONGEST = 120.0
 """Seconds after which an answer is no longer waited for."""
 
 
 class Beside:
-    """The process.
+    """The process, and what it was asked for: one thing after another.
 
     Parameters
     ----------
@@ -39,45 +44,52 @@ class Beside:
 
     def __init__(self, connection: Connection, number: int) -> None:
         self._connection, self._number = connection, number
-        self._one_by_one = threading.Lock()
-        self._lost = False
+        self._asking = ThreadPoolExecutor(1)
+        self._begun: dict[bytes, Future[Any]] = {}
+        self._lost = self._stopped = False
 
-    def prepare(self, function: Callable[[], object]) -> None:
-        """Have it call a function, for which nobody waits."""
-        with self._one_by_one, suppress(OSError):
-            self._connection.send((function, (), False))
+    def begin(self, function: Callable[[], object]) -> None:
+        """Have it call a function, whose result :meth:`ask` may want later."""
+        words = pickle.dumps(function)
+        self._begun[sha256(words).digest()] = self._asking.submit(self._called, function, words)
 
-    def call(self, function: Callable[..., T], *arguments: object) -> T:
+    def ask(self, function: Callable[[], T]) -> "Future[T]":
+        """Have it call a function; if just that was begun, this gives the result of it."""
+        words = pickle.dumps(function)
+        begun = self._begun.pop(sha256(words).digest(), None)
+        return begun or self._asking.submit(self._called, function, words)
+
+    def stop(self) -> None:
+        """End it at once."""
+        self._stopped = True
+        self._asking.shutdown(wait=False, cancel_futures=True)
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self._number, signal.SIGKILL)
+            os.waitpid(self._number, 0)
+
+    def _called(self, function: Callable[[], T], words: bytes) -> T:
         """Return what a function returns there, or here if the process is lost; raise what it raises."""
-        with self._one_by_one:
-            answer = self._answer(function, arguments)
+        answer = self._answer(words)
         if answer is None:
-            return function(*arguments)
+            return function()
         done, found = answer
         if not done:
             raise found
         result: T = found
         return result
 
-    def stop(self) -> None:
-        """End it at once."""
-        self._lost = True
-        with suppress(ProcessLookupError, ChildProcessError):
-            os.kill(self._number, signal.SIGKILL)
-            os.waitpid(self._number, 0)
-        self._connection.close()
-
-    def _answer(self, function: Callable[..., object], arguments: tuple[object, ...]) -> tuple[bool, Any] | None:
+    def _answer(self, words: bytes) -> tuple[bool, Any] | None:
         """Return whether a function returned, and what, or what it raised; None if the process is lost."""
-        if self._lost:
-            return None
         try:
-            self._connection.send((function, arguments, True))
-            if self._connection.poll(_LONGEST):
-                answer: tuple[bool, Any] = self._connection.recv()
-                return answer
-        except (OSError, EOFError, pickle.PickleError) as error:
-            logger.info("the process that draws is lost (%s): this one draws", error or type(error).__name__)
+            if not self._lost:
+                self._connection.send_bytes(words)
+                if self._connection.poll(_LONGEST):
+                    answer: tuple[bool, Any] = self._connection.recv()
+                    return answer
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            if self._stopped:
+                raise CancelledError from error
+            logger.info("the process that draws is lost (%s): this one draws", str(error) or type(error).__name__)
         self._lost = True
         return None
 
@@ -85,7 +97,7 @@ class Beside:
 _beside: Beside | None = None
 
 
-def beside() -> Beside | None:
+def process_beside() -> Beside | None:
     """Return the process beside this one, if there is one."""
     return _beside
 
@@ -111,15 +123,19 @@ def working_beside(*, wanted: bool = True) -> Iterator[Beside | None]:
 def _forked() -> Beside:
     here, there = Pipe()
     alive, held = os.pipe()  # closed when this process ends
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_HEARD)
     child = os.fork()
     if not child:
-        status = 1
         with suppress(BaseException):
+            for number in _NOT_HEARD:  # the command hears them, and ends this process
+                signal.signal(number, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             here.close()
             os.close(held)
             _serve(there, alive)
-            status = 0
-        os._exit(status)  # nothing that this process has registered for its own end
+        os._exit(0)  # nothing that this process has registered for its own end
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     there.close()
     os.close(alive)
     return Beside(here, child)
@@ -127,21 +143,17 @@ def _forked() -> Beside:
 
 def _serve(connection: Connection, alive: int) -> None:
     """Do what is asked for until the connection is closed."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the command hears them, and ends this process
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
     gc.freeze()
     with suppress(EOFError):
         while True:
-            function, arguments, answered = connection.recv()
+            function = pickle.loads(connection.recv_bytes())  # noqa: S301 - of the process that made this one
             answer: tuple[bool, Any]
             try:
-                answer = True, function(*arguments)
+                answer = True, function()
             except Exception as error:  # noqa: BLE001 - raised again by who asked
                 answer = False, error
-            if answered:
-                connection.send(answer)
+            connection.send(answer)
 
 
 def _end_with(alive: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 from levelmatch_core.matching import graph_kernels, loop_closure
 from levelmatch_core.matching.model import common_pixels, design, sample_points
 from levelmatch_core.matching.uncertainty import packed_roots, pair_noise, sampling
+from levelmatch_core.matching.uncertainty.scene import Scene
 from levelmatch_core.process import small_work
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import CompiledWhenLarge, compiled_when_large, everything_compiled, interpreted
@@ -86,7 +87,7 @@ def drawn(seed):
     adjacent = graph_kernels.neighbours.compiled(n, first, second)
     matched = rng.normal(size=(pairs, 2, k, k))
     starts, packed = pair_noise._by_member.compiled(unit, shapes, adjacent, first, views, 3.7, matched)
-    scene = sampling.Scene(
+    scene = Scene(
         unit,
         shapes,
         rng.uniform(1, 2, n),
@@ -169,12 +170,12 @@ def test_every_function_that_is_interpreted_is_among_those_compared():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_noise_of_stacks_is_sampled_alike(seed):
-    """A point of an exposure counts in the pairs of its dithers, and in those of its stack with its part of the mean."""
+    """A point of an exposure counts in the pairs of its dithers, and in those of its stack with its weight there."""
     rng = np.random.default_rng(seed)
     shapes = sample_points.shapes_of([box_at(x, y) for x, y in rng.uniform(0, 1.5, (6, 2))])
     first, second = np.array([0, 1, 0, 3, 4, 6]), np.array([1, 2, 2, 4, 5, 7])
     begin, stacked = np.concatenate([np.arange(7), [9, 12]]), np.concatenate([np.arange(6), np.arange(6)])
-    scene = sampling.Scene(
+    scene = Scene(
         sample_points.spread_evenly(50),
         shapes,
         rng.uniform(1, 2, 6),

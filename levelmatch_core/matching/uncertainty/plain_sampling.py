@@ -4,7 +4,6 @@ As in :mod:`levelmatch_core.matching.uncertainty.plain_points`: sums are made in
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +11,10 @@ from numpy.typing import NDArray
 from levelmatch_core.matching.model.problem import Array, Index
 from levelmatch_core.matching.model.sample_points import plain_holds
 from levelmatch_core.matching.uncertainty.plain_points import lower_root, summed_products
-
-if TYPE_CHECKING:
-    from levelmatch_core.matching.uncertainty.sampling import Scene
+from levelmatch_core.matching.uncertainty.scene import Scene
 
 
-def sums_by_link(scene: "Scene", start: Index) -> tuple[Index, Index, Index, Array, Array, Array]:
+def sums_by_link(scene: Scene, start: Index) -> tuple[Index, Index, Index, Array, Array, Array]:
     """Return what :func:`levelmatch_core.matching.uncertainty.sampling.sums` does."""
     links = int(start[-1])
     pair_of, side_of = np.empty(links, dtype=np.int64), np.empty(links, dtype=np.int64)
@@ -40,7 +37,7 @@ def sums_by_link(scene: "Scene", start: Index) -> tuple[Index, Index, Index, Arr
 
 
 def roots_by_exposure(
-    scene: "Scene", start: Index, matched: Array, seen: NDArray[np.bool_], rows: Index
+    scene: Scene, start: Index, matched: Array, seen: NDArray[np.bool_], rows: Index
 ) -> tuple[Array, Index, Index]:
     """Return what :func:`levelmatch_core.matching.uncertainty.sampling.roots` does."""
     values, columns, counts = [np.empty(0)], [np.empty(0, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
@@ -74,7 +71,7 @@ class _Links:
     share: Array
 
     @classmethod
-    def of(cls, scene: "Scene", one: int) -> "_Links":
+    def of(cls, scene: Scene, one: int) -> "_Links":
         """Find the links of an exposure, and their points."""
         edges, starts, boxes = scene.shapes
         left, bottom, right, top = boxes[one].tolist()
@@ -94,7 +91,7 @@ class _Links:
         side = np.where(scene.first[pair] == np.array(members, dtype=np.int64)[owner], 0, 1)
         return cls(pair, side, inside[held], link, x[inside[held]], y[inside[held]], share)
 
-    def steps(self, scene: "Scene") -> tuple[Array, Array]:
+    def steps(self, scene: Scene) -> tuple[Array, Array]:
         """Return the steps from the centroids of the pairs to the points, in units of their scales."""
         places, back = scene.views
         pair, side = self.pair[self.link], self.side[self.link]
@@ -106,7 +103,7 @@ class _Links:
 
     def summed(self, values: Array) -> Array:
         """Return (L,) the sums of values over the points of each link."""
-        return np.bincount(self.link, weights=values, minlength=len(self.pair))
+        return np.asarray(np.bincount(self.link, weights=values, minlength=len(self.pair)), dtype=float)
 
 
 class _Covers:
@@ -120,7 +117,7 @@ class _Covers:
         The points.
     """
 
-    def __init__(self, scene: "Scene", x: Array, y: Array) -> None:
+    def __init__(self, scene: Scene, x: Array, y: Array) -> None:
         self._scene, self._x, self._y = scene, x, y
         self._known: dict[int, Array] = {}
         self._held: dict[int, NDArray[np.bool_]] = {}
@@ -148,7 +145,7 @@ class _Covers:
 
 
 def _gram_of(  # noqa: PLR0917 - those of the compiled function
-    scene: "Scene", one: int, found: _Links, matched: Array, size: Index, slot: Index
+    scene: Scene, one: int, found: _Links, matched: Array, size: Index, slot: Index
 ) -> Array:
     """Return what :func:`levelmatch_core.matching.uncertainty.sampling._gram_of` does."""
     noise = np.zeros((int(size.sum()), len(scene.unit)))

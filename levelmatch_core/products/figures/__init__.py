@@ -1,8 +1,6 @@
 """Figures, drawn from tables and results: they compute nothing that they show."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from io import BytesIO
@@ -12,7 +10,7 @@ from typing import Any
 from levelmatch_core.matching.corrections import FieldMatch, StageMatch
 from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.matching.results import PairResult, Solution
-from levelmatch_core.process.beside import beside
+from levelmatch_core.process.beside import process_beside
 from levelmatch_core.products.drawings.files import drawings_of
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.settings import MatchSettings
@@ -59,7 +57,7 @@ def draw_figures(
     -------
     The figures, in the order in which they are best looked at.
     """
-    field, unit = field_match.field, field_match.field.unit
+    field = field_match.field
     images: list[tuple[str, Paint]] = []
     if mosaic is not None:
         of_mosaic = partial(painted, "mosaic", mosaic=mosaic, title=field.name, match=field_match)
@@ -67,18 +65,25 @@ def draw_figures(
     if level_error is not None:
         images.append(("level_error", partial(painted, "level_error", level_error=level_error, title=field.name)))
     drawn = len(images)
+    images += paints_of_pairs(field_match, pair_images, settings)
+    paints = _begun([paint for _, paint in images])
+    of_images = [(name, paint) for (name, _), paint in zip(images, paints, strict=True)]
+    drawings = [(name, partial(bytes, content)) for name, content in drawings_of(field_match)]
+    contents: list[tuple[str, Paint]] = [*of_images[:drawn], *drawings, *of_images[drawn:]]
+    return [write(figure_file(field.name, name), partial(_put, content_of=content_of)) for name, content_of in contents]
+
+
+def paints_of_pairs(
+    field_match: FieldMatch, pair_images: Sequence[tuple[str, PairResult, Difference]], settings: MatchSettings
+) -> list[tuple[str, Paint]]:
+    """Return the names of the images of pairs, and what paints each of them; see :func:`draw_figures`."""
+    paints: list[tuple[str, Paint]] = []
     for number, (stage_name, pair, image) in enumerate(pair_images, start=1):
         # without all the others, which may be many, and are not shown
         solution = _solution_of(field_match, stage_name, pair).model_copy(update={"pairs": (), "members": ()})
-        what = {"solution": solution, "pair": pair, "image": image, "unit": unit, "max_points": settings.max_points}
-        images.append((f"pair_{number:02d}", partial(painted, "pair", **what)))
-    with _begun([paint for _, paint in images]) as paints:
-        of_images = [(name, paint) for (name, _), paint in zip(images, paints, strict=True)]
-        drawings = [(name, partial(bytes, content)) for name, content in drawings_of(field_match)]
-        contents: list[tuple[str, Paint]] = [*of_images[:drawn], *drawings, *of_images[drawn:]]
-        return [
-            write(figure_file(field.name, name), partial(_put, content_of=content_of)) for name, content_of in contents
-        ]
+        what = {"solution": solution, "pair": pair, "image": image, "max_points": settings.max_points}
+        paints.append((f"pair_{number:02d}", partial(painted, "pair", unit=field_match.field.unit, **what)))
+    return paints
 
 
 def painted(kind: str, **what: Any) -> bytes:  # noqa: ANN401 - what the painter takes
@@ -95,19 +100,10 @@ def ready_to_paint() -> None:
     import_module("astropy.visualization.wcsaxes")
 
 
-@contextmanager
-def _begun(paints: list[Paint]) -> Iterator[list[Paint]]:
-    """Have the process beside this one paint, if there is one, and yield what returns each of the images."""
-    helper = beside()
-    if helper is None:
-        yield paints
-        return
-    with ThreadPoolExecutor(1) as asking:
-        asked = [asking.submit(helper.call, paint) for paint in paints]
-        try:
-            yield [future.result for future in asked]
-        finally:
-            asking.shutdown(wait=False, cancel_futures=True)
+def _begun(paints: list[Paint]) -> list[Paint]:
+    """Have the process beside this one paint, if there is one, and return what returns each of the images."""
+    helper = process_beside()
+    return paints if helper is None else [helper.ask(paint).result for paint in paints]
 
 
 def _put(path: Path, content_of: Paint) -> None:
