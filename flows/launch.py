@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.garbage_collection import pass_over_imports
+from flows.garbage_collection import importing, pass_over_imports
 from flows.home import LOGGERS, Home, prepare_environment
 from flows.interruption import farewell
 from flows.orchestration import ephemeral_server
@@ -207,13 +207,14 @@ def engine(home: Home, server: ephemeral_server.EmbeddedServer | None, output: P
             if server is not None:
                 server.open()  # the server creates the database
             # imported here: Prefect and MLflow take seconds to import, and the server takes as long to start
-            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
+            with importing():
+                import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
 
-            from flows.level_match import no_heartbeats  # noqa: PLC0415
-            from flows.orchestration.cancelling import cancel_runs  # noqa: PLC0415
-            from flows.tracking.tracker import Tracker  # noqa: PLC0415
+                from flows.level_match import no_heartbeats  # noqa: PLC0415
+                from flows.orchestration.cancelling import cancel_runs  # noqa: PLC0415
+                from flows.tracking.tracker import Tracker  # noqa: PLC0415
 
-            pass_over_imports()
+                pass_over_imports()
             serving = stack.enter_context(ephemeral_server.in_place_of_prefects(server))
             if unmade:
                 Tracker(home).make_store()  # while the server creates its own
