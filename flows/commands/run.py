@@ -85,9 +85,8 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
                 from levelmatch_core.process.beside import working_beside  # noqa: PLC0415
 
             request = _request(inputs, output, options)
-            # a process of this command alone may be forked: elsewhere, others have threads in it
-            alone = server is not None and ahead is None and request.settings.runner == "threads"
-            with working_beside(wanted=alone and request.settings.figures != "none"):
+            chosen = request.settings
+            with working_beside(wanted=ahead is None and chosen.runner == "threads" and chosen.figures != "none"):
                 summary = launch(request, log_level, server, ahead, warnings)
         report(summary)
         if question is not None and server is not None:

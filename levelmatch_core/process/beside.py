@@ -24,6 +24,9 @@ logger = logger_of(__name__)
 
 T = TypeVar("T")
 
+_THREADS = 2
+"""Threads of a command at its beginning: one waits for signals, and one works."""
+
 _NOT_HEARD = (signal.SIGINT, signal.SIGHUP)
 """Signals that a terminal sends to all."""
 
@@ -106,10 +109,12 @@ def process_beside() -> Beside | None:
 def working_beside(*, wanted: bool = True) -> Iterator[Beside | None]:
     """Provide a process beside this one during the context; None where it is not wanted, or would be of no use.
 
-    One processor has enough to do without it, and elsewhere than on Linux libraries of the system forbid a fork.
+    One processor has enough to do without it, elsewhere than on Linux libraries of the system forbid a fork, and a fork of
+    a process with more threads than a command has may hang.
     """
     global _beside  # noqa: PLW0603 - of this process
-    if not wanted or sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
+    few = threading.active_count() <= _THREADS
+    if not (wanted and few) or sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
         yield None
         return
     _beside = _forked()

@@ -85,6 +85,17 @@ with working_beside(wanted={wanted}) as helper:
     assert told(program) == ["None"]
 
 
+def test_a_process_with_threads_is_not_forked():
+    program = """
+import threading
+for _ in range(2):
+    threading.Thread(target=time.sleep, args=(2,), daemon=True).start()
+with working_beside() as helper:
+    print(helper)
+"""
+    assert told(program) == ["None"]
+
+
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_it_ends_with_the_command_however_that_ends(number, busy):
