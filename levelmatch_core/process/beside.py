@@ -109,8 +109,8 @@ def process_beside() -> Beside | None:
 def working_beside(*, wanted: bool = True) -> Iterator[Beside | None]:
     """Provide a process beside this one during the context; None where it is not wanted, or would be of no use.
 
-    One processor has enough to do without it, elsewhere than on Linux libraries of the system forbid a fork, and a fork of
-    a process with more threads than a command has may hang.
+    One processor has enough to do without it, elsewhere than on Linux libraries of the system forbid a fork, and a
+    fork of a process with more threads than a command has may hang.
     """
     global _beside  # noqa: PLW0603 - of this process
     few = threading.active_count() <= _THREADS
