@@ -12,6 +12,7 @@ from levelmatch_core.matching.measure.pair_fit import Difference
 from levelmatch_core.matching.results import PairResult, Solution
 from levelmatch_core.process.beside import process_beside
 from levelmatch_core.products.drawings.files import drawings_of
+from levelmatch_core.products.drawings.mosaic_views import with_outlines_only
 from levelmatch_core.products.manifest import OutputFile
 from levelmatch_core.settings import MatchSettings
 
@@ -60,7 +61,8 @@ def draw_figures(
     field = field_match.field
     images: list[tuple[str, Paint]] = []
     if mosaic is not None:
-        of_mosaic = partial(painted, "mosaic", mosaic=mosaic, title=field.name, match=field_match)
+        outlined = with_outlines_only(field_match)
+        of_mosaic = partial(painted, "mosaic", mosaic=mosaic, title=field.name, match=outlined)
         images.append(("mosaic", of_mosaic))
     if level_error is not None:
         images.append(("level_error", partial(painted, "level_error", level_error=level_error, title=field.name)))
@@ -80,7 +82,8 @@ def paints_of_pairs(
     paints: list[tuple[str, Paint]] = []
     for number, (stage_name, pair, image) in enumerate(pair_images, start=1):
         # without all the others, which may be many, and are not shown
-        solution = _solution_of(field_match, stage_name, pair).model_copy(update={"pairs": (), "members": ()})
+        others = {"pairs": (), "members": (), "components": ()}
+        solution = _solution_of(field_match, stage_name, pair).model_copy(update=others)
         what = {"solution": solution, "pair": pair, "image": image, "max_points": settings.max_points}
         paints.append((f"pair_{number:02d}", partial(painted, "pair", unit=field_match.field.unit, **what)))
     return paints
