@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.garbage_collection import pass_over_imports
+from flows.garbage_collection import importing, pass_over_imports
 from flows.home import LOGGERS, Home, prepare_environment
 from flows.interruption import farewell
 from flows.orchestration import ephemeral_server
@@ -22,9 +22,10 @@ from levelmatch_core.errors import EngineError, ServerError
 from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.missing import LocalInputs, as_given, reasons_of
 from levelmatch_core.pipeline import Request, outputs_of
+from levelmatch_core.process.beside import process_beside
 from levelmatch_core.process.compile_ahead import CompileAhead
 from levelmatch_core.process.log_context import logger_of
-from levelmatch_core.products.output.folder import OutputFolder
+from levelmatch_core.products.output.folder import RUN, OutputFolder
 from levelmatch_core.sky.store import CutoutStore
 
 logger = logger_of(__name__)
@@ -106,19 +107,27 @@ def launch(
         if ahead is not None:
             import_late(request)
             ahead.wait(files)
+        _paint_soon(request)
         return match_alone(request)
 
 
 def import_late(request: Request) -> None:
     """Import what a run needs late, for which it has the time now: it waits for what is compiled."""
-    import scipy.interpolate  # noqa: F401, PLC0415 - what this is about
-
-    import levelmatch_core.products.report.page  # noqa: PLC0415
+    import levelmatch_core.products.report.page  # noqa: F401, PLC0415 - what this is about
 
     if request.settings.figures != "none":
-        import astropy.visualization.wcsaxes  # noqa: F401, PLC0415
+        from levelmatch_core.products.figures import ready_to_paint  # noqa: PLC0415
 
-        import levelmatch_core.products.figures  # noqa: F401, PLC0415
+        ready_to_paint()
+
+
+def _paint_soon(request: Request) -> None:
+    """Let the process beside this one, if there is one, import what draws: a first run of an output draws for sure."""
+    helper = process_beside()
+    if helper is not None and not (request.output / RUN).exists():
+        from levelmatch_core.products.figures import ready_to_paint  # noqa: PLC0415
+
+        helper.begin(ready_to_paint)
 
 
 @contextmanager
@@ -154,6 +163,7 @@ def _under_prefect(
             if ahead is not None:
                 import_late(request)
                 ahead.wait(files)
+            _paint_soon(request)  # the server, which has the other processor until now, answers
             state = level_match(
                 inputs=as_given(LocalInputs(request.inputs, request.missing)),
                 output=str(request.output),
@@ -197,13 +207,14 @@ def engine(home: Home, server: ephemeral_server.EmbeddedServer | None, output: P
             if server is not None:
                 server.open()  # the server creates the database
             # imported here: Prefect and MLflow take seconds to import, and the server takes as long to start
-            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
+            with importing():
+                import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415 - of a store in a file
 
-            from flows.level_match import no_heartbeats  # noqa: PLC0415
-            from flows.orchestration.cancelling import cancel_runs  # noqa: PLC0415
-            from flows.tracking.tracker import Tracker  # noqa: PLC0415
+                from flows.level_match import no_heartbeats  # noqa: PLC0415
+                from flows.orchestration.cancelling import cancel_runs  # noqa: PLC0415
+                from flows.tracking.tracker import Tracker  # noqa: PLC0415
 
-            pass_over_imports()
+                pass_over_imports()
             serving = stack.enter_context(ephemeral_server.in_place_of_prefects(server))
             if unmade:
                 Tracker(home).make_store()  # while the server creates its own

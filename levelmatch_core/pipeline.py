@@ -36,6 +36,7 @@ from levelmatch_core.jobs.products import (
     ReportJob,
     WriteJob,
     Written,
+    begin_figures,
     level_error_name,
     mosaic_name,
 )
@@ -193,6 +194,8 @@ def run(request: Request, store: CutoutStore, runner_of: Callable[[Workspace], J
             each = StrictRunner(each)
         each(lost_inputs(inventory.failures, request.settings), "files that cannot be used")
         matches = match_fields(inventory, request.settings, each, given, folder.previous, kept=folder.last)
+        if folder.last is None and matches:  # else they may be there already
+            begin_figures(matches[0], request.settings, store)
         matches, files, stale = write_products(matches, request, inventory, each, folder=folder, earlier=earlier)
         recorded = partial(
             record_of,

@@ -14,6 +14,7 @@ import cloup
 
 from flows.commands.console import BELOW, OK, UNFINISHED, clean_errors, lines_of_result, report, say, say_lines
 from flows.commands.options import examples, inputs_argument, located, matching_options, output_option, settings_of
+from flows.garbage_collection import importing
 
 if TYPE_CHECKING:
     from flows.nothing_new import LastRun
@@ -79,9 +80,14 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
         warnings: list[str] = []
         with compiling_ahead() as ahead, home.home_in_use():  # Prefect complains at import of a home that is not there
             server = ephemeral_server.start()  # its start takes as long as everything that follows
-            from flows.launch import launch  # noqa: PLC0415
+            with importing():
+                from flows.launch import launch  # noqa: PLC0415
+                from levelmatch_core.process.beside import working_beside  # noqa: PLC0415
 
-            summary = launch(_request(inputs, output, options), log_level, server, ahead, warnings)
+            request = _request(inputs, output, options)
+            chosen = request.settings
+            with working_beside(wanted=ahead is None and chosen.runner == "threads" and chosen.figures != "none"):
+                summary = launch(request, log_level, server, ahead, warnings)
         report(summary)
         if question is not None and server is not None:
             question.keep(summary, lines_of_result(summary.model_copy(update={"changed": False})), warnings)

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import cast
 
-from flows.garbage_collection import collect_rarely
+from flows.garbage_collection import collect_rarely, importing
 from flows.home import Home
 from flows.orchestration.own_pages import LOOPBACK, Application, OwnPages
 
@@ -36,11 +36,12 @@ def main() -> None:
     """Start the server named on the command line."""
     collect_rarely()
     what, port = sys.argv[1], int(sys.argv[2])
-    import uvicorn  # noqa: PLC0415 - rarely collected
+    with importing():
+        import uvicorn  # noqa: PLC0415 - rarely collected
 
+        if what == "embedded":
+            import prefect.server.api.server  # noqa: F401, PLC0415 - as above
     if what == "embedded":
-        import prefect.server.api.server  # noqa: F401, PLC0415 - as above
-
         from flows.new_databases.making import prefects_in_memory, put_prefects  # noqa: PLC0415 - as above
 
         home = Home.of()

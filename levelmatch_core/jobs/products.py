@@ -16,6 +16,7 @@ from levelmatch_core.jobs.science import sky_name
 from levelmatch_core.matching.corrections import Correction, ErrorMap, FieldMatch, StageMatch
 from levelmatch_core.matching.measure.pair_fit import Difference, difference
 from levelmatch_core.matching.results import PairResult, patch_of
+from levelmatch_core.process.beside import process_beside
 from levelmatch_core.process.malloc_trim import MANY, trim_memory
 from levelmatch_core.products.corrected.write import write_corrected
 from levelmatch_core.products.level_error import write_level_error
@@ -251,14 +252,10 @@ class FiguresJob(ProductJob):
     def run(self, workspace: Workspace) -> Written:
         """Draw the figures, with the difference images of the most notable pairs."""
         # imported here, since matplotlib takes a second to import, and a run without changes draws nothing
-        from levelmatch_core.products.figures import choose_pairs, draw_figures  # noqa: PLC0415
+        from levelmatch_core.products.figures import draw_figures  # noqa: PLC0415
 
         folder = workspace.output()
-        images = []
-        for stage, pair in choose_pairs(self.match) if self.settings.figures == "all" else ():
-            image = _image_of(stage, pair, workspace.store)
-            if image is not None:
-                images.append((stage.stage, pair, image))
+        images = _images_of_pairs(self.match, workspace.store) if self.settings.figures == "all" else []
         error = folder.path / self.level_error.name if self.level_error is not None else None
         files = draw_figures(
             on_one_map(self.match),
@@ -269,6 +266,16 @@ class FiguresJob(ProductJob):
             level_error=error,
         )
         return Written(files=tuple(files))
+
+
+def begin_figures(match: FieldMatch, settings: MatchSettings, store: CutoutStore) -> None:
+    """Have the process beside this one, if there is one, begin with the figures of pairs; all else comes later."""
+    helper = process_beside()
+    if helper is not None and settings.figures == "all" and not match.patches:
+        from levelmatch_core.products.figures import paints_of_pairs  # noqa: PLC0415 - as above
+
+        for _, paint in paints_of_pairs(match, _images_of_pairs(match, store), settings):
+            helper.begin(paint)
 
 
 class ReportJob(ProductJob):
@@ -317,6 +324,14 @@ class ReportJob(ProductJob):
         shown = [on_one_map(match_) for match_ in self.matches]
         writer = partial(write_report, record=self.record, field_matches=shown, images=images, title=self.title)
         return Written(files=(folder.write(REPORT, writer),))
+
+
+def _images_of_pairs(match: FieldMatch, store: CutoutStore) -> list[tuple[str, PairResult, Difference]]:
+    """Return stage, pair and difference of the pairs that get a figure."""
+    from levelmatch_core.products.figures import choose_pairs  # noqa: PLC0415 - as above
+
+    found = ((stage.stage, pair, _image_of(stage, pair, store)) for stage, pair in choose_pairs(match))
+    return [(stage, pair, image) for stage, pair, image in found if image is not None]
 
 
 def _image_of(stage: StageMatch, pair: PairResult, store: CutoutStore) -> Difference | None:

@@ -9,6 +9,7 @@ import pytest
 from levelmatch_core.matching import graph_kernels, loop_closure
 from levelmatch_core.matching.model import common_pixels, design, sample_points
 from levelmatch_core.matching.uncertainty import packed_roots, pair_noise, sampling
+from levelmatch_core.matching.uncertainty.scene import Scene
 from levelmatch_core.process import small_work
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import CompiledWhenLarge, compiled_when_large, everything_compiled, interpreted
@@ -86,7 +87,7 @@ def drawn(seed):
     adjacent = graph_kernels.neighbours.compiled(n, first, second)
     matched = rng.normal(size=(pairs, 2, k, k))
     starts, packed = pair_noise._by_member.compiled(unit, shapes, adjacent, first, views, 3.7, matched)
-    scene = sampling.Scene(
+    scene = Scene(
         unit,
         shapes,
         rng.uniform(1, 2, n),
@@ -165,3 +166,36 @@ def test_every_function_that_is_interpreted_is_among_those_compared():
     modules = graph_kernels, loop_closure, design, common_pixels, packed_roots, pair_noise, sampling
     every = {id(each) for module in modules for each in vars(module).values() if isinstance(each, CompiledWhenLarge)}
     assert every <= compared
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_of_stacks_is_sampled_alike(seed):
+    """A point of an exposure counts in the pairs of its dithers, and in those of its stack with its weight there."""
+    rng = np.random.default_rng(seed)
+    shapes = sample_points.shapes_of([box_at(x, y) for x, y in rng.uniform(0, 1.5, (6, 2))])
+    first, second = np.array([0, 1, 0, 3, 4, 6]), np.array([1, 2, 2, 4, 5, 7])
+    begin, stacked = np.concatenate([np.arange(7), [9, 12]]), np.concatenate([np.arange(6), np.arange(6)])
+    scene = Scene(
+        sample_points.spread_evenly(50),
+        shapes,
+        rng.uniform(1, 2, 6),
+        (np.arange(0, 13, 2), np.array([one for e in range(6) for one in (e, 6 + e // 3)])),
+        rng.uniform(0.5, 1, 12),
+        (begin, stacked),
+        rng.uniform(0.5, 1, 12),
+        graph_kernels.neighbours.compiled(8, first, second),
+        first,
+        (rng.normal(size=(6, 2, 2)), rng.normal(size=(6 if seed % 2 else 0, 2, 2, 2))),
+        rng.uniform(1, 2, 6),
+    )
+    degree = np.diff(scene.adjacent[0])[scene.members[1]]
+    start = np.concatenate([[0], np.cumsum(degree)])[scene.members[0]]
+    rows = np.concatenate([[0], np.cumsum([3, 3, 3, 1, 1, 3])])
+    matched = rng.normal(size=(6, 2, 3, 3))
+    matched[5] = np.inf if seed == 3 else matched[5]
+    for function, arguments in (
+        (sampling.sums, (scene, start)),
+        (sampling.roots, (scene, start, matched, rng.random(6) < 0.8, rows)),
+    ):
+        with np.errstate(divide="raise", over="ignore", invalid="ignore"):
+            assert bytes_of(function.plain(*arguments)) == bytes_of(function.compiled(*arguments)), function.__name__

@@ -10,6 +10,7 @@ from astropy.wcs import WCS
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 
 from levelmatch_core.errors import NoWcsError, PixelMapError
+from levelmatch_core.sky import pixelmap
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import (
     MAX_ERROR,
@@ -240,3 +241,10 @@ def test_a_plane_on_an_image_that_is_partly_off_the_sky() -> None:
     found = plane_on_image(plane, grid, wcs, (50, 50))
     assert (found[~seen] == 0).all()
     np.testing.assert_allclose(found[seen], plane(*grid.to_pixel(*sky[:, seen])), atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 9, 17, 33, 64])
+def test_the_splines_of_a_lattice_are_scipys(n):
+    from scipy.interpolate import CubicSpline  # noqa: PLC0415 - what is not imported for it
+
+    assert pixelmap._unit_spline(n).tobytes() == np.asarray(CubicSpline(np.arange(n), np.eye(n)).c).tobytes()

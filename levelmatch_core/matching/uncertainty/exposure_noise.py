@@ -26,7 +26,8 @@ from scipy.sparse import coo_array, csr_array, vstack
 
 from levelmatch_core.matching.model.problem import Array, Index, Problem
 from levelmatch_core.matching.uncertainty.pair_noise import FEWEST, TINY, noise_roots
-from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup, Scene, roots, sums
+from levelmatch_core.matching.uncertainty.sampling import roots, sums
+from levelmatch_core.matching.uncertainty.scene import Exposures, MatchedGroup, Scene
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from levelmatch_core.matching.results import Gauge
 from levelmatch_core.matching.stages import STAGES
 from levelmatch_core.matching.uncertainty.pair_noise import block_diagonal, pixel_variances
 from levelmatch_core.matching.uncertainty.propagation import Lattice, Solved, mosaic_levels, total_errors
-from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup
+from levelmatch_core.matching.uncertainty.scene import Exposures, MatchedGroup
 from levelmatch_core.process.blas_threads import one_blas_thread
 from levelmatch_core.settings import MatchSettings
 from levelmatch_core.sky.cutouts import CutoutRecord

@@ -77,15 +77,25 @@ def _packed(noise: Array) -> Array:
     wide, points = noise.shape
     if wide > points:
         return noise.ravel()
+    gram = summed_products(noise)
+    lower_root(gram)
+    return gram[_lower_triangle(wide)]
+
+
+def summed_products(noise: Array) -> Array:
+    """Return (wide, wide) the sum over points of the products of responses (wide, points), 0 where there is none."""
+    wide = len(noise)
     gram = np.zeros((wide, wide))
     columns, step = noise.T[noise.any(axis=0)], max(1, _AT_A_TIME // max(wide * wide, 1))
+    finite = np.isfinite(columns).all()
     for start in range(0, len(columns), step):
         part = columns[start : start + step]
         products = part[:, :, None] * part[:, None]
+        if not finite:  # infinite times nothing is nothing: no point has both
+            products[~((part != 0)[:, :, None] & (part != 0)[:, None])] = 0.0
         products[0] += gram
         gram = np.add.accumulate(products, axis=0)[-1]
-    _root(gram)
-    return gram[_lower_triangle(wide)]
+    return gram
 
 
 @lru_cache(maxsize=64)
@@ -94,7 +104,7 @@ def _lower_triangle(wide: int) -> NDArray[np.bool_]:
     return np.tri(wide, dtype=np.bool_)
 
 
-def _root(matrix: Array) -> None:
+def lower_root(matrix: Array) -> None:
     """Do what :func:`levelmatch_core.matching.uncertainty.pair_noise.semidefinite_root` does."""
     least = NO_PIVOT * max(0.0, *np.diag(matrix).tolist()) if len(matrix) else 0.0
     for j in range(len(matrix)):

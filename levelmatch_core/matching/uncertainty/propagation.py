@@ -21,7 +21,7 @@ from levelmatch_core.matching.model.problem import Array, SlopePrior
 from levelmatch_core.matching.uncertainty.component import prior_factor, to_gauge
 from levelmatch_core.matching.uncertainty.exposure_noise import PairErrors, pair_errors
 from levelmatch_core.matching.uncertainty.pair_noise import design
-from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup
+from levelmatch_core.matching.uncertainty.scene import Exposures, MatchedGroup
 
 EXACT = 600
 """Largest number of coefficients of all exposures that is propagated exactly."""

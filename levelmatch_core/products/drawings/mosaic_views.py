@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.corrections import FieldMatch
 from levelmatch_core.products.blocks import block_mean
+from levelmatch_core.sky.cutouts import CutoutRecord
 
 Outline = tuple[tuple[float, float], ...]
 """(x, y) of the corners of a footprint, in order."""
@@ -94,18 +95,31 @@ def _outlines(match: FieldMatch, wcs: WCS, step: int) -> tuple[Outline, ...]:
 
     A wide field is shown on another map than that of its members: it gets none.
     """
-    if match.patches:
-        return ()
-    members = match.stages[-1].members if match.stages else ()
-    cutouts = [member.cutout for member in members] or list(match.cutouts.values())
-    if len(cutouts) > MOST_OUTLINES:
-        return ()
+    cutouts = _outlined(match)
     # the mosaic is a part of the grid
     dx, dy = wcs.wcs.crpix - match.grid.wcs().wcs.crpix
     middle = (step - 1) / 2
     return tuple(
         tuple(((x + dx - middle) / step, (y + dy - middle) / step) for x, y in cutout.outline) for cutout in cutouts
     )
+
+
+def _outlined(match: FieldMatch) -> list[CutoutRecord]:
+    """Return what is outlined, which is nothing where it would be more than the eye can tell apart."""
+    if match.patches:
+        return []
+    members = match.stages[-1].members if match.stages else ()
+    cutouts = [member.cutout for member in members] or list(match.cutouts.values())
+    return cutouts if len(cutouts) <= MOST_OUTLINES else []
+
+
+def with_outlines_only(match: FieldMatch) -> FieldMatch | None:
+    """Return a field with no more than its outlines need, to be sent to another process; None if there are none."""
+    if not _outlined(match):
+        return None
+    stages = [match.stages[-1].model_copy(update={"solutions": ()})] if match.stages else []
+    lean = match.model_copy(update={"stages": tuple(stages), "corrections": (), "failures": (), "notes": ()})
+    return lean.model_copy(update={"cutouts": {}}) if stages and stages[0].members else lean
 
 
 def stretch(image: NDArray[np.float64]) -> AsinhNorm:

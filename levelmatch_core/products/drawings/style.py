@@ -5,11 +5,14 @@ matplotlib's figures are imported by who draws one: a run without changes needs 
 
 import math
 import threading
+import zlib
 from contextlib import ContextDecorator
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.colors import Colormap
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ class _OwnLook(ContextDecorator):
                 self._kept = mpl.rc_context()
                 self._kept.__enter__()
                 mpl.rcdefaults()
+                mpl.rcParams["axes.titley"] = 1.0  # where it is anyway: to find that out takes a fifteenth of a figure
             self._inside += 1
 
     def __exit__(self, *raised: object) -> None:
@@ -82,9 +86,14 @@ def axes_at(fig: "Figure", left: float, bottom: float, width: float, height: flo
     return fig.add_axes((left / across, bottom / up, width / across, height / up), **options)
 
 
-def save(fig: "Figure", path: Path) -> None:
+def save(fig: "Figure", path: Path | BytesIO) -> None:
     """Write a PNG that names neither time nor software."""
-    fig.savefig(path, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": COMPRESSION})
+    from PIL import Image  # noqa: PLC0415 - see the module
+
+    fig.canvas.draw()
+    seen = np.ascontiguousarray(np.asarray(fig.canvas.buffer_rgba())[..., :3])  # type: ignore[attr-defined]
+    # nothing shines through; of noise, runs are all that zlib finds, in two thirds of the time
+    Image.fromarray(seen).save(path, format="png", dpi=(DPI, DPI), compress_level=COMPRESSION, compress_type=zlib.Z_RLE)
 
 
 def colour_map(name: str) -> Colormap:

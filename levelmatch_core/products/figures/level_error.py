@@ -1,5 +1,6 @@
 """How sure the mosaic's levels are, on the sky."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ _LEFT, _RIGHT, _BELOW, _ABOVE = 0.95, 1.15, 0.55, 0.35
 
 
 @style.own_look
-def draw_level_error(path: Path, level_error: Path, title: str) -> None:
+def draw_level_error(path: Path | BytesIO, level_error: Path, title: str) -> None:
     """Draw the map of errors.
 
     Parameters
     ----------
     path
-        The PNG to write.
+        The PNG to write, or a buffer for it.
     level_error
         The FITS file that :func:`levelmatch_core.products.level_error.write_level_error` wrote.
     title

@@ -1,6 +1,7 @@
 """The mosaic before and after, and what was changed, side by side on the sky."""
 
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,13 @@ _LEFT, _BETWEEN, _BAR, _RIGHT, _BELOW, _ABOVE = 0.95, 0.2, 0.95, 0.95, 0.55, 0.3
 
 
 @style.own_look
-def draw_mosaic(path: Path, mosaic: Path, title: str, match: FieldMatch | None = None) -> None:
+def draw_mosaic(path: Path | BytesIO, mosaic: Path, title: str, match: FieldMatch | None = None) -> None:
     """Draw a mosaic before and after correction with one stretch, each minus its median, and their difference.
 
     Parameters
     ----------
     path
-        The PNG to write.
+        The PNG to write, or a buffer for it.
     mosaic
         A mosaic's FITS file, with the images SCI and BEFORE.
     title

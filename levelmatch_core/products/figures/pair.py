@@ -1,6 +1,7 @@
 """One pair: its difference image, and what was fitted to it."""
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,14 @@ from levelmatch_core.products.drawings import style
 
 @style.own_look
 def draw_pair(
-    path: Path, solution: Solution, pair: PairResult, image: Difference, *, unit: str, max_points: int
+    path: Path | BytesIO, solution: Solution, pair: PairResult, image: Difference, *, unit: str, max_points: int
 ) -> None:
     """Draw a pair's difference with its histogram (level), or with the plane and what the plane leaves.
 
     Parameters
     ----------
     path
-        The PNG to write.
+        The PNG to write, or a buffer for it.
     solution
         What the pair is of.
     pair

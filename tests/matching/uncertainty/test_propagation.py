@@ -11,7 +11,7 @@ from levelmatch_core.matching.model.problem import Problem, shift
 from levelmatch_core.matching.uncertainty.component import sigmas
 from levelmatch_core.matching.uncertainty.exposure_noise import pair_errors
 from levelmatch_core.matching.uncertainty.propagation import Lattice, Solved, mosaic_levels, total_errors
-from levelmatch_core.matching.uncertainty.sampling import Exposures, MatchedGroup
+from levelmatch_core.matching.uncertainty.scene import Exposures, MatchedGroup
 
 SIZE = 24
 NOISE = np.array([1.0, 1.6, 0.8])
