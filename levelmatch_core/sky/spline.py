@@ -12,14 +12,15 @@ next to them has no value. So are dark ones (dead pixels), where the sky about t
 """
 
 import math
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.process.small_work import compiled_when_large
+from levelmatch_core.process.small_work import compiled_when_large, interpreted
 from levelmatch_core.sky.clipping import MAD_TO_SIGMA
-from levelmatch_core.sky.kernels import positions_in_row
+from levelmatch_core.sky.kernels import BAND, plain_positions, positions_in_row
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -92,6 +93,25 @@ def coefficients(data: Image) -> tuple[Floats, Flags]:
     return padded, wild
 
 
+def _plain_wild(data: Image, noise: float, wild: Flags) -> None:
+    """Do what :func:`flag_wild` does: look at what is off its sky only, which is found in the whole image."""
+    ny, nx = data.shape
+    low, high = _plain_ordered(data[2 : ny - 2, : nx - 4], data[2 : ny - 2, 4:])
+    other, upper = _plain_ordered(data[: ny - 4, 2 : nx - 2], data[4:, 2 : nx - 2])
+    sky = np.where(low <= other, _plain_ordered(other, high)[0], _plain_ordered(low, upper)[0])
+    off = np.abs(data[2 : ny - 2, 2 : nx - 2].astype(np.float64) - sky) > ALONE * noise
+    flag, places = interpreted(_flag), (2 + np.argwhere(off)).tolist()
+    for turn in range(2):
+        for r, c in places:
+            flag(data, r, c, noise, turn, wild)
+
+
+def _plain_ordered(a: Image, b: Image) -> tuple[Image, Image]:
+    """Return the lower and the higher of two; as compiled code has it, the first where either is NaN."""
+    return np.where(b < a, b, a), np.where(b > a, b, a)
+
+
+@compiled_when_large(lambda data, *_: data.size // 20, _plain_wild)
 @njit(nogil=True, cache=True)
 def flag_wild(data: Image, noise: float, wild: Flags) -> None:  # pragma: no cover - compiled
     """Flag isolated pixels (see :data:`ALONE`), also those next to a wild one that stands out more.
@@ -99,25 +119,32 @@ def flag_wild(data: Image, noise: float, wild: Flags) -> None:  # pragma: no cov
     Dark ones likewise, where all about them is even.
     """
     ny, nx = data.shape
-    limit = ALONE * noise
     for turn in range(2):
         for r in range(2, ny - 2):
             for c in range(2, nx - 2):
-                value = np.float64(data[r, c])
-                sky = _second_lowest(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
-                if not abs(value - sky) > limit:  # also for NaN
-                    continue
-                sign = 1.0 if value > sky else -1.0
-                left, right = sign * data[r, c - 1], sign * data[r, c + 1]
-                below, above = sign * data[r - 1, c], sign * data[r + 1, c]
-                if not _stands_out(sign * value, sign * sky, (left, right, below, above), noise):
-                    continue
-                if sign < 0.0 and not _is_dead(data, r, c, sky, noise):
-                    continue
-                if turn == 0:
-                    wild[r, c] = not sign * value < max(left, right, below, above)
-                elif wild[r, c - 1] | wild[r, c + 1] | wild[r - 1, c] | wild[r + 1, c]:
-                    wild[r, c] = 1
+                _flag(data, r, c, noise, turn, wild)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _flag(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    data: Image, r: int, c: int, noise: float, turn: int, wild: Flags
+) -> None:
+    """Flag a pixel in the first or the second turn, if it is isolated."""
+    value = np.float64(data[r, c])
+    sky = _second_lowest(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
+    if not abs(value - sky) > ALONE * noise:  # also for NaN
+        return
+    sign = 1.0 if value > sky else -1.0
+    left, right = sign * data[r, c - 1], sign * data[r, c + 1]
+    below, above = sign * data[r - 1, c], sign * data[r + 1, c]
+    if not _stands_out(sign * value, sign * sky, (left, right, below, above), noise):
+        return
+    if sign < 0.0 and not _is_dead(data, r, c, sky, noise):
+        return
+    if turn == 0:
+        wild[r, c] = not sign * value < max(left, right, below, above)
+    elif wild[r, c - 1] | wild[r, c + 1] | wild[r - 1, c] | wild[r + 1, c]:
+        wild[r, c] = 1
 
 
 @njit(nogil=True, cache=True, no_cpython_wrapper=True)
@@ -137,7 +164,7 @@ def _stands_out(  # pragma: no cover - compiled
     height = value - sky
     limit = sky + FLANK * height + FLANK_NOISE * noise
     left, right, below, above = beside
-    dark = (left < limit) + (right < limit) + (below < limit) + (above < limit)
+    dark = int(left < limit) + int(right < limit) + int(below < limit) + int(above < limit)
     # of a faint star each neighbour alone is lost in the noise, three together less so; a hit may be of two pixels
     three = left + right + below + above - max(left, right, below, above) - 3.0 * sky
     return dark >= 3 and not three > FLANKS * height
@@ -150,6 +177,26 @@ def _second_lowest(a: float, b: float, c: float, d: float) -> float:  # pragma: 
     return min(other, max(a, b)) if low <= other else min(low, max(c, d))
 
 
+def _plain_fill(data: Image, wild: Flags, padded: Floats) -> None:
+    """Do what :func:`fill` does."""
+    ny, nx = data.shape
+    out, valid = padded[MARGIN : MARGIN + ny, MARGIN : MARGIN + nx], np.isfinite(data) & (wild == 0)
+    out[...] = data
+    for r in np.flatnonzero(~valid.all(axis=1) & valid.any(axis=1)):
+        here, bad = np.flatnonzero(valid[r]), np.flatnonzero(~valid[r])
+        after = here.searchsorted(bad)
+        last = np.where(after > 0, here[after - 1], -1)
+        following = here[np.minimum(after, here.size - 1)]
+        value = out[r, following]
+        before = np.where(last < 0, value, out[r, last])
+        part = (bad - last) / np.maximum(following - last, 1)
+        out[r, bad] = np.where(after < here.size, (1.0 - part) * before + part * value, before)
+    rows = np.maximum.accumulate(np.where(valid.any(axis=1), np.arange(ny), -1))
+    first = rows[rows >= 0].min(initial=ny)
+    out[...] = out[np.where(rows >= 0, rows, first)] if first < ny else 0.0
+
+
+@compiled_when_large(lambda data, *_: data.size // 50, _plain_fill)
 @njit(nogil=True, cache=True)
 def fill(data: Image, wild: Flags, padded: Floats) -> None:  # pragma: no cover - compiled
     """Copy the image between the margins, with invalid and wild pixels interpolated along rows.
@@ -323,6 +370,37 @@ def _gain(a: float, b: float, c: float, d: float) -> float:  # pragma: no cover 
     return 3.0 * found
 
 
+def _plain_sharp(  # noqa: PLR0917 - those of the compiled function
+    padded: Floats,
+    pieces: Floats,
+    lattice: Floats,
+    positions: Floats,
+    origin: tuple[float, float],
+    out: Image,
+    out_variance: Image,
+) -> float:
+    """Do what :func:`sharpen` does."""
+    (ny, nx), change = out.shape, np.zeros(1)
+    rows, columns = padded.shape[0] - 2 * MARGIN, padded.shape[1] - 2 * MARGIN
+    for start in range(0, ny, BAND):
+        band = slice(start, min(start + BAND, ny))
+        x, y = plain_positions((pieces, lattice, positions), origin, band, nx, nx)
+        inside = ~np.isnan(out[band]) & (x >= 0.0) & (y >= 0.0) & (x <= columns - 1.0) & (y <= rows - 1.0)
+        x, y = x[inside], y[inside]
+        j, i = x.astype(np.int64), y.astype(np.int64)
+        fx, fy = x - j, y - i
+        along, across = _weights.py_func(fx), _weights.py_func(fy)
+        lines = ([weight * padded[i + k, j + 1 + m] for m, weight in enumerate(along)] for k in range(1, 5))
+        out[band][inside] = reduce(np.add, (w * reduce(np.add, line) for w, line in zip(across, lines, strict=True)))
+        before = ((1.0 - fx) * (1.0 - fx) + fx * fx) * ((1.0 - fy) * (1.0 - fy) + fy * fy)
+        after = _gain.py_func(*along) * _gain.py_func(*across)
+        change = np.add.accumulate(np.concatenate([change, after - before]))[-1:]
+        if out_variance.size > 0:
+            out_variance[band][inside] = out_variance[band][inside] * (after / before)
+    return float(change[0])
+
+
+@compiled_when_large(lambda *given: given[5].size // 3, _plain_sharp)
 @njit(nogil=True, cache=True)
 def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     padded: Floats,

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large, in_turn
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -18,6 +19,18 @@ FEWEST = 3
 """With fewer values no wrong one can be identified."""
 
 
+def _plain_medians(values: Image, median: Floats) -> None:
+    """Do what :func:`medians` does."""
+    ordered = np.sort(values.astype(np.float64), axis=0, kind="stable")  # NaN last
+    n = np.count_nonzero(~np.isnan(ordered), axis=0)[None]
+    lower, upper = (
+        np.take_along_axis(ordered, np.minimum(at, len(ordered) - 1), axis=0)[0]
+        for at in (np.maximum(n - 1, 0) // 2, n // 2)
+    )
+    median[...] = np.where(n[0] % 2 == 1, upper, 0.5 * (lower + upper))
+
+
+@compiled_when_large(lambda values, _: values.size // 10, _plain_medians)
 @njit(nogil=True, cache=True)
 def medians(values: Image, median: Floats) -> None:  # pragma: no cover - compiled
     """Fill in (rows, columns) the median of the valid values of (parts, rows, columns); NaN where there are none."""
@@ -56,6 +69,57 @@ def _step(median: Floats, r: int, c: int) -> float:  # pragma: no cover - compil
     return largest
 
 
+def _plain_steps(median: Floats) -> Floats:
+    """Return what :func:`_step` does, for all pixels but those of the first and last row."""
+    rows, columns = median.shape
+    here, largest = median[1:-1], np.zeros((rows - 2, columns))
+    beside = np.full((rows, columns + 2), np.nan)
+    beside[:, 1:-1] = median
+    for dr, dc in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        step = np.abs(beside[1 + dr : rows - 1 + dr, 1 + dc : 1 + dc + columns] - here)
+        largest = np.fmax(largest, step)
+    return largest
+
+
+def _plain_mean(  # noqa: PLR0917 - those of the compiled function
+    values: Image,
+    variances: Image,
+    median: Floats,
+    noise: Floats,
+    weights: Floats,
+    mean: Floats,
+    variance: Floats,
+    coverage: NDArray[np.int32],
+    shares: Floats,
+) -> None:
+    """Do what :func:`robust_mean` does."""
+    middle, here = median[1:-1], values[:, 1:-1].astype(np.float64)
+    sigma, spread = np.broadcast_to(noise[:, None, None], here.shape), np.zeros((0, *mean.shape))
+    if variances.size > 0:
+        spread = variances[:, 1:-1].astype(np.float64)
+        sigma = np.fmax(sigma, np.sqrt(spread))
+    off = np.abs(here - middle)
+    allowed = np.where(np.count_nonzero(~np.isnan(here), axis=0) < FEWEST, np.inf, STEEP * _plain_steps(median))
+    # for example, of four values in two pairs none is near the median
+    none = ~(off <= allowed + LIMIT * sigma).any(axis=0)
+    near = off <= np.where(none, np.inf, allowed) + LIMIT * sigma
+    total, weight = np.zeros(mean.shape), np.zeros(mean.shape)
+    for each, value, used in zip(weights, here, near, strict=True):
+        total += np.where(used, each * value, 0.0)
+        weight += np.where(used, each, 0.0)
+    valid = ~np.isnan(middle)
+    mean[...], coverage[...] = np.nan, np.where(valid, np.count_nonzero(near, axis=0), 0)
+    mean[valid] = total[valid] / weight[valid]
+    used, whole = near[:, valid], weight[valid]
+    for p, each in enumerate(weights):
+        part = each / whole
+        shares[p] = in_turn(np.concatenate([shares[p : p + 1], np.where(used[p], part * part, 0.0)]))
+    if variances.size > 0:
+        square = in_turn(np.where(used, (weights * weights)[:, None] * spread[:, valid], 0.0))
+        variance[valid] = square / (whole * whole)
+
+
+@compiled_when_large(lambda values, *_: values.size // 8, _plain_mean)
 @njit(nogil=True, cache=True)
 def robust_mean(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     values: Image,
