@@ -38,7 +38,7 @@ FEW_BYTES = 1 << 28
 _REST = "rest"
 """The argument for which what the graph needs is compiled, and else all the rest."""
 
-_LATE = {"_subtract_swapped", "add_part", "medians", "robust_mean", "row_ends", "share", "spline_box"}
+_LATE = {"add_part", "medians", "robust_mean", "row_ends", "share", "spline_box"}
 """What only stacks and products need, which come after all measurements of a tile or of all tiles."""
 
 _LATER, _OF_GRAPH = "1", "2"
@@ -53,7 +53,7 @@ class Listed(NamedTuple):
     Attributes
     ----------
     turn
-        "0" is what a run needs at once, "1" what it needs late, "2" what its graph needs.
+        "0" is what a run needs at once, "1" what it needs late, "2" what its graph and its products need.
     module, function
         Where it is.
     arguments
@@ -233,7 +233,8 @@ def _compiled(entries: list[Listed]) -> bool:
 
 def turn_of(module: str, function: str) -> str:
     """Return the turn of a function; see :class:`Listed`."""
-    if module.startswith("levelmatch_core.matching.") and not module.startswith("levelmatch_core.matching.measure."):
+    of_pixels = "levelmatch_core.images.", "levelmatch_core.matching.measure.", "levelmatch_core.sky."
+    if not module.startswith(of_pixels):
         return _OF_GRAPH
     return _LATER if function in _LATE else "0"
 

@@ -131,7 +131,7 @@ def plain_positions(
     pieces, lattice, positions = maps
     if positions.size > 0:
         return positions[:, rows]
-    y = origin[1] + np.arange(rows.start, rows.stop)
+    y = np.asarray(origin[1] + np.arange(rows.start, rows.stop), np.float64)
     out = np.empty((2, y.size, nx))
     for start in range(0, nx, run):
         plain_spline(pieces, lattice, y, origin[0] + start, out[:, :, start : start + run])
@@ -140,7 +140,7 @@ def plain_positions(
 
 def _plain_box(pieces: Floats, lattice: Floats, x0: float, y0: float, out: Floats) -> None:
     """Do what :func:`spline_box` does."""
-    plain_spline(pieces, lattice, y0 + np.arange(out.shape[1]), x0, out)
+    plain_spline(pieces, lattice, np.asarray(y0 + np.arange(out.shape[1]), np.float64), x0, out)
 
 
 @compiled_when_large(lambda *given: given[-1].size // 40, _plain_box)

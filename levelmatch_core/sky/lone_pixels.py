@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from levelmatch_core.images.contents.blanks import is_scattered
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import compiled_when_large
-from levelmatch_core.sky.clipping import MAD_TO_SIGMA
-from levelmatch_core.sky.spline import pixel_noise
+from levelmatch_core.sky.robust.clipping import MAD_TO_SIGMA, pixel_noise
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -165,7 +164,7 @@ def _plain_lone(
     along = np.where(value > middle, beside - middle, middle - beside)
     lone = (n >= _LEAST) & (height > far * np.maximum(noise, scatter)) & ~(along >= ALONG * height + chance * noise)
     found[rows[lone], columns[lone]] = 1
-    return examined, np.count_nonzero(lone)
+    return examined, int(np.count_nonzero(lone))
 
 
 def _about(padded: Floats, rows: NDArray[np.int64], columns: NDArray[np.int64], steps: NDArray[np.int64]) -> Floats:

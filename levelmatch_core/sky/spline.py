@@ -12,15 +12,14 @@ next to them has no value. So are dark ones (dead pixels), where the sky about t
 """
 
 import math
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import compiled_when_large, interpreted
-from levelmatch_core.sky.clipping import MAD_TO_SIGMA
 from levelmatch_core.sky.kernels import BAND, plain_positions, positions_in_row
+from levelmatch_core.sky.robust.clipping import pixel_noise
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -45,27 +44,6 @@ star have 0.6."""
 DEEP = 30.0
 """A dark pixel is wild (dead) if it is this many standard deviations below those about it: of gaps between the stars of
 a crowd some are a third as deep."""
-SAMPLE = 16384
-"""Number of differences of neighbours from which the noise is estimated."""
-
-
-def pixel_noise(data: Image, sample: int = SAMPLE) -> float:
-    """Return the standard deviation of the pixel noise of an image from so many differences of neighbours in rows."""
-    step = max(1, math.isqrt(data.size // sample))
-    rows = data[::step]
-    with np.errstate(invalid="ignore"):
-        steps = np.subtract(rows[:, 1::step], rows[:, :-1:step][:, : rows[:, 1::step].shape[1]], dtype=np.float64)
-    steps = steps[np.isfinite(steps)]
-    return MAD_TO_SIGMA * _median(np.abs(steps)) / math.sqrt(2.0) if steps.size else 0.0
-
-
-def _median(values: Floats) -> float:
-    """Return the median of finite values, as numpy does, which takes four times as long to look for others."""
-    middle = values.size // 2
-    if values.size % 2:
-        return float(np.partition(values, middle)[middle])
-    lower, upper = np.partition(values, (middle - 1, middle))[middle - 1 : middle + 1]
-    return float((lower + upper) / 2)
 
 
 def coefficients(data: Image) -> tuple[Floats, Flags]:
@@ -100,10 +78,16 @@ def _plain_wild(data: Image, noise: float, wild: Flags) -> None:
     other, upper = _plain_ordered(data[: ny - 4, 2 : nx - 2], data[4:, 2 : nx - 2])
     sky = np.where(low <= other, _plain_ordered(other, high)[0], _plain_ordered(low, upper)[0])
     off = np.abs(data[2 : ny - 2, 2 : nx - 2].astype(np.float64) - sky) > ALONE * noise
-    flag, places = interpreted(_flag), (2 + np.argwhere(off)).tolist()
+    r, c = 2 + np.array(np.nonzero(off))
+    value, level = data[r, c].astype(np.float64), sky[r - 2, c - 2]
+    sign = np.where(value > level, 1.0, -1.0)
+    limit = sign * level + FLANK * (sign * value - sign * level) + FLANK_NOISE * noise
+    beside = np.array([sign * data[r + dr, c + dc] for dr, dc in ((0, -1), (0, 1), (-1, 0), (1, 0))])
+    places = np.stack([r, c], axis=1)[np.count_nonzero(beside < limit, axis=0) >= 3].tolist()
+    flag = interpreted(_flag)
     for turn in range(2):
-        for r, c in places:
-            flag(data, r, c, noise, turn, wild)
+        for place in places:
+            flag(data, *place, noise, turn, wild)
 
 
 def _plain_ordered(a: Image, b: Image) -> tuple[Image, Image]:
@@ -179,21 +163,20 @@ def _second_lowest(a: float, b: float, c: float, d: float) -> float:  # pragma: 
 
 def _plain_fill(data: Image, wild: Flags, padded: Floats) -> None:
     """Do what :func:`fill` does."""
-    ny, nx = data.shape
-    out, valid = padded[MARGIN : MARGIN + ny, MARGIN : MARGIN + nx], np.isfinite(data) & (wild == 0)
-    out[...] = data
-    for r in np.flatnonzero(~valid.all(axis=1) & valid.any(axis=1)):
-        here, bad = np.flatnonzero(valid[r]), np.flatnonzero(~valid[r])
-        after = here.searchsorted(bad)
-        last = np.where(after > 0, here[after - 1], -1)
-        following = here[np.minimum(after, here.size - 1)]
-        value = out[r, following]
-        before = np.where(last < 0, value, out[r, last])
-        part = (bad - last) / np.maximum(following - last, 1)
-        out[r, bad] = np.where(after < here.size, (1.0 - part) * before + part * value, before)
+    (ny, nx), valid, flat = data.shape, np.isfinite(data) & (wild == 0), data.astype(np.float64).ravel()
+    here, bad = np.flatnonzero(valid), np.flatnonzero(~valid)
+    if here.size:
+        row, after = bad // nx, here.searchsorted(bad)
+        one, other = here[np.maximum(after - 1, 0)], here[np.minimum(after, here.size - 1)]
+        follows, leads = (one < bad) & (one // nx == row), (other > bad) & (other // nx == row)
+        last = np.where(follows, one, row * nx - 1)
+        before = flat[np.where(follows, one, other)]
+        part = (bad - last) / np.maximum(other - last, 1)
+        flat[bad] = np.where(leads, (1.0 - part) * before + part * flat[other], before)
     rows = np.maximum.accumulate(np.where(valid.any(axis=1), np.arange(ny), -1))
     first = rows[rows >= 0].min(initial=ny)
-    out[...] = out[np.where(rows >= 0, rows, first)] if first < ny else 0.0
+    image = flat.reshape(ny, nx)
+    padded[MARGIN : MARGIN + ny, MARGIN : MARGIN + nx] = image[np.where(rows < 0, first, rows)] if here.size else 0.0
 
 
 @compiled_when_large(lambda data, *_: data.size // 50, _plain_fill)
@@ -388,10 +371,15 @@ def _plain_sharp(  # noqa: PLR0917 - those of the compiled function
         inside = ~np.isnan(out[band]) & (x >= 0.0) & (y >= 0.0) & (x <= columns - 1.0) & (y <= rows - 1.0)
         x, y = x[inside], y[inside]
         j, i = x.astype(np.int64), y.astype(np.int64)
-        fx, fy = x - j, y - i
+        fx, fy, at = x - j, y - i, (i + 1) * padded.shape[1] + j + 1
         along, across = _weights.py_func(fx), _weights.py_func(fy)
-        lines = ([weight * padded[i + k, j + 1 + m] for m, weight in enumerate(along)] for k in range(1, 5))
-        out[band][inside] = reduce(np.add, (w * reduce(np.add, line) for w, line in zip(across, lines, strict=True)))
+        value = np.zeros(0)
+        for k, weight in enumerate(across):
+            line = along[0] * padded.take(at + k * padded.shape[1])
+            for m in range(1, 4):
+                line += along[m] * padded.take(at + (k * padded.shape[1] + m))
+            value = weight * line if k == 0 else value + weight * line
+        out[band][inside] = value
         before = ((1.0 - fx) * (1.0 - fx) + fx * fx) * ((1.0 - fy) * (1.0 - fy) + fy * fy)
         after = _gain.py_func(*along) * _gain.py_func(*across)
         change = np.add.accumulate(np.concatenate([change, after - before]))[-1:]

@@ -113,11 +113,11 @@ def always_blank(*, zero: bool) -> tuple[float, ...]:
 def _plain_out(image: NDArray[np.floating], masked: Mask, largest: float) -> tuple[int, int]:
     """Do what :func:`blank_out` does."""
     bad = ~(np.abs(image) < largest)  # or NaN
-    huge = np.count_nonzero(bad & ~np.isnan(image))
+    huge = int(np.count_nonzero(bad & ~np.isnan(image)))
     if masked.size == image.size:
         bad |= masked
     image[bad] = np.nan
-    return image.size - np.count_nonzero(bad), huge
+    return image.size - int(np.count_nonzero(bad)), huge
 
 
 @compiled_when_large(lambda image, *_: image.size // 100, _plain_out)

@@ -103,7 +103,7 @@ def _plain_sums(  # noqa: PLR0917 - those of the compiled function
         keep = (left >= cut[3]) & (left <= cut[4])
         value = np.where(keep, plain_left(difference, fitted, x, y[rows]), 0.0)
         inner, square = np.minimum(np.maximum(value, -limit), limit), value * value
-        within += np.count_nonzero(keep & (inner == value))
+        within += int(np.count_nonzero(keep & (inner == value)))
         every = keep.astype(np.float64), value, square, square * value, inner
         columns = np.stack([in_turn(each) for each in every], axis=1)
         for side, table in zip(sides, tables, strict=True):

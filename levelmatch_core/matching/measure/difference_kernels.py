@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
 from levelmatch_core.process.small_work import add_in_turn, compiled_when_large, in_turn, replaced_by
-from levelmatch_core.sky.clipping_kernels import Cuts, Sifted, plain_sift, sift_row
+from levelmatch_core.sky.robust.clipping_kernels import Cuts, Sifted, plain_sift, sift_row
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -57,7 +57,7 @@ def plain_left(difference: Floats, plane: tuple[float, ...], x: Floats, y: Float
 
 def plain_unit(n: int) -> Floats:
     """Do what :func:`unit` does."""
-    return (np.arange(n) - (n - 1) / 2) / (n / 2)
+    return np.asarray((np.arange(n) - (n - 1) / 2) / (n / 2), np.float64)
 
 
 def _plain_sifted(  # noqa: PLR0917 - those of the compiled function
@@ -101,12 +101,12 @@ def sift_difference(  # noqa: PLR0917 - a compiled function takes positions only
     axis
         Cosine and sine of the angle of an axis from +x.
     cuts, kept
-        As in :func:`levelmatch_core.sky.clipping_kernels.sift_row`; `kept` takes all pixels of the box.
+        As in :func:`levelmatch_core.sky.robust.clipping_kernels.sift_row`; `kept` takes all pixels of the box.
 
     Returns
     -------
     left
-        The argument of :func:`levelmatch_core.sky.clipping.clip`.
+        The argument of :func:`levelmatch_core.sky.robust.clipping.clip`.
     count
         Number of valid pixels.
     extent

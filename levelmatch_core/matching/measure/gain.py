@@ -179,7 +179,7 @@ def _plain_samples(  # noqa: PLR0917 - those of the compiled function
     bright = first[box[0] : box[0] + ny : step, box[1] : box[1] + nx].astype(np.float64) + 0.5 * difference
     middle, before, after = (slice(LAG + lag, nx - LAG + lag, step) for lag in (0, -LAG, LAG))
     used = keep[:, middle] & keep[:, before] & keep[:, after]
-    n = np.count_nonzero(used)
+    n = int(np.count_nonzero(used))
     values[0, :n] = difference[:, middle][used]
     values[1, :n] = bright[:, middle][used]
     values[2, :n] = bright[:, before][used] + bright[:, after][used]
@@ -311,9 +311,9 @@ def _plain_block_products(
 ) -> tuple[int, float]:
     """Do what :func:`_block_products` does."""
     of_samples = values[2, :n] * (values[0, :n] - slope * values[1, :n])
-    blocks = np.bincount(places[:n], of_samples, minlength=sums.shape[1])
+    blocks = np.asarray(np.bincount(places[:n], of_samples, minlength=sums.shape[1]), np.float64)
     sums[0], sums[1, places[:n]] = blocks, 1.0
-    return np.count_nonzero(sums[1]), float(in_turn(blocks * blocks))
+    return int(np.count_nonzero(sums[1])), float(in_turn(blocks * blocks))
 
 
 @replaced_by(_plain_block_products)

@@ -74,12 +74,12 @@ def _plain_structure(  # noqa: PLR0917 - those of the compiled function
 ) -> int:
     """Do what :func:`common_structure` does."""
     edge = WINDOW + 1
-    rows, columns = (range(edge + step // 2, size - edge, step) for size in box[4:])
+    rows, columns = (np.arange(edge + step // 2, size - edge, step) for size in box[4:])
     product, square = np.zeros((2, len(rows), len(columns)))
     count = np.zeros(product.shape, np.int64)
     for i in range(-WINDOW, WINDOW + 1):
         for j in range(-WINDOW, WINDOW + 1):
-            y, x = np.array(rows)[:, None] + i, np.array(columns) + j
+            y, x = rows[:, None] + i, columns + j
             ay, ax = _gradient(first, box[0] + y, box[1] + x)
             by, bx = _gradient(second, box[2] + y, box[3] + x)
             one = ay * by + ax * bx
@@ -91,8 +91,7 @@ def _plain_structure(  # noqa: PLR0917 - those of the compiled function
     found = np.nonzero((count > 0) & (product > least * count) & (product > COHERENCE * square))
     n = min(len(found[0]), len(strength))
     found = found[0][:n], found[1][:n]
-    for axis, all_of in enumerate((rows, columns)):
-        places[:n, axis] = np.array(all_of, np.int64)[found[axis]]
+    places[:n, 0], places[:n, 1] = rows[found[0]], columns[found[1]]
     strength[:n] = 0.25 * product[found] / count[found]
     return n
 

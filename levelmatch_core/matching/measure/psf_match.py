@@ -34,7 +34,7 @@ from levelmatch_core.matching.measure.psf_kernels import (
     regressors,
     take_out,
 )
-from levelmatch_core.sky.clipping import MAD_TO_SIGMA
+from levelmatch_core.sky.robust.clipping import MAD_TO_SIGMA
 
 NEAR = np.array([(0, 1), (1, -1), (1, 0), (1, 1)])
 """(4, 2) shifts in y and x, up to a sign, which show whether a kernel is worth fitting."""

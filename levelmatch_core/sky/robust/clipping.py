@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from levelmatch_core.sky.clipping_kernels import (
+from levelmatch_core.sky.robust.clipping_kernels import (
     Cuts,
     Floats,
     Sifted,
@@ -42,6 +42,9 @@ _TIED = 0.05
 """If more than this fraction of all values have the same deviation, values are discrete, such as integers."""
 _FAR = 1e3
 """If nearly all values are equal, those farther away than this many times the nearest other value are wild."""
+
+NOISE_SAMPLE = 16384
+"""Number of differences of neighbours from which the noise is estimated."""
 
 
 @dataclass(frozen=True)
@@ -195,3 +198,22 @@ def robust_start(ordered: Floats, sigma: float) -> Start:
     scale = deviation + 0.5 * (following - deviation) if tied else deviation
     limit = sigma * MAD_TO_SIGMA * scale
     return centre - limit, centre + limit
+
+
+def pixel_noise(data: NDArray[np.floating], sample: int = NOISE_SAMPLE) -> float:
+    """Return the standard deviation of the pixel noise of an image from so many differences of neighbours in rows."""
+    step = max(1, math.isqrt(data.size // sample))
+    rows = data[::step]
+    with np.errstate(invalid="ignore"):
+        steps = np.subtract(rows[:, 1::step], rows[:, :-1:step][:, : rows[:, 1::step].shape[1]], dtype=np.float64)
+    steps = steps[np.isfinite(steps)]
+    return MAD_TO_SIGMA * _median(np.abs(steps)) / math.sqrt(2.0) if steps.size else 0.0
+
+
+def _median(values: Floats) -> float:
+    """Return the median of finite values, as numpy does, which takes four times as long to look for others."""
+    middle = values.size // 2
+    if values.size % 2:
+        return float(np.partition(values, middle)[middle])
+    lower, upper = np.partition(values, (middle - 1, middle))[middle - 1 : middle + 1]
+    return float((lower + upper) / 2)

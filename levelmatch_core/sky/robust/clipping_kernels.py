@@ -1,4 +1,4 @@
-"""The compiled passes of sigma clipping, and numpy's of the same; see :mod:`levelmatch_core.sky.clipping`.
+"""The compiled passes of sigma clipping, and numpy's of the same; see :mod:`levelmatch_core.sky.robust.clipping`.
 
 Sums run over columns or over eight interleaved parts, so that they use the processor's vector units and do not depend
 on the width of these.
@@ -92,7 +92,7 @@ def plain_sift(rows: Floats, cuts: Cuts, kept: Floats, sums: Floats) -> tuple[Si
         place[...] = in_turn(np.concatenate([place[None], more]))
     taken = rows[finite & ~inside]
     kept[: taken.size] = taken
-    low, high = np.count_nonzero(is_low), np.count_nonzero(is_high)
+    low, high = int(np.count_nonzero(is_low)), int(np.count_nonzero(is_high))
     return (taken.size, low, high, float(in_turn(sums[0])), float(in_turn(sums[1]))), finite
 
 
