@@ -15,7 +15,7 @@ from levelmatch_core.sky.pixelmap import Box
 from levelmatch_core.sky.plane import Plane
 from levelmatch_core.sky.store import CutoutStore
 
-ALGORITHM = "stack 3"
+ALGORITHM = "stack 4"
 """Part of every key: to be raised whenever the same parts would give a different result."""
 
 BAND_PIXELS = 1 << 17
@@ -203,7 +203,8 @@ def robust_bands(
     with_variance = all(record.has_variance for record, _ in parts)
     for row0 in range(0, box.shape[0], rows):
         shape = (min(rows, box.shape[0] - row0), box.shape[1])
-        within = Box(box.x0, box.y0 + row0 - 1, (shape[0] + 2, shape[1]))
+        margin = stack_kernels.MARGIN
+        within = Box(box.x0, box.y0 + row0 - margin, (shape[0] + 2 * margin, shape[1]))
         # in double precision: a large level has rounded the pixels, and rounding again, less a level, would be biased
         values = np.full((len(parts), *within.shape), np.nan)
         variances = np.full((len(parts), *within.shape), np.nan) if with_variance else np.empty((0, 0, 0))
@@ -220,7 +221,7 @@ def robust_bands(
         coverage = np.empty(shape, np.int32)
         sigma = np.asarray(noise, dtype=float)
         stack_kernels.robust_mean(
-            *(values, variances, median, sigma, weights),
+            *(values, variances, median, sigma, weights, np.empty(values.shape, np.uint8)),
             *(mean, variance, coverage, shares),
         )
         yield RowBlock(row0, mean, variance if with_variance else None, coverage, None, shares)

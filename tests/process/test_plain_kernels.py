@@ -28,7 +28,7 @@ def an_image(rng, shape, dtype, bad=0.0):
     return kernels.as_compiled(image)
 
 
-def drawn(seed):
+def drawn(seed):  # noqa: PLR0915 - a list of arguments
     """Return functions and arguments, different ones for each seed."""
     rng = np.random.default_rng(seed)
     dtype = np.float32 if seed % 3 else np.float64
@@ -72,12 +72,14 @@ def drawn(seed):
     structure = kernels.as_compiled(
         np.kron(rng.normal(size=(25, 280)), np.ones((4, 4)))[: ny + 5, : nx + 5].astype(dtype)
     )
-    parts, weights = rng.normal(size=(1 + seed % 7, ny + 2, nx)), rng.uniform(0.1, 1, 1 + seed % 7)
+    parts, weights = rng.normal(size=(1 + seed % 7, ny + 4, nx)), rng.uniform(0.1, 1, 1 + seed % 7)
+    parts[rng.random(parts.shape) < 0.05] += 5.0
     parts[rng.random(parts.shape) < 2 * bad] = np.nan
     parts[:, :, 3] = np.nan
     medians = np.empty(parts.shape[1:])
     stack_kernels.medians.plain(parts, medians)
     spread = rng.uniform(0, 1, parts.shape) if seed % 2 else np.empty((0, 0, 0))
+    averages = np.zeros((ny, nx)), np.zeros((ny, nx)), np.zeros((ny, nx), np.int32)
     spiky = first.copy()
     spiky[rng.random(spiky.shape) < 0.02] += 300 * (-1) ** seed
     return [
@@ -87,18 +89,7 @@ def drawn(seed):
         (stack_kernels.medians, (parts, np.empty(parts.shape[1:]))),
         (
             stack_kernels.robust_mean,
-            *[
-                (
-                    parts,
-                    spread,
-                    medians,
-                    weights / 3,
-                    weights,
-                    *(np.empty((ny, nx)) for _ in range(2)),
-                    count[:ny, :nx].copy(),
-                    weights.copy(),
-                )
-            ],
+            (parts, spread, medians, weights / 3, weights, np.zeros(parts.shape, np.uint8), *averages, weights.copy()),
         ),
         (psf_kernels.mean_image, (first, second, box, plane, np.empty(mean.shape))),
         (
