@@ -86,8 +86,8 @@ def _plain_wild(data: Image, noise: float, wild: Flags) -> None:
     places = np.stack([r, c], axis=1)[np.count_nonzero(beside < limit, axis=0) >= 3].tolist()
     flag = interpreted(_flag)
     for turn in range(2):
-        for place in places:
-            flag(data, *place, noise, turn, wild)
+        for r, c in places:
+            flag(data, r, c, sky[r - 2, c - 2], noise, turn, wild)
 
 
 def _plain_ordered(a: Image, b: Image) -> tuple[Image, Image]:
@@ -103,21 +103,21 @@ def flag_wild(data: Image, noise: float, wild: Flags) -> None:  # pragma: no cov
     Dark ones likewise, where all about them is even.
     """
     ny, nx = data.shape
+    limit = ALONE * noise
     for turn in range(2):
         for r in range(2, ny - 2):
             for c in range(2, nx - 2):
-                _flag(data, r, c, noise, turn, wild)
+                sky = _second_lowest(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
+                if abs(np.float64(data[r, c]) - sky) > limit:  # not for NaN
+                    _flag(data, r, c, sky, noise, turn, wild)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _flag(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
-    data: Image, r: int, c: int, noise: float, turn: int, wild: Flags
+    data: Image, r: int, c: int, sky: float, noise: float, turn: int, wild: Flags
 ) -> None:
-    """Flag a pixel in the first or the second turn, if it is isolated."""
+    """Flag a pixel that is off its sky in the first or the second turn, if it is isolated."""
     value = np.float64(data[r, c])
-    sky = _second_lowest(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
-    if not abs(value - sky) > ALONE * noise:  # also for NaN
-        return
     sign = 1.0 if value > sky else -1.0
     left, right = sign * data[r, c - 1], sign * data[r, c + 1]
     below, above = sign * data[r - 1, c], sign * data[r + 1, c]
