@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from levelmatch_core.images.finding import find_files
 from levelmatch_core.images.missing import LocalInputs, as_given, reasons_of
 from levelmatch_core.pipeline import Request, outputs_of
 from levelmatch_core.process.beside import process_beside
-from levelmatch_core.process.compile_ahead import CompileAhead
+from levelmatch_core.process.compile_ahead import CompileAhead, compiling_ahead
 from levelmatch_core.process.log_context import logger_of
 from levelmatch_core.products.output.folder import RUN, OutputFolder
 from levelmatch_core.sky.store import CutoutStore
@@ -31,13 +31,13 @@ from levelmatch_core.sky.store import CutoutStore
 logger = logger_of(__name__)
 
 
-def check(request: Request) -> int:
+def check(request: Request) -> tuple[int, int]:
     """Check the request as far as possible without any work, before the slow start of Prefect.
 
     Returns
     -------
-    int
-        The number of files.
+    files, size
+        The number of files, and of their bytes.
 
     Raises
     ------
@@ -54,14 +54,17 @@ def check(request: Request) -> int:
             exclude=outputs_of(request.output),
             missing=reasons_of(request.missing).keys(),
         )
-    return len(found)
+    size = 0
+    for path, _ in found:
+        with suppress(OSError):  # the run will tell
+            size += path.stat().st_size
+    return len(found), size
 
 
 def launch(
     request: Request,
     log_level: str | None = None,
     server: ephemeral_server.EmbeddedServer | None = None,
-    ahead: CompileAhead | None = None,
     heard: list[str] | None = None,
 ) -> Summary:
     """Run the flow in this process and return its summary; if Prefect cannot be used, do the same without it.
@@ -75,8 +78,6 @@ def launch(
         everything from `info` on elsewhere.
     server
         Prefect's embedded server, if it was started already; it is opened after the request has been checked.
-    ahead
-        What compiles beside this process on a machine where nothing was compiled yet; it is waited for.
     heard
         To this list all warnings of the run are added.
 
@@ -85,9 +86,14 @@ def launch(
     LevelMatchError
         As raised by :func:`levelmatch_core.pipeline.run`.
     """
-    files = check(request)
+    files, size = check(request)
     home = prepare_environment(quiet=True)
-    with terminal(log_level), hearing([] if heard is None else heard), private(home):
+    with (
+        terminal(log_level),
+        hearing([] if heard is None else heard),
+        private(home),
+        compiling_ahead(files, size) as ahead,
+    ):
         if ahead is not None:
             logger.warning(
                 "the first run on this machine compiles for some seconds more than the next ones (`levelmatch warm-up` "

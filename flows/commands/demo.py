@@ -7,7 +7,6 @@ import cloup
 
 from flows.commands.console import OK, UNFINISHED, clean_errors, report, say
 from flows.commands.options import log_level_option, type_of_path
-from levelmatch_core.process.compile_ahead import compiling_ahead
 
 
 @cloup.command(short_help="Simulate exposures, match them, and recover the known levels.")
@@ -22,7 +21,7 @@ from levelmatch_core.process.compile_ahead import compiling_ahead
 @log_level_option
 def demo(output: Path, log_level: str | None) -> None:
     """Simulate a MIRI program, match it, and show how well the known levels are recovered."""
-    with clean_errors(log_level), compiling_ahead() as ahead:
+    with clean_errors(log_level):
         from flows.demo import recovery, simulated  # noqa: PLC0415 - slow to import
         from flows.launch import launch  # noqa: PLC0415
         from levelmatch_core.pipeline import Request  # noqa: PLC0415
@@ -32,7 +31,7 @@ def demo(output: Path, log_level: str | None) -> None:
         truth = simulated(inputs)
         say(f"simulated: {len(truth.exposures)} exposures of a MIRI program in {inputs}")
         request = Request(inputs=(inputs,), output=results, settings=MatchSettings(preset="best"), program="demo")
-        summary = launch(request, log_level, ahead=ahead)
+        summary = launch(request, log_level)
         report(summary)
         for line in recovery(truth, inputs, results, summary):
             say(line)

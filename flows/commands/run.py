@@ -75,10 +75,9 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
             _tell(last, log_level)
             sys.exit(_code_for(last.grade, options["require"]))
         from flows.orchestration import ephemeral_server  # noqa: PLC0415 - see the module
-        from levelmatch_core.process.compile_ahead import compiling_ahead  # noqa: PLC0415 - see the module
 
         warnings: list[str] = []
-        with compiling_ahead() as ahead, home.home_in_use():  # Prefect complains at import of a home that is not there
+        with home.home_in_use():  # Prefect complains at import of a home that is not there
             server = ephemeral_server.start()  # its start takes as long as everything that follows
             with importing():
                 from flows.launch import launch  # noqa: PLC0415
@@ -86,8 +85,8 @@ def run(inputs: tuple[Path, ...], output: Path, log_level: str | None, **options
 
             request = _request(inputs, output, options)
             chosen = request.settings
-            with working_beside(wanted=ahead is None and chosen.runner == "threads" and chosen.figures != "none"):
-                summary = launch(request, log_level, server, ahead, warnings)
+            with working_beside(wanted=chosen.runner == "threads" and chosen.figures != "none"):
+                summary = launch(request, log_level, server, warnings)
         report(summary)
         if question is not None and server is not None:
             question.keep(summary, lines_of_result(summary.model_copy(update={"changed": False})), warnings)

@@ -1,10 +1,10 @@
-"""Compiling on other cores what the first run on a machine needs, while the command imports and starts.
+"""Compiling on other cores what a large first run on a machine needs, while the command imports and starts.
 
-What a run compiles, from which arguments, is listed in `compiled_ahead.txt` (`python -m tests.benchmarks.compilation`
-writes it anew). Child processes compile it into numba's cache: first what every run needs at once, for which the run
-waits before it computes; then, with what the run leaves idle, what it needs late and, if it has many files, what a
-small run interprets (:mod:`levelmatch_core.process.small_work`). What the list lacks, what is not ready, and what a
-child fails at, is compiled by the run itself.
+A small one compiles nothing (:mod:`levelmatch_core.process.small_work`). What a large one compiles, from which
+arguments, is listed in `compiled_ahead.txt` (`python -m tests.benchmarks.compilation` writes it anew). Child processes
+compile it into numba's cache: first what every run needs at once, for which the run waits before it computes; then,
+with what the run leaves idle, what it needs late and, if it has many files, what their graph needs. What the list
+lacks, what is not ready, and what a child fails at, is compiled by the run itself.
 """
 
 import gc
@@ -32,13 +32,16 @@ _LONGEST = 180.0
 FEW_FILES = 50
 """Up to about so many inputs the graph is small enough to be interpreted."""
 
+FEW_BYTES = 1 << 28
+"""Pixels of so many bytes take numpy a few seconds more than compiled code, which is what is waited for that."""
+
 _REST = "rest"
-"""The argument for which what a small run interprets is compiled, and else all the rest."""
+"""The argument for which what the graph needs is compiled, and else all the rest."""
 
-_LATE = {"add_part", "medians", "robust_mean", "row_ends", "spline_box"}
-"""What only stacks and mosaics need, which come after all measurements of a tile or of all tiles."""
+_LATE = {"add_part", "medians", "robust_mean", "row_ends", "share", "spline_box"}
+"""What only stacks and products need, which come after all measurements of a tile or of all tiles."""
 
-_LATER, _INTERPRETED = "1", "2"
+_LATER, _OF_GRAPH = "1", "2"
 
 _GIVE_WAY = 19
 """By so much a child lowers its priority when the run no longer waits for it."""
@@ -50,7 +53,7 @@ class Listed(NamedTuple):
     Attributes
     ----------
     turn
-        "0" is what a run needs at once, "1" what it needs late, "2" what a small one interprets.
+        "0" is what a run needs at once, "1" what it needs late, "2" what its graph and its products need.
     module, function
         Where it is.
     arguments
@@ -83,7 +86,7 @@ class CompileAhead:
         Parameters
         ----------
         files
-            Number of input files. For many of them all that a small run interprets is compiled beside the run.
+            Number of input files. For many of them all that the graph needs is compiled beside the run.
         """
         self._ready.join(_LONGEST)
         if self._ready.is_alive():
@@ -118,9 +121,16 @@ def _started(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def compiling_ahead() -> Iterator[CompileAhead | None]:
-    """Compile beside what is done in the context, if nothing was compiled on this machine yet; None if it was."""
-    ahead = CompileAhead() if is_cold() else None
+def compiling_ahead(files: int, size: int) -> Iterator[CompileAhead | None]:
+    """Compile beside what is done in the context; None if that was done on this machine before, or is not worth it.
+
+    Parameters
+    ----------
+    files, size
+        Number of input files, and of their bytes.
+    """
+    is_large = files > FEW_FILES or size > FEW_BYTES
+    ahead = CompileAhead() if is_large and is_cold() else None
     try:
         yield ahead
     finally:
@@ -168,7 +178,7 @@ def main() -> None:
     from levelmatch_core.process.quicker_numba import quicken  # noqa: PLC0415 - numba takes a second to import
 
     quicken()
-    listed = [entry for entry in listed_kernels() if (entry.turn == _INTERPRETED) is (_REST in sys.argv[1:])]
+    listed = [entry for entry in listed_kernels() if (entry.turn == _OF_GRAPH) is (_REST in sys.argv[1:])]
     for module in dict.fromkeys(entry.module for entry in listed):
         importlib.import_module(module)  # once, for all children
     # several lists of arguments of one function go to one process: they share a file in the cache
@@ -223,12 +233,9 @@ def _compiled(entries: list[Listed]) -> bool:
 
 def turn_of(module: str, function: str) -> str:
     """Return the turn of a function; see :class:`Listed`."""
-    from levelmatch_core.process.small_work import CompiledWhenLarge, dispatcher_of  # noqa: PLC0415 - likewise
-
-    home = importlib.import_module(module)
-    found = dispatcher_of(getattr(home, function))
-    if any(isinstance(each, CompiledWhenLarge) and each.compiled is found for each in vars(home).values()):
-        return _INTERPRETED
+    of_pixels = "levelmatch_core.images.", "levelmatch_core.matching.measure.", "levelmatch_core.sky."
+    if not module.startswith(of_pixels):
+        return _OF_GRAPH
     return _LATER if function in _LATE else "0"
 
 

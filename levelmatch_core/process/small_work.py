@@ -1,8 +1,9 @@
-"""Interpreting, not compiling, what has little to do.
+"""Doing without a compiler what has little to do.
 
-The graph of a few exposures takes the interpreter milliseconds, and its algorithms the compiler ten seconds. Where
-their compiled code is not there yet, they are therefore interpreted until that has taken as long as compiling would.
-They are written such that both give the same bytes: each operation is on scalars, in the order in which it is written.
+The graph of a few exposures takes the interpreter milliseconds, and their pixels take numpy a second; the compiler
+takes half a minute for both. Where compiled code is not there yet, functions are therefore interpreted, or numpy does
+the same, until that has taken as long as compiling would. All give the same bytes: each operation is on scalars, or on
+each element of an array, in the order in which it is written, and sums are made :func:`in_turn`.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numba.core.dispatcher import Dispatcher
+from numpy.typing import NDArray
 
 MOST_PASSES = 4_000_000
 """So many passes of an inner loop are interpreted in a second or so, which is what a function takes to be compiled."""
@@ -47,10 +49,10 @@ class CompiledWhenLarge:
 
     def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401 - those of the function
         """Call the function, compiled or interpreted."""
-        if self.compiled.signatures or self._is_kept() or self._is_large(arguments):
+        if self.compiled.overloads or self._is_kept() or self._is_large(arguments):
             return self.compiled(*arguments)
         with np.errstate(divide="raise", over="ignore", invalid="ignore"):  # as compiled code does
-            return self.plain(*arguments)
+            return _as_compiled(self.plain(*arguments))
 
     @property
     def plain(self) -> Callable[..., Any]:
@@ -89,16 +91,49 @@ def compiled_when_large(passes: Callable[..., int], plain: Callable[..., Any] | 
     return lambda made: CompiledWhenLarge(made, passes, plain) if isinstance(made, Dispatcher) else made
 
 
+def replaced_by(plain: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Decorate what `njit` made, in place of which `plain` is called by interpreted functions."""
+
+    def decorate(made: Any) -> Any:  # noqa: ANN401 - numba's
+        made.plain = plain
+        return made
+
+    return decorate
+
+
+def in_turn(values: NDArray[np.float64]) -> Any:  # noqa: ANN401 - a number or numbers
+    """Return the sum over the first axis, one after the other as a loop makes it; numpy sums halves of a line."""
+    if not len(values):
+        return np.zeros(values.shape[1:])
+    if values.size == len(values):  # one line
+        return 0.0 + np.add.accumulate(values, axis=0)[-1]  # a loop begins at 0, not at -0
+    return 0.0 + np.add.reduce(np.ascontiguousarray(values), axis=0)  # whole lines one after the other
+
+
+def add_in_turn(total: NDArray[np.float64], rows: NDArray[np.float64]) -> None:
+    """Add rows, one after the other, to a total of earlier ones; the first of them is changed."""
+    if len(rows):
+        rows[0] += total
+        total[...] = in_turn(rows)
+
+
+def _as_compiled(found: Any) -> Any:  # noqa: ANN401 - what a function returns
+    """Return numbers as compiled functions do, which have none of numpy's."""
+    if type(found) is tuple:
+        return tuple(map(_as_compiled, found))
+    return found.item() if isinstance(found, np.generic) else found
+
+
 def dispatcher_of(function: Any) -> Any:  # noqa: ANN401 - numba's
     """Return what `njit` made of a function."""
     return getattr(function, "compiled", function)
 
 
 def interpreted(compiled: Any) -> Callable[..., Any]:  # noqa: ANN401 - numba's
-    """Return the function as the interpreter runs it, and with it all compiled ones that it calls."""
-    function = compiled.py_func
+    """Return the function as the interpreter runs it, with all compiled ones that it calls, or what replaces them."""
+    function = dispatcher_of(compiled).py_func
     named = {
-        name: interpreted(value) if isinstance(value, Dispatcher) else value
+        name: getattr(value, "plain", None) or interpreted(value) if isinstance(value, Dispatcher) else value
         for name, value in function.__globals__.items()
         if name in function.__code__.co_names or name == "__builtins__"
     }

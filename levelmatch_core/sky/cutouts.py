@@ -310,8 +310,10 @@ def extent_of(ends: NDArray[np.int64], angle: float) -> tuple[float, float]:
 def texture_of(data: NDArray[np.floating]) -> float:
     """Return the median step from one pixel to the next, of rows spread evenly: the scale of an image's values."""
     every = max(1, data.shape[0] // 64)
-    steps = np.empty(-(-data.shape[0] // every) * data.shape[1])
-    steps = steps[: kernels.steps_in_rows(kernels.as_compiled(data), every, steps)]
+    rows = data[::every].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        steps = np.abs(rows[:, 1:] - rows[:, :-1]).ravel()
+    steps = steps[steps < np.inf]  # not for NaN
     if not steps.size:
         return 0.0
     ranks = (steps.size - 1) // 2, steps.size // 2
@@ -326,10 +328,9 @@ def _ordered(values: NDArray[np.float64], first: int, last: int) -> tuple[float,
         sample = np.sort(values[:: values.size // _SAMPLE])
         margin, middle = 2 * math.isqrt(sample.size), sample.size // 2
         low, high = float(sample[max(middle - margin, 0)]), float(sample[min(middle + margin, sample.size - 1)])
-        near = np.empty(values.size)
-        before, count = kernels.values_between(values, low, high, near)
-        if before <= first and last < before + count:
-            values, below = near[:count], before
+        before, near = int(np.count_nonzero(values < low)), values[(values >= low) & (values <= high)]
+        if before <= first and last < before + near.size:
+            values, below = near, before
     values = np.partition(values, (first - below, last - below))
     return float(values[first - below]), float(values[last - below])
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.sky.kernels import ends_of, positions_in_row
+from levelmatch_core.process.small_work import compiled_when_large, in_turn
+from levelmatch_core.sky.kernels import BAND, ends_of, plain_ends, plain_positions, positions_in_row
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -175,6 +176,54 @@ def _run(  # noqa: PLR0917 - a compiled function takes positions only # pragma: 
         squares[k] += _edge_pixel(data, variance, px[k], py[k], out, out_variance, k)
 
 
+def _plain_bilinear(  # noqa: PLR0917 - those of the compiled function
+    data: Image,
+    variance: Image,
+    pieces: Floats,
+    lattice: Floats,
+    positions: Floats,
+    origin: tuple[float, float],
+    out: Image,
+    out_variance: Image,
+    ends: NDArray[np.int64],
+) -> float:
+    """Do what :func:`bilinear_kernel` does, with all pixels as `_edge_pixel` has them."""
+    (rows, columns), (ny, nx) = data.shape, out.shape
+    runs, squares = -(-nx // RUN), np.zeros((1, RUN))
+    for start in range(0, ny, BAND):
+        band = slice(start, min(start + BAND, ny))
+        x, y = plain_positions((pieces, lattice, positions), origin, band, nx, RUN)
+        inside = (x >= -0.5) & (y >= -0.5) & (x < columns - 0.5) & (y < rows - 0.5)
+        x = np.minimum(np.maximum(np.where(inside, x, 0.0), 0.0), columns - 1.0)
+        y = np.minimum(np.maximum(np.where(inside, y, 0.0), 0.0), rows - 1.0)
+        j, i = x.astype(np.int64), y.astype(np.int64)
+        fx, fy = x - j, y - i
+        right = np.where(j + 1 < columns, j + 1, max(columns - 2, 0))
+        up = np.where(i + 1 < rows, i + 1, max(rows - 2, 0))
+        corners = i * columns + j, i * columns + right, up * columns + j, up * columns + right
+        ax, ay = 1.0 - fx, 1.0 - fy
+        value = _plain_four(data, corners, fx, fy, ax, ay)
+        inside &= np.isfinite(value)
+        out[band] = np.where(inside, value, np.nan)
+        ax, ay, fx, fy = ax * ax, ay * ay, fx * fx, fy * fy
+        if variance.size > 0:
+            out_variance[band] = np.where(inside, _plain_four(variance, corners, fx, fy, ax, ay), np.nan)
+        more = np.zeros((len(x), runs * RUN))
+        more[:, :nx] = np.where(inside, (ax + fx) * (ay + fy), 0.0)
+        squares = in_turn(np.concatenate([squares, more.reshape(-1, RUN)]))[None]
+    plain_ends(out, ends)
+    return float(in_turn(squares[0]))
+
+
+def _plain_four(  # noqa: PLR0917 - as `_of_four`
+    image: Image, corners: tuple[NDArray[np.int64], ...], x: Floats, y: Floats, ax: Floats, ay: Floats
+) -> Floats:
+    """Return the sums of four neighbours with the weights x, y and ax, ay."""
+    one, two, three, four = (image.take(corner) for corner in corners)
+    return np.asarray(ay * (ax * one + x * two) + y * (ax * three + x * four))
+
+
+@compiled_when_large(lambda *given: given[-3].size // 3, _plain_bilinear)
 @njit(nogil=True, cache=True)
 def bilinear_kernel(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     data: Image,

@@ -9,11 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large, in_turn
 
 Floats = NDArray[np.float64]
 
 _SCATTERED = 1 << 12
 """So many points are evaluated at a time: what is between stays in the processor's cache."""
+
+BAND = 64
+"""So many rows are processed together where nothing is compiled."""
 
 
 def as_compiled(image: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -104,6 +108,42 @@ def positions_in_row(  # noqa: PLR0917 - a compiled function takes positions onl
             spline_row(pieces, lattice, axis, origin[1] + r, origin[0] + start, place)
 
 
+def plain_spline(pieces: Floats, lattice: Floats, y: Floats, x0: float, out: Floats) -> None:
+    """Do what :func:`spline_row` does, for all coordinates and rows: `y` is (rows,), `out` (axes, rows, n)."""
+    (ny, nx), (start, step, bottom, height) = pieces.shape[:2], lattice.tolist()
+    n, first = out.shape[2], 0
+    rows = np.clip(((y - bottom) / height).astype(np.int64), 0, ny - 1)
+    v = (y - (bottom + rows * height))[:, None, None]
+    for j in range(min(max(int((x0 - start) / step), 0), nx - 1), nx):
+        last = n if j == nx - 1 else min(max(int(np.ceil(start + (j + 1) * step - x0)), first), n)
+        if last > first:
+            p = pieces[rows, j]
+            c = (((p[:, 0] * v + p[:, 1]) * v + p[:, 2]) * v + p[:, 3]).T[..., None]  # axes, powers of u, rows, 1
+            u = np.arange(last - first) + (first - (start + j * step - x0))
+            out[:, :, first:last] = ((c[:, 0] * u + c[:, 1]) * u + c[:, 2]) * u + c[:, 3]
+        first = last
+
+
+def plain_positions(
+    maps: tuple[Floats, Floats, Floats], origin: tuple[float, float], rows: slice, nx: int, run: int
+) -> Floats:
+    """Return (2, rows, nx) x and y of pixels of a box, as :func:`positions_in_row` has them in runs of so many."""
+    pieces, lattice, positions = maps
+    if positions.size > 0:
+        return positions[:, rows]
+    y = np.asarray(origin[1] + np.arange(rows.start, rows.stop), np.float64)
+    out = np.empty((2, y.size, nx))
+    for start in range(0, nx, run):
+        plain_spline(pieces, lattice, y, origin[0] + start, out[:, :, start : start + run])
+    return out
+
+
+def _plain_box(pieces: Floats, lattice: Floats, x0: float, y0: float, out: Floats) -> None:
+    """Do what :func:`spline_box` does."""
+    plain_spline(pieces, lattice, np.asarray(y0 + np.arange(out.shape[1]), np.float64), x0, out)
+
+
+@compiled_when_large(lambda *given: given[-1].size // 40, _plain_box)
 @njit(nogil=True, cache=True)
 def spline_box(pieces: Floats, lattice: Floats, x0: float, y0: float, out: Floats) -> None:  # pragma: no cover
     """Evaluate along the rows y0, y0 + 1, ...: `out` is (axes, ny, nx)."""
@@ -152,6 +192,15 @@ def ends_of(row: NDArray[np.floating], ends: NDArray[np.int64]) -> None:  # prag
     ends[0], ends[1], ends[2] = first, last, count
 
 
+def plain_ends(data: NDArray[np.floating], ends: NDArray[np.int64]) -> None:
+    """Do what :func:`row_ends` does."""
+    valid = ~np.isnan(data)
+    ends[:, 2] = np.count_nonzero(valid, axis=1)
+    ends[:, 0] = np.where(ends[:, 2], valid.argmax(axis=1), -1)
+    ends[:, 1] = np.where(ends[:, 2], data.shape[1] - 1 - valid[:, ::-1].argmax(axis=1), -1)
+
+
+@compiled_when_large(lambda data, _: data.size // 100, plain_ends)
 @njit(nogil=True, cache=True)
 def row_ends(data: NDArray[np.floating], ends: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
     """Fill in `ends` (ny, 3): first and last column of each row that is not NaN, and the number of such columns."""
@@ -173,6 +222,30 @@ def _first_finite(lines: NDArray[np.floating]) -> int:
     return next((number for number, line in enumerate(lines) if np.isfinite(line).any()), len(lines))
 
 
+def _plain_add(  # noqa: PLR0917 - those of the compiled function
+    data: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    at: tuple[int, int],
+    plane: Floats,
+    corrected: Floats,
+    raw: Floats,
+    variances: Floats,
+    count: NDArray[np.int32],
+) -> None:
+    """Do what :func:`add_part` does."""
+    ny, nx = data.shape
+    here = slice(at[0], at[0] + ny), slice(at[1], at[1] + nx)
+    valid, values = ~np.isnan(data), data.astype(np.float64)
+    level = plane[0] + plane[2] * np.arange(ny)
+    corrected[here] += np.where(valid, values - (level[:, None] + plane[1] * np.arange(nx)), 0.0)
+    count[here] += valid
+    if raw.size > 0:
+        raw[here] += np.where(valid, values, 0.0)
+    if variances.size > 0:
+        variances[here] += np.where(valid, variance, 0.0)
+
+
+@compiled_when_large(lambda data, *_: data.size // 20, _plain_add)
 @njit(nogil=True, cache=True)
 def add_part(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     data: NDArray[np.floating],
@@ -218,6 +291,15 @@ def add_part(  # noqa: PLR0917 - a compiled function takes positions only # prag
                 total[k] += 0.0 if np.isnan(values[k]) else np.float64(more[k])
 
 
+def _plain_share(data: NDArray[np.floating], at: tuple[int, int], count: NDArray[np.int32]) -> float:
+    """Do what :func:`share` does."""
+    valid, part = ~np.isnan(data), np.zeros(data.shape)
+    seen = count[at[0] : at[0] + data.shape[0], at[1] : at[1] + data.shape[1]][valid].astype(np.float64)
+    part[valid] = 1.0 / (seen * seen)
+    return float(in_turn(in_turn(part)))
+
+
+@compiled_when_large(lambda data, *_: data.size // 20, _plain_share)
 @njit(nogil=True, cache=True)
 def share(  # pragma: no cover - compiled
     data: NDArray[np.floating], at: tuple[int, int], count: NDArray[np.int32]
@@ -231,30 +313,3 @@ def share(  # pragma: no cover - compiled
             n = np.float64(seen[k])
             columns[k] += 0.0 if np.isnan(values[k]) else 1.0 / (n * n)
     return columns.sum()
-
-
-@njit(nogil=True, cache=True)
-def steps_in_rows(data: NDArray[np.floating], every: int, out: NDArray[np.float64]) -> int:  # pragma: no cover
-    """Put the finite steps from pixel to pixel of every so many rows into `out`; return their number."""
-    n = 0
-    for r in range(0, data.shape[0], every):
-        row = data[r]
-        for k in range(data.shape[1] - 1):
-            step = abs(np.float64(row[k + 1]) - np.float64(row[k]))
-            out[n] = step
-            n += int(step < np.inf)
-    return n
-
-
-@njit(nogil=True, cache=True)
-def values_between(  # pragma: no cover - compiled
-    values: NDArray[np.float64], low: float, high: float, out: NDArray[np.float64]
-) -> tuple[int, int]:
-    """Put the values from `low` to `high` into `out`; return the number of those below, and of these."""
-    below = n = 0
-    for k in range(values.size):
-        value = values[k]
-        out[n] = value
-        n += int((value >= low) & (value <= high))
-        below += int(value < low)
-    return below, n

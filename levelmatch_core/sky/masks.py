@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from levelmatch_core.errors import NoUsablePixelsError
-from levelmatch_core.sky.clipping import clipped
+from levelmatch_core.sky.robust.clipping import clipped
 
 Image = NDArray[np.floating]
 

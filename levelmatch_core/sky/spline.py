@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.process.small_work import compiled_when_large
-from levelmatch_core.sky.clipping import MAD_TO_SIGMA
-from levelmatch_core.sky.kernels import positions_in_row
+from levelmatch_core.process.small_work import compiled_when_large, interpreted
+from levelmatch_core.sky.kernels import BAND, plain_positions, positions_in_row
+from levelmatch_core.sky.robust.clipping import pixel_noise
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -44,27 +44,6 @@ star have 0.6."""
 DEEP = 30.0
 """A dark pixel is wild (dead) if it is this many standard deviations below those about it: of gaps between the stars of
 a crowd some are a third as deep."""
-SAMPLE = 16384
-"""Number of differences of neighbours from which the noise is estimated."""
-
-
-def pixel_noise(data: Image, sample: int = SAMPLE) -> float:
-    """Return the standard deviation of the pixel noise of an image from so many differences of neighbours in rows."""
-    step = max(1, math.isqrt(data.size // sample))
-    rows = data[::step]
-    with np.errstate(invalid="ignore"):
-        steps = np.subtract(rows[:, 1::step], rows[:, :-1:step][:, : rows[:, 1::step].shape[1]], dtype=np.float64)
-    steps = steps[np.isfinite(steps)]
-    return MAD_TO_SIGMA * _median(np.abs(steps)) / math.sqrt(2.0) if steps.size else 0.0
-
-
-def _median(values: Floats) -> float:
-    """Return the median of finite values, as numpy does, which takes four times as long to look for others."""
-    middle = values.size // 2
-    if values.size % 2:
-        return float(np.partition(values, middle)[middle])
-    lower, upper = np.partition(values, (middle - 1, middle))[middle - 1 : middle + 1]
-    return float((lower + upper) / 2)
 
 
 def coefficients(data: Image) -> tuple[Floats, Flags]:
@@ -92,6 +71,31 @@ def coefficients(data: Image) -> tuple[Floats, Flags]:
     return padded, wild
 
 
+def _plain_wild(data: Image, noise: float, wild: Flags) -> None:
+    """Do what :func:`flag_wild` does: look at what is off its sky only, which is found in the whole image."""
+    ny, nx = data.shape
+    low, high = _plain_ordered(data[2 : ny - 2, : nx - 4], data[2 : ny - 2, 4:])
+    other, upper = _plain_ordered(data[: ny - 4, 2 : nx - 2], data[4:, 2 : nx - 2])
+    sky = np.where(low <= other, _plain_ordered(other, high)[0], _plain_ordered(low, upper)[0])
+    off = np.abs(data[2 : ny - 2, 2 : nx - 2].astype(np.float64) - sky) > ALONE * noise
+    r, c = 2 + np.array(np.nonzero(off))
+    value, level = data[r, c].astype(np.float64), sky[r - 2, c - 2]
+    sign = np.where(value > level, 1.0, -1.0)
+    limit = sign * level + FLANK * (sign * value - sign * level) + FLANK_NOISE * noise
+    beside = np.array([sign * data[r + dr, c + dc] for dr, dc in ((0, -1), (0, 1), (-1, 0), (1, 0))])
+    places = np.stack([r, c], axis=1)[np.count_nonzero(beside < limit, axis=0) >= 3].tolist()
+    flag = interpreted(_flag)
+    for turn in range(2):
+        for r, c in places:
+            flag(data, r, c, sky[r - 2, c - 2], noise, turn, wild)
+
+
+def _plain_ordered(a: Image, b: Image) -> tuple[Image, Image]:
+    """Return the lower and the higher of two; as compiled code has it, the first where either is NaN."""
+    return np.where(b < a, b, a), np.where(b > a, b, a)
+
+
+@compiled_when_large(lambda data, *_: data.size // 20, _plain_wild)
 @njit(nogil=True, cache=True)
 def flag_wild(data: Image, noise: float, wild: Flags) -> None:  # pragma: no cover - compiled
     """Flag isolated pixels (see :data:`ALONE`), also those next to a wild one that stands out more.
@@ -103,21 +107,28 @@ def flag_wild(data: Image, noise: float, wild: Flags) -> None:  # pragma: no cov
     for turn in range(2):
         for r in range(2, ny - 2):
             for c in range(2, nx - 2):
-                value = np.float64(data[r, c])
                 sky = _second_lowest(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
-                if not abs(value - sky) > limit:  # also for NaN
-                    continue
-                sign = 1.0 if value > sky else -1.0
-                left, right = sign * data[r, c - 1], sign * data[r, c + 1]
-                below, above = sign * data[r - 1, c], sign * data[r + 1, c]
-                if not _stands_out(sign * value, sign * sky, (left, right, below, above), noise):
-                    continue
-                if sign < 0.0 and not _is_dead(data, r, c, sky, noise):
-                    continue
-                if turn == 0:
-                    wild[r, c] = not sign * value < max(left, right, below, above)
-                elif wild[r, c - 1] | wild[r, c + 1] | wild[r - 1, c] | wild[r + 1, c]:
-                    wild[r, c] = 1
+                if abs(np.float64(data[r, c]) - sky) > limit:  # not for NaN
+                    _flag(data, r, c, sky, noise, turn, wild)
+
+
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
+def _flag(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+    data: Image, r: int, c: int, sky: float, noise: float, turn: int, wild: Flags
+) -> None:
+    """Flag a pixel that is off its sky in the first or the second turn, if it is isolated."""
+    value = np.float64(data[r, c])
+    sign = 1.0 if value > sky else -1.0
+    left, right = sign * data[r, c - 1], sign * data[r, c + 1]
+    below, above = sign * data[r - 1, c], sign * data[r + 1, c]
+    if not _stands_out(sign * value, sign * sky, (left, right, below, above), noise):
+        return
+    if sign < 0.0 and not _is_dead(data, r, c, sky, noise):
+        return
+    if turn == 0:
+        wild[r, c] = not sign * value < max(left, right, below, above)
+    elif wild[r, c - 1] | wild[r, c + 1] | wild[r - 1, c] | wild[r + 1, c]:
+        wild[r, c] = 1
 
 
 @njit(nogil=True, cache=True, no_cpython_wrapper=True)
@@ -137,7 +148,7 @@ def _stands_out(  # pragma: no cover - compiled
     height = value - sky
     limit = sky + FLANK * height + FLANK_NOISE * noise
     left, right, below, above = beside
-    dark = (left < limit) + (right < limit) + (below < limit) + (above < limit)
+    dark = int(left < limit) + int(right < limit) + int(below < limit) + int(above < limit)
     # of a faint star each neighbour alone is lost in the noise, three together less so; a hit may be of two pixels
     three = left + right + below + above - max(left, right, below, above) - 3.0 * sky
     return dark >= 3 and not three > FLANKS * height
@@ -150,6 +161,25 @@ def _second_lowest(a: float, b: float, c: float, d: float) -> float:  # pragma: 
     return min(other, max(a, b)) if low <= other else min(low, max(c, d))
 
 
+def _plain_fill(data: Image, wild: Flags, padded: Floats) -> None:
+    """Do what :func:`fill` does."""
+    (ny, nx), valid, flat = data.shape, np.isfinite(data) & (wild == 0), data.astype(np.float64).ravel()
+    here, bad = np.flatnonzero(valid), np.flatnonzero(~valid)
+    if here.size:
+        row, after = bad // nx, here.searchsorted(bad)
+        one, other = here[np.maximum(after - 1, 0)], here[np.minimum(after, here.size - 1)]
+        follows, leads = (one < bad) & (one // nx == row), (other > bad) & (other // nx == row)
+        last = np.where(follows, one, row * nx - 1)
+        before = flat[np.where(follows, one, other)]
+        part = (bad - last) / np.maximum(other - last, 1)
+        flat[bad] = np.where(leads, (1.0 - part) * before + part * flat[other], before)
+    rows = np.maximum.accumulate(np.where(valid.any(axis=1), np.arange(ny), -1))
+    first = rows[rows >= 0].min(initial=ny)
+    image = flat.reshape(ny, nx)
+    padded[MARGIN : MARGIN + ny, MARGIN : MARGIN + nx] = image[np.where(rows < 0, first, rows)] if here.size else 0.0
+
+
+@compiled_when_large(lambda data, *_: data.size // 50, _plain_fill)
 @njit(nogil=True, cache=True)
 def fill(data: Image, wild: Flags, padded: Floats) -> None:  # pragma: no cover - compiled
     """Copy the image between the margins, with invalid and wild pixels interpolated along rows.
@@ -323,6 +353,42 @@ def _gain(a: float, b: float, c: float, d: float) -> float:  # pragma: no cover 
     return 3.0 * found
 
 
+def _plain_sharp(  # noqa: PLR0917 - those of the compiled function
+    padded: Floats,
+    pieces: Floats,
+    lattice: Floats,
+    positions: Floats,
+    origin: tuple[float, float],
+    out: Image,
+    out_variance: Image,
+) -> float:
+    """Do what :func:`sharpen` does."""
+    (ny, nx), change = out.shape, np.zeros(1)
+    rows, columns = padded.shape[0] - 2 * MARGIN, padded.shape[1] - 2 * MARGIN
+    for start in range(0, ny, BAND):
+        band = slice(start, min(start + BAND, ny))
+        x, y = plain_positions((pieces, lattice, positions), origin, band, nx, nx)
+        inside = ~np.isnan(out[band]) & (x >= 0.0) & (y >= 0.0) & (x <= columns - 1.0) & (y <= rows - 1.0)
+        x, y = x[inside], y[inside]
+        j, i = x.astype(np.int64), y.astype(np.int64)
+        fx, fy, at = x - j, y - i, (i + 1) * padded.shape[1] + j + 1
+        along, across = _weights.py_func(fx), _weights.py_func(fy)
+        value = np.zeros(0)
+        for k, weight in enumerate(across):
+            line = along[0] * padded.take(at + k * padded.shape[1])
+            for m in range(1, 4):
+                line += along[m] * padded.take(at + (k * padded.shape[1] + m))
+            value = weight * line if k == 0 else value + weight * line
+        out[band][inside] = value
+        before = ((1.0 - fx) * (1.0 - fx) + fx * fx) * ((1.0 - fy) * (1.0 - fy) + fy * fy)
+        after = _gain.py_func(*along) * _gain.py_func(*across)
+        change = np.add.accumulate(np.concatenate([change, after - before]))[-1:]
+        if out_variance.size > 0:
+            out_variance[band][inside] = out_variance[band][inside] * (after / before)
+    return float(change[0])
+
+
+@compiled_when_large(lambda *given: given[5].size // 3, _plain_sharp)
 @njit(nogil=True, cache=True)
 def sharpen(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     padded: Floats,

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large, in_turn
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -25,6 +26,18 @@ MARGIN = 2
 _NONE, _WRONG, _BESIDE, _GOOD = 0, 1, 2, 3
 
 
+def _plain_medians(values: Image, median: Floats) -> None:
+    """Do what :func:`medians` does."""
+    ordered = np.sort(values.astype(np.float64), axis=0, kind="stable")  # NaN last
+    n = np.count_nonzero(~np.isnan(ordered), axis=0)[None]
+    lower, upper = (
+        np.take_along_axis(ordered, np.minimum(at, len(ordered) - 1), axis=0)[0]
+        for at in (np.maximum(n - 1, 0) // 2, n // 2)
+    )
+    median[...] = np.where(n[0] % 2 == 1, upper, 0.5 * (lower + upper))
+
+
+@compiled_when_large(lambda values, _: values.size // 10, _plain_medians)
 @njit(nogil=True, cache=True)
 def medians(values: Image, median: Floats) -> None:  # pragma: no cover - compiled
     """Fill in (rows, columns) the median of the valid values of (parts, rows, columns); NaN where there are none."""
@@ -63,6 +76,70 @@ def _step(median: Floats, r: int, c: int) -> float:  # pragma: no cover - compil
     return largest
 
 
+def _plain_steps(median: Floats) -> Floats:
+    """Return what :func:`_step` does, for all pixels but those of the first and last row."""
+    rows, columns = median.shape
+    here, largest = median[1:-1], np.zeros((rows - 2, columns))
+    beside = np.full((rows, columns + 2), np.nan)
+    beside[:, 1:-1] = median
+    for dr, dc in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        step = np.abs(beside[1 + dr : rows - 1 + dr, 1 + dc : 1 + dc + columns] - here)
+        largest = np.fmax(largest, step)
+    return largest
+
+
+def _plain_trust(values: Image, variances: Image, median: Floats, noise: Floats, trust: Flags) -> None:
+    """Do what :func:`_fill_trust` does."""
+    rows = slice(1, -1)
+    here, found, sigma = values[:, rows].astype(np.float64), trust[:, rows], noise[:, None, None]
+    if variances.size > 0:
+        sigma = np.fmax(sigma, np.sqrt(variances[:, rows].astype(np.float64)))
+    off, steps, valid = np.abs(here - median[rows]), STEEP * _plain_steps(median), ~np.isnan(here)
+    allowed = np.where(np.count_nonzero(valid, axis=0) >= FEWEST, steps, np.inf)
+    found[...] = np.where(valid, _GOOD, _NONE)
+    wrong = off > allowed + LIMIT * sigma
+    found[wrong] = _WRONG
+    spread = np.zeros((len(here), here.shape[1] + 2, here.shape[2] + 2), np.bool_)
+    for down in range(3):
+        for across in range(3):
+            spread[:, down : down + wrong.shape[1], across : across + wrong.shape[2]] |= wrong
+    found[spread[:, 1:-1, 1:-1] & (found == _GOOD) & (off > steps + BESIDE * sigma)] = _BESIDE
+
+
+def _plain_mean(  # noqa: PLR0917 - those of the compiled function
+    values: Image,
+    variances: Image,
+    median: Floats,
+    noise: Floats,
+    weights: Floats,
+    trust: Flags,
+    mean: Floats,
+    variance: Floats,
+    coverage: NDArray[np.int32],
+    shares: Floats,
+) -> None:
+    """Do what :func:`robust_mean` does."""
+    _plain_trust(values, variances, median, noise, trust)
+    rows = slice(MARGIN, -MARGIN)
+    trusted = trust[:, rows]
+    near = (trusted == trusted.max(axis=0)) & (trusted > _NONE)
+    total, weight = np.zeros((2, *mean.shape))
+    for each, value, used in zip(weights, values[:, rows].astype(np.float64), near, strict=True):
+        total += np.where(used, each * value, 0.0)
+        weight += np.where(used, each, 0.0)
+    coverage[...] = np.count_nonzero(near, axis=0)
+    valid, mean[...] = coverage > 0, np.nan
+    used, whole = near[:, valid], weight[valid]
+    mean[valid] = total[valid] / whole
+    for p, each in enumerate(weights):
+        part = each / whole
+        shares[p] = in_turn(np.concatenate([shares[p : p + 1], np.where(used[p], part * part, 0.0)]))
+    if variances.size > 0:
+        own = variances[:, rows].astype(np.float64)[:, valid]
+        variance[valid] = in_turn(np.where(used, (weights * weights)[:, None] * own, 0.0)) / (whole * whole)
+
+
+@compiled_when_large(lambda values, *_: values.size // 8, _plain_mean)
 @njit(nogil=True, cache=True)
 def robust_mean(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     values: Image,

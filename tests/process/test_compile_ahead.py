@@ -12,6 +12,7 @@ import pytest
 
 from levelmatch_core.process import compile_ahead
 from levelmatch_core.process.compile_ahead import (
+    FEW_BYTES,
     FEW_FILES,
     CompileAhead,
     compiling_ahead,
@@ -35,9 +36,20 @@ def test_every_entry_of_the_list_is_a_compiled_function_with_as_many_arguments()
 
 def test_nothing_is_started_where_something_was_compiled_before(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    (tmp_path / "kernels.add_part-7.py311.nbi").touch()
-    with compiling_ahead() as ahead:
+    (tmp_path / "stack_kernels.robust_mean-7.py311.nbi").touch()
+    with compiling_ahead(FEW_FILES + 1, FEW_BYTES + 1) as ahead:
         assert ahead is None
+
+
+@pytest.mark.parametrize(
+    ("files", "size", "is_large"),
+    [(FEW_FILES, FEW_BYTES, False), (FEW_FILES + 1, FEW_BYTES, True), (FEW_FILES, FEW_BYTES + 1, True)],
+)
+def test_nothing_is_compiled_ahead_of_a_small_run(tmp_path, monkeypatch, files, size, is_large):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compile_ahead, "_started", Child)
+    with compiling_ahead(files, size) as ahead:
+        assert (ahead is not None) is is_large
 
 
 def test_what_a_run_needs_at_once_comes_first():
@@ -68,7 +80,7 @@ class Child:
 
 
 @pytest.mark.parametrize(("files", "expected"), [(FEW_FILES, [()]), (FEW_FILES + 1, [(), ("rest",)])])
-def test_what_a_small_run_interprets_is_compiled_for_a_large_one(monkeypatch, files, expected):
+def test_what_the_graph_needs_is_compiled_for_many_files(monkeypatch, files, expected):
     started = []
     monkeypatch.setattr(compile_ahead, "_started", lambda *words: started.append(Child(*words)) or started[-1])
     ahead = CompileAhead()
@@ -99,6 +111,7 @@ from levelmatch_core.sky.kernels import row_ends
 (entry,) = (one for one in listed_kernels() if one.function == "row_ends")
 assert compile_entry(entry)
 import numpy as np
+row_ends = row_ends.compiled
 row_ends(np.zeros((20, 20), np.float32), np.zeros((20, 3), np.int64))
 print(sum(row_ends.stats.cache_misses.values()), sum(row_ends.stats.cache_hits.values()), len(row_ends.signatures))
 """

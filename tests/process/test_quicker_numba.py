@@ -11,12 +11,12 @@ import re, sys
 from levelmatch_core.matching.measure import huber
 from levelmatch_core.process.compile_ahead import listed_kernels, types_of
 from levelmatch_core.process.quicker_numba import quicken
-from levelmatch_core.sky import clipping
+from levelmatch_core.sky.robust import clipping_kernels
 if sys.argv[1] == "quick":
     assert quicken()
 for entry in listed_kernels():
-    if entry.function in ("huber_sums", "_cuts", "sift"):
-        kernel = getattr(sys.modules[entry.module], entry.function)
+    if entry.function in ("huber_sums", "clip_sample", "sift"):
+        kernel = getattr(sys.modules[entry.module], entry.function).compiled
         kernel.compile(types_of(entry.arguments))
         (text,) = kernel.inspect_asm().values()
         names = {}  # functions are counted in the order in which they are made

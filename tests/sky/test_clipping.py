@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from levelmatch_core.sky import clipping
-from levelmatch_core.sky.clipping import ALL, BY_ITSELF, clip, clipped, cuts_of, run_moments, sample_step, sift
+from levelmatch_core.sky.robust import clipping
+from levelmatch_core.sky.robust.clipping import ALL, BY_ITSELF, clip, clipped, cuts_of, sample_step
+from levelmatch_core.sky.robust.clipping_kernels import Cuts, Start, run_moments, sift, sift_row
 from tests.sky.oracles import robustly_clipped
 
 CROOKED = [2.0137, 3.0171, 4.5291]
@@ -48,7 +49,7 @@ def test_an_image(dtype: type, wild: float) -> None:
 
 
 def sifted(
-    values: np.ndarray, cuts: clipping.Cuts, start: clipping.Start, sigma: float, maxiters: int
+    values: np.ndarray, cuts: Cuts, start: Start, sigma: float, maxiters: int
 ) -> tuple[clipping.Clipped | None, int]:
     kept = np.empty(values.size)
     left = sift(values, cuts, kept)
@@ -129,9 +130,9 @@ def test_a_row_is_sifted_alike_without_a_compiler() -> None:
     """As where NUMBA_DISABLE_JIT is set: numpy's numbers of eight bits would count no further than 255."""
     row = np.random.default_rng(5).normal(0, 1, 2000)
     found = []
-    for sift_row in (clipping.sift_row, clipping.sift_row.py_func):
+    for function in (sift_row, sift_row.py_func):
         kept, sums, take = np.empty(row.size + 1), np.zeros((2, row.size)), np.empty(row.size, np.uint8)
-        counts = sift_row(row, (0.0, -0.2, -0.1, 0.1, 0.2), kept, np.int64(0), sums, take)
+        counts = function(row, (0.0, -0.2, -0.1, 0.1, 0.2), kept, np.int64(0), sums, take)
         found.append([*counts, *kept[: counts[0]], *sums.ravel()])
     assert found[0][0] > 255
     assert found[1] == found[0]
@@ -144,7 +145,7 @@ import sys
 
 import numpy as np
 from levelmatch_core.matching.measure.difference_kernels import sift_difference
-from levelmatch_core.sky.clipping import sift
+from levelmatch_core.sky.robust.clipping_kernels import sift
 
 values = np.random.default_rng(5).normal(0, 1, 2000).astype(np.float32)
 cuts = (0.0, -0.2, -0.1, 0.1, 0.2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from levelmatch_core.sky import kernels
-from levelmatch_core.sky.clipping import run_median, run_moments
+from levelmatch_core.sky.robust.clipping_kernels import run_median, run_moments
 
 
 def holed(seed, shape=(23, 31)):

@@ -11,6 +11,7 @@ from levelmatch_core.sky import spline
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.pixelmap import Box, grid_to_image
 from levelmatch_core.sky.resample import bilinear
+from levelmatch_core.sky.robust.clipping import MAD_TO_SIGMA, pixel_noise
 
 GRID = Grid(ra=83.0, dec=-5.0, angle=0.0, scale=1.0)
 NO_MAP = np.empty((0,) * 5), np.zeros(4)
@@ -182,5 +183,5 @@ def test_noise_is_the_median_of_numpy(columns: int) -> None:
     data = np.random.default_rng(columns).normal(size=(7, columns)).astype(np.float32)
     data[1, 0] = np.nan
     steps = np.abs(np.diff(data.astype(np.float64), axis=1))
-    expected = spline.MAD_TO_SIGMA * np.nanmedian(steps) / np.sqrt(2) if columns > 1 else 0.0
-    assert spline.pixel_noise(data) == expected
+    expected = MAD_TO_SIGMA * np.nanmedian(steps) / np.sqrt(2) if columns > 1 else 0.0
+    assert pixel_noise(data) == expected

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large
 
 Image = NDArray[np.generic]
 Mask = NDArray[np.bool_]
@@ -109,6 +110,17 @@ def always_blank(*, zero: bool) -> tuple[float, ...]:
     return (0.0,) if zero else ()
 
 
+def _plain_out(image: NDArray[np.floating], masked: Mask, largest: float) -> tuple[int, int]:
+    """Do what :func:`blank_out` does."""
+    bad = ~(np.abs(image) < largest)  # or NaN
+    huge = int(np.count_nonzero(bad & ~np.isnan(image)))
+    if masked.size == image.size:
+        bad |= masked
+    image[bad] = np.nan
+    return image.size - int(np.count_nonzero(bad)), huge
+
+
+@compiled_when_large(lambda image, *_: image.size // 100, _plain_out)
 @njit(nogil=True, cache=True)
 def blank_out(  # pragma: no cover - compiled
     image: NDArray[np.floating], masked: Mask, largest: float

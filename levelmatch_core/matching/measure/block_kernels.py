@@ -7,8 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Floats, Image, difference_row, unit
+from levelmatch_core.matching.measure.difference_kernels import (
+    Box,
+    Cut,
+    Floats,
+    Image,
+    difference_row,
+    plain_difference,
+    plain_left,
+    plain_unit,
+    unit,
+)
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import add_in_turn, compiled_when_large, in_turn, replaced_by
 
 FULL = 0.3
 """Blocks with less than this fraction of the pixels of a full one are left out."""
@@ -43,6 +54,7 @@ class BlockFindings(NamedTuple):
     slope_y: float
 
 
+@compiled_when_large(lambda *given: given[2][4] * given[2][5] // 12)
 @njit(nogil=True, cache=True)
 def block_statistics(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     first: Image,
@@ -70,6 +82,40 @@ def block_statistics(  # noqa: PLR0917 - a compiled function takes positions onl
     return of_blocks(one, sides[0], box[5]), of_blocks(other, sides[1], box[5]), within
 
 
+def _plain_sums(  # noqa: PLR0917 - those of the compiled function
+    first: Image,
+    second: Image,
+    box: Box,
+    cut: Cut,
+    fitted: tuple[float, float, float],
+    sides: tuple[int, int],
+    limit: float,
+) -> tuple[Floats, Floats, float]:
+    """Do what :func:`block_sums` does."""
+    ny, nx = box[4], box[5]
+    x, y = plain_unit(nx), plain_unit(ny)
+    tables, within = [np.zeros((ny // side + 1, nx // side + 1, 5)) for side in sides], 0
+    ends = sorted({*range(sides[0], ny, sides[0]), *range(sides[1], ny, sides[1]), ny})
+    for start, end in zip([0, *ends], ends, strict=False):
+        rows = slice(start, end)
+        difference = plain_difference(first, second, box, rows)
+        left = plain_left(difference, cut, x, y[rows])
+        keep = (left >= cut[3]) & (left <= cut[4])
+        value = np.where(keep, plain_left(difference, fitted, x, y[rows]), 0.0)
+        inner, square = np.minimum(np.maximum(value, -limit), limit), value * value
+        within += int(np.count_nonzero(keep & (inner == value)))
+        every = keep.astype(np.float64), value, square, square * value, inner
+        columns = np.stack([in_turn(each) for each in every], axis=1)
+        for side, table in zip(sides, tables, strict=True):
+            mine = table[(end - 1) // side]
+            padded = np.zeros((len(mine) * side, 5))
+            padded[:nx] = columns
+            add_in_turn(mine, padded.reshape(len(mine), side, 5).transpose(1, 0, 2))
+    one, other = (table.reshape(-1, 5) for table in tables)
+    return one, other, float(within)
+
+
+@replaced_by(_plain_sums)
 @njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def block_sums(  # noqa: PLR0917 - as above # pragma: no cover
     first: Image,

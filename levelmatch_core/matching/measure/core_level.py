@@ -11,8 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, unit
-from levelmatch_core.process.compilation import njit
+from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, plain_unit
 
 SAMPLE = 1024
 """Number of pixels that are looked at."""
@@ -49,19 +48,16 @@ def off_core(first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[floa
     return off if off > BEYOND * float(widths[at]) / WIDTH / left.size ** (1 / 3) else 0.0
 
 
-@njit(nogil=True, cache=True)
-def _sampled(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
+def _sampled(  # noqa: PLR0917 - a pair, and what of it
     first: Image, second: Image, box: Box, cut: Cut, fitted: tuple[float, float, float], every: int
 ) -> NDArray[np.float64]:
     """Return the residuals of the kept pixels, of every so many rows and columns."""
     ay, ax, by, bx, ny, nx = box
-    x, y = unit(nx), unit(ny)
-    found, n = np.empty((ny // every + 1) * (nx // every + 1)), 0
-    for r in range(every // 2, ny, every):
-        for k in range(every // 2, nx, every):
-            value = np.float64(second[by + r, bx + k]) - np.float64(first[ay + r, ax + k])
-            about = value - (cut[0] + cut[1] * x[k] + cut[2] * y[r])
-            if (about >= cut[3]) & (about <= cut[4]):
-                found[n] = value - (fitted[0] + fitted[1] * x[k] + fitted[2] * y[r])
-                n += 1
-    return found[:n]
+    rows, columns = slice(every // 2, ny, every), slice(every // 2, nx, every)
+    x, y = plain_unit(nx)[columns], plain_unit(ny)[rows, None]
+    there, here = second[by : by + ny, bx : bx + nx], first[ay : ay + ny, ax : ax + nx]
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = np.subtract(there[rows, columns], here[rows, columns], dtype=np.float64)
+        about = value - (cut[0] + cut[1] * x + cut[2] * y)
+        kept = (about >= cut[3]) & (about <= cut[4])
+        return np.asarray((value - (fitted[0] + fitted[1] * x + fitted[2] * y))[kept])

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.sky.clipping import Cuts, Sifted, sift_row
+from levelmatch_core.process.small_work import add_in_turn, compiled_when_large, in_turn, replaced_by
+from levelmatch_core.sky.robust.clipping_kernels import Cuts, Sifted, plain_sift, sift_row
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -22,6 +23,9 @@ Cut = tuple[float, float, float, float, float]
 HOLE, HOLE_ROWS = 12, 64
 """Runs of at most so many invalid pixels between valid ones of a row are holes of one image, and so many rows tell how
 many there are."""
+
+_AT_A_TIME = 1 << 15
+"""So many pixels are processed together where nothing is compiled."""
 
 
 @njit(nogil=True, cache=True)
@@ -33,6 +37,57 @@ def difference_row(first: Image, second: Image, box: Box, r: int, row: Floats) -
         row[k] = np.float64(b[k]) - np.float64(a[k])
 
 
+def plain_difference(first: Image, second: Image, box: Box, rows: slice) -> Floats:
+    """Return some rows of second - first."""
+    ay, ax, by, bx, ny, nx = box
+    there, here = second[by : by + ny, bx : bx + nx], first[ay : ay + ny, ax : ax + nx]
+    return np.subtract(there[rows], here[rows], dtype=np.float64)
+
+
+def plain_bands(box: Box) -> list[slice]:
+    """Return bands of rows that stay in the processor's cache, and in memory that is not asked for anew."""
+    rows = max(1, _AT_A_TIME // box[5])
+    return [slice(start, min(start + rows, box[4])) for start in range(0, box[4], rows)]
+
+
+def plain_left(difference: Floats, plane: tuple[float, ...], x: Floats, y: Floats) -> Floats:
+    """Return what the plane of a cut, or another one, leaves of some rows of a difference."""
+    return difference - ((plane[0] + plane[2] * y)[:, None] + plane[1] * x)
+
+
+def plain_unit(n: int) -> Floats:
+    """Do what :func:`unit` does."""
+    return np.asarray((np.arange(n) - (n - 1) / 2) / (n / 2), np.float64)
+
+
+def _plain_sifted(  # noqa: PLR0917 - those of the compiled function
+    first: Image, second: Image, box: Box, axis: tuple[float, float], cuts: Cuts, kept: Floats
+) -> tuple[Sifted, int, tuple[float, float], tuple[int, int]]:
+    """Do what :func:`sift_difference` does."""
+    ny, nx = box[4], box[5]
+    sums, finite, at, low, high = np.zeros((2, nx)), np.empty((ny, nx), np.bool_), 0, 0, 0
+    for rows in plain_bands(box):
+        more, finite[rows] = plain_sift(plain_difference(first, second, box, rows), cuts, kept[at:], sums)
+        at, low, high = at + more[0], low + more[1], high + more[2]
+    left = at, low, high, float(in_turn(sums[0])), float(in_turn(sums[1]))
+    count = np.count_nonzero(finite, axis=1)
+    r = np.repeat(np.flatnonzero(count), 2)
+    ends = np.stack([finite.argmax(axis=1), nx - 1 - finite[:, ::-1].argmax(axis=1)], axis=1)[count > 0].ravel()
+    along, across = ends * axis[0] + r * axis[1], r * axis[0] - ends * axis[1]
+    extent = _plain_width(along), _plain_width(across)
+    every = max(1, ny // HOLE_ROWS)
+    row, k = np.nonzero(finite[::every])
+    gaps = (k[1:] - k[:-1] - 1)[row[1:] == row[:-1]]
+    holes = int(gaps[gaps <= HOLE].sum())
+    return left, int(count.sum()), extent, (holes, len(row))
+
+
+def _plain_width(places: Floats) -> float:
+    """Return the number of pixels from the first to the last of some places."""
+    return float(places.max(initial=-np.inf) - places.min(initial=np.inf)) + 1.0
+
+
+@compiled_when_large(lambda *given: given[2][4] * given[2][5] // 15, _plain_sifted)
 @njit(nogil=True, cache=True)
 def sift_difference(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     first: Image, second: Image, box: Box, axis: tuple[float, float], cuts: Cuts, kept: Floats
@@ -46,12 +101,12 @@ def sift_difference(  # noqa: PLR0917 - a compiled function takes positions only
     axis
         Cosine and sine of the angle of an axis from +x.
     cuts, kept
-        As in :func:`levelmatch_core.sky.clipping.sift_row`; `kept` takes all pixels of the box.
+        As in :func:`levelmatch_core.sky.robust.clipping_kernels.sift_row`; `kept` takes all pixels of the box.
 
     Returns
     -------
     left
-        The argument of :func:`levelmatch_core.sky.clipping.clip`.
+        The argument of :func:`levelmatch_core.sky.robust.clipping.clip`.
     count
         Number of valid pixels.
     extent
@@ -99,6 +154,7 @@ def sift_difference(  # noqa: PLR0917 - a compiled function takes positions only
     return (int(at), low, high, sums[0].sum(), sums[1].sum()), count, extent, (holes, looked_at)
 
 
+@replaced_by(plain_unit)
 @njit(nogil=True, cache=True)
 def unit(n: int) -> Floats:  # pragma: no cover - compiled
     """Return (n,) positions of pixels about the middle, in units of half the box."""
@@ -106,6 +162,12 @@ def unit(n: int) -> Floats:  # pragma: no cover - compiled
     for k in range(n):  # numpy's range takes longer to compile
         x[k] = (k - middle) / half
     return x
+
+
+def plain_moments(columns: Floats, x: Floats) -> Floats:
+    """Do what :func:`moments_of` does."""
+    one, y, yy, r, ry = columns[:5]
+    return np.asarray(in_turn(np.stack([one, one * x, y, one * x * x, y * x, yy, r, r * x, ry, *columns[5:]], axis=1)))
 
 
 @njit(nogil=True, cache=True, no_cpython_wrapper=True)
@@ -140,6 +202,20 @@ def moments_of(columns: Floats, x: Floats) -> Floats:  # pragma: no cover - comp
     return found
 
 
+def _plain_plane(first: Image, second: Image, box: Box, cut: Cut) -> Floats:
+    """Do what :func:`plane_sums` does."""
+    x, y, columns = plain_unit(box[5]), plain_unit(box[4]), np.zeros((6, box[5]))
+    for rows in plain_bands(box):
+        left = plain_left(plain_difference(first, second, box, rows), cut, x, y[rows])
+        inside = (left >= cut[3]) & (left <= cut[4])
+        one, r, here = inside.astype(np.float64), np.where(inside, left, 0.0), y[rows, None]
+        products = one * here, one * (here * here), r * here, r * r
+        for total, more in zip(columns, (one, products[0], products[1], r, products[2], products[3]), strict=True):
+            add_in_turn(total, more)
+    return plain_moments(columns, x)
+
+
+@compiled_when_large(lambda *given: given[2][4] * given[2][5] // 20, _plain_plane)
 @njit(nogil=True, cache=True)
 def plane_sums(first: Image, second: Image, box: Box, cut: Cut) -> Floats:  # pragma: no cover - compiled
     """Return the sums over the kept pixels for the fit of a plane to the residuals of the plane of the cut.
@@ -170,6 +246,21 @@ def plane_sums(first: Image, second: Image, box: Box, cut: Cut) -> Floats:  # pr
     return moments_of(columns, x)
 
 
+def _plain_mask(first: Image, second: Image, box: Box, cut: Cut) -> tuple[int, int, int, int, int, int]:
+    """Do what :func:`mask_sums` does."""
+    x, y, inside = plain_unit(box[5]), plain_unit(box[4]), np.empty(box[4:], np.bool_)
+    for rows in plain_bands(box):
+        left = plain_left(plain_difference(first, second, box, rows), cut, x, y[rows])
+        inside[rows] = (left >= cut[3]) & (left <= cut[4])
+    k, r = np.arange(box[5]), np.arange(box[4])
+    of_columns, of_rows = np.count_nonzero(inside, axis=0), np.count_nonzero(inside, axis=1)
+    along = np.where(inside, k, 0).sum(axis=1)
+    sums = of_rows.sum(), of_columns @ k, of_rows @ r, of_columns @ (k * k), along @ r, of_rows @ (r * r)
+    n, sx, sy, sxx, sxy, syy = map(int, sums)
+    return n, sx, sy, sxx, sxy, syy
+
+
+@compiled_when_large(lambda *given: given[2][4] * given[2][5] // 40, _plain_mask)
 @njit(nogil=True, cache=True)
 def mask_sums(  # pragma: no cover - compiled
     first: Image, second: Image, box: Box, cut: Cut

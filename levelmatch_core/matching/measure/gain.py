@@ -21,9 +21,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, difference_row, unit
+from levelmatch_core.matching.measure.difference_kernels import (
+    Box,
+    Cut,
+    Image,
+    difference_row,
+    plain_difference,
+    plain_left,
+    plain_unit,
+    unit,
+)
 from levelmatch_core.matching.measure.likeness import MOSTLY, likeness
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large, in_turn, replaced_by
 
 LAG = 3
 """Distance to either side at which the brightness is read, pixels: beyond the correlation of resampled noise."""
@@ -90,6 +100,7 @@ def gain(
     return Gain(with_delta / with_here, sigma, mean), alike
 
 
+@compiled_when_large(lambda *given: given[2][4] * given[2][5] // (4 * given[4]))
 @njit(nogil=True, cache=True)
 def regressed(  # noqa: PLR0917 - a compiled function takes positions only
     first: Image,
@@ -123,17 +134,13 @@ def regressed(  # noqa: PLR0917 - a compiled function takes positions only
     if n == 0:
         return 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0
     # which leaves them without their plane
-    mean, square, together, with_delta, with_here, nearby = _products(values, n)
-    own = 0.0
-    for k in range(n):
-        own += values[0, k] * values[5, k]
+    mean, square, together, with_delta, with_here, nearby, own = _products(values, n)
     along = together / square if square > 0.0 else 0.0
     turned = along if UNEQUAL < abs(along) <= MOST_UNEQUAL else 0.0
     if turned != 0.0:
         # with m and d the mean and the difference nearby, weights of 1/s^2 and 1/t^2 make m - along d of the two images
-        for k in range(n):
-            values[2, k] -= turned * values[5, k]
-        _, _, _, with_delta, with_here, nearby = _products(values, n)
+        _turn(values, turned, n)
+        _, _, _, with_delta, with_here, nearby, _ = _products(values, n)
     if with_here == 0.0:
         return n, mean, square, with_delta, with_here, nearby, 0, 0.0, own, turned
     sums = np.zeros((2, ((ny - 1) // BLOCK + 1) * (nx // BLOCK + 1)))
@@ -141,6 +148,49 @@ def regressed(  # noqa: PLR0917 - a compiled function takes positions only
     return n, mean, square, with_delta, with_here, nearby, blocks, spread, own, turned
 
 
+def _plain_turn(values: NDArray[np.float64], turned: float, n: int) -> None:
+    """Do what :func:`_turn` does."""
+    values[2, :n] -= turned * values[5, :n]
+
+
+@replaced_by(_plain_turn)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True)
+def _turn(values: NDArray[np.float64], turned: float, n: int) -> None:  # pragma: no cover - compiled
+    """Take so much of the difference nearby out of the brightness nearby, of n samples."""
+    for k in range(n):
+        values[2, k] -= turned * values[5, k]
+
+
+def _plain_samples(  # noqa: PLR0917 - those of the compiled function
+    first: Image,
+    second: Image,
+    box: Box,
+    cut: Cut,
+    step: int,
+    values: NDArray[np.float64],
+    places: NDArray[np.int64],
+) -> int:
+    """Do what :func:`_samples` does."""
+    ny, nx = box[4], box[5]
+    x, y, rows = plain_unit(nx), plain_unit(ny)[::step], np.arange(0, ny, step)
+    difference = plain_difference(first, second, box, slice(None, None, step))
+    left = plain_left(difference, cut, x, y)
+    keep = (left >= cut[3]) & (left <= cut[4])
+    bright = first[box[0] : box[0] + ny : step, box[1] : box[1] + nx].astype(np.float64) + 0.5 * difference
+    middle, before, after = (slice(LAG + lag, nx - LAG + lag, step) for lag in (0, -LAG, LAG))
+    used = keep[:, middle] & keep[:, before] & keep[:, after]
+    n = int(np.count_nonzero(used))
+    values[0, :n] = difference[:, middle][used]
+    values[1, :n] = bright[:, middle][used]
+    values[2, :n] = bright[:, before][used] + bright[:, after][used]
+    row, column = np.nonzero(used)
+    values[3, :n], values[4, :n] = x[middle][column], y[row]
+    values[5, :n] = difference[:, before][used] + difference[:, after][used]
+    places[:n] = rows[row] // BLOCK * (nx // BLOCK + 1) + (LAG + step * column) // BLOCK
+    return n
+
+
+@replaced_by(_plain_samples)
 @njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _samples(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     first: Image,
@@ -180,16 +230,36 @@ def _samples(  # noqa: PLR0917 - a compiled function takes positions only # prag
     return n
 
 
+def _plain_products(values: NDArray[np.float64], n: int) -> tuple[float, float, float, float, float, float, float]:
+    """Do what :func:`_products` does."""
+    middle = in_turn(values[:5, :n].T) / n
+    v0, v1, v2, x, y = values[:5, :n] - middle[:, None]
+    sums = x * x, x * y, y * y, v0 * x, v1 * x, v2 * x, v0 * y, v1 * y, v2 * y
+    xx, xy, yy, *along = in_turn(np.stack(sums, axis=1)).tolist()
+    turn = xy / xx if xx > 0.0 else 0.0
+    rest = yy - turn * xy
+    in_x = 1.0 / xx if xx > 0.0 else 0.0
+    in_y = 1.0 / rest if rest > 1e-12 * yy else 0.0
+    y = y - turn * x
+    for k, (of_x, of_y) in enumerate(zip(along[:3], along[3:], strict=True)):
+        values[k, :n] = values[k, :n] - middle[k] - of_x * in_x * x - (of_y - turn * of_x) * in_y * y
+    v0, v1, v2, own = *values[:3, :n], values[5, :n]
+    found = in_turn(np.stack([v0 * v0, v0 * v1, v2 * v0, v2 * v1, v2 * v2, v0 * own], axis=1)).tolist()
+    square, together, with_delta, with_here, nearby, alike = found
+    return float(middle[1]), square, together, with_delta, with_here, nearby, alike
+
+
+@replaced_by(_plain_products)
 @njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _products(  # pragma: no cover - compiled
     values: NDArray[np.float64], n: int
-) -> tuple[float, float, float, float, float, float]:
+) -> tuple[float, float, float, float, float, float, float]:
     """Take a plane in x and y out of the first three rows of n samples, in place: return what the slope is made of.
 
     Returns
     -------
-    Mean brightness; then the sums of difference squared and times brightness, and of nearby brightness times
-    difference, brightness, and itself.
+    Mean brightness; then the sums of difference squared and times brightness, of nearby brightness times difference,
+    brightness, and itself, and of the difference times that nearby.
     """
     m0 = m1 = m2 = mx = my = 0.0
     for k in range(n):
@@ -219,7 +289,7 @@ def _products(  # pragma: no cover - compiled
     in_y = 1.0 / rest if rest > 1e-12 * yy else 0.0
     y0, y1, y2 = (y0 - turn * x0) * in_y, (y1 - turn * x1) * in_y, (y2 - turn * x2) * in_y
     x0, x1, x2 = x0 * in_x, x1 * in_x, x2 * in_x
-    square = together = with_delta = with_here = nearby = 0.0
+    square = together = with_delta = with_here = nearby = own = 0.0
     for k in range(n):
         x = values[3, k] - mx
         y = values[4, k] - my - turn * x
@@ -232,9 +302,21 @@ def _products(  # pragma: no cover - compiled
         with_delta += v2 * v0
         with_here += v2 * v1
         nearby += v2 * v2
-    return m1, square, together, with_delta, with_here, nearby
+        own += v0 * values[5, k]
+    return m1, square, together, with_delta, with_here, nearby, own
 
 
+def _plain_block_products(
+    values: NDArray[np.float64], slope: float, places: NDArray[np.int64], n: int, sums: NDArray[np.float64]
+) -> tuple[int, float]:
+    """Do what :func:`_block_products` does."""
+    of_samples = values[2, :n] * (values[0, :n] - slope * values[1, :n])
+    blocks = np.asarray(np.bincount(places[:n], of_samples, minlength=sums.shape[1]), np.float64)
+    sums[0], sums[1, places[:n]] = blocks, 1.0
+    return int(np.count_nonzero(sums[1])), float(in_turn(blocks * blocks))
+
+
+@replaced_by(_plain_block_products)
 @njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _block_products(
     values: NDArray[np.float64], slope: float, places: NDArray[np.int64], n: int, sums: NDArray[np.float64]

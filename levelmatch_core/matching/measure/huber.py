@@ -11,8 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.measure.difference_kernels import Box, Cut, Image, difference_row, moments_of, unit
+from levelmatch_core.matching.measure.difference_kernels import (
+    Box,
+    Cut,
+    Image,
+    difference_row,
+    moments_of,
+    plain_bands,
+    plain_difference,
+    plain_left,
+    plain_moments,
+    plain_unit,
+    unit,
+)
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import add_in_turn, compiled_when_large
 
 Floats = NDArray[np.float64]
 
@@ -119,6 +132,24 @@ def _plane(sums: Floats) -> Floats:
     return solved
 
 
+def _plain_sums(  # noqa: PLR0917 - those of the compiled function
+    first: Image, second: Image, box: Box, cut: Cut, plane: tuple[float, float, float], limit: float
+) -> Floats:
+    """Do what :func:`huber_sums` does."""
+    x, y, columns = plain_unit(box[5]), plain_unit(box[4]), np.zeros((8, box[5]))
+    for rows in plain_bands(box):
+        difference, here = plain_difference(first, second, box, rows), y[rows, None]
+        value = plain_left(difference, cut, x, y[rows])
+        kept = (value >= cut[3]) & (value <= cut[4])
+        left = np.where(kept, plain_left(difference, plane, x, y[rows]), 0.0)
+        p, one = np.minimum(np.maximum(left, -limit), limit), kept.astype(np.float64)
+        products = one * here, one * (here * here), p * here, np.where(p == left, one, 0.0), p * p, left * left
+        for total, more in zip(columns, (one, *products[:2], p, *products[2:]), strict=True):
+            add_in_turn(total, more)
+    return plain_moments(columns, x)
+
+
+@compiled_when_large(lambda *given: given[2][4] * given[2][5] // 16, _plain_sums)
 @njit(nogil=True, cache=True)
 def huber_sums(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     first: Image, second: Image, box: Box, cut: Cut, plane: tuple[float, float, float], limit: float

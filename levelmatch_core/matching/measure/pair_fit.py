@@ -42,21 +42,11 @@ from levelmatch_core.matching.measure.psf_match import psf_matched
 from levelmatch_core.matching.measure.tilts import reach
 from levelmatch_core.matching.results import PairFit
 from levelmatch_core.settings import FitType, MatchSettings
-from levelmatch_core.sky.clipping import (
-    ALL,
-    BY_ITSELF,
-    FEWEST,
-    Cuts,
-    Sifted,
-    Start,
-    clip,
-    cuts_of,
-    robust_start,
-    sample_step,
-)
 from levelmatch_core.sky.cutouts import Cutout
 from levelmatch_core.sky.kernels import as_compiled
 from levelmatch_core.sky.plane import Plane
+from levelmatch_core.sky.robust.clipping import ALL, BY_ITSELF, FEWEST, clip, cuts_of, robust_start, sample_step
+from levelmatch_core.sky.robust.clipping_kernels import Cuts, Sifted, Start
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -13,11 +13,11 @@ from levelmatch_core.process.compiled import is_cold
 from levelmatch_core.simulate import SimulatedProgram, simulate
 
 
-def test_a_machine_is_cold_until_kernels_are_compiled(tmp_path, monkeypatch):
+def test_a_machine_is_cold_until_all_kernels_are_compiled(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     assert is_cold()
     (tmp_path / "sky").mkdir()
-    (tmp_path / "sky" / "kernels.add_part-7.py311.nbi").touch()
+    (tmp_path / "sky" / "stack_kernels.robust_mean-7.py311.nbi").touch()
     assert not is_cold()
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "nowhere"))
     assert is_cold()

@@ -14,7 +14,7 @@ from levelmatch_core.matching.measure.difference_kernels import (
 )
 from levelmatch_core.matching.measure.gain import _block_products, _products, regressed
 from levelmatch_core.process.small_work import interpreted
-from levelmatch_core.sky.clipping import ALL
+from levelmatch_core.sky.robust.clipping import ALL
 
 
 def a_pair(seed=3):
@@ -58,14 +58,14 @@ def test_sums_are_those_over_the_pixels_that_the_cut_keeps(cut):
 
 def test_products_are_those_of_residuals_from_planes():
     rng = np.random.default_rng(1)
-    values = rng.standard_normal((5, 200)) + np.array([3.0, 5.0, 9.0, 0.2, -0.1])[:, None]
+    values = rng.standard_normal((6, 200)) + np.array([3.0, 5.0, 9.0, 0.2, -0.1, 0.0])[:, None]
     before = values.copy()
-    mean, square, together, with_delta, with_here, beside = interpreted(_products)(values, 180)
-    basis = np.column_stack([np.ones(180), *before[3:, :180]])
+    mean, square, together, with_delta, with_here, beside, own = interpreted(_products)(values, 180)
+    basis = np.column_stack([np.ones(180), *before[3:5, :180]])
     d, here, other = (v - basis @ np.linalg.lstsq(basis, v, rcond=None)[0] for v in before[:3, :180])
     np.testing.assert_allclose(values[:3, :180], [d, here, other], atol=1e-9)
-    expected = before[1, :180].mean(), d @ d, d @ here, other @ d, other @ here, other @ other
-    found = mean, square, together, with_delta, with_here, beside
+    expected = before[1, :180].mean(), d @ d, d @ here, other @ d, other @ here, other @ other, d @ before[5, :180]
+    found = mean, square, together, with_delta, with_here, beside, own
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 

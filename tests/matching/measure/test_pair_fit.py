@@ -76,7 +76,7 @@ def test_level_is_astropys_clipped_median_from_a_robust_start(values: np.ndarray
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_large_overlap_is_measured_as_pixel_by_pixel(dtype: type) -> None:
-    """Most of its pixels are never sorted (see sky/clipping.py): numpy and astropy are the oracle."""
+    """Most of its pixels are never sorted (see sky/robust/clipping.py): numpy and astropy are the oracle."""
     rng = np.random.default_rng(14)
     first = rng.normal(100, 5, (200, 300))
     second = first[20:, 31:] + rng.normal(4, 0.3, (180, 269)) + rng.exponential(3, (180, 269)) ** 3 / 50

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, shift
 
-from levelmatch_core.matching.measure import pair_fit, psf_match, undersampled
+from levelmatch_core.matching.measure import pair_fit, psf_kernels, psf_match, undersampled
 from levelmatch_core.matching.measure.pair_fit import fit_pair
 from levelmatch_core.matching.results import PairFit
 from tests.matching.fakes import make_cutout, settings_for
@@ -159,7 +159,7 @@ def test_compiled_sums_are_those_of_numpy() -> None:
     places, strength = psf_match.places_with_structure(first, second, BOX, 1.0)
     gradients = [np.stack(np.gradient(image)) for image in (first, second)]
     product = np.sum(gradients[0] * gradients[1], axis=0)
-    reach = psf_match.WINDOW
+    reach = psf_kernels.WINDOW
     expected = [product[r - reach : r + reach + 1, c - reach : c + reach + 1].mean() for r, c in places[:200].tolist()]
     np.testing.assert_allclose(strength[:200], expected, rtol=1e-9)
     mean = np.empty(tuple(side + 2 * psf_match.REACH for side in SHAPE))

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from levelmatch_core.images.contents.blanks import HUGE
 from levelmatch_core.matching.measure.pair_fit import fit_pair
 from levelmatch_core.matching.results import PairFit
-from levelmatch_core.sky.clipping import clipped
 from levelmatch_core.sky.cutouts import Cutout
 from levelmatch_core.sky.grid import Grid
 from levelmatch_core.sky.lone_pixels import lone_pixels, rough_noise
 from levelmatch_core.sky.pixelmap import Box, PixelMap, grid_to_image
 from levelmatch_core.sky.resample import bilinear
+from levelmatch_core.sky.robust.clipping import clipped
 from tests.matching import fakes
 from tests.matching.fakes import make_cutout, settings_for
 

@@ -1,26 +1,16 @@
-"""Sigma clipping about the median, with a robust start and without a full sort.
-
-The standard deviation is not a suitable start, since a fifth of wild values makes it so large that nothing is clipped.
-The first limit is therefore based on the median absolute deviation; from there on, clipping is that of astropy's
-`SigmaClip`.
-
-Only two kinds of values affect the result: those near the median, which may be the median in one of the iterations, and
-those far out, near the clipping limits. A sample shows where these lie. A single pass collects them and accumulates
-the sums of all other values, which are never clipped; only the collected values, a few per cent, are sorted. The result
-is the same as from sorting all values, and all values are sorted where the sample turns out to be misleading.
+"""The compiled passes of sigma clipping, and numpy's of the same; see :mod:`levelmatch_core.sky.robust.clipping`.
 
 Sums run over columns or over eight interleaved parts, so that they use the processor's vector units and do not depend
 on the width of these.
 """
 
-import math
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.small_work import compiled_when_large, in_turn, replaced_by
 
 Floats = NDArray[np.float64]
 Cuts = tuple[float, float, float, float, float]
@@ -34,146 +24,14 @@ and of their squares about the pivot."""
 Start = tuple[float, float]
 """Values below the first and above the second number are clipped before any standard deviation is computed."""
 
-BY_ITSELF: Start = (math.nan, math.nan)
-"""The start is determined from all values after sorting."""
-MAD_TO_SIGMA = 1.482602218505602
-"""Standard deviation of a normal distribution over its median absolute deviation."""
-ALL: Cuts = (0.0, math.inf, math.inf, math.inf, math.inf)
-"""Cuts that sort everything."""
-FEWEST = 4096
-"""For fewer values a full sort is as fast as the selection."""
-SAMPLE = (1024, 16384)
-"""Smallest and largest size of a sample; in between it is one value in sixteen."""
 _DEVIATIONS = 3.5
 """Margin about the median of the sample, in standard deviations of its rank."""
 _INSIDE = 0.9
 """Values farther from the median than this fraction of the last clipping limit of the sample are sorted."""
-_MOST_WILD = 0.2
-"""Up to this fraction of all values may be wild without affecting the limits."""
-_TIED = 0.05
-"""If more than this fraction of all values have the same deviation, values are discrete, such as integers."""
-_FAR = 1e3
-"""If nearly all values are equal, those farther away than this many times the nearest other value are wild."""
 _BLOCK = 2048
 """Number of values processed together, so that they stay in the processor's cache."""
 _FIRST = cast("int", np.int64(0))
 """The first index: what takes a plain 0 is compiled once more for that."""
-
-
-@dataclass(frozen=True)
-class Clipped:
-    """The values that remain after clipping."""
-
-    low: float
-    """Exactly the values from `low` to `high` remain."""
-    high: float
-    n: int
-    """Number of values that remain."""
-    median: float
-    offset: float
-    """Their mean minus their median."""
-    square: float
-    """Their mean squared distance from their median."""
-    converged: bool
-    """Whether the last clip removed nothing."""
-    step: float
-    """Amount by which another clip would change the median; 0 if that removes nothing."""
-
-    @property
-    def rms(self) -> float:
-        """Root mean square about the median."""
-        return math.sqrt(self.square)
-
-    @property
-    def std(self) -> float:
-        """Standard deviation."""
-        return math.sqrt(max(self.square - self.offset**2, 0.0))
-
-
-def clipped(values: NDArray[np.floating], sigma: float, maxiters: int) -> Clipped | None:
-    """Clip about the median, first by the median absolute deviation and then by standard deviations.
-
-    Parameters
-    ----------
-    values
-        Of any shape and order; non-finite values are ignored.
-    sigma
-        Limit in standard deviations.
-    maxiters
-        Largest number of iterations.
-
-    Returns
-    -------
-    Clipped or None
-        None if no value is finite.
-    """
-    flat = np.ascontiguousarray(values, dtype=np.float64).reshape(-1)  # for which alone all is compiled
-    every = sample_step(flat.size)
-    few = flat.size <= FEWEST
-    cuts, start = (ALL, BY_ITSELF) if few else cuts_of(flat[::every], sigma, maxiters)
-    kept = np.empty(flat.size)
-    for tried in (cuts, ALL):
-        left = sift(flat, tried, kept)
-        if left[0] + left[1] + left[2] == 0:
-            return None
-        found = clip(kept, left, tried, start, sigma, maxiters)
-        if found is not None:
-            return found
-    return None
-
-
-def sample_step(size: int) -> int:
-    """Return the step between the values of a sample; odd, so that the sample covers all columns of an image."""
-    return max(1, size // min(max(size // 16, SAMPLE[0]), SAMPLE[1])) | 1
-
-
-def cuts_of(sample: Floats, sigma: float, maxiters: int) -> tuple[Cuts, Start]:
-    """Estimate from a sample which values affect the result of clipping, and where clipping starts.
-
-    Parameters
-    ----------
-    sample
-        (n,) in any order; non-finite values are ignored.
-    sigma, maxiters
-        As in :func:`clipped`.
-    """
-    sample = sample[np.isfinite(sample)]
-    if sample.size < SAMPLE[0] // 4:
-        return ALL, BY_ITSELF
-    sample.sort()
-    start = robust_start(sample, float(sigma))
-    return tuple(_cuts(sample, start, float(sigma), maxiters)), start
-
-
-def clip(  # noqa: PLR0917 - all are needed
-    kept: Floats, left: Sifted, cuts: Cuts, start: Start, sigma: float, maxiters: int
-) -> Clipped | None:
-    """Clip values that :func:`sift` has sorted out.
-
-    Parameters
-    ----------
-    kept
-        Its first elements are the kept values; they are sorted in place.
-    left
-        The result of the sift.
-    cuts
-        The cuts used by the sift.
-    start
-        Values outside this range are clipped at the beginning.
-    sigma, maxiters
-        As in :func:`clipped`.
-
-    Returns
-    -------
-    Clipped or None
-        None if the cuts were not suitable: a median or a limit falls among the values that were summed.
-    """
-    ordered = kept[: left[0]]
-    ordered.sort()
-    if math.isnan(start[0]):
-        start = robust_start(ordered, float(sigma))
-    found, *result = _clip_sifted(ordered, left, cuts, start, float(sigma), maxiters)
-    return Clipped(*result) if found else None
 
 
 @njit(nogil=True, cache=True)
@@ -221,6 +79,33 @@ def sift_row(  # noqa: PLR0917 - a compiled function takes positions only # prag
     return at, finite, low, high
 
 
+def plain_sift(rows: Floats, cuts: Cuts, kept: Floats, sums: Floats) -> tuple[Sifted, NDArray[np.bool_]]:
+    """Do what :func:`sift_row` does, for all rows; return what :func:`sift` does, and what is finite.
+
+    `sums` is (2, n or more), what is summed of earlier rows.
+    """
+    pivot, below, lower, upper, above = cuts
+    is_low, is_high = (rows >= below) & (rows < lower), (rows > upper) & (rows <= above)
+    inside, finite = is_low | is_high, np.abs(rows) < np.inf
+    x = np.where(inside, rows - pivot, 0.0)
+    for place, more in zip(sums[:, : rows.shape[1]], (x, x * x), strict=True):
+        place[...] = in_turn(np.concatenate([place[None], more]))
+    taken = rows[finite & ~inside]
+    kept[: taken.size] = taken
+    low, high = int(np.count_nonzero(is_low)), int(np.count_nonzero(is_high))
+    return (taken.size, low, high, float(in_turn(sums[0])), float(in_turn(sums[1]))), finite
+
+
+def _plain_values(values: NDArray[np.floating], cuts: Cuts, kept: Floats) -> Sifted:
+    """Do what :func:`sift` does."""
+    flat, sums = values.astype(np.float64), np.zeros((2, _BLOCK))
+    whole = flat.size // _BLOCK * _BLOCK
+    at, low, high, *_ = plain_sift(flat[:whole].reshape(-1, _BLOCK), cuts, kept, sums)[0]
+    more, more_low, more_high, total, squares = plain_sift(flat[None, whole:], cuts, kept[at:], sums)[0]
+    return at + more, low + more_low, high + more_high, total, squares
+
+
+@compiled_when_large(lambda values, *_: values.size // 20, _plain_values)
 @njit(nogil=True, cache=True)
 def sift(  # pragma: no cover - compiled
     values: NDArray[np.floating], cuts: Cuts, kept: Floats
@@ -239,6 +124,14 @@ def sift(  # pragma: no cover - compiled
     return int(at), low, high, sums[0].sum(), sums[1].sum()
 
 
+def _plain_between(ordered: Floats, low: int, high: int, least: float, most: float) -> tuple[int, int]:
+    """Do what :func:`_between` does."""
+    run = ordered[low:high]
+    start = low + int(run.searchsorted(least, "left"))
+    return start, max(start, low + int(run.searchsorted(most, "right")))
+
+
+@replaced_by(_plain_between)
 @njit(nogil=True, cache=True, no_cpython_wrapper=True)
 def _between(  # pragma: no cover - compiled
     ordered: Floats, low: int, high: int, least: float, most: float
@@ -261,55 +154,9 @@ def _between(  # pragma: no cover - compiled
     return start, stop
 
 
+@compiled_when_large(lambda *_: 400)
 @njit(nogil=True, cache=True)
-def robust_start(ordered: Floats, sigma: float) -> Start:  # pragma: no cover - compiled
-    """Return the first limits of clipping: the median and `sigma` robust standard deviations to both sides.
-
-    The standard deviation is that of a normal distribution with the same median absolute deviation; if many values have
-    exactly this deviation, as with integers, half the distance to the next larger one is added. If more than 80 % of
-    all values are equal there is no such scale, and only values a thousand times farther away than the nearest other
-    value are clipped.
-
-    Parameters
-    ----------
-    ordered
-        (n,) finite values, ascending, at least one.
-    sigma
-        Limit in standard deviations.
-    """
-    n = ordered.size
-    centre = run_median(ordered, _FIRST, n)
-    i, j = n // 2 - 1, n // 2
-    deviation, following, same = 0.0, -1.0, 0
-    for rank in range(n):  # deviations in ascending order
-        below = centre - ordered[i] if i >= 0 else np.inf
-        above = ordered[j] - centre if j < n else np.inf
-        nearest = min(below, above)
-        if below <= above:
-            i -= 1
-        else:
-            j += 1
-        if rank <= n // 2:
-            same = same + 1 if nearest == deviation else 1
-            deviation = nearest
-        elif nearest == deviation:
-            same += 1
-        else:
-            if rank < (1.0 - _MOST_WILD) * n:
-                following = nearest
-            elif deviation == 0.0:
-                limit = _FAR * sigma * nearest
-                limit = limit if limit < np.inf else 0.0
-                return centre - limit, centre + limit
-            break
-    tied = following > 0.0 and same > max(1.0, _TIED * n)
-    scale = deviation + 0.5 * (following - deviation) if tied else deviation
-    limit = sigma * MAD_TO_SIGMA * scale
-    return centre - limit, centre + limit
-
-
-@njit(nogil=True, cache=True)
-def _cuts(ordered: Floats, begin: Start, sigma: float, maxiters: int) -> Cuts:  # pragma: no cover - compiled
+def clip_sample(ordered: Floats, begin: Start, sigma: float, maxiters: int) -> Cuts:  # pragma: no cover - compiled
     """Clip a sorted sample, and return the range of its medians and the innermost limits, with margins."""
     margin = int(np.ceil(_DEVIATIONS * 0.5 * np.sqrt(ordered.size))) + 1
     low, high = _between(ordered, _FIRST, ordered.size, begin[0], begin[1])
@@ -333,8 +180,9 @@ def _cuts(ordered: Floats, begin: Start, sigma: float, maxiters: int) -> Cuts:  
     return centre, min(centre - _INSIDE * limit, lower), lower, upper, max(centre + _INSIDE * limit, upper)
 
 
+@compiled_when_large(lambda *_: 400)
 @njit(nogil=True, cache=True)
-def _clip_sifted(  # noqa: PLR0917 - one loop; a compiled function takes positions only # pragma: no cover
+def clip_sifted(  # noqa: PLR0917 - one loop; a compiled function takes positions only # pragma: no cover
     ordered: Floats, left: Sifted, cuts: Cuts, begin: Start, sigma: float, maxiters: int
 ) -> tuple[bool, float, float, int, float, float, float, bool, float]:
     """Clip; return whether the cuts were suitable, and the fields of :class:`Clipped`.
@@ -393,6 +241,21 @@ def _step(  # noqa: PLR0917 - a compiled function takes positions only # pragma:
     return abs((ordered[middle] if odd else 0.5 * (ordered[middle - 1] + ordered[middle])) - centre)
 
 
+def _plain_moments(ordered: Floats, low: int, high: int, centre: float) -> tuple[float, float]:
+    """Do what :func:`run_moments` does."""
+    off = ordered[low:high] - centre
+    whole = off.size // 8 * 8
+    found = []
+    for values in (off, off * off):
+        s0, s1, s2, s3, s4, s5, s6, s7 = in_turn(values[:whole].reshape(-1, 8)).tolist()
+        total = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+        for value in values[whole:].tolist():
+            total += value
+        found.append(total / off.size)
+    return found[0], found[1]
+
+
+@replaced_by(_plain_moments)
 @njit(nogil=True, cache=True)
 def run_moments(ordered: Floats, low: int, high: int, centre: float) -> tuple[float, float]:  # pragma: no cover
     """Return the mean deviation of at least one value from `centre`, and the mean squared deviation."""

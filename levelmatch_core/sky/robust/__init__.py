@@ -1,0 +1,1 @@
+"""Statistics that wild values do not affect: clipping about the median."""
