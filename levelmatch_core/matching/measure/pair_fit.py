@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure import huber, undersampled
 from levelmatch_core.matching.measure.block_jackknife import is_lopsided, shown_by
-from levelmatch_core.matching.measure.clipped_noise import clipped_part, kappa_of
 from levelmatch_core.matching.measure.core_level import off_core
 from levelmatch_core.matching.measure.difference_kernels import (
     Box,
@@ -45,6 +44,7 @@ from levelmatch_core.settings import FitType, MatchSettings
 from levelmatch_core.sky.cutouts import Cutout
 from levelmatch_core.sky.kernels import as_compiled
 from levelmatch_core.sky.plane import Plane
+from levelmatch_core.sky.robust.clipped_noise import clipped_part, kappa_of
 from levelmatch_core.sky.robust.clipping import ALL, BY_ITSELF, FEWEST, clip, cuts_of, robust_start, sample_step
 from levelmatch_core.sky.robust.clipping_kernels import Cuts, Sifted, Start
 

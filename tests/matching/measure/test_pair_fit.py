@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from levelmatch_core.matching.measure.clipped_noise import kappa_of
 from levelmatch_core.matching.measure.pair_fit import _Pair, difference, fit_pair
 from levelmatch_core.sky.cutouts import Cutout
+from levelmatch_core.sky.robust.clipped_noise import kappa_of
 from tests.matching.fakes import make_cutout, settings_for
 from tests.sky.oracles import robustly_clipped
 
