@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 MOST_PASSES = 4_000_000
 """So many passes of an inner loop are interpreted in a second or so, which is what a function takes to be compiled."""
+AT_A_TIME = 1 << 15
+"""So many pixels are processed together where nothing is compiled."""
 
 
 class CompiledWhenLarge:
@@ -99,6 +101,12 @@ def replaced_by(plain: Callable[..., Any]) -> Callable[[Any], Any]:
         return made
 
     return decorate
+
+
+def bands(rows: int, columns: int) -> list[slice]:
+    """Return bands of rows that stay in the processor's cache, and in memory that is not asked for anew."""
+    step = max(1, AT_A_TIME // max(columns, 1))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def in_turn(values: NDArray[np.float64]) -> Any:  # noqa: ANN401 - a number or numbers

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.process.small_work import compiled_when_large, in_turn
-from levelmatch_core.sky.kernels import BAND, ends_of, plain_ends, plain_positions, positions_in_row
+from levelmatch_core.process.small_work import bands, compiled_when_large, in_turn
+from levelmatch_core.sky.kernels import ends_of, plain_ends, plain_positions, positions_in_row
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
@@ -190,8 +190,7 @@ def _plain_bilinear(  # noqa: PLR0917 - those of the compiled function
     """Do what :func:`bilinear_kernel` does, with all pixels as `_edge_pixel` has them."""
     (rows, columns), (ny, nx) = data.shape, out.shape
     runs, squares = -(-nx // RUN), np.zeros((1, RUN))
-    for start in range(0, ny, BAND):
-        band = slice(start, min(start + BAND, ny))
+    for band in bands(ny, nx):
         x, y = plain_positions((pieces, lattice, positions), origin, band, nx, RUN)
         inside = (x >= -0.5) & (y >= -0.5) & (x < columns - 0.5) & (y < rows - 0.5)
         x = np.minimum(np.maximum(np.where(inside, x, 0.0), 0.0), columns - 1.0)

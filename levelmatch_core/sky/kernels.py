@@ -9,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.process.small_work import compiled_when_large, in_turn
+from levelmatch_core.process.small_work import bands, compiled_when_large, in_turn
 
 Floats = NDArray[np.float64]
 
 _SCATTERED = 1 << 12
 """So many points are evaluated at a time: what is between stays in the processor's cache."""
-
-BAND = 64
-"""So many rows are processed together where nothing is compiled."""
 
 
 def as_compiled(image: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -194,10 +191,11 @@ def ends_of(row: NDArray[np.floating], ends: NDArray[np.int64]) -> None:  # prag
 
 def plain_ends(data: NDArray[np.floating], ends: NDArray[np.int64]) -> None:
     """Do what :func:`row_ends` does."""
-    valid = ~np.isnan(data)
-    ends[:, 2] = np.count_nonzero(valid, axis=1)
-    ends[:, 0] = np.where(ends[:, 2], valid.argmax(axis=1), -1)
-    ends[:, 1] = np.where(ends[:, 2], data.shape[1] - 1 - valid[:, ::-1].argmax(axis=1), -1)
+    for rows in bands(*data.shape):
+        valid, count = ~np.isnan(data[rows]), ends[rows, 2]
+        count[...] = np.count_nonzero(valid, axis=1)
+        ends[rows, 0] = np.where(count, valid.argmax(axis=1), -1)
+        ends[rows, 1] = np.where(count, data.shape[1] - 1 - valid[:, ::-1].argmax(axis=1), -1)
 
 
 @compiled_when_large(lambda data, _: data.size // 100, plain_ends)

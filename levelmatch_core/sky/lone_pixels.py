@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from levelmatch_core.images.contents.blanks import is_scattered
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.process.small_work import compiled_when_large
+from levelmatch_core.process.small_work import AT_A_TIME, compiled_when_large
 from levelmatch_core.sky.robust.clipping import MAD_TO_SIGMA, pixel_noise
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.floating]
 Flags = NDArray[np.uint8]
+Places = NDArray[np.int64]
 
 FAR = 5.0
 """A pixel is far off those about it beyond this many standard deviations of the noise, and of their own scatter."""
@@ -48,7 +49,7 @@ _TURNS = 4
 _FAR_THEN, _NOISE_THEN = 4.0, 1.5
 """In an image that is full of them, what is this far off is one, and its neighbours go along beyond the noise only."""
 _REACH = 2
-_BESIDE = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
+_HERE, _BESIDE = np.array([(0, 0)]), np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
 _AROUND = np.array([(down, across) for down in range(-2, 3) for across in range(-2, 3) if down or across])
 _LEAST = 6
 """Smallest number of valid pixels about one that can tell."""
@@ -145,34 +146,46 @@ def _plain_lone(
     data: Image, wild: Flags, limits: tuple[float, float, float], step: int, found: Flags
 ) -> tuple[int, int]:
     """Do what :func:`flag_lone` does."""
-    noise, far, chance = limits
-    padded = np.full((data.shape[0] + 2 * _REACH, data.shape[1] + 2 * _REACH), np.nan)
+    padded = np.full((data.shape[0] + 2 * _REACH, data.shape[1] + 2 * _REACH), np.nan, data.dtype)
     inner = padded[_REACH:-_REACH, _REACH:-_REACH]
     inner[...] = np.where(np.isfinite(data) & (wild == 0), data, np.nan)
     first = step // 2
     rows, columns = np.nonzero(~np.isnan(inner[first::step, first::step]))
-    rows, columns, examined = first + step * rows, first + step * columns, len(rows)
+    rows, columns, count = first + step * rows, first + step * columns, 0
+    for start in range(0, len(rows), AT_A_TIME):
+        at = slice(start, start + AT_A_TIME)
+        r, c = _plain_those_alone(padded, rows[at], columns[at], limits)
+        found[r, c] = 1
+        count += len(r)
+    return len(rows), count
+
+
+def _plain_those_alone(
+    padded: Image, rows: Places, columns: Places, limits: tuple[float, float, float]
+) -> tuple[Places, Places]:
+    """Return which of some pixels :func:`_is_lone`."""
+    noise, far, chance = limits
     beside, n = _plain_medians(_about(padded, rows, columns, _BESIDE))
-    off = np.abs(inner[rows, columns] - beside)
+    value = _about(padded, rows, columns, _HERE)[:, 0]
+    off = np.abs(value - beside)
     looked = ~((n > 0) & (off <= ((1.0 - ALONG) * far - chance) * noise))
-    rows, columns, beside = rows[looked], columns[looked], beside[looked]
+    rows, columns, value, beside = rows[looked], columns[looked], value[looked], beside[looked]
     around = _about(padded, rows, columns, _AROUND)
     middle, n = _plain_medians(around)
     scatter = MAD_TO_SIGMA * _plain_medians(np.abs(around - middle[:, None]))[0]
-    value = inner[rows, columns]
     height = np.abs(value - middle)
     along = np.where(value > middle, beside - middle, middle - beside)
     lone = (n >= _LEAST) & (height > far * np.maximum(noise, scatter)) & ~(along >= ALONG * height + chance * noise)
-    found[rows[lone], columns[lone]] = 1
-    return examined, int(np.count_nonzero(lone))
+    return rows[lone], columns[lone]
 
 
-def _about(padded: Floats, rows: NDArray[np.int64], columns: NDArray[np.int64], steps: NDArray[np.int64]) -> Floats:
+def _about(padded: Image, rows: Places, columns: Places, steps: Places) -> Floats:
     """Return (n, k) what is so many steps (k, 2) from pixels of an image with margins."""
-    return np.asarray(padded[rows[:, None] + _REACH + steps[:, 0], columns[:, None] + _REACH + steps[:, 1]])
+    found = padded[rows[:, None] + _REACH + steps[:, 0], columns[:, None] + _REACH + steps[:, 1]]
+    return np.asarray(found, np.float64)
 
 
-def _plain_medians(values: Floats) -> tuple[Floats, NDArray[np.int64]]:
+def _plain_medians(values: Floats) -> tuple[Floats, Places]:
     """Return (n,) the medians of (n, k) values without NaN, and how many these are."""
     ordered, each = np.sort(values, axis=1), np.arange(len(values))
     n = np.count_nonzero(~np.isnan(ordered), axis=1)

@@ -6,9 +6,9 @@ therefore have a narrow core and a wide ring of the opposite sign, which every r
 cubic spline through the pixels (Unser 1999, IEEE Signal Process. Mag. 16, 22) hardly blurs: its coefficients are the
 pixels after sharpening with a recursive filter.
 
-The filter spreads wild pixels over their neighbours with alternating signs. Isolated bright pixels (cosmic rays), which
-are far sharper than any star, are therefore taken as invalid: they are interpolated before filtering, and what lies
-next to them has no value. So are dark ones (dead pixels), where the sky about them is even.
+The filter spreads wild pixels over their neighbours with alternating signs. Isolated ones (see
+:mod:`levelmatch_core.sky.isolated_pixels`) are therefore taken as invalid: they are interpolated before filtering, and
+what lies next to them has no value.
 """
 
 import math
@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.process.small_work import compiled_when_large, interpreted
-from levelmatch_core.sky.kernels import BAND, plain_positions, positions_in_row
+from levelmatch_core.process.small_work import bands, compiled_when_large
+from levelmatch_core.sky.isolated_pixels import flag_wild
+from levelmatch_core.sky.kernels import plain_positions, positions_in_row
 from levelmatch_core.sky.robust.clipping import pixel_noise
 
 Floats = NDArray[np.float64]
@@ -31,19 +32,6 @@ HORIZON = 24
 """Number of pixels after which the response of the filter is below double precision."""
 MARGIN = 2
 """Number of mirrored coefficients beyond each edge of the image."""
-ALONE = 7.0
-"""A pixel is wild if it is this many standard deviations of the noise above those at a distance of two pixels ..."""
-FLANK = 0.1
-"""... and at least three of its four neighbours have less than this fraction of its height, apart from noise: those of
-a star as narrow as the pixel itself, centred on it, have more."""
-FLANK_NOISE = 2.5
-"""Allowance for noise in this comparison, standard deviations."""
-FLANKS = 0.25
-"""The three fainter neighbours together have less than this fraction of its height, noise included: those of such a
-star have 0.6."""
-DEEP = 30.0
-"""A dark pixel is wild (dead) if it is this many standard deviations below those about it: of gaps between the stars of
-a crowd some are a third as deep."""
 
 
 def coefficients(data: Image) -> tuple[Floats, Flags]:
@@ -71,99 +59,21 @@ def coefficients(data: Image) -> tuple[Floats, Flags]:
     return padded, wild
 
 
-def _plain_wild(data: Image, noise: float, wild: Flags) -> None:
-    """Do what :func:`flag_wild` does: look at what is off its sky only, which is found in the whole image."""
-    ny, nx = data.shape
-    low, high = _plain_ordered(data[2 : ny - 2, : nx - 4], data[2 : ny - 2, 4:])
-    other, upper = _plain_ordered(data[: ny - 4, 2 : nx - 2], data[4:, 2 : nx - 2])
-    sky = np.where(low <= other, _plain_ordered(other, high)[0], _plain_ordered(low, upper)[0])
-    off = np.abs(data[2 : ny - 2, 2 : nx - 2].astype(np.float64) - sky) > ALONE * noise
-    r, c = 2 + np.array(np.nonzero(off))
-    value, level = data[r, c].astype(np.float64), sky[r - 2, c - 2]
-    sign = np.where(value > level, 1.0, -1.0)
-    limit = sign * level + FLANK * (sign * value - sign * level) + FLANK_NOISE * noise
-    beside = np.array([sign * data[r + dr, c + dc] for dr, dc in ((0, -1), (0, 1), (-1, 0), (1, 0))])
-    places = np.stack([r, c], axis=1)[np.count_nonzero(beside < limit, axis=0) >= 3].tolist()
-    flag = interpreted(_flag)
-    for turn in range(2):
-        for r, c in places:
-            flag(data, r, c, sky[r - 2, c - 2], noise, turn, wild)
-
-
-def _plain_ordered(a: Image, b: Image) -> tuple[Image, Image]:
-    """Return the lower and the higher of two; as compiled code has it, the first where either is NaN."""
-    return np.where(b < a, b, a), np.where(b > a, b, a)
-
-
-@compiled_when_large(lambda data, *_: data.size // 20, _plain_wild)
-@njit(nogil=True, cache=True)
-def flag_wild(data: Image, noise: float, wild: Flags) -> None:  # pragma: no cover - compiled
-    """Flag isolated pixels (see :data:`ALONE`), also those next to a wild one that stands out more.
-
-    Dark ones likewise, where all about them is even.
-    """
-    ny, nx = data.shape
-    limit = ALONE * noise
-    for turn in range(2):
-        for r in range(2, ny - 2):
-            for c in range(2, nx - 2):
-                sky = _second_lowest(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
-                if abs(np.float64(data[r, c]) - sky) > limit:  # not for NaN
-                    _flag(data, r, c, sky, noise, turn, wild)
-
-
-@njit(nogil=True, cache=True, no_cpython_wrapper=True)
-def _flag(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
-    data: Image, r: int, c: int, sky: float, noise: float, turn: int, wild: Flags
-) -> None:
-    """Flag a pixel that is off its sky in the first or the second turn, if it is isolated."""
-    value = np.float64(data[r, c])
-    sign = 1.0 if value > sky else -1.0
-    left, right = sign * data[r, c - 1], sign * data[r, c + 1]
-    below, above = sign * data[r - 1, c], sign * data[r + 1, c]
-    if not _stands_out(sign * value, sign * sky, (left, right, below, above), noise):
-        return
-    if sign < 0.0 and not _is_dead(data, r, c, sky, noise):
-        return
-    if turn == 0:
-        wild[r, c] = not sign * value < max(left, right, below, above)
-    elif wild[r, c - 1] | wild[r, c + 1] | wild[r - 1, c] | wild[r + 1, c]:
-        wild[r, c] = 1
-
-
-@njit(nogil=True, cache=True, no_cpython_wrapper=True)
-def _is_dead(data: Image, r: int, c: int, sky: float, noise: float) -> bool:  # pragma: no cover - compiled
-    """Return whether a dark pixel is far below all others about it, which are alike: a gap between stars is not."""
-    depth = sky - np.float64(data[r, c])
-    most = max(data[r, c - 2], data[r, c + 2], data[r - 2, c], data[r + 2, c])
-    most = max(most, data[r, c - 1], data[r, c + 1], data[r - 1, c], data[r + 1, c])
-    return bool(depth > DEEP * noise and most - sky <= FLANKS * depth + 2.0 * FLANK_NOISE * noise)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _stands_out(  # pragma: no cover - compiled
-    value: float, sky: float, beside: tuple[float, float, float, float], noise: float
-) -> bool:
-    """Return whether a bright pixel has at least three neighbours that are not."""
-    height = value - sky
-    limit = sky + FLANK * height + FLANK_NOISE * noise
-    left, right, below, above = beside
-    dark = int(left < limit) + int(right < limit) + int(below < limit) + int(above < limit)
-    # of a faint star each neighbour alone is lost in the noise, three together less so; a hit may be of two pixels
-    three = left + right + below + above - max(left, right, below, above) - 3.0 * sky
-    return dark >= 3 and not three > FLANKS * height
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _second_lowest(a: float, b: float, c: float, d: float) -> float:  # pragma: no cover - compiled
-    """Return the second lowest of four values."""
-    low, other = min(a, b), min(c, d)
-    return min(other, max(a, b)) if low <= other else min(low, max(c, d))
-
-
 def _plain_fill(data: Image, wild: Flags, padded: Floats) -> None:
     """Do what :func:`fill` does."""
-    (ny, nx), valid, flat = data.shape, np.isfinite(data) & (wild == 0), data.astype(np.float64).ravel()
+    ny, nx = data.shape
+    inner, some = padded[MARGIN : MARGIN + ny, MARGIN : MARGIN + nx], np.zeros(ny, np.bool_)
+    for rows in bands(ny, nx):
+        valid = np.isfinite(data[rows]) & (wild[rows] == 0)
+        some[rows], inner[rows] = valid.any(axis=1), _plain_rows(data[rows], valid)
+    first = int(some.argmax())
+    for r in np.flatnonzero(~some).tolist():
+        inner[r] = inner[r - 1 if r > first else first] if some.any() else 0.0
+
+
+def _plain_rows(data: Image, valid: NDArray[np.bool_]) -> Floats:
+    """Do what :func:`_fill_row` does, for all rows."""
+    nx, flat = data.shape[1], data.astype(np.float64).ravel()
     here, bad = np.flatnonzero(valid), np.flatnonzero(~valid)
     if here.size:
         row, after = bad // nx, here.searchsorted(bad)
@@ -173,10 +83,7 @@ def _plain_fill(data: Image, wild: Flags, padded: Floats) -> None:
         before = flat[np.where(follows, one, other)]
         part = (bad - last) / np.maximum(other - last, 1)
         flat[bad] = np.where(leads, (1.0 - part) * before + part * flat[other], before)
-    rows = np.maximum.accumulate(np.where(valid.any(axis=1), np.arange(ny), -1))
-    first = rows[rows >= 0].min(initial=ny)
-    image = flat.reshape(ny, nx)
-    padded[MARGIN : MARGIN + ny, MARGIN : MARGIN + nx] = image[np.where(rows < 0, first, rows)] if here.size else 0.0
+    return flat.reshape(data.shape)
 
 
 @compiled_when_large(lambda data, *_: data.size // 50, _plain_fill)
@@ -365,8 +272,7 @@ def _plain_sharp(  # noqa: PLR0917 - those of the compiled function
     """Do what :func:`sharpen` does."""
     (ny, nx), change = out.shape, np.zeros(1)
     rows, columns = padded.shape[0] - 2 * MARGIN, padded.shape[1] - 2 * MARGIN
-    for start in range(0, ny, BAND):
-        band = slice(start, min(start + BAND, ny))
+    for band in bands(ny, nx):
         x, y = plain_positions((pieces, lattice, positions), origin, band, nx, nx)
         inside = ~np.isnan(out[band]) & (x >= 0.0) & (y >= 0.0) & (x <= columns - 1.0) & (y <= rows - 1.0)
         x, y = x[inside], y[inside]

@@ -6,14 +6,14 @@ import pytest
 from levelmatch_core.images.contents import blanks
 from levelmatch_core.matching.measure import block_kernels, difference_kernels, gain, huber, psf_kernels
 from levelmatch_core.process.small_work import CompiledWhenLarge
-from levelmatch_core.sky import interpolation, kernels, lone_pixels, spline, stack_kernels
+from levelmatch_core.sky import interpolation, isolated_pixels, kernels, lone_pixels, spline, stack_kernels
 from levelmatch_core.sky.robust import clipping_kernels
 from levelmatch_core.sky.robust.clipping import ALL
 from tests.process.test_small_work import arrays_of, bytes_of, copied
 
 MODULES = (
     *(blanks, block_kernels, difference_kernels, gain, huber, psf_kernels),
-    *(clipping_kernels, interpolation, kernels, lone_pixels, spline, stack_kernels),
+    *(clipping_kernels, interpolation, isolated_pixels, kernels, lone_pixels, spline, stack_kernels),
 )
 SHIFTS = np.array([(0, 1), (1, -1), (2, 2), (1, 0)])
 
@@ -28,13 +28,15 @@ def an_image(rng, shape, dtype, bad=0.0):
     return kernels.as_compiled(image)
 
 
-def drawn(seed):  # noqa: PLR0915 - a list of arguments
-    """Return functions and arguments, different ones for each seed."""
+def drawn(seed, *, tiny=False):  # noqa: PLR0915 - a list of arguments
+    """Return functions and arguments, different ones for each seed; tiny ones have one to six rows and columns."""
     rng = np.random.default_rng(seed)
     dtype = np.float32 if seed % 3 else np.float64
     bad = 0.1 * (seed % 2)
     ny, nx = (int(size) for size in rng.integers(1, 90, 2)) if seed % 4 else (70, 1100)
     nx += 6
+    if tiny:
+        ny, nx = (int(size) for size in rng.integers(1, 7, 2))
     first, second = (an_image(rng, (ny + 5, nx + 5), dtype, bad) for _ in range(2))
     box = (*(int(corner) for corner in rng.integers(0, 5, 4)), ny, nx)
     cut = (*rng.normal(0, 0.3, 3).tolist(), *((-2.0, 3.0) if seed != 2 else (5.0, 4.0)))
@@ -47,11 +49,12 @@ def drawn(seed):  # noqa: PLR0915 - a list of arguments
     ordered = np.sort(rng.normal(size=rng.integers(20, 3000)))
     flat = rng.normal(size=rng.integers(1, 9000)).astype(np.float64)
     nothing = kernels.as_compiled(np.empty((0, 0), dtype))
-    source = an_image(rng, (40, 60), dtype, bad)
-    variance = an_image(rng, (40, 60), dtype, bad) if seed % 2 else nothing
+    rows, columns = (int(size) for size in rng.integers(1, 7, 2)) if tiny else (40, 60)
+    source = an_image(rng, (rows, columns), dtype, bad)
+    variance = an_image(rng, (rows, columns), dtype, bad) if seed % 2 else nothing
     target = np.empty((ny, nx), dtype) if seed % 2 else np.empty((0, 0), dtype)
     pieces, lattice = np.empty((0,) * 5), np.empty(4)
-    positions = np.stack([rng.uniform(-2, 61, (ny, nx)), rng.uniform(-2, 41, (ny, nx))])
+    positions = np.stack([rng.uniform(-2, columns + 1, (ny, nx)), rng.uniform(-2, rows + 1, (ny, nx))])
     if seed % 3 == 0:
         cells = 1 + seed % 4, 2 + seed % 3
         pieces, positions = rng.normal(size=(*cells, 4, 4, 2)) * 0.1, np.empty((0,) * 3)
@@ -75,7 +78,7 @@ def drawn(seed):  # noqa: PLR0915 - a list of arguments
     parts, weights = rng.normal(size=(1 + seed % 7, ny + 4, nx)), rng.uniform(0.1, 1, 1 + seed % 7)
     parts[rng.random(parts.shape) < 0.05] += 5.0
     parts[rng.random(parts.shape) < 2 * bad] = np.nan
-    parts[:, :, 3] = np.nan
+    parts[:, :, min(3, nx - 1)] = np.nan
     medians = np.empty(parts.shape[1:])
     stack_kernels.medians.plain(parts, medians)
     spread = rng.uniform(0, 1, parts.shape) if seed % 2 else np.empty((0, 0, 0))
@@ -83,9 +86,10 @@ def drawn(seed):  # noqa: PLR0915 - a list of arguments
     spiky = first.copy()
     spiky[rng.random(spiky.shape) < 0.02] += 300 * (-1) ** seed
     return [
-        (spline.flag_wild, (kernels.as_compiled(spiky), 1.0, np.zeros_like(flags))),
+        (isolated_pixels.flag_wild, (kernels.as_compiled(spiky), 1.0, np.zeros_like(flags))),
+        (isolated_pixels.flag_wild, (kernels.as_compiled(spiky[:ny, :nx]), 1.0, np.zeros((ny, nx), np.uint8))),
         (spline.fill, (first, flags if seed % 4 else np.ones_like(flags), np.empty((ny + 9, nx + 9)))),
-        (spline.sharpen, (rng.normal(size=(44, 64)), *where, out, np.abs(target))),
+        (spline.sharpen, (rng.normal(size=(rows + 4, columns + 4)), *where, out, np.abs(target))),
         (stack_kernels.medians, (parts, np.empty(parts.shape[1:]))),
         (
             stack_kernels.robust_mean,
@@ -117,7 +121,7 @@ def drawn(seed):  # noqa: PLR0915 - a list of arguments
         (difference_kernels.mask_sums, (first, second, box, cut)),
         (huber.huber_sums, (first, second, box, cut, plane, limit)),
         (block_kernels.block_statistics, (first, second, box, cut, plane, (11, 4 + seed), limit)),
-        (gain.regressed, (first, unequal, box, (cut[0], cut[1], cut[2], -1e3, 1e3), step, values, places)),
+        *([(gain.regressed, (first, unequal, box, (*cut[:3], -1e3, 1e3), step, values, places))] if nx > 6 else []),
         (clipping_kernels.sift, (flat, cuts, kept if kept.size > flat.size else np.empty(flat.size + 1))),
         (clipping_kernels.clip_sample, (ordered, (-2.5, 2.4), 3.0, 5)),
         (clipping_kernels.clip_sifted, (ordered, left, (0.1, *sample.tolist()), (-2.5, 2.4), 3.0, 5)),
@@ -136,9 +140,9 @@ def drawn(seed):  # noqa: PLR0915 - a list of arguments
     ]
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_numpy_and_compiled_code_give_the_same_bytes(seed):
-    for function, arguments in drawn(seed):
+@pytest.mark.parametrize(("seed", "tiny"), [(seed, seed >= 12) for seed in range(60)])
+def test_numpy_and_compiled_code_give_the_same_bytes(seed, tiny):
+    for function, arguments in drawn(seed, tiny=tiny):
         compiled, plain = copied(arguments), copied(arguments)
         expected = bytes_of_all(function.compiled(*compiled))
         with np.errstate(divide="raise", over="ignore", invalid="ignore"):

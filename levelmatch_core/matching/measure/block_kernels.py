@@ -54,7 +54,12 @@ class BlockFindings(NamedTuple):
     slope_y: float
 
 
-@compiled_when_large(lambda *given: given[2][4] * given[2][5] // 12)
+def _passes(box: Box, sides: tuple[int, int]) -> int:
+    """Return as how many passes the pixels and the blocks of both sizes count, where nothing is compiled."""
+    return box[4] * box[5] // 12 + 100 * sum((box[4] // side + 1) * (box[5] // side + 1) for side in sides)
+
+
+@compiled_when_large(lambda *given: _passes(given[2], given[5]))
 @njit(nogil=True, cache=True)
 def block_statistics(  # noqa: PLR0917 - a compiled function takes positions only # pragma: no cover
     first: Image,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.process.small_work import add_in_turn, compiled_when_large, in_turn, replaced_by
+from levelmatch_core.process.small_work import add_in_turn, bands, compiled_when_large, in_turn, replaced_by
 from levelmatch_core.sky.robust.clipping_kernels import Cuts, Sifted, plain_sift, sift_row
 
 Floats = NDArray[np.float64]
@@ -23,9 +23,6 @@ Cut = tuple[float, float, float, float, float]
 HOLE, HOLE_ROWS = 12, 64
 """Runs of at most so many invalid pixels between valid ones of a row are holes of one image, and so many rows tell how
 many there are."""
-
-_AT_A_TIME = 1 << 15
-"""So many pixels are processed together where nothing is compiled."""
 
 
 @njit(nogil=True, cache=True)
@@ -44,12 +41,6 @@ def plain_difference(first: Image, second: Image, box: Box, rows: slice) -> Floa
     return np.subtract(there[rows], here[rows], dtype=np.float64)
 
 
-def plain_bands(box: Box) -> list[slice]:
-    """Return bands of rows that stay in the processor's cache, and in memory that is not asked for anew."""
-    rows = max(1, _AT_A_TIME // box[5])
-    return [slice(start, min(start + rows, box[4])) for start in range(0, box[4], rows)]
-
-
 def plain_left(difference: Floats, plane: tuple[float, ...], x: Floats, y: Floats) -> Floats:
     """Return what the plane of a cut, or another one, leaves of some rows of a difference."""
     return difference - ((plane[0] + plane[2] * y)[:, None] + plane[1] * x)
@@ -66,7 +57,7 @@ def _plain_sifted(  # noqa: PLR0917 - those of the compiled function
     """Do what :func:`sift_difference` does."""
     ny, nx = box[4], box[5]
     sums, finite, at, low, high = np.zeros((2, nx)), np.empty((ny, nx), np.bool_), 0, 0, 0
-    for rows in plain_bands(box):
+    for rows in bands(*box[4:]):
         more, finite[rows] = plain_sift(plain_difference(first, second, box, rows), cuts, kept[at:], sums)
         at, low, high = at + more[0], low + more[1], high + more[2]
     left = at, low, high, float(in_turn(sums[0])), float(in_turn(sums[1]))
@@ -205,7 +196,7 @@ def moments_of(columns: Floats, x: Floats) -> Floats:  # pragma: no cover - comp
 def _plain_plane(first: Image, second: Image, box: Box, cut: Cut) -> Floats:
     """Do what :func:`plane_sums` does."""
     x, y, columns = plain_unit(box[5]), plain_unit(box[4]), np.zeros((6, box[5]))
-    for rows in plain_bands(box):
+    for rows in bands(*box[4:]):
         left = plain_left(plain_difference(first, second, box, rows), cut, x, y[rows])
         inside = (left >= cut[3]) & (left <= cut[4])
         one, r, here = inside.astype(np.float64), np.where(inside, left, 0.0), y[rows, None]
@@ -249,7 +240,7 @@ def plane_sums(first: Image, second: Image, box: Box, cut: Cut) -> Floats:  # pr
 def _plain_mask(first: Image, second: Image, box: Box, cut: Cut) -> tuple[int, int, int, int, int, int]:
     """Do what :func:`mask_sums` does."""
     x, y, inside = plain_unit(box[5]), plain_unit(box[4]), np.empty(box[4:], np.bool_)
-    for rows in plain_bands(box):
+    for rows in bands(*box[4:]):
         left = plain_left(plain_difference(first, second, box, rows), cut, x, y[rows])
         inside[rows] = (left >= cut[3]) & (left <= cut[4])
     k, r = np.arange(box[5]), np.arange(box[4])

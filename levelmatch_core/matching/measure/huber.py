@@ -17,7 +17,6 @@ from levelmatch_core.matching.measure.difference_kernels import (
     Image,
     difference_row,
     moments_of,
-    plain_bands,
     plain_difference,
     plain_left,
     plain_moments,
@@ -25,7 +24,7 @@ from levelmatch_core.matching.measure.difference_kernels import (
     unit,
 )
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.process.small_work import add_in_turn, compiled_when_large
+from levelmatch_core.process.small_work import add_in_turn, bands, compiled_when_large
 
 Floats = NDArray[np.float64]
 
@@ -137,7 +136,7 @@ def _plain_sums(  # noqa: PLR0917 - those of the compiled function
 ) -> Floats:
     """Do what :func:`huber_sums` does."""
     x, y, columns = plain_unit(box[5]), plain_unit(box[4]), np.zeros((8, box[5]))
-    for rows in plain_bands(box):
+    for rows in bands(*box[4:]):
         difference, here = plain_difference(first, second, box, rows), y[rows, None]
         value = plain_left(difference, cut, x, y[rows])
         kept = (value >= cut[3]) & (value <= cut[4])

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.measure.difference_kernels import Box, Image, plain_bands
+from levelmatch_core.matching.measure.difference_kernels import Box, Image
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.process.small_work import compiled_when_large, in_turn
+from levelmatch_core.process.small_work import bands, compiled_when_large, in_turn
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -228,7 +228,7 @@ def _plain_out(  # noqa: PLR0917 - those of the compiled function
 ) -> None:
     """Do what :func:`take_out` does."""
     ny, nx = out.shape
-    for rows in plain_bands(box):
+    for rows in bands(*box[4:]):
         row = second[box[2] : box[2] + ny, box[3] : box[3] + nx][rows].astype(np.float64)
         middle = mean[REACH : REACH + ny, REACH : REACH + nx][rows]
         for k, (dy, dx) in enumerate(shifts.tolist()):

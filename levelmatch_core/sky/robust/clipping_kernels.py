@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.process.compilation import njit
-from levelmatch_core.process.small_work import compiled_when_large, in_turn, replaced_by
+from levelmatch_core.process.small_work import bands, compiled_when_large, in_turn, replaced_by
 
 Floats = NDArray[np.float64]
 Cuts = tuple[float, float, float, float, float]
@@ -98,11 +98,12 @@ def plain_sift(rows: Floats, cuts: Cuts, kept: Floats, sums: Floats) -> tuple[Si
 
 def _plain_values(values: NDArray[np.floating], cuts: Cuts, kept: Floats) -> Sifted:
     """Do what :func:`sift` does."""
-    flat, sums = values.astype(np.float64), np.zeros((2, _BLOCK))
-    whole = flat.size // _BLOCK * _BLOCK
-    at, low, high, *_ = plain_sift(flat[:whole].reshape(-1, _BLOCK), cuts, kept, sums)[0]
-    more, more_low, more_high, total, squares = plain_sift(flat[None, whole:], cuts, kept[at:], sums)[0]
-    return at + more, low + more_low, high + more_high, total, squares
+    sums, whole = np.zeros((2, _BLOCK)), values.size // _BLOCK * _BLOCK
+    lines, at, low, high, total, squares = values[:whole].reshape(-1, _BLOCK), 0, 0, 0, 0.0, 0.0
+    for rows in [*(lines[each] for each in bands(*lines.shape)), values[None, whole:]]:
+        more, more_low, more_high, total, squares = plain_sift(rows.astype(np.float64), cuts, kept[at:], sums)[0]
+        at, low, high = at + more, low + more_low, high + more_high
+    return at, low, high, total, squares
 
 
 @compiled_when_large(lambda values, *_: values.size // 20, _plain_values)
