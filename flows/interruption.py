@@ -21,6 +21,8 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, TypeVar
 
+from levelmatch_core.process.ending import ending, wait_if_ending
+
 T = TypeVar("T")
 
 INTERRUPTED = 130
@@ -40,7 +42,6 @@ _CLEAR_LINE, _SHOW_CURSOR = "\r\x1b[2K", "\x1b[?25h"
 _farewells: list[Callable[[], object]] = []
 _ends: list[Callable[[], object]] = []
 _ends_itself: list[threading.Event] = []
-_interrupted = threading.Event()
 
 
 def main() -> None:
@@ -96,8 +97,7 @@ def farewell(say: Callable[[], object]) -> Iterator[None]:
     """
     there = partial(copy_context().run, say)  # with the context variables of the caller
     _farewells.append(there)  # before the question: the actions are taken from the list after the event is set
-    if _interrupted.is_set():
-        threading.Event().wait()
+    wait_if_ending()
     try:
         yield
     finally:
@@ -154,11 +154,11 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     if _ends_itself:
         _ends_itself[-1].set()
         return
-    _interrupted.set()
+    ending.set()
     _say()
     end = time.monotonic() + PATIENCE
     _kill_workers()  # they have no final actions, and free the processor for what follows
-    sys.setswitchinterval(0.0005)  # the work goes on, and each answer that an action gets would wait 5 ms for it
+    sys.setswitchinterval(0.0005)  # while the work goes on, each answer that an action gets would wait 5 ms for it
     _attempt(_farewells, until=end - PATIENCE / 10)  # a server that does not answer is ended all the same
     _attempt(_ends, until=end)
     _kill_workers()  # those that the work, which goes on, has started since

@@ -17,6 +17,8 @@ import numpy as np
 from numba.core.dispatcher import Dispatcher
 from numpy.typing import NDArray
 
+from levelmatch_core.process.ending import wait_if_ending
+
 MOST_PASSES = 4_000_000
 """So many passes of an inner loop are interpreted in a second or so, which is what a function takes to be compiled."""
 AT_A_TIME = 1 << 15
@@ -51,6 +53,7 @@ class CompiledWhenLarge:
 
     def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401 - those of the function
         """Call the function, compiled or interpreted."""
+        wait_if_ending()
         if self.compiled.overloads or self._is_kept() or self._is_large(arguments):
             return self.compiled(*arguments)
         with np.errstate(divide="raise", over="ignore", invalid="ignore"):  # as compiled code does

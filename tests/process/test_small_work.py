@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from levelmatch_core.matching.uncertainty import packed_roots, pair_noise, sampl
 from levelmatch_core.matching.uncertainty.scene import Scene
 from levelmatch_core.process import small_work
 from levelmatch_core.process.compilation import njit
+from levelmatch_core.process.ending import ending
 from levelmatch_core.process.small_work import CompiledWhenLarge, compiled_when_large, everything_compiled, interpreted
 
 
@@ -43,6 +45,19 @@ def test_where_all_is_to_be_compiled_nothing_is_interpreted(doubled):
     with everything_compiled():
         assert doubled(1) == 3
     assert doubled.compiled.signatures
+
+
+def test_the_work_waits_where_the_process_is_about_to_exit(doubled):
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (doubled(1), done.set()), daemon=True)  # it waits for ever
+    ending.set()
+    try:
+        thread.start()
+        assert not done.wait(0.2)
+    finally:
+        ending.clear()
+    assert doubled(1) == 3
+    assert thread.is_alive()
 
 
 CALL = """
