@@ -100,7 +100,7 @@ class MeasureJob(Job):
     """Fit the differences of pairs of one group."""
 
     step = "measure"
-    version = 22
+    version = 23
     roles = ("mask", "measure")
     gives = PairFits
 

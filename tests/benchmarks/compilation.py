@@ -16,8 +16,8 @@ from numba.core import event, types
 from scipy.ndimage import gaussian_filter
 
 from levelmatch_core import MatchSettings, match_levels
+from levelmatch_core.matching.measure.crowds import smoothed
 from levelmatch_core.matching.measure.psf_match import psf_matched
-from levelmatch_core.matching.measure.undersampled import smoothed
 from levelmatch_core.process.compile_ahead import LIST, turn_of
 from levelmatch_core.process.small_work import everything_compiled
 from levelmatch_core.simulate import SimulatedProgram, simulate

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from levelmatch_core.matching.measure import huber, undersampled
+from levelmatch_core.matching.measure import crowds, huber
 from levelmatch_core.matching.measure.block_jackknife import is_lopsided, shown_by
 from levelmatch_core.matching.measure.core_level import off_core
 from levelmatch_core.matching.measure.difference_kernels import (
@@ -208,25 +208,29 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     """
     pair = _Pair.of(first, second)
     found = None if pair is None else _fitted(pair, fit_type, settings)
-    moved = 0.0
+    moved, by_blocks = 0.0, None
     if pair is not None and found is not None and settings.match_psf:
-        pair, found, moved = _stars_matched(pair, found, fit_type, settings)
+        clipped = 1.0 - mask_sums(*pair.parts, found[0].cut)[0] / found[1]
+        is_crowd = clipped - clipped_part(settings.sigma, settings.maxiters) > crowds.CROWD
+        by_blocks = crowds.gain_of_blocks(*pair.parts) if is_crowd else None
+        pair, found, moved = _stars_matched(pair, found, fit_type, settings, is_crowd=is_crowd)
     if pair is None or found is None:
         return None
     fit, n_valid, extent, common = found
     gains, correlation = (first.record.noise_gain, second.record.noise_gain), pair.correlation
     mean_like = correlation * fit.mean_like
-    own = undersampled.own_part if pair.smoothing else float
+    own = crowds.own_part if pair.smoothing else float
     inefficiency = mean_like + own(fit.excess)
     n_used, (x, y), moments = kept_moments(pair.parts, fit.cut)
-    found_gain, alike = gain(*pair.parts, fit.cut, n_used)
+    of_pixels, alike = gain(*pair.parts, fit.cut, n_used)
+    found_gain = by_blocks or of_pixels
     grown = None if found_gain is None else (found_gain.slope, found_gain.sigma, found_gain.brightness)
     stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), common * mean_like / inefficiency
     level, slope_x, slope_y = fit.coefficients.tolist()
     off = off_core(*pair.parts, fit.cut, (level, slope_x, slope_y))
     normal = fit.rms * math.sqrt(fit.mean_like * (correlation + huber.ADAPTIVE_VARIANCE - 1.0) / n_used)
     about, noise = (level, slope_x, slope_y), (fit.rms, normal)
-    left, noise_left, alone = undersampled.OF_SMOOTHED if pair.smoothing else (PSF_LEFT, 1.0, CLIPPED_ALONE)
+    left, noise_left, alone = crowds.OF_SMOOTHED if pair.smoothing else (PSF_LEFT, 1.0, CLIPPED_ALONE)
     shown = shown_by(*pair.parts, fit.cut, about, noise, stderr, shared, grown, noise_left * min(gains))
     efficient = None
     beyond_noise = 1.0 - n_used / n_valid - clipped_part(settings.sigma, settings.maxiters)
@@ -266,17 +270,16 @@ _Found = tuple[_Fit, int, tuple[float, float], float]
 
 
 def _stars_matched(
-    pair: _Pair, found: _Found, fit_type: FitType, settings: MatchSettings
+    pair: _Pair, found: _Found, fit_type: FitType, settings: MatchSettings, *, is_crowd: bool
 ) -> tuple[_Pair, _Found, float]:
     """Return the pair with stars as alike as they can be made, its fit, and by how much a kernel for PSFs moves it."""
-    clipped = 1.0 - mask_sums(*pair.parts, found[0].cut)[0] / found[1]
-    if clipped - clipped_part(settings.sigma, settings.maxiters) > undersampled.CROWD:
-        smooth = replace(pair, parts=undersampled.smoothed(*pair.parts), smoothing=undersampled.AREA)
+    if is_crowd:
+        smooth = replace(pair, parts=crowds.smoothed(*pair.parts), smoothing=crowds.AREA)
         start = _fitted(smooth, fit_type, settings)
         if start is not None:
             matched, again = _psf_matched(smooth, start, fit_type, settings)
             level, slope_x, slope_y = again[0].coefficients.tolist()
-            if again[0].rms ** 2 < undersampled.MOST_LEFT * found[0].rms ** 2 and not is_lopsided(
+            if again[0].rms ** 2 < crowds.MOST_LEFT * found[0].rms ** 2 and not is_lopsided(
                 *matched.parts, again[0].cut, (level, slope_x, slope_y), again[0].rms
             ):
                 return matched, again, level - float(start[0].coefficients[0])

@@ -151,6 +151,7 @@ SCENES = {
     "cosmic rays": Scene(hits=0.02),
     "one noisy": Scene(noisy=14),
     "gain 0.5 %": Scene({"brightness": 4.0, "contrast": 1.3}, gain=0.005),
+    "crowd, gain 0.3 %": Scene({"stars": 60000}, (0.47,), 0.03, gain=0.003),
     "moving": Scene(moving=5.0),
     "flat 1 % and glow": Scene(flat=0.01, glow=0.15),
     "strip over a nebula": Scene(

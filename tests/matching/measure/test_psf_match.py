@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, shift
 
-from levelmatch_core.matching.measure import pair_fit, psf_kernels, psf_match, undersampled
+from levelmatch_core.matching.measure import crowds, pair_fit, psf_kernels, psf_match
 from levelmatch_core.matching.measure.pair_fit import fit_pair
 from levelmatch_core.matching.results import PairFit
 from tests.matching.fakes import make_cutout, settings_for
@@ -189,7 +189,7 @@ def test_a_quarter_of_what_matching_changes_is_an_error(monkeypatch: pytest.Monk
     smooth = [fitted(*images(seed, (1.0, 1.3))) for seed in range(8)]
     pulls = [(fit.plane.level - LEVEL) / np.hypot(fit.stderr, fit.structure) for fit in smooth]
     assert np.sqrt(np.mean(np.square(pulls))) < 1.5
-    monkeypatch.setattr(undersampled, "CROWD", np.inf)
+    monkeypatch.setattr(crowds, "CROWD", np.inf)
     for seed in range(4):
         pair = images(seed, (1.0, 1.3))
         with_, without = fitted(*pair), fitted(*pair, match=False)
@@ -218,7 +218,7 @@ def stacks(seed: int, widths: tuple[float, float] = (0.47, 0.6)) -> tuple[NDArra
 def test_where_no_kernel_will_do_pixels_count_that_it_changes_little(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [stacks(seed) for seed in range(8)]
     smooth = [fitted(*pair) for pair in pairs]
-    monkeypatch.setattr(undersampled, "CROWD", np.inf)  # smoothed, these crowds have a kernel that will do
+    monkeypatch.setattr(crowds, "CROWD", np.inf)  # smoothed, these crowds have a kernel that will do
     fits = [fitted(*pair) for pair in pairs]
     monkeypatch.setattr(pair_fit, "CONTRADICTS", np.inf)
     whole = [fitted(*pair) for pair in pairs]

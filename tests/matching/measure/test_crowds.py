@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.ndimage import convolve, shift
+from scipy.ndimage import convolve, gaussian_filter, shift
 from scipy.special import erf
 
 from levelmatch_core import MatchSettings
-from levelmatch_core.matching.measure import undersampled
+from levelmatch_core.matching.measure import crowds
+from levelmatch_core.matching.measure.crowds import AREA, LEAST, NOISE_LEFT, gain_of_blocks, smoothed
 from levelmatch_core.matching.measure.pair_fit import fit_pair
-from levelmatch_core.matching.measure.undersampled import AREA, LEAST, NOISE_LEFT, smoothed
 from levelmatch_core.matching.results import PairFit
 from tests.matching.fakes import make_cutout
 
@@ -96,7 +96,7 @@ def test_levels_of_undersampled_crowds_are_as_good_as_their_noise(
     assert all(map(is_smoothed, fits))
     errors = np.array([fit.plane.level - LEVEL for fit in fits])
     pulls = errors / [np.hypot(fit.stderr, fit.structure) for fit in fits]
-    monkeypatch.setattr(undersampled, "CROWD", np.inf)
+    monkeypatch.setattr(crowds, "CROWD", np.inf)
     before = np.array([fitted(*one).plane.level - LEVEL for one in pairs])
     assert np.sqrt(np.mean(errors**2)) < 0.6 * np.sqrt(np.mean(before**2))
     assert np.sqrt(np.mean(errors**2)) < 4 * 0.1 * np.sqrt(2 / np.prod(SHAPE))
@@ -114,8 +114,8 @@ def test_what_is_no_crowd_is_left_as_it_is(what: str, monkeypatch: pytest.Monkey
     if what == "hot pixels":
         second[rng.random(SHAPE) < 0.12] += 10
     found = fitted(first, second)
-    monkeypatch.setattr(undersampled, "CROWD", np.inf)
-    assert fitted(first, second) == found
+    monkeypatch.setattr(crowds, "CROWD", np.inf)
+    assert fitted(first, second).model_copy(update={"gain": found.gain}) == found  # which blocks may have told
     assert not is_smoothed(found)
 
 
@@ -135,3 +135,50 @@ def test_a_crowd_with_cosmic_rays_in_one_image_is_left_as_it_is() -> None:
 def test_the_presets_of_the_step_smooth_nothing() -> None:
     first, second, _ = pair(1)
     assert not is_smoothed(fitted(first, second, MatchSettings()))
+
+
+def field(seed: int, gain: float, *, stars: float = 0.13) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return two larger images of a crowd, each star moved a little, the second's gain off."""
+    rng = np.random.default_rng(seed)
+    shape = (250, 260)
+    sky = np.where(rng.random(shape) < stars, 20 * np.minimum(rng.pareto(1.0, shape), 15), 0.0)
+    first, second = (gaussian_filter(shift(sky, rng.uniform(-0.1, 0.1, 2), order=1), 0.6) for _ in range(2))
+    noise = rng.normal(0, 0.1, (2, *shape))
+    images = first + noise[0], second * (1 + gain) + LEVEL + noise[1]
+    images[1][rng.random(shape) < 0.01] = np.nan
+    one, other = (np.ascontiguousarray(image, np.float32) for image in images)
+    return one, other
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.005, -0.02])
+def test_blocks_of_a_crowd_show_a_gain_with_its_error(gain: float) -> None:
+    found = [gain_of_blocks(*field(seed, gain), (2, 1, 2, 1, 240, 250)) for seed in range(12)]
+    measured = [each for each in found if each is not None]
+    assert len(measured) == len(found)
+    pulls = np.array([(each.slope - gain) / each.sigma for each in measured])
+    assert 0.5 < np.sqrt(np.mean(pulls**2)) < 1.6
+    assert np.abs(pulls).max() < 4
+    assert np.median([each.sigma for each in measured]) < 0.003
+
+
+def test_blocks_see_the_gain_where_clipping_hides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = field(3, 0.05)
+    fit = fitted(first, second)
+    assert fit.gain is not None
+    assert fit.gain[0] > 5 * fit.gain[1]
+    assert fit.gain[0] == pytest.approx(0.05, rel=0.3)
+    monkeypatch.setattr(crowds, "gain_of_blocks", lambda *_: None)
+    fit = fitted(first, second)
+    assert fit.gain is None or fit.gain[0] < 5 * fit.gain[1]
+
+
+def test_a_few_bright_stars_show_no_gain() -> None:
+    for seed in range(5):
+        assert gain_of_blocks(*field(seed, 0.02, stars=0.002), (0, 0, 0, 0, 240, 60)) is None
+
+
+def test_what_does_not_vary_has_no_gain_of_blocks() -> None:
+    flat = np.ones((200, 200), np.float32)
+    for first, second in ((flat, flat), (flat, flat + 1), (flat * np.nan, flat), (flat * np.inf, flat * np.inf)):
+        assert gain_of_blocks(first, second, (0, 0, 0, 0, 200, 200)) is None
+    assert gain_of_blocks(flat, flat, (0, 0, 0, 0, 1, 1)) is None
