@@ -120,9 +120,14 @@ def shown_by(  # noqa: PLR0917 - the two images and their box, then what the fit
     allowed = variance * max(LEAST_APART, 1 - shared)
     if apart**2 > APART**2 * allowed:
         found += apart**2 - allowed
-    if gain is not None and GAIN_BEYOND * gain[1] < abs(gain[0]) <= MOST_GAIN:
+    if gain is not None and is_gain(gain[0], gain[1]):
         found += (gain[0] * gain[2]) ** 2
     return Shown(math.sqrt(found), noise, lopsided, slopes)
+
+
+def is_gain(slope: float, sigma: float) -> bool:
+    """Return whether a slope of a difference against brightness, with its 1 sigma, is one of gain."""
+    return GAIN_BEYOND * sigma < abs(slope) <= MOST_GAIN
 
 
 def is_lopsided(  # noqa: PLR0917 - as above

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levelmatch_core.matching.measure import crowds, huber
-from levelmatch_core.matching.measure.block_jackknife import is_lopsided, shown_by
+from levelmatch_core.matching.measure.block_jackknife import is_gain, is_lopsided, shown_by
 from levelmatch_core.matching.measure.core_level import off_core
 from levelmatch_core.matching.measure.difference_kernels import (
     Box,
@@ -223,7 +223,7 @@ def fit_pair(first: Cutout, second: Cutout, fit_type: FitType, settings: MatchSe
     inefficiency = mean_like + own(fit.excess)
     n_used, (x, y), moments = kept_moments(pair.parts, fit.cut)
     of_pixels, alike = gain(*pair.parts, fit.cut, n_used)
-    found_gain = by_blocks or of_pixels
+    found_gain = by_blocks if by_blocks is not None and is_gain(by_blocks.slope, by_blocks.sigma) else of_pixels
     grown = None if found_gain is None else (found_gain.slope, found_gain.sigma, found_gain.brightness)
     stderr, shared = fit.rms * math.sqrt(inefficiency / n_used), common * mean_like / inefficiency
     level, slope_x, slope_y = fit.coefficients.tolist()
